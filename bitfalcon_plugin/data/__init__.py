@@ -1,0 +1,1 @@
+"""Datasets: files checked into samples, samples decoded and augmented into batches."""

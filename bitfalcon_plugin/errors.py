@@ -1,0 +1,41 @@
+"""The one exception a user's mistake raises, and the words it is told in.
+
+An error names the thing, the value, what was expected and the repair. Where several things can be wrong at
+once (a model YAML, a label folder), the problems are collected and raised together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class UserError(Exception):
+    """A mistake in what the user gave: the command line prints it and exits with 2, without a traceback."""
+
+
+class MissingFileError(UserError, FileNotFoundError):
+    """A file or folder that the user named is not there."""
+
+
+def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The known words most like `word`, best first; case does not matter. May be empty."""
+    by_lower = {str(name).lower(): str(name) for name in known}
+    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=count, cutoff=0.5)
+    return [by_lower[name] for name in close]
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """' Did you mean 'x'?' for the nearest known word, or an empty string."""
+    close = nearest(word, known, 1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def raise_problems(title: str, problems: Sequence[str], limit: int = 20) -> None:
+    """Raise one UserError that lists `problems` (at most `limit` of them, the rest counted); nothing if there are none."""
+    if not problems:
+        return
+    lines = [f"  - {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"  ... and {len(problems) - limit} more")
+    raise UserError("\n".join([title, *lines]))

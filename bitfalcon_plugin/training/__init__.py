@@ -1,0 +1,1 @@
+"""Training: assignment, loss, optimisation and the loop."""
