@@ -1,0 +1,89 @@
+"""Convolution blocks: convolution, batch norm and activation in one module.
+
+Written from spec/interface.md 3.4. Batch norm: Ioffe and Szegedy 2015, arXiv:1502.03167; depthwise-separable
+convolution: Howard et al. 2017, arXiv:1704.04861. Attribute names are the keys of published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+EPS, MOMENTUM = 1e-3, 0.03  # batch norm of detection models (spec/interface.md section 4)
+
+
+class DefaultActivation(nn.SiLU):
+    """The activation of a block that names none: SiLU, until a graph's `activation:` replaces it."""
+
+
+def activation(act: bool | nn.Module) -> nn.Module:
+    """True: the graph's default; False or None: none; a module: itself."""
+    if isinstance(act, nn.Module):
+        return act
+    return DefaultActivation() if act else nn.Identity()
+
+
+class Conv(nn.Module):
+    """Convolution without bias, batch norm, activation.
+
+    images (B, c_in, H, W) -> (B, c_out, H', W'). p None pads so that stride 1 keeps the size.
+    """
+
+    def __init__(self, c_in: int, c_out: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1, d: int = 1,
+                 act: bool | nn.Module = True):
+        super().__init__()
+        padding = (d * (k - 1) + 1) // 2 if p is None else p
+        self.conv = nn.Conv2d(c_in, c_out, k, s, padding, dilation=d, groups=g, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, eps=EPS, momentum=MOMENTUM)
+        self.act = activation(act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.conv(x)))
+
+    def fuse(self) -> None:
+        """Fold the batch norm into the convolution, exactly; nothing when it is folded already."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            self.conv, self.bn = folded(self.conv, self.bn), nn.Identity()
+
+
+class DWConv(Conv):
+    """Conv with as many groups as input and output channels share (gcd)."""
+
+    def __init__(self, c_in: int, c_out: int, k: int = 1, s: int = 1, d: int = 1, act: bool | nn.Module = True):
+        super().__init__(c_in, c_out, k, s, None, math.gcd(c_in, c_out), d, act)
+
+
+class SepConv7x7(nn.Module):
+    """7x7 depthwise and 1x1 convolution without biases, batch norm, SiLU (spec/families.md section 4).
+
+    (B, c_in, H, W) -> (B, c_out, H, W). In a row `[c_out]` or `[declared c_in, c_out]`.
+    """
+
+    def __init__(self, c_in: int, c_out: int):
+        super().__init__()
+        self.depthwise = nn.Conv2d(c_in, c_in, 7, padding=3, groups=c_in, bias=False)
+        self.pointwise = nn.Conv2d(c_in, c_out, 1, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, eps=EPS, momentum=MOMENTUM)
+        self.act = activation(True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.bn(self.pointwise(self.depthwise(x))))
+
+    def fuse(self) -> None:
+        """Fold the batch norm into the 1x1 convolution, exactly; nothing when it is folded already."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            self.pointwise, self.bn = folded(self.pointwise, self.bn), nn.Identity()
+
+
+@torch.no_grad()
+def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
+    """A convolution with bias that equals `bn(conv(x))` in eval mode; computed in float64, without gradients."""
+    scale = bn.weight.double() * (bn.running_var.double() + bn.eps).rsqrt()
+    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
+    out = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+                    conv.groups, bias=True, device=conv.weight.device, dtype=conv.weight.dtype)
+    out.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
+    out.bias.copy_((bias - bn.running_mean.double()) * scale + bn.bias.double())
+    return out.requires_grad_(False).train(conv.training)

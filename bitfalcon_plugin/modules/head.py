@@ -1,0 +1,94 @@
+"""The detection head: raw outputs, and the decoding of raw outputs into boxes.
+
+Anchor-free, decoupled and with box sides as distributions (Generalized Focal Loss, Li et al. 2020, arXiv:2006.04388).
+Written from spec/interface.md sections 3.4 and 4. Attribute names are the keys of published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..boxes import anchor_points, distances_to_boxes, xywh_from_xyxy
+from .conv import Conv, DWConv
+
+BOX_BIAS = 2.0  # spec/families.md section 3
+
+
+class Raw(dict):
+    """What a detector returns, in training and outside it alike.
+
+    boxes (Tensor[B, 4*reg_max, A]): logits of the distributions of left, top, right, bottom, in strides.
+    scores (Tensor[B, nc, A]): class logits. A runs over the levels, fine to coarse, each row-major.
+    sizes: (h, w) of each level, which is what decoding needs beside the two tensors.
+    """
+
+    def __init__(self, boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]]):
+        super().__init__(boxes=boxes, scores=scores)
+        self.sizes = list(sizes)
+
+
+class DFL(nn.Module):
+    """Expectation of a distribution over reg_max bins: (B, 4*reg_max, A) logits -> (B, A, 4) in strides."""
+
+    def __init__(self, reg_max: int = 16):
+        super().__init__()
+        self.conv = nn.Conv2d(reg_max, 1, 1, bias=False).requires_grad_(False)
+        self.conv.weight.data.copy_(torch.arange(reg_max).view(1, reg_max, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.conv.weight.float().flatten()  # (reg_max,)
+        return x.float().unflatten(1, (4, -1)).permute(0, 3, 1, 2).softmax(-1) @ weight  # (B, A, 4)
+
+
+class Detect(nn.Module):
+    """Box and class branches on each level. channels: of the levels, fine to coarse.
+
+    legacy: class branch of two dense 3x3 convolutions (v8 graphs) instead of the depthwise-separable one.
+    """
+
+    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], legacy: bool = False):
+        super().__init__()
+        self.nc, self.reg_max = nc, reg_max
+        box = max(16, channels[0] // 4, 4 * reg_max)
+        hidden = max(channels[0], min(nc, 100))
+        self.cv2 = nn.ModuleList(
+            nn.Sequential(Conv(c, box, 3), Conv(box, box, 3), nn.Conv2d(box, 4 * reg_max, 1)) for c in channels
+        )
+        classes = _dense_classes if legacy else _separable_classes
+        self.cv3 = nn.ModuleList(classes(c, hidden, nc) for c in channels)
+        self.dfl = DFL(reg_max)
+
+    def forward(self, maps: Sequence[Tensor]) -> Raw:
+        boxes = [branch(x).flatten(2) for branch, x in zip(self.cv2, maps, strict=True)]  # (B, 4*reg_max, h*w)
+        scores = [branch(x).flatten(2) for branch, x in zip(self.cv3, maps, strict=True)]  # (B, nc, h*w)
+        return Raw(torch.cat(boxes, 2), torch.cat(scores, 2), [tuple(x.shape[-2:]) for x in maps])
+
+    def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
+        """Raw outputs -> (B, 4+nc, A) float32: xywh in pixels of the network input, then class probabilities."""
+        points, stride = anchor_points(sizes, strides, device=raw["boxes"].device)
+        corners = distances_to_boxes(points, self.dfl(raw["boxes"]))  # (B, A, 4) in strides
+        xywh = xywh_from_xyxy(corners) * stride.view(-1, 1)
+        return torch.cat((xywh.transpose(1, 2), raw["scores"].float().sigmoid()), 1)
+
+    @torch.no_grad()
+    def start_biases(self, strides: Sequence[float]) -> None:
+        """Set the last biases so that an untrained head expects about five objects in a 640 px image."""
+        for box, classes, stride in zip(self.cv2, self.cv3, strides, strict=True):
+            box[-1].bias.fill_(BOX_BIAS)
+            classes[-1].bias.fill_(math.log(5 / self.nc / (640 / stride) ** 2))
+
+
+def _dense_classes(c_in: int, hidden: int, nc: int) -> nn.Sequential:
+    return nn.Sequential(Conv(c_in, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, nc, 1))
+
+
+def _separable_classes(c_in: int, hidden: int, nc: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Sequential(DWConv(c_in, c_in, 3), Conv(c_in, hidden)),
+        nn.Sequential(DWConv(hidden, hidden, 3), Conv(hidden, hidden)),
+        nn.Conv2d(hidden, nc, 1),
+    )

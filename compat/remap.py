@@ -1,0 +1,182 @@
+"""One algorithm between a maker's tensors and ours, driven by a table of key templates.
+
+A table maps a template of the maker's keys (`{name}` stands for any text) to what becomes of them: a rename, rows in
+another order, one part of a joined tensor, a bias folded into a batch norm, or a tensor dropped for a stated reason. The
+first template that matches a key decides. The inverse gives the maker's tensors back, bit for bit but for what was folded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Same:
+    """The tensor under our key, unchanged."""
+
+    ours: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The tensor under our key with its rows reordered: ours = theirs[order(number of rows)]."""
+
+    ours: str
+    order: Callable[[int], Tensor]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of several tensors that are joined along rows under our key: number `index`, `share` of `of` equal shares."""
+
+    ours: str
+    index: int
+    share: int
+    of: int
+
+
+@dataclass(frozen=True)
+class FoldedBias:
+    """A convolution's bias in front of a batch norm: subtracted from the running mean under our key, exact in float32."""
+
+    ours: str
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A tensor that has no counterpart, and why."""
+
+    reason: str
+
+
+Step = Same | Rows | Part | FoldedBias | Dropped
+Table = Mapping[str, Step]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of every key: kept (theirs -> ours) and dropped (theirs -> reason)."""
+
+    kept: dict[str, str]
+    dropped: dict[str, str]
+
+
+class RemapError(ValueError):
+    """Tensors that do not fit: `problems` lists every one."""
+
+    def __init__(self, problems: list[str]):
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def apply(table: Table, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], Report]:
+    """The maker's tensors -> ours. shapes: of every tensor of ours. Raises RemapError with all problems at once.
+
+    Every foreign key is used exactly once or dropped by the table; every key of ours is filled with its own shape.
+    """
+    out: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
+    biases: dict[str, Tensor] = {}
+    kept, dropped, problems = {}, {}, []
+    for key, tensor in state.items():
+        step, ours = _match(table, key)
+        if isinstance(step, Dropped):
+            dropped[key] = step.reason
+            continue
+        if step is None or ours not in shapes:
+            problems.append(f"unknown: {key} {tuple(tensor.shape)}")
+            continue
+        kept[key] = ours
+        if isinstance(step, Part):
+            parts.setdefault(ours, {})[step.index] = tensor
+        elif isinstance(step, FoldedBias):
+            biases[ours] = tensor
+        else:
+            out[ours] = tensor[step.order(len(tensor))] if isinstance(step, Rows) and tensor.ndim else tensor
+    for ours, pieces in parts.items():
+        out[ours] = _joined(ours, pieces, problems)
+    for ours, bias in biases.items():
+        if ours in out:
+            out[ours] = out[ours].float() - bias.float()
+    problems += [f"missing: {key} {shape}" for key, shape in shapes.items() if key not in out]
+    problems += [f"shape: {key} is {tuple(out[key].shape)}, expected {shapes[key]}"
+                 for key in out if tuple(out[key].shape) != tuple(shapes[key])]
+    if problems:
+        raise RemapError(problems)
+    return out, Report(kept, dropped)
+
+
+def invert(table: Table, state: Mapping[str, Tensor], folded: bool = False) -> dict[str, Tensor]:
+    """Our tensors -> the maker's. folded: write the biases that `apply` folds (as zeros) for makers that carry them.
+
+    Raises RemapError when a tensor of ours has no place in the table.
+    """
+    out: dict[str, Tensor] = {}
+    problems = []
+    for key, tensor in state.items():
+        steps = [(theirs, step) for theirs, step in _inverse(table, key) if folded or not isinstance(step, FoldedBias)]
+        plain = next((item for item in steps if isinstance(item[1], (Same, Rows))), None)
+        split = [item for item in steps if isinstance(item[1], Part)]
+        if split:
+            for theirs, step in split:
+                out[theirs] = _part(table, step, tensor)
+        elif plain is None:
+            problems.append(f"unknown: {key} {tuple(tensor.shape)}")
+            continue
+        else:
+            theirs, step = plain
+            out[theirs] = tensor[step.order(len(tensor)).argsort()] if isinstance(step, Rows) and tensor.ndim else tensor
+        out.update((theirs, torch.zeros_like(tensor)) for theirs, step in steps if isinstance(step, FoldedBias))
+    if problems:
+        raise RemapError(problems)
+    return out
+
+
+def _joined(ours: str, pieces: dict[int, Tensor], problems: list[str]) -> Tensor:
+    ordered = [pieces[index] for index in sorted(pieces)]
+    if ordered[0].ndim:
+        return torch.cat(ordered)
+    if any(not torch.equal(ordered[0], other) for other in ordered[1:]):
+        problems.append(f"counters that merge into {ours} differ: {[int(x) for x in ordered]}")
+    return ordered[0]
+
+
+def _part(table: Table, step: Part, tensor: Tensor) -> Tensor:
+    if not tensor.ndim:
+        return tensor.clone()
+    before = sum(other.share for other in table.values()
+                 if isinstance(other, Part) and other.ours == step.ours and other.index < step.index)
+    unit = len(tensor) // step.of
+    return tensor[before * unit:(before + step.share) * unit].clone()
+
+
+@lru_cache(maxsize=None)
+def _pattern(template: str) -> re.Pattern[str]:
+    escaped = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
+    return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>.+)", escaped))
+
+
+def _match(table: Table, key: str) -> tuple[Step | None, str]:
+    for theirs, step in table.items():
+        found = _pattern(theirs).fullmatch(key)
+        if found:
+            return step, "" if isinstance(step, Dropped) else step.ours.format(**found.groupdict())
+    return None, ""
+
+
+def _inverse(table: Table, key: str) -> list[tuple[str, Step]]:
+    # Every template whose result may be this key, and the maker's key it came from, where that key leads back here.
+    found = []
+    for theirs, step in table.items():
+        match = None if isinstance(step, Dropped) else _pattern(step.ours).fullmatch(key)
+        if match:
+            name = theirs.format(**match.groupdict())
+            if _match(table, name)[0] is step:
+                found.append((name, step))
+    return found
