@@ -118,24 +118,34 @@ def invert(table: Table, state: Mapping[str, Tensor], folded: bool = False) -> d
     Raises RemapError when a tensor of ours has no place in the table.
     """
     out: dict[str, Tensor] = {}
+    parts: dict[int, dict[str, Tensor]] = {}  # a maker lists one split module after the other, not key by key
     problems = []
     for key, tensor in state.items():
-        steps = [(theirs, step) for theirs, step in _inverse(table, key) if folded or not isinstance(step, FoldedBias)]
-        plain = next((item for item in steps if isinstance(item[1], (Same, Rows))), None)
+        steps = _inverse(table, key)
         split = [item for item in steps if isinstance(item[1], Part)]
+        plain = next((item for item in steps if isinstance(item[1], (Same, Rows))), None)
+        for theirs, step in split:
+            parts.setdefault(step.index, {})[theirs] = _part(table, step, tensor)
         if split:
-            for theirs, step in split:
-                out[theirs] = _part(table, step, tensor)
-        elif plain is None:
+            continue
+        _flush(parts, out)
+        if plain is None:
             problems.append(f"unknown: {key} {tuple(tensor.shape)}")
             continue
-        else:
-            theirs, step = plain
-            out[theirs] = tensor[step.order(len(tensor)).argsort()] if isinstance(step, Rows) and tensor.ndim else tensor
-        out.update((theirs, torch.zeros_like(tensor)) for theirs, step in steps if isinstance(step, FoldedBias))
+        theirs, step = plain
+        out[theirs] = tensor[step.order(len(tensor)).argsort()] if isinstance(step, Rows) and tensor.ndim else tensor
+        if folded:
+            out.update((name, torch.zeros_like(tensor)) for name, other in steps if isinstance(other, FoldedBias))
+    _flush(parts, out)
     if problems:
         raise RemapError(problems)
     return out
+
+
+def _flush(parts: dict[int, dict[str, Tensor]], out: dict[str, Tensor]) -> None:
+    for index in sorted(parts):
+        out.update(parts[index])
+    parts.clear()
 
 
 def _joined(ours: str, pieces: dict[int, Tensor], problems: list[str]) -> Tensor:
