@@ -1,0 +1,254 @@
+"""The command line: what words mean (commands.py), and what a run of the command prints and returns (cli.py)."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+import bitfalcon_plugin
+from bitfalcon_plugin import cli, commands
+from bitfalcon_plugin.commands import parse_tokens
+from bitfalcon_plugin.config import Settings, load_settings, table
+from bitfalcon_plugin.errors import MissingFileError, UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def words(line: str) -> tuple[str | None, dict[str, object]]:
+    verb, overrides = parse_tokens(line.split())
+    overrides.pop("mode", None)
+    return verb, overrides
+
+
+def problem(*tokens: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse_tokens(tokens)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(("line", "verb", "overrides"), [
+    ("task=train model=yolov12.yaml scale=l", "train", {"model": "yolov12.yaml", "model_scale": "l"}),
+    ("detect train model=a.yaml", "train", {"task": "detect", "model": "a.yaml"}),
+    ("task=detect mode=train", "train", {"task": "detect"}),
+    ("mode=VAL", "val", {}), ("Train", "train", {}), ("train task=train mode=train", "train", {}),
+    ("scale=l scale=0.5 train", "train", {"model_scale": "l", "scale": 0.5}),
+    ("epochs = 3 lr0= 1e-3 seed =4", None, {"epochs": 3, "lr0": 0.001, "seed": 4}),
+    ("imgsz=[320, 640] val", "val", {"imgsz": [320, 640]}), ("imgsz = [ 320 , 640 ] val", "val", {"imgsz": [320, 640]}),
+    ("classes=[[1, 2], [3]]", None, {"classes": [[1, 2], [3]]}), ("device=0,1", None, {"device": (0, 1)}),
+    ("--epochs=3, --save_txt", None, {"epochs": 3, "save_txt": True}),
+    ("predict save_txt hide_labels", "predict", {"save_txt": True, "hide_labels": True}),
+    ("name=007 project=1e3 half=TRUE conf=none", None, {"name": "007", "project": "1e3", "half": True, "conf": None}),
+    ("source=a=b.jpg", None, {"source": "a=b.jpg"}), ("source=[a-c]*.jpg", None, {"source": "[a-c]*.jpg"}),
+    ("source=odd[1.jpg", None, {"source": "odd[1.jpg"}), ("train --debug", "train", {"debug": True}),
+    ("info yolov12.yaml scale=n", "info", {"model": "yolov12.yaml", "model_scale": "n"}),
+    ("info x.pt", "info", {"model": "x.pt"}), ("epochs=1 epochs=2", None, {"epochs": 2}),
+    ("data=__import__('os').getcwd()", None, {"data": "__import__('os').getcwd()"}),
+    ("train help", "help", {}), ("train epcohs=1 --help", "help", {}), ("-h val", "help", {}), ("-v", "version", {}),
+    ("--version", "version", {}), ("copy-cfg", "copy-cfg", {}), ("cfg", "cfg", {}),
+    ("cfg=a.yaml", None, {"cfg": "a.yaml"}), ("task=help", "help", {}), ("", None, {}),
+])
+def test_words(line: str, verb: str | None, overrides: dict[str, object]) -> None:
+    assert words(line) == (verb, overrides)
+
+
+def test_the_verb_is_the_mode() -> None:
+    assert parse_tokens(["val"])[1] == {"mode": "val"} and parse_tokens(["epochs=3"])[1] == {"epochs": 3}
+    assert tuple(table()["mode"]["choices"]) == commands.MODES and tuple(cli.COMMANDS) == commands.COMMANDS
+
+
+def test_words_that_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "val").mkdir()
+    notes: list[str] = []
+    assert parse_tokens(["predict", "best.pt", "images"], notes)[1] == {
+        "mode": "predict", "model": "best.pt", "source": "images"}
+    assert notes == ["'best.pt' is read as model=best.pt.", "'images' is read as source=images."]
+    assert parse_tokens(["val"])[0] == "val"  # a verb before a folder of its name
+    assert "'other.pt' is no verb" in problem("predict", "model=best.pt", "other.pt")
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [
+    (["--epochs=3"], "settings need no '--' here"), (["epochs=3,"], "the comma at its end is not needed"),
+    (["epochs=3", "epochs=4"], "'epochs' is given twice; the last one, 4, holds."),
+    (["scale=l", "scale=n"], "'model_scale' is given twice"),
+])
+def test_what_is_tolerated_is_said(tokens: list[str], expected: str) -> None:
+    notes: list[str] = []
+    parse_tokens(tokens, notes)
+    assert len(notes) == 1 and expected in notes[0]
+
+
+@pytest.mark.parametrize("line", ["--debug", "train epochs=3", "epochs=3 epochs=3", "scale=l scale=0.5"])
+def test_nothing_is_said_of_ordinary_words(line: str) -> None:
+    notes: list[str] = []
+    parse_tokens(line.split(), notes)
+    assert notes == []
+
+
+@pytest.mark.parametrize(("tokens", "expected"), [
+    (["trian"], "Did you mean 'train'?"), (["export"], "'export' is no verb (train, val, predict, info, help"),
+    (["plost"], "Did you mean 'plots'?"),
+    (["mode=track"], "mode=track: expected one of train, val, predict, info"),
+    (["task=trian"], "Did you mean 'train'?"), (["task=segment"], "does detection for now"),
+    (["pose"], "does detection for now"),
+    (["epochs"], "'epochs' needs a value: write epochs=100."), (["device"], "write device=cpu."),
+    (["line_thickness"], "write line_thickness=2."), (["epochs="], "expected key=value"),
+    (["=3"], "expected key=value"),
+    (["epochs=", "seed=3"], "epochs=: expected key=value"), (["imgsz=[3,", "4"], "a '[' is never closed"),
+    (["imgsz=[3", "epochs=4"], "imgsz=[3: a '[' is never closed"), (["train", "predict"], "'train' and 'predict'"),
+    (["train", "mode=val"], "'train' and 'val'"), (["no_such.jpg"], "no setting and no file"),
+])
+def test_words_that_are_wrong(tokens: list[str], expected: str) -> None:
+    text = problem(*tokens)
+    assert expected in text and text.count("\n  - ") == 1
+
+
+def test_wrong_words_and_wrong_settings_are_told_together() -> None:
+    text = problem("trian", "epcohs=1", "lr0=2", "imgsz=[1", "task=pose")
+    assert text.count("\n  - ") == 5
+
+
+class Recorder:
+    """Stands for api.py: keeps what each verb was called with, or raises."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.calls: list[tuple[str, Settings]] = []
+        self.error = error
+
+    def module(self) -> SimpleNamespace:
+        def verb(name: str):
+            def call(settings: Settings) -> object:
+                self.calls.append((name, settings))
+                if self.error:
+                    raise self.error
+                return object()
+            return call
+        return SimpleNamespace(**{name: verb(name) for name in commands.MODES})
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> Recorder:
+        fake = self.module()
+        monkeypatch.setitem(sys.modules, "bitfalcon_plugin.api", fake)
+        monkeypatch.setattr(bitfalcon_plugin, "api", fake, raising=False)
+        return self
+
+
+@pytest.mark.parametrize(("line", "verb"), [
+    ("task=train epochs=3", "train"), ("val epochs=3", "val"), ("predict epochs=3", "predict"),
+    ("info epochs=3", "info"), ("epochs=3", "train"),
+])
+def test_each_verb_calls_its_function(line: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    recorder = Recorder().install(monkeypatch)
+    assert cli.main(line.split()) == 0
+    assert recorder.calls == [(verb, load_settings({"epochs": 3, **({"mode": verb} if verb in line else {})}))]
+    told = capsys.readouterr()
+    assert told.out == "" and told.err == ("" if verb in line else "note: no verb is given: mode=train.\n")
+
+
+def test_a_settings_file_may_carry_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = Recorder().install(monkeypatch)
+    (tmp_path / "args.yaml").write_text("mode: val\n")
+    assert cli.main([f"cfg={tmp_path}/args.yaml"]) == 0
+    assert cli.main([f"cfg={tmp_path}/args.yaml", "predict"]) == 0
+    assert [verb for verb, _ in recorder.calls] == ["val", "predict"]
+
+
+def test_notes_are_printed_once_before_the_run(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    Recorder(KeyboardInterrupt()).install(monkeypatch)
+    assert cli.main(["train", "mask_ratio=8", "hide_conf=True", "--seed=1"]) == 130
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 4 and all(line.startswith("note: ") for line in lines[:3]) and lines[3] == "interrupted"
+
+
+@pytest.mark.parametrize(("error", "code", "start"), [
+    (UserError("data=x is not there"), 2, "error: data=x is not there"),
+    (MissingFileError("no 'x'"), 2, "error: no 'x'"),
+    (RuntimeError("sizes\n do not  match"), 1,
+     "error: a fault of bitfalcon, not yours: RuntimeError: sizes do not match. Run again with --debug"),
+    (KeyError(), 1, "error: a fault of bitfalcon, not yours: KeyError: no message."),
+    (MemoryError(), 1, "error: out of memory"),
+    (OSError(28, "No space left on device"), 1, "error: the system refused: OSError"),
+    (BrokenPipeError(32, "Broken pipe"), 1, "error: the system refused: BrokenPipeError"),
+    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 1, "error: out of memory (CUDA). Give a smaller batch="),
+])
+def test_errors_are_one_message_and_a_code(error, code: int, start: str, monkeypatch, capsys) -> None:
+    Recorder(error).install(monkeypatch)
+    assert cli.main(["train"]) == code
+    told = capsys.readouterr().err
+    assert told.startswith(start) and told.count("\n") == 1
+    assert cli.main(["train", "--debug"]) == code
+    told = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in told and start in told
+
+
+def test_a_wrong_setting_runs_nothing(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    recorder = Recorder().install(monkeypatch)
+    assert cli.main("task=train epcohs=1 imgsz=huge".split()) == 2
+    told = capsys.readouterr()
+    assert recorder.calls == [] and told.out == "" and told.err.startswith("error: ")
+    assert "Nearest: epochs=100" in told.err and "imgsz=huge: expected" in told.err and "Traceback" not in told.err
+
+
+def test_cfg_and_copy_cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["cfg"]) == 0
+    printed = capsys.readouterr().out
+    assert cli.main(["copy-cfg"]) == 0
+    assert (tmp_path / "default_copy.yaml").read_text() == printed
+    (tmp_path / "default_copy.yaml").write_text("epochs: 7\n")
+    assert cli.main(["copy-cfg"]) == 2
+    assert (tmp_path / "default_copy.yaml").read_text() == "epochs: 7\n"
+
+
+@pytest.mark.parametrize(("torch", "code", "expected"), [
+    ("2.10.0+cpu", 0, "2.10.0+cpu (ok: >=2.6)"), ("2.6", 0, "2.6 (ok: >=2.6)"), ("3.0a1", 0, "3.0a1 (ok: >=2.6)"),
+    ("2.5.1", 1, "2.5.1 (NOT MET: >=2.6)"), (None, 1, "missing (NOT MET: >=2.6)"),
+])
+def test_checks_compares_versions(torch: str | None, code: int, expected: str, monkeypatch, capsys) -> None:
+    def version(name: str) -> str:
+        if (name, torch) == ("torch", None):
+            raise metadata.PackageNotFoundError(name)
+        return {"torch": torch, "pyyaml": "6.0.1"}[name]
+
+    monkeypatch.setattr(cli, "_devices", lambda: [("GPU", "none")])
+    monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2.6", "pyyaml>=6", 'pytest>=99; extra == "test"'])
+    monkeypatch.setattr(metadata, "version", version)
+    assert cli.main(["checks"]) == code
+    told = capsys.readouterr().out
+    assert expected in told and "6.0.1 (ok: >=6)" in told and "pytest" not in told
+
+
+def python(*args: str, **options) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=environment, **options)
+
+
+@pytest.mark.parametrize("line", ["", "help", "-h", "--help", "train --help", "version", "cfg", "train epcohs=1"])
+def test_answers_come_without_torch(line: str) -> None:
+    done = python("-X", "importtime", "-m", "bitfalcon_plugin", *line.split())
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "bitfalcon_plugin.cli" in imported and not imported & {"torch", "torchvision", "numpy", "PIL"}
+    if line.split()[-1:] in ([], ["help"], ["-h"], ["--help"]):
+        assert done.returncode == 0 and "bitfalcon task=train model=yolov12.yaml scale=n" in done.stdout
+
+
+def test_the_module_is_the_command() -> None:
+    done = python("-m", "bitfalcon_plugin", "task=train", "epcohs=1")
+    assert done.returncode == 2 and "Nearest: epochs=100" in done.stderr and done.stdout == ""
+    assert python("-m", "bitfalcon_plugin", "version").stdout.strip() == bitfalcon_plugin.__version__
+
+
+@pytest.mark.skipif(os.name != "posix", reason="pipes that break are a POSIX matter")
+def test_a_reader_that_goes_away_is_no_error() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        done = subprocess.run([sys.executable, "-m", "bitfalcon_plugin", "cfg"], stdout=gone, stderr=subprocess.PIPE,
+                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert (done.returncode, done.stderr) == (141, "")
