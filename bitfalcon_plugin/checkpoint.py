@@ -1,0 +1,135 @@
+"""Our checkpoint format: a dict of tensors and plain values, so that `torch.load(path)` opens it with its defaults.
+
+Keys: format, version, bitfalcon (package version), date, graph (name, document, scale, variant, nc, names: what the model
+is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that came from
+elsewhere), training (what a resumed run needs; None in a finished file).
+"""
+
+from __future__ import annotations
+
+import datetime
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import __version__
+from .errors import MissingFileError, UserError
+from .files import atomic
+from .graph import DOCUMENT_KEYS, Graph
+from .model import Detector, graph_of
+
+FORMAT, VERSION = "bitfalcon", 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds. state: tensors by name. training: optimizer, EMA and counters of an unfinished run, or None."""
+
+    graph: Graph
+    state: Mapping[str, Tensor]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epoch: int = -1
+    license: str | None = None
+    training: Mapping[str, object] | None = None
+    date: str = ""
+
+    def model(self) -> Detector:
+        """A Detector with these weights, float32, in eval mode."""
+        model = Detector(self.graph)
+        model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
+                               for name, tensor in self.state.items()})
+        return model.eval()
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all."""
+    graph = checkpoint.graph
+    document = {key: value for key, value in graph.document.items() if key in DOCUMENT_KEYS}
+    content = {
+        "format": FORMAT, "version": VERSION, "bitfalcon": __version__,
+        "date": checkpoint.date or datetime.datetime.now().isoformat(timespec="seconds"),
+        "graph": {"name": graph.name, "document": _plain(document), "scale": graph.scale, "variant": graph.variant,
+                  "nc": graph.nc, "names": dict(graph.names)},
+        "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
+        "settings": _plain(dict(checkpoint.settings)), "metrics": _plain(dict(checkpoint.metrics)),
+        "epoch": checkpoint.epoch, "license": checkpoint.license, "training": checkpoint.training,
+    }
+    with atomic(path) as temporary:
+        torch.save(content, temporary)
+
+
+def load(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+    """Read a checkpoint of ours. Raises MissingFileError, or UserError that says what the file is instead."""
+    path = Path(path)
+    if not path.is_file():
+        raise MissingFileError(f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have.")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
+        raise UserError(f"'{path}' is not a checkpoint of bitfalcon: {_reason(error)}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). Files of other packages "
+                        "cannot be opened yet.")
+    if content["version"] > VERSION:
+        raise UserError(f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
+                        f"{VERSION}). Install a newer bitfalcon.")
+    saved = content["graph"]
+    graph = graph_of(saved["document"], name=saved["name"], scale=saved["scale"] if saved["document"].get("scales") else "",
+                     named_scale=saved["scale"], variant=saved["variant"], nc=saved["nc"], names=saved["names"])
+    rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "license", "training", "date")}
+    return Checkpoint(graph=graph, **rest)
+
+
+def _reason(error: Exception) -> str:
+    text = str(error)
+    if "Weights only load failed" in text or "Unsupported" in text:
+        return "it holds pickled objects, whose code is never run here. Files of other packages cannot be opened yet."
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _plain(value: object) -> object:
+    # Only what torch's restricted loader gives back: anything else becomes its text.
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, (str, int)) else str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What became of a checkpoint's tensors in another model: names taken over, new in the model, and left behind."""
+
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{len(self.kept)} tensors taken over, {len(self.new)} new, {len(self.dropped)} left behind"
+
+
+@torch.no_grad()
+def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path) -> Transfer:
+    """Take over a checkpoint's tensors. Only the class branches of the head may differ (another number of classes).
+
+    Raises UserError that names the first tensors that do not fit: weights are never taken over in part.
+    """
+    own = model.state_dict()
+    fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
+    classes = f"model.{len(model.model) - 1}.cv3."
+    wrong = sorted(name for name in (own.keys() ^ checkpoint.state.keys()) | (own.keys() - fits) if not name.startswith(classes))
+    if wrong:
+        raise UserError(
+            f"'{path}' ({checkpoint.graph.name} scale={checkpoint.graph.scale or 'none'} variant={checkpoint.graph.variant}) does "
+            f"not fit {model.graph.name} scale={model.graph.scale or 'none'} variant={model.graph.variant}: {len(wrong)} tensors "
+            f"differ, {', '.join(wrong[:3])}... Give the graph, scale and variant of the weights.")
+    for name in fits:
+        own[name].copy_(checkpoint.state[name])
+    left, new = (tuple(sorted(names - fits)) for names in (checkpoint.state.keys(), own.keys()))
+    return Transfer(tuple(sorted(fits)), new, left)

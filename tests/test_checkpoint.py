@@ -1,0 +1,92 @@
+"""Our format: what torch's defaults open, what is refused, and weights in another model."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+
+from bitfalcon_plugin.checkpoint import Checkpoint, load, save, transfer
+from bitfalcon_plugin.errors import MissingFileError, UserError
+from bitfalcon_plugin.model import build
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build("yolov12.yaml", "n", nc=2, names={0: "cat", 1: "dog"}).eval()
+
+
+def test_a_round_trip_gives_the_same_model(tmp_path, model):
+    path = tmp_path / "a.pt"
+    save(path, Checkpoint(model.graph, model.state_dict(), settings={"imgsz": 320, "path": tmp_path}, metrics={"x": 1.0}, epoch=4))
+    content = torch.load(path)
+    assert content["format"] == "bitfalcon" and content["version"] == 1 and isinstance(content["state"], dict)
+    back = load(path)
+    again = back.model()
+    x = torch.rand(1, 3, 64, 96)
+    assert torch.equal(again.decode(again(x)), model.decode(model(x)))
+    assert again.names == {0: "cat", 1: "dog"} and again.graph.scale == "n" and again.graph.variant == "v1"
+    assert back.epoch == 4 and back.settings["imgsz"] == 320 and back.training is None
+    assert os.listdir(tmp_path) == ["a.pt"]  # nothing temporary is left
+
+
+def test_a_failed_write_leaves_the_earlier_file(tmp_path, model):
+    path = tmp_path / "a.pt"
+    save(path, Checkpoint(model.graph, model.state_dict()))
+    before = path.read_bytes()
+    with pytest.raises(Exception, match="pickle|lambda|local"):
+        save(path, Checkpoint(model.graph, model.state_dict(), training={"x": lambda: 0}))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.pt"]
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch canary",)
+
+
+@pytest.mark.parametrize("name", ["text", "empty", "evil", "cut", "plain", "newer"])
+def test_other_files_are_refused_with_what_they_are(tmp_path, monkeypatch, model, name):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / f"{name}.pt"
+    save(path, Checkpoint(model.graph, model.state_dict()))
+    whole = path.read_bytes()
+    if name == "plain":
+        torch.save({"model": {"x": torch.zeros(1)}}, path)
+    elif name == "newer":
+        torch.save({**torch.load(path), "version": 99}, path)
+    elif name == "evil":
+        torch.save({"model": Evil()}, path)
+    else:
+        path.write_bytes({"text": b"hello", "empty": b"", "cut": whole[: len(whole) // 2]}[name])
+    with pytest.raises(UserError, match=f"{name}.pt"):
+        load(path)
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_raw_pickle_runs_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.pt").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(UserError):
+        load("x.pt")
+    assert not (tmp_path / "canary").exists()
+
+
+def test_a_missing_file_is_told(tmp_path):
+    with pytest.raises(MissingFileError, match="Nothing is downloaded"):
+        load(tmp_path / "none.pt")
+
+
+def test_weights_go_into_a_model_of_other_classes_but_not_into_another_graph(model):
+    checkpoint = Checkpoint(model.graph, model.state_dict())
+    other = build("yolov12.yaml", "n", nc=5)
+    report = transfer(other, checkpoint, "a.pt")
+    assert set(report.new) == set(report.dropped) and all(name.startswith("model.21.cv3.") for name in report.new)
+    assert torch.equal(other.state_dict()["model.0.conv.weight"], model.state_dict()["model.0.conv.weight"])
+    small = build("yolov12.yaml", "s", nc=2)
+    before = small.state_dict()["model.0.conv.weight"].clone()
+    with pytest.raises(UserError, match="does not fit.*scale=s"):
+        transfer(small, checkpoint, "a.pt")
+    assert torch.equal(small.state_dict()["model.0.conv.weight"], before)

@@ -1,0 +1,107 @@
+"""COCO numbers: known answers, the way back to original pixels, and pycocotools on files as the oracle."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from finder import BrightBoxes, painted
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from bitfalcon_plugin.boxes import xywh_from_xyxy
+from bitfalcon_plugin.data.dataset import Sample
+from bitfalcon_plugin.validate import STATS, coco_metrics, pixel_boxes, validate
+
+NAMES = {0: "red", 1: "green", 2: "blue"}
+
+
+def sample(path, size, boxes) -> Sample:
+    w, h = size
+    corners = torch.tensor([box[1:] for box in boxes], dtype=torch.float32).view(-1, 4)
+    return Sample(path, (h, w), torch.tensor([box[0] for box in boxes], dtype=torch.int64),
+                  xywh_from_xyxy(corners) / torch.tensor([w, h, w, h]))
+
+
+def scene(tmp_path):
+    sizes = [(640, 480), (480, 640), (333, 500), (200, 200), (900, 300), (64, 48)]
+    samples = []
+    for index, (w, h) in enumerate(sizes):
+        boxes = [(index % 3, w // 8, h // 8, w // 2, h // 2), ((index + 1) % 3, w // 2 + 2, h // 2 + 2, w - 4, h - 3)]
+        samples.append(sample(painted(tmp_path / f"{index}.png", (w, h), boxes), (w, h), boxes))
+    samples.append(sample(painted(tmp_path / "empty.png", (100, 80), []), (100, 80), []))
+    return samples
+
+
+@pytest.mark.parametrize("rect", [True, False])
+def test_a_detector_that_sees_everything_scores_one(tmp_path, rect):
+    model = BrightBoxes()
+    metrics = validate(model, scene(tmp_path), imgsz=320, batch=3, rect=rect)
+    assert metrics.ap50 == pytest.approx(1, abs=1e-6) and metrics.ap > 0.85  # edges are found to one pixel of the input
+    assert (metrics.precision, metrics.recall) == (1, 1)
+    assert metrics.images == 7 and metrics.instances == 12
+    assert [row.name for row in metrics.classes] == ["red", "green", "blue"] and metrics.classes[0].instances == 4
+    assert metrics.results_dict["fitness"] == pytest.approx(0.1 * metrics.ap50 + 0.9 * metrics.ap)
+    assert all(shape[2:] == (320, 320) for shape in model.seen) != rect
+    assert "green" in metrics.table() and "green" not in metrics.table(verbose=False)
+
+
+def random_case(seed: int):
+    """Labels and detections that partly agree, scores with ties, classes without labels, images without either."""
+    draw = np.random.RandomState(seed)
+    samples, detections = [], []
+    for image in range(12):
+        w, h = draw.randint(100, 600, 2).tolist()
+        count = draw.randint(0, 6)
+        xy, wh = draw.rand(count, 2) * 0.6, 0.02 + draw.rand(count, 2) * 0.38
+        boxes = np.concatenate((xy, xy + wh), 1) * [w, h, w, h]
+        classes = draw.randint(0, 2, count)
+        samples.append(sample(None, (w, h), [(int(c), *b) for c, b in zip(classes, boxes, strict=True)]))
+        for c, (x1, y1, x2, y2) in zip(classes, boxes + draw.randn(count, 4) * 6, strict=True):
+            cls = c if draw.rand() < 0.8 else draw.randint(0, 3)
+            detections.append([image, x1, y1, x2 - x1, y2 - y1, round(draw.rand(), 1), cls])
+        for _ in range(draw.randint(0, 4)):
+            detections.append([image, *draw.rand(2) * 50, *(10 + draw.rand(2) * 90), round(draw.rand(), 1), draw.randint(0, 3)])
+    return samples, np.array(detections, dtype=np.float64)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_numbers_are_those_of_cocoeval_on_files(tmp_path, seed):
+    samples, detections = random_case(seed)
+    labels = [(i, c, b) for i, s in enumerate(samples) for c, b in zip(s.classes.tolist(), pixel_boxes(s).tolist(), strict=True)]
+    truth = {"images": [{"id": i} for i in range(len(samples))], "categories": [{"id": i} for i in NAMES],
+             "annotations": [{"id": n + 1, "image_id": i, "category_id": c, "iscrowd": 0, "area": (b[2] - b[0]) * (b[3] - b[1]),
+                              "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]} for n, (i, c, b) in enumerate(labels)]}
+    found = [{"image_id": int(r[0]), "bbox": r[1:5].tolist(), "score": r[5], "category_id": int(r[6])} for r in detections]
+    for name, content in (("truth", truth), ("found", found)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(str(tmp_path / "truth.json"))
+        expected = COCOeval(coco, coco.loadRes(str(tmp_path / "found.json")), "bbox")
+        expected.evaluate(), expected.accumulate(), expected.summarize()
+    ours = coco_metrics(samples, detections, NAMES)
+    for name, value in zip(STATS, expected.stats, strict=True):
+        assert ours["stats"][name] == pytest.approx(value, abs=1e-9) or (value == -1 and math.isnan(ours["stats"][name]))
+    assert len(ours["classes"]) == 2  # blue has no labels
+
+
+def test_precision_and_recall_are_at_one_confidence():
+    # two objects found at 0.8 and 0.7 and a false box at 0.2: the best F1 leaves the false box out (the curve is
+    # interpolated between 0.2 and 0.7, hence not quite 1)
+    boxes = [(0, 0, 0, 50, 50), (0, 60, 60, 120, 120)]
+    rows = np.array([[0, 0, 0, 50, 50, 0.8, 0], [0, 60, 60, 60, 60, 0.7, 0], [0, 200, 200, 30, 30, 0.2, 0]], dtype=float)
+    ours = coco_metrics([sample(None, (300, 300), boxes)], rows, {0: "a"})
+    assert ours["precision"] == pytest.approx(1, abs=0.03) and ours["recall"] == 1
+
+
+def test_nothing_found_and_nothing_labelled():
+    labelled = sample(None, (100, 100), [(0, 10, 10, 50, 50)])
+    none = coco_metrics([labelled], np.zeros((0, 7)), NAMES)
+    assert none["stats"]["AP"] == 0 and none["precision"] == 0 and none["instances"] == 1
+    empty = coco_metrics([sample(None, (100, 100), [])], np.array([[0, 1, 1, 5, 5, 0.5, 0]]), NAMES)
+    assert math.isnan(empty["stats"]["AP"]) and empty["classes"] == ()
