@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -87,16 +87,16 @@ class Metrics:
 
 
 @torch.inference_mode()
-def validate(model: Detector, samples: Sequence[Sample], *, imgsz: int, batch: int = 16, conf: float = 0.001, iou: float = 0.7,
-             max_det: int = 300, rect: bool = True, agnostic: bool = False, workers: int = 0, gains: Gains | None = None,
-             autocast: torch.dtype | None = None, progress=None) -> Metrics:
-    """Measure `model` (left in eval mode) on samples. gains: also compute the losses with these weights.
+def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, conf: float = 0.001, iou: float = 0.7,
+             max_det: int = 300, agnostic: bool = False, gains: Gains | None = None, autocast: torch.dtype | None = None,
+             progress: Callable | None = None) -> Metrics:
+    """Measure `model` (left in eval mode) on the samples that `loader` reads. gains: also compute the losses, with these weights.
 
-    progress: wraps the iterable of batches (tqdm-like). autocast: half-precision type on CUDA.
+    conf, iou, max_det, agnostic: as in boxes.non_max_suppression. autocast: half-precision type on CUDA.
+    progress: wraps the iterable of batches (tqdm-like).
     """
     model.eval()
     weight = next(model.parameters())
-    loader = ValLoader(samples, imgsz=imgsz, batch=batch, stride=model.multiple, workers=workers, rect=rect, device=weight.device)
     detections: list[np.ndarray] = []
     losses, spent, batches = torch.zeros(3), dict.fromkeys(("preprocess", "inference", "loss", "postprocess"), 0.0), 0
     clock = _Clock(spent, weight.device)

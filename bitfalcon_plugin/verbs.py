@@ -11,6 +11,7 @@ import torch
 from .checkpoint import Checkpoint, load, transfer
 from .config import Settings, load_settings
 from .data.dataset import Sample, Scan, scan
+from .data.loader import ValLoader
 from .data.spec import DataSpec, load_data
 from .devices import select_device
 from .drawing import contact_sheet
@@ -54,9 +55,9 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, 
         settings = load_settings({**{k: v for k, v in resumed.settings.items() if k != "save_dir"}, **given(settings)})
     device = select_device(settings.device)
     data, settings = _data(settings)
-    train_scan, val_scan = _scan(data, "train", settings), _scan(data, "val", settings)
     model = _model_to_train(settings, resumed or checkpoint, data)
     settings = _legal_side(settings, model)
+    train_scan, val_scan = _scan(data, "train", settings), _scan(data, "val", settings)
     folder = Path(resumed.settings["save_dir"]) if resumed else new_run_dir("train", settings.project, settings.name, settings.exist_ok)
     print(f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}; results in {folder}")
     run = Run(model, settings, train_scan.samples, val_scan.samples, folder, device,
@@ -141,9 +142,11 @@ def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: Dat
 
 
 def _measure(model: Detector, samples: tuple[Sample, ...], settings: Settings, device: torch.device) -> Metrics:
-    metrics = validate(model, samples, imgsz=settings.imgsz, batch=settings.batch, conf=0.001 if settings.conf is None else settings.conf,
-                       iou=settings.iou, max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls,
-                       workers=workers_for(device, settings), gains=gains_of(settings), progress=progress("val"))
+    loader = ValLoader(samples, imgsz=settings.imgsz, batch=settings.batch, stride=model.multiple, device=device,
+                       workers=workers_for(device, settings))
+    metrics = validate(model, samples, loader, conf=0.001 if settings.conf is None else settings.conf, iou=settings.iou,
+                       max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls,
+                       gains=gains_of(settings), progress=progress("val"))
     print(metrics.table(settings.verbose))
     print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
     return metrics

@@ -16,6 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from bitfalcon_plugin.boxes import xywh_from_xyxy
 from bitfalcon_plugin.data.dataset import Sample
+from bitfalcon_plugin.data.loader import ValLoader
 from bitfalcon_plugin.validate import STATS, coco_metrics, pixel_boxes, validate
 
 NAMES = {0: "red", 1: "green", 2: "blue"}
@@ -41,7 +42,8 @@ def scene(tmp_path):
 @pytest.mark.parametrize("rect", [True, False])
 def test_a_detector_that_sees_everything_scores_one(tmp_path, rect):
     model = BrightBoxes()
-    metrics = validate(model, scene(tmp_path), imgsz=320, batch=3, rect=rect)
+    samples = scene(tmp_path)
+    metrics = validate(model, samples, ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0, rect=rect))
     assert metrics.ap50 == pytest.approx(1, abs=1e-6) and metrics.ap > 0.85  # edges are found to one pixel of the input
     assert (metrics.precision, metrics.recall) == (1, 1)
     assert metrics.images == 7 and metrics.instances == 12

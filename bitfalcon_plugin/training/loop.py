@@ -24,7 +24,7 @@ from tqdm import tqdm
 from ..config import Settings
 from ..data.augment import Recipe
 from ..data.dataset import Sample
-from ..data.loader import TrainLoader
+from ..data.loader import TrainLoader, ValLoader
 from ..errors import UserError
 from ..files import write_text
 from ..model import Detector
@@ -59,6 +59,7 @@ class Engine:
     """The moving parts of a run. last_step: iteration of the optimizer's last step, -1 before the first."""
 
     loader: TrainLoader
+    val_loader: ValLoader
     optimizer: torch.optim.Optimizer
     schedule: Schedule
     scaler: torch.amp.GradScaler
@@ -96,8 +97,11 @@ def _prepare(run: Run) -> Engine:
     settings, model = run.settings, run.model
     model.to(run.device, memory_format=torch.channels_last).train()
     precision = PRECISIONS[settings.amp] if run.device.type == "cuda" else None
-    loader = TrainLoader(run.samples, imgsz=settings.imgsz, batch=settings.batch, workers=workers_for(run.device, settings),
-                         seed=settings.seed, device=run.device)
+    workers = workers_for(run.device, settings)
+    loader = TrainLoader(run.samples, imgsz=settings.imgsz, batch=settings.batch, workers=workers, seed=settings.seed,
+                         device=run.device)
+    val_loader = ValLoader(run.val_samples, imgsz=settings.imgsz, batch=2 * settings.batch, stride=model.multiple,
+                           workers=workers, device=run.device)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".dfl." not in name)  # a fixed expectation, never trained
     groups = parameter_groups(model, scaled_decay(settings.weight_decay, settings.batch, settings.nbs))
@@ -112,7 +116,7 @@ def _prepare(run: Run) -> Engine:
             f"{'cosine' if settings.cos_lr else 'linear'} to {settings.lrf:g} of the rate, a step every "
             f"{schedule.accumulate(schedule.warmup + 1)} batches")
     scaler = torch.amp.GradScaler(run.device.type, enabled=precision is torch.float16)
-    return Engine(loader, optimizer, schedule, scaler, Ema(model), precision)
+    return Engine(loader, val_loader, optimizer, schedule, scaler, Ema(model), precision)
 
 
 def _train_epoch(run: Run, engine: Engine, epoch: int) -> list[float]:
@@ -154,9 +158,8 @@ def _train_epoch(run: Run, engine: Engine, epoch: int) -> list[float]:
 
 def _measure(run: Run, engine: Engine) -> Metrics:
     settings = run.settings
-    return validate(engine.ema.model, run.val_samples, imgsz=settings.imgsz, batch=2 * settings.batch, iou=settings.iou,
-                    max_det=settings.max_det, workers=workers_for(run.device, settings), gains=gains_of(settings),
-                    autocast=engine.precision, progress=progress("val"))
+    return validate(engine.ema.model, run.val_samples, engine.val_loader, iou=settings.iou, max_det=settings.max_det,
+                    gains=gains_of(settings), autocast=engine.precision, progress=progress("val"))
 
 
 def recipe_of(settings: Settings, closed: bool) -> Recipe:

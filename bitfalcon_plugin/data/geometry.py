@@ -1,0 +1,104 @@
+"""Projective maps of training images: drawing them, sampling along them, moving boxes with them.
+
+Written from the composition M = T S R P C and the survival rules of the project's interface notes (section 6.6).
+Pixel i covers [i, i + 1) and its centre is i + 0.5; boxes are continuous coordinates in the same frame, so a box
+follows its pixels exactly. Matrices are float64 on the CPU: a batch has a few dozen, and every device gets the same.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+# Points whose homogeneous coordinate is not above this lie on or behind the horizon of a perspective map.
+HORIZON = 1e-6
+
+
+def draw_maps(
+    uniform: Tensor, *, size: int, centre: float, degrees: float, translate: float, scale: float, shear: float,
+    perspective: float,
+) -> tuple[Tensor, Tensor]:
+    """Maps from the canvas to the output image, and the scale in each.
+
+    `uniform` (n, 8) holds draws from [0, 1): perspective x and y, angle, scale, shear x and y, translation x and y.
+    `size` is the side of the output in pixels, `centre` the point of the canvas (both axes) that everything turns
+    about, `degrees` and `shear` are in degrees, `translate` and `scale` fractions, `perspective` per pixel.
+    Returns (n, 3, 3) and (n,), both float64: output = map @ (x, y, 1), divided by its third component.
+    """
+    signed = uniform.double() * 2 - 1
+    gain = 1 + signed[:, 3] * scale
+    angle = torch.deg2rad(signed[:, 2] * degrees)
+    slant = torch.tan(torch.deg2rad(signed[:, 4:6] * shear))
+    shift = (0.5 + signed[:, 6:8] * translate) * size
+    eye = torch.eye(3, dtype=torch.float64).repeat(len(uniform), 1, 1)  # (n, 3, 3)
+    centred, view, turned, sheared, shifted = (eye.clone() for _ in range(5))
+    centred[:, :2, 2] = -centre
+    view[:, 2, :2] = signed[:, 0:2] * perspective
+    turned[:, 0, 0] = turned[:, 1, 1] = gain * angle.cos()
+    turned[:, 0, 1] = gain * angle.sin()
+    turned[:, 1, 0] = -turned[:, 0, 1]
+    sheared[:, 0, 1], sheared[:, 1, 0] = slant[:, 0], slant[:, 1]
+    shifted[:, :2, 2] = shift
+    return shifted @ sheared @ turned @ view @ centred, gain
+
+
+def mirror(maps: Tensor, across: Tensor, axis: int, size: int) -> Tensor:
+    """`maps` (n, 3, 3), then a mirroring of the output where `across` (n,) bool says so; `axis` 0 is x, 1 is y."""
+    flip = torch.eye(3, dtype=maps.dtype).repeat(len(maps), 1, 1)  # (n, 3, 3)
+    flip[across, axis, axis] = -1
+    flip[across, axis, 2] = size
+    return flip @ maps
+
+
+def invert(maps: Tensor) -> Tensor:
+    """Inverses of `maps` (n, 3, 3). One that has none shows nothing: its stand-in points far off the canvas."""
+    inverse = torch.linalg.inv_ex(maps).inverse
+    nowhere = torch.tensor([[0, 0, -1e6], [0, 0, -1e6], [0, 0, 1]], dtype=maps.dtype)
+    usable = (inverse.abs() < 1e9).all(dim=2).all(dim=1)  # False for inf and NaN too
+    return torch.where(usable[:, None, None], inverse, nowhere)
+
+
+def sampling_grid(inverse: Tensor, size: int, *, flat: bool) -> Tensor:
+    """Where each output pixel's centre lies in the input: (n, size, size, 2), x and y, on the device of `inverse`.
+
+    `inverse` (n, 3, 3) takes output pixels to input coordinates of any unit. `flat` says that the last rows are
+    (0, 0, 1), which saves the division. Points behind the horizon get numbers of the order of 1 / HORIZON.
+    """
+    steps = torch.arange(size, device=inverse.device, dtype=inverse.dtype) + 0.5
+    across = inverse[:, :, 0, None] * steps  # (n, 3, size)
+    down = inverse[:, :, 1, None] * steps + inverse[:, :, 2, None]  # (n, 3, size)
+    grid = torch.empty(len(inverse), size, size, 2, device=inverse.device, dtype=inverse.dtype)
+    for axis in (0, 1):
+        torch.add(across[:, axis, None, :], down[:, axis, :, None], out=grid[..., axis])
+    if not flat:
+        depth = (across[:, 2, None, :] + down[:, 2, :, None]).unsqueeze(-1)  # (n, size, size, 1)
+        grid.div_(depth.clamp_min(HORIZON))
+    return grid
+
+
+def move_boxes(boxes: Tensor, maps: Tensor, size: int) -> Tensor:
+    """Axis-aligned hulls of warped boxes, clipped to the output.
+
+    boxes (n, 4): xyxy, canvas pixels; maps (n, 3, 3), one for each box. Returns (n, 4) xyxy, pixels of the output
+    [0, size]. A box with a corner on or behind the horizon has no finite hull and comes back as zeros.
+    """
+    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)  # (n, 4 corners, 2)
+    warped = corners @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]  # (n, 4, 3)
+    depth = warped[..., 2:]
+    points = warped[..., :2] / depth.clamp_min(HORIZON)  # (n, 4, 2)
+    hull = torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1).clamp_(0, size)  # (n, 4)
+    return torch.where((depth > HORIZON).all(dim=1), hull, 0.0)
+
+
+def survives(before: Tensor, after: Tensor, scale: Tensor) -> Tensor:
+    """Which boxes are still worth learning from after a map.
+
+    before (n, 4): xyxy on the canvas; after (n, 4): xyxy, clipped output; scale (n,): the scale that was drawn. A box
+    stays when it had an area, both sides are above 2 px, neither is 100 times the other, and more than a tenth of the
+    area that the scale alone would have given is left. Returns (n,) bool.
+    """
+    old = before[:, 2:] - before[:, :2]
+    new = after[:, 2:] - after[:, :2]
+    old_area = old.prod(dim=1)
+    short, long = new.amin(dim=1), new.amax(dim=1)
+    return (old_area > 0) & (short > 2) & (long < 100 * short) & (short * long > 0.10 * old_area * scale.square())

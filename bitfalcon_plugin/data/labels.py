@@ -1,0 +1,154 @@
+"""YOLO txt labels: rows checked one by one, each problem with its file, line, value and what was expected.
+
+A row is `class cx cy w h` or a polygon `class x1 y1 x2 y2 x3 y3 ...`, coordinates relative to the image, fields
+separated by white space. Box and polygon rows may stand in one file. Written from interface.md 5.2 and families.md 3.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share of its side (families.md 3)
+
+
+class Row(NamedTuple):
+    """One labelled box: class index and box relative to the image, inside it."""
+
+    cls: int
+    cx: float
+    cy: float
+    w: float
+    h: float
+
+
+class LabelFile(NamedTuple):
+    """What a label file holds: usable rows in file order, what makes it unusable, what was repaired; one line each."""
+
+    rows: tuple[Row, ...]
+    problems: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def label_path(image: Path) -> Path:
+    """Where the labels of an image belong: its last `images` folder becomes `labels`, the suffix `.txt`.
+
+    Without an `images` folder on the way: beside the image.
+    """
+    parts = list(image.with_suffix(".txt").parts)
+    for at in range(len(parts) - 2, -1, -1):
+        if parts[at] == "images":
+            parts[at] = "labels"
+            break
+    return Path(*parts)
+
+
+def read_labels(path: Path, nc: int | None) -> LabelFile | None:
+    """Read and check one label file; None where there is none.
+
+    `nc` is the number of classes, or None to take any class index. A row with a problem gives no box; every problem
+    of every row is told. Boxes are clipped to the image, boxes without area and repeated rows are left out with a note.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        return LabelFile((), (f"{path}: not UTF-8 text; expected rows of `class cx cy w h`",), ())
+    except OSError as error:
+        return LabelFile((), (f"{path}: cannot be read ({error.strerror}); expected a text file",), ())
+    if "\0" in text:
+        return LabelFile((), (f"{path}: binary data, not text; expected rows of `class cx cy w h`",), ())
+
+    rows: dict[Row, int] = {}  # row -> line; keeps the order
+    problems: list[str] = []
+    notes: list[str] = []
+    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+        fields = line.split()
+        if not fields:
+            continue
+        where = f"{path}:{number}"
+        if found := list(_problems(fields, nc)):
+            problems += [f"{where}: {problem}" for problem in found]
+            continue
+        row, repair = _clip(*_box(fields))
+        if repair:
+            notes.append(f"{where}: {repair}")
+        if row in rows:
+            notes.append(f"{where}: the same row as line {rows[row]}, left out")
+        elif row:
+            rows[row] = number
+    return LabelFile(tuple(rows), tuple(problems), tuple(notes))
+
+
+def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
+    """What is wrong with one row, in words."""
+    count = len(fields)
+    if count != 5 and (count < 7 or count % 2 == 0):
+        hint = "; no confidence column belongs in a label" if count == 6 else ""
+        if count == 1 and any(mark in fields[0] for mark in ",;"):
+            hint = "; separate them with spaces"
+        yield (
+            f"{count} column{'s' * (count > 1)} in {_short(' '.join(fields))}; expected 5 (`class cx cy w h`) "
+            f"or 7, 9, 11, ... (a polygon){hint}"
+        )
+        return
+    values = [_number(field) for field in fields]
+    if bad := [_short(field) for field, value in zip(fields, values) if value is None]:
+        yield f"{', '.join(bad)} where a finite number is expected"
+        return
+    if not values[0].is_integer():
+        yield f"class {fields[0]} is not a whole number"
+    elif nc is not None and not 0 <= values[0] < nc:
+        yield f"class {fields[0]} is outside 0 to {nc - 1} (the dataset names {nc} class{'es' * (nc > 1)})"
+    names = ("cx", "cy", "w", "h") if count == 5 else [f"{'xy'[at % 2]}{at // 2 + 1}" for at in range(count - 1)]
+    for name, field, value in zip(names, fields[1:], values[1:]):
+        if name in ("w", "h") and value < 0:
+            yield f"{name} = {field} is negative; expected a share of the image side, 0 to 1"
+        elif not -TOLERANCE <= value <= 1 + TOLERANCE:
+            yield f"{name} = {field} is outside the image; expected a share of its side, 0 to 1, not pixels"
+
+
+def _number(field: str) -> float | None:
+    """The finite number that a field holds, or None. Python's `1_000` is no number in a label file."""
+    try:
+        value = float(field)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and "_" not in field else None
+
+
+def _box(fields: list[str]) -> Row:
+    """A sound row as it stands, a polygon as its bounding box."""
+    cls, *values = (float(field) for field in fields)
+    if len(values) == 4:
+        return Row(int(cls), *values)
+    left, right = _clip_side(min(values[0::2]), max(values[0::2]))
+    top, bottom = _clip_side(min(values[1::2]), max(values[1::2]))
+    return Row(int(cls), (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+
+
+def _clip(cls: int, cx: float, cy: float, w: float, h: float) -> tuple[Row | None, str]:
+    """The part of a box inside the image, None without area; and what was done, if more than rounding explains."""
+    left, right = cx - w / 2, cx + w / 2
+    top, bottom = cy - h / 2, cy + h / 2
+    beyond = max(-left, -top, right - 1, bottom - 1)
+    if beyond > 0:  # only then: a box inside keeps its digits
+        left, right = _clip_side(left, right)
+        top, bottom = _clip_side(top, bottom)
+        cx, cy, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
+    if w <= 0 or h <= 0:
+        return None, "a box without area, left out"
+    repair = f"the box reaches {beyond:.3f} of a side beyond the image, clipped" if beyond > TOLERANCE else ""
+    return Row(cls, cx, cy, w, h), repair
+
+
+def _clip_side(low: float, high: float) -> tuple[float, float]:
+    return min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
+
+
+def _short(text: str) -> str:
+    """The text in quotes, cut where it is too long for a message."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")

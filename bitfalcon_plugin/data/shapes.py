@@ -1,0 +1,329 @@
+"""The embedded dataset: textured shapes on cluttered pictures, drawn once into the user's cache folder.
+
+Ordinary JPEG images, txt labels and a commented data.yaml, so that it is also an example to copy. Each image has its
+own random generator, seeded by split and number: the same pictures on every machine. Ours; no outside source.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import math
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.random import RandomState
+from PIL import Image, ImageDraw
+
+from ..errors import UserError
+from ..files import cache_dir
+
+NAMES = ("circle", "square", "triangle", "star")
+COUNTS = {"train": 160, "val": 40}
+SIZES = (14.0, 180.0)  # px, the longer side of a shape's box
+LEAST_VISIBLE = 0.4  # share of a shape that later shapes and the image border must leave
+EMPTY = 16  # every 16th image of a split has no object
+_SUPERSAMPLE = 4  # for smooth outlines
+
+_DATA_YAML = """\
+# A dataset as bitfalcon reads it. This one was drawn by the program; copy the folder to make your own.
+#
+# Images lie in a folder `images`, labels under the same names, with the suffix .txt, in a folder `labels` beside it:
+#   images/train/0000.jpg    labels/train/0000.txt
+# A label file has one row per object, five numbers separated by spaces:
+#   class cx cy w h
+# class counts from 0 and means a line of `names` below; cx cy is the centre of the box and w h its size, as a share of
+# the width and height of the image, 0 to 1. An empty or missing label file means: nothing to find in this image.
+path: .  # the folder all other paths start from; relative to this file
+train: images/train  # a folder, a .txt with one image path a line, or a list of these
+val: images/val
+names:
+"""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One object: an outline in pixels of the image, where it may reach over the border."""
+
+    kind: int  # index into NAMES
+    outline: np.ndarray  # (k, 2) float64 x, y in px
+
+    def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
+        """x1, y1, x2, y2 in px of the part inside an image of `size` (h, w), covered or not; zeros where there is none.
+
+        The extremes lie on the outline: no shape is wide enough to hold a whole side of the image.
+        """
+        start, limit = self.outline, np.array([size[1], size[0]], dtype=float)
+        along = np.roll(start, -1, axis=0) - start  # (k, 2) edges
+        with np.errstate(divide="ignore", invalid="ignore"):  # an edge along an axis crosses at infinity
+            crossings = np.stack(((0 - start) / along, (limit - start) / along))  # (2, k, 2) in edge lengths
+            enter = np.fmax(crossings.min(0).max(1), 0.0)  # (k,): the edge is inside from here
+            leave = np.fmin(crossings.max(0).min(1), 1.0)  # to here
+            ends = np.stack((start + enter[:, None] * along, start + leave[:, None] * along), 1)[enter <= leave]
+        if not len(ends):
+            return 0.0, 0.0, 0.0, 0.0
+        (x1, y1), (x2, y2) = ends.min((0, 1)).clip(0, limit), ends.max((0, 1)).clip(0, limit)  # clip: rounding
+        return float(x1), float(y1), float(x2), float(y2)
+
+
+def ensure_shapes(folder: Path | None = None) -> Path:
+    """The data.yaml of the generated dataset in `folder` (default: the user's cache), drawn now if it is not there.
+
+    It is drawn into a temporary folder that is then renamed, so a killed or a second process leaves nothing half made.
+    In a folder that is there but lacks files, the missing ones are put back and nothing else is touched. Raises
+    UserError where it cannot be written.
+    """
+    target = Path(folder) if folder else cache_dir() / "shapes-v1"
+    wanted = _files()
+    if _absent(target, wanted):
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+                made = Path(scratch, "made")
+                _generate(made)
+                _install(made, target, wanted)
+        except OSError as error:
+            raise UserError(
+                f"The example dataset cannot be written to '{target}': {error}. "
+                "Set BITFALCON_CACHE to a folder with room and write permission, or give data=."
+            ) from error
+    return target / "data.yaml"
+
+
+def _files() -> list[str]:
+    """Every file of the dataset, data.yaml last: where it is, all are."""
+    names = []
+    for split, count in COUNTS.items():
+        for index in range(count):
+            names += [f"images/{split}/{index:04d}.jpg", f"labels/{split}/{index:04d}.txt"]
+    return [*names, "data.yaml"]
+
+
+def _absent(folder: Path, wanted: list[str]) -> list[str]:
+    """The files that are not there; a label may be empty, nothing else may."""
+    absent = []
+    for name in wanted:
+        try:
+            there = (folder / name).stat().st_size > 0 or name.endswith(".txt")
+        except OSError:
+            there = False
+        if not there:
+            absent.append(name)
+    return absent
+
+
+def _install(made: Path, target: Path, wanted: list[str]) -> None:
+    """Rename the folder into place; where one is already, move only the absent files there."""
+    try:
+        if not target.exists():
+            os.rename(made, target)
+            return
+    except OSError:
+        if not target.is_dir():
+            raise
+        # another process was first
+    for name in _absent(target, wanted):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made / name, target / name)
+
+
+def _generate(folder: Path) -> None:
+    """Draw the whole dataset into a new folder."""
+    for code, (split, count) in enumerate(COUNTS.items()):
+        images, labels = folder / "images" / split, folder / "labels" / split
+        images.mkdir(parents=True)
+        labels.mkdir(parents=True)
+        for index in range(count):
+            pixels, shapes = draw(RandomState([1, code, index]), empty=index % EMPTY == EMPTY - 1)
+            Image.fromarray(pixels).save(images / f"{index:04d}.jpg", quality=90)
+            text = _label_text(shapes, pixels.shape[:2])
+            (labels / f"{index:04d}.txt").write_text(text, encoding="utf-8", newline="\n")
+    names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
+    (folder / "data.yaml").write_text(_DATA_YAML + names, encoding="utf-8", newline="\n")
+
+
+def _label_text(shapes: list[Shape], size: tuple[int, int]) -> str:
+    height, width = size
+    rows = []
+    for shape in shapes:
+        x1, y1, x2, y2 = shape.box(size)
+        box = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
+        rows.append(f"{shape.kind} " + " ".join(f"{value:.6f}" for value in box) + "\n")
+    return "".join(rows)
+
+
+def draw(random: RandomState, empty: bool = False) -> tuple[np.ndarray, list[Shape]]:
+    """One picture, (H, W, 3) uint8 RGB of about 230 to 336 px a side, and its objects from back to front."""
+    long = random.randint(304, 337)
+    short = int(long * random.uniform(0.75, 1.0))
+    size = (long, short) if random.rand() < 0.35 else (short, long)  # (h, w)
+    canvas = background(random, size)
+    shapes = [] if empty else arrange(random, size)
+    for shape in shapes:
+        paint(canvas, shape, random)
+    canvas += random.normal(0, random.uniform(1, 5), (*size, 1))  # sensor noise over everything
+    return canvas.clip(0, 255).round().astype(np.uint8), shapes
+
+
+def arrange(random: RandomState, size: tuple[int, int]) -> list[Shape]:
+    """1 to 8 shapes, back to front, each at least LEAST_VISIBLE uncovered in the end.
+
+    A place that would hide too much of an earlier shape, or lie too far outside, is drawn again.
+    """
+    shapes: list[Shape] = []
+    areas: list[float] = []  # whole area of each shape
+    visible: list[np.ndarray] = []  # (H, W) bool
+    for _ in range(random.randint(1, 9)):
+        for _ in range(12):
+            shape = _random_shape(random, size)
+            cover = coverage(shape, size) > 0.5  # (H, W)
+            left = [mask & ~cover for mask in visible]
+            area = _area(shape.outline)
+            shares = [mask.sum() / whole for mask, whole in zip([*left, cover], [*areas, area])]
+            if min(shares) >= LEAST_VISIBLE:
+                shapes, areas, visible = [*shapes, shape], [*areas, area], [*left, cover]
+                break
+    return shapes
+
+
+def _random_shape(random: RandomState, size: tuple[int, int]) -> Shape:
+    """A shape of any class, size (evenly on a log scale), turn and place."""
+    kind = random.randint(len(NAMES))
+    outline = _unit_outline(kind)
+    turn = random.uniform(0, 2 * math.pi)
+    squeeze = random.uniform(0.85, 1.0)  # a slight foreshortening
+    outline = outline * (1.0, squeeze) @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+    extent = np.ptp(outline, axis=0).max()
+    low, high = np.log(SIZES)
+    side = math.exp(random.uniform(low, high))
+    place = random.uniform(0, 1, 2) * (size[1], size[0])
+    return Shape(kind, outline * (side / extent) + place)
+
+
+def _unit_outline(kind: int) -> np.ndarray:
+    """(k, 2) corners of a class on or within the unit circle."""
+    corners = {"circle": 72, "square": 4, "triangle": 3, "star": 10}[NAMES[kind]]
+    angles = np.arange(corners) * (2 * math.pi / corners)
+    radius = np.where(np.arange(corners) % 2 == 0, 1.0, 0.42) if NAMES[kind] == "star" else 1.0
+    return np.stack((np.cos(angles) * radius, np.sin(angles) * radius), axis=1)
+
+
+def _area(outline: np.ndarray) -> float:
+    """Area of a polygon (k, 2), the shoelace formula."""
+    x, y = outline.T
+    return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+
+
+def window(shape: Shape, size: tuple[int, int]) -> tuple[slice, slice]:
+    """Rows and columns of the pixels that the shape's box touches."""
+    x1, y1, x2, y2 = shape.box(size)
+    return slice(int(y1), max(math.ceil(y2), int(y1))), slice(int(x1), max(math.ceil(x2), int(x1)))
+
+
+def coverage(shape: Shape, size: tuple[int, int]) -> np.ndarray:
+    """(H, W) float32 in [0, 1]: the share of each pixel of an image of `size` that the shape fills."""
+    share = np.zeros(size, dtype=np.float32)
+    rows, columns = window(shape, size)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    if height > 0 and width > 0:
+        fine = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE))
+        # Pillow's whole coordinates are pixel centres
+        corners = (shape.outline - (columns.start, rows.start)) * _SUPERSAMPLE - 0.5
+        ImageDraw.Draw(fine).polygon([tuple(corner) for corner in corners], fill=255)
+        share[rows, columns] = np.asarray(fine.reduce(_SUPERSAMPLE), dtype=np.float32) / 255
+    return share
+
+
+def paint(canvas: np.ndarray, shape: Shape, random: RandomState) -> None:
+    """Lay the shape, filled with a random texture, over `canvas` (H, W, 3) float RGB, in place."""
+    rows, columns = window(shape, canvas.shape[:2])
+    share = coverage(shape, canvas.shape[:2])[rows, columns, None]  # (h, w, 1)
+    canvas[rows, columns] += share * (_texture(random, shape, rows, columns) - canvas[rows, columns])
+
+
+def _texture(random: RandomState, shape: Shape, rows: slice, columns: slice) -> np.ndarray:
+    """(h, w, 3) float RGB for a window: a pattern of a light and a dark colour of random hues, at a random angle."""
+    light = _colour(random, (0.35, 1.0), (0.8, 1.0))
+    dark = _colour(random, (0.5, 1.0), (0.1, 0.4))
+    y, x = np.mgrid[rows, columns]
+    angle, shift = random.uniform(0, math.pi), random.uniform(0, 1, 2)
+    period = max(np.ptp(shape.outline, axis=0).max() * random.uniform(0.14, 0.3), 4.0)  # px
+    u = (x * math.cos(angle) + y * math.sin(angle)) / period + shift[0]
+    v = (y * math.cos(angle) - x * math.sin(angle)) / period + shift[1]
+    pattern = _PATTERNS[random.randint(len(_PATTERNS))](u, v, period, random)[..., None]  # (h, w, 1)
+    return dark + pattern * (light - dark)
+
+
+def _band(u: np.ndarray, period: float, duty: float = 0.5) -> np.ndarray:
+    """1 in a share `duty` of each unit of `u`, 0 in the rest, with edges one pixel wide."""
+    return ((duty / 2 - abs(u % 1 - 0.5)) * period + 0.5).clip(0, 1)
+
+
+def _stripes(u: np.ndarray, v: np.ndarray, period: float, random: RandomState) -> np.ndarray:
+    return _band(u, period, random.uniform(0.35, 0.65))
+
+
+def _checks(u: np.ndarray, v: np.ndarray, period: float, random: RandomState) -> np.ndarray:
+    across, along = _band(u / 2, period * 2), _band(v / 2, period * 2)
+    return across + along - 2 * across * along
+
+
+def _dots(u: np.ndarray, v: np.ndarray, period: float, random: RandomState) -> np.ndarray:
+    inside = ((random.uniform(0.27, 0.36) - np.hypot(u % 1 - 0.5, v % 1 - 0.5)) * period + 0.5).clip(0, 1)
+    return inside if random.rand() < 0.5 else 1 - inside
+
+
+def _grain(u: np.ndarray, v: np.ndarray, period: float, random: RandomState) -> np.ndarray:
+    slope = (u - u.min()) / (np.ptp(u) + 1e-9)
+    return (slope + random.normal(0, 0.2, u.shape)).clip(0, 1)
+
+
+_PATTERNS = (_stripes, _checks, _dots, _grain)
+
+
+def _colour(random: RandomState, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
+    """(3,) float RGB in [0, 255] of a random hue."""
+    return 255 * np.array(colorsys.hsv_to_rgb(random.rand(), random.uniform(*saturation), random.uniform(*value)))
+
+
+def background(random: RandomState, size: tuple[int, int]) -> np.ndarray:
+    """(H, W, 3) float RGB: a muted gradient, clouds, and clutter of ragged patches and crooked lines."""
+    height, width = size
+    first, second = (_colour(random, (0.0, 0.4), (0.3, 0.8)) for _ in range(2))
+    angle = random.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[0:height, 0:width]
+    slope = x * math.cos(angle) + y * math.sin(angle)
+    slope = ((slope - slope.min()) / np.ptp(slope))[..., None]  # (H, W, 1)
+    clouds = Image.fromarray(random.randint(0, 256, (random.randint(4, 12), random.randint(4, 12), 3)).astype(np.uint8))
+    clouds = np.asarray(clouds.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64) - 128
+    plain = first + slope * (second - first) + clouds * random.uniform(0.1, 0.3)
+
+    fine = Image.fromarray(plain.clip(0, 255).astype(np.uint8))
+    fine = fine.resize((width * 2, height * 2), Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(fine)
+    for _ in range(random.randint(4, 12)):
+        _patch(random, pen, fine.size)
+    for _ in range(random.randint(4, 16)):
+        _line(random, pen, fine.size)
+    return np.asarray(fine.reduce(2), dtype=np.float64)
+
+
+def _patch(random: RandomState, pen: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
+    """A ragged patch of a muted colour that resembles no class."""
+    corners = random.randint(9, 15)
+    angles = np.arange(corners) * (2 * math.pi / corners)
+    radius = random.uniform(0.03, 0.16) * size[0] * random.uniform(0.45, 1.0, corners)
+    outline = np.stack((np.cos(angles), np.sin(angles)), axis=1) * radius[:, None] + random.uniform(0, 1, 2) * size
+    pen.polygon([tuple(corner) for corner in outline], fill=_muted(random))
+
+
+def _line(random: RandomState, pen: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
+    """A crooked line of two to four pieces."""
+    turns = np.cumsum(random.normal(0, 0.2, (random.randint(3, 6), 2)), axis=0) + random.uniform(0, 1, 2)
+    pen.line([tuple(turn) for turn in turns * size], fill=_muted(random), width=random.randint(2, 9))
+
+
+def _muted(random: RandomState) -> tuple[int, int, int]:
+    return tuple(int(value) for value in _colour(random, (0.0, 0.5), (0.25, 0.85)))
