@@ -6,6 +6,10 @@ own names, so a table names only what differs and passes the rest on.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -53,3 +57,82 @@ YOLO11: Table = {
 YOLOV8: Table = {"{key}": Same("{key}")}
 
 TABLES: dict[str, Table] = {"v1": V1, "turbo": TURBO, "yolo11": YOLO11, "yolov8": YOLOV8}
+
+# (channels of the first convolution, items of row 6) -> size, for the graphs of these families
+SIZES: dict[str, dict[tuple[int, int], str]] = {
+    "v1": {(16, 2): "n", (32, 2): "s", (64, 2): "m", (64, 4): "l", (96, 4): "x"},
+    "yolo11": {(16, 1): "n", (32, 1): "s", (64, 1): "m", (64, 2): "l", (96, 2): "x"},
+    "yolov8": {(16, 2): "n", (32, 2): "s", (48, 4): "m", (64, 6): "l", (80, 6): "x"},
+}
+SIZES["turbo"] = SIZES["v1"]
+GRAPHS = {"v1": "yolov12.yaml", "turbo": "yolov12-turbo.yaml", "yolo11": "yolo11.yaml", "yolov8": "yolov8.yaml"}
+
+# A key that only this family's graph has, tried in order.
+MARKS = {
+    "turbo": "model.6.m.0.0.attn.qk.conv.weight",
+    "v1": "model.6.m.0.0.attn.qkv.conv.weight",
+    "yolo11": "model.10.m.0.ffn.0.conv.weight",
+    "yolov8": "model.9.cv2.conv.weight",
+}
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """What tensors alone tell. family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without
+    any. scale: '' for a graph of another size. graph: the shipped YAML, '' for another graph. task: detect, segment or
+    classify. strides: of the head's levels, () where they cannot be told."""
+
+    family: str
+    variant: str
+    scale: str
+    graph: str
+    task: str
+    nc: int
+    reg_max: int
+    strides: tuple[int, ...]
+
+
+def recognise(state: Mapping[str, Tensor]) -> Recognised:
+    """Family, size and head of tensors under their maker's keys (`model.<row>...`). Raises ValueError when there is no head
+    that is known."""
+    rows = {int(found[1]) for key in state if (found := re.match(r"model\.(\d+)\.", key))}
+    if not rows:
+        raise ValueError("no tensor is called model.<row>...: these are not the weights of a detector")
+    head = f"model.{max(rows)}."
+    task, nc, reg_max, levels = _head(state, head)
+    stock = next((family for family, key in MARKS.items() if key in state), None)
+    if stock is None or "model.0.conv.weight" not in state:
+        return Recognised(_style(state), _variant(state), "", "", task, nc, reg_max, ())
+    items = len({key.split(".")[3] for key in state if key.startswith("model.6.m.")})
+    scale = SIZES[stock].get((len(state["model.0.conv.weight"]), items), "")
+    strides = (8, 16, 32) if levels == 3 else ()
+    return Recognised(stock, _variant(state), scale, GRAPHS[stock], task, nc, reg_max, strides)
+
+
+def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:
+    # task, classes, bins of a side's distribution, levels
+    if head + "linear.weight" in state:
+        return "classify", len(state[head + "linear.weight"]), 0, 0
+    boxes, classes = (state.get(f"{head}{branch}.0.2.weight") for branch in ("cv2", "cv3"))
+    if boxes is None or classes is None:
+        raise ValueError(f"the last row ({head[:-1]}) is no Detect, Segment or Classify head")
+    levels = len({key.split(".")[3] for key in state if key.startswith(head + "cv2.")})
+    return "segment" if head + "proto.cv1.conv.weight" in state else "detect", len(classes), len(boxes) // 4, levels
+
+
+def _style(state: Mapping[str, Tensor]) -> str:
+    # Whose layout of projections a graph of its own uses.
+    names = "\n".join(state)
+    return "turbo" if ".attn.qk." in names else "yolo11" if ".ffn." in names else "v1" if ".attn.qkv." in names else "yolov8"
+
+
+def _variant(state: Mapping[str, Tensor]) -> str:
+    projections = [key for key in state if re.search(r"\.m\.\d+\.\d+\.attn\.(qkv|qk)\.conv\.weight$", key)]
+    if not projections:
+        return ""
+    if ".qkv." in projections[0]:
+        return "v1"
+    stage = projections[0].split(".m.")[0]
+    mlp = state[re.sub(r"attn\.qk\.", "mlp.0.", projections[0])]
+    ratio = len(mlp) / mlp.shape[1]
+    return "turbo-all-residual" if f"{stage}.gamma" in state and ratio in (2.0, 1.0) else "turbo"

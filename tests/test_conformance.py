@@ -20,7 +20,7 @@ from fill import fill, image, samples  # noqa: E402
 
 VECTORS = json.loads(gzip.decompress((DATA / "conformance.json.gz").read_bytes()))
 GRAPHS = {"v1": "yolov12.yaml", "turbo": "yolov12-turbo.yaml", "yolo11": "yolo11.yaml", "yolov8": "yolov8.yaml"}
-LAYERED = [name for name in VECTORS if not name.startswith("checkpoint")]
+LAYERED = [name for name, vector in VECTORS.items() if "layers" in vector]
 DERIVED = ("num_batches_tracked",)
 
 
