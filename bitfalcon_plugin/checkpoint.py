@@ -2,7 +2,8 @@
 
 Keys: format, version, bitfalcon (package version), date, graph (name, document, scale, variant, nc, names: what the model
 is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that came from
-elsewhere), training (what a resumed run needs; None in a finished file).
+elsewhere), norms (eps and momentum of batch norms that differ from the usual), training (what a resumed run needs; None
+in a finished file).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import datetime
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,12 +39,16 @@ class Checkpoint:
     license: str | None = None
     training: Mapping[str, object] | None = None
     date: str = ""
+    norms: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def model(self) -> Detector:
         """A Detector with these weights, float32, in eval mode."""
         model = Detector(self.graph)
         model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
                                for name, tensor in self.state.items()})
+        for name, (eps, momentum) in self.norms.items():
+            norm = model.get_submodule(name)
+            norm.eps, norm.momentum = eps, momentum
         return model.eval()
 
 
@@ -59,6 +64,7 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
         "settings": _plain(dict(checkpoint.settings)), "metrics": _plain(dict(checkpoint.metrics)),
         "epoch": checkpoint.epoch, "license": checkpoint.license, "training": checkpoint.training,
+        "norms": _plain(dict(checkpoint.norms)),
     }
     with atomic(path) as temporary:
         torch.save(content, temporary)
@@ -76,6 +82,11 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). Files of other packages "
                         "cannot be opened yet.")
+    return parse(content, path)
+
+
+def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
+    """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new."""
     if content["version"] > VERSION:
         raise UserError(f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
                         f"{VERSION}). Install a newer bitfalcon.")
@@ -83,7 +94,7 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     graph = graph_of(saved["document"], name=saved["name"], scale=saved["scale"] if saved["document"].get("scales") else "",
                      named_scale=saved["scale"], variant=saved["variant"], nc=saved["nc"], names=saved["names"])
     rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "license", "training", "date")}
-    return Checkpoint(graph=graph, **rest)
+    return Checkpoint(graph=graph, norms=content.get("norms", {}), **rest)
 
 
 def _reason(error: Exception) -> str:

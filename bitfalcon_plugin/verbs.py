@@ -91,6 +91,8 @@ def _data(settings: Settings) -> tuple[DataSpec, Settings]:
         print(f"No data= is given: using the generated dataset 'shapes' in {data.root} (its data.yaml is an example to copy)")
     else:
         data = load_data(settings.data, allow_outside=settings.allow_outside)
+    for note in data.notes:
+        print(f"note: {note}", file=sys.stderr)
     brought = {key: value for key, value in data.settings.items() if key not in settings.given}
     if brought:
         print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in brought.items()))

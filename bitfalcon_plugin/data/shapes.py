@@ -23,6 +23,8 @@ from ..files import cache_dir
 NAMES = ("circle", "square", "triangle", "star")
 COUNTS = {"train": 160, "val": 40}
 SIZES = (14.0, 180.0)  # px, the longer side of a shape's box
+TURN = math.pi / 5  # at most so far from upright, in radians
+RIM = 0.88  # where a shape's texture begins, as a share of its size
 LEAST_VISIBLE = 0.4  # share of a shape that later shapes and the image border must leave
 EMPTY = 16  # every 16th image of a split has no object
 _SUPERSAMPLE = 4  # for smooth outlines
@@ -189,23 +191,24 @@ def arrange(random: RandomState, size: tuple[int, int]) -> list[Shape]:
 
 
 def _random_shape(random: RandomState, size: tuple[int, int]) -> Shape:
-    """A shape of any class, size (evenly on a log scale), turn and place."""
+    """A shape of any class, size (on a log scale, large ones more often), slight turn and place."""
     kind = random.randint(len(NAMES))
     outline = _unit_outline(kind)
-    turn = random.uniform(0, 2 * math.pi)
+    turn = random.uniform(-TURN, TURN)
     squeeze = random.uniform(0.85, 1.0)  # a slight foreshortening
     outline = outline * (1.0, squeeze) @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     extent = np.ptp(outline, axis=0).max()
     low, high = np.log(SIZES)
-    side = math.exp(random.uniform(low, high))
+    side = math.exp(low + (high - low) * random.rand() ** 0.7)
     place = random.uniform(0, 1, 2) * (size[1], size[0])
     return Shape(kind, outline * (side / extent) + place)
 
 
 def _unit_outline(kind: int) -> np.ndarray:
-    """(k, 2) corners of a class on or within the unit circle."""
+    """(k, 2) x, y of a class's corners, upright, on or within the unit circle."""
     corners = {"circle": 72, "square": 4, "triangle": 3, "star": 10}[NAMES[kind]]
-    angles = np.arange(corners) * (2 * math.pi / corners)
+    first = -math.pi / 4 if NAMES[kind] == "square" else -math.pi / 2  # a square lies flat, the others point up
+    angles = np.arange(corners) * (2 * math.pi / corners) + first
     radius = np.where(np.arange(corners) % 2 == 0, 1.0, 0.42) if NAMES[kind] == "star" else 1.0
     return np.stack((np.cos(angles) * radius, np.sin(angles) * radius), axis=1)
 
@@ -237,16 +240,20 @@ def coverage(shape: Shape, size: tuple[int, int]) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, shape: Shape, random: RandomState) -> None:
-    """Lay the shape, filled with a random texture, over `canvas` (H, W, 3) float RGB, in place."""
+    """Lay the shape, a rim around a random texture, over `canvas` (H, W, 3) float RGB, in place."""
     rows, columns = window(shape, canvas.shape[:2])
-    share = coverage(shape, canvas.shape[:2])[rows, columns, None]  # (h, w, 1)
-    canvas[rows, columns] += share * (_texture(random, shape, rows, columns) - canvas[rows, columns])
+    middle = shape.outline.mean(0)
+    inner = Shape(shape.kind, middle + (shape.outline - middle) * RIM)
+    part = canvas[rows, columns]  # (h, w, 3), a view
+    rim = _colour(random, (0.0, 0.5), (0.9, 1.0) if random.rand() < 0.5 else (0.0, 0.2))  # light or dark
+    for layer, pixels in ((shape, rim), (inner, _texture(random, shape, rows, columns))):
+        part += coverage(layer, canvas.shape[:2])[rows, columns, None] * (pixels - part)
 
 
 def _texture(random: RandomState, shape: Shape, rows: slice, columns: slice) -> np.ndarray:
     """(h, w, 3) float RGB for a window: a pattern of a light and a dark colour of random hues, at a random angle."""
-    light = _colour(random, (0.35, 1.0), (0.8, 1.0))
-    dark = _colour(random, (0.5, 1.0), (0.1, 0.4))
+    light = _colour(random, (0.4, 1.0), (0.8, 1.0))
+    dark = _colour(random, (0.5, 1.0), (0.25, 0.55))
     y, x = np.mgrid[rows, columns]
     angle, shift = random.uniform(0, math.pi), random.uniform(0, 1, 2)
     period = max(np.ptp(shape.outline, axis=0).max() * random.uniform(0.14, 0.3), 4.0)  # px
