@@ -1,24 +1,34 @@
 """A model document to checked rows: what each row is built from, and every problem of a document at once.
 
 A row is `[from, repeats, module, args]`; rows of backbone, neck and head are numbered on in that order. Modules are
-known through `lookup`, which gives the Signature of a name, so that third parties can add some. No torch here.
+known through `lookup`, which gives the Signature of a name, so that third parties can add some. Written from
+spec/interface.md 3.2 and 3.3. No torch here.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
+from .choices import DOCUMENT_KEYS, LISTS, Choices, choose
 from .errors import UserError, did_you_mean, raise_problems
-from .rules import SCALING, VARIANTS, Signature, activation_name, literal, scale_depth, scale_width
+from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width, shown
+
+__all__ = ["DOCUMENT_KEYS", "Graph", "Row", "resolve"]
+
+MAX_CHANNELS = 16_384  # out of one row; more (in a probe of 256 px, 4 GB a map) is a slip, or meant to do harm
+MAX_REPEATS = 1_000
+OTHER_TASKS = frozenset({"Segment", "Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect",
+                         "YOLOEDetect"})
+
 
 @dataclass(frozen=True)
 class Row:
     """One resolved row: constructor arguments, wiring and channels.
 
     source: as written, for display. sources: absolute row indices, -1 for the image. repeats: after depth scaling.
-    times: how many instances stand in a row. channels: what comes out (0 for a head).
+    times: how many instances stand in a row. channels: what comes out (0 for a head). kind: of rules.KINDS.
     """
 
     index: int
@@ -49,15 +59,6 @@ class Graph:
     notes: tuple[str, ...] = ()
 
 
-OTHER_TASKS = frozenset({"Segment", "Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect"})
-DOCUMENT_KEYS = frozenset({
-    "nc", "names", "scales", "scale", "depth_multiple", "width_multiple", "activation", "ch", "channels", "reg_max",
-    "end2end", "inplace", "yaml_file", "variant", "backbone", "neck", "head",
-})
-LISTS = ("backbone", "neck", "head")
-TYPES = {"int": (int, "an integer"), "float": ((int, float), "a number"), "bool": (bool, "True or False")}
-
-
 def resolve(
     document: Mapping[str, object],
     lookup: Callable[[str], Signature],
@@ -78,242 +79,179 @@ def resolve(
     Raises UserError with every problem found.
     """
     if not isinstance(document, Mapping):
-        raise UserError(f"{name}: a model YAML is a mapping with backbone and head, this is a {type(document).__name__}.")
-    reader = _Reader(name, dict(document), lookup, known)
-    reader.choose_scale(scale, named_scale)
-    reader.choose_variant(variant)
-    reader.choose_classes(nc, names)
-    reader.read_rows()
-    raise_problems(f"{name} cannot be built:", reader.problems)
-    return reader.graph()
+        kind = type(document).__name__
+        raise UserError(f"{name}: a model YAML is a mapping with backbone and head, this is a {kind}.")
+    problems: list[str] = []
+    notes: list[str] = []
+    choices = choose(document, problems, notes, scale, named_scale, variant, nc, names)
+    reader = _Rows(choices, lookup, known, problems)
+    for part, row in _written_rows(document, problems):
+        reader.read(part, row)
+    reader.check_last()
+    raise_problems(f"{name} cannot be built:", problems)
+    chosen = {"nc": choices.nc, "names": choices.names, "scale": choices.scale, "variant": choices.variant}
+    return Graph(name, {**document, **chosen}, tuple(reader.rows), **chosen, activation=choices.activation,
+                 channels=choices.channels, notes=tuple(f"{name}: {note}" for note in notes))
 
 
-class _Reader:
-    """Collects choices, rows and problems while a document is read."""
+def _written_rows(document: Mapping, problems: list[str]) -> list[tuple[str, object]]:
+    found = []
+    for key in LISTS:
+        rows = document.get(key)
+        optional = key == "neck" or (key == "head" and document.get("neck"))
+        if rows is None and optional:
+            continue
+        if not isinstance(rows, list) or not rows:
+            problems.append(f"{key}: expected a list of rows [from, repeats, module, args], found {shown(rows)}")
+            continue
+        found += [(key, row) for row in rows]
+    return found
 
-    def __init__(self, name: str, document: dict, lookup: Callable[[str], Signature], known: Collection[str]):
-        self.name, self.document, self.lookup, self.known = name, document, lookup, known
-        self.problems: list[str] = []
-        self.notes: list[str] = []
+
+class _Rows:
+    """Reads rows one after the other. A broken row keeps its place, so that the rows after it are still checked."""
+
+    def __init__(self, choices: Choices, lookup: Callable[[str], Signature], known: Collection[str],
+                 problems: list[str]):
+        self.choices, self.lookup, self.known, self.problems = choices, lookup, known, problems
         self.rows: list[Row] = []
-        self.scale, self.depth, self.width, self.limit = "", 1.0, 1.0, math.inf
-        self.modern = False
-        self.image_channels = document.get("ch", document.get("channels", 3)) or 3
-        self.reg_max = document.get("reg_max", 16) or 16
-        unknown = [str(key) for key in document if key not in DOCUMENT_KEYS]
-        if unknown:
-            self.notes.append(f"{name}: keys without a meaning here are passed over: {', '.join(sorted(unknown))}")
-        if document.get("activation") and activation_name(document["activation"]) is None:
-            self.problems.append(f"activation: {document['activation']!r} is not a name such as nn.ReLU() or torch.nn.SiLU()")
-        if document.get("end2end"):
-            self.problems.append("end2end: True asks for a second set of branches, which is not built here; set it to False")
-        for key, value in (("ch", self.image_channels), ("reg_max", self.reg_max)):
-            if type(value) is not int or value < 1:
-                self.problems.append(f"{key}: {value!r} is not a positive integer")
+        self.modern = False  # whether a row so far asks for the separable class branch
+        self.where = ""
+        self.places: list[str] = []  # where each row stands, for messages
+        self.variables = {"nc": choices.nc, "reg_max": choices.reg_max, "ch": choices.channels, "scale": choices.scale,
+                          "depth": choices.depth, "width": choices.width, "max_channels": choices.limit}
 
-    def choose_scale(self, asked: str, named: str) -> None:
-        scales = self.document.get("scales") or {}
-        if not isinstance(scales, Mapping):
-            self.problems.append(f"scales: {scales!r} is not a mapping of letter to [depth, width, max_channels]")
-            return
-        scales = {str(key): value for key, value in scales.items()}
-        letter = asked or named or str(self.document.get("scale") or "")
-        if letter and letter not in scales and (scales or asked):
-            known = f"known: {', '.join(scales)}" if scales else "this YAML has no scales"
-            self.problems.append(f"scale: {letter!r} is unknown ({known}).{did_you_mean(letter, scales)}")
-            return
-        if scales and not letter:
-            letter = next(iter(scales))
-            self.notes.append(f"{self.name}: no scale given, assuming scale='{letter}' (known: {', '.join(scales)})")
-        self.scale = letter
-        values = scales.get(letter) or [self.document.get("depth_multiple", 1.0), self.document.get("width_multiple", 1.0)]
-        if not _is_scale(values):
-            self.problems.append(f"scales: {letter}: {values!r} is not [depth, width, max_channels] of positive numbers")
-            return
-        self.depth, self.width, self.limit = (*values, math.inf)[:3]
+    def problem(self, text: str) -> None:
+        self.problems.append(f"{self.where}: {text}")
 
-    def choose_variant(self, asked: str | None) -> None:
-        written = self.document.get("variant")
-        rows = [row for row in self._written_rows() if isinstance(row, Sequence) and len(row) == 4]
-        self.attends = any(row[2] == "A2C2f" for row in rows)
-        grouped = any(row[2] == "Conv" and isinstance(row[3], Sequence) and len(row[3]) > 4 for row in rows)
-        self.variant = asked or written or ("turbo" if grouped and self.attends else "v1")
-        if self.variant not in VARIANTS:
-            self.problems.append(
-                f"variant: {self.variant!r} is unknown (known: {', '.join(VARIANTS)}).{did_you_mean(self.variant, VARIANTS)}"
-            )
-            self.variant = "v1"
-        elif self.attends:
-            why = "as asked" if asked else "as the YAML says" if written else "grouped rows" if grouped else "the default"
-            self.notes.append(f"{self.name}: variant={self.variant} ({why})")
-
-    def choose_classes(self, nc: int | None, names: Mapping[int, str] | None) -> None:
-        own, own_nc = self.document.get("names"), self.document.get("nc")
-        if isinstance(own, Mapping):
-            if set(own) != set(range(len(own))):
-                self.problems.append(f"names: the indices must be 0 to {len(own) - 1}, found {sorted(map(str, own))}")
-            own = list(own.values()) if set(own) != set(range(len(own))) else [own[i] for i in range(len(own))]
-        if own is not None and (isinstance(own, str) or not isinstance(own, Sequence)):
-            self.problems.append(f"names: {own!r} is not a list or a mapping of index to name")
-            own = None
-        if own_nc is None and own is not None:
-            own_nc = len(own)
-        if nc is None and (type(own_nc) is not int or own_nc < 1):
-            self.problems.append(f"nc: {own_nc!r} is not a positive number of classes")
-            own_nc = 1
-        if own is not None and own_nc != len(own):
-            self.problems.append(f"names: {len(own)} names for nc: {own_nc}")
-        if nc is not None and own_nc is not None and nc != own_nc:
-            self.notes.append(f"{self.name}: nc={own_nc} of the model becomes nc={nc} of the dataset")
-        self.nc = nc if nc is not None else own_nc
-        if names is None and own is not None and self.nc == len(own):
-            names = dict(enumerate(own))
-        self.names = {i: str(name) for i, name in names.items()} if names else {i: str(i) for i in range(self.nc)}
-
-    def _written_rows(self) -> list:
-        return [row for key in LISTS if isinstance(self.document.get(key), list) for row in self.document[key]]
-
-    def read_rows(self) -> None:
-        for key in LISTS:
-            rows = self.document.get(key)
-            if rows is None and key != "backbone" and (key == "neck" or self.document.get("neck")):
-                continue
-            if not isinstance(rows, list) or not rows:
-                others = [str(k) for k in self.document if k not in DOCUMENT_KEYS]
-                self.problems.append(f"{key}: expected a list of rows, found {rows!r}.{did_you_mean(key, others)}")
-                continue
-            for row in rows:
-                self._read_row(key, row)
-        if self.rows and self.rows[-1].kind not in ("head", "unknown"):
-            self.problems.append(
-                f"the last row is {self.rows[-1].module}; expected a detection head (Detect or BitDetect) that lists its levels"
-            )
-
-    def _read_row(self, part: str, row: object) -> None:
+    def read(self, part: str, written: object) -> None:
+        """Read the next row of the list `part`."""
         index = len(self.rows)
-        where = f"{part} row {index}"
-        placeholder = Row(index, -1, (-1,), 1, "?", (), channels=0, kind="unknown")
-        if not isinstance(row, list) or len(row) != 4 or not isinstance(row[2], str):
-            self.problems.append(f"{where}: {row!r} is not [from, repeats, module, args]")
-            self.rows.append(placeholder)
-            return
-        source, repeats, module, args = row
-        where = f"{where} ({module})"
+        self.where = f"{part} row {index}"
+        row = self._row(index, written)
+        self.places.append(self.where)
+        self.rows.append(row or Row(index, -1, (-1,), 1, "?", (), channels=8, kind="broken"))
+
+    def check_last(self) -> None:
+        """A detection head must be the last row, and the only one."""
+        for row, place in zip(self.rows, self.places, strict=True):
+            self.where, last = place, row is self.rows[-1]
+            if last and row.kind not in ("head", "broken"):
+                self.problem("expected a detection head in the last row, such as [[its levels], 1, Detect, [nc]]")
+            elif not last and row.kind == "head":
+                self.problem(f"a detection head must be the last row; {len(self.rows) - 1 - row.index} follow")
+
+    def _row(self, index: int, written: object) -> Row | None:
+        if not isinstance(written, list) or len(written) != 4 or not isinstance(written[2], str):
+            self.problem(f"{shown(written)} is not [from, repeats, module, args]")
+            return None
+        source, repeats, module, args = written
+        self.where += f" ({shown(module)[1:-1]})"
         before = len(self.problems)
-        sources = self._read_sources(where, index, source)
-        if type(repeats) is not int or repeats < 1:
-            self.problems.append(f"{where}: repeats {repeats!r} is not a positive integer")
-        signature = self._find(where, module)
-        if not isinstance(args, list):
-            self.problems.append(f"{where}: args {args!r} is not a list")
-        elif signature is not None:
-            args = [self._value(arg) for arg in args]
-            self._check_arguments(where, signature, args)
+        signature = self._signature(module)
+        sources = self._sources(index, source, signature)
+        self._check_repeats(repeats, signature)
+        args = self._arguments(args, signature)
         if len(self.problems) > before:
-            self.rows.append(placeholder)
-            return
-        self.rows.append(self._build_row(where, index, source, sources, repeats, module, args, signature) or placeholder)
+            return None
+        return self._scaled(index, source, sources, repeats, module, args, signature)
 
-    def _read_sources(self, where: str, index: int, source: object) -> tuple[int, ...]:
-        listed = source if isinstance(source, list) else [source]
-        found = []
-        for value in listed:
-            if type(value) is not int:
-                self.problems.append(f"{where}: from {value!r} is not a row number (an integer, or a list of them)")
-                continue
-            row = value if value >= 0 else index + value
-            if not (0 <= row < index or (index == 0 and value == -1)):
-                known = f"rows 0 to {index - 1} come before it" if index else "the first row reads the image: -1"
-                self.problems.append(f"{where}: from {value} is no earlier row; {known}")
-            found.append(row)
-        if not listed:
-            self.problems.append(f"{where}: from is an empty list")
-        return tuple(found)
-
-    def _find(self, where: str, module: str) -> Signature | None:
+    def _signature(self, module: str) -> Signature | None:
         try:
             return self.lookup(module)
         except KeyError:
-            if module in OTHER_TASKS:
-                why = "belongs to a task or a head that is not built here; the detection heads are Detect and BitDetect"
-                self.problems.append(f"{where}: module {module!r} {why}")
-                return None
-            self.problems.append(
-                f"{where}: module {module!r} is unknown.{did_you_mean(module, self.known)} Known: {', '.join(sorted(self.known))},"
-                " nn.<torch.nn name>, torchvision.ops.<name>"
-            )
+            ours = ", ".join(sorted(name for name in self.known if "." not in name))
+            self.problem(f"module {module!r} belongs to a task or a head that is not built here; the detection heads "
+                         "are Detect and BitDetect" if module in OTHER_TASKS else
+                         f"module {shown(module)} is unknown.{did_you_mean(module[:80], self.known)} Known: {ours}, "
+                         "nn.<name in torch.nn>, torchvision.ops.<name>")
             return None
 
-    def _value(self, arg: object) -> object:
-        variables = {"nc": self.nc, "reg_max": self.reg_max, "ch": self.image_channels, "scale": self.scale,
-                     "depth": self.depth, "width": self.width, "max_channels": self.limit}
-        return variables[arg] if isinstance(arg, str) and arg in variables else literal(arg)
+    def _sources(self, index: int, source: object, signature: Signature | None) -> tuple[int, ...]:
+        listed = source if isinstance(source, list) else [source]
+        before, found = len(self.problems), []
+        for value in listed:
+            row = value + index if type(value) is int and value < 0 else value
+            if type(row) is not int:
+                self.problem(f"from {shown(value)} is not a row number (an integer, or a list of them)")
+            elif not (0 <= row < index or row == index - 1):
+                earlier = f"rows 0 to {index - 1} come before it" if index else "the first row reads the image: -1"
+                self.problem(f"from {shown(value)} is no earlier row; {earlier}")
+            elif row >= 0 and self.rows[row].kind == "head":
+                self.problem(f"from {value} is a detection head, whose outputs are not a feature map")
+            else:
+                found.append(row)
+        single = signature is not None and signature.rule.kind not in ("join", "head")
+        if len(self.problems) == before and (not listed or single and len(listed) != 1):
+            taken = "one" if single else "at least one"
+            self.problem(f"from {shown(source)} names {len(listed)} rows, this module takes {taken}")
+        return tuple(found)
 
-    def _check_arguments(self, where: str, signature: Signature, args: list) -> None:
+    def _check_repeats(self, repeats: object, signature: Signature | None) -> None:
+        if type(repeats) is not int or repeats < 1:
+            self.problem(f"repeats {shown(repeats)} is not an integer of 1 or more")
+        elif repeats > MAX_REPEATS or scale_depth(repeats, self.choices.depth) > MAX_REPEATS:
+            self.problem(f"repeats {shown(repeats)} x depth {self.choices.depth} is more than {MAX_REPEATS}")
+        elif repeats > 1 and signature is not None and signature.rule.kind in ("join", "head"):
+            self.problem(f"repeats {repeats}: this module stands once; write 1")
+
+    def _arguments(self, args: object, signature: Signature | None) -> list:
+        # Checked, and without strings that mean something else; c_out, where there is one, comes first.
+        if not isinstance(args, list):
+            self.problem(f"args {shown(args)} is not a list")
+        if not isinstance(args, list) or signature is None or signature.rule.kind == "norm":
+            return []
+        args = [self.variables.get(arg, literal(arg)) if isinstance(arg, str) else arg for arg in args]
+        if signature.rule.declared_input and len(args) > 1 and type(args[0]) is int and type(args[1]) is int:
+            args = args[1:]  # the true width comes from the graph
         scaled = signature.rule.kind in ("block", "stage")
-        names = (["c_out"] if scaled else []) + [name for name, _ in signature.parameters]
-        least, most = signature.required + scaled, math.inf if signature.open else len(names)
-        if signature.rule.declared_input:
-            most += 1
-        if signature.rule.kind == "norm":
-            least, most = 0, math.inf
+        parameters = (("c_out", "int"),) * scaled + signature.parameters
+        least = max(signature.required + scaled, 2 if signature.rule.kind == "plain" else 0)
+        most = math.inf if signature.open else len(parameters)
         if not least <= len(args) <= most:
-            bound = f"{least}" if least == most else f"{least} to {most}" if most < math.inf else f"at least {least}"
-            self.problems.append(f"{where}: {len(args)} arguments {args!r}; expected {bound}: ({', '.join(names)})")
-            return
-        if scaled and (type(args[0]) is not int or args[0] < 1):
-            self.problems.append(f"{where}: output channels {args[0]!r} is not a positive integer")
-        typed = signature.parameters
-        if signature.rule.declared_input and len(args) > 1 and type(args[1]) is int:
-            return
-        for value, (name, annotation) in zip(args[scaled:], typed, strict=False):
-            kind = TYPES.get(annotation)
-            wrong = kind and (not isinstance(value, kind[0]) or (annotation != "bool" and isinstance(value, bool)))
-            if wrong and not (annotation == "bool" and value in (0, 1)):
-                self.problems.append(f"{where}: {name}={value!r} is not {kind[1]}")
+            count = f"{least}" if least == most else f"{least} to {most}" if most < math.inf else f"at least {least}"
+            names = ", ".join(name for name, _ in parameters)
+            self.problem(f"{len(args)} arguments {shown(args)}; expected {count}: ({names})")
+            return []
+        self._check_values(args, parameters, signature.rule.kind)
+        return args
 
-    def _build_row(self, where, index, source, sources, repeats, module, args, signature) -> Row | None:
-        rule = signature.rule
-        inputs = [self.image_channels if row < 0 else self.rows[row].channels for row in sources]
-        if any(row >= 0 and self.rows[row].kind == "unknown" for row in sources):
-            inputs = [c or 8 for c in inputs]  # a broken row was reported where it stands
-        if rule.kind not in ("join", "head") and len(sources) != 1:
-            self.problems.append(f"{where}: from {source!r} names {len(sources)} rows, this module takes one")
-            return None
-        if any(row >= 0 and self.rows[row].kind == "head" for row in sources):
-            self.problems.append(f"{where}: from {source!r} names a detection head, whose outputs are not a feature map")
-            return None
+    def _check_values(self, args: list, parameters: tuple[tuple[str, str], ...], kind: str) -> None:
+        width = {"block": 0, "stage": 0, "plain": 1}.get(kind)  # which argument is the number of channels that come out
+        parameters += (("argument", ""),) * len(args)  # of a constructor that takes any number
+        for place, (value, (name, annotation)) in enumerate(zip(args, parameters, strict=False)):
+            expected = mismatch("int" if place == width else annotation, value)
+            if place == width and not expected and not 1 <= value <= MAX_CHANNELS:
+                expected = f"from 1 to {MAX_CHANNELS}"
+            if expected:
+                self.problem(f"{name}={shown(value)} is not {expected}")
+            elif kind == "head" and name == "nc" and value != self.choices.nc:
+                self.problem(f"nc={shown(value)}, but the model has nc={self.choices.nc}; write the word nc")
+
+    def _scaled(self, index, source, sources, repeats, module, args, signature) -> Row | None:
+        rule, choices = signature.rule, self.choices
+        inputs = [choices.channels if row < 0 else self.rows[row].channels for row in sources]
         self.modern = self.modern or rule.modern
-        repeats = scale_depth(repeats, self.depth)
-        built, keywords, channels = self._arguments(rule, inputs, args, repeats)
-        times = repeats if rule.kind in ("block", "same", "plain") else 1
-        shown = tuple(source) if isinstance(source, list) else source
-        return Row(index, shown, sources, repeats, module, tuple(built), keywords, times, channels, rule.kind)
-
-    def _arguments(self, rule, inputs: list[int], args: list, repeats: int) -> tuple[list, dict, int]:
-        # Constructor arguments, keywords and channels that come out, by the kind of the rule.
+        repeats = scale_depth(repeats, choices.depth)
+        keywords: dict[str, object] = {}
         if rule.kind in ("block", "stage"):
-            if rule.declared_input and len(args) > 1 and type(args[1]) is int:
-                args = args[1:]
-            channels = scale_width(args[0], self.width, self.limit)
-            rest, keywords = args[1:], {}
+            channels = scale_width(args[0], choices.width, choices.limit)
+            rest = args[1:]
             if rule.scaling:
-                rest, keywords = SCALING[rule.scaling](rest, self.scale, VARIANTS[self.variant])
-            return [inputs[0], channels, *([repeats] if rule.kind == "stage" else []), *rest], keywords, channels
-        if rule.kind == "head":
-            keywords = {"channels": inputs, "legacy": not self.modern} if rule.legacy else {"channels": inputs}
-            return ([*args, self.reg_max] if len(args) == 1 else args), keywords, 0
-        channels = {"join": sum(inputs), "plain": args[1] if len(args) > 1 else 0}.get(rule.kind, inputs[0])
-        return ([inputs[0]] if rule.kind == "norm" else args), {}, channels
-
-    def graph(self) -> Graph:
-        written = self.document.get("activation")
-        activation = activation_name(written) if written else None
-        document = {**self.document, "nc": self.nc, "names": self.names, "scale": self.scale, "variant": self.variant}
-        return Graph(self.name, document, tuple(self.rows), self.nc, self.names, self.scale, self.variant, activation,
-                     self.image_channels, tuple(self.notes))
-
-
-def _is_scale(values: object) -> bool:
-    return (isinstance(values, (list, tuple)) and len(values) in (2, 3)
-            and all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values))
+                rest, keywords = SCALING[rule.scaling](rest, choices.scale, VARIANTS[choices.variant])
+            args = [inputs[0], channels, *([repeats] if rule.kind == "stage" else []), *rest]
+        elif rule.kind == "head":
+            if len(args) == 1 and [name for name, _ in signature.parameters][1:2] == ["reg_max"]:
+                args = [*args, choices.reg_max]
+            channels, keywords = 0, {"channels": inputs}
+            if rule.legacy:
+                keywords["legacy"] = not self.modern
+        else:  # one input, but for a join
+            channels = args[1] if rule.kind == "plain" else sum(inputs)
+            args = inputs if rule.kind == "norm" else args
+        if channels > MAX_CHANNELS:
+            self.problem(f"{channels} channels come out, more than {MAX_CHANNELS}")
+            return None
+        shown_source = tuple(source) if isinstance(source, list) else source
+        times = 1 if rule.kind in ("stage", "join", "head") else repeats
+        return Row(index, shown_source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind)

@@ -18,9 +18,10 @@ from .errors import MissingFileError, UserError, did_you_mean
 from .files import cfg_dir
 
 LETTER = re.compile(r"(yolo(?:e-)?v?\d+)([nsmlx])")
-P6_NAME = re.compile(r"^(yolov?\d+[nsmlx]?)6$")
+P6_NAME = re.compile(r"(yolov?\d+[nsmlx])6")
 SUFFIXES = (".yaml", ".yml")
 MAX_BYTES = 1 << 20  # a model YAML has a few kB; more is not one
+MAX_VALUES = 100_000  # that a YAML may hold once its aliases are written out
 
 # Which graph of ours carries a family that the named one does not (rows 1 and 3 differ, spec/families.md section 1).
 SHIPPED_VARIANTS: Mapping[tuple[str, str], str] = MappingProxyType({
@@ -52,55 +53,102 @@ def find_model(model: str | Path, variant: str | None = None) -> ModelFile:
     """
     given = Path(model).expanduser()
     path = _find(given)
+    if path is None and given.name and given.is_dir():
+        raise MissingFileError(f"Model '{model}' is a folder; give the YAML file in it.")
     if path is None:
         shipped = shipped_models()
-        raise MissingFileError(
-            f"Model '{model}' does not exist: looked for {', '.join(repr(n) for n in _names(given.name))} in '{given.parent}'"
-            f" and in cfg/models ({', '.join(shipped)}).{did_you_mean(given.stem + '.yaml', shipped)}"
-        )
-    if variant and path.parent == cfg_dir() / "models":
-        other = SHIPPED_VARIANTS.get((path.stem, variant), path.stem)
-        path = path.with_name(other + ".yaml")
+        tried = f"looked for {', '.join(repr(name) for name in _names(given.name))} in '{given.parent}'"
+        bare = given.parent == Path(".")
+        also = "and in cfg/models" if bare else "; a name without a folder is looked for in cfg/models too"
+        raise MissingFileError(f"Model '{model}' does not exist: {tried} {also} ({', '.join(shipped)})."
+                               f"{did_you_mean(given.stem + '.yaml', shipped)}")
+    if variant and path.resolve().parent == _shipped_folder():
+        path = path.with_name(SHIPPED_VARIANTS.get((path.stem, variant), path.stem) + ".yaml")
     return ModelFile(path, scale_letter(given.name), load_yaml(path))
 
 
 def shipped_models() -> list[str]:
     """File names of the graphs in cfg/models."""
-    return sorted(path.name for path in (cfg_dir() / "models").glob("*.yaml"))
+    return sorted(path.name for path in _shipped_folder().glob("*.yaml"))
 
 
 def load_yaml(path: Path) -> dict:
-    """The mapping in a YAML file; UserError with file and line when it is none or is malformed."""
+    """The mapping in a YAML file; UserError with file and line when it is none, is malformed or is a trap."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"'{path}' has {path.stat().st_size} bytes; a YAML of settings has less than {MAX_BYTES}.")
-        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"'{path}' is not text (byte {error.start}); expected a YAML file in UTF-8.") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    try:
+        content = _parse(text)
+    except Exception as error:  # a malformed tag comes out of the parser as any of ten exceptions
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise UserError(f"'{path}'{line} is not YAML: {getattr(error, 'problem', None) or error}.") from error
+        deep = "its values are nested too deep" if isinstance(error, RecursionError) else ""
+        raise UserError(f"'{path}'{line} is not YAML: {deep or getattr(error, 'problem', None) or error}.") from error
     if not isinstance(content, dict):
-        raise UserError(f"'{path}' holds {type(content).__name__}, expected a mapping of keys to values.")
+        found = "is empty" if content is None else f"holds {type(content).__name__}"
+        raise UserError(f"'{path}' {found}, expected a mapping of keys to values.")
     return content
 
 
+def _parse(text: str) -> object:
+    # yaml.safe_load in two steps: the nodes are looked at before anything is made of them
+    loader = yaml.SafeLoader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return None
+        _check_nodes(root)
+        return loader.construct_document(root)
+    finally:
+        loader.dispose()
+
+
+def _check_nodes(root: yaml.Node) -> None:
+    # Aliases of aliases (or of themselves) that grow without bound, and keys that stand twice.
+    waiting, count = [root], 0
+    while waiting:
+        node = waiting.pop()
+        count += 1
+        if count > MAX_VALUES:
+            raise yaml.MarkedYAMLError(problem=f"its aliases, written out, make more than {MAX_VALUES} values")
+        if isinstance(node, yaml.MappingNode):
+            seen = set()
+            for key, value in node.value:
+                if isinstance(key, yaml.ScalarNode) and key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice",
+                                               problem_mark=key.start_mark)
+                seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+                waiting += (key, value)
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
+
+
+def _shipped_folder() -> Path:
+    return (cfg_dir() / "models").resolve()
+
+
+def _without_suffix(name: str) -> tuple[str, str]:
+    path = Path(name)
+    return (path.stem, path.suffix) if path.suffix.lower() in SUFFIXES else (name, "")
+
+
 def _stem(name: str) -> str:
-    # yolov8n6 and yolov8-6 style names are the P6 graph: yolov8n-p6
-    stem = Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name
-    found = P6_NAME.match(stem)
+    # A name such as yolov8n6 is the P6 graph: yolov8n-p6.
+    stem, _ = _without_suffix(name)
+    found = P6_NAME.fullmatch(stem)
     return f"{found[1]}-p6" if found else stem
 
 
 def _names(name: str) -> list[str]:
     # The name as typed, then without its letter, each with a suffix.
-    suffix = Path(name).suffix if Path(name).suffix.lower() in SUFFIXES else ".yaml"
-    stem = _stem(name)
-    stems = [Path(name).stem if Path(name).suffix.lower() in SUFFIXES else name, stem, LETTER.sub(r"\1", stem, count=1)]
-    return list(dict.fromkeys(stem + suffix for stem in stems))
+    typed, suffix = _without_suffix(name)
+    stems = (typed, _stem(name), LETTER.sub(r"\1", _stem(name), count=1))
+    return list(dict.fromkeys(stem + (suffix or ".yaml") for stem in stems))
 
 
 def _find(given: Path) -> Path | None:
@@ -109,9 +157,9 @@ def _find(given: Path) -> Path | None:
     found = next((path for path in here if path.is_file()), None)
     if found is not None or given.parent != Path("."):
         return found
-    shipped = {_canonical(Path(name).stem): cfg_dir() / "models" / name for name in shipped_models()}
-    return next((shipped[_canonical(Path(name).stem)] for name in names if _canonical(Path(name).stem) in shipped), None)
+    shipped = {_canonical(name): _shipped_folder() / name for name in shipped_models()}
+    return next((shipped[_canonical(name)] for name in names if _canonical(name) in shipped), None)
 
 
-def _canonical(stem: str) -> str:
-    return re.sub(r"^yolov(?=\d)", "yolo", stem)
+def _canonical(name: str) -> str:
+    return re.sub(r"^yolov(?=\d)", "yolo", _without_suffix(name)[0])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .errors import UserError
+from .errors import did_you_mean, raise_problems
 from .graph import Graph, Row, resolve
 from .locate import find_model
 from .modules import Raw, entry, known_modules, lookup
-from .modules.conv import DefaultActivation
+from .modules.conv import EPS, MOMENTUM, DefaultActivation, Folded
+from .rules import shown
 
 PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
 
@@ -25,18 +27,23 @@ PROBE = 256  # side of the image by which strides are measured (spec/interface.m
 class Detector(nn.Module):
     """A detection network built from a Graph. Rows are `model.<index>`, as in published checkpoints.
 
-    stride (Tensor[levels]): pixels a cell of each level, fine to coarse. multiple: what the sides of an image must be a
-    multiple of. names: class index to name. Raises UserError when a row cannot be built or its maps do not fit.
+    stride (Tensor[levels]): pixels a cell of each level, in the head's order; strides: the same as a tuple. multiple:
+    what the sides of an image must be a multiple of. names: class index to name. Raises UserError with every row that
+    cannot be built, or with every row whose maps do not fit.
     """
 
     def __init__(self, graph: Graph):
         super().__init__()
         self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc
-        self.model = nn.ModuleList(_build(graph.name, row) for row in graph.rows)
-        used = {source for row in graph.rows for source in row.sources if source != row.index - 1}
-        self.kept = frozenset(used)  # rows whose output a later row, not the next, reads
-        if graph.activation is not None:
-            _replace_activation(self, graph)
+        problems: list[str] = []
+        self.model = nn.ModuleList(_build(row, problems) for row in graph.rows)
+        _share_activation(self, graph, problems)
+        raise_problems(f"{graph.name} cannot be built:", problems)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):  # of nn.X and registered rows too (spec/interface.md section 4)
+                module.eps, module.momentum = EPS, MOMENTUM
+        # rows whose output a later row, not the next, reads
+        self.kept = frozenset(source for row in graph.rows for source in row.sources if source != row.index - 1)
         self.strides, self.multiple = self._measure_strides()
         self.stride = torch.tensor(self.strides, device="cpu")
         if hasattr(self.head, "start_biases"):
@@ -62,8 +69,8 @@ class Detector(nn.Module):
                              f"(B, {self.graph.channels}, H, W) in [0, 1]")
         height, width = images.shape[-2:]
         if height % self.multiple or width % self.multiple or not height or not width:
-            raise ValueError(f"images are {height}x{width}; both sides must be multiples of {self.multiple}, the nearest "
-                             f"are {nearest_side(height, self.multiple)}x{nearest_side(width, self.multiple)}")
+            raise ValueError(f"images are {height}x{width}; both sides must be multiples of {self.multiple}, the "
+                             f"nearest are {nearest_side(height, self.multiple)}x{nearest_side(width, self.multiple)}")
         x, maps = images, {}
         for row, module in zip(self.graph.rows, self.model, strict=True):
             inputs = [x if source == row.index - 1 else maps[source] for source in row.sources]
@@ -85,25 +92,37 @@ class Detector(nn.Module):
         return self.head.decode(raw, sizes, self.strides)
 
     def fuse(self) -> Detector:
-        """Fold every batch norm into its convolution, in place; a second call changes nothing. Returns self."""
-        for module in self.modules():
+        """Fold every batch norm into its convolution, in place; a second call changes nothing. Returns self.
+
+        Convolutions that were folded ask for no gradient any more: a folded model is for inference.
+        """
+        for module in list(self.modules()):
             if module is not self and hasattr(module, "fuse"):
                 module.fuse()
         return self
 
     @torch.no_grad()
     def _measure_strides(self) -> tuple[tuple[float, ...], int]:
-        training, device = self.training, next(self.parameters()).device
+        training, name = self.training, self.graph.name
         self.eval()
-        image = torch.zeros(1, self.graph.channels, PROBE, PROBE, device=device)
-        maps: dict[int, Tensor] = {-1: image}
+        device = next((p.device for p in self.parameters()), None)
+        maps: dict[int, Tensor] = {-1: torch.zeros(1, self.graph.channels, PROBE, PROBE, device=device)}
+        problems: list[str] = []
         for row, module in zip(self.graph.rows, self.model, strict=True):
-            inputs = [maps[source] for source in row.sources]
-            maps[row.index] = _probe(self.graph.name, row, module, inputs)
-        heights = [maps[source].shape[-2] for source in self.graph.rows[-1].sources]
+            if all(source in maps for source in row.sources):  # the row that is missing was told of already
+                _probe(row, module, maps, problems)
+        raise_problems(f"{name} does not fit together (maps are channels x height x width of a {PROBE} px image):",
+                       problems)
         self.train(training)
-        coarsest = max(PROBE // maps[row.index].shape[-2] for row in self.graph.rows[:-1])
-        return tuple(PROBE / height for height in heights), coarsest
+        levels = [(source, *maps[source].shape[-2:]) for source in self.graph.rows[-1].sources]
+        raise_problems(f"{name}: levels of a {PROBE} px image without a stride:", [
+            f"row {source} gives the head {height}x{width} cells; expected squares of a whole number of pixels"
+            for source, height, width in levels if PROBE % height or height != width
+        ])
+        strides = tuple(PROBE / height for _, height, _ in levels)
+        inner = (maps[row.index].shape[-2] for row in self.graph.rows[:-1])
+        coarsest = max(*strides, *(PROBE / height for height in inner if height > 1))  # one cell: pooled over the image
+        return strides, 1 << math.ceil(math.log2(coarsest))
 
 
 def build(model: str | Path = "yolov12.yaml", scale: str = "", *, variant: str | None = None, nc: int | None = None,
@@ -133,47 +152,74 @@ def nearest_side(side: int, multiple: int) -> int:
     return max((2 * side + multiple) // (2 * multiple), 1) * multiple
 
 
-def _build(name: str, row: Row) -> nn.Module:
+def _build(row: Row, problems: list[str]) -> nn.Module:
+    # A row that cannot be built is told of, and an empty module stands in for it.
     cls = entry(row.module).cls
+    rounds = [row.args] * row.times
+    if row.kind == "block":  # the first brings the width, the others keep it
+        rounds[1:] = [(row.channels, *row.args[1:])] * (row.times - 1)
     try:
-        if row.times == 1:
-            return cls(*row.args, **row.keywords)
-        if row.kind == "block":  # the first brings the width, the others keep it
-            later = (row.channels, *row.args[1:])
-            return nn.Sequential(cls(*row.args, **row.keywords), *(cls(*later, **row.keywords) for _ in range(row.times - 1)))
-        return nn.Sequential(*(cls(*row.args, **row.keywords) for _ in range(row.times)))
+        modules = [cls(*args, **row.keywords) for args in rounds]
     except Exception as error:  # whatever a constructor makes of the arguments, the row is what must be named
-        raise UserError(f"{name} row {row.index} ({row.module} {list(row.args)}) cannot be built: {error}") from error
+        problems.append(f"row {row.index} ({row.module} {shown(row.args)}): {_reason(error)}")
+        return nn.Module()
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
-def _probe(name: str, row: Row, module: nn.Module, inputs: list[Tensor]) -> Tensor:
-    shapes = ", ".join("x".join(map(str, x.shape[1:])) for x in inputs)
+def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[str]) -> None:
+    # Adds the row's output to `maps`, or what is wrong with it to `problems`.
+    inputs = [maps[source] for source in row.sources]
+    sources = " and ".join(f"row {source} {_size(maps[source])}" for source in row.sources)
+    taken = f"row {row.index} ({row.module}) on {sources}"
     try:
         out = module(inputs if row.kind in ("join", "head") else inputs[0])
     except Exception as error:
-        raise UserError(f"{name} row {row.index} ({row.module}) cannot take rows {list(row.sources)} ({shapes}, channels x "
-                        f"height x width of a {PROBE} px image): {error}") from error
-    if row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
-        got = f"{tuple(out.shape)}" if isinstance(out, Tensor) else type(out).__name__
-        raise UserError(f"{name} row {row.index} ({row.module}) gives {got} for {shapes}; its rule promises a map of "
-                        f"{row.channels} channels. Check its arguments or its rule.")
-    return out
+        problems.append(f"{taken}: {_reason(error)}")
+        return
+    if row.kind == "head":
+        if not isinstance(out, Mapping) or set(out) != {"boxes", "scores"}:
+            problems.append(f"{taken}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
+    elif not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels:
+        problems.append(f"{taken}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
+                        "arguments, or its rule")
+    maps[row.index] = out
 
 
-def _replace_activation(model: nn.Module, graph: Graph) -> None:
-    kind, args, keywords = graph.activation
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _size(value: object) -> str:
+    return "x".join(map(str, value.shape[1:])) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _share_activation(model: nn.Module, graph: Graph, problems: list[str]) -> None:
+    # One activation for all blocks that name none; those that name their own keep it.
+    kind, args, keywords = graph.activation or ("SiLU", (), {})
     cls = getattr(nn, kind, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == "torch.nn.modules.activation"):
-        raise UserError(f"{graph.name} activation: nn.{kind} is no activation of torch.nn; use for example nn.ReLU().")
+    home = nn.SiLU.__module__
+    known = ["Identity", *(name for name, value in vars(nn).items() if getattr(value, "__module__", "") == home)]
+    if kind not in known or cls is None:
+        problems.append(f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
+                        f"{did_you_mean(kind, known)}")
+        return
+    try:
+        shared = cls(*args, **keywords)
+    except Exception as error:
+        problems.append(f"activation: nn.{kind} does not take these arguments: {_reason(error)}")
+        return
     for module in list(model.modules()):
-        for child, value in module.named_children():
+        for child, value in list(module.named_children()):
             if isinstance(value, DefaultActivation):
-                setattr(module, child, cls(*args, **keywords))
+                setattr(module, child, shared)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Sizes of a model: parameters, those with gradients, GFLOPs (2 x MACs / 1e9, one image of imgsz), a line a row."""
+    """Sizes of a model: parameters, those with gradients, GFLOPs (2 x MACs / 1e9, one image of imgsz), a line a row.
+
+    layers: modules without children, each once; a folded batch norm is none.
+    """
 
     layers: int
     parameters: int
@@ -183,20 +229,36 @@ class Summary:
 
 
 def summary(model: Detector, imgsz: int = 640) -> Summary:
-    """Count a model; GFLOPs by torch's own counter on shapes alone (attention counted exactly), rounded up to a legal size."""
-    side = -(-imgsz // model.multiple) * model.multiple
-    meta = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
-    image = torch.zeros(1, model.graph.channels, side, side, device="meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        torch.func.functional_call(model, meta, (image,))
+    """Count a model; GFLOPs with attention counted exactly, for a square image of imgsz rounded up to a legal size."""
     rows = []
     for row, module in zip(model.graph.rows, model.model, strict=True):
         args = [*row.args, *(value for key, value in row.keywords.items() if key == "channels")]
         cls = entry(row.module).cls
-        rows.append((row.index, row.source, row.repeats, _count(module), f"{cls.__module__}.{cls.__qualname__}", str(args)))
-    leaves = sum(1 for module in model.modules() if not list(module.children()))
+        rows.append((row.index, row.source, row.repeats, _count(module), f"{cls.__module__}.{cls.__qualname__}",
+                     str(args)))
+    layers = sum(1 for module in model.modules() if not list(module.children()) and not isinstance(module, Folded))
     gradients = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    return Summary(leaves, _count(model), gradients, counter.get_total_flops() / 1e9, tuple(rows))
+    side = -(-imgsz // model.multiple) * model.multiple
+    return Summary(layers, _count(model), gradients, _flops(model, side) / 1e9, tuple(rows))
+
+
+def _flops(model: Detector, side: int) -> int:
+    # torch's own counter; on shapes alone, unless a module (of others) needs values
+    weight = next(model.parameters())
+    image = torch.zeros(1, model.graph.channels, side, side, dtype=weight.dtype, device=weight.device)
+    tensors = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            torch.func.functional_call(model, tensors, (image.to("meta"),))
+    except (RuntimeError, NotImplementedError):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(image)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return counter.get_total_flops()
 
 
 def _count(module: nn.Module) -> int:

@@ -1,7 +1,7 @@
 """Every model YAML, shipped or of a user's kind, at every size: it builds, runs, and has the size its owner expects.
 
-Sizes are checked against a count that knows nothing of the program: a sum over rows of formulas written by hand from the
-description of each module.
+Sizes are checked against a count that knows nothing of the program: a sum over rows of formulas written by hand from
+the description of each module.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def test_there_is_something_to_test():
     assert {path.stem for path in SHIPPED} == {
         "yolov12", "yolov12-turbo", "yolo11", "yolov8", "bitfalcon", "bitfalcon-p", "yolov12-lite"
     }
-    assert {path.stem for path in USERS} == {f"{family}-{p}" for family in ("yolov8", "yolo11", "yolov12") for p in ("p2", "p6")}
+    families = ("yolov8", "yolo11", "yolov12")
+    assert {path.stem for path in USERS} == {f"{family}-{level}" for family in families for level in ("p2", "p6")}
 
 
 @pytest.mark.parametrize(("path", "scale"), cases(SHIPPED))
@@ -79,7 +80,8 @@ def test_users_graphs_run_and_name_the_sides_that_fit(path):
     assert model.graph.scale == "n"
     with torch.inference_mode():
         prediction = model.decode(model(torch.rand(1, 3, 128, 64)))
-    assert prediction.shape == (1, 84, sum(int(128 // s) * int(64 // s) for s in model.strides)) and prediction.isfinite().all()
+    cells = sum(int(128 // s) * int(64 // s) for s in model.strides)
+    assert prediction.shape == (1, 84, cells) and prediction.isfinite().all()
     if model.multiple == 64:
         with pytest.raises(ValueError, match=r"96x160.*multiples of 64.*nearest are 128x192"):
             model(torch.rand(1, 3, 96, 160))
@@ -210,7 +212,8 @@ PUBLISHED = {
     "yolov12m": ((292, 20199168, 169, 20166592), 70.7), "yolov12l": ((488, 26450784, 283, 26400752), 95.4),
     "yolov12x": ((488, 59210784, 283, 59135744), None),
     "yolov12n-turbo": ((None, 2553904, None, 2542440), None), "yolov12s-turbo": ((None, 9127424, None, 9105168), None),
-    "yolov12m-turbo": ((None, 19670784, None, 19638208), None), "yolov12l-turbo": ((None, 26506496, None, 26455232), None),
+    "yolov12m-turbo": ((None, 19670784, None, 19638208), None),
+    "yolov12l-turbo": ((None, 26506496, None, 26455232), None),
     "yolov12x-turbo": ((None, 59414176, None, 59337280), None),
     "yolo11n": ((181, 2624080, 100, 2616248), 6.5), "yolov8n": ((129, 3157200, 72, 3151904), 8.7),
 }

@@ -27,6 +27,7 @@ LINES = (
     "commands results modules",
     "model data training training.assign training.loss training.optim",
     "checkpoint",
+    "foreign",
     "validate predict",
     "training.records training.loop",
     "verbs",
@@ -35,7 +36,8 @@ LINES = (
     "__main__",
 )
 INSIDE = {
-    "compat": ("compat", "compat.remap", "compat.families"),
+    "compat": ("compat", "compat.allowed compat.remap", "compat.opcodes compat.families", "compat.archive compat.standins",
+               "compat.reader"),
     "modules": ("modules.conv", "modules.blocks modules.head", "modules.attention modules.bit", "modules"),
     "data": ("data", "data.colour data.geometry data.images data.labels data.shapes", "data.augment data.spec",
              "data.dataset", "data.loader"),

@@ -1,12 +1,13 @@
 """The modules of the graph language: name -> class and the rule by which a row is read.
 
-Third parties add rows with `register(name, cls, rule)`, or through the entry-point group `bitfalcon.modules`: each entry
-point names a callable that is called once, without arguments, and registers what it brings.
+Third parties add rows with `register(name, cls, rule)`, or through the entry-point group `bitfalcon.modules`: each
+entry point names a callable that is called once, without arguments, and registers what it brings.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import metadata
@@ -14,22 +15,22 @@ from importlib import metadata
 import torchvision
 from torch import nn
 
-from ..errors import UserError, did_you_mean
-from ..rules import KINDS, Rule, Signature
+from ..errors import UserError
+from ..rules import Rule, Signature
 from .attention import A2C2f, AAttn, ABlock, AreaAttn, C2PSA, PSABlock
 from .bit import BitDetect
 from .blocks import C2, C2f, C3, C3k, C3k2, SPPF, Bottleneck, Concat, RELAN
 from .conv import Conv, DWConv, SepConv7x7
 from .head import Detect, Raw
 
-__all__ = ["MODULES", "Raw", "lookup", "module_class", "register"]
+__all__ = ["MODULES", "Raw", "entry", "known_modules", "lookup", "register"]
 
 
 @dataclass(frozen=True)
 class Entry:
     """A module of the graph language: its class (or any callable that makes one) and its rule."""
 
-    cls: type[nn.Module]
+    cls: Callable[..., nn.Module]
     rule: Rule
 
 
@@ -60,24 +61,29 @@ MODULES: dict[str, Entry] = {
     "BitDetect": Entry(BitDetect, Rule("head")),
 }
 
-LIBRARIES = {"nn.": nn, "torch.nn.": nn, "torchvision.ops.": torchvision.ops}
+LIBRARIES = {"nn.": nn, "torchvision.ops.": torchvision.ops}
 GIVEN = {"block": 2, "stage": 3}  # leading constructor arguments that the graph fills in: c_in, c_out, repeats
+FILLED = {"head": ("channels", "legacy")}  # parameters that the graph gives by name
 
 
-def register(name: str, cls: type[nn.Module], rule: str | Rule = "block") -> None:
-    """Add a module to the graph language: `name` in a row builds `cls` as `rule` says (a key of rules.KINDS, or a Rule).
+def register(name: str, cls: Callable[..., nn.Module], rule: str | Rule = "block") -> None:
+    """Add a module to the graph language: `name` in a row builds `cls` as `rule` says (one of rules.KINDS, or a Rule).
 
-    Registering the same class again is fine; another class under a taken name, a class that is no nn.Module type or
-    callable, or an unknown rule is refused (UserError).
+    cls: an nn.Module class, or a function that makes one. A head has attributes nc and reg_max, `forward(maps) -> Raw`,
+    `decode(raw, sizes, strides)`, and may have `start_biases(strides)`. Registering the same again is fine. Refused
+    (UserError): a name that means something else, also in torch.nn; an unknown rule; what is no callable.
     """
     rule = Rule(rule) if isinstance(rule, str) else rule
-    if rule.kind not in KINDS:
-        raise UserError(f"register({name!r}): rule {rule.kind!r} is unknown (known: {', '.join(KINDS)})."
-                        f"{did_you_mean(rule.kind, KINDS)}")
-    if not callable(cls) or not isinstance(name, str) or not name:
-        raise UserError(f"register({name!r}, {cls!r}): expected a name and an nn.Module class.")
-    if name in MODULES and MODULES[name].cls is not cls:
-        raise UserError(f"register({name!r}): the name belongs to {MODULES[name].cls!r}; choose another.")
+    if not isinstance(name, str) or not name.strip() or not callable(cls) or not isinstance(rule, Rule):
+        raise UserError(f"register({name!r}, {cls!r}, {rule!r}): expected a name, an nn.Module class, and a rule or "
+                        "its name.")
+    taken = _find(name)
+    if taken is not None and (taken.cls is not cls or taken.rule != rule):
+        raise UserError(f"register({name!r}): the name belongs to {taken.cls!r} with {taken.rule}; choose another.")
+    try:
+        inspect.signature(cls)
+    except ValueError as error:
+        raise UserError(f"register({name!r}): {cls!r} does not tell its arguments; register a Python class.") from error
     MODULES[name] = Entry(cls, rule)
 
 
@@ -87,19 +93,27 @@ def _load_plugins() -> None:
         try:
             point.load()()
         except Exception as error:  # a broken plugin must name itself; whatever it raised
-            raise UserError(f"The plugin {point.name!r} ({point.value}) of the group bitfalcon.modules failed: {error!r}. "
-                            "Repair or uninstall it.") from error
+            raise UserError(f"The plugin {point.name!r} ({point.value}) of the group bitfalcon.modules failed: "
+                            f"{error!r}. Repair or uninstall it.") from error
 
 
 def known_modules() -> list[str]:
-    """Names that may stand in a row, beside nn.X and torchvision.ops.X."""
+    """Names that may stand in a row."""
     _load_plugins()
-    return list(MODULES)
+    listed = [prefix + name for prefix, library in LIBRARIES.items() for name in dir(library) if _find(prefix + name)]
+    return list(dict.fromkeys((*MODULES, *listed)))
 
 
 def entry(name: str) -> Entry:
     """The Entry of a module name; KeyError when it is unknown."""
     _load_plugins()
+    found = _find(name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
+def _find(name: str) -> Entry | None:
     name = name.removeprefix("torch.") if name.startswith("torch.nn.") else name
     if name in MODULES:
         return MODULES[name]
@@ -107,19 +121,16 @@ def entry(name: str) -> Entry:
         cls = getattr(library, name.removeprefix(prefix), None) if name.startswith(prefix) else None
         if isinstance(cls, type) and issubclass(cls, nn.Module):
             return Entry(cls, Rule("same"))
-    raise KeyError(name)
-
-
-def module_class(name: str) -> type[nn.Module]:
-    """The class a module name stands for; KeyError when it is unknown."""
-    return entry(name).cls
+    return None
 
 
 def lookup(name: str) -> Signature:
     """What the graph needs to know of a module name; KeyError when it is unknown."""
     found = entry(name)
-    parameters = [p for p in inspect.signature(found.cls).parameters.values() if p.kind is not p.KEYWORD_ONLY]
+    parameters = inspect.signature(found.cls).parameters.values()
     opened = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    written = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD][GIVEN.get(found.rule.kind, 0):]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    kind = found.rule.kind
+    written = [p for p in positional[GIVEN.get(kind, 0):] if p.name not in FILLED.get(kind, ())]
     annotations = tuple((p.name, getattr(p.annotation, "__name__", str(p.annotation))) for p in written)
     return Signature(found.rule, annotations, sum(p.default is p.empty for p in written), opened)

@@ -1,8 +1,8 @@
 """Area attention (YOLOv12, Tian et al. 2025, arXiv:2502.12524, section 3.2) and the blocks around it.
 
 Written from the paper, spec/interface.md sections 0 and 3.4 and spec/families.md sections 2 and 4. One attention module
-serves every family: its projection has rows [all q | all k | all v], each head after head; the makers' layouts are mapped
-into it by bitfalcon_plugin.compat. Every block maps (B, c, H, W) -> (B, c, H, W) unless stated.
+serves every family: its projection has rows [all q | all k | all v], each head after head; the makers' layouts are
+mapped into it by bitfalcon_plugin.compat. Every block maps (B, c, H, W) -> (B, c, H, W) unless stated.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, area: int = 1, key_width: int | None = None, pe: int = 7):
         super().__init__()
         if num_heads < 1 or dim % num_heads or area < 1:
-            raise ValueError(f"{dim} channels, {num_heads} heads, area {area}: heads must divide the channels, area be 1 or more")
+            raise ValueError(f"{dim} channels, {num_heads} heads, area {area}: heads must divide the channels, area be "
+                             "1 or more")
         self.num_heads, self.area = num_heads, area
         self.value_width = dim // num_heads
         self.key_width = key_width or self.value_width
@@ -37,13 +38,12 @@ class Attention(nn.Module):
         self.pe = Conv(dim, dim, pe, g=dim, act=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        qkv = self.qkv(x)
-        values = qkv[:, -self.num_heads * self.value_width:]  # (B, C, H, W)
-        tokens = qkv.flatten(2).transpose(1, 2).contiguous()  # (B, N, 2K+C); no copy where qkv is channels-last
-        y = self.attend(tokens)  # (B, N, C)
-        y = y.transpose(1, 2).unflatten(2, (height, width))  # (B, C, H, W)
-        return self.proj(y + self.pe(values))
+        # Everything after the projection is channels-last: one copy for a channels-first input, none for the other,
+        # and the kernels see q, k and v with contiguous channels (tests/bench/attention.py).
+        qkv = self.qkv(x).permute(0, 2, 3, 1).contiguous()  # (B, H, W, 2K+C)
+        values = qkv[..., -self.num_heads * self.value_width:]  # (B, H, W, C)
+        y = self.attend(qkv.flatten(1, 2)).unflatten(1, x.shape[-2:])  # (B, H, W, C)
+        return self.proj(_channels_first(y) + self.pe(_channels_first(values)))
 
     def attend(self, tokens: Tensor) -> Tensor:
         """(B, N, 2K+C) -> (B, N, C)."""
@@ -56,7 +56,8 @@ class Attention(nn.Module):
         tokens = tokens.unflatten(1, (area, run))  # (B, area, run, 2K+C)
         keys = self.num_heads * self.key_width
         q, k, v = tokens.split((keys, keys, self.num_heads * self.value_width), -1)
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(2, 3) for part in (q, k, v))  # (B, area, heads, run, d)
+        heads = (self.num_heads, -1)
+        q, k, v = (part.unflatten(-1, heads).transpose(2, 3) for part in (q, k, v))  # (B, area, heads, run, d)
         mask = None if mask is None else mask.repeat(len(tokens), 1, 1, 1)  # (B*area, 1, 1, run)
         y = scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
         y = y.unflatten(0, (-1, area))  # (B, area, heads, run, d)
@@ -64,8 +65,14 @@ class Attention(nn.Module):
         return y[:, :count]
 
 
+def _channels_first(x: Tensor) -> Tensor:
+    # (B, H, W, C) -> (B, C, H, W), by permute alone: transposing (B, N, C) and splitting N leaves a single image with a
+    # batch stride of C, and at that torch's batch norm returns a wrong gradient (2.15, CPU, input channels-first)
+    return x.permute(0, 3, 1, 2)
+
+
 def _real_positions(count: int, area: int, run: int, device: torch.device) -> Tensor:
-    # (area, 1, 1, run) True where a key is a real position; a run of added positions only keeps all, so that no softmax is empty
+    # (area, 1, 1, run) True where a key is a real position. A run of none but added ones keeps all: no softmax is empty
     real = (torch.arange(area * run, device=device) < count).view(area, 1, 1, run)
     return real | ~real.any(-1, keepdim=True)
 
@@ -160,7 +167,7 @@ class C2PSA(nn.Module):
 
 
 class AreaAttn(nn.Module):
-    """The owner's attention stage (spec/families.md section 4): 1x1 where the width changes, then n area-attention blocks.
+    """The owner's attention stage (spec/families.md section 4): 1x1 where the width changes, then n ABlocks.
 
     (B, c_in, H, W) -> (B, c_out, H, W), any H and W. Heads: the largest divisor of c_out not above max(1, c_out // 32).
     """

@@ -1,12 +1,12 @@
-"""Cross-stage blocks: CSP (Wang et al. 2019, arXiv:1911.11929), ELAN (Wang et al. 2022, arXiv:2211.04800), SPP (He et al.
-2014, arXiv:1406.4729). Written from spec/interface.md 3.4 and spec/families.md section 4.
+"""Cross-stage blocks: CSP (Wang et al. 2019, arXiv:1911.11929), ELAN (Wang et al. 2022, arXiv:2211.04800), SPP (He et
+al. 2014, arXiv:1406.4729). Written from spec/interface.md 3.4 and spec/families.md section 4.
 
 Every block maps (B, c_in, H, W) -> (B, c_out, H, W). Attribute names are the keys of published checkpoints.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,8 @@ class Concat(nn.Module):
 class Bottleneck(nn.Module):
     """Two convolutions with a hidden width e * c_out; the input is added where the widths agree."""
 
-    def __init__(self, c_in: int, c_out: int, shortcut: bool = True, g: int = 1, k: Sequence[int] = (3, 3), e: float = 0.5):
+    def __init__(self, c_in: int, c_out: int, shortcut: bool = True, g: int = 1, k: Sequence[int] = (3, 3),
+                 e: float = 0.5):
         super().__init__()
         hidden = int(c_out * e)
         self.cv1 = Conv(c_in, hidden, k[0])
@@ -41,17 +42,16 @@ class Bottleneck(nn.Module):
 
 
 class C2f(nn.Module):
-    """Split in two, a chain of n bottlenecks on the second half, every stage joined."""
+    """Split in two, a chain of n bottlenecks on the second half, every stage joined. stage: width -> another block."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5):
+    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5, *,
+                 stage: Callable[[int], nn.Module] | None = None):
         super().__init__()
-        self.hidden = int(c_out * e)
-        self.cv1 = Conv(c_in, 2 * self.hidden)
-        self.cv2 = Conv((2 + n) * self.hidden, c_out)
-        self.m = nn.ModuleList(self.stage(shortcut, g) for _ in range(n))
-
-    def stage(self, shortcut: bool, g: int) -> nn.Module:
-        return Bottleneck(self.hidden, self.hidden, shortcut, g, e=1.0)
+        hidden = int(c_out * e)
+        stage = stage or (lambda width: Bottleneck(width, width, shortcut, g, e=1.0))
+        self.cv1 = Conv(c_in, 2 * hidden)
+        self.cv2 = Conv((2 + n) * hidden, c_out)
+        self.m = nn.ModuleList(stage(hidden) for _ in range(n))
 
     def forward(self, x: Tensor) -> Tensor:
         stages = list(self.cv1(x).chunk(2, 1))  # two of (B, hidden, H, W)
@@ -76,20 +76,16 @@ class C2(nn.Module):
 
 
 class C3(nn.Module):
-    """Two 1x1 branches, n bottlenecks on one, both joined."""
+    """Two 1x1 branches, n bottlenecks (1x1, 3x3) on one, both joined. kernels: of the bottlenecks instead."""
 
-    kernels: tuple[int, int] = (1, 3)
-
-    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5):
+    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, *,
+                 kernels: tuple[int, int] = (1, 3)):
         super().__init__()
-        self._build(c_in, c_out, n, shortcut, g, e, self.kernels)
-
-    def _build(self, c_in: int, c_out: int, n: int, shortcut: bool, g: int, e: float, k: tuple[int, int]) -> None:
         hidden = int(c_out * e)
         self.cv1 = Conv(c_in, hidden)
         self.cv2 = Conv(c_in, hidden)
         self.cv3 = Conv(2 * hidden, c_out)
-        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, g, k, 1.0) for _ in range(n)))
+        self.m = nn.Sequential(*(Bottleneck(hidden, hidden, shortcut, g, kernels, 1.0) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.cv3(torch.cat((self.m(self.cv1(x)), self.cv2(x)), 1))
@@ -98,21 +94,20 @@ class C3(nn.Module):
 class C3k(C3):
     """C3 whose bottlenecks use two k x k convolutions."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, k: int = 3):
-        nn.Module.__init__(self)
-        self._build(c_in, c_out, n, shortcut, g, e, (k, k))
+    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5,
+                 k: int = 3):
+        super().__init__(c_in, c_out, n, shortcut, g, e, kernels=(k, k))
 
 
 class C3k2(C2f):
-    """C2f wiring whose stages are C3k blocks (c3k) or bottlenecks."""
+    """C2f wiring whose stages are C3k of two bottlenecks (c3k), or bottlenecks that halve their width."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, c3k: bool = False, e: float = 0.5, g: int = 1, shortcut: bool = True):
-        self._c3k = bool(c3k)
-        super().__init__(c_in, c_out, n, shortcut, g, e)
+    def __init__(self, c_in: int, c_out: int, n: int = 1, c3k: bool = False, e: float = 0.5, g: int = 1,
+                 shortcut: bool = True):
+        def stage(width: int) -> nn.Module:
+            return C3k(width, width, 2, shortcut, g) if c3k else Bottleneck(width, width, shortcut, g)
 
-    def stage(self, shortcut: bool, g: int) -> nn.Module:
-        width = self.hidden
-        return C3k(width, width, 2, shortcut, g) if self._c3k else Bottleneck(width, width, shortcut, g)
+        super().__init__(c_in, c_out, n, shortcut, g, e, stage=stage)
 
 
 class SPPF(nn.Module):

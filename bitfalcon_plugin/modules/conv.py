@@ -18,10 +18,16 @@ class DefaultActivation(nn.SiLU):
     """The activation of a block that names none: SiLU, until a graph's `activation:` replaces it."""
 
 
-def activation(act: bool | nn.Module) -> nn.Module:
+class Folded(nn.Identity):
+    """Stands where a batch norm was before it was folded into its convolution."""
+
+
+def activation(act: bool | nn.Module | None) -> nn.Module:
     """True: the graph's default; False or None: none; a module: itself."""
     if isinstance(act, nn.Module):
         return act
+    if act not in (True, False, None):
+        raise TypeError(f"act={act!r} is not True, False, None or an nn.Module")
     return DefaultActivation() if act else nn.Identity()
 
 
@@ -45,7 +51,7 @@ class Conv(nn.Module):
     def fuse(self) -> None:
         """Fold the batch norm into the convolution, exactly; nothing when it is folded already."""
         if isinstance(self.bn, nn.BatchNorm2d):
-            self.conv, self.bn = folded(self.conv, self.bn), nn.Identity()
+            self.conv, self.bn = folded(self.conv, self.bn), Folded()
 
 
 class DWConv(Conv):
@@ -74,16 +80,17 @@ class SepConv7x7(nn.Module):
     def fuse(self) -> None:
         """Fold the batch norm into the 1x1 convolution, exactly; nothing when it is folded already."""
         if isinstance(self.bn, nn.BatchNorm2d):
-            self.pointwise, self.bn = folded(self.pointwise, self.bn), nn.Identity()
+            self.pointwise, self.bn = folded(self.pointwise, self.bn), Folded()
 
 
 @torch.no_grad()
 def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """A convolution with bias that equals `bn(conv(x))` in eval mode; computed in float64, without gradients."""
-    scale = bn.weight.double() * (bn.running_var.double() + bn.eps).rsqrt()
-    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.double()
+    """A convolution with bias that equals `bn(conv(x))` in eval mode; it asks for no gradient. Computed in float64."""
+    wide = torch.float32 if conv.weight.device.type == "mps" else torch.float64  # mps has no float64
+    scale = bn.weight.to(wide) * (bn.running_var.to(wide) + bn.eps).rsqrt()
+    bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.to(wide)
     out = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
                     conv.groups, bias=True, device=conv.weight.device, dtype=conv.weight.dtype)
-    out.weight.copy_(conv.weight.double() * scale.view(-1, 1, 1, 1))
-    out.bias.copy_((bias - bn.running_mean.double()) * scale + bn.bias.double())
+    out.weight.copy_(conv.weight.to(wide) * scale.view(-1, 1, 1, 1))
+    out.bias.copy_((bias - bn.running_mean.to(wide)) * scale + bn.bias.to(wide))
     return out.requires_grad_(False).train(conv.training)
