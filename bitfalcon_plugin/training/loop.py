@@ -109,7 +109,8 @@ def _prepare(run: Run) -> Engine:
         settings.optimizer, groups, lr=settings.lr0, momentum=settings.momentum, warmup_bias_lr=settings.warmup_bias_lr,
         iterations=planned_iterations(len(run.samples), settings.batch, settings.nbs, settings.epochs), nc=model.nc)
     schedule = Schedule(settings.epochs, len(loader), settings.batch, settings.nbs, plan.lr, plan.momentum, settings.lrf,
-                        settings.cos_lr, settings.warmup_epochs, settings.warmup_momentum, plan.warmup_bias_lr)
+                        settings.cos_lr, settings.warmup_epochs, settings.warmup_momentum, plan.warmup_bias_lr,
+                        settings.warmup_floor)
     counts = ", ".join(f"{len(group['params'])} {group['kind']}" for group in groups)
     run.say(f"Optimizer: {plan}; parameters: {counts}")
     run.say(f"Schedule: {settings.epochs} epochs of {len(loader)} batches, {schedule.warmup} warm-up iterations, "

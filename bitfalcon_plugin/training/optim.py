@@ -19,7 +19,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..errors import UserError, did_you_mean
 
 AUTO_LIMIT = 10_000  # optimizer iterations; longer runs get SGD
-WARMUP_FLOOR = 100  # iterations
 
 
 def _betas(momentum: float) -> dict[str, object]:
@@ -154,13 +153,14 @@ class Schedule:
     warmup_epochs: float
     warmup_momentum: float
     warmup_bias_lr: float
+    warmup_floor: int = 100  # iterations
 
     @property
     def warmup(self) -> int:
-        """Iterations of warm-up: at least 100, at most half the run, 0 without warm-up epochs."""
+        """Iterations of warm-up: at least `warmup_floor`, at most half the run, 0 without warm-up epochs."""
         if self.warmup_epochs <= 0:
             return 0
-        return min(max(round(self.warmup_epochs * self.batches), WARMUP_FLOOR), self.epochs * self.batches // 2)
+        return min(max(round(self.warmup_epochs * self.batches), self.warmup_floor), self.epochs * self.batches // 2)
 
     def factor(self, epoch: int) -> float:
         """What the rate is multiplied by during `epoch` (from 0): 1 falling to `lrf`, in a line or half a cosine."""
