@@ -28,7 +28,8 @@ class Row:
     """One resolved row: constructor arguments, wiring and channels.
 
     source: as written, for display. sources: absolute row indices, -1 for the image. repeats: after depth scaling.
-    times: how many instances stand in a row. channels: what comes out (0 for a head). kind: of rules.KINDS.
+    times: how many instances stand in a row. channels: what comes out (0 for a head). kind: of rules.KINDS. place:
+    where it stands, for messages.
     """
 
     index: int
@@ -41,6 +42,7 @@ class Row:
     times: int = 1
     channels: int = 0
     kind: str = "block"
+    place: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -116,8 +118,7 @@ class _Rows:
         self.choices, self.lookup, self.known, self.problems = choices, lookup, known, problems
         self.rows: list[Row] = []
         self.modern = False  # whether a row so far asks for the separable class branch
-        self.where = ""
-        self.places: list[str] = []  # where each row stands, for messages
+        self.where = ""  # the place of the row that is read
         self.variables = {"nc": choices.nc, "reg_max": choices.reg_max, "ch": choices.channels, "scale": choices.scale,
                           "depth": choices.depth, "width": choices.width, "max_channels": choices.limit}
 
@@ -129,13 +130,12 @@ class _Rows:
         index = len(self.rows)
         self.where = f"{part} row {index}"
         row = self._row(index, written)
-        self.places.append(self.where)
-        self.rows.append(row or Row(index, -1, (-1,), 1, "?", (), channels=8, kind="broken"))
+        self.rows.append(row or Row(index, -1, (-1,), 1, "?", (), channels=8, kind="broken", place=self.where))
 
     def check_last(self) -> None:
         """A detection head must be the last row, and the only one."""
-        for row, place in zip(self.rows, self.places, strict=True):
-            self.where, last = place, row is self.rows[-1]
+        for row in self.rows:
+            self.where, last = row.place, row is self.rows[-1]
             if last and row.kind not in ("head", "broken"):
                 self.problem("expected a detection head in the last row, such as [[its levels], 1, Detect, [nc]]")
             elif not last and row.kind == "head":
@@ -254,4 +254,5 @@ class _Rows:
             return None
         shown_source = tuple(source) if isinstance(source, list) else source
         times = 1 if rule.kind in ("stage", "join", "head") else repeats
-        return Row(index, shown_source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind)
+        return Row(index, shown_source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind,
+                   self.where)

@@ -18,6 +18,7 @@ from .errors import MissingFileError, UserError, did_you_mean
 from .files import cfg_dir
 
 LETTER = re.compile(r"(yolo(?:e-)?v?\d+)([nsmlx])")
+OTHER_LETTER = re.compile(r"yolo(?:e-)?v?\d+([a-zA-Z])(?![a-zA-Z])(?<![nsmlx])")
 P6_NAME = re.compile(r"(yolov?\d+[nsmlx])6")
 SUFFIXES = (".yaml", ".yml")
 MAX_BYTES = 1 << 20  # a model YAML has a few kB; more is not one
@@ -59,8 +60,10 @@ def find_model(model: str | Path, variant: str | None = None) -> ModelFile:
         shipped = shipped_models()
         tried = f"looked for {', '.join(repr(name) for name in _names(given.name))} in '{given.parent}'"
         bare = given.parent == Path(".")
-        also = "and in cfg/models" if bare else "; a name without a folder is looked for in cfg/models too"
-        raise MissingFileError(f"Model '{model}' does not exist: {tried} {also} ({', '.join(shipped)})."
+        also = " and in cfg/models" if bare else "; a name without a folder is looked for in cfg/models too"
+        odd = OTHER_LETTER.search(_stem(given.name))
+        letter = f" {odd[1]!r} is no scale letter; those are n, s, m, l and x." if odd else ""
+        raise MissingFileError(f"Model '{model}' does not exist: {tried}{also} ({', '.join(shipped)}).{letter}"
                                f"{did_you_mean(given.stem + '.yaml', shipped)}")
     if variant and path.resolve().parent == _shipped_folder():
         path = path.with_name(SHIPPED_VARIANTS.get((path.stem, variant), path.stem) + ".yaml")

@@ -161,28 +161,28 @@ def _build(row: Row, problems: list[str]) -> nn.Module:
     try:
         modules = [cls(*args, **row.keywords) for args in rounds]
     except Exception as error:  # whatever a constructor makes of the arguments, the row is what must be named
-        problems.append(f"row {row.index} ({row.module} {shown(row.args)}): {_reason(error)}")
+        problems.append(f"{row.place} {shown(row.args)}: {_reason(error)}")
         return nn.Module()
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
 def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[str]) -> None:
-    # Adds the row's output to `maps`, or what is wrong with it to `problems`.
+    # Adds the row's output to `maps`, or what is wrong to `problems`; rows that read it are then not tried.
     inputs = [maps[source] for source in row.sources]
     sources = " and ".join(f"row {source} {_size(maps[source])}" for source in row.sources)
-    taken = f"row {row.index} ({row.module}) on {sources}"
+    taken = f"{row.place} on {sources}"
     try:
         out = module(inputs if row.kind in ("join", "head") else inputs[0])
     except Exception as error:
         problems.append(f"{taken}: {_reason(error)}")
         return
-    if row.kind == "head":
-        if not isinstance(out, Mapping) or set(out) != {"boxes", "scores"}:
-            problems.append(f"{taken}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
-    elif not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels:
+    if row.kind == "head" and (not isinstance(out, Mapping) or set(out) != {"boxes", "scores"}):
+        problems.append(f"{taken}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
+    elif row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
         problems.append(f"{taken}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
                         "arguments, or its rule")
-    maps[row.index] = out
+    else:
+        maps[row.index] = out
 
 
 def _reason(error: Exception) -> str:
@@ -209,7 +209,7 @@ def _share_activation(model: nn.Module, graph: Graph, problems: list[str]) -> No
         problems.append(f"activation: nn.{kind} does not take these arguments: {_reason(error)}")
         return
     for module in list(model.modules()):
-        for child, value in list(module.named_children()):
+        for child, value in list(module._modules.items()):  # named_children() leaves out what stands twice
             if isinstance(value, DefaultActivation):
                 setattr(module, child, shared)
 

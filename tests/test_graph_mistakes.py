@@ -156,9 +156,9 @@ def test_constructors_that_refuse_are_told_together():
     with pytest.raises(UserError) as error:
         Detector(graph_of(doc, name="my.yaml"))
     text = str(error.value)
-    for part in ("my.yaml", "row 1 (A2C2f", "36", "multiple of 32", "row 2 (A2C2f", "area 0", "row 3 (C2PSA", "(64)",
-                 "(32)",
-                 "row 4 (Conv", "groups", "nn.Relu is no activation", "Did you mean 'ReLU'"):
+    for part in ("my.yaml", "backbone row 1 (A2C2f) (24, 72,", "36", "multiple of 32", "row 2 (A2C2f)", "area 0",
+                 "row 3 (C2PSA", "(64)", "(32)", "row 4 (Conv", "groups", "nn.Relu is no activation",
+                 "Did you mean 'ReLU'"):
         assert part in text
 
 

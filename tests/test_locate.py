@@ -114,6 +114,8 @@ def test_asked_scale_and_name():
 @pytest.mark.parametrize(("typed", "told"), [
     ("yolov13.yaml", ["'yolov13.yaml' does not exist", "cfg/models", "Did you mean 'yolov12.yaml'"]),
     ("yolov12nn", ["'yolov12nn.yaml'", "Did you mean 'yolov12.yaml'"]),
+    ("yolov12q.yaml", ["'q' is no scale letter", "n, s, m, l and x", "Did you mean 'yolov12.yaml'"]),
+    ("yolov12L", ["'L' is no scale letter"]), ("yolov12nn", ["'yolov12nn.yaml'"]),
     ("bitfalcno.yaml", ["Did you mean 'bitfalcon.yaml'"]),
     ("nowhere/yolov12.yaml", ["'nowhere'", "without a folder"]),
     ("", ["does not exist"]),

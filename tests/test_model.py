@@ -286,38 +286,3 @@ def test_every_step_lowers_a_loss(name):
         optimizer.step()
         losses.append(loss.item())
     assert losses == sorted(losses, reverse=True) and losses[-1] < 0.8 * losses[0]
-
-
-# Compilers
-
-
-@torch.inference_mode()
-def test_exported_with_any_size():
-    model = lived(small_model((-1, 1, "Conv", [64, 9, 8]), (-1, 1, "A2C2f", [64, True, 4]),
-                              (-1, 1, "C3k2", [16, True])))
-
-    class Decoded(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.detector = model
-
-        def forward(self, x):
-            return self.detector.decode(self.detector(x))
-
-    height, width = (8 * torch.export.Dim(name, min=2, max=20) for name in ("h", "w"))
-    program = torch.export.export(Decoded(), (torch.rand(2, 3, 64, 96),),
-                                  dynamic_shapes={"x": {0: torch.export.Dim("b"), 2: height, 3: width}})
-    for shape in ((3, 3, 96, 32), (4, 3, 64, 64)):
-        x = torch.rand(shape)
-        torch.testing.assert_close(program.module()(x), model.decode(model(x)), atol=1e-3, rtol=1e-4)
-
-
-def test_traced_by_the_compiler():
-    model = lived(small_model((-1, 1, "Conv", [64, 9, 8]), (-1, 1, "A2C2f", [64, True, 4])))
-    compiled = torch.compile(copy.deepcopy(model), backend="aot_eager")
-    images = torch.rand(2, 3, 64, 64)
-    raw = compiled(images)
-    assert raw.sizes == [(8, 8)]
-    expected = model(images)
-    torch.testing.assert_close(raw["boxes"], expected["boxes"], atol=1e-4, rtol=1e-4)
-    raw["scores"].sum().backward()

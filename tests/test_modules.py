@@ -220,6 +220,8 @@ def test_heads_and_their_decoding(head, reg_max):
     found = block.decode(raw, raw.sizes, [8, 16, 32])
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, slow_decode(raw, [8, 16, 32], reg_max), atol=1e-3, rtol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(block.decode(raw, raw.sizes, [8, 16, 32]), found)
 
 
 @pytest.mark.parametrize(("channels", "nc", "box", "hidden"), [

@@ -40,8 +40,9 @@ class DFL(nn.Module):
         self.conv.weight.data.copy_(torch.arange(reg_max).view(1, reg_max, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.conv.weight.float().flatten()  # (reg_max,)
-        return x.float().unflatten(1, (4, -1)).permute(0, 3, 1, 2).softmax(-1) @ weight  # (B, A, 4)
+        bins = self.conv.weight.float().flatten()  # (reg_max,)
+        shares = x.float().unflatten(1, (4, -1)).permute(0, 3, 1, 2).softmax(-1)  # (B, A, 4, reg_max)
+        return (shares * bins).sum(-1)  # (B, A, 4); a matrix product would lose digits under autocast
 
 
 class Detect(nn.Module):
