@@ -1,0 +1,131 @@
+"""Other makers' checkpoints as ours, and ours in their layouts. What is known of their files lies in compat."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .checkpoint import FORMAT, Checkpoint, parse
+from .compat.families import TABLES, Recognised, recognise
+from .compat.reader import Foreign, foreign_of, unpack
+from .compat.remap import RemapError, apply, invert
+from .errors import UserError, raise_problems
+from .files import atomic
+from .graph import Graph
+from .locate import find_model
+from .model import Detector, graph_of
+from .modules.conv import EPS, MOMENTUM
+
+KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: what a run remembers
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A foreign file and what its tensors say."""
+
+    path: Path
+    foreign: Foreign
+    found: Recognised
+
+    @property
+    def license(self) -> str | None:
+        """The licence string of the file."""
+        text = self.foreign.attributes.get("license")
+        return str(text) if text else None
+
+    def describe(self) -> str:
+        """One line: family, size, task, classes, epoch, date, licence, tensors."""
+        found, attributes = self.found, self.foreign.attributes
+        parts = [f"family {found.family}" + (f" (variant {found.variant})" if found.variant not in ("", found.family) else ""),
+                 f"scale {found.scale or 'of its own'}", found.task, f"{found.nc} classes", f"{len(self.foreign.state)} tensors",
+                 "float16" if self.foreign.half else "float32", self.foreign.layout]
+        parts += [f"{key} {attributes[key]}" for key in ("epoch", "date") if attributes.get(key) is not None]
+        return f"{self.path}: " + ", ".join(parts) + f"; licence: {self.license or 'not stated in the file'}"
+
+
+def open_any(path: str | Path) -> Checkpoint | Opened:
+    """Read a checkpoint: one of ours, or another maker's, whose weights are recognised. Nobody's code runs.
+
+    Raises MissingFileError, or UserError with what the file is instead.
+    """
+    unpacked = unpack(path)
+    if isinstance(unpacked.content, dict) and unpacked.content.get("format") == FORMAT:
+        return parse(unpacked.content, path)
+    foreign = foreign_of(unpacked)
+    try:
+        return Opened(Path(path), foreign, recognise(foreign.state))
+    except ValueError as error:
+        raise UserError(f"'{path}' holds tensors, but {error}.") from error
+
+
+def load_any(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint:
+    """A Checkpoint from our file or another maker's detector; says what a foreign file is, and its licence."""
+    opened = open_any(path)
+    if isinstance(opened, Checkpoint):
+        return opened
+    checkpoint = to_checkpoint(opened)
+    for line in (opened.describe(), *opened.foreign.notes):
+        say(line)
+    return checkpoint
+
+
+def to_checkpoint(opened: Opened) -> Checkpoint:
+    """Map a detector's weights into our layout; every tensor is used or the problems are raised together."""
+    graph = _graph(opened)
+    with torch.device("meta"):
+        shapes = {name: tuple(tensor.shape) for name, tensor in Detector(graph).state_dict().items()}
+    try:
+        state, report = apply(TABLES[opened.found.family], opened.foreign.state, shapes)
+    except RemapError as error:
+        raise_problems(f"'{opened.path}' does not fit its graph ({graph.name}, scale {graph.scale or 'none'}, variant "
+                       f"{graph.variant}):", error.problems)
+    attributes = opened.foreign.attributes
+    arguments = attributes.get("train_args") if isinstance(attributes.get("train_args"), Mapping) else {}
+    epoch = attributes.get("epoch")
+    return Checkpoint(graph, state, settings={key: arguments[key] for key in KEPT_SETTINGS if arguments.get(key) is not None},
+                      epoch=epoch if isinstance(epoch, int) else -1, license=opened.license, date=str(attributes.get("date") or ""),
+                      norms=_norms(opened.foreign, report.kept))
+
+
+def _graph(opened: Opened) -> Graph:
+    found, attributes = opened.found, opened.foreign.attributes
+    if found.task != "detect":
+        raise UserError(f"'{opened.path}' is a {found.task} checkpoint ({found.family}, scale {found.scale}): its head comes with a "
+                        "later version. `bitfalcon info` and `bitfalcon convert` work on it.")
+    names = attributes.get("names")
+    names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
+    names = {int(key): str(name) for key, name in names.items()} if isinstance(names, Mapping) and len(names) == found.nc else None
+    document, name = attributes.get("yaml"), opened.path.name
+    if not isinstance(document, Mapping):
+        if not found.graph or not found.scale:
+            raise UserError(f"'{opened.path}' holds a graph of its own ({found.family}) without its YAML. Give the graph as model= "
+                            "and this file as pretrained= .")
+        shipped = find_model(found.graph)
+        document, name = shipped.document, shipped.path.name
+    scale = found.scale or str(document.get("scale") or "")
+    document = {key: value for key, value in document.items() if key not in ("nc", "names", "scale", "variant")}
+    return graph_of(document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc, names=names)
+
+
+def _norms(foreign: Foreign, kept: Mapping[str, str]) -> dict[str, list[float]]:
+    # eps and momentum of the batch norms that differ from ours, by our module name
+    found = {}
+    for module, eps in foreign.eps.items():
+        ours = kept.get(f"{module}.weight", "").removesuffix(".weight")
+        momentum = foreign.momentum.get(module)
+        momentum = MOMENTUM if momentum is None else momentum
+        if ours and (eps, momentum) != (EPS, MOMENTUM):
+            found[ours] = [float(eps), float(momentum)]
+    return found
+
+
+def write_foreign(path: str | Path, checkpoint: Checkpoint, family: str) -> dict[str, Tensor]:
+    """Write a plain state dict in a family's own keys; the tensors that were written. torch.load opens it with defaults."""
+    state = invert(TABLES[family], checkpoint.state)
+    with atomic(path) as temporary:
+        torch.save(state, temporary)
+    return state
