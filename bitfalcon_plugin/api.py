@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import load
+from .checkpoint import Checkpoint, load
+from .checkpoint import save as save_checkpoint
 from .config import Settings, load_settings
 from .devices import select_device
 from .errors import UserError
+from .foreign import convert_foreign, convert_ours, load_any, open_any
 from .model import Detector, Summary, read_graph
 from .results import Results
 from .validate import Metrics
@@ -30,7 +32,7 @@ class YOLO:
         if task not in (None, "detect"):
             raise UserError(f"task={task!r}: this package detects; task is 'detect' or not given.")
         self.task, self.source, self.verbose = "detect", str(model), verbose
-        self.checkpoint = load(model) if is_weights(model) else None
+        self.checkpoint = load_any(model) if is_weights(model) else None
         self.ckpt_path = self.source if self.checkpoint else None
         remembered = self.checkpoint.settings if self.checkpoint else {}
         self.overrides = {key: remembered[key] for key in ("data", "imgsz", "single_cls") if remembered.get(key) is not None}
@@ -117,7 +119,7 @@ class YOLO:
 def train(settings: Settings) -> Metrics:
     """The verb train."""
     source = settings.model or DEFAULT_MODEL
-    return run_train(settings, load(source) if is_weights(source) else None)[1]
+    return run_train(settings, load_any(source) if is_weights(source) and not settings.resume else None)[1]
 
 
 def val(settings: Settings) -> Metrics:
@@ -135,11 +137,15 @@ def predict(settings: Settings) -> None:
         raise UserError(f"None of the images of source={settings.source} could be read.")
 
 
-def info(settings: Settings) -> Summary:
-    """The verb info."""
+def info(settings: Settings) -> Summary | None:
+    """The verb info; of another maker's checkpoint it says what the file holds, and nothing is built."""
     source = settings.model or DEFAULT_MODEL
     if is_weights(source):
-        checkpoint = load(source)
+        checkpoint = open_any(source)
+        if not isinstance(checkpoint, Checkpoint):
+            print(checkpoint.describe())
+            print(f"classes: {', '.join(checkpoint.names.values()) or 'not named in the file'}")
+            return None
         print(f"{source}: bitfalcon checkpoint, {checkpoint.graph.name} scale={checkpoint.graph.scale or 'none'}, "
               f"{len(checkpoint.state)} tensors, epoch {checkpoint.epoch + 1}, {checkpoint.date}")
         print(f"classes: {', '.join(checkpoint.graph.names.values())}")
@@ -149,6 +155,28 @@ def info(settings: Settings) -> Summary:
     with torch.device("meta"):  # shapes alone: nothing is computed
         model = Detector(graph)
     return show_info(model, settings)
+
+
+def convert(settings: Settings) -> Path:
+    """The verb convert: another maker's checkpoint to our format, or with to= a checkpoint to a family's own keys."""
+    if settings.model is None or not is_weights(settings.model):
+        raise UserError("convert needs a checkpoint: bitfalcon convert x.pt, or bitfalcon convert best.pt to=turbo out=y.pt .")
+    source = Path(settings.model)
+    out = Path(settings.out or source.with_name(f"{source.stem}-{settings.to or 'bitfalcon'}.pt"))
+    if out.exists() and out.samefile(source):
+        raise UserError(f"out={out} is the file to convert; give another name.")
+    opened = open_any(source)
+    if settings.to is None:
+        if isinstance(opened, Checkpoint):
+            raise UserError(f"'{source}' is in our format already. Give to=v1 or to=turbo to write a maker's keys.")
+        checkpoint = convert_foreign(opened)
+        print(opened.describe())
+        save_checkpoint(out, checkpoint)
+        print(f"wrote {out}: {len(checkpoint.state)} tensors in our format; licence: {checkpoint.license or 'not stated'}")
+        return out
+    state = convert_ours(opened if isinstance(opened, Checkpoint) else convert_foreign(opened), settings.to, out)
+    print(f"wrote {out}: a state dict of {len(state)} tensors in the keys of {settings.to}")
+    return out
 
 
 def _weights(settings: Settings, verb: str) -> str:

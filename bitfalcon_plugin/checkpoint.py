@@ -111,36 +111,3 @@ def _plain(value: object) -> object:
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
-
-
-@dataclass(frozen=True)
-class Transfer:
-    """What became of a checkpoint's tensors in another model: names taken over, new in the model, and left behind."""
-
-    kept: tuple[str, ...]
-    new: tuple[str, ...]
-    dropped: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return f"{len(self.kept)} tensors taken over, {len(self.new)} new, {len(self.dropped)} left behind"
-
-
-@torch.no_grad()
-def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path) -> Transfer:
-    """Take over a checkpoint's tensors. Only the class branches of the head may differ (another number of classes).
-
-    Raises UserError that names the first tensors that do not fit: weights are never taken over in part.
-    """
-    own = model.state_dict()
-    fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
-    classes = f"model.{len(model.model) - 1}.cv3."
-    wrong = sorted(name for name in (own.keys() ^ checkpoint.state.keys()) | (own.keys() - fits) if not name.startswith(classes))
-    if wrong:
-        raise UserError(
-            f"'{path}' ({checkpoint.graph.name} scale={checkpoint.graph.scale or 'none'} variant={checkpoint.graph.variant}) does "
-            f"not fit {model.graph.name} scale={model.graph.scale or 'none'} variant={model.graph.variant}: {len(wrong)} tensors "
-            f"differ, {', '.join(wrong[:3])}... Give the graph, scale and variant of the weights.")
-    for name in fits:
-        own[name].copy_(checkpoint.state[name])
-    left, new = (tuple(sorted(names - fits)) for names in (checkpoint.state.keys(), own.keys()))
-    return Transfer(tuple(sorted(fits)), new, left)

@@ -20,6 +20,7 @@ usage: bitfalcon VERB key=value ...
   val       COCO numbers of a checkpoint    bitfalcon val model=best.pt data=data.yaml split=test
   predict   boxes on images                 bitfalcon predict model=best.pt source=images/ conf=0.25
   info      the rows of a model             bitfalcon info model=yolov12.yaml scale=l
+  convert   weights to or from our format   bitfalcon convert best.pt to=turbo out=y.pt
   cfg       print all settings, with what each means; copy-cfg writes them to default_copy.yaml
   checks    print versions and devices
   version   print the version

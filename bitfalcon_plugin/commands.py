@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .config import draft_of, is_model_scale, literal, live, sample, show, table
 from .errors import did_you_mean, raise_problems
 
-MODES = ("train", "val", "predict", "info")
+MODES = ("train", "val", "predict", "info", "convert")
 COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks")
 VERBS = MODES + COMMANDS
 FLAGS = {"-h": "help", "-v": "version"}

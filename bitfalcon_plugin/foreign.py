@@ -13,6 +13,7 @@ from .checkpoint import FORMAT, Checkpoint, parse
 from .compat.families import TABLES, Recognised, recognise
 from .compat.reader import Foreign, foreign_of, unpack
 from .compat.remap import RemapError, apply, invert
+from .choices import LISTS
 from .errors import UserError, raise_problems
 from .files import atomic
 from .graph import Graph
@@ -30,6 +31,14 @@ class Opened:
     path: Path
     foreign: Foreign
     found: Recognised
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class index to name as the file has it; empty where it has none that fit."""
+        names = self.foreign.attributes.get("names")
+        names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
+        fits = isinstance(names, Mapping) and len(names) == self.found.nc
+        return {int(key): str(name) for key, name in names.items()} if fits else {}
 
     @property
     def license(self) -> str | None:
@@ -96,9 +105,6 @@ def _graph(opened: Opened) -> Graph:
     if found.task != "detect":
         raise UserError(f"'{opened.path}' is a {found.task} checkpoint ({found.family}, scale {found.scale}): its head comes with a "
                         "later version. `bitfalcon info` and `bitfalcon convert` work on it.")
-    names = attributes.get("names")
-    names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
-    names = {int(key): str(name) for key, name in names.items()} if isinstance(names, Mapping) and len(names) == found.nc else None
     document, name = attributes.get("yaml"), opened.path.name
     if not isinstance(document, Mapping):
         if not found.graph or not found.scale:
@@ -107,8 +113,13 @@ def _graph(opened: Opened) -> Graph:
         shipped = find_model(found.graph)
         document, name = shipped.document, shipped.path.name
     scale = found.scale or str(document.get("scale") or "")
-    document = {key: value for key, value in document.items() if key not in ("nc", "names", "scale", "variant")}
-    return graph_of(document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc, names=names)
+    document = {key: value for key, value in document.items() if key not in ("nc", "names", "scale", "variant", "class_width")}
+    head = f"model.{sum(len(document.get(part) or []) for part in LISTS) - 1}."
+    boxes, classes = (opened.foreign.state.get(head + key) for key in ("cv2.0.0.conv.weight", "cv3.0.2.weight"))
+    if boxes is not None and classes is not None and classes.shape[1] != max(boxes.shape[1], min(found.nc, 100)):
+        document["class_width"] = classes.shape[1]  # fine-tuned from a model of other classes
+    return graph_of(document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc,
+                    names=opened.names or None)
 
 
 def _norms(foreign: Foreign, kept: Mapping[str, str]) -> dict[str, list[float]]:
@@ -123,9 +134,26 @@ def _norms(foreign: Foreign, kept: Mapping[str, str]) -> dict[str, list[float]]:
     return found
 
 
-def write_foreign(path: str | Path, checkpoint: Checkpoint, family: str) -> dict[str, Tensor]:
-    """Write a plain state dict in a family's own keys; the tensors that were written. torch.load opens it with defaults."""
-    state = invert(TABLES[family], checkpoint.state)
+def convert_foreign(opened: Opened) -> Checkpoint:
+    """A foreign file as a Checkpoint to be written; of other tasks, whose heads are not built here, without resolved rows."""
+    if opened.found.task == "detect":
+        return to_checkpoint(opened)
+    found, attributes = opened.found, opened.foreign.attributes
+    state, _ = apply(TABLES[found.family], opened.foreign.state, None)
+    document = attributes.get("yaml") if isinstance(attributes.get("yaml"), Mapping) else {}
+    graph = Graph(opened.path.name, document, (), found.nc, opened.names, found.scale, found.variant, None, 3)
+    return Checkpoint(graph, state, license=opened.license)
+
+
+def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
+    """Write a plain state dict in a family's own keys, which torch.load opens with its defaults; returns it.
+
+    Raises UserError when the weights belong to another family.
+    """
+    variant = checkpoint.graph.variant
+    if variant and family != ("v1" if variant == "v1" else "turbo"):
+        raise UserError(f"to={family}: these are {variant} weights; give to={'v1' if variant == 'v1' else 'turbo'}.")
+    state = {key: tensor.contiguous() for key, tensor in invert(TABLES[family], checkpoint.state).items()}
     with atomic(path) as temporary:
         torch.save(state, temporary)
     return state

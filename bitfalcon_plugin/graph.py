@@ -246,6 +246,8 @@ class _Rows:
             channels, keywords = 0, {"channels": inputs}
             if rule.legacy:
                 keywords["legacy"] = not self.modern
+            if rule.class_width and choices.class_width:
+                keywords["class_width"] = choices.class_width
         else:  # one input, but for a join
             channels = args[1] if rule.kind == "plain" else sum(inputs)
             args = inputs if rule.kind == "norm" else args

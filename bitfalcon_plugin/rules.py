@@ -33,13 +33,14 @@ KINDS = MappingProxyType({
 class Rule:
     """How a row of a module is read. UserError for a kind that is not in KINDS or a scaling that is not in SCALING.
 
-    modern: its presence selects the depthwise-separable class branch of Detect. legacy: the constructor takes
-    `legacy=`. declared_input: a row may name its input channels first. scaling: what the size and the family add.
+    modern: its presence selects the depthwise-separable class branch of Detect. legacy, class_width: the constructor
+    takes `legacy=`, `class_width=`. declared_input: a row may name its input channels first. scaling: what the size and the family add.
     """
 
     kind: str
     modern: bool = False
     legacy: bool = False
+    class_width: bool = False
     declared_input: bool = False
     scaling: str = ""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from .checkpoint import Checkpoint, load, transfer
+from .checkpoint import Checkpoint, load
 from .config import Settings, load_settings
 from .data.dataset import Sample, Scan, scan
 from .data.loader import ValLoader
@@ -16,12 +16,14 @@ from .data.spec import DataSpec, load_data
 from .devices import select_device
 from .drawing import contact_sheet
 from .errors import UserError
+from .foreign import load_any
 from .files import atomic, new_run_dir
 from .graph import Graph
 from .model import Detector, Summary, graph_of, read_graph, summary
 from .predict import Skipped, list_sources
 from .predict import predict as predict_images
 from .results import Results
+from .transfer import class_width, transfer
 from .training.loop import Run, gains_of, progress, workers_for
 from .training.loop import train as train_loop
 from .validate import Metrics, validate
@@ -55,13 +57,13 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, 
         settings = load_settings({**{k: v for k, v in resumed.settings.items() if k != "save_dir"}, **given(settings)})
     device = select_device(settings.device)
     data, settings = _data(settings)
-    model = _model_to_train(settings, resumed or checkpoint, data)
+    model, license = _model_to_train(settings, resumed or checkpoint, data)
     settings = _legal_side(settings, model)
     train_scan, val_scan = _scan(data, "train", settings), _scan(data, "val", settings)
     folder = Path(resumed.settings["save_dir"]) if resumed else new_run_dir("train", settings.project, settings.name, settings.exist_ok)
     print(f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}; results in {folder}")
     run = Run(model, settings, train_scan.samples, val_scan.samples, folder, device,
-              license=checkpoint.license if checkpoint else None, epoch=resumed.epoch + 1 if resumed else 0,
+              license=license, epoch=resumed.epoch + 1 if resumed else 0,
               resumed=resumed.training if resumed else None)
     records = train_loop(run)
     best = load(records.best if settings.save else records.last)
@@ -124,23 +126,26 @@ def _scan(data: DataSpec, split: str, settings: Settings) -> Scan:
     return found
 
 
-def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: DataSpec) -> Detector:
+def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: DataSpec) -> tuple[Detector, str | None]:
+    # The model, and the licence of the weights that it starts from.
     torch.manual_seed(settings.seed + 1)  # fresh weights are part of what a seed repeats
     names = {0: "item"} if settings.single_cls else data.names
     if checkpoint is not None:
-        graph = checkpoint.graph
-        if dict(graph.names) == names:
-            return checkpoint.model()
-        model = Detector(graph_of(graph.document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names),
+        source, graph = settings.model, checkpoint.graph
+        document = graph.document if dict(graph.names) == names else {**graph.document, "class_width": class_width(checkpoint)}
+        model = Detector(graph_of(document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names),
                                   names=names))
-        source = settings.model
     else:
-        model = Detector(graph_for(settings.model or DEFAULT_MODEL, settings, data, settings.single_cls))
+        graph = graph_for(settings.model or DEFAULT_MODEL, settings, data, settings.single_cls)
         if not isinstance(settings.pretrained, str):
-            return model
-        source, checkpoint = settings.pretrained, load(settings.pretrained)
-    print(f"Weights of '{source}': {transfer(model, checkpoint, source)}")
-    return model
+            return Detector(graph), None
+        source, checkpoint = settings.pretrained, load_any(settings.pretrained)
+        if checkpoint.graph.nc != graph.nc and len(checkpoint.graph.rows) == len(graph.rows):
+            graph = graph_of({**graph.document, "class_width": class_width(checkpoint)}, name=graph.name, named_scale=graph.scale,
+                             variant=graph.variant, nc=graph.nc, names=graph.names)
+        model = Detector(graph)
+    print(f"Weights of '{source}':\n{transfer(model, checkpoint, source)}")
+    return model, checkpoint.license
 
 
 def _measure(model: Detector, samples: tuple[Sample, ...], settings: Settings, device: torch.device) -> Metrics:

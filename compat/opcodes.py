@@ -43,8 +43,7 @@ class DryRun:
             if not self.refused:
                 raise Rejected(f"is damaged: its pickle is cut off or does not hold together. {AGAIN}") from error
         if self.refused:
-            names = [name.encode("unicode_escape").decode() for name in sorted(self.refused)]
-            shown = ", ".join(names[:5]) + (" and others" if names[5:] else "")
+            shown = ", ".join(sorted(self.refused)[:5]) + (" and others" if len(self.refused) > 5 else "")
             raise Rejected(
                 f"asks for {shown}, which a YOLO model does not need, and was not read. "
                 "Open it with no other program unless you trust its maker: it can run code.")

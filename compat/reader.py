@@ -102,7 +102,8 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Rejected as reason:
-        raise UserError(f"{str(path)!r} {' '.join(str(reason).split())}") from None
+        line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(reason).split()))
+        raise UserError(f"{str(path)!r} {line[:1000]}") from None
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}. Check its permissions and the disk."
                         ) from error
@@ -225,6 +226,7 @@ def _renamed(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
 
 def _check(state: dict[str, Tensor], size: int) -> None:
     need(bool(state), "holds a model without any tensor")
+    need(all(key.isprintable() and len(key) < 1000 for key in state), "has tensors whose names cannot be printed")
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     need(total <= 2 * size, f"has tensors of {total} bytes together in {size} bytes")
     wrong = [f"{key} ({str(tensor.dtype)[6:]})" for key, tensor in state.items()

@@ -75,8 +75,10 @@ class RemapError(ValueError):
         self.problems = problems
 
 
-def apply(table: Table, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Tensor], Report]:
-    """The maker's tensors -> ours. shapes: of every tensor of ours. Raises RemapError with all problems at once.
+def apply(table: Table, state: Mapping[str, Tensor],
+          shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[dict[str, Tensor], Report]:
+    """The maker's tensors -> ours. shapes: of every tensor of ours; None where the model cannot be built, and nothing of
+    ours can be compared. Raises RemapError with all problems at once.
 
     Every foreign key is used exactly once or dropped by the table; every key of ours is filled with its own shape.
     """
@@ -89,7 +91,7 @@ def apply(table: Table, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[
         if isinstance(step, Dropped):
             dropped[key] = step.reason
             continue
-        if step is None or ours not in shapes:
+        if step is None or shapes is not None and ours not in shapes:
             problems.append(f"unknown: {key} {tuple(tensor.shape)}")
             continue
         kept[key] = ours
@@ -104,6 +106,7 @@ def apply(table: Table, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[
     for ours, bias in biases.items():
         if ours in out:
             out[ours] = out[ours].float() - bias.float()
+    shapes = {key: tuple(tensor.shape) for key, tensor in out.items()} if shapes is None else shapes
     problems += [f"missing: {key} {shape}" for key, shape in shapes.items() if key not in out]
     problems += [f"shape: {key} is {tuple(out[key].shape)}, expected {shapes[key]}"
                  for key in out if tuple(out[key].shape) != tuple(shapes[key])]

@@ -8,9 +8,10 @@ import pickle
 import pytest
 import torch
 
-from bitfalcon_plugin.checkpoint import Checkpoint, load, save, transfer
+from bitfalcon_plugin.checkpoint import Checkpoint, load, save
 from bitfalcon_plugin.errors import MissingFileError, UserError
-from bitfalcon_plugin.model import build
+from bitfalcon_plugin.model import Detector, build, graph_of
+from bitfalcon_plugin.transfer import class_width, transfer
 
 
 @pytest.fixture(scope="module")
@@ -81,12 +82,19 @@ def test_a_missing_file_is_told(tmp_path):
 
 def test_weights_go_into_a_model_of_other_classes_but_not_into_another_graph(model):
     checkpoint = Checkpoint(model.graph, model.state_dict())
-    other = build("yolov12.yaml", "n", nc=5)
+    document = {**model.graph.document, "class_width": class_width(checkpoint)}
+    other = Detector(graph_of(document, named_scale="n", nc=3, names={0: "bird", 1: "Cat", 2: "cow"}))
     report = transfer(other, checkpoint, "a.pt")
-    assert set(report.new) == set(report.dropped) and all(name.startswith("model.21.cv3.") for name in report.new)
-    assert torch.equal(other.state_dict()["model.0.conv.weight"], model.state_dict()["model.0.conv.weight"])
+    assert (report.remapped, report.new, report.dropped) == (("Cat",), ("bird", "cow"), ("dog",))
+    assert "1 classes: Cat" in str(report) and report.kept == len(model.state_dict()) - 6
+    for key in ("model.0.conv.weight", "model.21.cv3.0.1.1.conv.weight"):
+        assert torch.equal(other.state_dict()[key], model.state_dict()[key])
+    for level in range(3):
+        for part in ("weight", "bias"):
+            ours, theirs = (m.state_dict()[f"model.21.cv3.{level}.2.{part}"] for m in (other, model))
+            assert torch.equal(ours[1], theirs[0]) and (part == "bias" or not torch.equal(ours[0], theirs[0]))
     small = build("yolov12.yaml", "s", nc=2)
     before = small.state_dict()["model.0.conv.weight"].clone()
-    with pytest.raises(UserError, match="does not fit.*scale=s"):
+    with pytest.raises(UserError, match="do not fit.*scale=n"):
         transfer(small, checkpoint, "a.pt")
     assert torch.equal(small.state_dict()["model.0.conv.weight"], before)

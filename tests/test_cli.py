@@ -93,9 +93,9 @@ def test_nothing_is_said_of_ordinary_words(line: str) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [
-    (["trian"], "Did you mean 'train'?"), (["export"], "'export' is no verb (train, val, predict, info, help"),
+    (["trian"], "Did you mean 'train'?"), (["export"], "'export' is no verb (train, val, predict, info, convert, help"),
     (["plost"], "Did you mean 'plots'?"),
-    (["mode=track"], "mode=track: expected one of train, val, predict, info"),
+    (["mode=track"], "mode=track: expected one of train, val, predict, info, convert"),
     (["task=trian"], "Did you mean 'train'?"), (["task=segment"], "does detection for now"),
     (["pose"], "does detection for now"),
     (["epochs"], "'epochs' needs a value: write epochs=100."), (["device"], "write device=cpu."),

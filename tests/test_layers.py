@@ -27,7 +27,7 @@ LINES = (
     "commands results modules",
     "model data training training.assign training.loss training.optim",
     "checkpoint",
-    "foreign",
+    "foreign transfer",
     "validate predict",
     "training.records training.loop",
     "verbs",

@@ -82,7 +82,8 @@ def test_a_folder_and_a_pipe(tmp_path) -> None:
 @pytest.mark.parametrize("content, word", [
     ({"epoch": 3, "optimizer": {}}, "its entries are epoch, optimizer"), ([1, 2], "holds a list"), ({}, "are none"),
     ({"model": None, "ema": None}, "holds no model"), ({"state_dict": {"a": torch.ones(1), "b": 3}}, "not tensors: b"),
-    ({"model": {1: torch.ones(1)}}, "not tensors: 1"), (torch.ones(2), "holds a Tensor"),
+    ({"model": {1: torch.ones(1)}}, "not tensors: 1"), ({"a\x1b[2J\ud800": torch.ones(1)}, "names cannot be printed"),
+    (torch.ones(2), "holds a Tensor"),
 ])
 def test_files_without_a_model(tmp_path, content, word) -> None:
     torch.save(content, tmp_path / "x.pt")

@@ -130,7 +130,7 @@ HAND_MADE = {  # what no pickler writes: the instructions, and a word of the ref
     "key of tuples": (framed(b"})", b"\x85" * 300_000, b"Ns"), "keys"),
     "huge integer keys": (framed(b"}\x8a\x10", b"\xff" * 15, b"\x01Ns"), "keys"),
     "dotted name": (framed(name("os", "path.os.system"), b")R"), "os.path.os.system"),
-    "name with escapes": (framed(name("os\x1b[2J", "sys\rtem"), b")R"), r"os\x1b[2J.sys\rtem"),
+    "name with escapes": (framed(name("os\x1b[2J", "sys\rtem"), b")R"), "os?[2J.sys tem"),
     "unknown persistent id": (framed(text("system"), b"Q"), "tensor's values"),
     "empty stack": (framed(b"R"), "does not hold together"),
     "without an end": (b"\x80\x02}", "does not hold together"),

@@ -129,7 +129,7 @@ def test_other_classes_take_over_all_but_the_class_branches(place, capsys):
     (place / "data/more.yaml").write_text(yaml.safe_dump({**keys, "names": ["red", "green", "blue", "grey"]}))
     best = "runs/detect/train/weights/best.pt"
     assert main(["train", f"model={best}", "data=data/more.yaml", "imgsz=64", "batch=4", "epochs=1", "device=cpu"]) == 0
-    assert "tensors taken over" in capsys.readouterr().out
+    assert "remapped  3 classes: red, green, blue" in capsys.readouterr().out
     assert YOLO("runs/detect/train2/weights/best.pt").names[3] == "grey"
     assert main(["val", f"model={best}", "data=data/more.yaml"]) == 2
     assert "knows 3 classes" in capsys.readouterr().err

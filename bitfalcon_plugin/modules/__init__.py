@@ -57,13 +57,13 @@ MODULES: dict[str, Entry] = {
     "nn.Conv2d": Entry(nn.Conv2d, Rule("plain")),
     "torchvision.ops.Conv2dNormActivation": Entry(torchvision.ops.Conv2dNormActivation, Rule("plain")),
     "Concat": Entry(Concat, Rule("join")),
-    "Detect": Entry(Detect, Rule("head", legacy=True)),
-    "BitDetect": Entry(BitDetect, Rule("head")),
+    "Detect": Entry(Detect, Rule("head", legacy=True, class_width=True)),
+    "BitDetect": Entry(BitDetect, Rule("head", class_width=True)),
 }
 
 LIBRARIES = {"nn.": nn, "torchvision.ops.": torchvision.ops}
 GIVEN = {"block": 2, "stage": 3}  # leading constructor arguments that the graph fills in: c_in, c_out, repeats
-FILLED = {"head": ("channels", "legacy")}  # parameters that the graph gives by name
+FILLED = {"head": ("channels", "legacy", "class_width")}  # parameters that the graph gives by name
 
 
 def register(name: str, cls: Callable[..., nn.Module], rule: str | Rule = "block") -> None:

@@ -15,5 +15,5 @@ class BitDetect(Detect):
     issue; until then this head computes in float.
     """
 
-    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int]):
-        super().__init__(nc, reg_max, channels=channels)
+    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], class_width: int = 0):
+        super().__init__(nc, reg_max, channels=channels, class_width=class_width)

@@ -49,13 +49,14 @@ class Detect(nn.Module):
     """Box and class branches on each level. channels: of the levels, fine to coarse.
 
     legacy: class branch of two dense 3x3 convolutions (v8 graphs) instead of the depthwise-separable one.
+    class_width: hidden channels of the class branches; 0: by channels and nc. Weights for other classes keep theirs.
     """
 
-    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], legacy: bool = False):
+    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], legacy: bool = False, class_width: int = 0):
         super().__init__()
         self.nc, self.reg_max = nc, reg_max
         box = max(16, channels[0] // 4, 4 * reg_max)
-        hidden = max(channels[0], min(nc, 100))
+        hidden = class_width or max(channels[0], min(nc, 100))
         self.cv2 = nn.ModuleList(
             nn.Sequential(Conv(c, box, 3), Conv(box, box, 3), nn.Conv2d(box, 4 * reg_max, 1)) for c in channels
         )
