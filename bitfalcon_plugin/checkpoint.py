@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from . import __version__
-from .errors import MissingFileError, UserError
+from .errors import MissingFileError, UserError, raise_problems
 from .files import atomic
 from .graph import DOCUMENT_KEYS, Graph
 from .model import Detector, graph_of
@@ -44,8 +44,13 @@ class Checkpoint:
     def model(self) -> Detector:
         """A Detector with these weights, float32, in eval mode."""
         model = Detector(self.graph)
-        model.load_state_dict({name: tensor.float() if tensor.is_floating_point() else tensor
-                               for name, tensor in self.state.items()})
+        own = model.state_dict()
+        wrong = sorted(name for name in own.keys() | self.state.keys()
+                       if name not in own or name not in self.state or own[name].shape != self.state[name].shape)
+        raise_problems(f"The weights do not fit {self.graph.name}:", wrong)
+        with torch.no_grad():
+            for name, tensor in self.state.items():  # one at a time: a second copy of all would double the memory
+                own[name].copy_(tensor)
         for name, (eps, momentum) in self.norms.items():
             norm = model.get_submodule(name)
             norm.eps, norm.momentum = eps, momentum

@@ -18,7 +18,7 @@ from .errors import UserError, raise_problems
 from .files import atomic
 from .graph import Graph
 from .locate import find_model
-from .model import Detector, graph_of
+from .model import graph_of, state_shapes
 from .modules.conv import EPS, MOMENTUM
 
 KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: what a run remembers
@@ -85,10 +85,8 @@ def load_any(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint
 def to_checkpoint(opened: Opened) -> Checkpoint:
     """Map a detector's weights into our layout; every tensor is used or the problems are raised together."""
     graph = _graph(opened)
-    with torch.device("meta"):
-        shapes = {name: tuple(tensor.shape) for name, tensor in Detector(graph).state_dict().items()}
     try:
-        state, report = apply(TABLES[opened.found.family], opened.foreign.state, shapes)
+        state, report = apply(TABLES[opened.found.family], opened.foreign.state, state_shapes(graph))
     except RemapError as error:
         raise_problems(f"'{opened.path}' does not fit its graph ({graph.name}, scale {graph.scale or 'none'}, variant "
                        f"{graph.variant}):", error.problems)

@@ -142,6 +142,15 @@ def read_graph(model: str | Path, scale: str = "", *, variant: str | None = None
                     names=names)
 
 
+def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a Detector of `graph`, without its memory. Raises UserError as Detector does."""
+    problems: list[str] = []
+    with torch.device("meta"):
+        rows = nn.ModuleList(_build(row, problems) for row in graph.rows)
+    raise_problems(f"{graph.name} cannot be built:", problems)
+    return {f"model.{name}": tuple(tensor.shape) for name, tensor in rows.state_dict().items()}
+
+
 def graph_of(document: Mapping[str, object], **choices) -> Graph:
     """Resolve a document with the modules known here; `choices` as in graph.resolve."""
     return resolve(document, lookup, known_modules(), **choices)

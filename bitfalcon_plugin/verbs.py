@@ -60,6 +60,9 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, 
     model, license = _model_to_train(settings, resumed or checkpoint, data)
     settings = _legal_side(settings, model)
     train_scan, val_scan = _scan(data, "train", settings), _scan(data, "val", settings)
+    if settings.imgsz == model.multiple and len(train_scan.samples) % settings.batch == (0 if settings.batch == 1 else 1):
+        raise UserError(f"imgsz={settings.imgsz} leaves one cell of a map, and one image a batch: nothing to normalise over. Give "
+                        f"imgsz={2 * model.multiple} or another batch.")
     folder = Path(resumed.settings["save_dir"]) if resumed else new_run_dir("train", settings.project, settings.name, settings.exist_ok)
     print(f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}; results in {folder}")
     run = Run(model, settings, train_scan.samples, val_scan.samples, folder, device,

@@ -151,6 +151,8 @@ def broken_graph(place):
     (broken_label, [], "3.txt:1"),
     (broken_graph, [], "from 40"),
     (None, ["model=yolov12q.yaml"], "yolov12q.yaml"),
+    (None, ["model=yolov12.yaml", "imgsz=32", "batch=1"], "imgsz=64"),
+    (None, ["model=yolov12.yaml", "imgsz=32", "batch=3"], "imgsz=64"),
     (None, ["scale=q"], "known: n, s"),
 ])
 def test_a_mistake_ends_with_one_message_and_nothing_written(place, capsys, prepare, tokens, words):

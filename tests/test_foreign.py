@@ -1,0 +1,139 @@
+"""Other makers' checkpoints through the public API and the command line: real files when they are at hand, small ones otherwise."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from foreign import write
+from test_conformance import VECTORS, check_output, foreign_state
+from tiny_dataset import dataset
+
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.checkpoint import load
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.errors import UserError
+from bitfalcon_plugin.foreign import load_any, open_any
+
+sys.path.insert(0, str(Path(__file__).parent / "data"))
+from fill import image  # noqa: E402
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+real = pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs ../shared/checkpoints, which is not in the repository")
+LICENSE = "AGPL-3.0 (https://example.org)"
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A v1 and a turbo file of scale n, as whole pickled models of another package, with half-precision weights."""
+    folder = tmp_path_factory.mktemp("foreign")
+    for name, vector in (("v1", "checkpoint-v1-n-released-layout"), ("turbo", "checkpoint-turbo-n")):
+        state = {k: v.half() if v.is_floating_point() else v for k, v in foreign_state(VECTORS[vector], True).items()}
+        write(folder / f"{name}.pt", state, attributes={"names": {i: f"thing{i}" for i in range(80)}, "nc": 80}, license=LICENSE, epoch=-1)
+    return folder
+
+
+@pytest.mark.parametrize("name, vector", [("v1", "checkpoint-v1-n-released-layout"), ("turbo", "checkpoint-turbo-n")])
+@torch.inference_mode()
+def test_pickled_models_give_the_recorded_outputs(files, name, vector):
+    model = YOLO(files / f"{name}.pt").model
+    check_output(model.decode(model(torch.from_numpy(image(*VECTORS[vector]["input"][2:])).float())), VECTORS[vector]["output"])
+    assert model.names[3] == "thing3"
+
+
+@pytest.mark.parametrize("name", ["v1", "turbo"])
+def test_there_and_back_gives_the_same_bytes(files, tmp_path, name):
+    source = open_any(files / f"{name}.pt").foreign.state
+    ours, back = tmp_path / "ours.pt", tmp_path / "back.pt"
+    assert main(["convert", str(files / f"{name}.pt"), f"out={ours}"]) == 0
+    assert main(["convert", str(ours), f"to={name}", f"out={back}"]) == 0
+    found = torch.load(back)
+    folded = {key for key in source if key.endswith("pe.conv.bias")}
+    means = {key.replace("conv.bias", "bn.running_mean") for key in folded}
+    assert set(found) == set(source) - folded
+    for key in set(found) - means:
+        assert found[key].dtype == source[key].dtype and torch.equal(found[key], source[key]), key
+    assert load(ours).license == LICENSE
+    assert main(["convert", str(ours), f"to={'turbo' if name == 'v1' else 'v1'}"]) == 2
+
+
+def test_info_builds_nothing_and_says_what_the_file_is(files, capsys, monkeypatch):
+    monkeypatch.setattr("bitfalcon_plugin.model.Detector.__init__", lambda *_: pytest.fail("a model was built"))
+    assert main(["info", str(files / "turbo.pt")]) == 0
+    out = capsys.readouterr().out
+    for words in ("family turbo", "scale n", "detect", "80 classes", "739 tensors", LICENSE, "thing7"):
+        assert words in out
+
+
+def test_a_turbo_file_does_not_go_into_a_v1_graph(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = dataset(tmp_path / "d")
+    tokens = ["train", "model=yolov12.yaml", "scale=n", f"data={data}", "imgsz=64", "epochs=1", "batch=2", "device=cpu", "plots=False",
+              f"pretrained={files / 'turbo.pt'}"]
+    assert main(tokens) == 2
+    err = capsys.readouterr().err
+    assert "Give variant=turbo" in err and "rows 1 and 3" in err and "positional convolution" in err
+    assert not (tmp_path / "runs").exists()
+    assert main([*tokens, "variant=turbo"]) == 0
+    out = capsys.readouterr().out
+    assert "kept" in out and "dropped   80 classes" in out and "new       2 classes: cat, dog" in out
+    assert load("runs/detect/train/weights/best.pt").license == LICENSE
+
+
+def test_fine_tuning_keeps_the_hidden_widths_and_classes_of_the_same_name(files, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    data = dataset(tmp_path / "d", keys={"train": "images/train", "val": "images/val", "names": ["new", "Thing5"]})
+    assert main(["train", f"model={files / 'v1.pt'}", f"data={data}", "imgsz=64", "epochs=1", "batch=2", "device=cpu", "plots=False"]) == 0
+    assert "remapped  1 classes: Thing5" in capsys.readouterr().out
+    best = load("runs/detect/train/weights/best.pt")
+    assert best.state["model.21.cv3.0.2.weight"].shape == (2, 80, 1, 1) and best.model().names == {0: "new", 1: "Thing5"}
+
+
+@pytest.mark.parametrize("name", ["turbo-n-seg", "turbo-n-cls"])
+def test_other_tasks_are_recognised_refused_and_converted(tmp_path, name, capsys):
+    vectors = json.loads(gzip.decompress((Path(__file__).parent / "data" / "conformance.json.gz").read_bytes()))
+    state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in foreign_state(vectors[name], True).items()}
+    path = write(tmp_path / "x.pt", state, license=LICENSE)
+    task = {"seg": "segment", "cls": "classify"}[name[-3:]]
+    with pytest.raises(UserError, match=f"{task} checkpoint.*later version"):
+        YOLO(path)
+    assert main(["info", str(path)]) == 0 and task in capsys.readouterr().out
+    assert main(["convert", str(path), f"out={tmp_path / 'ours.pt'}"]) == 0
+    assert torch.load(tmp_path / "ours.pt")["license"] == LICENSE
+    assert main(["convert", str(path), "to=turbo", f"out={tmp_path / 'back.pt'}"]) == 0
+    back = torch.load(tmp_path / "back.pt")
+    assert set(back) == set(state) and all(torch.equal(back[key], state[key]) for key in state)
+
+
+def test_batch_norm_constants_come_from_the_file(files, tmp_path):
+    state = open_any(files / "v1.pt").foreign.state
+    write(tmp_path / "odd.pt", state, eps=1e-5, momentum=0.1, attributes={"names": {i: str(i) for i in range(80)}})
+    model = load_any(tmp_path / "odd.pt").model()
+    norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norms and all((norm.eps, norm.momentum) == (1e-5, 0.1) for norm in norms)
+
+
+def test_nothing_asks_for_the_makers_package(files, monkeypatch):
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            assert name.partition(".")[0] != "ultralytics", "somebody imports the maker's package"
+
+    monkeypatch.setattr(sys, "meta_path", [Blocker(), *sys.meta_path])
+    assert len(YOLO(files / "turbo.pt").model.names) == 80
+
+
+@real
+def test_the_fine_tuned_file_detects_what_its_maker_recorded():
+    recorded = json.loads((SHARED / "conformance" / "predict-bccd.json").read_text())
+    model = YOLO(SHARED / "checkpoints" / recorded["checkpoint"])
+    for item in recorded["images"]:
+        found = model.predict(SHARED / "datasets" / "bccd" / item["file"], imgsz=320)[0]
+        expected = torch.tensor(item["xyxy_conf_cls"])
+        assert list(found.orig_shape) == item["orig_shape"] and len(found) == len(expected)
+        torch.testing.assert_close(found.boxes.xyxy, expected[:, :4], atol=0.05, rtol=0)
+        torch.testing.assert_close(found.boxes.conf, expected[:, 4], atol=0.002, rtol=0)
+        assert torch.equal(found.boxes.cls, expected[:, 5])
