@@ -2,7 +2,7 @@
 
 Papers: CIoU, Zheng et al., "Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression" (AAAI 2020,
 equations 8 to 11, and the remark on the constant alpha); centre points with side distances, Tian et al., "FCOS"
-(ICCV 2019, equation 1). Written from these and from shared/spec/interface.md 4 (decode), 5.4 (letterbox), 6.7 (eps) and
+(ICCV 2019, equation 1). Written from these and from spec/interface.md 4 (decode), 5.4 (letterbox), 6.7 (eps) and
 8.2 (suppression).
 """
 

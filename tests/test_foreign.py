@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from foreign import write
 from test_conformance import VECTORS, check_output, foreign_state
+from test_train import GRAPH
 from tiny_dataset import dataset
 
 from bitfalcon_plugin import YOLO
@@ -18,6 +20,7 @@ from bitfalcon_plugin.checkpoint import load
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.errors import UserError
 from bitfalcon_plugin.foreign import load_any, open_any
+from bitfalcon_plugin.model import Detector, graph_of
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from fill import image  # noqa: E402
@@ -43,6 +46,29 @@ def test_pickled_models_give_the_recorded_outputs(files, name, vector):
     model = YOLO(files / f"{name}.pt").model
     check_output(model.decode(model(torch.from_numpy(image(*VECTORS[vector]["input"][2:])).float())), VECTORS[vector]["output"])
     assert model.names[3] == "thing3"
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("name", ["yolo11-n", "yolov8-n", "turbo-m", "v1-l"])
+@torch.inference_mode()
+def test_plain_state_dicts_of_every_family_give_the_recorded_outputs(tmp_path, name, prefix):
+    state = {prefix + key: tensor for key, tensor in foreign_state(VECTORS[name], False).items()}
+    torch.save({"state_dict": state} if prefix else state, tmp_path / "x.pt")
+    model = load_any(tmp_path / "x.pt").model()
+    check_output(model.decode(model(torch.from_numpy(image(*VECTORS[name]["input"][2:])).float())), VECTORS[name]["output"]["out.0"])
+
+
+def test_a_graph_of_its_own_is_built_from_the_yaml_in_the_file(tmp_path):
+    document = yaml.safe_load(GRAPH)
+    model = Detector(graph_of(document, named_scale="s")).eval()
+    state = dict(model.state_dict())
+    write(tmp_path / "own.pt", state, attributes={"yaml": {**document, "scale": "s"}, "names": {0: "a", 1: "b", 2: "c"}})
+    again = load_any(tmp_path / "own.pt").model()
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(again(x)["scores"], model(x)["scores"]) and again.names == {0: "a", 1: "b", 2: "c"}
+    torch.save(state, tmp_path / "bare.pt")
+    with pytest.raises(UserError, match="without its YAML"):
+        load_any(tmp_path / "bare.pt")
 
 
 @pytest.mark.parametrize("name", ["v1", "turbo"])

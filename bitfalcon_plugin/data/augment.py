@@ -1,7 +1,7 @@
 """Training augmentation: a batch of tiles in, a batch of network inputs out, on the training device.
 
 Mosaic (Bochkovskiy et al., YOLOv4, arXiv:2004.10934), a random projective map, mixup (Zhang et al., arXiv:1710.09412),
-colour and flips, written from the project's interface notes (section 6.6). Every output image is pasted onto a canvas
+colour and flips, written from spec/interface.md (section 6.6). Every output image is pasted onto a canvas
 (a copy) and read from it in one sampling step: mosaic, map and flips cost one interpolation together. Draws come from
 a CPU generator and boxes move on the CPU, so that nothing waits for the device and every device does the same.
 """

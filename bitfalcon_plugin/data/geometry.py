@@ -1,6 +1,6 @@
 """Projective maps of training images: drawing them, sampling along them, moving boxes with them.
 
-Written from the composition M = T S R P C and the survival rules of the project's interface notes (section 6.6).
+Written from the composition M = T S R P C and the survival rules of spec/interface.md (section 6.6).
 Pixel i covers [i, i + 1) and its centre is i + 0.5; boxes are continuous coordinates in the same frame, so a box
 follows its pixels exactly. Matrices are float64 on the CPU: a batch has a few dozen, and every device gets the same.
 """

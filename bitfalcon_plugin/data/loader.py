@@ -2,7 +2,7 @@
 
 Workers only read, decode and resize: what they hold is plain paths and sizes (safe to start by fork, forkserver or
 spawn) and what they send is one tensor a batch. Augmentation runs in the caller's process on the training device.
-Written from the project's interface notes (sections 5.2 Loading, 5.3 and 6.6).
+Written from spec/interface.md (sections 5.2 Loading, 5.3 and 6.6).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Paper: Feng et al., "TOOD: Task-aligned One-stage Object Detection" (ICCV 2021, section 3.3: alignment metric
 t = s^alpha * u^beta, the best anchors per object, targets normalised to the best IoU of the object); an anchor wanted
 by several objects goes to the one it overlaps most, as in Zhang et al., "ATSS" (CVPR 2020). Written from these, from
-shared/spec/interface.md 6.7 and families.md 3 (small objects), and checked with shared/conformance/loss.json.
+spec/interface.md 6.7 and families.md 3 (small objects), and checked with the recorded loss vectors.
 """
 
 from __future__ import annotations

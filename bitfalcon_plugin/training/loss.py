@@ -1,8 +1,8 @@
 """The detection loss: binary cross-entropy for classes, CIoU for boxes, distribution focal loss for the distances.
 
 Papers: CIoU, Zheng et al., "Distance-IoU Loss" (AAAI 2020); DFL, Li et al., "Generalized Focal Loss" (NeurIPS 2020,
-equation 6); soft targets, Feng et al., "TOOD" (ICCV 2021). Written from these and from shared/spec/interface.md 6.7;
-the numbers agree with shared/conformance/loss.json.
+equation 6); soft targets, Feng et al., "TOOD" (ICCV 2021). Written from these and from spec/interface.md 6.7;
+the numbers agree with the recorded loss vectors.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Papers: warm-up, Goyal et al., "Accurate, Large Minibatch SGD" (2017); cosine schedule, Loshchilov and Hutter, "SGDR"
 (ICLR 2017); averaging, Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992). Written
-from shared/spec/interface.md 6.2 and 6.3 with the choices of families.md 3 (column F, warm-up at most half the run).
+from spec/interface.md 6.2 and 6.3 with the choices of families.md 3 (column F, warm-up at most half the run).
 """
 
 from __future__ import annotations
