@@ -2,8 +2,8 @@
 
 Keys: format, version, bitfalcon (package version), date, graph (name, document, scale, variant, nc, names: what the model
 is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that came from
-elsewhere), norms (eps and momentum of batch norms that differ from the usual), training (what a resumed run needs; None
-in a finished file).
+elsewhere), norms (eps and momentum of batch norms that differ from the usual), source (family and layout of another maker's
+file), training (what a resumed run needs; None in a finished file). The graph's rows stand resolved beside its document.
 """
 
 from __future__ import annotations
@@ -40,10 +40,12 @@ class Checkpoint:
     training: Mapping[str, object] | None = None
     date: str = ""
     norms: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    source: Mapping[str, object] = field(default_factory=dict)
+    measured: tuple[Sequence[float], int] | None = None  # strides and multiple of the model, where they are known
 
     def model(self) -> Detector:
         """A Detector with these weights, float32, in eval mode."""
-        model = Detector(self.graph)
+        model = Detector(self.graph, self.measured)
         own = model.state_dict()
         wrong = sorted(name for name in own.keys() | self.state.keys()
                        if name not in own or name not in self.state or own[name].shape != self.state[name].shape)
@@ -65,11 +67,13 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "format": FORMAT, "version": VERSION, "bitfalcon": __version__,
         "date": checkpoint.date or datetime.datetime.now().isoformat(timespec="seconds"),
         "graph": {"name": graph.name, "document": _plain(document), "scale": graph.scale, "variant": graph.variant,
-                  "nc": graph.nc, "names": dict(graph.names)},
+                  "nc": graph.nc, "names": dict(graph.names),
+                  "measured": [list(checkpoint.measured[0]), checkpoint.measured[1]] if checkpoint.measured else None,
+                  "rows": _plain([[r.index, r.source, r.repeats, r.module, r.args, r.keywords] for r in graph.rows])},
         "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
         "settings": _plain(dict(checkpoint.settings)), "metrics": _plain(dict(checkpoint.metrics)),
         "epoch": checkpoint.epoch, "license": checkpoint.license, "training": checkpoint.training,
-        "norms": _plain(dict(checkpoint.norms)),
+        "norms": _plain(dict(checkpoint.norms)), "source": _plain(dict(checkpoint.source)),
     }
     with atomic(path) as temporary:
         torch.save(content, temporary)
@@ -99,7 +103,8 @@ def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
     graph = graph_of(saved["document"], name=saved["name"], scale=saved["scale"] if saved["document"].get("scales") else "",
                      named_scale=saved["scale"], variant=saved["variant"], nc=saved["nc"], names=saved["names"])
     rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "license", "training", "date")}
-    return Checkpoint(graph=graph, norms=content.get("norms", {}), **rest)
+    return Checkpoint(graph=graph, norms=content.get("norms", {}), source=content.get("source", {}),
+                      measured=saved.get("measured"), **rest)
 
 
 def _reason(error: Exception) -> str:

@@ -95,7 +95,7 @@ def to_checkpoint(opened: Opened) -> Checkpoint:
     epoch = attributes.get("epoch")
     return Checkpoint(graph, state, settings={key: arguments[key] for key in KEPT_SETTINGS if arguments.get(key) is not None},
                       epoch=epoch if isinstance(epoch, int) else -1, license=opened.license, date=str(attributes.get("date") or ""),
-                      norms=_norms(opened.foreign, report.kept))
+                      norms=_norms(opened.foreign, report.kept), source=_source(opened), measured=_measured(opened, graph))
 
 
 def _graph(opened: Opened) -> Graph:
@@ -120,6 +120,20 @@ def _graph(opened: Opened) -> Graph:
                     names=opened.names or None)
 
 
+def _source(opened: Opened) -> dict[str, object]:
+    folded = any(key.endswith(".attn.pe.conv.bias") for key in opened.foreign.state)
+    return {"family": opened.found.family, "task": opened.found.task, "folded": folded}
+
+
+def _measured(opened: Opened, graph: Graph) -> tuple[tuple[int, ...], int] | None:
+    # Known without running an image where the rows are those of a shipped graph.
+    if not (opened.found.graph and opened.found.strides):
+        return None
+    shipped = find_model(opened.found.graph).document
+    same = all(graph.document.get(part) == shipped.get(part) for part in LISTS)
+    return (opened.found.strides, max(opened.found.strides)) if same else None
+
+
 def _norms(foreign: Foreign, kept: Mapping[str, str]) -> dict[str, list[float]]:
     # eps and momentum of the batch norms that differ from ours, by our module name
     found = {}
@@ -140,7 +154,7 @@ def convert_foreign(opened: Opened) -> Checkpoint:
     state, _ = apply(TABLES[found.family], opened.foreign.state, None)
     document = attributes.get("yaml") if isinstance(attributes.get("yaml"), Mapping) else {}
     graph = Graph(opened.path.name, document, (), found.nc, opened.names, found.scale, found.variant, None, 3)
-    return Checkpoint(graph, state, license=opened.license)
+    return Checkpoint(graph, state, license=opened.license, source=_source(opened))
 
 
 def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
@@ -151,7 +165,8 @@ def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[
     variant = checkpoint.graph.variant
     if variant and family != ("v1" if variant == "v1" else "turbo"):
         raise UserError(f"to={family}: these are {variant} weights; give to={'v1' if variant == 'v1' else 'turbo'}.")
-    state = {key: tensor.contiguous() for key, tensor in invert(TABLES[family], checkpoint.state).items()}
+    state = {key: tensor.contiguous() for key, tensor in invert(TABLES[family], checkpoint.state,
+                                                                            bool(checkpoint.source.get("folded"))).items()}
     with atomic(path) as temporary:
         torch.save(state, temporary)
     return state

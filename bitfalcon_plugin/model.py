@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,9 +30,11 @@ class Detector(nn.Module):
     stride (Tensor[levels]): pixels a cell of each level, in the head's order; strides: the same as a tuple. multiple:
     what the sides of an image must be a multiple of. names: class index to name. Raises UserError with every row that
     cannot be built, or with every row whose maps do not fit.
+
+    measured: strides and multiple where they are known, as of a checkpoint; otherwise an image is run through the rows.
     """
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, measured: tuple[Sequence[float], int] | None = None):
         super().__init__()
         self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc
         problems: list[str] = []
@@ -44,7 +46,8 @@ class Detector(nn.Module):
                 module.eps, module.momentum = EPS, MOMENTUM
         # rows whose output a later row, not the next, reads
         self.kept = frozenset(source for row in graph.rows for source in row.sources if source != row.index - 1)
-        self.strides, self.multiple = self._measure_strides()
+        strides, self.multiple = measured or self._measure_strides()
+        self.strides = tuple(float(stride) for stride in strides)
         self.stride = torch.tensor(self.strides, device="cpu")
         if hasattr(self.head, "start_biases"):
             self.head.start_biases(self.strides)
@@ -154,6 +157,12 @@ def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 def graph_of(document: Mapping[str, object], **choices) -> Graph:
     """Resolve a document with the modules known here; `choices` as in graph.resolve."""
     return resolve(document, lookup, known_modules(), **choices)
+
+
+def odd_norms(model: nn.Module) -> dict[str, list[float]]:
+    """eps and momentum of the batch norms that differ from the usual ones, by module name."""
+    return {name: [module.eps, module.momentum] for name, module in model.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and (module.eps, module.momentum) != (EPS, MOMENTUM)}
 
 
 def nearest_side(side: int, multiple: int) -> int:

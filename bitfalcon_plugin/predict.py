@@ -73,7 +73,8 @@ class _Loaded:
 def predict(model: Detector, sources: Iterable[Item], *, imgsz: int | tuple[int, int] = 640, conf: float = 0.25,
             iou: float = 0.7, max_det: int = 300, batch: int = 1, agnostic: bool = False,
             classes: Sequence[int] | None = None, skipped: Skipped | None = None) -> Iterator[Results]:
-    """Yield the Results of every source that can be read, in order. The model must be in eval mode.
+    """Yield the Results of every source that can be read, in order. The model must be in eval mode. Raises UserError
+    for an array that is no BGR uint8 image.
 
     imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. conf, iou: as in
     boxes.non_max_suppression. batch: images at once; they share a minimal rectangle if their sizes are equal and a
@@ -93,6 +94,8 @@ def _load(sources: Iterable[Item], skipped: Skipped) -> Iterator[_Loaded]:
         try:
             image = read_image(item)
         except UnreadableImage as error:
+            if isinstance(item, np.ndarray):  # a file may be broken, an array is the caller's mistake
+                raise UserError(f"source: {error}.") from error
             skipped.reasons.append(f"{path}: {error}")
             continue
         yield _Loaded(image, path, (time.perf_counter() - start) * 1e3)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .remap import FoldedBias, Part, Rows, Same, Table
+from .remap import Dropped, FoldedBias, Part, Rows, Same, Table
 
 AREA_HEAD = 32  # channels a head of area attention
 PSA_HEAD = 64  # channels a head of position-sensitive attention, whose keys have half of them
@@ -37,24 +37,36 @@ def psa_order(rows: int) -> Tensor:
     return _per_head(heads, dim // heads // 2, dim // heads)
 
 
+PROFILED = Dropped("a profiler's count, no weight")
+
 V1: Table = {
+    "{module}.total_ops": PROFILED,
+    "{module}.total_params": PROFILED,
     "{block}.attn.qkv.{tensor}": Rows("{block}.attn.qkv.{tensor}", area_order),
     "{block}.attn.pe.conv.bias": FoldedBias("{block}.attn.pe.bn.running_mean"),  # published files only
     "{key}": Same("{key}"),
 }
 
 TURBO: Table = {
+    "{module}.total_ops": PROFILED,
+    "{module}.total_params": PROFILED,
     "{block}.attn.qk.{tensor}": Part("{block}.attn.qkv.{tensor}", index=0, share=2, of=3),
     "{block}.attn.v.{tensor}": Part("{block}.attn.qkv.{tensor}", index=1, share=1, of=3),
     "{key}": Same("{key}"),
 }
 
 YOLO11: Table = {
+    "{module}.total_ops": PROFILED,
+    "{module}.total_params": PROFILED,
     "{block}.attn.qkv.{tensor}": Rows("{block}.attn.qkv.{tensor}", psa_order),
     "{key}": Same("{key}"),
 }
 
-YOLOV8: Table = {"{key}": Same("{key}")}
+YOLOV8: Table = {
+    "{module}.total_ops": PROFILED,
+    "{module}.total_params": PROFILED,
+    "{key}": Same("{key}"),
+}
 
 TABLES: dict[str, Table] = {"v1": V1, "turbo": TURBO, "yolo11": YOLO11, "yolov8": YOLOV8}
 

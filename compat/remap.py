@@ -112,7 +112,7 @@ def apply(table: Table, state: Mapping[str, Tensor],
                  for key in out if tuple(out[key].shape) != tuple(shapes[key])]
     if problems:
         raise RemapError(problems)
-    return out, Report(kept, dropped)
+    return {key: out[key] for key in shapes}, Report(kept, dropped)
 
 
 def invert(table: Table, state: Mapping[str, Tensor], folded: bool = False) -> dict[str, Tensor]:

@@ -18,9 +18,12 @@ from tiny_dataset import dataset
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.checkpoint import load
 from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.data.dataset import scan
+from bitfalcon_plugin.data.spec import load_data
 from bitfalcon_plugin.errors import UserError
 from bitfalcon_plugin.foreign import load_any, open_any
 from bitfalcon_plugin.model import Detector, graph_of
+from bitfalcon_plugin.validate import STATS, coco_metrics
 
 sys.path.insert(0, str(Path(__file__).parent / "data"))
 from fill import image  # noqa: E402
@@ -80,8 +83,11 @@ def test_there_and_back_gives_the_same_bytes(files, tmp_path, name):
     found = torch.load(back)
     folded = {key for key in source if key.endswith("pe.conv.bias")}
     means = {key.replace("conv.bias", "bn.running_mean") for key in folded}
-    assert set(found) == set(source) - folded
-    for key in set(found) - means:
+    assert set(found) == set(source) and all(not found[key].any() for key in folded)  # folded biases come back as zero
+    assert [key for key in found if key not in folded] == [key for key in source if key not in folded]
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(load_any(back).model()(x)["scores"], load_any(files / f"{name}.pt").model()(x)["scores"])
+    for key in set(found) - means - folded:
         assert found[key].dtype == source[key].dtype and torch.equal(found[key], source[key]), key
     assert load(ours).license == LICENSE
     assert main(["convert", str(ours), f"to={'turbo' if name == 'v1' else 'v1'}"]) == 2
@@ -150,6 +156,19 @@ def test_nothing_asks_for_the_makers_package(files, monkeypatch):
 
     monkeypatch.setattr(sys, "meta_path", [Blocker(), *sys.meta_path])
     assert len(YOLO(files / "turbo.pt").model.names) == 80
+
+
+@real
+def test_the_twelve_coco_numbers_of_the_fine_tuned_file():
+    recorded = json.loads((SHARED / "conformance" / "predict-bccd.json").read_text())
+    spec = load_data(SHARED / "datasets" / "bccd" / "data.yaml")
+    samples = scan(spec, "val").samples
+    found = YOLO(SHARED / "checkpoints" / recorded["checkpoint"]).predict([str(s.image) for s in samples], stream=True, conf=0.001,
+                                                                           iou=0.7, imgsz=320)
+    rows = [torch.cat((torch.full((len(r), 1), float(i)), r.boxes.xyxy[:, :2], r.boxes.xywh[:, 2:], r.boxes.data[:, 4:]), 1)
+            for i, r in enumerate(found)]
+    stats = coco_metrics(samples, torch.cat(rows).double().numpy(), spec.names)["stats"]
+    assert [stats[name] for name in STATS] == pytest.approx(recorded["cocoeval_single_label_predict"]["val"], abs=0.001)
 
 
 @real

@@ -73,6 +73,12 @@ def test_a_source_that_is_not_there_is_an_error(tmp_path, monkeypatch, source, w
         list_sources(source)
 
 
+@pytest.mark.parametrize("array", [np.zeros((64, 64, 3), np.float32), np.zeros((64, 64, 2), np.uint8)])
+def test_an_array_that_is_no_image_is_an_error_rather_than_left_out(array):
+    with pytest.raises(UserError, match="expected"):
+        list(predict(BrightBoxes(), [array], imgsz=64))
+
+
 def test_a_source_of_another_type_is_an_error():
     with pytest.raises(UserError, match="source is a int"):
         list_sources(3)

@@ -123,6 +123,15 @@ def test_the_same_seed_gives_the_same_weights_and_workers_change_nothing(place):
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
+def test_save_false_leaves_one_checkpoint_when_the_run_ends(place):
+    assert main([*TRAIN, "epochs=2", "save=False"]) == 0
+    weights = place / "runs/detect/train/weights"
+    assert [file.name for file in weights.iterdir()] == ["last.pt"]
+    assert main([*TRAIN, "epochs=2", "name=saved"]) == 0
+    kept, saved = (torch.load(folder / "last.pt")["state"] for folder in (weights, place / "runs/detect/saved/weights"))
+    assert kept.keys() == saved.keys() and all(torch.equal(kept[key], saved[key]) for key in saved)
+
+
 def test_other_classes_take_over_all_but_the_class_branches(place, capsys):
     assert main([*TRAIN, "epochs=1"]) == 0
     keys = yaml.safe_load((place / "data/data.yaml").read_text())

@@ -14,7 +14,7 @@ import torch
 from ..checkpoint import Checkpoint, save
 from ..config import Settings
 from ..files import write_text
-from ..model import Detector
+from ..model import Detector, odd_norms
 from ..validate import Metrics
 from .optim import Ema
 
@@ -24,14 +24,19 @@ COLUMNS = ("epoch", "time", *(f"train/{name}" for name in LOSSES), "metrics/prec
 
 
 class Records:
-    """The results of a run, epoch by epoch, and its files. best: weights/best.pt; last: weights/last.pt."""
+    """The results of a run, epoch by epoch, and its files. best: weights/best.pt; last: weights/last.pt.
+
+    With save=False there is one checkpoint, written when the run ends: `best` is `last` then.
+    """
 
     def __init__(self, folder: Path, settings: Settings, license: str | None, say: Callable[[str], None] = print):
         self.folder, self.settings, self.license, self.say = folder, settings, license, say
-        self.best, self.last = folder / "weights" / "best.pt", folder / "weights" / "last.pt"
+        self.last = folder / "weights" / "last.pt"
+        self.best = folder / "weights" / "best.pt" if settings.save else self.last
         self.rows: list[list[float]] = []
         self.metrics: Metrics | None = None
         self.best_fitness, self.best_epoch = -1.0, 0
+        self._unwritten: Checkpoint | None = None
         self._start = time.monotonic()
 
     @property
@@ -62,8 +67,10 @@ class Records:
             self.best_fitness, self.best_epoch = fitness, epoch
         finished = Checkpoint(
             graph=model.graph, state=ema.model.state_dict(), settings={**self.settings.as_dict(), "save_dir": str(self.folder)},
-            metrics=self.metrics.results_dict if self.metrics else {}, epoch=epoch, license=self.license)
+            metrics=self.metrics.results_dict if self.metrics else {}, epoch=epoch, license=self.license,
+            norms=odd_norms(model), measured=(model.strides, model.multiple))
         if not self.settings.save:
+            self._unwritten = finished
             return
         if improved:
             save(self.best, finished)
@@ -102,6 +109,8 @@ class Records:
         return ""
 
     def finish(self) -> None:
-        """Say what was reached."""
+        """Write what save=False kept back, and say what was reached."""
+        if self._unwritten is not None:
+            save(self.last, self._unwritten)
         if self.rows:
             self.say(f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}")
