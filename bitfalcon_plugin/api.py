@@ -183,7 +183,7 @@ def _weights(settings: Settings, verb: str) -> str:
     if settings.model is None:
         raise UserError(f"{verb} needs model=: a trained checkpoint, for example model=runs/detect/train/weights/best.pt .")
     if not is_weights(settings.model):
-        raise UserError(f"{verb} needs trained weights; model={settings.model} is a graph. Give a checkpoint, for example "
+        raise UserError(f"{verb} needs trained weights; model={settings.model} does not end in .pt. Give a checkpoint, for example "
                         "model=runs/detect/train/weights/best.pt .")
     return settings.model
 

@@ -52,10 +52,12 @@ def graph_for(source: str, settings: Settings, data: DataSpec | None = None, sin
 
 def run_train(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, Metrics]:
     """Train a graph, or go on from a checkpoint; the path of the best weights and their Metrics."""
-    resumed = _resumed(settings)
+    resumed, resumed_folder = _resumed(settings)
     if resumed is not None:
         settings = load_settings({**{k: v for k, v in resumed.settings.items() if k != "save_dir"}, **given(settings)})
     device = select_device(settings.device)
+    if checkpoint is None and resumed is None:  # a wrong graph is told before data are looked at or generated
+        read_graph(settings.model or DEFAULT_MODEL, settings.model_scale or "", variant=settings.variant)
     data, settings = _data(settings)
     model, license = _model_to_train(settings, resumed or checkpoint, data)
     settings = _legal_side(settings, model)
@@ -63,7 +65,7 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, 
     if settings.imgsz == model.multiple and len(train_scan.samples) % settings.batch == (0 if settings.batch == 1 else 1):
         raise UserError(f"imgsz={settings.imgsz} leaves one cell of a map, and one image a batch: nothing to normalise over. Give "
                         f"imgsz={2 * model.multiple} or another batch.")
-    folder = Path(resumed.settings["save_dir"]) if resumed else new_run_dir("train", settings.project, settings.name, settings.exist_ok)
+    folder = resumed_folder or new_run_dir("train", settings.project, settings.name, settings.exist_ok)
     print(f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}; results in {folder}")
     run = Run(model, settings, train_scan.samples, val_scan.samples, folder, device,
               license=license, epoch=resumed.epoch + 1 if resumed else 0,
@@ -77,9 +79,10 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, 
     return records.best, metrics
 
 
-def _resumed(settings: Settings) -> Checkpoint | None:
+def _resumed(settings: Settings) -> tuple[Checkpoint, Path] | tuple[None, None]:
+    # The interrupted run's checkpoint and its folder, wherever that lies now.
     if not settings.resume:
-        return None
+        return None, None
     path = settings.resume if isinstance(settings.resume, str) else settings.model
     if path is None or not is_weights(path):
         raise UserError("resume=True needs model=<run folder>/weights/last.pt; or give that path as resume= .")
@@ -87,7 +90,7 @@ def _resumed(settings: Settings) -> Checkpoint | None:
     if checkpoint.training is None:
         raise UserError(f"'{path}' is of a finished run ({checkpoint.epoch + 1} epochs): nothing to resume. To train on, give it "
                         "as model= without resume.")
-    return checkpoint
+    return checkpoint, Path(path).resolve().parent.parent
 
 
 def _data(settings: Settings) -> tuple[DataSpec, Settings]:
@@ -101,7 +104,8 @@ def _data(settings: Settings) -> tuple[DataSpec, Settings]:
     brought = {key: value for key, value in data.settings.items() if key not in settings.given}
     if brought:
         print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in brought.items()))
-    settings = settings.replace(**brought, data=settings.data or DEFAULT_DATA)
+    # a path is kept whole, so that the run can be resumed and its weights validated from any folder
+    settings = settings.replace(**brought, data=DEFAULT_DATA if settings.data is None else str(data.path.resolve()))
     if settings.batch < 1:
         print(f"note: batch={settings.batch} asks for a search that comes with a later version; using 16.", file=sys.stderr)
         settings = settings.replace(batch=16)
@@ -179,6 +183,11 @@ def run_val(model: Detector, settings: Settings) -> Metrics:
     if len(names) != model.nc:
         raise UserError(f"The model knows {model.nc} classes ({', '.join(model.names.values())}), {data.path} has {len(names)} "
                         f"({', '.join(names.values())}). Give the data the model was trained for.")
+    if names != model.names:
+        if sorted(names.values()) == sorted(model.names.values()):
+            raise UserError(f"{data.path} has the model's classes in another order ({', '.join(names.values())}; the model: "
+                            f"{', '.join(model.names.values())}). Put the names of the data in the model's order.")
+        print(f"note: the model calls its classes {', '.join(model.names.values())}", file=sys.stderr)
     settings = _legal_side(settings, model)
     return _measure(model, _scan(data, settings.split, settings).samples, settings, next(model.parameters()).device)
 
@@ -186,15 +195,18 @@ def run_val(model: Detector, settings: Settings) -> Metrics:
 def run_predict(model: Detector, settings: Settings, source: object, verbose: bool) -> Iterator[Results]:
     """Yield the Results of a source; with settings.save write annotated images, with verbose print a line an image."""
     items, skipped = list_sources(source), Skipped()
-    folder = new_run_dir("predict", settings.project, settings.name, settings.exist_ok) if settings.save else None
+    folder = None
     classes = None if settings.classes is None else [settings.classes] if isinstance(settings.classes, int) else settings.classes
     results = predict_images(model, items, imgsz=settings.imgsz, conf=0.25 if settings.conf is None else settings.conf,
                              iou=settings.iou, max_det=settings.max_det, batch=max(int(settings.batch), 1) if "batch" in settings.given else 1,
                              agnostic=settings.agnostic_nms, classes=classes, skipped=skipped)
+    if unknown := [index for index in classes or () if index not in model.names]:
+        raise UserError(f"classes={unknown}: the model knows 0 to {model.nc - 1}.")
     totals: dict[str, float] = {}
     taken: set[str] = set()
     for index, result in enumerate(results):
-        if folder is not None:
+        if settings.save:
+            folder = folder or new_run_dir("predict", settings.project, settings.name, settings.exist_ok)
             picture = result.plot(conf=settings.show_conf, labels=settings.show_labels, boxes=settings.show_boxes,
                                   line_width=settings.line_width, pil=True)
             with atomic(folder / f"{_free_stem(Path(result.path).stem, taken)}.jpg") as temporary:
@@ -230,10 +242,10 @@ def show_info(model: Detector, settings: Settings) -> Summary:
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
     found = summary(model, imgsz)
     width = max(len(row[4]) for row in found.rows)
-    print(f"{'':>5}{'from':>16}{'n':>4}{'params':>11}  {'module':<{width}}  arguments")
+    print(f"{'':>5}{'from':>20}{'n':>4}{'params':>11}  {'module':<{width}}  arguments")
     for index, source, repeats, parameters, module, arguments in found.rows:
         origin = str(list(source)) if isinstance(source, tuple) else str(source)
-        print(f"{index:>5}{origin:>16}{repeats:>4}{parameters:>11}  {module:<{width}}  {arguments}")
+        print(f"{index:>5}{origin:>20}{repeats:>4}{parameters:>11}  {module:<{width}}  {arguments}")
     print(f"{model.graph.name} scale={model.graph.scale or 'none'} summary: {found.layers} layers, {found.parameters:,} parameters, "
           f"{found.gradients:,} gradients, {found.gflops:.1f} GFLOPs at {imgsz}")
     return found

@@ -144,6 +144,36 @@ def test_other_classes_take_over_all_but_the_class_branches(place, capsys):
     assert "knows 3 classes" in capsys.readouterr().err
 
 
+def test_val_and_predict_refuse_classes_that_are_not_the_models(place, capsys):
+    assert main([*TRAIN, "epochs=1"]) == 0
+    keys = yaml.safe_load((place / "data/data.yaml").read_text())
+    (place / "data/turned.yaml").write_text(yaml.safe_dump({**keys, "names": ["blue", "green", "red"]}))
+    best = "runs/detect/train/weights/best.pt"
+    assert main(["val", f"model={best}", "data=data/turned.yaml"]) == 2
+    assert "in another order" in capsys.readouterr().err
+    assert main(["predict", f"model={best}", "source=data/images/val", "classes=9"]) == 2
+    assert "classes=[9]" in capsys.readouterr().err
+    (place / "text.jpg").write_text("no image")
+    assert main(["predict", f"model={best}", "source=text.jpg"]) == 2
+    assert [path.name for path in (place / "runs/detect").iterdir()] == ["train"]
+
+
+def test_a_run_is_resumed_in_its_own_folder_from_anywhere(place, monkeypatch):
+    import bitfalcon_plugin.training.loop as loop
+    original = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda run, engine, epoch: original(run, engine, epoch) if epoch < 1 else exit_(KeyboardInterrupt))
+    assert main([*TRAIN, "epochs=2"]) == 130
+    monkeypatch.setattr(loop, "_train_epoch", original)
+    (place / "elsewhere").mkdir()
+    monkeypatch.chdir(place / "elsewhere")
+    assert main(["train", f"resume={place / 'runs/detect/train/weights/last.pt'}"]) == 0
+    assert len(rows(place / "runs/detect/train")) == 2 and not list((place / "elsewhere").iterdir())
+
+
+def exit_(error):
+    raise error
+
+
 def broken_label(place):
     (place / "data/labels/train/3.txt").write_text("0 0.5 0.5 0.2\n")
 
