@@ -53,10 +53,14 @@ class Checkpoint:
         with torch.no_grad():
             for name, tensor in self.state.items():  # one at a time: a second copy of all would double the memory
                 own[name].copy_(tensor)
+        self.set_norms(model)
+        return model.eval()
+
+    def set_norms(self, model: Detector) -> None:
+        """Give a model's batch norms the eps and momentum of this file, where they are not the usual ones."""
         for name, (eps, momentum) in self.norms.items():
             norm = model.get_submodule(name)
             norm.eps, norm.momentum = eps, momentum
-        return model.eval()
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
@@ -89,8 +93,8 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
     except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
         raise UserError(f"'{path}' is not a checkpoint of bitfalcon: {_reason(error)}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). Files of other packages "
-                        "cannot be opened yet.")
+        raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
+                        "package cannot be resumed; give it as model= instead.")
     return parse(content, path)
 
 
@@ -110,7 +114,7 @@ def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
 def _reason(error: Exception) -> str:
     text = str(error)
     if "Weights only load failed" in text or "Unsupported" in text:
-        return "it holds pickled objects, whose code is never run here. Files of other packages cannot be opened yet."
+        return "it holds pickled objects, whose code is never run here. A file of another package cannot be resumed; give it as model= instead."
     return text.splitlines()[0] if text else type(error).__name__
 
 

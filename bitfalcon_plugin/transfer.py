@@ -64,9 +64,7 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path) -> Trans
         raise UserError(_misfit(model, checkpoint, path, wrong))
     for name in kept:
         own[name].copy_(checkpoint.state[name])
-    for name, (eps, momentum) in checkpoint.norms.items():
-        norm = model.get_submodule(name)
-        norm.eps, norm.momentum = eps, momentum
+    checkpoint.set_norms(model)
     if same:
         return Transfer(len(kept), (), (), ())
     return _by_name(own, checkpoint, model.names, sorted(ends), len(kept))
