@@ -13,12 +13,17 @@ from .checkpoint import Checkpoint, load
 from .checkpoint import save as save_checkpoint
 from .config import Settings, load_settings
 from .devices import select_device
+from .doctor import Report, run_doctor
 from .errors import UserError
+from .events import Events
 from .foreign import convert_foreign, convert_ours, load_any, open_any
+from .inputs import DEFAULT_MODEL, given, graph_for, is_weights
 from .model import Detector, Summary, read_graph
 from .results import Results
+from .selftest import Verdict, run_selftest
+from .runs import run_train
 from .validate import Metrics
-from .verbs import DEFAULT_MODEL, given, graph_for, is_weights, run_predict, run_train, run_val, show_info
+from .verbs import run_predict, run_val, show_info
 
 
 class YOLO:
@@ -37,6 +42,7 @@ class YOLO:
         remembered = self.checkpoint.settings if self.checkpoint else {}
         self.overrides = {key: remembered[key] for key in ("data", "imgsz", "single_cls") if remembered.get(key) is not None}
         self.trainer = self.metrics = None
+        self._events = Events()
         self._model: Detector | None = None
         self._ready: tuple[object, Detector] | None = None
         if self.checkpoint is None:
@@ -62,8 +68,9 @@ class YOLO:
     def train(self, **kwargs) -> Metrics:
         """Train and take over the best weights; returns their Metrics on the validation split."""
         settings = self._settings({"mode": "train", **kwargs})
-        best, self.metrics = run_train(settings, self.checkpoint)
-        self.checkpoint, self._model, self.ckpt_path = load(best), None, str(best)
+        result = run_train(settings, None if settings.resume else self.checkpoint, self._events)
+        self.trainer, self.metrics = result.trainer, result.metrics
+        self.checkpoint, self._model, self.ckpt_path = load(result.best), None, str(result.best)
         self.overrides.update({"imgsz": self.checkpoint.settings["imgsz"], "data": self.checkpoint.settings["data"]})
         return self.metrics
 
@@ -89,6 +96,23 @@ class YOLO:
         """Print and return the rows and totals of the model."""
         settings = self._settings({"mode": "info", **kwargs})
         return show_info(self.model, settings)
+
+    @property
+    def callbacks(self) -> dict[str, list]:
+        """Functions by event."""
+        return self._events.callbacks
+
+    def add_callback(self, event: str, function) -> None:
+        """Call `function` with the trainer (or validator) at an event of a run: "on_train_epoch_end", ... (events.EVENTS)."""
+        self._events.add(event, function)
+
+    def clear_callback(self, event: str) -> None:
+        """Forget the functions of one event."""
+        self._events.callbacks.pop(event, None)
+
+    def reset_callbacks(self) -> None:
+        """Forget all functions."""
+        self._events.callbacks.clear()
 
     def fuse(self) -> YOLO:
         """Fold the batch norms, in place."""
@@ -119,7 +143,7 @@ class YOLO:
 def train(settings: Settings) -> Metrics:
     """The verb train."""
     source = settings.model or DEFAULT_MODEL
-    return run_train(settings, load_any(source) if is_weights(source) and not settings.resume else None)[1]
+    return run_train(settings, load_any(source) if is_weights(source) and not settings.resume else None).metrics
 
 
 def val(settings: Settings) -> Metrics:
@@ -177,6 +201,16 @@ def convert(settings: Settings) -> Path:
     state = convert_ours(opened if isinstance(opened, Checkpoint) else convert_foreign(opened), settings.to, out)
     print(f"wrote {out}: a state dict of {len(state)} tensors in the keys of {settings.to}")
     return out
+
+
+def doctor(settings: Settings) -> Report:
+    """The verb doctor: everything wrong or odd in a dataset, printed."""
+    return run_doctor(settings)
+
+
+def selftest(settings: Settings) -> Verdict:
+    """The verb selftest: trains on generated shapes and says whether the accuracy is what it should be."""
+    return run_selftest(settings)
 
 
 def _weights(settings: Settings, verb: str) -> str:

@@ -9,22 +9,31 @@ file), training (what a resumed run needs; None in a finished file). The graph's
 from __future__ import annotations
 
 import datetime
-import pickle
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import __version__
+from .compat.allowed import one_line
+from .compat.reader import uncollected, unpack
 from .errors import MissingFileError, UserError, raise_problems
 from .files import atomic
 from .graph import DOCUMENT_KEYS, Graph
-from .model import Detector, graph_of
+from .model import Detector, graph_of, state_shapes
 
 FORMAT, VERSION = "bitfalcon", 1
+MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
+MAX_LICENSE = 100_000
+OTHER_TASK = "a {} checkpoint, whose head comes with a later version: `bitfalcon info` and `bitfalcon convert` work on it"
+
+
+TEXT = (str, type(None))
+ENTRIES = {"graph": Mapping, "state": Mapping, "settings": Mapping, "metrics": Mapping, "epoch": int, "license": TEXT,
+           "training": (Mapping, type(None)), "date": str}
+GRAPH_ENTRIES = {"name": str, "document": Mapping, "scale": str, "variant": str, "nc": int, "names": Mapping}
 
 
 @dataclass(frozen=True)
@@ -42,24 +51,36 @@ class Checkpoint:
     norms: Mapping[str, Sequence[float]] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=dict)
     measured: tuple[Sequence[float], int] | None = None  # strides and multiple of the model, where they are known
+    compared: bool = False  # whether the shapes of the weights were held against the graph already
 
+    @uncollected()
     def model(self) -> Detector:
         """A Detector with these weights, float32, in eval mode."""
+        if not self.graph.rows:
+            raise UserError(f"{self.graph.name} is {OTHER_TASK.format(self.source.get('task', 'foreign'))}.")
+        if not self.compared and (shapes := _shapes(self.graph)) is not None:
+            self._compare(shapes)
         model = Detector(self.graph, self.measured)
         own = model.state_dict()
-        wrong = sorted(name for name in own.keys() | self.state.keys()
-                       if name not in own or name not in self.state or own[name].shape != self.state[name].shape)
-        raise_problems(f"The weights do not fit {self.graph.name}:", wrong)
+        self._compare({name: tuple(tensor.shape) for name, tensor in own.items()})
         with torch.no_grad():
             for name, tensor in self.state.items():  # one at a time: a second copy of all would double the memory
                 own[name].copy_(tensor)
         self.set_norms(model)
         return model.eval()
 
+    def _compare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        wrong = sorted(name for name in shapes.keys() | self.state.keys()
+                       if name not in shapes or name not in self.state or shapes[name] != tuple(self.state[name].shape))
+        raise_problems(f"The weights do not fit {self.graph.name}:", wrong)
+
     def set_norms(self, model: Detector) -> None:
         """Give a model's batch norms the eps and momentum of this file, where they are not the usual ones."""
+        modules = dict(model.named_modules()) if self.norms else {}
         for name, (eps, momentum) in self.norms.items():
-            norm = model.get_submodule(name)
+            norm = modules.get(name)
+            if not isinstance(norm, nn.BatchNorm2d):
+                raise UserError(f"The file has constants for a batch norm {one_line(name, MAX_TEXT)} that {self.graph.name} has not.")
             norm.eps, norm.momentum = eps, momentum
 
 
@@ -83,15 +104,13 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         torch.save(content, temporary)
 
 
-def load(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
+@uncollected()
+def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours. Raises MissingFileError, or UserError that says what the file is instead."""
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise MissingFileError(f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have.")
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, ValueError, KeyError) as error:
-        raise UserError(f"'{path}' is not a checkpoint of bitfalcon: {_reason(error)}") from error
+    content = unpack(path).content
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
                         "package cannot be resumed; give it as model= instead.")
@@ -99,23 +118,59 @@ def load(path: str | Path, device: str | torch.device = "cpu") -> Checkpoint:
 
 
 def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
-    """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new."""
+    """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new, or entries that are none."""
+    if type(content.get("version")) is not int:
+        raise UserError(f"'{path}' calls itself a checkpoint of bitfalcon, but has no format version: it is damaged or made by hand.")
+    if wrong := [] if content["version"] > VERSION else _misshapen(content):
+        raise UserError(f"'{path}' is a damaged checkpoint of bitfalcon: {', '.join(wrong)} missing or not what is written there. "
+                        "Give another copy of it.")
     if content["version"] > VERSION:
         raise UserError(f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
                         f"{VERSION}). Install a newer bitfalcon.")
-    saved = content["graph"]
-    graph = graph_of(saved["document"], name=saved["name"], scale=saved["scale"] if saved["document"].get("scales") else "",
-                     named_scale=saved["scale"], variant=saved["variant"], nc=saved["nc"], names=saved["names"])
-    rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "license", "training", "date")}
-    return Checkpoint(graph=graph, norms=content.get("norms", {}), source=content.get("source", {}),
-                      measured=saved.get("measured"), **rest)
+    saved, source = content["graph"], content.get("source", {})
+    names = {index: one_line(name, MAX_TEXT) for index, name in saved["names"].items()}
+    if source.get("task", "detect") == "detect":
+        graph = graph_of(saved["document"], name=one_line(saved["name"]), named_scale=saved["scale"], variant=saved["variant"],
+                         scale=saved["scale"] if saved["document"].get("scales") else "", nc=saved["nc"], names=names)
+    else:  # converted, and its head is not built here
+        graph = Graph(one_line(saved["name"]), saved["document"], (), saved["nc"], names, saved["scale"], saved["variant"], None, 3)
+    rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "training")}
+    return Checkpoint(graph=graph, norms=content.get("norms", {}), source=source, measured=saved.get("measured"),
+                      license=content["license"] and one_line(content["license"], MAX_LICENSE),
+                      date=one_line(content["date"], MAX_TEXT), **rest)
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if "Weights only load failed" in text or "Unsupported" in text:
-        return "it holds pickled objects, whose code is never run here. A file of another package cannot be resumed; give it as model= instead."
-    return text.splitlines()[0] if text else type(error).__name__
+def _misshapen(content: Mapping[str, object]) -> list[str]:
+    # The entries that are not what `save` writes. Their content is checked where it is used.
+    wrong = [key for key, kind in ENTRIES.items() if not isinstance(content.get(key), kind)]
+    saved = content.get("graph") if isinstance(content.get("graph"), Mapping) else {}
+    wrong += [f"graph.{key}" for key, kind in GRAPH_ENTRIES.items() if not isinstance(saved.get(key), kind)]
+    if not wrong:
+        state, names, norms, measured = content["state"], saved["names"], content.get("norms", {}), saved.get("measured")
+        fits = {"state": all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()),
+                "graph.names": all(type(key) is int and isinstance(value, str) for key, value in names.items()),
+                "norms": isinstance(norms, Mapping) and all(_are_numbers(pair) and len(pair) == 2 for pair in norms.values()),
+                "graph.measured": measured is None or _is_measured(measured),
+                "source": isinstance(content.get("source", {}), Mapping)}
+        wrong = [key for key, right in fits.items() if not right]
+    return wrong
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(item) in (int, float) and 0 <= item < 2**16 for item in value)
+
+
+def _is_measured(value: object) -> bool:
+    fits = isinstance(value, (list, tuple)) and len(value) == 2 and _are_numbers(value[0]) and _are_numbers(value[1:])
+    return fits and type(value[1]) is int and bool(value[0]) and min(*value[0], value[1]) > 0
+
+
+def _shapes(graph: Graph) -> dict[str, tuple[int, ...]] | None:
+    # A graph may ask for more than memory holds, so shapes are looked at first; None for modules that have none without values.
+    try:
+        return state_shapes(graph)
+    except UserError:
+        return None
 
 
 def _plain(value: object) -> object:

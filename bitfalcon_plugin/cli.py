@@ -1,7 +1,7 @@
 """The command `bitfalcon`: one table of verbs, and what each kind of error looks like to the one who typed it.
 
 Exit codes: 0 done, 1 the machine or the program failed, 2 the user's mistake, 130 interrupted, 141 the reader of the
-output went away. Written from spec/interface.md section 1.
+output went away; doctor and selftest end with 1 where they found something. Written from spec/interface.md section 1.
 """
 
 from __future__ import annotations
@@ -21,6 +21,10 @@ usage: bitfalcon VERB key=value ...
   predict   boxes on images                 bitfalcon predict model=best.pt source=images/ conf=0.25
   info      the rows of a model             bitfalcon info model=yolov12.yaml scale=l
   convert   weights to or from our format   bitfalcon convert best.pt to=turbo out=y.pt
+  doctor    all that is wrong in a dataset  bitfalcon doctor data=data.yaml out=report.json
+            ends with 0: nothing (notes are no fault), 1: warnings or errors, 2: there is no such dataset
+  selftest  does this machine train right?  bitfalcon selftest device=0
+            trains the smallest model on shapes for some minutes; ends with 0: passed, 1: failed
   cfg       print all settings, with what each means; copy-cfg writes them to default_copy.yaml
   checks    print versions and devices
   version   print the version
@@ -36,6 +40,7 @@ trained on generated shapes. The usual ones:
   epochs=100 batch=16 imgsz=640 device=cpu workers=8 seed=0
   project=runs name=first  where files land; otherwise runs/detect/train, train2, ...
   cfg=my.yaml              settings from a file; keys on the command line win
+  cfg=yolov12-n            the YOLOv12 authors' recipe for a size: yolov12-n, -s, -m, -l, -x
 
 bitfalcon task=train model=yolov12.yaml scale=n     the whole path, nothing else needed
 Add --debug to see where an error comes from.
@@ -72,7 +77,7 @@ def _run(tokens: Sequence[str]) -> int:
     notes: list[str] = []
     verb, overrides = parse_tokens(tokens, notes)
     if verb in COMMANDS:
-        return COMMANDS[verb]()
+        return COMMANDS[verb](tokens)
     from .config import load_settings
 
     settings = load_settings(overrides)
@@ -82,28 +87,28 @@ def _run(tokens: Sequence[str]) -> int:
         print(f"note: {note}", file=sys.stderr)
     from . import api
 
-    getattr(api, settings.mode)(settings)
-    return 0
+    return getattr(getattr(api, settings.mode)(settings), "exit_code", 0)  # doctor and selftest judge
 
 
-def _help() -> int:
+def _help(tokens: Sequence[str] = ()) -> int:
     print(HELP, end="")
     return 0
 
 
-def _version() -> int:
+def _version(tokens: Sequence[str]) -> int:
     print(__version__)
     return 0
 
 
-def _cfg() -> int:
-    from .config import defaults_text
+def _cfg(tokens: Sequence[str]) -> int:
+    """The settings as a YAML to edit; with --markdown as the table of the README."""
+    from .config import defaults_text, settings_table
 
-    print(defaults_text(), end="")
+    print(settings_table() if {"--markdown", "markdown"} & set(tokens) else defaults_text(), end="")
     return 0
 
 
-def _copy_cfg() -> int:
+def _copy_cfg(tokens: Sequence[str]) -> int:
     from .config import defaults_text
     from .files import write_text
 
@@ -114,7 +119,7 @@ def _copy_cfg() -> int:
     return 0
 
 
-def _checks() -> int:
+def _checks(tokens: Sequence[str]) -> int:
     """Versions against what the package asks for, and the devices; 1 where a requirement is not met."""
     import platform
     import re
@@ -164,7 +169,7 @@ def _devices() -> list[tuple[str, str]]:
     return [*rows, ("CUDA", str(torch.version.cuda))]
 
 
-COMMANDS: Mapping[str, Callable[[], int]] = {
+COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "help": _help,
     "version": _version,
     "cfg": _cfg,

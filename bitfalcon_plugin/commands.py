@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from .config import draft_of, is_model_scale, literal, live, sample, show, table
 from .errors import did_you_mean, raise_problems
 
-MODES = ("train", "val", "predict", "info", "convert")
+MODES = ("train", "val", "predict", "info", "convert", "doctor", "selftest")
 COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks")
 VERBS = MODES + COMMANDS
 FLAGS = {"-h": "help", "-v": "version"}
@@ -132,7 +132,7 @@ class _Command:
         elif row:
             self.problems.append(f"'{word}' needs a value: write {sample(word, row)}.")
         elif is_model or os.path.exists(word):
-            key = "model" if is_model else "source"
+            key = "source" if not is_model else "data" if self.verb == "doctor" else "model"
             self.notes.append(f"'{word}' is read as {key}={word}.")
             self.set(key, word)
         else:

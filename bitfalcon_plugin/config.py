@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import os
+import re
 import reprlib
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,7 @@ import yaml
 
 from .errors import UserError, did_you_mean, nearest, raise_problems
 from .files import cfg_dir
-from .locate import load_yaml
+from .locate import find_settings, is_recipe, load_yaml
 
 MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets: beyond, a value is plain text
 
@@ -30,8 +31,12 @@ MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets: beyond, 
 @functools.cache
 def table() -> dict[str, dict[str, Any]]:
     """Key -> its row of cfg/default.yaml, in the order of the file. The file's header says what a row holds."""
-    groups = yaml.safe_load((cfg_dir() / "default.yaml").read_text(encoding="utf-8"))
-    return {key: row for rows in groups.values() for key, row in rows.items()}
+    return {key: row for rows in _groups().values() for key, row in rows.items()}
+
+
+@functools.cache
+def _groups() -> dict[str, dict[str, dict[str, Any]]]:
+    return yaml.safe_load((cfg_dir() / "default.yaml").read_text(encoding="utf-8"))
 
 
 @functools.cache
@@ -46,6 +51,22 @@ def defaults_text() -> str:
     for key, row in live().items():
         if key != "cfg":
             lines.append(f"{key}: {json.dumps(row['default'])}".ljust(28) + f"# {row['help']}: {_expected(row)}")
+    return "\n".join(lines) + "\n"
+
+
+def settings_table() -> str:
+    """The table of the README: Markdown, a row a key, groups as in cfg/default.yaml; ends with a line break."""
+    lines = ["| setting | default | what it is | values |", "|---|---|---|---|"]
+    for group, rows in _groups().items():
+        lines.append(f"| **{group}** | | | |")
+        for key, row in rows.items():
+            if "now" in row:
+                cells = ["", f"old name of `{row['now']}`" + (", with the opposite value" if row.get("negate") else ""), ""]
+            else:
+                effect = f"no effect: {row['unused']}" if "unused" in row else ""
+                what = ". ".join(filter(None, (row.get("help", ""), effect)))
+                cells = [f"`{json.dumps(row['default'])}`", what, _expected(row) if "type" in row else ""]
+            lines.append(f"| `{key}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -90,6 +111,21 @@ def _wholes(value: object, row: Mapping) -> object:
     return tuple(items) if items and None not in items else None
 
 
+def _parts(value: object, row: Mapping) -> object:
+    # `23.cv2`, `[backbone, 23.cv2]` as the shell passes it on, or a list in which row numbers may stand too
+    words = [word.strip(" '\"") for word in value.strip("[]() ").split(",")] if isinstance(value, str) else value
+    words = words if isinstance(words, (list, tuple)) else ()
+    numbers = [_whole(literal(word) if isinstance(word, str) else word, row) for word in words]
+    items = [_part(word) if number is None else number for number, word in zip(numbers, words)]
+    return tuple(items) if items and None not in items else None
+
+
+def _part(word: object) -> str | None:
+    """A part of a parameter's name: letters, digits, dots and underscores, and no number by itself."""
+    named = isinstance(word, str) and re.fullmatch(r"[\w.]+", word) and not isinstance(literal(word), (int, float, type(None)))
+    return word if named else None
+
+
 def _size(value: object, row: Mapping) -> object:
     sides = _wholes(value if isinstance(value, (list, tuple)) else [value], row)
     return None if sides is None or len(sides) > 2 else sides if len(sides) == 2 else sides[0]
@@ -116,6 +152,7 @@ KINDS: Mapping[str, Kind] = {
     "str": Kind(_text, "text"),
     "name": Kind(_name, "text"),
     "ints": Kind(_wholes, "a list of whole numbers", True),
+    "parts": Kind(_parts, "parts of names such as 23.cv2"),
     "size": Kind(_size, "a whole number or [height, width]", True),
     "batch": Kind(_batch, "a whole number, 1 or more; -1 (what fits), or a share of the GPU's memory between 0 and 1"),
 }
@@ -210,12 +247,14 @@ def draft_of(overrides: Mapping[str, object]) -> Draft:
     cfg = overrides.get("cfg")
     if isinstance(cfg, (str, os.PathLike)):
         try:
-            in_file = _read_cfg(Path(cfg).expanduser())
+            in_file, recipe = _read_cfg(cfg)
         except UserError as error:
-            in_file = {}
+            in_file, recipe = {}, False
             draft.problems.append(f"cfg={cfg}: {error}")
         for key, value in in_file.items():
             draft.take(key, literal(value, key) if isinstance(value, str) else value, f"{cfg}: ")
+        if recipe:
+            draft.notes.insert(0, _told(cfg, in_file, overrides))
     for key, value in overrides.items():
         draft.take(key, value)
     draft.values.pop("cfg", None)  # its content is taken over: the run does not depend on the file any more
@@ -223,13 +262,18 @@ def draft_of(overrides: Mapping[str, object]) -> Draft:
     return draft
 
 
-def _read_cfg(given: Path) -> dict:
-    # A path, or a bare name in cfg/. The default file itself changes nothing, and a cfg inside a cfg is not followed.
-    path = given if given.is_file() or given.parent != Path(".") else cfg_dir() / given
-    if not path.is_file():
-        raise UserError("there is no such file; `bitfalcon copy-cfg` writes one to edit.")
+def _read_cfg(cfg: str | os.PathLike[str]) -> tuple[dict, bool]:
+    # The keys, and whether it is a recipe. The default file itself changes nothing; a cfg inside a cfg is not followed.
+    path = find_settings(cfg)
     content = {} if path.resolve() == (cfg_dir() / "default.yaml").resolve() else load_yaml(path)
-    return {key: value for key, value in content.items() if key != "cfg"}
+    return {key: value for key, value in content.items() if key != "cfg"}, is_recipe(path)
+
+
+def _told(cfg: object, recipe: Mapping[str, object], overrides: Mapping[str, object]) -> str:
+    """What a recipe sets, and which of its keys were given beside it."""
+    beside = [key for key in recipe if key in overrides and not (key == "scale" and is_model_scale(overrides[key]))]
+    sets = ", ".join(f"{key}={show(value)}" for key, value in recipe.items() if key not in beside)
+    return f"cfg={cfg} sets {sets or 'nothing'}" + (f"; given beside it: {', '.join(beside)}." if beside else ".")
 
 
 class Settings:

@@ -7,6 +7,7 @@ disk leaves the earlier file as it was.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -59,6 +60,14 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sweep(folder: str | os.PathLike[str]) -> int:
+    """Remove what `atomic` left in `folder` when its process was killed; returns how many files. Nobody may be writing there."""
+    left = [path for path in Path(folder).glob(".*") if re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name) and path.is_file()]
+    for path in left:
+        path.unlink(missing_ok=True)
+    return len(left)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

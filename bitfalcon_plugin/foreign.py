@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import FORMAT, Checkpoint, parse
-from .compat.families import TABLES, Recognised, recognise
-from .compat.reader import Foreign, foreign_of, unpack
+from .checkpoint import FORMAT, MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, parse
+from .compat.allowed import one_line
+from .compat.families import TABLES, Recognised, family_of_ours, recognise
+from .compat.reader import Foreign, foreign_of, uncollected, unpack
 from .compat.remap import RemapError, apply, invert
 from .choices import LISTS
+from .config import draft_of
 from .errors import UserError, raise_problems
 from .files import atomic
 from .graph import Graph
@@ -22,6 +25,8 @@ from .model import graph_of, state_shapes
 from .modules.conv import EPS, MOMENTUM
 
 KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: what a run remembers
+MAX_EPOCH = 10**6
+PLAIN = (str, int, float, bool, type(None))  # values of a YAML
 
 
 @dataclass(frozen=True)
@@ -38,24 +43,41 @@ class Opened:
         names = self.foreign.attributes.get("names")
         names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
         fits = isinstance(names, Mapping) and len(names) == self.found.nc
-        return {int(key): str(name) for key, name in names.items()} if fits else {}
+        fits = fits and {str(key) for key in names} == {str(index) for index in range(self.found.nc)}
+        return {index: one_line(name, MAX_TEXT) for index, name in enumerate(_by_index(names))} if fits else {}
 
     @property
     def license(self) -> str | None:
         """The licence string of the file."""
         text = self.foreign.attributes.get("license")
-        return str(text) if text else None
+        return one_line(text, MAX_LICENSE) if isinstance(text, str) and text.strip() else None
+
+    @property
+    def epoch(self) -> int:
+        """0-based, -1 where the file does not say (as of every finished run)."""
+        epoch = self.foreign.attributes.get("epoch")
+        return epoch if type(epoch) is int and -1 <= epoch < MAX_EPOCH else -1
+
+    @property
+    def date(self) -> str:
+        """When the file was written, in its own words."""
+        date = self.foreign.attributes.get("date")
+        return one_line(date, MAX_TEXT) if isinstance(date, str) else ""
 
     def describe(self) -> str:
-        """One line: family, size, task, classes, epoch, date, licence, tensors."""
-        found, attributes = self.found, self.foreign.attributes
+        """Family, size, task, classes, epoch, date, licence, tensors in one line; then a line for each thing to know."""
+        found = self.found
         parts = [f"family {found.family}" + (f" (variant {found.variant})" if found.variant not in ("", found.family) else ""),
                  f"scale {found.scale or 'of its own'}", found.task, f"{found.nc} classes", f"{len(self.foreign.state)} tensors",
                  "float16" if self.foreign.half else "float32", self.foreign.layout]
-        parts += [f"{key} {attributes[key]}" for key in ("epoch", "date") if attributes.get(key) is not None]
-        return f"{self.path}: " + ", ".join(parts) + f"; licence: {self.license or 'not stated in the file'}"
+        parts += [f"epoch {self.epoch}"] + ([f"date {self.date}"] if self.date else [])
+        line = f"{self.path}: " + ", ".join(parts) + f"; licence: {(self.license or 'not stated in the file')[:MAX_TEXT]}"
+        unfit = self.foreign.attributes.get("names") is not None and not self.names
+        wrong = [f"its class names are not those of classes 0 to {found.nc - 1}: they are left out"] if unfit else []
+        return "\n".join((line, *(f"note: {note}" for note in (*self.foreign.notes, *wrong))))
 
 
+@uncollected()
 def open_any(path: str | Path) -> Checkpoint | Opened:
     """Read a checkpoint: one of ours, or another maker's, whose weights are recognised. Nobody's code runs.
 
@@ -71,14 +93,18 @@ def open_any(path: str | Path) -> Checkpoint | Opened:
         raise UserError(f"'{path}' holds tensors, but {error}.") from error
 
 
+@uncollected()
 def load_any(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint:
     """A Checkpoint from our file or another maker's detector; says what a foreign file is, and its licence."""
     opened = open_any(path)
     if isinstance(opened, Checkpoint):
+        if not opened.graph.rows:
+            raise UserError(f"'{path}' is {OTHER_TASK.format(opened.source.get('task', 'foreign'))}.")
+        if opened.license:
+            say(f"{path}: licence of the weights it comes from: {opened.license[:MAX_TEXT]}")
         return opened
     checkpoint = to_checkpoint(opened)
-    for line in (opened.describe(), *opened.foreign.notes):
-        say(line)
+    say(opened.describe())
     return checkpoint
 
 
@@ -90,19 +116,27 @@ def to_checkpoint(opened: Opened) -> Checkpoint:
     except RemapError as error:
         raise_problems(f"'{opened.path}' does not fit its graph ({graph.name}, scale {graph.scale or 'none'}, variant "
                        f"{graph.variant}):", error.problems)
-    attributes = opened.foreign.attributes
-    arguments = attributes.get("train_args") if isinstance(attributes.get("train_args"), Mapping) else {}
-    epoch = attributes.get("epoch")
-    return Checkpoint(graph, state, settings={key: arguments[key] for key in KEPT_SETTINGS if arguments.get(key) is not None},
-                      epoch=epoch if isinstance(epoch, int) else -1, license=opened.license, date=str(attributes.get("date") or ""),
-                      norms=_norms(opened.foreign, report.kept), source=_source(opened), measured=_measured(opened, graph))
+    return Checkpoint(graph, state, settings=_settings(opened.foreign), epoch=opened.epoch, license=opened.license, date=opened.date,
+                      norms=_norms(opened.foreign, report.kept), source=_source(opened), measured=_measured(opened, graph),
+                      compared=True)
+
+
+def _by_index(names: Mapping) -> list:
+    return [names[key] for key in sorted(names, key=int)]
+
+
+def _settings(foreign: Foreign) -> dict[str, object]:
+    # What does not fit our settings would stop every verb with a complaint about something that the user never gave.
+    arguments = foreign.attributes.get("train_args")
+    found = {key: arguments.get(key) for key in KEPT_SETTINGS} if isinstance(arguments, Mapping) else {}
+    return {key: value for key, value in found.items() if value is not None and not draft_of({key: value}).problems
+            and (not isinstance(value, str) or value.isprintable())}
 
 
 def _graph(opened: Opened) -> Graph:
     found, attributes = opened.found, opened.foreign.attributes
     if found.task != "detect":
-        raise UserError(f"'{opened.path}' is a {found.task} checkpoint ({found.family}, scale {found.scale}): its head comes with a "
-                        "later version. `bitfalcon info` and `bitfalcon convert` work on it.")
+        raise UserError(f"'{opened.path}' is {OTHER_TASK.format(found.task)} ({found.family}, scale {found.scale}).")
     document, name = attributes.get("yaml"), opened.path.name
     if not isinstance(document, Mapping):
         if not found.graph or not found.scale:
@@ -110,6 +144,9 @@ def _graph(opened: Opened) -> Graph:
                             "and this file as pretrained= .")
         shipped = find_model(found.graph)
         document, name = shipped.document, shipped.path.name
+    elif not _is_plain(document) or not all(isinstance(document.get(part) or [], list) for part in LISTS):
+        raise UserError(f"'{opened.path}' carries a model YAML that is none: its {', '.join(LISTS)} are no lists of rows of plain "
+                        "values. Give the graph as model= and this file as pretrained= .")
     scale = found.scale or str(document.get("scale") or "")
     document = {key: value for key, value in document.items() if key not in ("nc", "names", "scale", "variant", "class_width")}
     head = f"model.{sum(len(document.get(part) or []) for part in LISTS) - 1}."
@@ -118,6 +155,12 @@ def _graph(opened: Opened) -> Graph:
         document["class_width"] = classes.shape[1]  # fine-tuned from a model of other classes
     return graph_of(document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc,
                     names=opened.names or None)
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, (str, int)) and _is_plain(item) for key, item in value.items())
+    return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, PLAIN)
 
 
 def _source(opened: Opened) -> dict[str, object]:
@@ -151,22 +194,27 @@ def convert_foreign(opened: Opened) -> Checkpoint:
     if opened.found.task == "detect":
         return to_checkpoint(opened)
     found, attributes = opened.found, opened.foreign.attributes
-    state, _ = apply(TABLES[found.family], opened.foreign.state, None)
-    document = attributes.get("yaml") if isinstance(attributes.get("yaml"), Mapping) else {}
+    state, report = apply(TABLES[found.family], opened.foreign.state, None)
+    document = attributes.get("yaml")
+    document = document if isinstance(document, Mapping) and _is_plain(document) else {}
     graph = Graph(opened.path.name, document, (), found.nc, opened.names, found.scale, found.variant, None, 3)
-    return Checkpoint(graph, state, license=opened.license, source=_source(opened))
+    return Checkpoint(graph, state, epoch=opened.epoch, license=opened.license, date=opened.date, source=_source(opened),
+                      norms=_norms(opened.foreign, report.kept))
 
 
 def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
     """Write a plain state dict in a family's own keys, which torch.load opens with its defaults; returns it.
 
+    The licence of the weights goes along where nobody trips over it: in the metadata that torch keeps beside a state dict.
     Raises UserError when the weights belong to another family.
     """
-    variant = checkpoint.graph.variant
-    if variant and family != ("v1" if variant == "v1" else "turbo"):
-        raise UserError(f"to={family}: these are {variant} weights; give to={'v1' if variant == 'v1' else 'turbo'}.")
-    state = {key: tensor.contiguous() for key, tensor in invert(TABLES[family], checkpoint.state,
-                                                                            bool(checkpoint.source.get("folded"))).items()}
+    own = family_of_ours(checkpoint.state, checkpoint.graph.variant)
+    if family != own:
+        raise UserError(f"to={family}: these are {own} weights; give to={own}.")
+    inverted = invert(TABLES[family], checkpoint.state, bool(checkpoint.source.get("folded")))
+    state = OrderedDict((key, tensor.contiguous()) for key, tensor in inverted.items())
+    if checkpoint.license:
+        state._metadata = {"": {"license": checkpoint.license}}
     with atomic(path) as temporary:
         torch.save(state, temporary)
     return state

@@ -1,7 +1,7 @@
-"""From what a user types as `model=` to a model YAML and the scale its name carries.
+"""From what a user types as `model=` to a model YAML and the scale its name carries, and from `cfg=` to a YAML of settings.
 
 Order: the path as given, the same path without its scale letter, then both names in cfg/models. The letter is taken off
-the file name only, never off a folder. `yolo12` and `yolov12` are the same name.
+the file name only, never off a folder. `yolo12` and `yolov12` are the same name. A recipe is found by its whole name.
 """
 
 from __future__ import annotations
@@ -75,6 +75,28 @@ def shipped_models() -> list[str]:
     return sorted(path.name for path in _shipped_folder().glob("*.yaml"))
 
 
+def find_settings(cfg: str | Path) -> Path:
+    """The YAML of settings that `cfg` names: a path, else the default file or a recipe of cfg/hyp, with or without suffix.
+
+    Raises MissingFileError with the names of the recipes and the nearest of them.
+    """
+    given = Path(cfg).expanduser()
+    if given.is_file():
+        return given
+    if given.parent == Path("."):
+        shipped = {_canonical(path.name): path for path in (cfg_dir() / "default.yaml", *_recipes())}
+        if found := shipped.get(_canonical(given.name)):
+            return found
+    names = [path.stem for path in _recipes()]
+    raise MissingFileError(f"there is no such file, and the recipes are {', '.join(names)}."
+                           f"{did_you_mean(_without_suffix(given.name)[0], names)} `bitfalcon copy-cfg` writes a file to edit.")
+
+
+def is_recipe(path: Path) -> bool:
+    """Whether a YAML of settings is one of the recipes in cfg/hyp."""
+    return path in _recipes()
+
+
 def load_yaml(path: Path) -> dict:
     """The mapping in a YAML file; UserError with file and line when it is none, is malformed or is a trap."""
     try:
@@ -129,6 +151,10 @@ def _check_nodes(root: yaml.Node) -> None:
                 waiting += (key, value)
         elif isinstance(node, yaml.SequenceNode):
             waiting += node.value
+
+
+def _recipes() -> list[Path]:
+    return sorted((cfg_dir() / "hyp").glob("*.yaml"))
 
 
 def _shipped_folder() -> Path:

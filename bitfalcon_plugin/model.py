@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import did_you_mean, raise_problems
@@ -31,12 +33,16 @@ class Detector(nn.Module):
     what the sides of an image must be a multiple of. names: class index to name. Raises UserError with every row that
     cannot be built, or with every row whose maps do not fit.
 
+    checkpointing: set it and training computes the inside of each row a second time in the backward pass instead of keeping
+    it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): the same numbers, less memory, more time.
+
     measured: strides and multiple where they are known, as of a checkpoint; otherwise an image is run through the rows.
     """
 
     def __init__(self, graph: Graph, measured: tuple[Sequence[float], int] | None = None):
         super().__init__()
         self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc
+        self.checkpointing = False
         problems: list[str] = []
         self.model = nn.ModuleList(_build(row, problems) for row in graph.rows)
         _share_activation(self, graph, problems)
@@ -77,7 +83,8 @@ class Detector(nn.Module):
         x, maps = images, {}
         for row, module in zip(self.graph.rows, self.model, strict=True):
             inputs = [x if source == row.index - 1 else maps[source] for source in row.sources]
-            x = module(inputs if row.kind in ("join", "head") else inputs[0])
+            inputs = inputs if row.kind in ("join", "head") else inputs[0]
+            x = _recomputed(module, inputs) if self.checkpointing and row.kind in ("block", "stage") and self.training else module(inputs)
             if row.index in self.kept:
                 maps[row.index] = x
         return x
@@ -182,6 +189,24 @@ def _build(row: Row, problems: list[str]) -> nn.Module:
         problems.append(f"{row.place} {shown(row.args)}: {_reason(error)}")
         return nn.Module()
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+
+def _recomputed(module: nn.Module, inputs: Tensor) -> Tensor:
+    # The second pass must not move the statistics of the batch norms again: it moves copies of them.
+    return checkpoint(module, inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _untracked(module)))
+
+
+@contextlib.contextmanager
+def _untracked(module: nn.Module) -> Iterator[None]:
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()})
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept):
+            norm._buffers.update(buffers)
 
 
 def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[str]) -> None:

@@ -48,15 +48,17 @@ def class_width(checkpoint: Checkpoint) -> int:
 
 
 @torch.no_grad()
-def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path) -> Transfer:
+def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_name: bool = True) -> Transfer:
     """Take over a checkpoint's weights into `model`, in place.
+
+    by_name: rows of other classes go by the classes' names; otherwise by their numbers, where there are equally many.
 
     Raises UserError, with the model unchanged, when any other tensor than the last class layers differs in name or shape.
     """
     own = model.state_dict()
     last = f"model.{len(model.model) - 1}.cv3."
     ends = {name for name in own if name.startswith(last) and name.split(".")[-2] == "2"}
-    same = dict(checkpoint.graph.names) == dict(model.names)
+    same = dict(checkpoint.graph.names) == dict(model.names) or not by_name and checkpoint.graph.nc == model.nc
     fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
     kept = fits if same else fits - ends
     wrong = sorted((own.keys() | checkpoint.state.keys()) - kept - (set() if same else ends))
@@ -67,6 +69,8 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path) -> Trans
     checkpoint.set_norms(model)
     if same:
         return Transfer(len(kept), (), (), ())
+    if not by_name:
+        return Transfer(len(kept), (), tuple(model.names.values()), tuple(checkpoint.graph.names.values()))
     return _by_name(own, checkpoint, model.names, sorted(ends), len(kept))
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import io
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,111 +22,103 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from .boxes import Fit, non_max_suppression, xyxy_from_xywh
+from .curves import MATRIX_CONF, confusion_matrix, gather_curves
 from .data.dataset import Sample
 from .data.loader import ValLoader
+from .metrics import STATS, BoxMetrics, ClassRow, Metrics
 from .model import Detector
 from .training.assign import Targets
 from .training.loss import Gains, detection_loss
 
-STATS = ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR1", "AR10", "AR100", "ARsmall", "ARmedium", "ARlarge")
+__all__ = ["STATS", "ClassRow", "Metrics", "coco_metrics", "pixel_boxes", "validate"]
 
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One line of the per-class table: images with the class, its labels, and its numbers in [0, 1]."""
-
-    name: str
-    images: int
-    instances: int
-    precision: float
-    recall: float
-    ap50: float
-    ap: float
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """COCO numbers of one split, in [0, 1] (nan where there is nothing to measure, as for sizes without labels)."""
-
-    stats: dict[str, float]
-    classes: tuple[ClassRow, ...]
-    images: int
-    instances: int
-    precision: float
-    recall: float
-    losses: tuple[float, float, float] | None = None  # box, cls, dfl
-    speed: dict[str, float] = field(default_factory=dict)  # milliseconds an image
-
-    @property
-    def fitness(self) -> float:
-        """0.1 AP50 + 0.9 AP, by which the best weights are chosen."""
-        return 0.1 * self.ap50 + 0.9 * self.ap
-
-    @property
-    def ap(self) -> float:
-        """Mean AP over IoU 0.50 to 0.95; 0 where nothing could be measured."""
-        return float(np.nan_to_num(self.stats["AP"]))
-
-    @property
-    def ap50(self) -> float:
-        """AP at IoU 0.50; 0 where nothing could be measured."""
-        return float(np.nan_to_num(self.stats["AP50"]))
-
-    @property
-    def results_dict(self) -> dict[str, float]:
-        """The numbers under the column names of results.csv, and fitness."""
-        return {"metrics/precision(B)": self.precision, "metrics/recall(B)": self.recall, "metrics/mAP50(B)": self.ap50,
-                "metrics/mAP50-95(B)": self.ap, "fitness": self.fitness}
-
-    def table(self, verbose: bool = True) -> str:
-        """The table people read: all classes, then one row a class, then the COCO numbers by size."""
-        head = f"{'Class':>22}{'Images':>9}{'Instances':>11}{'P':>9}{'R':>9}{'AP50':>9}{'AP50-95':>9}"
-        everything = ClassRow("all", self.images, self.instances, self.precision, self.recall, self.ap50, self.ap)
-        rows = [everything, *(self.classes if verbose and len(self.classes) > 1 else ())]
-        lines = [head, *(f"{r.name[:21]:>22}{r.images:>9}{r.instances:>11}{r.precision:>9.3f}{r.recall:>9.3f}"
-                         f"{r.ap50:>9.3f}{r.ap:>9.3f}" for r in rows)]
-        lines.append("COCO (pycocotools): " + "  ".join(f"{name} {self.stats[name]:.3f}" for name in STATS[:6]))
-        return "\n".join(lines)
+Watch = Callable[[int, Tensor, Sequence[int], list[Tensor]], None]
+DEFAULT_CONF = 0.001
+STAGES = ("preprocess", "inference", "loss", "postprocess")
 
 
 @torch.inference_mode()
-def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, conf: float = 0.001, iou: float = 0.7,
+def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, conf: float = DEFAULT_CONF, iou: float = 0.7,
              max_det: int = 300, agnostic: bool = False, gains: Gains | None = None, autocast: torch.dtype | None = None,
-             progress: Callable | None = None) -> Metrics:
-    """Measure `model` (left in eval mode) on the samples that `loader` reads. gains: also compute the losses, with these weights.
+             progress: Callable | None = None, notify: Callable[[str], None] | None = None, watch: Watch | None = None,
+             gather: Callable[[list], list] | None = None, save_dir: Path | None = None, classes: Sequence[int] | None = None,
+             single: bool = False, keep: Callable[[np.ndarray], None] | None = None) -> Metrics:
+    """Measure `model` (left in eval mode) on the samples that `loader` reads.
 
-    conf, iou, max_det, agnostic: as in boxes.non_max_suppression. autocast: half-precision type on CUDA.
-    progress: wraps the iterable of batches (tqdm-like).
+    conf, iou, max_det, agnostic: as in boxes.non_max_suppression. The confusion matrix counts detections above 0.25, or above
+    `conf` where that is not the default. gains: also compute the losses, with these weights. autocast: half-precision type
+    on CUDA. progress: wraps the iterable of batches (tqdm-like). notify: called with the name of each event (interface.md
+    section 10).
+    watch: called for each batch with its number, the images (B, 3, H, W) uint8 on the device, the indices of their samples
+    and the detections of each, (n, 6) x1, y1, x2, y2 (pixels of the input), score, class.
+    gather: where `loader` reads a share of the samples and other processes the rest, gets this process's list of tuples of
+    arrays and returns all processes' lists joined: all get the same Metrics then, bit for bit.
+    classes: of what is found only these classes count. single: the samples know one class, "item", whatever the model knows:
+    all that is found is of it, and no losses are computed. keep: called once with all detections, as `coco_metrics` takes them.
     """
     model.eval()
+    tell = partial(_outside_inference, notify) if notify else lambda event: None
     weight = next(model.parameters())
-    detections: list[np.ndarray] = []
-    losses, spent, batches = torch.zeros(3), dict.fromkeys(("preprocess", "inference", "loss", "postprocess"), 0.0), 0
-    clock = _Clock(spent, weight.device)
-    for images, fits, indices in progress(loader) if progress else loader:
-        images = images.to(weight.dtype) / 255
+    parts: list[tuple[np.ndarray, ...]] = []  # of each batch: indices, detections, losses, seconds
+    clock = _Clock(weight.device)
+    tell("on_val_start")
+    for number, (pixels, fits, indices) in enumerate(progress(loader) if progress else loader):
+        tell("on_val_batch_start")
+        images = pixels.to(weight.dtype) / 255
         clock.lap("preprocess")
         with torch.autocast(weight.device.type, dtype=autocast, enabled=autocast is not None):
             raw = model(images)
         clock.lap("inference")
-        if gains is not None:
-            parts = detection_loss(raw, raw.sizes, model.strides, _targets(samples, fits, indices, weight.device), gains=gains)
-            losses += torch.stack((parts.box, parts.cls, parts.dfl)).cpu()
-        batches += 1
+        losses = np.zeros(3)
+        if gains is not None and not single:
+            loss = detection_loss(raw, raw.sizes, model.strides, _targets(samples, fits, indices, weight.device), gains=gains)
+            losses = torch.stack((loss.box, loss.cls, loss.dfl)).double().cpu().numpy()
         clock.lap("loss")
-        found = non_max_suppression(model.decode(raw), conf=conf, iou=iou, max_det=max_det, multi_label=True, agnostic=agnostic)
-        detections += [_rows(index, fit, rows) for index, fit, rows in zip(indices, fits, found, strict=True)]
+        found = non_max_suppression(model.decode(raw), conf=conf, iou=iou, max_det=max_det, multi_label=not single,
+                                    agnostic=agnostic or single, classes=classes)
+        for boxes in found if single else ():
+            boxes[:, 5] = 0
+        rows = [_rows(index, fit, boxes) for index, fit, boxes in zip(indices, fits, found, strict=True)]
         clock.lap("postprocess")
-    metrics = coco_metrics(samples, np.concatenate(detections) if detections else np.zeros((0, 7)), model.names)
-    speed = {stage: seconds * 1e3 / max(len(samples), 1) for stage, seconds in spent.items()}
-    mean = tuple((losses / max(batches, 1)).tolist()) if gains is not None else None
-    return Metrics(**metrics, losses=mean, speed=speed)
+        parts.append((np.array(indices), np.concatenate(rows), losses, clock.taken()))
+        if watch is not None:
+            watch(number, pixels, indices, found)
+        tell("on_val_batch_end")
+        clock.restart()
+    metrics, detections = _join(gather(parts) if gather else parts, samples, {0: "item"} if single else model.names, conf)
+    metrics = replace(metrics, losses=metrics.losses if gains is not None and not single else None, save_dir=save_dir)
+    if keep is not None:
+        keep(detections)
+    tell("on_val_end")
+    return metrics
+
+
+def _join(parts: list[tuple[np.ndarray, ...]], samples: Sequence[Sample], names: Mapping[int, str],
+          conf: float) -> tuple[Metrics, np.ndarray]:
+    # In the order of the samples' indices, so that sums do not depend on who did which batch.
+    parts = sorted(parts, key=lambda part: part[0].tolist())
+    detections = np.concatenate([part[1] for part in parts]) if parts else np.zeros((0, 7))
+    losses = np.mean([part[2] for part in parts], axis=0) if parts else np.zeros(3)
+    seconds = np.sum([part[3] for part in parts], axis=0) if parts else np.zeros(len(STAGES))
+    speed = dict(zip(STAGES, (seconds * 1e3 / max(len(samples), 1)).tolist(), strict=True))
+    numbers = coco_metrics(samples, detections, names, conf=MATRIX_CONF if conf == DEFAULT_CONF else conf)
+    return Metrics(**numbers, losses=tuple(losses.tolist()), speed=speed, conf=conf), detections
+
+
+def _outside_inference(notify: Callable[[str], None], event: str) -> None:
+    with torch.inference_mode(False):  # what a callback makes can be trained on
+        notify(event)
 
 
 class _Clock:
-    # Seconds between laps, added up by stage; on a GPU a lap waits for the work it measures.
-    def __init__(self, spent: dict[str, float], device: torch.device):
-        self.spent, self.device, self.last = spent, device, time.perf_counter()
+    # Seconds of each stage of one batch; on a GPU a lap waits for the work it measures. What runs between `taken` and
+    # `restart` counts for none.
+    def __init__(self, device: torch.device):
+        self.device = device
+        self.restart()
+
+    def restart(self) -> None:
+        self.spent, self.last = dict.fromkeys(STAGES, 0.0), time.perf_counter()
 
     def lap(self, stage: str) -> None:
         if self.device.type == "cuda":
@@ -131,6 +126,9 @@ class _Clock:
         now = time.perf_counter()
         self.spent[stage] += now - self.last
         self.last = now
+
+    def taken(self) -> np.ndarray:
+        return np.array([self.spent[stage] for stage in STAGES])
 
 
 def pixel_boxes(sample: Sample) -> Tensor:
@@ -154,8 +152,12 @@ def _rows(image: int, fit: Fit, found: Tensor) -> np.ndarray:
     return np.concatenate((np.full((len(rows), 1), float(image)), rows), 1)
 
 
-def coco_metrics(samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str]) -> dict[str, object]:
-    """The fields of Metrics from detections (n, 7): image index, x, y, w, h in original pixels, score, class."""
+def coco_metrics(samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str], *,
+                 conf: float = MATRIX_CONF) -> dict[str, object]:
+    """The fields of Metrics from detections (n, 7): image index, x, y, w, h in original pixels, score, class.
+
+    conf: the confusion matrix counts detections above it.
+    """
     truth = _coco_truth(samples, names)
     labels = truth.dataset["annotations"]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -168,18 +170,20 @@ def coco_metrics(samples: Sequence[Sample], detections: np.ndarray, names: Mappi
         evaluation.accumulate()
         evaluation.summarize()
     stats = {name: float(value) if value >= 0 else float("nan") for name, value in zip(STATS, evaluation.stats, strict=True)}
-    precision, recall = _best_f1(evaluation, len(names))
-    by_class = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class)
-    rows = []
-    for index, name in sorted(names.items()):
-        own = [label for label in labels if label["category_id"] == index]
-        if own:
-            ap = by_class[:, :, index]
-            rows.append(ClassRow(name, len({label["image_id"] for label in own}), len(own), precision[index], recall[index],
-                                 float(ap[0].mean()), float(ap.mean())))
-    mean = [float(np.mean([getattr(row, key) for row in rows])) if rows else 0.0 for key in ("precision", "recall")]
-    return {"stats": stats, "classes": tuple(rows), "images": len(samples), "instances": len(labels), "precision": mean[0],
-            "recall": mean[1]}
+    lines, precision, recall = gather_curves(_matches(evaluation, sorted(names)))
+    all_ap = evaluation.eval["precision"][:, :, :, 0, -1].mean(1).T[lines.classes]  # (IoU, recall, class) -> (class, IoU)
+    pictures: dict[int, set[int]] = {}
+    counts = Counter(label["category_id"] for label in labels)
+    for label in labels:
+        pictures.setdefault(label["category_id"], set()).add(label["image_id"])
+    rows = tuple(
+        ClassRow(names[index], len(pictures[index]), counts[index], precision[row], recall[row], float(all_ap[row, 0]),
+                 float(all_ap[row].mean())) for row, index in enumerate(lines.classes.tolist()))
+    mean = [float(np.mean(values)) if values else 0.0 for values in (precision, recall)]
+    truths = [(pixel_boxes(sample).double().numpy(), sample.classes.numpy()) for sample in samples]
+    return {"stats": stats, "classes": rows, "images": len(samples), "instances": len(labels), "precision": mean[0],
+            "recall": mean[1], "box": BoxMetrics(np.array(precision), np.array(recall), all_ap, lines.classes, len(names)),
+            "lines": lines, "confusion_matrix": confusion_matrix(truths, detections, names, conf=conf), "names": dict(names)}
 
 
 def _coco_truth(samples: Sequence[Sample], names: Mapping[int, str]) -> COCO:
@@ -200,32 +204,15 @@ def _coco_truth(samples: Sequence[Sample], names: Mapping[int, str]) -> COCO:
     return truth
 
 
-def _best_f1(evaluation: COCOeval, nc: int) -> tuple[list[float], list[float]]:
-    """Precision and recall of each class at the confidence with the best mean F1 (IoU 0.50; classes with labels count).
-
-    The curves stand on 1000 confidences; their mean is smoothed over a tenth of them before the best is taken.
-    """
-    grid = np.linspace(0, 1, 1000)
-    images = len(evaluation.params.imgIds)
-    areas = len(evaluation.params.areaRng)
-    p, r, counted = np.zeros((nc, 1000)), np.zeros((nc, 1000)), np.zeros(nc, bool)
-    for index in range(nc):
-        start = index * areas * images  # evalImgs runs over class, area (first: all), image
-        found = [item for item in evaluation.evalImgs[start:start + images] if item is not None]
-        truths = sum(int((item["gtIgnore"] == 0).sum()) for item in found)
-        counted[index] = truths > 0
-        scores = np.concatenate([item["dtScores"] for item in found]) if found else np.zeros(0)
-        if not truths or not len(scores):
-            continue
-        hits = np.concatenate([item["dtMatches"][0] > 0 for item in found])
-        order = np.argsort(-scores, kind="mergesort")
-        true = np.cumsum(hits[order])
-        r[index] = np.interp(-grid, -scores[order], true / truths, left=0)
-        p[index] = np.interp(-grid, -scores[order], true / np.arange(1, len(true) + 1), left=1)
-    if not counted.any():
-        return [0.0] * nc, [0.0] * nc
-    f1 = (2 * p * r / (p + r + 1e-16))[counted].mean(0)
-    width = 51  # half of a tenth of the grid on both sides
-    smooth = np.convolve(np.pad(f1, width, mode="edge"), np.ones(2 * width + 1) / (2 * width + 1), "valid")
-    best = int(smooth.argmax())
-    return p[:, best].tolist(), r[:, best].tolist()
+def _matches(evaluation: COCOeval, classes: Sequence[int]) -> dict[int, tuple[np.ndarray, np.ndarray, int]]:
+    # Class with labels -> scores and hits of its detections at IoU 0.50, and the number of its labels.
+    images, areas = len(evaluation.params.imgIds), len(evaluation.params.areaRng)
+    found = {}
+    for row, index in enumerate(classes):
+        start = row * areas * images  # evalImgs runs over class, area (first: all), image
+        items = [item for item in evaluation.evalImgs[start:start + images] if item is not None]
+        if truths := sum(len(item["gtIgnore"]) for item in items):
+            counted = ~np.concatenate([item["dtIgnore"][0] for item in items]).astype(bool)  # not: boxes of impossible size
+            found[index] = (np.concatenate([item["dtScores"] for item in items])[counted],
+                            np.concatenate([item["dtMatches"][0] > 0 for item in items])[counted], truths)
+    return found

@@ -119,6 +119,12 @@ def storage(pid: object, seen: dict[str, Storage]) -> Storage:
     return Storage(whole.key, view[2], whole.kind)
 
 
+def one_line(text: object, most: int = 1000) -> str:
+    """Text of a file as one line that may be shown: no control characters, which a terminal would obey; at most `most`."""
+    text = text if isinstance(text, str) else repr(text)
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[:4 * most].split()))[:most]
+
+
 def need(fits: bool, wrong: str) -> None:
     """Raise Rejected unless it fits."""
     if not fits:
@@ -147,8 +153,8 @@ def _tensor(name: str, arguments: tuple) -> Made:
     need(fits, "rebuilds a tensor from something else than a storage")
     count = math.prod(size)
     last = offset + sum((length - 1) * step for length, step in zip(size, stride))
-    need(not count or (count <= values.numel and last < values.numel),
-         f"has a tensor of shape {size} that reaches beyond its storage of {values.numel} values")
+    if count and (count > values.numel or last >= values.numel):
+        need(False, f"has a tensor of shape {size} that reaches beyond its storage of {values.numel} values")
     return Made("tensor")
 
 
@@ -174,7 +180,8 @@ def _is_set(arguments: tuple) -> bool:
 
 def _makes(kind: str, fits: Callable[[tuple], bool]) -> Callable[[str, tuple], Made]:
     def rule(name: str, arguments: tuple) -> Made:
-        need(fits(arguments), f"calls {name} as torch.save does not")
+        if not fits(arguments):
+            need(False, f"calls {name} as torch.save does not")
         return Made(kind)
     return rule
 

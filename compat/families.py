@@ -110,6 +110,8 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
     rows = {int(found[1]) for key in state if (found := re.match(r"model\.(\d+)\.", key))}
     if not rows:
         raise ValueError("no tensor is called model.<row>...: these are not the weights of a detector")
+    if _mixes(state):
+        raise ValueError("its graph mixes the attention blocks of two families, whose layouts cannot be told apart for certain")
     head = f"model.{max(rows)}."
     task, nc, reg_max, levels = _head(state, head)
     stock = next((family for family, key in MARKS.items() if key in state), None)
@@ -136,6 +138,20 @@ def _style(state: Mapping[str, Tensor]) -> str:
     # Whose layout of projections a graph of its own uses.
     names = "\n".join(state)
     return "turbo" if ".attn.qk." in names else "yolo11" if ".ffn." in names else "v1" if ".attn.qkv." in names else "yolov8"
+
+
+def family_of_ours(state: Mapping[str, Tensor], variant: str) -> str:
+    """The family in whose keys our own tensors can be written. variant: of their graph."""
+    names = "\n".join(state)
+    if ".ffn." in names:
+        return "yolo11"
+    return ("v1" if variant == "v1" else "turbo") if ".attn.qkv." in names else "yolov8"
+
+
+def _mixes(state: Mapping[str, Tensor]) -> bool:
+    # Area attention stands two levels inside its stage, position-sensitive attention one; their rows differ in order.
+    names = "\n".join(state)
+    return bool(re.search(r"\.m\.\d+\.\d+\.attn\.qkv?\.", names) and re.search(r"\.m\.\d+\.attn\.qkv\.", names))
 
 
 def _variant(state: Mapping[str, Tensor]) -> str:

@@ -50,18 +50,20 @@ class DryRun:
         return self
 
     def _follow(self) -> None:
+        data, known_as = self.data, INSTRUCTIONS.get
         for _ in range(MAX_INSTRUCTIONS):
-            code = self.data[self.at]
+            code = data[self.at]
             self.at += 1
-            if code == STOP:
+            instruction = known_as(code)
+            if instruction is not None:
+                instruction(self)
+            elif code == STOP:
                 self.result = self.stack.pop()
                 return
-            instruction = INSTRUCTIONS.get(code)
-            if instruction is None:
+            else:
                 known = pickletools.code2op.get(chr(code))
                 raise Rejected(f"has the pickle instruction {known.name if known else code}, which torch.save does not "
                                "write. Save it again with torch.save and its default protocol.")
-            instruction(self)
         raise Rejected(f"has more than {MAX_INSTRUCTIONS} pickle instructions, a model has a hundred thousand. {AGAIN}")
 
     def take(self, count: int) -> bytes:
@@ -71,7 +73,7 @@ class DryRun:
 
     def number(self, form: struct.Struct) -> int | float:
         start, self.at = self.at, self.at + form.size
-        return form.unpack_from(self.data, start)[0]
+        return form.unpack_from(self.data, start)[0]  # struct.error beyond the end
 
     def line(self) -> str:
         end = self.data.find(b"\n", self.at, self.at + MAX_NAME)
@@ -140,6 +142,12 @@ def _get(run: DryRun) -> None:
     run.at += 1
 
 
+def _call(run: DryRun) -> None:
+    stack = run.stack
+    arguments, function = stack.pop(), stack.pop()
+    stack.append(called(function, arguments))
+
+
 def _push(make: Callable[[DryRun], object]) -> Callable[[DryRun], None]:
     def instruction(run: DryRun) -> None:
         made = make(run)  # first: it may change which stack is on top
@@ -152,27 +160,43 @@ def _open_mark(run: DryRun) -> None:
     run.stack = []
 
 
-def _put(form: struct.Struct) -> Callable[[DryRun], None]:
+def _number(form: struct.Struct) -> Callable[[DryRun], None]:
+    read, size = form.unpack_from, form.size
+
     def instruction(run: DryRun) -> None:
-        run.memo[run.number(form)] = run.stack[-1]
+        run.stack.append(read(run.data, run.at)[0])
+        run.at += size
+    return instruction
+
+
+def _put(form: struct.Struct) -> Callable[[DryRun], None]:
+    read, size = form.unpack_from, form.size
+
+    def instruction(run: DryRun) -> None:
+        run.memo[read(run.data, run.at)[0]] = run.stack[-1]
+        run.at += size
+    return instruction
+
+
+def _constant(value: object) -> Callable[[DryRun], None]:
+    def instruction(run: DryRun) -> None:
+        run.stack.append(value)
     return instruction
 
 
 STOP = ord(".")
 INSTRUCTIONS: dict[int, Callable[[DryRun], None]] = {
     ord(code): instruction for code, instruction in {
-        "\x80": _protocol, "c": _name, "b": _build, "(": _open_mark,
-        "R": _push(lambda run: called(*_last(run, 2))),
+        "\x80": _protocol, "c": _name, "b": _build, "(": _open_mark, "R": _call,
         "\x81": _push(lambda run: instance(*_last(run, 2))),
         "Q": _push(lambda run: storage(run.stack.pop(), run.storages)),
         "a": _with_top(_extend, 1), "e": _with_top(_extend, None),
         "s": _with_top(_set_items, 2), "u": _with_top(_set_items, None),
         "t": _push(lambda run: tuple(run.pop_mark())), "\x85": _push(lambda run: tuple(_last(run, 1))),
         "\x86": _push(lambda run: tuple(_last(run, 2))), "\x87": _push(lambda run: tuple(_last(run, 3))),
-        ")": _push(lambda run: ()), "]": _push(lambda run: []), "}": _push(lambda run: Made("dict")),
-        "N": _push(lambda run: None), "\x88": _push(lambda run: True), "\x89": _push(lambda run: False),
-        "J": _push(lambda run: run.number(INT)), "K": _push(lambda run: run.number(BYTE)),
-        "M": _push(lambda run: run.number(SHORT)), "G": _push(lambda run: run.number(FLOAT)),
+        ")": _constant(()), "N": _constant(None), "\x88": _constant(True), "\x89": _constant(False),
+        "]": _push(lambda run: []), "}": _push(lambda run: Made("dict")),
+        "J": _number(INT), "K": _number(BYTE), "M": _number(SHORT), "G": _number(FLOAT),
         "\x8a": _push(lambda run: int.from_bytes(run.take(run.number(BYTE)), "little", signed=True)),
         "X": _push(lambda run: run.take(run.number(LENGTH)).decode("utf-8", "surrogatepass")),
         "h": _get, "j": _push(lambda run: run.memo[run.number(LENGTH)]),

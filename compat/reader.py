@@ -8,9 +8,11 @@ A `.pt` file of the YOLO packages is a pickle of the whole model (spec/interface
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import os
 import threading
+import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingFileError, UserError
-from .allowed import AGAIN, Rejected, need
+from .allowed import AGAIN, Rejected, need, one_line
 from .archive import Outline, inspect
 from .standins import Plainer, StandIn, Weights, stand_in, weights
 
@@ -67,6 +69,23 @@ class Unpacked:
     size: int
 
 
+@contextlib.contextmanager
+def uncollected() -> Iterator[None]:
+    """Without Python's search for cycles: over the hundred thousand objects of a file it takes as long as reading them.
+
+    For the time until what is not needed of them is let go of. What a hostile file can leave in cycles is bounded by the
+    number of its instructions.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collects:
+            gc.enable()
+
+
+@uncollected()
 def read(path: str | os.PathLike[str]) -> Foreign:
     """Open a checkpoint of another maker, or a plain state dict.
 
@@ -76,6 +95,7 @@ def read(path: str | os.PathLike[str]) -> Foreign:
     return foreign_of(unpack(path))
 
 
+@uncollected()
 def unpack(path: str | os.PathLike[str]) -> Unpacked:
     """Check and load any file of torch.save; raises as `read` does."""
     path = Path(path)
@@ -102,8 +122,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Rejected as reason:
-        line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(reason).split()))
-        raise UserError(f"{str(path)!r} {line[:1000]}") from None
+        raise UserError(f"{str(path)!r} {one_line(str(reason))}") from None
     except OSError as error:
         raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}. Check its permissions and the disk."
                         ) from error
@@ -119,11 +138,8 @@ def _load(handle: BinaryIO, outline: Outline) -> object:
         others = serialization.get_safe_globals()
         serialization.clear_safe_globals()  # a real class that somebody registered must not take a stand-in's place
         try:
-            if outline.is_zip:
-                unknown = set(serialization.get_unsafe_globals_in_checkpoint(handle))
-                known = ", ".join(sorted(outline.names - unknown))
-                need(not known, f"asks for {known}, which torch itself would make")
-                handle.seek(0)
+            known = outline.names - set(serialization.get_unsafe_globals_in_checkpoint(_asking_for(outline.names)))
+            need(not known, f"asks for {', '.join(sorted(known))}, which torch itself would make")
             with serialization.safe_globals([(stand_in(name), name) for name in outline.names]):
                 return torch.load(source, map_location="cpu", weights_only=True, mmap=False)
         except Rejected:
@@ -133,6 +149,17 @@ def _load(handle: BinaryIO, outline: Outline) -> object:
             raise Rejected(f"is damaged: {reason}. {AGAIN}") from error
         finally:
             serialization.add_safe_globals(others)
+
+
+def _asking_for(names: frozenset[str]) -> BinaryIO:
+    # A file that asks for these names and holds nothing else: which of them torch knows takes no second look at the whole.
+    asks = "".join("c{}\n{}\n".format(*name.rpartition(".")[::2]) for name in sorted(names))
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02(" + asks.encode() + b"t.")
+        archive.writestr("x/version", b"3\n")
+    file.seek(0)
+    return file
 
 
 def _foreign(unpacked: Unpacked) -> Foreign:
@@ -164,7 +191,7 @@ def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
     if type(content) not in (dict, OrderedDict):
         raise Rejected(f"holds a {type(content).__name__}, not a model. A checkpoint is a dict with a model in it.")
     if content and all(isinstance(value, Tensor) for value in dict.values(content)):
-        return _named(content), "state dict", {}
+        return _named(content), "state dict", _beside(content)
     holder = _held(content)
     if holder is None:
         keys = ", ".join(str(key)[:40] for key in list(content)[:8])
@@ -173,6 +200,13 @@ def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
     if isinstance(holder, StandIn):
         return holder, "pickled model" if content.get("optimizer") is None else "resumable", content
     return holder, "state dict", content
+
+
+def _beside(state: dict) -> dict[str, object]:
+    # A state dict has no place for a licence but the metadata that torch keeps with it, under the name of the whole model.
+    metadata = getattr(state, "_metadata", None)
+    whole = metadata.get("") if type(metadata) in (dict, OrderedDict) else None
+    return {"license": whole["license"]} if type(whole) in (dict, OrderedDict) and "license" in whole else {}
 
 
 def _held(entries: dict) -> StandIn | dict[str, Tensor] | None:

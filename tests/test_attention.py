@@ -175,3 +175,14 @@ def test_area_attention_stage():
         y = y + conv(block.mlp[1], conv(block.mlp[0], y), active=False)
     torch.testing.assert_close(stage(x), y, atol=1e-5, rtol=1e-4)
     assert isinstance(AreaAttn(32, 32).cv1, nn.Identity)
+
+
+def test_under_autocast_attention_is_computed_in_float32():
+    torch.manual_seed(0)
+    block = Attention(64, 2, area=4).eval()
+    with torch.no_grad():
+        tokens = (torch.randn(1, 64, 192) * 30).bfloat16()  # logits of thousands: 16 bits would round them to whole tens
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = block.attend(tokens)
+        exact = block.attend(tokens.float())
+    assert found.dtype == torch.float32 and torch.equal(found, exact)

@@ -12,6 +12,7 @@ import torch
 from bitfalcon_plugin.data import augment as stage
 from bitfalcon_plugin.data.augment import Batch, Recipe, Tile, augment
 from bitfalcon_plugin.data.geometry import draw_maps, invert, mirror
+from bitfalcon_plugin.data.scenes import Canvas, Pasted
 
 SIZE = 96
 OFF = Recipe(
@@ -186,9 +187,9 @@ def slow_sample(canvas: torch.Tensor, inverse: torch.Tensor, x: int, y: int) -> 
 def test_sampling_matches_a_slow_loop(perspective):
     size = 16
     recipe = replace(DEFAULTS, imgsz=size, degrees=60, shear=20, perspective=perspective)
-    canvas = stage._Canvas(size, 2 * size, size // 2)
+    canvas = Canvas.around((size, size), mosaic=True)
     pixels = torch.randint(0, 256, (3, 2 * size, 2 * size), generator=seeded(1), dtype=torch.uint8)
-    scene = [stage._Pasted(Tile(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
+    scene = [Pasted(Tile(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
     uniform = torch.rand(4, 8, generator=seeded(2), dtype=torch.float64)
     maps, _ = draw_maps(
         uniform, size=size, centre=size, degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective
@@ -206,8 +207,8 @@ def test_a_map_without_inverse_shows_grey():
     inverse = invert(flat)
     assert torch.equal(inverse[1], flat[1]) and inverse.isfinite().all()
     recipe = replace(OFF, scale=0.5)
-    scene = [stage._Pasted(noise(96), 0, 0)]
-    images = stage._render([scene, scene], flat, recipe, stage._Canvas(SIZE, SIZE, 0), torch.device("cpu"))
+    scene = [Pasted(noise(96), 0, 0)]
+    images = stage._render([scene, scene], flat, recipe, Canvas.around((SIZE, SIZE), mosaic=False), torch.device("cpu"))
     torch.testing.assert_close(images[0], torch.full((3, SIZE, SIZE), 114 / 255))
     torch.testing.assert_close(images[1], noise(96).image / 255, atol=1e-4, rtol=0)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 
@@ -98,3 +99,64 @@ def test_weights_go_into_a_model_of_other_classes_but_not_into_another_graph(mod
     with pytest.raises(UserError, match="do not fit.*scale=n"):
         transfer(small, checkpoint, "a.pt")
     assert torch.equal(small.state_dict()["model.0.conv.weight"], before)
+
+
+def test_the_file_opens_memory_mapped_and_with_plain_torch(tmp_path, model):
+    save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict(), license="L"))
+    mapped = torch.load(tmp_path / "a.pt", mmap=True)
+    assert list(mapped["state"]) == list(model.state_dict()) and mapped["license"] == "L"
+    assert all(torch.equal(mapped["state"][key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_a_file_of_the_first_version_keeps_loading(tmp_path, model):
+    graph = model.graph
+    document = {key: graph.document[key] for key in ("nc", "scales", "backbone", "head")}
+    torch.save({  # as version 1 was first written: without rows, norms, source and strides
+        "format": "bitfalcon", "version": 1, "bitfalcon": "0.1.0", "date": "2025-01-01T00:00:00",
+        "graph": {"name": "yolov12.yaml", "document": document, "scale": "n", "variant": "v1", "nc": 2, "names": {0: "cat", 1: "dog"}},
+        "state": dict(model.state_dict()), "settings": {"imgsz": 320}, "metrics": {"x": 1.0}, "epoch": 4, "license": None, "training": None,
+    }, tmp_path / "a.pt")
+    back = load(tmp_path / "a.pt")
+    x = torch.rand(1, 3, 64, 64)
+    assert torch.equal(back.model()(x)["scores"], model(x)["scores"])
+    assert (back.epoch, back.settings, back.license, back.norms) == (4, {"imgsz": 320}, None, {})
+
+
+@pytest.mark.parametrize("key, value", [
+    ("version", "1"), ("version", None), ("graph", None), ("state", [1]), ("state", {"a": 1}), ("epoch", "x"), ("license", 5), ("date", None),
+    ("settings", None), ("training", 3), ("norms", {"model.0.bn": 1}), ("source", [1]), ("graph.names", {"a": "b"}), ("graph.nc", "2"),
+    ("graph.document", None), ("graph.scale", 1), ("graph.measured", 4),
+    ("graph.measured", [[8, 0], 32]), ("graph.measured", [[8, 16], "x"]), ("norms", {"a": [1, "x"]}),
+])
+def test_entries_that_are_none_are_told(tmp_path, model, key, value):
+    save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
+    content = torch.load(tmp_path / "a.pt")
+    outer, _, inner = key.partition(".")
+    content[outer] = {**content[outer], inner: value} if inner else value
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(UserError, match="damaged") as caught:
+        load(tmp_path / "a.pt")
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_file_says_cannot_steer_a_terminal(tmp_path, model):
+    escape = "\x1b[31mred\n"
+    graph = dataclasses.replace(model.graph, names={0: escape, 1: "dog"})
+    save(tmp_path / "a.pt", Checkpoint(graph, model.state_dict(), license=escape, date=escape))
+    back = load(tmp_path / "a.pt")
+    assert (back.license, back.date, back.graph.names) == ("?[31mred", "?[31mred", {0: "?[31mred", 1: "dog"})
+
+
+def test_a_graph_beyond_the_weights_is_refused_before_it_is_made(tmp_path, model, monkeypatch):
+    save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
+    content = torch.load(tmp_path / "a.pt")
+    content["graph"]["document"]["scales"] = {"n": [1.0, 8.0, 16384]}
+    torch.save(content, tmp_path / "a.pt")
+    monkeypatch.setattr("bitfalcon_plugin.model.Detector.__init__", lambda *_: pytest.fail("a model was built"))
+    with pytest.raises(UserError, match="do not fit"):
+        load(tmp_path / "a.pt").model()
+
+
+def test_constants_for_a_batch_norm_that_is_not_there_are_told(model):
+    with pytest.raises(UserError, match="batch norm model.99.bn"):
+        Checkpoint(model.graph, model.state_dict(), norms={"model.99.bn": [1e-3, 0.03]}).model()

@@ -14,7 +14,7 @@ import pytest
 import bitfalcon_plugin
 from bitfalcon_plugin import cli, commands
 from bitfalcon_plugin.commands import parse_tokens
-from bitfalcon_plugin.config import Settings, load_settings, table
+from bitfalcon_plugin.config import Settings, load_settings, settings_table, table
 from bitfalcon_plugin.errors import MissingFileError, UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,10 @@ def problem(*tokens: str) -> str:
     ("source=a=b.jpg", None, {"source": "a=b.jpg"}), ("source=[a-c]*.jpg", None, {"source": "[a-c]*.jpg"}),
     ("source=odd[1.jpg", None, {"source": "odd[1.jpg"}), ("train --debug", "train", {"debug": True}),
     ("info yolov12.yaml scale=n", "info", {"model": "yolov12.yaml", "model_scale": "n"}),
-    ("info x.pt", "info", {"model": "x.pt"}), ("epochs=1 epochs=2", None, {"epochs": 2}),
+    ("info x.pt", "info", {"model": "x.pt"}), ("doctor x.yaml", "doctor", {"data": "x.yaml"}),
+    ("selftest device=cpu", "selftest", {"device": "cpu"}), ("cfg --markdown", "cfg", {}), ("train freeze=[23.cv2, 4]", "train",
+    {"freeze": "[23.cv2,4]"}), ("train freeze=23.cv2", "train", {"freeze": "23.cv2"}),
+    ("epochs=1 epochs=2", None, {"epochs": 2}),
     ("data=__import__('os').getcwd()", None, {"data": "__import__('os').getcwd()"}),
     ("train help", "help", {}), ("train epcohs=1 --help", "help", {}), ("-h val", "help", {}), ("-v", "version", {}),
     ("--version", "version", {}), ("copy-cfg", "copy-cfg", {}), ("cfg", "cfg", {}),
@@ -93,9 +96,10 @@ def test_nothing_is_said_of_ordinary_words(line: str) -> None:
 
 
 @pytest.mark.parametrize(("tokens", "expected"), [
-    (["trian"], "Did you mean 'train'?"), (["export"], "'export' is no verb (train, val, predict, info, convert, help"),
+    (["trian"], "Did you mean 'train'?"),
+    (["export"], "'export' is no verb (train, val, predict, info, convert, doctor, selftest, help"),
     (["plost"], "Did you mean 'plots'?"),
-    (["mode=track"], "mode=track: expected one of train, val, predict, info, convert"),
+    (["mode=track"], "mode=track: expected one of train, val, predict, info, convert, doctor, selftest"),
     (["task=trian"], "Did you mean 'train'?"), (["task=segment"], "does detection for now"),
     (["pose"], "does detection for now"),
     (["epochs"], "'epochs' needs a value: write epochs=100."), (["device"], "write device=cpu."),
@@ -206,6 +210,20 @@ def test_cfg_and_copy_cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert (tmp_path / "default_copy.yaml").read_text() == "epochs: 7\n"
 
 
+@pytest.mark.parametrize("word", ["--markdown", "markdown"])
+def test_cfg_as_a_table(word: str, capsys) -> None:
+    assert cli.main(["cfg", word]) == 0
+    assert capsys.readouterr().out == settings_table()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+def test_what_a_verb_finds_may_be_the_exit_code(code: int, monkeypatch) -> None:
+    fake = SimpleNamespace(doctor=lambda settings: SimpleNamespace(exit_code=code))
+    monkeypatch.setitem(sys.modules, "bitfalcon_plugin.api", fake)
+    monkeypatch.setattr(bitfalcon_plugin, "api", fake, raising=False)
+    assert cli.main(["doctor", "data=x.yaml"]) == code
+
+
 @pytest.mark.parametrize(("torch", "code", "expected"), [
     ("2.10.0+cpu", 0, "2.10.0+cpu (ok: >=2.6)"), ("2.6", 0, "2.6 (ok: >=2.6)"), ("3.0a1", 0, "3.0a1 (ok: >=2.6)"),
     ("2.5.1", 1, "2.5.1 (NOT MET: >=2.6)"), (None, 1, "missing (NOT MET: >=2.6)"),
@@ -229,7 +247,8 @@ def python(*args: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=environment, **options)
 
 
-@pytest.mark.parametrize("line", ["", "help", "-h", "--help", "train --help", "version", "cfg", "train epcohs=1"])
+@pytest.mark.parametrize("line", ["", "help", "-h", "--help", "train --help", "version", "cfg", "cfg --markdown",
+                                  "train epcohs=1"])
 def test_answers_come_without_torch(line: str) -> None:
     done = python("-X", "importtime", "-m", "bitfalcon_plugin", *line.split())
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import copy
 import pickle
+import re
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
-from bitfalcon_plugin.config import KINDS, Settings, defaults_text, literal, live, load_settings, table
+from bitfalcon_plugin.config import KINDS, Settings, defaults_text, literal, live, load_settings, settings_table, table
 from bitfalcon_plugin.errors import UserError
 from bitfalcon_plugin.files import cfg_dir
 
@@ -93,7 +94,12 @@ def test_every_setting_is_read_somewhere() -> None:
     for path in (ROOT / "bitfalcon_plugin").rglob("*.py"):
         if path.name in ("config.py", "commands.py"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        tree = ast.parse(path.read_text())
+        for table_of_names in [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]:
+            tree.body.remove(table_of_names)  # which keys a verb takes, or a resumed run: naming one there is not reading it
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ClassDef) and node.name == "Recipe":  # filled from the settings field by field
+                read |= {field.target.id for field in node.body if isinstance(field, ast.AnnAssign)}
             if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("settings"):
                 read.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
@@ -112,6 +118,11 @@ def test_every_setting_is_read_somewhere() -> None:
     ("classes", [0, 3], (0, 3)), ("classes", 0, 0), ("name", 7, "7"),
     ("project", Path("a/b"), str(Path("a/b"))),
     ("amp", "bf16", "bf16"), ("conf", None, None),
+    ("freeze", 10, 10), ("freeze", [0, 2], (0, 2)), ("freeze", "23.cv2", ("23.cv2",)), ("freeze", "[23.cv2, 4]", ("23.cv2", 4)),
+    ("freeze", ["backbone", 3, "7"], ("backbone", 3, 7)), ("freeze", "3,4", (3, 4)), ("cls_pw", 0.5, 0.5),
+    ("compile", True, True),
+    ("compile", "MAX-autotune", "max-autotune"), ("deterministic", False, False), ("cls_remap", False, False),
+    ("sync_bn", True, True), ("checkpointing", True, True),
     ("data", Path("d.yaml"), "d.yaml"), ("shear", -5, -5.0), ("time", 0.1, 0.1), ("variant", "turbo", "turbo"),
 ])
 def test_values_that_are_right(key: str, value: object, kept: object) -> None:
@@ -129,7 +140,8 @@ def test_values_that_are_right(key: str, value: object, kept: object) -> None:
     ("optimizer", "lion"), ("split", "all"), ("split", None), ("scale", 1.5), ("scale", True), ("scale", "0.5"),
     ("scale", None),
     ("data", 3), ("data", ["a.yaml"]), ("model", True), ("freeze", -1), ("freeze", []),
-    ("freeze", ["23.cv2"]), ("time", 0),
+    ("freeze", ["23.cv2", -1]), ("freeze", 1.5), ("freeze", "2 3"), ("freeze", [["a"]]), ("freeze", [None]), ("freeze", [True]),
+    ("freeze", ["1.5"]), ("freeze", "a,,b"), ("freeze", {"a": 1}), ("time", 0), ("sync_bn", 1), ("checkpointing", "yes"),
     ("degrees", 400), ("device", {}), ("device", -2), ("task", "segment"), ("mode", "export"),
     ("amp", "fp8"), ("cfg", 3),
     ("variant", "v2"), ("name", ["a"]), ("close_mosaic", -1), ("save_period", -2),
@@ -186,9 +198,9 @@ def test_keys_without_effect_are_said_once_and_are_no_settings() -> None:
 
 
 def test_keys_that_are_not_built_yet_are_checked_all_the_same() -> None:
-    assert load_settings({"cache": "RAM", "multi_scale": 0, "half": False}).notes == (
-        "cache=RAM has no effect: not built yet.",)
-    assert problems(cache="tape", half="yes").count("expected ") == 2
+    assert load_settings({"save_txt": True, "save_crop": False, "half": False}).notes == (
+        "save_txt=True has no effect: not built yet.",)
+    assert problems(save_txt="tape", half="yes").count("expected ") == 2
 
 
 def test_settings_are_frozen_values() -> None:
@@ -270,3 +282,25 @@ def test_text_keys_keep_text() -> None:
     assert [literal(text, "name") for text in ("007", "'x'", "true", "None")] == ["007", "'x'", "true", None]
     assert [literal(text, "source") for text in ("2024", "'2024'", "none", "true")] == ["2024", "2024", None, "true"]
     assert literal("7", "epochs") == 7
+
+
+def test_the_readme_holds_the_table_of_all_settings() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = text.partition("<!-- settings -->\n")[2].partition("<!-- /settings -->")[0]
+    assert found.strip("\n") == settings_table().strip("\n"), "paste the output of `bitfalcon cfg --markdown` between the marks"
+
+
+def test_the_table_is_whole() -> None:
+    """Read back by its columns: every key once, with its default, what it is, and why where it has no effect."""
+    lines = settings_table().splitlines()
+    rows = {cells[0].strip("`"): cells for cells in (re.split(r"\s*(?<!\\)\|\s*", line[1:-1].strip(" ")) for line in lines)}
+    assert all(len(cells) == 4 for cells in rows.values())
+    assert [key for key in rows if key in table()] == list(table())
+    for key, row in table().items():
+        told = rows[key][2]
+        if "now" in row:
+            assert row["now"] in told
+            continue
+        assert yaml.safe_load(rows[key][1].strip("`")) == row["default"]
+        assert row.get("help", "") in told and row.get("unused", "") in told
+        assert ("no effect" in told) == ("unused" in row) and ("type" not in row or rows[key][3])

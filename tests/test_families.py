@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from bitfalcon_plugin.compat.families import TABLES, recognise
+from bitfalcon_plugin.compat.families import TABLES, family_of_ours, recognise
 from bitfalcon_plugin.compat.remap import RemapError, apply, invert
 from bitfalcon_plugin.model import build
 
@@ -74,3 +75,29 @@ def test_a_bias_in_front_of_a_batch_norm_is_folded_and_written_back_as_zero():
     assert set(report.kept) == {key, "m.attn.pe.conv.bias"}
     back = invert(TABLES["v1"], ours, folded=True)
     assert torch.equal(back["m.attn.pe.conv.bias"], torch.zeros(4)) and torch.equal(back[key], ours[key])
+
+
+def test_a_graph_that_mixes_two_kinds_of_attention_is_not_guessed_at():
+    state = {**empty_state("v1-n"), "model.8.m.0.attn.qkv.conv.weight": torch.empty(8, 4, 1, 1)}
+    with pytest.raises(ValueError, match="mixes the attention blocks"):
+        recognise(state)
+
+
+@pytest.mark.parametrize("name", [*VECTORS])
+def test_every_family_comes_back_under_its_own_keys(name):
+    draw = torch.Generator().manual_seed(1)
+    state = {key: torch.rand(tensor.shape, generator=draw) if tensor.ndim else torch.tensor(5) for key, tensor in empty_state(name).items()}
+    found = recognise(state)
+    ours, _ = apply(TABLES[found.family], state, None)
+    assert family_of_ours(ours, found.variant) == found.family
+    folded = [key for key in state if key.endswith("attn.pe.conv.bias")]
+    back = invert(TABLES[found.family], ours, folded=bool(folded))
+    profiled = {key for key in state if key.endswith(("total_ops", "total_params"))}
+    moved = {*folded, *(key.replace("conv.bias", "bn.running_mean") for key in folded)}
+    assert set(back) == set(state) - profiled
+    for key in set(back) - moved:
+        assert digest(back[key]) == digest(state[key]), key
+
+
+def digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().numpy().tobytes()).hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import gzip
 import json
 import sys
@@ -21,7 +22,7 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.spec import load_data
 from bitfalcon_plugin.errors import UserError
-from bitfalcon_plugin.foreign import load_any, open_any
+from bitfalcon_plugin.foreign import convert_ours, load_any, open_any
 from bitfalcon_plugin.model import Detector, graph_of
 from bitfalcon_plugin.validate import STATS, coco_metrics
 
@@ -136,9 +137,12 @@ def test_other_tasks_are_recognised_refused_and_converted(tmp_path, name, capsys
     assert main(["info", str(path)]) == 0 and task in capsys.readouterr().out
     assert main(["convert", str(path), f"out={tmp_path / 'ours.pt'}"]) == 0
     assert torch.load(tmp_path / "ours.pt")["license"] == LICENSE
-    assert main(["convert", str(path), "to=turbo", f"out={tmp_path / 'back.pt'}"]) == 0
-    back = torch.load(tmp_path / "back.pt")
-    assert set(back) == set(state) and all(torch.equal(back[key], state[key]) for key in state)
+    with pytest.raises(UserError, match=f"{task} checkpoint.*later version"):
+        YOLO(tmp_path / "ours.pt")
+    for source in (path, tmp_path / "ours.pt"):
+        assert main(["convert", str(source), "to=turbo", f"out={tmp_path / 'back.pt'}"]) == 0
+        back = torch.load(tmp_path / "back.pt")
+        assert set(back) == set(state) and all(torch.equal(back[key], state[key]) for key in state)
 
 
 def test_batch_norm_constants_come_from_the_file(files, tmp_path):
@@ -182,3 +186,90 @@ def test_the_fine_tuned_file_detects_what_its_maker_recorded():
         torch.testing.assert_close(found.boxes.xyxy, expected[:, :4], atol=0.05, rtol=0)
         torch.testing.assert_close(found.boxes.conf, expected[:, 4], atol=0.002, rtol=0)
         assert torch.equal(found.boxes.cls, expected[:, 5])
+
+
+def small(path: Path, **attributes: object) -> Path:
+    """A file with a graph of its own."""
+    document = yaml.safe_load(GRAPH)
+    state = dict(Detector(graph_of(document, named_scale="s")).state_dict())
+    entries = {key: attributes.pop(key) for key in ("license", "date", "epoch", "train_args") if key in attributes}
+    return write(path, state, attributes={"yaml": {**document, "scale": "s"}, **attributes}, **entries)
+
+
+def test_what_a_file_says_cannot_steer_a_terminal(tmp_path, capsys):
+    escape = "\x1b[31mred\r\nnext\x07"
+    path = small(tmp_path / "x.pt", license=escape, date=escape, epoch=escape, names={0: escape, 1: "b", 2: "c"})
+    for command in (["info", f"model={path}"], ["convert", f"model={path}", f"out={tmp_path / 'ours.pt'}"]):
+        assert main(command) == 0
+        out = capsys.readouterr().out
+        assert "red" in out and all(letter == "\n" or letter.isprintable() for letter in out)
+    assert load(tmp_path / "ours.pt").license == "?[31mred next?"
+
+
+@pytest.mark.parametrize("names", [{"a": "x", "b": "y", "c": "z"}, {0: "x", 1: "y", 7: "z"}, {None: "x", 1: "y", 2: "z"}, ["x"],
+                                   {0: "x", "0": "w", 1: "y", 2: "z"}])
+def test_class_names_that_fit_no_class_are_left_out_and_told(tmp_path, names, capsys):
+    path = small(tmp_path / "x.pt", names=names)
+    assert main(["info", f"model={path}"]) == 0 and "note: its class names" in capsys.readouterr().out
+    assert load_any(path).model().names == {0: "0", 1: "1", 2: "2"}
+
+
+def test_odd_entries_of_a_file_do_no_harm(tmp_path):
+    found = load_any(small(tmp_path / "x.pt", license=["x"], date=5, epoch=10**300,
+                           train_args={"data": 5, "imgsz": "big", "single_cls": "no"}))
+    assert (found.license, found.date, found.epoch, found.settings) == (None, "", -1, {})
+    found = load_any(small(tmp_path / "x.pt", license="L", date="D", epoch=3, train_args={"data": "d.yaml", "imgsz": 96, "lr0": 1}))
+    assert (found.license, found.date, found.epoch, found.settings) == ("L", "D", 3, {"data": "d.yaml", "imgsz": 96})
+
+
+@pytest.mark.parametrize("rows", [5, "x", [[-1, 1, "Conv", [torch.ones(2), 3]]], [torch.ones(3)]])
+def test_a_yaml_in_a_file_that_is_no_graph_is_told(tmp_path, rows):
+    path = small(tmp_path / "x.pt", yaml={"backbone": rows, "head": []})
+    with pytest.raises(UserError, match="carries a model YAML that is none"):
+        load_any(path)
+
+
+def test_weights_that_are_not_finite_are_told_on_load_and_by_info(tmp_path, capsys):
+    path = small(tmp_path / "x.pt")
+    state = dict(open_any(path).foreign.state)
+    next(iter(state.values()))[0] = float("nan")
+    write(path, state, attributes={"yaml": {**yaml.safe_load(GRAPH), "scale": "s"}})
+    assert main(["info", f"model={path}"]) == 0 and "hold NaN" in capsys.readouterr().out
+    load_any(path)
+    assert capsys.readouterr().out.count("hold NaN") == 1
+
+
+@pytest.mark.parametrize("name", ["yolo11-n", "yolov8-n"])
+def test_weights_of_other_families_are_not_written_under_the_wrong_keys(tmp_path, name):
+    state = foreign_state(VECTORS[name], False)
+    torch.save(state, tmp_path / "x.pt")
+    ours = load_any(tmp_path / "x.pt")
+    with pytest.raises(UserError, match=f"these are {name[:-2]} weights"):
+        convert_ours(ours, "v1", tmp_path / "y.pt")
+    assert not (tmp_path / "y.pt").exists()
+    back = convert_ours(ours, name[:-2], tmp_path / "y.pt")
+    assert list(back) == list(state) and all(torch.equal(back[key], tensor) for key, tensor in torch.load(tmp_path / "y.pt").items())
+    assert all(torch.equal(back[key], state[key]) for key in state)
+
+
+def test_the_licence_goes_along_with_a_plain_state_dict(files, tmp_path, capsys):
+    assert main(["convert", f"model={files / 'turbo.pt'}", "to=turbo", f"out={tmp_path / 'plain.pt'}"]) == 0
+    plain = torch.load(tmp_path / "plain.pt")
+    assert plain._metadata == {"": {"license": LICENSE}} and all(isinstance(value, torch.Tensor) for value in plain.values())
+    model = torch.nn.Sequential(torch.nn.BatchNorm2d(2))
+    kept = type(plain)(model.state_dict())
+    kept._metadata = plain._metadata
+    model.load_state_dict(kept)  # nothing in torch minds it
+    assert load_any(tmp_path / "plain.pt").license == LICENSE
+    assert main(["convert", f"model={tmp_path / 'plain.pt'}", f"out={tmp_path / 'ours.pt'}"]) == 0
+    capsys.readouterr()
+    assert YOLO(tmp_path / "ours.pt").checkpoint.license == LICENSE and capsys.readouterr().out.count(LICENSE) == 1
+
+
+def test_opening_a_file_leaves_the_random_numbers_and_the_collector_as_they_were(files):
+    before = torch.get_rng_state()
+    opened = load_any(files / "v1.pt")
+    assert torch.equal(torch.get_rng_state(), before) and gc.isenabled() and opened.model() and gc.isenabled()
+    with pytest.raises(UserError):
+        load_any(Path(__file__))
+    assert gc.isenabled()

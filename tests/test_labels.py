@@ -50,6 +50,23 @@ def test_polygons_become_boxes_row_by_row(tmp_path):
     assert sample.classes.tolist() == [0, 1, 1]
 
 
+def test_polygons_are_kept_with_their_rows(tmp_path):
+    a = "0 0.1 0.2 0.5 0.2 0.3 0.6\n1 0.5 0.5 0.2 0.2\n1 0 0 1.005 0 1 1 -0.005 1\n0 .1 .1 .2 .1 .3 .1\n"
+    labels = {"a": a, "b": "0 .5 .5 .1 .1", "c": "", "d": "1 .1 .1 .9 .1 .9 .9\n1 .1 .1 .9 .1 .9 .9"}
+    spec = load_data(dataset(tmp_path, labels))
+    result = scan(spec, "train")
+    kept, *others = (sample.outlines for sample in result.samples)
+    assert others[0] is others[1] is None and others[2].counts.tolist() == [3]
+    assert kept.counts.tolist() == [3, 0, 4] and kept.points.dtype == torch.float32  # the flat one is gone
+    expected = [[0.1, 0.2], [0.5, 0.2], [0.3, 0.6], [0, 0], [1, 0], [1, 1], [0, 1]]
+    torch.testing.assert_close(kept.points, torch.tensor(expected))
+    assert result.polygons == 3
+    only = scan(spec, "train", classes=1).samples[0].outlines
+    assert only.counts.tolist() == [0, 4] and torch.equal(only.points, kept.points[3:])
+    assert scan(spec, "train", single_cls=True).polygons == 3
+    assert scan(spec, "val").polygons == 0
+
+
 @pytest.mark.parametrize(
     "row, words",
     [
@@ -174,4 +191,4 @@ def test_a_filter_that_keeps_nothing_is_refused(tmp_path):
 def test_read_labels_tells_absent_from_empty(tmp_path):
     assert read_labels(tmp_path / "absent.txt", 1) is None
     (tmp_path / "empty.txt").write_text("")
-    assert read_labels(tmp_path / "empty.txt", 1) == ((), (), ())
+    assert read_labels(tmp_path / "empty.txt", 1) == ((), (), (), {})

@@ -11,10 +11,12 @@ import torch
 from PIL import Image
 
 from bitfalcon_plugin.data import loader as module
+from bitfalcon_plugin.data import reading
 from bitfalcon_plugin.data.augment import Recipe
 from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.images import read_image
-from bitfalcon_plugin.data.loader import TrainLoader, ValLoader, long_side, rect_shape
+from bitfalcon_plugin.data.loader import TrainLoader, ValLoader, rect_shape
+from bitfalcon_plugin.data.reading import long_side
 from bitfalcon_plugin.errors import UserError
 
 OFF = Recipe(
@@ -132,8 +134,8 @@ def test_partners_are_tiles_of_this_epoch(samples, monkeypatch):
 
 
 def test_each_image_is_decoded_once(samples, monkeypatch):
-    paths, plain = [], module.read_image
-    monkeypatch.setattr(module, "read_image", lambda path: (paths.append(path), plain(path))[1])
+    paths, plain = [], reading.read_image
+    monkeypatch.setattr(reading, "read_image", lambda path: (paths.append(path), plain(path))[1])
     epoch(train(samples), 0, FULL)
     assert sorted(paths) == [str(sample.image) for sample in samples]
 
@@ -181,9 +183,10 @@ def test_workers_hold_plain_values_only(samples):
     # Where processes are spawned a tensor for each image would be sent as a file for each image.
     for loader in (train(samples), ValLoader(samples, imgsz=64, batch=4, stride=32, workers=0)):
         held = vars(loader._loader.dataset)
-        assert set(held) <= {"paths", "sizes", "imgsz", "fits"} and all(isinstance(path, str) for path in held["paths"])
-        assert type(loader._loader.dataset).__qualname__ in vars(module)
-        assert loader._loader.collate_fn.__module__ == module.__name__
+        assert set(held) <= {"paths", "sizes", "imgsz", "fits", "cache"} and held["cache"] is None
+        assert all(isinstance(path, str) for path in held["paths"])
+        assert type(loader._loader.dataset).__qualname__ in vars(reading)
+        assert loader._loader.collate_fn.__module__ == reading.__name__
 
 
 # Validation

@@ -307,11 +307,11 @@ def test_average_can_be_taken_up_again():
     for _ in range(5):
         ema.update(other)
     again = Ema(Small())
-    again.load_state_dict(copy.deepcopy(ema.state_dict()))
+    again.load(copy.deepcopy(ema.model.state_dict()), ema.updates)
     assert again.updates == 5
     ema.update(model)
     again.update(model)
     for key, value in ema.model.state_dict().items():
         assert torch.equal(value, again.model.state_dict()[key])
     with pytest.raises(RuntimeError):
-        again.load_state_dict({"model": nn.Linear(2, 2).state_dict(), "updates": 1})
+        again.load(nn.Linear(2, 2).state_dict(), 1)

@@ -85,7 +85,8 @@ def wheel(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     names, about = contents(wheel)
     assert names == installed_names()
-    assert {"bitfalcon_plugin/cfg/default.yaml", "bitfalcon_plugin/cfg/models/yolov12.yaml"} <= names
+    assert {"bitfalcon_plugin/cfg/default.yaml", "bitfalcon_plugin/cfg/models/yolov12.yaml",
+            "bitfalcon_plugin/cfg/hyp/yolov12-n.yaml"} <= names
     assert "bitfalcon_plugin/compat/families.py" in names
     assert "bitfalcon = bitfalcon_plugin.cli:main" in about and "License-Expression: MIT" in about
 

@@ -282,3 +282,10 @@ def test_bombs_do_not_fill_memory(tmp_path) -> None:
     for (path, word), line in zip(cases, lines):
         assert str(path) in line and word in line, line
         assert int(line.split()[0]) < 150, line
+
+
+def test_a_name_that_torch_would_make_itself_is_refused(tmp_path, monkeypatch) -> None:
+    path = foreign.write(tmp_path / "x.pt")
+    known = torch._weights_only_unpickler._get_allowed_globals
+    monkeypatch.setattr(torch._weights_only_unpickler, "_get_allowed_globals", lambda: {**known(), foreign.ROOT: object})
+    assert f"asks for {foreign.ROOT}, which torch itself would make" in refusal(path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from finder import painted
+from coloured import GRAPH, place  # noqa: F401  the fixture
 
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
@@ -17,42 +17,8 @@ from bitfalcon_plugin.training.assign import Targets
 from bitfalcon_plugin.training.loss import detection_loss
 from bitfalcon_plugin.training.records import COLUMNS
 
-GRAPH = """
-nc: 3
-scales: {n: [0.33, 0.25, 256], s: [0.33, 0.5, 256]}
-backbone:
-  - [-1, 1, Conv, [32, 3, 2]]
-  - [-1, 1, Conv, [64, 3, 2]]
-  - [-1, 1, C3k2, [64, False]]
-  - [-1, 1, Conv, [128, 3, 2]]
-  - [-1, 1, Conv, [256, 3, 2]]
-head:
-  - [[3, 4], 1, Detect, [nc]]
-"""
-
-
-@pytest.fixture()
-def place(tmp_path, monkeypatch):
-    """A working directory with a small graph and a dataset of red, green and blue rectangles."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "small.yaml").write_text(GRAPH)
-    draw = torch.Generator().manual_seed(0)
-    for split, count in (("train", 10), ("val", 4)):
-        for index in range(count):
-            w, h = 64, 48
-            x, y = (int(v) for v in torch.randint(2, 24, (2,), generator=draw))
-            cls = index % 3
-            painted(tmp_path / f"data/images/{split}/{index}.png", (w, h), [(cls, x, y, x + 24, y + 20)])
-            label = tmp_path / f"data/labels/{split}/{index}.txt"
-            label.parent.mkdir(parents=True, exist_ok=True)
-            label.write_text(f"{cls} {(x + 12) / w} {(y + 10) / h} {24 / w} {20 / h}\n")
-    (tmp_path / "data/data.yaml").write_text(yaml.safe_dump(
-        {"train": "images/train", "val": "images/val", "names": ["red", "green", "blue"]}))
-    return tmp_path
-
-
 TRAIN = ["task=train", "model=small.yaml", "scale=n", "data=data/data.yaml", "imgsz=64", "batch=4", "nbs=8", "device=cpu",
-         "close_mosaic=1"]
+         "close_mosaic=1", "plots=False"]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -61,7 +27,7 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_the_whole_path(place, capsys):
-    assert main([*TRAIN, "epochs=3"]) == 0
+    assert main([*TRAIN, "epochs=3", "plots=True"]) == 0
     out = capsys.readouterr().out
     run = place / "runs/detect/train"
     assert "3/3" in out and "COCO (pycocotools): AP" in out and "AdamW" in out
@@ -72,7 +38,8 @@ def test_the_whole_path(place, capsys):
     assert (run / "val_batch0_pred.jpg").stat().st_size > 1000
     for name in ("best", "last"):
         content = torch.load(run / f"weights/{name}.pt")  # with its defaults
-        assert content["graph"]["names"] == {0: "red", 1: "green", 2: "blue"} and content["training"] is None
+        assert content["graph"]["names"] == {0: "red", 1: "green", 2: "blue"}
+        assert (content["training"] is None) is (name == "best")
     assert not [path for path in run.rglob("*") if path.name.startswith(".")]
 
     best = str(run / "weights/best.pt")
@@ -98,11 +65,11 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, mon
     import bitfalcon_plugin.training.loop as loop
     original, calls = loop._train_epoch, []
 
-    def killed(run, engine, epoch):
-        calls.append(epoch)
-        if epoch == 2:
+    def killed(trainer, interrupts):
+        calls.append(trainer.epoch)
+        if trainer.epoch == 2:
             raise KeyboardInterrupt
-        return original(run, engine, epoch)
+        return original(trainer, interrupts)
 
     monkeypatch.setattr(loop, "_train_epoch", killed)
     assert main([*TRAIN, "epochs=4", "name=cut", "project=runs"]) == 130
@@ -161,7 +128,7 @@ def test_val_and_predict_refuse_classes_that_are_not_the_models(place, capsys):
 def test_a_run_is_resumed_in_its_own_folder_from_anywhere(place, monkeypatch):
     import bitfalcon_plugin.training.loop as loop
     original = loop._train_epoch
-    monkeypatch.setattr(loop, "_train_epoch", lambda run, engine, epoch: original(run, engine, epoch) if epoch < 1 else exit_(KeyboardInterrupt))
+    monkeypatch.setattr(loop, "_train_epoch", lambda trainer, interrupts: original(trainer, interrupts) if trainer.epoch < 1 else exit_(KeyboardInterrupt))
     assert main([*TRAIN, "epochs=2"]) == 130
     monkeypatch.setattr(loop, "_train_epoch", original)
     (place / "elsewhere").mkdir()

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import torch
 from finder import BrightBoxes, painted
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from tiny_models import CONV, small_model
 
 from bitfalcon_plugin.boxes import xywh_from_xyxy
 from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.loader import ValLoader
+from bitfalcon_plugin.training.loss import Gains
 from bitfalcon_plugin.validate import STATS, coco_metrics, pixel_boxes, validate
 
 NAMES = {0: "red", 1: "green", 2: "blue"}
@@ -107,3 +110,58 @@ def test_nothing_found_and_nothing_labelled():
     assert none["stats"]["AP"] == 0 and none["precision"] == 0 and none["instances"] == 1
     empty = coco_metrics([sample(None, (100, 100), [])], np.array([[0, 1, 1, 5, 5, 0.5, 0]]), NAMES)
     assert math.isnan(empty["stats"]["AP"]) and empty["classes"] == ()
+
+
+def test_events_come_in_order_and_outside_inference_mode(tmp_path):
+    samples, heard = scene(tmp_path), []
+    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    validate(BrightBoxes(), samples, loader, notify=lambda event: heard.append((event, torch.is_inference_mode_enabled())))
+    batch = [("on_val_batch_start", False), ("on_val_batch_end", False)]
+    assert heard == [("on_val_start", False), *batch * 3, ("on_val_end", False)]
+
+
+def test_a_watcher_sees_every_batch(tmp_path):
+    samples, seen = scene(tmp_path), []
+    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    validate(BrightBoxes(), samples, loader, watch=lambda *what: seen.append(what))
+    assert [number for number, *_ in seen] == [0, 1, 2]
+    assert sorted(i for _, _, indices, _ in seen for i in indices) == list(range(7))
+    for (_, images, indices, found), (expected, fits, _) in zip(seen, loader, strict=True):
+        assert images.dtype == torch.uint8 and torch.equal(images, expected)
+        for index, fit, boxes in zip(indices, fits, found, strict=True):  # on the canvas: to one pixel where the labels are
+            labels = fit.to_canvas(pixel_boxes(samples[index]))[samples[index].classes.argsort()]
+            assert boxes.shape == (len(labels), 6) and torch.allclose(boxes[boxes[:, 5].argsort(), :4], labels, atol=1.5)
+
+
+def numbers(metrics):
+    """All that must not differ, as plain values."""
+    return (metrics.stats, metrics.classes, metrics.losses, metrics.precision, metrics.confusion_matrix.matrix.tolist(),
+            metrics.lines.envelope.tolist(), metrics.box.all_ap.tolist(), metrics.images)
+
+
+def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
+    torch.manual_seed(0)
+    model = small_model(CONV, (-1, 1, "Conv", [16, 3, 2]), nc=3)
+    samples = scene(tmp_path)
+    batches = list(ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0))
+    options = {"gains": Gains(7.5, 0.5, 1.5), "conf": 0.002}
+    alone = validate(model, samples, batches, **options)
+    parts = {}
+    for rank in (0, 1):
+        validate(model, samples, batches[rank::2], **options, gather=lambda own, rank=rank: parts.setdefault(rank, own))
+    shared = pickle.loads(pickle.dumps(parts))
+    found = [validate(model, samples, batches[rank::2], **options, gather=lambda own: shared[1] + shared[0]) for rank in (0, 1)]
+    assert alone.box.all_ap.shape == (3, 10) and all(loss > 0 for loss in alone.losses)
+    assert numbers(found[0]) == numbers(found[1]) == numbers(alone)
+    assert found[0].speed == found[1].speed and all(ms > 0 for ms in found[0].speed.values())
+
+
+def test_the_matrix_counts_from_a_quarter_or_from_the_given_confidence(tmp_path):
+    samples = scene(tmp_path)
+    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    found = {conf: validate(BrightBoxes(), samples, loader, conf=conf).confusion_matrix for conf in (0.001, 0.1, 0.95)}
+    assert [matrix.conf for matrix in found.values()] == [0.25, 0.1, 0.95]
+    assert found[0.001].matrix.tolist() == [[4, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]
+    assert found[0.95].matrix.tolist() == [[0] * 4, [0] * 4, [0] * 4, [4, 4, 4, 0]]  # everything is found at 0.9
+    alone = validate(BrightBoxes(), samples, loader, save_dir=tmp_path)
+    assert alone.losses is None and alone.save_dir == tmp_path

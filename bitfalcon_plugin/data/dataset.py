@@ -6,8 +6,8 @@ Written from interface.md 5.2 and families.md 3. The YAML itself is read in `spe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,14 +15,13 @@ import torch
 from torch import Tensor
 
 from ..errors import MissingFileError, UserError, nearest, raise_problems
-from .images import IMAGE_SUFFIXES, UnreadableImage, image_size
-from .labels import LabelFile, Row, label_path, read_labels
+from .images import IMAGE_SUFFIXES
+from .labels import Row, label_path
+from .looks import NO_LABELS, SMALLEST_SIDE, look_at_all
+from .outlines import Outlines
 from .spec import DataSpec, leaves, load_data
 
-__all__ = ["DataSpec", "Sample", "Scan", "load_data", "scan"]
-
-SMALLEST_SIDE = 10  # px; smaller images are set aside (interface.md 5.2)
-THREADS = 8  # mostly waiting for the disk
+__all__ = ["SMALLEST_SIDE", "DataSpec", "Sample", "Scan", "load_data", "scan"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +32,7 @@ class Sample:
     size: tuple[int, int]  # (h, w) in pixels of the upright image
     classes: Tensor  # (n,) int64
     boxes: Tensor  # (n, 4) float32: centre x, centre y, width, height relative to the image, inside it
+    outlines: Outlines | None = None  # of the n objects, float32 relative to the image; None without a polygon
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,11 @@ class Scan:
     empty: int  # backgrounds whose label file has no usable row
     unreadable: int  # images set aside
     notes: tuple[str, ...]  # one line each, with file and line
+
+    @property
+    def polygons(self) -> int:
+        """How many labels are polygons; the others are boxes alone."""
+        return sum(int((sample.outlines.counts > 0).sum()) for sample in self.samples if sample.outlines)
 
 
 def scan(
@@ -69,9 +74,7 @@ def scan(
     paths, notes = _images(data, split)
     paths = paths[: max(1, round(len(paths) * fraction))]
     nc = None if single_cls else data.nc
-    with ThreadPoolExecutor(THREADS) as pool:
-        looks = list(pool.map(lambda path: _look(path, nc), paths))
-
+    looks = look_at_all(paths, nc)
     problems = [problem for look in looks for problem in look.labels.problems]
     raise_problems(f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:", problems)
     samples = []
@@ -79,7 +82,7 @@ def scan(
         notes += look.notes
         if look.size:
             rows = [row for row in look.labels.rows if wanted is None or row.cls in wanted]
-            samples.append(_sample(look.image, look.size, rows, single_cls))
+            samples.append(_sample(look.image, look.size, rows, look.labels.outlines, single_cls))
     seen = [look for look in looks if look.size]
     found = sum(bool(look.labels.rows) for look in seen)
     missing = sum(look.labels is NO_LABELS for look in seen)
@@ -87,35 +90,18 @@ def scan(
     return _usable(result, data, split, paths, wanted)
 
 
-@dataclass(frozen=True)
-class _Look:
-    """What was found about one listed image; `size` is None where it cannot be used."""
-
-    image: Path
-    size: tuple[int, int] | None
-    labels: LabelFile
-    notes: tuple[str, ...]
-
-
-NO_LABELS = LabelFile((), (), ())
-
-
-def _look(image: Path, nc: int | None) -> _Look:
-    try:
-        size = image_size(image)
-    except UnreadableImage as error:
-        return _Look(image, None, NO_LABELS, (f"{image}: {error}; image set aside",))
-    if min(size) < SMALLEST_SIDE:
-        reason = f"{size[1]}x{size[0]} pixels, expected sides of {SMALLEST_SIDE} or more"
-        return _Look(image, None, NO_LABELS, (f"{image}: {reason}; image set aside",))
-    labels = read_labels(label_path(image), nc) or NO_LABELS
-    return _Look(image, size, labels, labels.notes)
-
-
-def _sample(image: Path, size: tuple[int, int], rows: Sequence[Row], single_cls: bool) -> Sample:
+def _sample(
+    image: Path, size: tuple[int, int], rows: Sequence[Row], outlines: Mapping[Row, array], single_cls: bool
+) -> Sample:
     boxes = torch.tensor([row[1:] for row in rows], dtype=torch.float32).reshape(-1, 4)
     classes = torch.tensor([0 if single_cls else row.cls for row in rows], dtype=torch.int64)
-    return Sample(image, size, classes, boxes)
+    points = array("f")
+    for row in rows:
+        points.extend(outlines.get(row, ()))
+    if not points:
+        return Sample(image, size, classes, boxes)
+    counts = torch.tensor([len(outlines.get(row, ())) // 2 for row in rows])
+    return Sample(image, size, classes, boxes, Outlines(torch.frombuffer(points, dtype=torch.float32).clone().view(-1, 2), counts))
 
 
 def _wanted(classes: int | Sequence[int] | None, nc: int | None) -> frozenset[int] | None:

@@ -10,29 +10,30 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+Size = int | tuple[int, int]  # (height, width) in pixels, or the side of a square
 # Points whose homogeneous coordinate is not above this lie on or behind the horizon of a perspective map.
 HORIZON = 1e-6
 
 
 def draw_maps(
-    uniform: Tensor, *, size: int, centre: float, degrees: float, translate: float, scale: float, shear: float,
-    perspective: float,
+    uniform: Tensor, *, size: Size, centre: float | tuple[float, float], degrees: float, translate: float, scale: float,
+    shear: float, perspective: float,
 ) -> tuple[Tensor, Tensor]:
     """Maps from the canvas to the output image, and the scale in each.
 
     `uniform` (n, 8) holds draws from [0, 1): perspective x and y, angle, scale, shear x and y, translation x and y.
-    `size` is the side of the output in pixels, `centre` the point of the canvas (both axes) that everything turns
-    about, `degrees` and `shear` are in degrees, `translate` and `scale` fractions, `perspective` per pixel.
+    `size` is that of the output in pixels, `centre` the point of the canvas (y, x, or one number for both) that all
+    turns about, `degrees` and `shear` are in degrees, `translate` and `scale` fractions, `perspective` per pixel.
     Returns (n, 3, 3) and (n,), both float64: output = map @ (x, y, 1), divided by its third component.
     """
     signed = uniform.double() * 2 - 1
     gain = 1 + signed[:, 3] * scale
     angle = torch.deg2rad(signed[:, 2] * degrees)
     slant = torch.tan(torch.deg2rad(signed[:, 4:6] * shear))
-    shift = (0.5 + signed[:, 6:8] * translate) * size
+    shift = (0.5 + signed[:, 6:8] * translate) * _across(size)
     eye = torch.eye(3, dtype=torch.float64).repeat(len(uniform), 1, 1)  # (n, 3, 3)
     centred, view, turned, sheared, shifted = (eye.clone() for _ in range(5))
-    centred[:, :2, 2] = -centre
+    centred[:, :2, 2] = -_across(centre)
     view[:, 2, :2] = signed[:, 0:2] * perspective
     turned[:, 0, 0] = turned[:, 1, 1] = gain * angle.cos()
     turned[:, 0, 1] = gain * angle.sin()
@@ -43,7 +44,8 @@ def draw_maps(
 
 
 def mirror(maps: Tensor, across: Tensor, axis: int, size: int) -> Tensor:
-    """`maps` (n, 3, 3), then a mirroring of the output where `across` (n,) bool says so; `axis` 0 is x, 1 is y."""
+    """`maps` (n, 3, 3), then a mirroring of the output where `across` (n,) bool says so; `axis` 0 is x, 1 is y, and
+    `size` is the output's extent along it."""
     flip = torch.eye(3, dtype=maps.dtype).repeat(len(maps), 1, 1)  # (n, 3, 3)
     flip[across, axis, axis] = -1
     flip[across, axis, 2] = size
@@ -58,47 +60,67 @@ def invert(maps: Tensor) -> Tensor:
     return torch.where(usable[:, None, None], inverse, nowhere)
 
 
-def sampling_grid(inverse: Tensor, size: int, *, flat: bool) -> Tensor:
-    """Where each output pixel's centre lies in the input: (n, size, size, 2), x and y, on the device of `inverse`.
+def sampling_grid(inverse: Tensor, size: Size, *, flat: bool) -> Tensor:
+    """Where each output pixel's centre lies in the input: (n, H, W, 2), x and y, on the device of `inverse`.
 
     `inverse` (n, 3, 3) takes output pixels to input coordinates of any unit. `flat` says that the last rows are
     (0, 0, 1), which saves the division. Points behind the horizon get numbers of the order of 1 / HORIZON.
     """
-    steps = torch.arange(size, device=inverse.device, dtype=inverse.dtype) + 0.5
-    across = inverse[:, :, 0, None] * steps  # (n, 3, size)
-    down = inverse[:, :, 1, None] * steps + inverse[:, :, 2, None]  # (n, 3, size)
-    grid = torch.empty(len(inverse), size, size, 2, device=inverse.device, dtype=inverse.dtype)
+    height, width = _pair(size)
+    steps = torch.arange(max(height, width), device=inverse.device, dtype=inverse.dtype) + 0.5
+    across = inverse[:, :, 0, None] * steps[:width]  # (n, 3, W)
+    down = inverse[:, :, 1, None] * steps[:height] + inverse[:, :, 2, None]  # (n, 3, H)
+    grid = torch.empty(len(inverse), height, width, 2, device=inverse.device, dtype=inverse.dtype)
     for axis in (0, 1):
         torch.add(across[:, axis, None, :], down[:, axis, :, None], out=grid[..., axis])
     if not flat:
-        depth = (across[:, 2, None, :] + down[:, 2, :, None]).unsqueeze(-1)  # (n, size, size, 1)
+        depth = (across[:, 2, None, :] + down[:, 2, :, None]).unsqueeze(-1)  # (n, H, W, 1)
         grid.div_(depth.clamp_min(HORIZON))
     return grid
 
 
-def move_boxes(boxes: Tensor, maps: Tensor, size: int) -> Tensor:
+def move_points(points: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
+    """`points` (n, 2) through `maps` (n, 3, 3), one for each: the moved points (n, 2), and (n,) bool whether each lies
+    in front of the horizon; one that does not is anywhere."""
+    warped = (maps[:, :, :2] @ points[:, :, None]).squeeze(2) + maps[:, :, 2]  # (n, 3)
+    depth = warped[:, 2:]
+    return warped[:, :2] / depth.clamp_min(HORIZON), (depth > HORIZON).squeeze(1)
+
+
+def move_boxes(boxes: Tensor, maps: Tensor, size: Size) -> Tensor:
     """Axis-aligned hulls of warped boxes, clipped to the output.
 
-    boxes (n, 4): xyxy, canvas pixels; maps (n, 3, 3), one for each box. Returns (n, 4) xyxy, pixels of the output
-    [0, size]. A box with a corner on or behind the horizon has no finite hull and comes back as zeros.
+    boxes (n, 4): xyxy, canvas pixels; maps (n, 3, 3), one for each box. Returns (n, 4) xyxy, pixels of the output,
+    whose `size` is given. A box with a corner on or behind the horizon has no finite hull and comes back as zeros.
     """
     corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)  # (n, 4 corners, 2)
     warped = corners @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]  # (n, 4, 3)
     depth = warped[..., 2:]
     points = warped[..., :2] / depth.clamp_min(HORIZON)  # (n, 4, 2)
-    hull = torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1).clamp_(0, size)  # (n, 4)
+    hull = torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1).clamp_min_(0)  # (n, 4)
+    hull = torch.minimum(hull, _across(size).repeat(2))
     return torch.where((depth > HORIZON).all(dim=1), hull, 0.0)
 
 
-def survives(before: Tensor, after: Tensor, scale: Tensor) -> Tensor:
+def survives(before: Tensor, after: Tensor, scale: Tensor, share: float | Tensor = 0.10) -> Tensor:
     """Which boxes are still worth learning from after a map.
 
     before (n, 4): xyxy on the canvas; after (n, 4): xyxy, clipped output; scale (n,): the scale that was drawn. A box
-    stays when it had an area, both sides are above 2 px, neither is 100 times the other, and more than a tenth of the
-    area that the scale alone would have given is left. Returns (n,) bool.
+    stays when it had an area, both sides are above 2 px, neither is 100 times the other, and more than `share` (one
+    number or (n,)) of the area that the scale alone would have given is left. Returns (n,) bool.
     """
     old = before[:, 2:] - before[:, :2]
     new = after[:, 2:] - after[:, :2]
     old_area = old.prod(dim=1)
     short, long = new.amin(dim=1), new.amax(dim=1)
-    return (old_area > 0) & (short > 2) & (long < 100 * short) & (short * long > 0.10 * old_area * scale.square())
+    return (old_area > 0) & (short > 2) & (long < 100 * short) & (short * long > share * old_area * scale.square())
+
+
+def _pair(size: Size) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _across(size: float | tuple[float, float]) -> Tensor:
+    """(height, width), or one number for both, as a tensor of x and y."""
+    pair = size if isinstance(size, tuple) else (size, size)
+    return torch.tensor(pair[::-1], dtype=torch.float64)

@@ -1,14 +1,16 @@
 """YOLO txt labels: rows checked one by one, each problem with its file, line, value and what was expected.
 
 A row is `class cx cy w h` or a polygon `class x1 y1 x2 y2 x3 y3 ...`, coordinates relative to the image, fields
-separated by white space. Box and polygon rows may stand in one file. Written from interface.md 5.2 and families.md 3.
+separated by white space. Box and polygon rows may stand in one file; a polygon's box is its hull. Written from interface.md 5.2 and families.md 3.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from array import array
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share of its side (families.md 3)
@@ -30,6 +32,7 @@ class LabelFile(NamedTuple):
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    outlines: Mapping[Row, array] = MappingProxyType({})  # of rows that were polygons: x1 y1 x2 y2 ..., float32, relative
 
 
 def label_path(image: Path) -> Path:
@@ -63,6 +66,7 @@ def read_labels(path: Path, nc: int | None) -> LabelFile | None:
         return LabelFile((), (f"{path}: binary data, not text; expected rows of `class cx cy w h`",), ())
 
     rows: dict[Row, int] = {}  # row -> line; keeps the order
+    outlines: dict[Row, array] = {}
     problems: list[str] = []
     notes: list[str] = []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
@@ -80,7 +84,9 @@ def read_labels(path: Path, nc: int | None) -> LabelFile | None:
             notes.append(f"{where}: the same row as line {rows[row]}, left out")
         elif row:
             rows[row] = number
-    return LabelFile(tuple(rows), tuple(problems), tuple(notes))
+            if len(fields) > 5:
+                outlines[row] = array("f", (min(max(float(field), 0.0), 1.0) for field in fields[1:]))
+    return LabelFile(tuple(rows), tuple(problems), tuple(notes), outlines)
 
 
 def _problems(fields: list[str], nc: int | None) -> Iterator[str]:

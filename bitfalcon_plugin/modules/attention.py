@@ -59,10 +59,18 @@ class Attention(nn.Module):
         heads = (self.num_heads, -1)
         q, k, v = (part.unflatten(-1, heads).transpose(2, 3) for part in (q, k, v))  # (B, area, heads, run, d)
         mask = None if mask is None else mask.repeat(len(tokens), 1, 1, 1)  # (B*area, 1, 1, run)
-        y = scaled_dot_product_attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), attn_mask=mask)
+        y = _attention(q.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1), mask)
         y = y.unflatten(0, (-1, area))  # (B, area, heads, run, d)
         y = y.transpose(2, 3).flatten(3).flatten(1, 2)  # (B, area*run, C)
         return y[:, :count]
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    # In float32 under autocast: products of many channels overflow 16 bits, and users saw such runs turn to NaN.
+    if q.is_meta or not torch.is_autocast_enabled(q.device.type):
+        return scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    with torch.autocast(q.device.type, enabled=False):
+        return scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
 
 
 def _channels_first(x: Tensor) -> Tensor:

@@ -5,198 +5,244 @@ Written from spec/interface.md section 6 with the choices of spec/families.md se
 
 from __future__ import annotations
 
-import math
-import os
-import random
+import contextlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import torch
-import yaml
-from torch import Tensor
 from tqdm import tqdm
 
-from ..config import Settings
-from ..data.augment import Recipe
-from ..data.dataset import Sample
-from ..data.loader import TrainLoader, ValLoader
+from ..checkpoint import Checkpoint, load
+from ..data.augment import Batch
+from ..data.reading import worker_death
 from ..errors import UserError
-from ..files import write_text
-from ..model import Detector
+from ..model import odd_norms
 from ..validate import Metrics, validate
 from .assign import Targets
-from .loss import Gains, detection_loss
-from .optim import Ema, Schedule, choose_optimizer, parameter_groups, planned_iterations, scaled_decay, step_is_due
-from .records import Records
+from .guard import RETURNS, WentBad
+from .interrupts import Interrupts
+from .loss import Losses, detection_loss
+from .optim import step_is_due
+from .prepare import prepare
+from .setup import recipe_of, repeatable, set_training
+from .trainer import Run, Trainer, Validator
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 CLIP = 10.0  # largest global norm of a step's gradient
-PRECISIONS = {True: torch.float16, "fp16": torch.float16, "bf16": torch.bfloat16, False: None, "fp32": None}
 
 
-@dataclass
-class Run:
-    """What a training run is made of. resumed: the training state of the checkpoint it goes on from, and its next epoch."""
-
-    model: Detector
-    settings: Settings
-    samples: Sequence[Sample]
-    val_samples: Sequence[Sample]
-    folder: Path
-    device: torch.device
-    license: str | None = None
-    say: Callable[[str], None] = print
-    epoch: int = 0
-    resumed: dict[str, object] | None = None
-
-
-@dataclass
-class Engine:
-    """The moving parts of a run. last_step: iteration of the optimizer's last step, -1 before the first."""
-
-    loader: TrainLoader
-    val_loader: ValLoader
-    optimizer: torch.optim.Optimizer
-    schedule: Schedule
-    scaler: torch.amp.GradScaler
-    ema: Ema
-    precision: torch.dtype | None
-    last_step: int = -1
-    rates: list[float] = field(default_factory=list)
-
-
-def train(run: Run) -> Records:
+def train(run: Run) -> Trainer:
     """Train to the last epoch, the time limit or the end of patience; leaves weights/last.pt and weights/best.pt.
 
-    Raises UserError when the loss is not finite or the folder cannot be written.
+    A first Ctrl-C or SIGTERM ends the run after the step at hand, with last.pt written; KeyboardInterrupt or SystemExit.
+    Raises UserError when steps stay without finite numbers, OSError when the folder cannot be written.
     """
-    settings = run.settings
-    _seed(settings.seed)
-    engine = _prepare(run)
-    records = Records(run.folder, settings, run.license, run.say)
-    if run.resumed is not None:
-        engine.last_step = records.restore(run.resumed, run.model, engine.optimizer, engine.scaler, engine.ema)
-    write_text(run.folder / "args.yaml", yaml.safe_dump({**settings.as_dict(), "save_dir": str(run.folder)}, sort_keys=False))
-    for epoch in range(run.epoch, settings.epochs):
-        losses = _train_epoch(run, engine, epoch)
-        metrics = _measure(run, engine) if settings.val or epoch + 1 == settings.epochs else None
-        records.add(epoch, losses, metrics, engine.rates)
-        records.save(epoch, run.model, engine.optimizer, engine.scaler, engine.ema, engine.last_step)
-        if (reason := records.stop_reason(epoch)) and epoch + 1 < settings.epochs:
-            run.say(reason)
-            break
-    records.finish()
-    return records
+    with Interrupts() as interrupts, repeatable(run.settings):
+        trainer = prepare(run)
+        trainer.fire("on_pretrain_routine_end")
+        trainer.fire("on_train_start")
+        while trainer.epoch < trainer.epochs and not trainer.stop:
+            trainer.fire("on_train_epoch_start")
+            try:
+                _train_epoch(trainer, interrupts)
+            except WentBad as reason:
+                _go_back(trainer, reason)
+                continue
+            except RuntimeError as error:  # torch tells of a dead reader in the middle of whatever is computed
+                if told := worker_death(error):
+                    raise UserError(told) from error
+                raise
+            trainer.fire("on_train_epoch_end")
+            last = _is_last(trainer)
+            metrics = _measure(trainer, interrupts) if run.settings.val or last else None
+            _close_epoch(trainer, metrics)
+            _heed(trainer, interrupts)
+        trainer.records.finish()
+    return trainer
 
 
-def _prepare(run: Run) -> Engine:
-    settings, model = run.settings, run.model
-    model.to(run.device, memory_format=torch.channels_last).train()
-    precision = PRECISIONS[settings.amp] if run.device.type == "cuda" else None
-    workers = workers_for(run.device, settings)
-    loader = TrainLoader(run.samples, imgsz=settings.imgsz, batch=settings.batch, workers=workers, seed=settings.seed,
-                         device=run.device)
-    val_loader = ValLoader(run.val_samples, imgsz=settings.imgsz, batch=2 * settings.batch, stride=model.multiple,
-                           workers=workers, device=run.device)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(".dfl." not in name)  # a fixed expectation, never trained
-    groups = parameter_groups(model, scaled_decay(settings.weight_decay, settings.batch, settings.nbs))
-    optimizer, plan = choose_optimizer(
-        settings.optimizer, groups, lr=settings.lr0, momentum=settings.momentum, warmup_bias_lr=settings.warmup_bias_lr,
-        iterations=planned_iterations(len(run.samples), settings.batch, settings.nbs, settings.epochs), nc=model.nc)
-    schedule = Schedule(settings.epochs, len(loader), settings.batch, settings.nbs, plan.lr, plan.momentum, settings.lrf,
-                        settings.cos_lr, settings.warmup_epochs, settings.warmup_momentum, plan.warmup_bias_lr,
-                        settings.warmup_floor)
-    counts = ", ".join(f"{len(group['params'])} {group['kind']}" for group in groups)
-    run.say(f"Optimizer: {plan}; parameters: {counts}")
-    run.say(f"Schedule: {settings.epochs} epochs of {len(loader)} batches, {schedule.warmup} warm-up iterations, "
-            f"{'cosine' if settings.cos_lr else 'linear'} to {settings.lrf:g} of the rate, a step every "
-            f"{schedule.accumulate(schedule.warmup + 1)} batches")
-    scaler = torch.amp.GradScaler(run.device.type, enabled=precision is torch.float16)
-    return Engine(loader, val_loader, optimizer, schedule, scaler, Ema(model), precision)
+def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
+    """One pass over the training images, or what is left of it; trainer.tloss holds the mean losses then."""
+    settings, batches = trainer.args, len(trainer.loader)
+    set_training(trainer.model, trainer.frozen)
+    recipe = recipe_of(settings, closed=trainer.epoch >= trainer.epochs - settings.close_mosaic)
+    bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
+        trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch)
+    schedule, start, done = trainer.planned(), time.perf_counter(), trainer.batch
+    for batch, indices in bar:
+        trainer.fire("on_train_batch_start")
+        accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
+        due = step_is_due(trainer.iteration, trainer.last_step, accumulate)
+        losses = _gradients(trainer, batch, due)
+        trainer.guard.watch(losses.total, indices)
+        trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
+        trainer.loss_items = torch.stack(losses[:3])
+        trainer.tloss += trainer.loss_items.nan_to_num(0, 0, 0)
+        trainer.boxes += len(batch.boxes)
+        if due:
+            _step(trainer)
+        trainer.batch += 1
+        trainer.fire("on_train_batch_end")
+        if not bar.disable and trainer.batch % 10 == 0:
+            bar.set_postfix_str(_summary(trainer, trainer.tloss / trainer.batch))
+        if trainer.batch < batches:
+            _heed(trainer, interrupts)
+    mixed = "" if recipe.mosaic or not settings.mosaic else "  (mosaic closed)"
+    seconds = time.perf_counter() - start
+    rate = min((batches - done) * settings.batch, len(trainer.run.samples)) / seconds
+    trainer.run.say(f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_summary(trainer, trainer.tloss / batches)}  {seconds:.1f} s, "
+                    f"{rate:.1f} images/s, {_left(trainer)}{mixed}")
 
 
-def _train_epoch(run: Run, engine: Engine, epoch: int) -> list[float]:
-    """One pass over the training images; returns the mean box, cls and dfl losses."""
-    settings, model, optimizer, scaler = run.settings, run.model, engine.optimizer, engine.scaler
-    model.train()
-    gains, batches, start = gains_of(settings), len(engine.loader), time.perf_counter()
-    recipe = recipe_of(settings, closed=epoch >= settings.epochs - settings.close_mosaic)
-    total, boxes = torch.zeros(3, device=run.device), 0
-    bar = progress(f"{epoch + 1}/{settings.epochs}")(engine.loader.epoch(epoch, recipe), total=batches)
-    for number, (batch, _) in enumerate(bar):
-        iteration = epoch * batches + number
-        accumulate = engine.schedule.apply(optimizer, iteration, epoch)
-        with torch.autocast(run.device.type, dtype=engine.precision, enabled=engine.precision is not None):
-            raw = model(batch.images.contiguous(memory_format=torch.channels_last))
-        losses = detection_loss(raw, raw.sizes, model.strides, Targets(batch.boxes, batch.classes, batch.owner), gains=gains)
-        scaler.scale(losses.total).backward()
-        if step_is_due(iteration, engine.last_step, accumulate):
-            scaler.unscale_(optimizer)
-            torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-            scaler.step(optimizer)
-            scaler.update()
-            optimizer.zero_grad()
-            engine.ema.update(model)
-            engine.last_step = iteration
-        total += torch.stack(losses[:3])
-        boxes += len(batch.boxes)
-        if not bar.disable and number % 10 == 0:
-            bar.set_postfix_str(_summary(total / (number + 1), boxes, recipe.imgsz, run.device))
-    means = (total / batches).tolist()
-    if not all(map(math.isfinite, means)):
-        raise UserError(f"The loss is not finite after epoch {epoch + 1} ({means}); last.pt holds the epoch before. Give a lower "
-                        "lr0 with an optimizer of your choice, or amp=False.")
-    engine.rates = [group["lr"] for group in optimizer.param_groups]
-    run.say(f"{epoch + 1:>5}/{settings.epochs}  {_summary(total / batches, boxes, recipe.imgsz, run.device)}  "
-            f"{time.perf_counter() - start:.1f} s{'' if recipe.mosaic or not settings.mosaic else '  (mosaic closed)'}")
-    return means
+def _gradients(trainer: Trainer, batch: Batch, due: bool) -> Losses:
+    """Forward and backward of one batch; gradients are shared between devices only where a step follows."""
+    device, model, world = trainer.device.type, trainer.model, trainer.run.world
+    with contextlib.nullcontext() if due else world.accumulating(trainer.network):
+        with torch.autocast(device, dtype=trainer.precision, enabled=trainer.precision is not None):
+            raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
+        losses = detection_loss(raw, raw.sizes, model.strides, Targets(batch.boxes, batch.classes, batch.owner), gains=trainer.gains,
+                                class_weights=trainer.class_weights)
+        trainer.scaler.scale(world.scale_loss(losses.total)).backward()
+    return losses
 
 
-def _measure(run: Run, engine: Engine) -> Metrics:
-    settings = run.settings
-    return validate(engine.ema.model, run.val_samples, engine.val_loader, iou=settings.iou, max_det=settings.max_det,
-                    gains=gains_of(settings), autocast=engine.precision, progress=progress("val"))
+def _step(trainer: Trainer) -> None:
+    """The optimizer's step from the gathered gradients, or none where they are not finite. Raises WentBad."""
+    scaler, guard, world = trainer.scaler, trainer.guard, trainer.run.world
+    scaler.unscale_(trainer.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), CLIP)
+    fine = not world.any(not guard.is_fine(norm))
+    if fine or scaler.is_enabled():  # the scaler leaves a step out by itself, and has to see it to lower its scale
+        trainer.fire("optimizer_step")
+        scaler.step(trainer.optimizer)
+        scaler.update()
+    trainer.fire("on_before_zero_grad")
+    trainer.optimizer.zero_grad()
+    trainer.last_step = trainer.iteration
+    if fine:
+        trainer.ema.update(trainer.model)
+        guard.keep()
+    elif scaler.is_enabled() and scaler.get_scale() >= 1 and not world.any(not guard.losses_are_finite()):
+        guard.overflowed()
+    else:
+        guard.skip(f"epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
 
 
-def recipe_of(settings: Settings, closed: bool) -> Recipe:
-    """The augmentation of an epoch; `closed` leaves out what mixes several images."""
-    recipe = Recipe(imgsz=settings.imgsz, mosaic=settings.mosaic, degrees=settings.degrees, translate=settings.translate,
-                    scale=settings.scale, shear=settings.shear, perspective=settings.perspective, hsv_h=settings.hsv_h,
-                    hsv_s=settings.hsv_s, hsv_v=settings.hsv_v, flipud=settings.flipud, fliplr=settings.fliplr,
-                    mixup=settings.mixup, bgr=settings.bgr)
-    return replace(recipe, mosaic=0.0, mixup=0.0) if closed else recipe
+def _is_last(trainer: Trainer) -> bool:
+    """Whether the epoch that was just trained is the last; with time= the number of epochs follows their speed."""
+    done, hours = trainer.epoch + 1, trainer.args.time
+    if hours:
+        seconds = trainer.run.world.same(trainer.records.seconds)
+        trainer.epochs = max(int(hours * 3600 / (seconds / done)), done)
+    return done >= trainer.epochs
 
 
-def gains_of(settings: Settings) -> Gains:
-    """The weights of the three losses."""
-    return Gains(settings.box, settings.cls, settings.dfl)
+def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
+    """Validate the averaged weights."""
+    settings, events, world = trainer.args, trainer.run.events, trainer.run.world
+    world.share(trainer.ema.model)  # statistics of the batch norms are those of the process that writes them
+    validator = trainer.validator = Validator(settings, trainer.save_dir, trainer.val_loader, trainer.device, trainer.ema.model)
+
+    def notify(event: str) -> None:
+        if event != "on_val_end":  # its functions want the numbers
+            events.fire(event, validator)
+        if event == "on_val_batch_end" and world.size == 1:  # of several processes some have a batch more
+            _heed(trainer, interrupts)
+
+    validator.metrics = validate(
+        trainer.ema.model, trainer.run.val_samples, trainer.val_loader, iou=settings.iou, max_det=settings.max_det,
+        gains=trainer.gains, autocast=trainer.precision, progress=progress("val", world.main), notify=notify,
+        gather=world.gather)
+    events.fire("on_val_end", validator)
+    return validator.metrics
 
 
-def workers_for(device: torch.device, settings: Settings) -> int:
-    """Loader processes: none on the CPU (they would take its cores from the network) unless asked for."""
-    if device.type == "cpu" and "workers" not in settings.given:
-        return 0
-    return min(settings.workers, os.cpu_count() or 1)
+def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
+    """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
+    records, epoch = trainer.records, trainer.epoch
+    trainer.tloss = trainer.run.world.mean(trainer.tloss / len(trainer.loader))
+    trainer.measured(metrics)
+    row = records.add(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
+    trainer.pictures.scalars(row, epoch + 1)
+    improved = records.judge(epoch, metrics)
+    reason = records.stop_reason(epoch)
+    if reason and epoch + 1 < trainer.epochs:
+        trainer.run.say(reason)
+    trainer.run.world.settle(trainer.model)
+    trainer.tloss, trainer.boxes, trainer.batch, trainer.epoch = torch.zeros_like(trainer.tloss), 0, 0, epoch + 1
+    records.save(weights_of(trainer, epoch), trainer.state(), improved=improved)
+    trainer.fire("on_model_save")
+    trainer.fire("on_fit_epoch_end")
+    trainer.stop = trainer.run.world.any(trainer.stop or bool(reason))
 
 
-def progress(label: str) -> Callable:
+def weights_of(trainer: Trainer, epoch: int) -> Checkpoint:
+    """The averaged weights as a checkpoint; epoch: the last one that is whole, from 0."""
+    model = trainer.model
+    return Checkpoint(
+        graph=model.graph, state=trainer.ema.model.state_dict(), settings={**trainer.args.as_dict(), "save_dir": str(trainer.save_dir)},
+        metrics=trainer.metrics, epoch=epoch, license=trainer.run.license, norms=odd_norms(trainer.ema.model),
+        measured=(model.strides, model.multiple))
+
+
+def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
+    """End the run here where a signal asks for it; nothing that was trained is lost."""
+    if not trainer.run.world.any(interrupts.received is not None):
+        return
+    interrupts.received = interrupts.received or "SIGTERM"
+    trainer.run.world.settle(trainer.model)
+    trainer.tloss = trainer.run.world.mean(trainer.tloss)
+    trainer.records.save_last(weights_of(trainer, trainer.epoch - 1), trainer.state())
+    trainer.run.say(f"{interrupts.received}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
+                    f"batches. To go on: bitfalcon train resume={trainer.last}")
+    raise interrupts.end()
+
+
+def _go_back(trainer: Trainer, reason: WentBad) -> None:
+    """Return to the last checkpoint and go on more slowly. Raises UserError where there is none, or it did not help."""
+    guard = trainer.guard
+    report = f"Training does not stay finite: {reason}. "
+    repair = "Look at the images named above, give a lower lr0 with an optimizer= of your choice, or amp=False."
+    if not trainer.last.is_file() or not trainer.args.save:
+        raise UserError(f"{report}No checkpoint of this run is there to go back to. {repair}")
+    if guard.returned >= RETURNS:
+        raise UserError(f"{report}Going back {RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
+                        f"{repair}")
+    found, skipped, returned, slower = load(trainer.last), guard.skipped, guard.returned, trainer.slower
+    trainer.restore(found.training, found.state)
+    guard.skipped, guard.returned, trainer.slower, guard.row = skipped, returned, slower, 0
+    trainer.slow_down()
+    trainer.run.say(f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {trainer.slower:g} of the learning rate.")
+
+
+def progress(label: str, shown: bool = True) -> Callable:
     """A tqdm bar that is there on a terminal only and leaves nothing behind."""
-    return partial(tqdm, desc=f"{label:>9}", leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    return partial(tqdm, desc=f"{label:>9}", leave=False, disable=not (shown and sys.stderr.isatty()), dynamic_ncols=True)
 
 
-def _summary(losses: Tensor, boxes: int, imgsz: int, device: torch.device) -> str:
+def _summary(trainer: Trainer, losses: torch.Tensor) -> str:
     box, cls, dfl = losses.tolist()
-    memory = f"{torch.cuda.max_memory_reserved(device) / 2**30:.1f} GiB  " if device.type == "cuda" else ""
-    return f"{memory}box_loss {box:.4f}  cls_loss {cls:.4f}  dfl_loss {dfl:.4f}  boxes {boxes}  size {imgsz}"
+    return f"{_memory(trainer.device)}box_loss {box:.4f}  cls_loss {cls:.4f}  dfl_loss {dfl:.4f}  boxes {trainer.boxes}  size {trainer.args.imgsz}"
 
 
-def _seed(seed: int) -> None:
-    # Rank 0 of the reference; batches and augmentation are seeded by (seed, epoch, batch) in the loader.
-    random.seed(seed + 1)
-    np.random.seed(seed + 1)
-    torch.manual_seed(seed + 1)
+def _memory(device: torch.device) -> str:
+    """The most memory taken so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_reserved(device) / 2**30:.1f} GiB  "
+    if resource is None:
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB  "
+
+
+def _left(trainer: Trainer) -> str:
+    """How long the rest of the run will take at the pace so far."""
+    done = trainer.epoch + 1
+    minutes = trainer.records.seconds / done * (trainer.epochs - done) / 60
+    return "last epoch" if done >= trainer.epochs else f"{minutes:.0f} min left" if minutes >= 1 else f"{minutes * 60:.0f} s left"

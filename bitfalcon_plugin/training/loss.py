@@ -42,6 +42,7 @@ def detection_loss(
     targets: Targets,
     *,
     gains: tuple[float, float, float] = Gains(),
+    class_weights: Tensor | None = None,
 ) -> Losses:
     """Loss of raw outputs against ground truths, in float32 whatever autocast says.
 
@@ -49,6 +50,7 @@ def detection_loss(
     sizes: (h, w) of each level in cells; strides: pixels per cell of each level.
     With S the sum of all soft targets, at least 1: cls is the cross-entropy over all anchors and classes, box the sum
     of (1 - CIoU) * soft target and dfl that of the distances' cross-entropy * soft target over the positives, each / S.
+    class_weights: (nc,) multiply the cross-entropy of each class.
     """
     with torch.autocast(raw["boxes"].device.type, enabled=False):
         logits, scores = raw["boxes"].float(), raw["scores"].float()
@@ -59,7 +61,7 @@ def detection_loss(
             found = assign(scores.sigmoid().transpose(1, 2), boxes, points * stride[:, None], targets)
         box, dfl = _positives(logits, points, stride, found, targets)
         whole = found.weight.sum().clamp(min=1)  # S
-        sums = (box, _cross_entropy(scores, found, targets), dfl)
+        sums = (box, _cross_entropy(scores, found, targets, class_weights), dfl)
         parts = [value / whole * gain for value, gain in zip(sums, gains, strict=True)]
         return Losses(*(part.detach() for part in parts), total=sum(parts) * len(logits))
 
@@ -69,13 +71,16 @@ def _distances(shares: Tensor) -> Tensor:
     return shares @ torch.arange(shares.shape[-1], device=shares.device, dtype=shares.dtype)
 
 
-def _cross_entropy(scores: Tensor, found: Assignment, targets: Targets) -> Tensor:
+def _cross_entropy(scores: Tensor, found: Assignment, targets: Targets, weights: Tensor | None) -> Tensor:
     """Sum of the binary cross-entropies over (B, nc, A), for soft targets that are 0 except at the positives.
 
     log(1 + e^x) - target * x: the second term is gathered, so that no (B, nc, A) tensor of targets is built.
     """
     positive = scores[targets.owner[:, None], targets.classes[:, None], found.anchor]  # (N, k)
-    return F.softplus(scores).sum() - (found.weight * positive).sum()
+    if weights is None:
+        return F.softplus(scores).sum() - (found.weight * positive).sum()
+    of_class = weights[targets.classes][:, None]  # (N, 1)
+    return (F.softplus(scores).sum((0, 2)) * weights).sum() - (found.weight * positive * of_class).sum()
 
 
 def _positives(

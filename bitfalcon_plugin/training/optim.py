@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -227,17 +227,13 @@ class Ema:
         averages, counters = _state_tensors(self.model)
         values, counts = _state_tensors(model)
         get_ema_multi_avg_fn(self.decay(self.updates))(averages, values, None)  # one fused kernel on a GPU
-        for counter, count in zip(counters, counts, strict=True):
-            counter.copy_(count)
+        if counters:
+            torch._foreach_copy_(counters, counts)
 
-    def state_dict(self) -> dict[str, object]:
-        """The average's own state dict under "model" (not copied), and "updates"."""
-        return {"model": self.model.state_dict(), "updates": self.updates}
-
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take up an average where `state_dict` left it; raises torch's RuntimeError where the tensors differ."""
-        self.model.load_state_dict(state["model"])
-        self.updates = int(state["updates"])
+    def load(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Take up an average: its state dict and the number of updates behind it. torch's RuntimeError where tensors differ."""
+        self.model.load_state_dict(state)
+        self.updates = updates
 
 
 def _state_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -1,22 +1,20 @@
-"""What a training run writes: results.csv, last.pt, best.pt; and taking up a run from its last.pt."""
+"""What a training run writes: results.csv, last.pt, best.pt, epochN.pt."""
 
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-
-import torch
 
 from ..checkpoint import Checkpoint, save
 from ..config import Settings
 from ..files import write_text
-from ..model import Detector, odd_norms
 from ..validate import Metrics
-from .optim import Ema
 
 LOSSES = ("box_loss", "cls_loss", "dfl_loss")
 COLUMNS = ("epoch", "time", *(f"train/{name}" for name in LOSSES), "metrics/precision(B)", "metrics/recall(B)",
@@ -26,15 +24,15 @@ COLUMNS = ("epoch", "time", *(f"train/{name}" for name in LOSSES), "metrics/prec
 class Records:
     """The results of a run, epoch by epoch, and its files. best: weights/best.pt; last: weights/last.pt.
 
-    With save=False there is one checkpoint, written when the run ends: `best` is `last` then.
+    With save=False there is one checkpoint, written when the run ends: `best` is `last` then. active: whether this process
+    writes files; of several that train together one does.
     """
 
-    def __init__(self, folder: Path, settings: Settings, license: str | None, say: Callable[[str], None] = print):
-        self.folder, self.settings, self.license, self.say = folder, settings, license, say
+    def __init__(self, folder: Path, settings: Settings, say: Callable[[str], None] = print, active: bool = True):
+        self.folder, self.settings, self.say, self.active = folder, settings, say, active
         self.last = folder / "weights" / "last.pt"
         self.best = folder / "weights" / "best.pt" if settings.save else self.last
         self.rows: list[list[float]] = []
-        self.metrics: Metrics | None = None
         self.best_fitness, self.best_epoch = -1.0, 0
         self._unwritten: Checkpoint | None = None
         self._start = time.monotonic()
@@ -44,9 +42,8 @@ class Records:
         """Spent on this run, earlier starts included."""
         return time.monotonic() - self._start
 
-    def add(self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]) -> None:
-        """Write the row of a finished epoch (0-based)."""
-        self.metrics = metrics
+    def add(self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]) -> dict[str, float]:
+        """Write the row of a finished epoch (0-based); returns it by column."""
         measured = [math.nan] * 7
         if metrics is not None:
             measured = [metrics.precision, metrics.recall, metrics.ap50, metrics.ap, *(metrics.losses or [math.nan] * 3)]
@@ -57,60 +54,76 @@ class Records:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
         writer.writerows([f"{value:.6g}" for value in row] for row in self.rows)
-        write_text(self.folder / "results.csv", text.getvalue())
+        if self.active:
+            with self._told("results.csv"):
+                write_text(self.folder / "results.csv", text.getvalue())
+        return dict(zip(COLUMNS, self.rows[-1]))
 
-    def save(self, epoch: int, model: Detector, optimizer: torch.optim.Optimizer, scaler, ema: Ema, last_step: int) -> None:
-        """Write last.pt, and best.pt when this epoch's fitness is the best so far (ties count, as does an unmeasured one)."""
-        fitness = self.best_fitness if self.metrics is None else self.metrics.fitness
+    def judge(self, epoch: int, metrics: Metrics | None) -> bool:
+        """Whether an epoch (0-based) is the best so far; ties count, as does one that was not measured."""
+        fitness = self.best_fitness if metrics is None else metrics.fitness
         improved = fitness >= self.best_fitness
         if improved:
             self.best_fitness, self.best_epoch = fitness, epoch
-        finished = Checkpoint(
-            graph=model.graph, state=ema.model.state_dict(), settings={**self.settings.as_dict(), "save_dir": str(self.folder)},
-            metrics=self.metrics.results_dict if self.metrics else {}, epoch=epoch, license=self.license,
-            norms=odd_norms(model), measured=(model.strides, model.multiple))
-        if not self.settings.save:
-            self._unwritten = finished
-            return
-        if improved:
-            save(self.best, finished)
-        period = self.settings.save_period
-        if period > 0 and epoch % period == 0:
-            save(self.last.with_name(f"epoch{epoch}.pt"), finished)
-        training = None if epoch + 1 == self.settings.epochs else {
-            "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict(), "weights": model.state_dict(),
-            "updates": ema.updates, "last_step": last_step, "best_fitness": self.best_fitness, "best_epoch": self.best_epoch,
-            "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
-            "seconds": self.seconds, "rows": self.rows}
-        save(self.last, Checkpoint(**{**finished.__dict__, "training": training}))
+        return improved
 
-    def restore(self, state: Mapping[str, object], model: Detector, optimizer: torch.optim.Optimizer, scaler, ema: Ema) -> int:
-        """Take up where a last.pt was written; returns the iteration of the optimizer's last step."""
-        model.load_state_dict(state["weights"])
-        optimizer.load_state_dict(state["optimizer"])
-        scaler.load_state_dict(state["scaler"])
-        ema.updates = state["updates"]
-        for name, parameter in model.named_parameters():
-            gradient = state["gradients"].get(name)
-            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+    def save(self, weights: Checkpoint, training: Mapping[str, object], *, improved: bool) -> None:
+        """Write last.pt (weights and all that resuming needs), best.pt if improved, and epochN.pt when its turn comes."""
+        if not self.active:
+            return
+        if not self.settings.save:
+            self._unwritten = weights
+            return
+        period, epoch = self.settings.save_period, weights.epoch
+        if improved:
+            self._write(self.best, weights)
+        if period > 0 and epoch % period == 0:
+            self._write(self.last.with_name(f"epoch{epoch}.pt"), weights)
+        self.save_last(weights, training)
+
+    def save_last(self, weights: Checkpoint, training: Mapping[str, object]) -> None:
+        """Write last.pt alone."""
+        if self.active:
+            self._write(self.last, Checkpoint(**{**vars(weights), "training": training}))
+
+    def state(self) -> dict[str, object]:
+        """What a resumed run takes over."""
+        return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "seconds": self.seconds, "rows": self.rows}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Take up what `state` gave."""
         self.rows = [list(row) for row in state["rows"]]
         self.best_fitness, self.best_epoch = state["best_fitness"], state["best_epoch"]
         self._start = time.monotonic() - state["seconds"]
-        return state["last_step"]
 
     def stop_reason(self, epoch: int) -> str:
-        """Why the run should end after this epoch, or an empty string."""
-        patience, hours = self.settings.patience, self.settings.time
+        """Why patience is at its end after this epoch, or an empty string."""
+        patience = self.settings.patience
         if patience and self.settings.val and epoch - self.best_epoch >= patience:
             return (f"Stopping: no better fitness in {patience} epochs; the best is epoch {self.best_epoch + 1}. "
                     "patience=0 never stops.")
-        if hours and self.seconds * (epoch + 2) / (epoch + 1) > hours * 3600:
-            return f"Stopping: another epoch would pass time={hours:g} h."
         return ""
 
     def finish(self) -> None:
         """Write what save=False kept back, and say what was reached."""
         if self._unwritten is not None:
-            save(self.last, self._unwritten)
+            self._write(self.last, self._unwritten)
         if self.rows:
             self.say(f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}")
+
+    def _write(self, path: Path, checkpoint: Checkpoint) -> None:
+        with self._told(path.name):
+            save(path, checkpoint)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        # torch's own writer tells of a full disk with a RuntimeError
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "file" not in str(error):
+                raise
+            reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["unknown"])[0]
+            kept = f"{self.last} as last written is whole: make room or mend the folder, then: bitfalcon train resume={self.last}"
+            nothing = "nothing was saved before: make room or mend the folder and start again"
+            raise OSError(getattr(error, "errno", None) or errno.EIO, f"{self.folder / name} cannot be written ({reason}); {kept if self.last.is_file() else nothing}") from error

@@ -16,7 +16,7 @@ from bitfalcon_plugin.data.augment import Recipe, Tile, augment
 
 DEFAULTS = dict(mosaic=1.0, degrees=0.0, translate=0.1, scale=0.5, shear=0.0, perspective=0.0, hsv_h=0.015, hsv_s=0.7,
                 hsv_v=0.4, flipud=0.0, fliplr=0.5, mixup=0.0, bgr=0.0)  # fmt: skip
-PARTS = ("_scenes", "_maps", "_labels", "_render", "_mix_", "_recolour_")
+PARTS = ("_scenes", "_maps", "_labels", "_given", "_render", "_blend_", "_recolour_")
 CASES = {
     "defaults": {},
     "mosaic closed": {"mosaic": 0.0},

@@ -1,0 +1,36 @@
+"""The events of a run that scripts may hang functions on, by the names of spec/interface.md section 10."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+from .errors import UserError, did_you_mean
+
+TRAIN = ("on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start", "on_train_batch_start",
+         "optimizer_step", "on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end", "on_fit_epoch_end", "on_model_save",
+         "on_train_end", "on_params_update", "teardown")
+VAL = ("on_val_start", "on_val_batch_start", "on_val_batch_end", "on_val_end")
+PREDICT = ("on_predict_start", "on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end", "on_predict_end")
+EXPORT = ("on_export_start", "on_export_end")
+EVENTS = (*TRAIN, *VAL, *PREDICT, *EXPORT)
+
+
+class Events:
+    """Functions by event. Each is called with the one thing the event is about: trainer, validator or predictor."""
+
+    def __init__(self) -> None:
+        self.callbacks: defaultdict[str, list[Callable[[object], object]]] = defaultdict(list)
+
+    def add(self, event: str, function: Callable[[object], object]) -> None:
+        """Call `function` at each `event`, after those added before. Raises UserError for a name that is no event."""
+        if event not in EVENTS:
+            raise UserError(f"'{event}' is no event (known: {', '.join(EVENTS)}).{did_you_mean(event, EVENTS)}")
+        if not callable(function):
+            raise UserError(f"add_callback({event!r}, {function!r}): expected a function that takes one argument.")
+        self.callbacks[event].append(function)
+
+    def fire(self, event: str, about: object) -> None:
+        """Call the functions of an event. What they raise ends the run."""
+        for function in tuple(self.callbacks.get(event, ())):
+            function(about)

@@ -1,0 +1,131 @@
+"""From a Run to a Trainer: loaders, optimizer, schedule and the rest, with what was chosen said aloud and written down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import yaml
+
+from ..data.loader import TrainLoader, ValLoader
+from ..files import sweep, write_text
+from .distributed import NO_SYNC_BN
+from .guard import Guard
+from .optim import Ema, Plan, Schedule, choose_optimizer, parameter_groups, planned_iterations, scaled_decay
+from .pictures import Pictures
+from .records import Records
+from .setup import MIXES, class_weights, compiled, freeze, gains_of, precision_of, recipe_of, set_training, workers_for
+from .trainer import Run, Trainer
+
+CHANCES = ("mosaic", "mixup", "cutmix", "copy_paste", "flipud", "fliplr", "bgr")
+RANGES = ("degrees", "translate", "scale", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v")
+
+
+def prepare(run: Run) -> Trainer:
+    """Build everything that a run needs, take up the state that it starts from, print and save the effective settings."""
+    settings, model, device, world = run.settings, run.model, run.device, run.world
+    if world.main:
+        sweep(run.folder)
+        sweep(run.folder / "weights")
+    model.to(device, memory_format=torch.channels_last)
+    model.checkpointing = settings.checkpointing
+    frozen = freeze(model, settings.freeze)
+    set_training(model, frozen)
+    loader, val_loader = _loaders(run)
+    groups = parameter_groups(model, scaled_decay(settings.weight_decay, settings.batch, settings.nbs))
+    optimizer, plan = _optimizer(run, groups)
+    schedule = Schedule(settings.epochs, len(loader), settings.batch, settings.nbs, plan.lr, plan.momentum, settings.lrf,
+                        settings.cos_lr, settings.warmup_epochs, settings.warmup_momentum, plan.warmup_bias_lr,
+                        settings.warmup_floor)
+    precision = precision_of(settings, device, run.say)
+    if settings.sync_bn and (device.type != "cuda" or world.size == 1):
+        run.say(NO_SYNC_BN if world.size > 1 else "note: sync_bn=True is for several GPUs; one device sees the whole batch.")
+    ema = Ema(model)
+    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
+    network = compiled(world.wrap(world.synchronised(model) if settings.sync_bn else model), settings.compile)
+    guard = Guard(model, lambda indices: [str(run.samples[index].image) for index in indices], run.say)
+    labels = torch.cat([sample.classes for sample in run.samples])
+    weights = class_weights(torch.bincount(labels, minlength=model.nc), settings.cls_pw)
+    trainer = Trainer(
+        run, loader, val_loader, network, optimizer, plan, schedule, scaler, ema, guard, gains_of(settings),
+        None if weights is None else weights.to(device), precision, frozen, Records(run.folder, settings, run.say, world.main),
+        Pictures(run.folder, model.names, settings.plots and world.main, run.say, board=world.main), settings.epochs,
+        tloss=torch.zeros(3, device=device))
+    trainer.fire("on_pretrain_routine_start")
+    if run.start is not None:
+        trainer.restore(run.start, run.start["average"])
+        trainer.epochs = run.start["epochs"] if settings.time else settings.epochs
+    trainer.pictures.labels(run.samples)
+    _tell(trainer)
+    return trainer
+
+
+def _loaders(run: Run) -> tuple[TrainLoader, ValLoader]:
+    settings, world = run.settings, run.world
+    workers = workers_for(run.device, settings)
+    shares = {"device": run.device, "workers": workers, "rank": world.rank, "world": world.size}
+    train = TrainLoader(run.samples, imgsz=settings.imgsz, batch=settings.batch, seed=settings.seed, rect=settings.rect,
+                        cache=settings.cache, multi_scale=settings.multi_scale, multiple=run.model.multiple, **shares)
+    if train.note:
+        run.say(train.note)
+    val = ValLoader(run.val_samples, imgsz=settings.imgsz, batch=2 * settings.batch // world.size or 1, stride=run.model.multiple,
+                    cache=settings.cache, **shares)
+    if val.note:
+        run.say(val.note)
+    return train, val
+
+
+def _optimizer(run: Run, groups: Sequence[dict[str, object]]) -> tuple[torch.optim.Optimizer, Plan]:
+    # A run that is resumed keeps its optimizer: with other epochs= the rule of optimizer=auto might choose another one.
+    settings, kept = run.settings, (run.start or {}).get("plan")
+    values = {"name": settings.optimizer, "lr": settings.lr0, "momentum": settings.momentum, "warmup_bias_lr": settings.warmup_bias_lr}
+    if kept and settings.optimizer.lower() == "auto":
+        values = {key: kept[key] for key in values}
+    return choose_optimizer(
+        values.pop("name"), list(groups), nc=run.model.nc, **values,
+        iterations=planned_iterations(len(run.samples), settings.batch, settings.nbs, settings.epochs))
+
+
+def effective(trainer: Trainer) -> dict[str, object]:
+    """What the run really does, as plain values: the content of effective.yaml."""
+    settings, plan, schedule = trainer.args, trainer.plan, trainer.schedule
+    recipe = recipe_of(settings, closed=False)
+    groups = {group["kind"]: {"parameters": len(group["params"]), "values": sum(p.numel() for p in group["params"]),
+                              "lr": plan.lr, "weight_decay": group["weight_decay"]} for group in trainer.optimizer.param_groups}
+    return {
+        "optimizer": {"name": plan.name, "momentum": plan.momentum, "reason": plan.reason, "groups": groups},
+        "schedule": {"epochs": trainer.epochs, "batches": len(trainer.loader), "warmup_iterations": schedule.warmup,
+                     "warmup_bias_lr": plan.warmup_bias_lr, "accumulate": schedule.accumulate(schedule.warmup + 1),
+                     "shape": "cosine" if settings.cos_lr else "linear", "last_lr": plan.lr * settings.lrf},
+        "augmentation": {"chances": {name: getattr(recipe, name) for name in CHANCES},
+                         "ranges": {name: getattr(recipe, name) for name in RANGES},
+                         "without_mixing_from_epoch": max(trainer.epochs - settings.close_mosaic, 0) + 1},
+        "precision": str(trainer.precision or torch.float32)[6:], "device": str(trainer.device), "devices": trainer.run.world.size,
+        "workers": workers_for(trainer.device, settings), "frozen": list(trainer.frozen), "weights": trainer.run.matched or "fresh",
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+    }
+
+
+def _tell(trainer: Trainer) -> None:
+    found = effective(trainer)
+    say, schedule, chances = trainer.run.say, found["schedule"], found["augmentation"]
+    say(f"Optimizer: {trainer.plan}")
+    say("Groups: " + "; ".join(f"{group['parameters']} {kind} (lr {group['lr']:g}, decay {group['weight_decay']:g})"
+                               for kind, group in found["optimizer"]["groups"].items()))
+    say(f"Schedule: {schedule['epochs']} epochs of {schedule['batches']} batches, {schedule['warmup_iterations']} warm-up iterations, "
+        f"{schedule['shape']} to {trainer.args.lrf:g} of the rate, a step every {schedule['accumulate']} batches; {found['precision']}")
+    say("Augmentation: " + _words(chances["chances"]) + "; ranges: " + _words(chances["ranges"])
+        + (f"; from epoch {chances['without_mixing_from_epoch']} on without {', '.join(MIXES)}" if trainer.args.close_mosaic else ""))
+    if trainer.frozen:
+        shown = ", ".join(trainer.frozen[:6]) + (f" and {len(trainer.frozen) - 6} more" if len(trainer.frozen) > 6 else "")
+        say(f"Frozen: {shown}")
+    if trainer.run.start is not None:
+        say(f"Resumed at epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
+    if trainer.run.world.main:
+        folder, settings = trainer.save_dir, trainer.args
+        write_text(folder / "args.yaml", yaml.safe_dump({**settings.as_dict(), "save_dir": str(folder)}, sort_keys=False))
+        write_text(folder / "effective.yaml", yaml.safe_dump(found, sort_keys=False, allow_unicode=True))
+
+
+def _words(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in values.items() if value) or "none"
