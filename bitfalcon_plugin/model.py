@@ -14,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 from .errors import did_you_mean, raise_problems
 from .graph import Graph, Row, resolve
@@ -286,6 +285,8 @@ def summary(model: Detector, imgsz: int = 640) -> Summary:
 
 
 def _flops(model: Detector, side: int) -> int:
+    from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that only this needs
+
     # torch's own counter; on shapes alone, unless a module (of others) needs values
     weight = next(model.parameters())
     image = torch.zeros(1, model.graph.channels, side, side, dtype=weight.dtype, device=weight.device)

@@ -1,59 +1,31 @@
-"""From files or arrays to Results: decode, letterbox, network, suppression, back to original pixels.
+"""From pictures to Results: letterbox, network, suppression, back to original pixels.
 
 Written from spec/interface.md 5.4, 8.1 and 8.2.
 """
 
 from __future__ import annotations
 
-import glob
+import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
+from .ahead import Picture, Unread, read_pictures, shrunk
 from .boxes import Fit, letterbox_fit, minimal_canvas, non_max_suppression
-from .data.images import IMAGE_SUFFIXES, UnreadableImage, place, read_image
-from .errors import MissingFileError, UserError, did_you_mean
+from .data.images import GREY
+from .errors import UserError
 from .model import Detector
 from .results import Results
+from .sources import Item, list_sources
 
-Item = Path | Image.Image | np.ndarray
+__all__ = ["Batch", "Skipped", "embed_rows", "list_sources", "predict", "predict_batches"]
 
-
-def list_sources(source: object) -> list[Item]:
-    """What `source` names: a file, a folder (its images, not those below), a glob, a Pillow image, a BGR uint8 array,
-    or a list of these. Raises MissingFileError when nothing is there and UserError for another type.
-    """
-    if isinstance(source, (list, tuple)):
-        return [item for part in source for item in list_sources(part)]
-    if isinstance(source, (Image.Image, np.ndarray)):
-        return [source]
-    if not isinstance(source, (str, Path)):
-        raise UserError(f"source is a {type(source).__name__}; expected a path, a glob, a Pillow image, a BGR uint8 array, "
-                        "or a list of these.")
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return _images_in(sorted(path.iterdir()), f"folder '{source}'")
-    if path.is_file():
-        return [path]
-    if any(mark in str(source) for mark in "*?["):
-        return _images_in(sorted(map(Path, glob.glob(str(path), recursive=True))), f"pattern '{source}'")
-    near = [item.name for item in path.parent.iterdir()] if path.parent.is_dir() else []
-    raise MissingFileError(f"Source '{source}' does not exist.{did_you_mean(path.name, near)}")
-
-
-def _images_in(paths: Sequence[Path], what: str) -> list[Path]:
-    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    if not images:
-        known = " ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))
-        raise MissingFileError(f"No images in {what}. Images end in: {known}.")
-    return images
+LOOKS = ((1.0, False), (0.83, True), (0.67, False))  # of augment: scale, and whether left and right change places
+MOST_TOGETHER = 16  # images of one tensor that go through the network at once where nobody says how many
 
 
 @dataclass
@@ -63,68 +35,133 @@ class Skipped:
     reasons: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    image: Tensor  # (3, h, w) uint8 RGB
-    path: str
-    milliseconds: float
+@dataclass
+class Batch:
+    """Pictures that go through the network together. results: their Results, or vectors (n,) of embed; empty before."""
+
+    pictures: list[Picture]
+    results: list = field(default_factory=list)
 
 
-def predict(model: Detector, sources: Iterable[Item], *, imgsz: int | tuple[int, int] = 640, conf: float = 0.25,
-            iou: float = 0.7, max_det: int = 300, batch: int = 1, agnostic: bool = False,
-            classes: Sequence[int] | None = None, skipped: Skipped | None = None) -> Iterator[Results]:
-    """Yield the Results of every source that can be read, in order. The model must be in eval mode. Raises UserError
-    for an array that is no BGR uint8 image.
+Watch = Callable[[str, Batch], None]
 
-    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. conf, iou: as in
-    boxes.non_max_suppression. batch: images at once; they share a minimal rectangle if their sizes are equal and a
-    square otherwise. skipped: collects the sources that could not be read.
+
+def predict(model: Detector, sources: Iterable[Item], **options) -> Iterator[Results]:
+    """Yield the Results of every source that can be read, in order. `options` are those of `predict_batches`."""
+    for batch in predict_batches(model, sources, **options):
+        yield from batch.results
+
+
+def predict_batches(model: Detector, sources: Iterable[Item], *, imgsz: int | tuple[int, int] = 640, conf: float = 0.25,
+                    iou: float = 0.7, max_det: int = 300, batch: int | None = None, agnostic: bool = False,
+                    classes: Sequence[int] | None = None, augment: bool = False, half: bool = False,
+                    embed: Sequence[int] | None = None, vid_stride: int = 1, keep_all: bool = False,
+                    skipped: Skipped | None = None, watch: Watch | None = None) -> Iterator[Batch]:
+    """Yield batches of sources that can be read, in order, with their Results. The model must be in eval mode.
+
+    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. conf, iou, max_det, agnostic,
+    classes: as in boxes.non_max_suppression. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a
+    minimal rectangle if their sizes are equal and a square otherwise. augment: merge the detections on the image with those
+    on copies of 0.83, mirrored, and 0.67 of its size. half: float16 arithmetic on a GPU; without effect elsewhere. embed: no
+    detections but for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos
+    and webcams, see ahead.read_pictures. skipped: collects the sources that could not be read. watch: called with the events
+    on_predict_batch_start and on_predict_postprocess_end and their batch.
+
+    Raises UserError for a row of `embed` that is none.
     """
-    skipped = Skipped() if skipped is None else skipped
-    loaded = _load(sources, skipped)
-    while chunk := list(islice(loaded, batch)):
-        yield from _predict_chunk(model, chunk, imgsz, {
-            "conf": conf, "iou": iou, "max_det": max_det, "agnostic": agnostic, "classes": classes})
+    if embed is not None:
+        embed_rows(model, embed)
+    rule = {"conf": conf, "iou": iou, "max_det": max_det, "agnostic": agnostic, "classes": classes}
+    watch = watch or (lambda event, batch: None)
+
+    def resized(size: tuple[int, int]) -> tuple[int, int]:
+        return _fits([size], imgsz, model.multiple)[0].resized
+
+    depth = min(max(2 * (batch or 1), 4), 32)
+    pictures = read_pictures(sources, resized, depth=depth, vid_stride=vid_stride, keep_all=keep_all)
+    with contextlib.closing(pictures):
+        for chunk in _chunks(pictures, batch, Skipped() if skipped is None else skipped):
+            watch("on_predict_batch_start", chunk)
+            chunk.results = _results(model, chunk.pictures, imgsz, augment, half, embed, rule)
+            watch("on_predict_postprocess_end", chunk)
+            yield chunk
 
 
-def _load(sources: Iterable[Item], skipped: Skipped) -> Iterator[_Loaded]:
-    for index, item in enumerate(sources):
-        path = str(item.resolve()) if isinstance(item, Path) else getattr(item, "filename", "") or f"image{index}.jpg"
-        start = time.perf_counter()
-        try:
-            image = read_image(item)
-        except UnreadableImage as error:
-            if isinstance(item, np.ndarray):  # a file may be broken, an array is the caller's mistake
-                raise UserError(f"source: {error}.") from error
-            skipped.reasons.append(f"{path}: {error}")
+def embed_rows(model: Detector, rows: Sequence[int]) -> None:
+    """Raise UserError unless each of `rows` is a row of the model whose output is a map."""
+    last = len(model.model) - 2
+    if wrong := [row for row in rows if not 0 <= row <= last]:
+        raise UserError(f"embed={wrong}: the rows of this model that give maps are 0 to {last}; the usual one is {last}.")
+
+
+def _chunks(pictures: Iterable[Picture | Unread], size: int | None, skipped: Skipped) -> Iterator[Batch]:
+    """Batches of at most `size`; tensors stand apart, with those of their own shape."""
+    held: list[Picture] = []
+    for picture in pictures:
+        if isinstance(picture, Unread):
+            skipped.reasons.append(f"{picture.path}: {picture.reason}")
             continue
-        yield _Loaded(image, path, (time.perf_counter() - start) * 1e3)
+        if held and _kind(held[0]) != _kind(picture):
+            yield Batch(held)
+            held = []
+        held.append(picture)
+        if len(held) >= (size or min(max(picture.together, 1), MOST_TOGETHER)):
+            yield Batch(held)
+            held = []
+    if held:
+        yield Batch(held)
 
 
-def _predict_chunk(model: Detector, chunk: list[_Loaded], imgsz: int | tuple[int, int], suppression: dict) -> list[Results]:
+def _kind(picture: Picture) -> tuple:
+    return (picture.tile.shape, picture.tile.dtype, picture.tile.device) if picture.together else ()
+
+
+def _results(model: Detector, pictures: list[Picture], imgsz: int | tuple[int, int], augment: bool, half: bool,
+             embed: Sequence[int] | None, rule: dict) -> list:
     start = time.perf_counter()
-    fits = _fits([tuple(item.image.shape[1:]) for item in chunk], imgsz, model.multiple)
-    weight = next(model.parameters())
-    images = torch.stack([place(item.image, fit) for item, fit in zip(chunk, fits, strict=True)]).to(weight.device)
-    images = images.to(weight.dtype) / 255  # (B, 3, H, W)
-    prepared = time.perf_counter()
+    images, fits = _input(pictures, imgsz, model)
+    prepared = _now(images)
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half and images.is_cuda):
+        found = _embedded(model, images, embed) if embed is not None else _detect(model, images, augment)
+    if embed is not None:
+        return list(found.clone())
+    inferred = _now(images)
     with torch.inference_mode():
-        prediction = model.decode(model(images))
-        if prediction.is_cuda:
-            torch.cuda.synchronize(prediction.device)
-        inferred = time.perf_counter()
-        found = non_max_suppression(prediction, **suppression)
+        hopeful = (found[:, 4:].amax(1) > rule["conf"]).any(0)  # (A,); nearly all anchors end here
+        found = non_max_suppression(found[:, :, hopeful], **rule)
         rows = [torch.cat((fit.to_original(boxes[:, :4]), boxes[:, 4:]), 1) for fit, boxes in zip(fits, found, strict=True)]
-    done = time.perf_counter()
-    results = []
-    for item, boxes in zip(chunk, rows, strict=True):
-        speed = {"preprocess": item.milliseconds + (prepared - start) * 1e3 / len(chunk),
-                 "inference": (inferred - prepared) * 1e3 / len(chunk), "postprocess": (done - inferred) * 1e3 / len(chunk)}
-        picture = item.image.permute(1, 2, 0).numpy()[..., ::-1]  # (H, W, 3) BGR
-        result = Results(np.ascontiguousarray(picture), item.path, model.names, boxes.clone(), speed)
+    done, count, results = _now(images), len(pictures), []
+    for picture, boxes in zip(pictures, rows, strict=True):
+        speed = {"preprocess": picture.milliseconds + (prepared - start) * 1e3 / count,
+                 "inference": (inferred - prepared) * 1e3 / count, "postprocess": (done - inferred) * 1e3 / count}
+        result = Results(picture.pixels, picture.path, model.names, boxes.clone(), speed)
         result.input_shape = tuple(images.shape[2:])
         results.append(result)
     return results
+
+
+def _now(images: Tensor) -> float:
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter()
+
+
+def _input(pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector) -> tuple[Tensor, list[Fit]]:
+    """The network input (B, 3, H, W), channels last in memory, and how each image lies on it."""
+    weight = next(model.parameters())
+    if pictures[0].together:
+        images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
+        size = tuple(images.shape[2:])
+        return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
+    fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model.multiple)
+    canvas = torch.empty((len(pictures), *fits[0].canvas, 3), dtype=torch.uint8)
+    for image, picture, fit in zip(canvas, pictures, fits, strict=True):
+        tile = picture.tile if picture.tile.shape[:2] == fit.resized else shrunk(picture.pixels, fit.resized)
+        (top, left), (height, width) = fit.pad, fit.resized
+        if fit.resized != fit.canvas:
+            image.fill_(GREY)
+        image[top : top + height, left : left + width] = tile
+    return canvas.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype).div_(255), fits
 
 
 def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], multiple: int) -> list[Fit]:
@@ -134,3 +171,41 @@ def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], multiple: 
         sides = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
         canvas = tuple(-(-side // multiple) * multiple for side in sides)
     return [letterbox_fit(size, canvas) for size in sizes]
+
+
+def _detect(model: Detector, images: Tensor, augment: bool) -> Tensor:
+    """(B, 3, H, W) -> (B, 4+nc, A) as Detector.decode; with `augment` the anchors of all LOOKS, in pixels of `images`."""
+    if not augment:
+        return model.decode(model(images))
+    height, width = images.shape[2:]
+    parts = []
+    for scale, mirrored in LOOKS:
+        look = images.flip(3) if mirrored else images
+        size = max(round(height * scale), 1), max(round(width * scale), 1)
+        if scale != 1:
+            look = functional.interpolate(look, size=size, mode="bilinear", align_corners=False)
+            low, right = (-side % model.multiple for side in size)
+            look = functional.pad(look, (0, right, 0, low), value=GREY / 255)
+        part = model.decode(model(look))
+        gain = part.new_tensor([width / size[1], height / size[0]] * 2)[:, None]
+        boxes = part[:, :4] * gain
+        if mirrored:
+            boxes[:, 0] = width - boxes[:, 0]
+        parts.append(torch.cat((boxes, part[:, 4:]), 1))
+    return torch.cat(parts, 2)
+
+
+def _embedded(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:
+    """(B, 3, H, W) -> (B, channels of the rows): each row's map averaged over its pixels, float32."""
+    kept: dict[int, Tensor] = {}
+
+    def keeper(row: int) -> Callable:
+        return lambda module, inputs, output: kept.__setitem__(row, output.float().mean((2, 3)))
+
+    hooks = [model.model[row].register_forward_hook(keeper(row)) for row in dict.fromkeys(rows)]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat([kept[row] for row in rows], 1)

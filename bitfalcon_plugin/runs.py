@@ -12,9 +12,8 @@ from pathlib import Path
 import torch
 
 from .checkpoint import Checkpoint, load
-from .config import Settings, load_settings
+from .config import Settings, live, load_settings
 from .data.dataset import Scan
-from .data.loader import ValLoader
 from .data.spec import DataSpec
 from .devices import select_devices, spelled
 from .errors import UserError
@@ -22,16 +21,19 @@ from .events import Events
 from .files import new_run_dir
 from .foreign import load_any
 from .graph import Graph
+from .idle import idle
 from .inputs import DEFAULT_MODEL, class_names, find_data, given, graph_for, is_weights, legal_side, scan_split
+from .measuring import finish, measure, report
 from .model import Detector, graph_of, read_graph
 from .training.distributed import World, check_batch, join
 from .training.launch import launch
-from .training.loop import progress, train
+from .training.loop import train
 from .training.memory import search_batch
-from .training.setup import gains_of, precision_of, workers_for
-from .training.trainer import Run, Trainer, Validator
+from .training.setup import precision_of
+from .training.trainer import Run, Trainer
 from .transfer import class_width, transfer
-from .validate import Metrics, validate
+from .validate import Metrics
+from .worst import worst_images
 
 # What may be changed when a run is resumed; the rest would make another run of it.
 CHANGEABLE = frozenset((
@@ -91,18 +93,22 @@ def _train_here(settings: Settings, checkpoint: Checkpoint | None, events: Event
     data, settings = find_data(settings)
     if world.main:
         world.barrier()
-    model, license, matched = _model_to_train(settings, resumed or checkpoint, data, resumed is not None)
+    model, license, matched, tuned = _model_to_train(settings, resumed or checkpoint, data, resumed is not None)
     settings = legal_side(settings, model)
     train_scan, val_scan = scan_split(data, "train", settings), scan_split(data, "val", settings)
     settings = _whole_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
-    if settings.imgsz == model.multiple and len(train_scan.samples) % settings.batch == (0 if settings.batch == 1 else 1):
+    if resumed is None:
+        for line in idle(settings, checkpoint is not None):
+            print(f"note: {line}", file=sys.stderr)
+    share = -(-settings.batch // world.size)
+    if settings.imgsz == model.multiple and (share == 1 or -(-(len(train_scan.samples) % settings.batch) // world.size) == 1):
         raise UserError(f"imgsz={settings.imgsz} leaves one cell of a map, and one image a batch: nothing to normalise over. Give "
                         f"imgsz={2 * model.multiple} or another batch.")
     folder = world.same(folder or (new_run_dir("train", settings.project, settings.name, settings.exist_ok) if world.main else None))
     print(f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}"
         + (f" and {world.size - 1} more" if world.size > 1 else "") + f"; results in {folder}")
-    run = Run(model, settings, train_scan.samples, val_scan.samples, folder, device, license=license, matched=matched,
+    run = Run(model, settings, train_scan.samples, val_scan.samples, folder, device, license=license, matched=matched, tuned=tuned,
               start=_start(resumed, settings, len(train_scan.samples)) if resumed else None, events=events, world=world)
     trainer = train(run)
     metrics = _final(trainer)
@@ -117,25 +123,14 @@ def _final(trainer: Trainer) -> Metrics:
     settings, run = trainer.args, trainer.run
     run.world.barrier()  # the first process has written the file
     model = load(trainer.best).model().fuse().requires_grad_(False).to(run.device, memory_format=torch.channels_last)
-    loader = ValLoader(run.val_samples, imgsz=settings.imgsz, batch=settings.batch, stride=model.multiple, device=run.device,
-                       workers=workers_for(run.device, settings), rank=run.world.rank, world=run.world.size)
-    validator = Validator(settings, trainer.save_dir, loader, run.device, model)
-
-    def notify(event: str) -> None:
-        if event != "on_val_end":
-            run.events.fire(event, validator)
-
-    metrics = validator.metrics = validate(
-        model, run.val_samples, loader, conf=0.001 if settings.conf is None else settings.conf, iou=settings.iou,
-        max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=gains_of(settings),
-        progress=progress("val", run.world.main), notify=notify, gather=run.world.gather, save_dir=trainer.save_dir,
-        watch=trainer.pictures.watch(run.val_samples, loader.fits))
-    run.events.fire("on_val_end", validator)
-    trainer.validator = validator
+    validator, found = measure(model, run.val_samples, settings, run.device, folder=trainer.save_dir, pictures=trainer.pictures,
+                               events=run.events, world=run.world)
+    metrics, trainer.validator = validator.metrics, validator
     trainer.measured(metrics)
-    print(metrics.table(settings.verbose))
-    print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
-    trainer.pictures.finish(metrics)
+    worst = worst_images(run.val_samples, found, model.names, conf=metrics.best_conf)
+    report(metrics, worst, settings)
+    if run.world.main:
+        finish(trainer.save_dir, metrics, worst, trainer.pictures)
     trainer.fire("on_fit_epoch_end")
     return metrics
 
@@ -144,19 +139,41 @@ def _resumed(settings: Settings) -> tuple[Checkpoint, Path] | tuple[None, None]:
     # The interrupted run's checkpoint and its folder, wherever that lies now.
     if not settings.resume:
         return None, None
-    path = settings.resume if isinstance(settings.resume, str) else settings.model
-    if path is None or not is_weights(path):
-        path = _newest_last(Path(settings.project or "."))
-        print(f"resume=True: the newest run here is {path}")
+    path = _to_resume(settings)
     checkpoint = load(path)
     if checkpoint.training is None:
         raise UserError(f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the run's "
                         "last.pt; or to train on from these weights, give them as model= without resume.")
     epochs = settings.epochs if "epochs" in settings.given else checkpoint.settings["epochs"]
+    ended = checkpoint.training.get("ended", "")
+    if ended and epochs <= checkpoint.settings["epochs"] and not {"patience", "time"} & settings.given:
+        raise UserError(f"'{path}' is of a run that ended by itself after {checkpoint.epoch + 1} epochs. {ended} Give patience=0, or a "
+                        f"higher number of epochs than {checkpoint.settings['epochs']}, to go on.")
+    if "epochs" not in settings.given and (settings.time or checkpoint.settings.get("time")):
+        epochs = checkpoint.training.get("epochs", epochs)  # time= plans them
+    if "time" in settings.given and settings.time and settings.time > (checkpoint.settings.get("time") or 0):
+        epochs = checkpoint.epoch + 2  # more time: at least another epoch
     if checkpoint.epoch + 1 >= epochs:
         raise UserError(f"'{path}' is of a finished run ({checkpoint.epoch + 1} epochs). Give a higher number to extend it, for example "
                         f"epochs={2 * (checkpoint.epoch + 1)}; or train anew from these weights with model={path} and no resume.")
     return checkpoint, Path(path).resolve().parent.parent
+
+
+def _to_resume(settings: Settings) -> Path:
+    """The last.pt that is meant: a path, a run's folder, the one beside model=best.pt, or the newest."""
+    if isinstance(settings.resume, str):
+        path = Path(settings.resume)
+        found = next((one for one in (path / "weights" / "last.pt", path / "last.pt") if one.is_file()), path)
+        if found.is_dir() or not is_weights(found):
+            raise UserError(f"resume={settings.resume}: expected a run's last.pt or its folder, for example "
+                            "resume=runs/detect/train/weights/last.pt; resume=True takes the newest.")
+        return found
+    if settings.model is not None and is_weights(settings.model):
+        beside = Path(settings.model).with_name("last.pt")
+        return beside if beside.is_file() else Path(settings.model)
+    path = _newest_last(Path(settings.project or "."))
+    print(f"resume=True: the newest run here is {path}")
+    return path
 
 
 def _newest_last(folder: Path) -> Path:
@@ -173,6 +190,9 @@ def _settings_of(resumed: Checkpoint, settings: Settings) -> Settings:
     if fixed:
         raise UserError(f"A resumed run keeps its settings; these would make another run of it: {', '.join(fixed)}. Leave them away; "
                         "or start a new run from its weights with model= and no resume.")
+    # what nobody gave stays so: workers and amp then follow the machine, and the values are the defaults anyway
+    typed = resumed.training.get("given", kept)
+    kept = {key: value for key, value in kept.items() if key in typed or value != live().get(key, {}).get("default")}
     return load_settings({**kept, **changed, "mode": "train", "resume": True})
 
 
@@ -206,13 +226,11 @@ def _applicable(settings: Settings, found: Scan) -> Settings:
         if "copy_paste" in settings.given:
             print(f"note: copy_paste={settings.copy_paste:g} needs labels with outlines (polygons); these have boxes only, nothing is pasted.")
         changes["copy_paste"] = 0.0
-    if settings.rect and "mosaic" in settings.given and settings.mosaic:
-        print("note: rect=True: images are not mixed (mosaic, mixup, cutmix, copy_paste).")
     return settings.replace(**changes) if changes else settings
 
 
-def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: DataSpec, resumed: bool) -> tuple[Detector, str | None, str]:
-    # The model, the licence of the weights that it starts from, and what was taken over from them.
+def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: DataSpec, resumed: bool) -> tuple[Detector, str | None, str, bool]:
+    # The model, the licence of the weights that it starts from, what was taken over from them, and whether that was all.
     torch.manual_seed(settings.seed + 1)  # fresh weights are part of what a seed repeats
     names = class_names(settings, data)
     if checkpoint is not None:
@@ -226,18 +244,22 @@ def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: Dat
     else:
         graph = graph_for(settings.model or DEFAULT_MODEL, settings, data)
         if not isinstance(settings.pretrained, str):
-            return Detector(graph), None, ""
+            return Detector(graph), None, "", False
         source, checkpoint = settings.pretrained, load_any(settings.pretrained)
         model = Detector(_same_width(graph, checkpoint))
     if resumed:
         checkpoint.set_norms(model)
-        return model, checkpoint.license, ""
+        return model, checkpoint.license, "", False
     if settings.pretrained is False:
         print(f"pretrained=False: '{source}' gives the graph, its weights are not used", file=sys.stderr)
-        return model, None, ""
+        return model, None, "", False
+    if bad := [name for name, tensor in checkpoint.state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UserError(f"'{source}' holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}): nothing can be trained "
+                        "from it. Give other weights.")
     table = transfer(model, checkpoint, source, by_name=settings.cls_remap)
     print(f"Weights of '{source}':\n{table}")
-    return model, checkpoint.license, f"{source}: {'; '.join(' '.join(line.split()) for line in str(table).splitlines())}"
+    words = "; ".join(" ".join(line.split()) for line in str(table).splitlines())
+    return model, checkpoint.license, f"{source}: {words}", not table.new
 
 
 def _same_width(graph: Graph, checkpoint: Checkpoint) -> Graph:

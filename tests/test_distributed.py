@@ -105,11 +105,22 @@ def in_two(sent: dict) -> list:
         return world.gather([plain])
 
 
+@pytest.fixture()
+def one_thread():
+    """As many threads as each process has: with more, sums come in another order."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def both(tmp_path_factory):
     """Of rank 0 and rank 1: (plain values, results of training)."""
     folder = tmp_path_factory.mktemp("both")
-    plain = launch(2, in_two, {"seed": 3, "folder": str(folder)})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        plain = launch(2, in_two, {"seed": 3, "folder": str(folder)})
     return [(values, torch.load(folder / f"{rank}.pt")) for rank, values in enumerate(plain)]
 
 
@@ -122,7 +133,7 @@ def test_values_are_exchanged(both) -> None:
 
 
 @pytest.mark.parametrize("name", ["yolov12n", "dead row"])
-def test_two_processes_are_one_that_takes_both_halves(both, name) -> None:
+def test_two_processes_are_one_that_takes_both_halves(both, name, one_thread) -> None:
     model = networks()[name].train()  # ranks start with rank 0's weights and see their own halves, each normalised by itself
     losses = [sum(backward(model, model, batch, rank) for rank in (0, 1)) for batch in range(BATCHES)]
     expected = gradients(model)

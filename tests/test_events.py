@@ -46,8 +46,8 @@ def test_what_callbacks_read_and_may_set(place):
     yolo.add_callback("on_fit_epoch_end", look)
     yolo.train(**{**COMMON, "epochs": 5})
     assert len(rows) == 2  # one epoch, and the final measurement
-    epoch, epochs, fitness, best, _, items, rates, ap50, saved = rows[0]
-    assert (epoch, epochs, saved) == (1, 5, True) and fitness == best >= 0 and 0 <= ap50 <= 1
+    epoch, epochs, fitness, best, losses, items, rates, ap50, saved = rows[0]
+    assert (epoch, epochs, saved) == (0, 5, True) and min(losses) > 0 and fitness == best >= 0 and 0 <= ap50 <= 1
     assert len(items) == 3 and all(item >= 0 for item in items) and list(rates) == ["lr/pg0", "lr/pg1", "lr/pg2"]
     assert yolo.trainer.args.epochs == 5 and yolo.trainer.save_dir == Path("runs/detect/train")
     assert isinstance(yolo.trainer.optimizer, torch.optim.Optimizer) and yolo.trainer.ema.updates == 3
@@ -92,5 +92,11 @@ def test_effective_settings_are_said_and_saved(place, capsys):
     assert found["weights"] == "fresh" and found["precision"] == "float32" and "model.0" in found["frozen"]
     for words in ("mixup 0.25", "Groups: ", "decay 0.0005", "3 warm-up iterations", "cosine", "Frozen: model.0"):
         assert words in out
+    assert yolo.trainer.ema.updates == 6
     yolo.train(**COMMON, model=str(yolo.ckpt_path))
+    assert yolo.trainer.ema.updates == 6006  # the average of trained weights has a memory from the start
     assert "kept" in yaml.safe_load(Path("runs/detect/train2/effective.yaml").read_text())["weights"]
+    document = yaml.safe_load(Path("data/data.yaml").read_text())
+    Path("data/more.yaml").write_text(yaml.safe_dump({**document, "names": [*document["names"], "grey"]}))
+    yolo.train(**{**COMMON, "data": "data/more.yaml"}, model=str(yolo.ckpt_path))
+    assert yolo.trainer.ema.updates == 6  # a class branch is fresh

@@ -293,7 +293,9 @@ def png_that_claims(width, height):
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-def test_a_decompression_bomb_is_refused(tmp_path):
+@pytest.mark.parametrize("limit", [89_478_485, None])  # Pillow's own, and switched off by another package
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     path = tmp_path / "bomb.png"
     path.write_bytes(png_that_claims(60_000, 60_000))
     for reader in (read_image, image_size):

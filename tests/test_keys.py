@@ -201,7 +201,7 @@ def test_pretrained_and_cls_remap(runs, ground):
     assert one.weights != two.weights and "remapped  3 classes" in one.said and "remapped  0 classes" in two.said
 
 
-ELSEWHERE = {"patience": "above", "device": "test_devices, test_distributed", "compile": "test_compiling", "resume": "test_survival", "exist_ok": "above", "name": "above",
+ELSEWHERE = {"patience": "above", "allow_url": "test_sources", "json": "test_outputs", "device": "test_devices, test_distributed", "compile": "test_compiling", "resume": "test_survival", "exist_ok": "above", "name": "above",
              "project": "above", "save": "above", "save_period": "above", "plots": "above", "val": "above", "conf": "above", "iou": "above",
              "max_det": "above", "cache": "above", "workers": "above", "deterministic": "above", "checkpointing": "above", "verbose": "above",
              "sync_bn": "above", "pretrained": "above", "cls_remap": "above", "variant": "test_model", "to": "test_foreign", "out": "test_foreign",

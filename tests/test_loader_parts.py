@@ -17,7 +17,7 @@ from bitfalcon_plugin.data.augment import Tile, augment
 from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.geometry import draw_maps
 from bitfalcon_plugin.data.loader import ValLoader, share
-from bitfalcon_plugin.data.reading import long_side
+from bitfalcon_plugin.data.reading import Tiles, long_side
 from bitfalcon_plugin.data.scenes import Canvas, Pasted
 
 FIELDS = ("images", "boxes", "classes", "owner")
@@ -29,7 +29,8 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def rest(loader, number: int, recipe, start: int) -> list:
-    return [(*(getattr(batch, name) for name in FIELDS), indices) for batch, indices in loader.epoch(number, recipe, start=start)]
+    return [(*(getattr(batch, name) for name in FIELDS), indices)
+            for batch, indices in loader.epoch(number, recipe, start=start)]  # fmt: skip
 
 
 # An epoch from its middle
@@ -49,8 +50,8 @@ def test_an_epoch_can_be_entered_anywhere(samples, workers, pool, monkeypatch):
 def test_entering_reads_no_more_than_partners_come_from(samples, monkeypatch):
     monkeypatch.setattr(module, "POOL_BATCHES", 1)
     loader, read = train(samples, batch=2), []
-    plain = type(loader._loader.dataset).__getitem__
-    monkeypatch.setattr(type(loader._loader.dataset), "__getitem__", lambda self, index: (read.append(index), plain(self, index))[1])
+    plain = Tiles.__getitem__
+    monkeypatch.setattr(Tiles, "__getitem__", lambda self, index: (read.append(index), plain(self, index))[1])
     rest(loader, 0, FULL, 4)
     assert len(read) == 3  # the batch before, and the last image
     read.clear()
@@ -139,7 +140,9 @@ def test_rectangles_are_sampled_as_by_a_slow_loop(perspective):
     pixels = torch.randint(0, 256, (3, *size), generator=seeded(1), dtype=torch.uint8)
     scene = [Pasted(Tile(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
     uniform = torch.rand(4, 8, generator=seeded(2), dtype=torch.float64)
-    maps, _ = draw_maps(uniform, size=size, centre=(6, 10), degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective)
+    maps, _ = draw_maps(
+        uniform, size=size, centre=(6, 10), degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective
+    )
     images = stage._render([scene] * 4, maps, recipe, Canvas.around(size, mosaic=False), torch.device("cpu"))
     for image, inverse in zip(images, torch.linalg.inv(maps)):
         expected = [[slow_sample(pixels, inverse, x, y) for x in range(size[1])] for y in range(size[0])]

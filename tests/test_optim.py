@@ -315,3 +315,15 @@ def test_average_can_be_taken_up_again():
         assert torch.equal(value, again.model.state_dict()[key])
     with pytest.raises(RuntimeError):
         again.load(nn.Linear(2, 2).state_dict(), 1)
+
+
+def test_average_of_trained_weights_remembers_from_the_start():
+    torch.manual_seed(0)
+    model, other = Small(), Small()
+    fresh, tuned = Ema(model), Ema(model, 4000)
+    fresh.update(other)
+    tuned.update(other)
+    kept = 0.9999 * (1 - math.exp(-4001 / 2000))
+    wanted = kept * model.first.weight + (1 - kept) * other.first.weight
+    torch.testing.assert_close(tuned.model.first.weight, wanted)
+    assert 0.8 < kept < 0.9 and torch.allclose(fresh.model.first.weight, other.first.weight, atol=1e-3)

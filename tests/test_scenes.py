@@ -29,8 +29,9 @@ def drawn(*objects: tuple[int, tuple[int, int, int, int]], size: tuple[int, int]
     return Tile(image, boxes, torch.tensor([paint for paint, _ in objects]), Outlines(torch.cat(points), counts))
 
 
-def boxed(tile: Tile) -> Tile:
-    return replace(tile, outlines=None)
+def one_scene(tile: Tile) -> Labels:
+    outlines = replace(tile.outlines, points=tile.outlines.points.double())
+    return Labels(tile.boxes.double(), tile.classes, torch.zeros_like(tile.classes), outlines)
 
 
 # Which objects
@@ -179,7 +180,7 @@ def test_an_outline_may_lose_more_of_its_area_than_a_box():
     tile = drawn((0, (0, 0, SIZE, SIZE)))
     shift = torch.tensor([[1, 0, -0.95 * SIZE], [0, 1, 0], [0, 0, 1]], dtype=torch.float64)
     canvas, one = Canvas.around((SIZE, SIZE), mosaic=False), torch.ones(1, dtype=torch.float64)
-    labels = Labels(tile.boxes.double(), tile.classes, torch.tensor([0]), replace(tile.outlines, points=tile.outlines.points.double()))
+    labels = one_scene(tile)
     assert len(move(labels, shift[None], one, canvas).boxes) == 1  # a twentieth is left
     assert len(move(replace(labels, outlines=None), shift[None], one, canvas).boxes) == 0
 
@@ -187,7 +188,7 @@ def test_an_outline_may_lose_more_of_its_area_than_a_box():
 def test_an_outline_behind_the_horizon_is_gone():
     tile = drawn((0, (0, 0, SIZE, SIZE)))
     tilted = torch.tensor([[1, 0, 0], [0, 1, 0], [-0.02, 0, 1]], dtype=torch.float64)
-    labels = Labels(tile.boxes.double(), tile.classes, torch.tensor([0]), replace(tile.outlines, points=tile.outlines.points.double()))
+    labels = one_scene(tile)
     found = move(labels, tilted[None], torch.ones(1, dtype=torch.float64), Canvas.around((SIZE, SIZE), mosaic=False))
     assert found.boxes.shape == (0, 4) and found.outlines.counts.tolist() == []
 

@@ -215,6 +215,13 @@ def test_a_finished_run_is_extended_only_by_more_epochs(place, capsys):
     assert "without the state of a training run" in capsys.readouterr().err
 
 
+def test_a_resumed_run_knows_what_was_given_and_what_was_not(place):
+    train("done", epochs=1, patience=100)
+    assert main(["train", f"resume={last('done')}", "epochs=2"]) == 0
+    given = set(torch.load(last("done"))["training"]["given"])
+    assert {"patience", "epochs", "batch"} <= given and not {"workers", "amp", "lr0"} & given
+
+
 def test_resume_finds_the_newest_run_and_refuses_to_become_another(place, capsys):
     train("older", epochs=1)
     train("newer", epochs=1)
@@ -228,3 +235,74 @@ def test_resume_finds_the_newest_run_and_refuses_to_become_another(place, capsys
     os.chdir(place / "empty")
     assert main(["train", "resume=True"]) == 2
     assert "no last.pt lies" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("poisoned, stop", [((2,), 3), ((2, 3), 4), ((4, 5, 7), 6), ((0,), 1)])
+def test_poison_before_a_stop_is_undone_after_it_too(place, capsys, monkeypatch, poisoned, stop):
+    settings = {**COMMON, "epochs": 3, "batch": 2, "nbs": 6, "warmup_epochs": 0.0}  # five batches an epoch, three a step
+    with monkeypatch.context() as patch:
+        poison(patch, lambda number: number in poisoned)
+        YOLO("small.yaml").train(scale="n", name="whole", **settings)
+    with monkeypatch.context() as patch:
+        calls = poison(patch, lambda number: number in poisoned)
+        yolo = YOLO("small.yaml")
+        yolo.add_callback("on_train_batch_end", lambda _: os.kill(os.getpid(), signal.SIGTERM) if len(calls) == stop else None)
+        with pytest.raises(SystemExit):
+            yolo.train(scale="n", name="cut", **settings)
+        assert main(["train", f"resume={last('cut')}"]) == 0  # the calls are counted on
+    assert same(weights("whole"), weights("cut")) and all(value.isfinite().all() for value in weights("cut").values())
+
+
+def test_another_runs_checkpoint_in_the_same_folder_is_not_gone_back_to(place, capsys, monkeypatch):
+    train("same", epochs=1)
+    poison(monkeypatch, lambda number: True)
+    assert main([*TRAIN, "epochs=2", "name=same", "exist_ok=True", "nbs=4"]) == 2
+    assert "No checkpoint of this run" in capsys.readouterr().err
+
+
+def test_a_run_without_one_finite_step_is_no_success(place, capsys, monkeypatch):
+    poison(monkeypatch, lambda number: True)
+    assert main([*TRAIN, "epochs=2", "name=never", "nbs=64", "warmup_epochs=0"]) == 2
+    assert "Not one of" in capsys.readouterr().err
+
+
+def test_a_run_that_patience_ended_goes_on_only_when_asked(place, capsys, monkeypatch):
+    def falls(self, epoch, metrics):
+        self.best_fitness, self.best_epoch = 1.0, 0
+        return epoch == 0
+
+    monkeypatch.setattr(records.Records, "judge", falls)
+    train("tired", epochs=9, patience=2)
+    assert len(Path("runs/tired/results.csv").read_text().splitlines()) == 4
+    assert main(["train", f"resume={last('tired')}"]) == 2
+    assert "ended by itself after 3 epochs" in capsys.readouterr().err
+    assert main(["train", f"resume={last('tired')}", "patience=4"]) == 0
+    assert len(Path("runs/tired/results.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("before, after", [("2", "0"), ("0", "2"), ("2", "1")])
+def test_freeze_may_change_when_a_run_is_resumed(place, before, after):
+    assert main([*TRAIN, "epochs=1", "name=frozen", f"freeze={before}", "optimizer=AdamW"]) == 0
+    rows = torch.load(last("frozen"))["training"]["weights"]
+    assert main(["train", f"resume={last('frozen')}", "epochs=3", f"freeze={after}"]) == 0
+    moved = {key.split(".")[1] for key, value in torch.load(last("frozen"))["training"]["weights"].items() if not torch.equal(value, rows[key])}
+    assert moved == {str(row) for row in range(int(after), 6)}
+
+
+def test_a_run_by_the_clock_is_resumed_and_made_longer(place, capsys):
+    train("clock", time=1e-9, epochs=50)  # one epoch
+    assert main(["train", f"resume={last('clock')}"]) == 2
+    assert "finished run (1 epochs)" in capsys.readouterr().err
+    assert main(["train", f"resume={last('clock')}", "time=2e-9"]) == 0
+    assert len(Path("runs/clock/results.csv").read_text().splitlines()) == 3
+
+
+def test_resume_takes_a_folder_and_the_last_beside_the_best(place, capsys):
+    train("done", epochs=1)
+    assert main(["train", "resume=runs/done", "epochs=2"]) == 0
+    assert main(["train", "resume=True", "model=runs/done/weights/best.pt", "epochs=3"]) == 0
+    assert len(Path("runs/done/results.csv").read_text().splitlines()) == 4
+    capsys.readouterr()
+    for wrong in ("runs", "small.yaml"):
+        assert main(["train", f"resume={wrong}"]) == 2
+        assert "expected a run's last.pt" in capsys.readouterr().err

@@ -165,3 +165,36 @@ def test_the_matrix_counts_from_a_quarter_or_from_the_given_confidence(tmp_path)
     assert found[0.95].matrix.tolist() == [[0] * 4, [0] * 4, [0] * 4, [4, 4, 4, 0]]  # everything is found at 0.9
     alone = validate(BrightBoxes(), samples, loader, save_dir=tmp_path)
     assert alone.losses is None and alone.save_dir == tmp_path
+
+
+def test_of_what_is_found_only_some_classes_may_count(tmp_path):
+    samples, kept = scene(tmp_path), []
+    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    metrics = validate(BrightBoxes(), samples, loader, classes=[0, 2], keep=kept.append)
+    assert len(kept) == 1 and kept[0].shape == (8, 7) and set(kept[0][:, 6]) == {0, 2}
+    assert metrics.confusion_matrix.matrix.tolist() == [[4, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 4, 0, 0]]
+    for image, own in enumerate(samples):
+        found = kept[0][kept[0][:, 0] == image]
+        wanted = [i for i in own.classes.argsort().tolist() if own.classes[i] != 1]
+        truth = pixel_boxes(own)[wanted].numpy()
+        corners = np.concatenate((found[:, 1:3], found[:, 1:3] + found[:, 3:5]), 1)[found[:, 6].argsort()]
+        np.testing.assert_allclose(corners, truth, atol=4)  # a pixel of the input is up to 2.8 of the image
+
+
+class SpeaksTwice(BrightBoxes):
+    """Each bright area is a box of its own class at 0.9, and of the next class at 0.8."""
+
+    def decode(self, images):
+        out = super().decode(images)
+        scores = out[:, 4:]
+        out[:, 4:] = torch.maximum(scores, scores.roll(1, 1) * 8 / 9)
+        return out
+
+
+def test_all_that_is_found_may_be_one_class(tmp_path):
+    samples = [Sample(own.image, own.size, torch.zeros_like(own.classes), own.boxes) for own in scene(tmp_path)]
+    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    metrics = validate(SpeaksTwice(), samples, loader, single=True, gains=Gains(1, 1, 1), iou=1.0)
+    assert metrics.names == {0: "item"} and [row.name for row in metrics.classes] == ["item"] and metrics.losses is None
+    assert metrics.confusion_matrix.matrix.tolist() == [[12, 0], [0, 0]]  # no box twice
+    assert (metrics.precision, metrics.recall) == (1, 1) and metrics.ap50 == pytest.approx(1, abs=1e-6) and metrics.conf == 0.001

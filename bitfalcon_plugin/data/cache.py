@@ -79,7 +79,8 @@ def _on_disk(paths: Sequence[str], shapes: Sequence[tuple[int, int]], imgsz: int
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Opened(None, f"cache=disk is off: '{folder}' cannot be written ({error.strerror}); $BITFALCON_CACHE names another.")
+        return Opened(None, f"cache=disk is off: '{folder}' cannot be written ({error.strerror}); $BITFALCON_CACHE names "
+                            "another.")
     cache = TileFiles(folder, paths, shapes)
     there = sum(cache.path(index).exists() for index in range(len(paths)))
     missing = needed * (len(paths) - there) // max(len(paths), 1)

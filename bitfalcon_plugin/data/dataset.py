@@ -101,7 +101,8 @@ def _sample(
     if not points:
         return Sample(image, size, classes, boxes)
     counts = torch.tensor([len(outlines.get(row, ())) // 2 for row in rows])
-    return Sample(image, size, classes, boxes, Outlines(torch.frombuffer(points, dtype=torch.float32).clone().view(-1, 2), counts))
+    flat = torch.frombuffer(points, dtype=torch.float32).clone()
+    return Sample(image, size, classes, boxes, Outlines(flat.view(-1, 2), counts))
 
 
 def _wanted(classes: int | Sequence[int] | None, nc: int | None) -> frozenset[int] | None:

@@ -39,6 +39,9 @@ class UnreadableImage(Exception):
     """A picture that cannot be decoded; the message is the reason alone, without the path."""
 
 
+MOST_PIXELS = 178_956_970  # twice what Pillow warns of; half a gigabyte of RGB
+
+
 class _Quiet:
     """Silences Pillow's warnings while at least one thread is inside.
 
@@ -88,6 +91,7 @@ def read_image(source: Path | str | Image.Image | np.ndarray) -> Tensor:
                     rgb = _rgb(source)
                 else:
                     with Image.open(source) as image:
+                        _bounded(image)
                         rgb = _rgb(image)
             except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
                 raise UnreadableImage(_reason(error)) from error
@@ -103,6 +107,7 @@ def image_size(path: Path) -> tuple[int, int]:
     with _quiet:
         try:
             with Image.open(path) as image:
+                _bounded(image)
                 whole = _WHOLE.get(image.format)
                 if whole and whole(path, image):
                     width, height = image.size
@@ -113,6 +118,12 @@ def image_size(path: Path) -> tuple[int, int]:
             raise UnreadableImage(_reason(error)) from error
     _, height, width = read_image(path).shape
     return height, width
+
+
+def _bounded(image: Image.Image) -> None:
+    # Pillow's own limit is a variable that other packages of a process switch off.
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels, more than {MOST_PIXELS}: a decompression bomb?")
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

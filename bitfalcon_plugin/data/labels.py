@@ -1,7 +1,8 @@
 """YOLO txt labels: rows checked one by one, each problem with its file, line, value and what was expected.
 
 A row is `class cx cy w h` or a polygon `class x1 y1 x2 y2 x3 y3 ...`, coordinates relative to the image, fields
-separated by white space. Box and polygon rows may stand in one file; a polygon's box is its hull. Written from interface.md 5.2 and families.md 3.
+separated by white space. Box and polygon rows may stand in one file; a polygon's box is its hull.
+Written from interface.md 5.2 and families.md 3.
 """
 
 from __future__ import annotations

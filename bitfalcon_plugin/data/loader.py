@@ -198,7 +198,7 @@ def rect_shape(ratios: Sequence[float], imgsz: int, stride: int, padding: float 
 
 def _drawn_side(side: int, spread: float, multiple: int, generator: torch.Generator) -> int:
     """A multiple of `multiple` within `spread` of `side` to either side, each as likely; `side` where there is none."""
-    low = max(math.ceil(side * (1 - spread) / multiple), 1)
+    low = max(math.ceil(side * (1 - spread) / multiple), min(2, side // multiple))  # a map of one cell has nothing to normalise over
     high = math.floor(side * (1 + spread) / multiple)
     if high < low:
         return side

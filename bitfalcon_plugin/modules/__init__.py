@@ -7,12 +7,11 @@ entry point names a callable that is called once, without arguments, and registe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import metadata
+from importlib import import_module, metadata
 
-import torchvision
 from torch import nn
 
 from ..errors import UserError
@@ -55,13 +54,14 @@ MODULES: dict[str, Entry] = {
     "PSABlock": Entry(PSABlock, Rule("same")),
     "nn.BatchNorm2d": Entry(nn.BatchNorm2d, Rule("norm")),
     "nn.Conv2d": Entry(nn.Conv2d, Rule("plain")),
-    "torchvision.ops.Conv2dNormActivation": Entry(torchvision.ops.Conv2dNormActivation, Rule("plain")),
     "Concat": Entry(Concat, Rule("join")),
     "Detect": Entry(Detect, Rule("head", legacy=True, class_width=True)),
     "BitDetect": Entry(BitDetect, Rule("head", class_width=True)),
 }
 
-LIBRARIES = {"nn.": nn, "torchvision.ops.": torchvision.ops}
+# Imported when a row names them: torchvision's import takes as long as torch's own.
+LIBRARIES = {"nn.": "torch.nn", "torchvision.ops.": "torchvision.ops"}
+LIBRARY_RULES = {"torchvision.ops.Conv2dNormActivation": Rule("plain")}  # the others keep the width
 GIVEN = {"block": 2, "stage": 3}  # leading constructor arguments that the graph fills in: c_in, c_out, repeats
 FILLED = {"head": ("channels", "legacy", "class_width")}  # parameters that the graph gives by name
 
@@ -97,11 +97,24 @@ def _load_plugins() -> None:
                             f"{error!r}. Repair or uninstall it.") from error
 
 
-def known_modules() -> list[str]:
+class _Names(Collection):
+    # Listed when they are looked at, which is for the message of an unknown name.
+    def __iter__(self) -> Iterator[str]:
+        listed = (prefix + name for prefix, library in LIBRARIES.items() for name in dir(import_module(library))
+                  if _find(prefix + name))
+        return iter(dict.fromkeys((*MODULES, *listed)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self)
+
+
+def known_modules() -> Collection[str]:
     """Names that may stand in a row."""
     _load_plugins()
-    listed = [prefix + name for prefix, library in LIBRARIES.items() for name in dir(library) if _find(prefix + name)]
-    return list(dict.fromkeys((*MODULES, *listed)))
+    return _Names()
 
 
 def entry(name: str) -> Entry:
@@ -118,9 +131,9 @@ def _find(name: str) -> Entry | None:
     if name in MODULES:
         return MODULES[name]
     for prefix, library in LIBRARIES.items():
-        cls = getattr(library, name.removeprefix(prefix), None) if name.startswith(prefix) else None
+        cls = getattr(import_module(library), name.removeprefix(prefix), None) if name.startswith(prefix) else None
         if isinstance(cls, type) and issubclass(cls, nn.Module):
-            return Entry(cls, Rule("same"))
+            return Entry(cls, LIBRARY_RULES.get(name, Rule("same")))
     return None
 
 

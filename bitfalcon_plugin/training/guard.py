@@ -36,6 +36,18 @@ class Guard:
                          ("running_mean", "running_var", "num_batches_tracked")]
         self._kept = [buffer.clone() for buffer in self._buffers]
 
+    def state(self) -> dict[str, object]:
+        """What a checkpoint needs: the statistics before the step that is being gathered, and the bad steps in a row."""
+        return {"row": self.row, "statistics": self._kept}
+
+    @torch.no_grad()
+    def restore(self, row: int, statistics: Sequence[Tensor] | None) -> None:
+        """Take up what `state` gave; None (of older files): the statistics as they are now are good."""
+        self.keep()
+        for kept, saved in zip(self._kept, statistics or ()):
+            kept.copy_(saved)
+        self.row = row
+
     def watch(self, loss: Tensor, indices: Sequence[int]) -> None:
         """Remember a batch of the step that is being gathered: its loss (scalar), and which samples it was made of."""
         self._losses.append(loss.detach())

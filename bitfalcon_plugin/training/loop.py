@@ -34,6 +34,7 @@ try:
 except ImportError:  # Windows
     resource = None
 
+REPAIR = "Look at the images named above, give a lower lr0 with an optimizer= of your choice, or amp=False."
 CLIP = 10.0  # largest global norm of a step's gradient
 
 
@@ -63,7 +64,9 @@ def train(run: Run) -> Trainer:
             metrics = _measure(trainer, interrupts) if run.settings.val or last else None
             _close_epoch(trainer, metrics)
             _heed(trainer, interrupts)
-        trainer.records.finish()
+        if trainer.guard.skipped and trainer.ema.updates == trainer.began_with:
+            raise UserError(f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}")
+        trainer.records.finish(trainer.guard.skipped)
     return trainer
 
 
@@ -84,19 +87,20 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
         trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
         trainer.loss_items = torch.stack(losses[:3])
         trainer.tloss += trainer.loss_items.nan_to_num(0, 0, 0)
+        trainer.counted += trainer.loss_items.isfinite().all()
         trainer.boxes += len(batch.boxes)
         if due:
             _step(trainer)
         trainer.batch += 1
         trainer.fire("on_train_batch_end")
         if not bar.disable and trainer.batch % 10 == 0:
-            bar.set_postfix_str(_summary(trainer, trainer.tloss / trainer.batch))
+            bar.set_postfix_str(_summary(trainer, trainer.tloss / trainer.counted))
         if trainer.batch < batches:
             _heed(trainer, interrupts)
     mixed = "" if recipe.mosaic or not settings.mosaic else "  (mosaic closed)"
     seconds = time.perf_counter() - start
     rate = min((batches - done) * settings.batch, len(trainer.run.samples)) / seconds
-    trainer.run.say(f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_summary(trainer, trainer.tloss / batches)}  {seconds:.1f} s, "
+    trainer.run.say(f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_summary(trainer, trainer.tloss / trainer.counted)}  {seconds:.1f} s, "
                     f"{rate:.1f} images/s, {_left(trainer)}{mixed}")
 
 
@@ -118,17 +122,18 @@ def _step(trainer: Trainer) -> None:
     scaler.unscale_(trainer.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), CLIP)
     fine = not world.any(not guard.is_fine(norm))
-    if fine or scaler.is_enabled():  # the scaler leaves a step out by itself, and has to see it to lower its scale
+    overflow = not fine and scaler.is_enabled() and not world.any(not guard.losses_are_finite())
+    if fine or overflow:  # the scaler leaves a step whose gradients overflow out by itself
         trainer.fire("optimizer_step")
         scaler.step(trainer.optimizer)
-        scaler.update()
+    scaler.update()  # and lowers its scale for the next
     trainer.fire("on_before_zero_grad")
     trainer.optimizer.zero_grad()
     trainer.last_step = trainer.iteration
     if fine:
         trainer.ema.update(trainer.model)
         guard.keep()
-    elif scaler.is_enabled() and scaler.get_scale() >= 1 and not world.any(not guard.losses_are_finite()):
+    elif overflow and scaler.get_scale() >= 1:
         guard.overflowed()
     else:
         guard.skip(f"epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
@@ -166,7 +171,7 @@ def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
 def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
     records, epoch = trainer.records, trainer.epoch
-    trainer.tloss = trainer.run.world.mean(trainer.tloss / len(trainer.loader))
+    trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
     trainer.measured(metrics)
     row = records.add(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
     trainer.pictures.scalars(row, epoch + 1)
@@ -175,11 +180,13 @@ def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     if reason and epoch + 1 < trainer.epochs:
         trainer.run.say(reason)
     trainer.run.world.settle(trainer.model)
-    trainer.tloss, trainer.boxes, trainer.batch, trainer.epoch = torch.zeros_like(trainer.tloss), 0, 0, epoch + 1
-    records.save(weights_of(trainer, epoch), trainer.state(), improved=improved)
+    begun = {"epoch": epoch + 1, "batch": 0, "losses": torch.zeros(3), "counted": 0.0, "boxes": 0, "ended": reason}
+    records.save(weights_of(trainer, epoch), {**trainer.state(), **begun}, improved=improved)
     trainer.fire("on_model_save")
     trainer.fire("on_fit_epoch_end")
     trainer.stop = trainer.run.world.any(trainer.stop or bool(reason))
+    trainer.tloss, trainer.counted = torch.zeros_like(trainer.tloss), torch.zeros_like(trainer.counted)
+    trainer.boxes, trainer.batch, trainer.epoch = 0, 0, epoch + 1
 
 
 def weights_of(trainer: Trainer, epoch: int) -> Checkpoint:
@@ -196,6 +203,10 @@ def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
     if not trainer.run.world.any(interrupts.received is not None):
         return
     interrupts.received = interrupts.received or "SIGTERM"
+    if trainer.epoch >= trainer.epochs or trainer.stop and trainer.batch == 0:  # everything is trained and written
+        trainer.run.say(f"{interrupts.received}: stopped after the last epoch, before the final measurement. To have that: "
+                        f"bitfalcon val model={trainer.best} data={trainer.args.data}")
+        raise interrupts.end()
     trainer.run.world.settle(trainer.model)
     trainer.tloss = trainer.run.world.mean(trainer.tloss)
     trainer.records.save_last(weights_of(trainer, trainer.epoch - 1), trainer.state())
@@ -208,12 +219,11 @@ def _go_back(trainer: Trainer, reason: WentBad) -> None:
     """Return to the last checkpoint and go on more slowly. Raises UserError where there is none, or it did not help."""
     guard = trainer.guard
     report = f"Training does not stay finite: {reason}. "
-    repair = "Look at the images named above, give a lower lr0 with an optimizer= of your choice, or amp=False."
-    if not trainer.last.is_file() or not trainer.args.save:
-        raise UserError(f"{report}No checkpoint of this run is there to go back to. {repair}")
+    if not trainer.records.own or not trainer.last.is_file() or not trainer.args.save:
+        raise UserError(f"{report}No checkpoint of this run is there to go back to. {REPAIR}")
     if guard.returned >= RETURNS:
         raise UserError(f"{report}Going back {RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
-                        f"{repair}")
+                        f"{REPAIR}")
     found, skipped, returned, slower = load(trainer.last), guard.skipped, guard.returned, trainer.slower
     trainer.restore(found.training, found.state)
     guard.skipped, guard.returned, trainer.slower, guard.row = skipped, returned, slower, 0

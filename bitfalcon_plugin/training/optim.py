@@ -18,6 +18,7 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import UserError, did_you_mean
 
+TUNED_UPDATES = 6000  # what the average of weights that are trained already begins with: it remembers about 20 updates
 AUTO_LIMIT = 10_000  # optimizer iterations; longer runs get SGD
 
 
@@ -116,7 +117,8 @@ def choose_optimizer(
     else:
         chosen, reason = _known(name), f"optimizer={name}"
     kind, arguments, fused = OPTIMIZERS[chosen]
-    extra = arguments(momentum)
+    if "betas" in (extra := arguments(momentum)) and momentum >= 1:
+        raise UserError(f"momentum={momentum:g} is the first beta of {chosen}, which must be below 1: for example momentum=0.9.")
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     if fused and devices <= {"cuda", "cpu"}:
         extra["fused"] = True  # one pass over memory; elsewhere torch takes foreach by itself
@@ -185,6 +187,8 @@ class Schedule:
         warms = self._warms(iteration)
         if warms:
             momentum = self._between(iteration, self.warmup_momentum, momentum)
+        if isinstance(optimizer, torch.optim.RMSprop) and self.momentum:
+            momentum = max(momentum, 1e-9)  # at 0 in its first step torch makes no buffer, and misses it later
         for group in optimizer.param_groups:
             start = self.warmup_bias_lr if group["kind"] == "bias" else 0.0
             group["lr"] = self._between(iteration, start, rate) if warms else rate
@@ -209,11 +213,13 @@ class Ema:
 
     After update number u: average = d * average + (1 - d) * value with d = 0.9999 * (1 - exp(-u / 2000)), for every
     floating tensor of the state dict, the statistics of batch norms among them; other tensors (counters) are copied.
+    updates: how many to begin with. From 0 the first averages hardly remember: right for fresh weights, while trained ones
+    would be left behind in the first steps of a fine-tuning run, whose optimizer has yet to learn its step sizes.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, updates: int = 0) -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.updates = 0
+        self.updates = updates
 
     @staticmethod
     def decay(updates: int) -> float:

@@ -1,4 +1,4 @@
-"""What a training run draws: batches with their boxes, charts of labels, curves and results, and TensorBoard's scalars.
+"""What a training run and val draw: batches with their boxes, charts of labels, curves and results, and TensorBoard's scalars.
 
 File names as in spec/interface.md 6.1. A picture that cannot be drawn is a note; training goes on.
 """
@@ -22,6 +22,7 @@ from ..figures import NoMatplotlib, draw_labels, draw_results
 from ..files import atomic
 from ..metrics import Metrics
 from ..validate import Watch, pixel_boxes
+from ..worst import Worst
 
 BATCHES = 3  # drawn of each kind
 LEAST = 0.25  # score of the detections that are drawn
@@ -97,6 +98,11 @@ class Pictures:
             self._try("results.png", draw_results, self.folder / "results.csv", self.folder / "results.png")
         if metrics is not None:
             self._try("the curves and confusion matrices", metrics.plot, self.folder)
+
+    def worst(self, worst: Worst) -> None:
+        """Draw worst.jpg: the images with most misses and most false positives; nothing where there are none."""
+        if worst.errors:
+            self._try("worst.jpg", lambda: self._write("worst.jpg", worst.draw()))
 
     def _write(self, name: str, picture: Image.Image) -> None:
         with atomic(self.folder / name) as temporary:

@@ -11,7 +11,7 @@ from ..data.loader import TrainLoader, ValLoader
 from ..files import sweep, write_text
 from .distributed import NO_SYNC_BN
 from .guard import Guard
-from .optim import Ema, Plan, Schedule, choose_optimizer, parameter_groups, planned_iterations, scaled_decay
+from .optim import TUNED_UPDATES, Ema, Plan, Schedule, choose_optimizer, parameter_groups, planned_iterations, scaled_decay
 from .pictures import Pictures
 from .records import Records
 from .setup import MIXES, class_weights, compiled, freeze, gains_of, precision_of, recipe_of, set_training, workers_for
@@ -40,7 +40,7 @@ def prepare(run: Run) -> Trainer:
     precision = precision_of(settings, device, run.say)
     if settings.sync_bn and (device.type != "cuda" or world.size == 1):
         run.say(NO_SYNC_BN if world.size > 1 else "note: sync_bn=True is for several GPUs; one device sees the whole batch.")
-    ema = Ema(model)
+    ema = Ema(model, TUNED_UPDATES if run.tuned else 0)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     network = compiled(world.wrap(world.synchronised(model) if settings.sync_bn else model), settings.compile)
     guard = Guard(model, lambda indices: [str(run.samples[index].image) for index in indices], run.say)
@@ -50,11 +50,14 @@ def prepare(run: Run) -> Trainer:
         run, loader, val_loader, network, optimizer, plan, schedule, scaler, ema, guard, gains_of(settings),
         None if weights is None else weights.to(device), precision, frozen, Records(run.folder, settings, run.say, world.main),
         Pictures(run.folder, model.names, settings.plots and world.main, run.say, board=world.main), settings.epochs,
-        tloss=torch.zeros(3, device=device))
+        tloss=torch.zeros(3, device=device), counted=torch.zeros((), device=device))
     trainer.fire("on_pretrain_routine_start")
     if run.start is not None:
         trainer.restore(run.start, run.start["average"])
-        trainer.epochs = run.start["epochs"] if settings.time else settings.epochs
+        if settings.time:
+            planned = int(settings.time * 3600 * trainer.epoch / max(trainer.records.seconds, 1e-9))
+            trainer.epochs = max(planned, trainer.epoch + 1) if trainer.epoch else run.start["epochs"]
+    trainer.began_with = ema.updates
     trainer.pictures.labels(run.samples)
     _tell(trainer)
     return trainer
@@ -110,6 +113,8 @@ def _tell(trainer: Trainer) -> None:
     found = effective(trainer)
     say, schedule, chances = trainer.run.say, found["schedule"], found["augmentation"]
     say(f"Optimizer: {trainer.plan}")
+    if trainer.args.time:
+        say(f"time={trainer.args.time:g} h: the number of epochs follows the clock; epochs={trainer.args.epochs} is where the count begins")
     say("Groups: " + "; ".join(f"{group['parameters']} {kind} (lr {group['lr']:g}, decay {group['weight_decay']:g})"
                                for kind, group in found["optimizer"]["groups"].items()))
     say(f"Schedule: {schedule['epochs']} epochs of {schedule['batches']} batches, {schedule['warmup_iterations']} warm-up iterations, "

@@ -34,6 +34,7 @@ class Records:
         self.best = folder / "weights" / "best.pt" if settings.save else self.last
         self.rows: list[list[float]] = []
         self.best_fitness, self.best_epoch = -1.0, 0
+        self.own = False  # whether last.pt is of this run: a folder that is used again may hold another's
         self._unwritten: Checkpoint | None = None
         self._start = time.monotonic()
 
@@ -85,6 +86,7 @@ class Records:
         """Write last.pt alone."""
         if self.active:
             self._write(self.last, Checkpoint(**{**vars(weights), "training": training}))
+        self.own = True  # on every process
 
     def state(self) -> dict[str, object]:
         """What a resumed run takes over."""
@@ -92,6 +94,7 @@ class Records:
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Take up what `state` gave."""
+        self.own = True
         self.rows = [list(row) for row in state["rows"]]
         self.best_fitness, self.best_epoch = state["best_fitness"], state["best_epoch"]
         self._start = time.monotonic() - state["seconds"]
@@ -104,12 +107,13 @@ class Records:
                     "patience=0 never stops.")
         return ""
 
-    def finish(self) -> None:
-        """Write what save=False kept back, and say what was reached."""
+    def finish(self, skipped: int = 0) -> None:
+        """Write what save=False kept back, and say what was reached. skipped: steps that were left out."""
         if self._unwritten is not None:
             self._write(self.last, self._unwritten)
         if self.rows:
-            self.say(f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}")
+            self.say(f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}"
+                     + (f"; {skipped} steps were left out, see above" if skipped else ""))
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         with self._told(path.name):
@@ -126,4 +130,5 @@ class Records:
             reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["unknown"])[0]
             kept = f"{self.last} as last written is whole: make room or mend the folder, then: bitfalcon train resume={self.last}"
             nothing = "nothing was saved before: make room or mend the folder and start again"
-            raise OSError(getattr(error, "errno", None) or errno.EIO, f"{self.folder / name} cannot be written ({reason}); {kept if self.last.is_file() else nothing}") from error
+            whole = kept if self.own and self.last.is_file() else nothing
+            raise OSError(getattr(error, "errno", None) or errno.EIO, f"{self.folder / name} cannot be written ({reason}); {whole}") from error

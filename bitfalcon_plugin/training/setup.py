@@ -58,7 +58,7 @@ def freeze(model: Detector, wanted: object) -> tuple[str, ...]:
     not there and names that match nothing.
     """
     last = len(model.model) - 1
-    parts = range(wanted) if isinstance(wanted, int) else [wanted] if isinstance(wanted, str) else wanted or ()
+    parts = range(min(wanted, last + 1)) if isinstance(wanted, int) else [wanted] if isinstance(wanted, str) else wanted or ()
     names = [name for name, _ in model.named_modules()]
     chosen: set[str] = set()
     problems = []

@@ -27,7 +27,8 @@ from .records import Records
 class Run:
     """What a training run is made of.
 
-    start: the training state of the checkpoint that it goes on from. matched: what was taken over from weights, in words.
+    start: the training state of the checkpoint that it goes on from. matched: what was taken over from weights, in words;
+    tuned: whether that was everything, so that nothing of the model is fresh.
     """
 
     model: Detector
@@ -40,6 +41,7 @@ class Run:
     say: Callable[[str], None] = print
     start: Mapping[str, object] | None = None
     matched: str = ""
+    tuned: bool = False
     events: Events = field(default_factory=Events)
     world: World = field(default_factory=World)
 
@@ -63,7 +65,7 @@ class Trainer:
     network: what is called for outputs (the model itself, compiled, or one of several). epoch, batch: the next batch, both
     from 0. epochs: how many there will be (time= changes it). last_step: iteration of the optimizer's last step, -1 before
     the first. tloss: sums of the epoch's losses until its end, then their means (box, cls, dfl); loss_items: those of the
-    latest batch. stop: set it and the run ends after this epoch. slower: what the planned learning rate is multiplied by.
+    latest batch; counted: batches of this epoch whose losses were finite. stop: set it and the run ends after this epoch. slower: what the planned learning rate is multiplied by.
     """
 
     run: Run
@@ -88,10 +90,12 @@ class Trainer:
     last_step: int = -1
     boxes: int = 0
     tloss: Tensor = field(default_factory=lambda: torch.zeros(3))
+    counted: Tensor = field(default_factory=lambda: torch.zeros(()))
     loss_items: Tensor = field(default_factory=lambda: torch.zeros(3))
     metrics: dict[str, float] = field(default_factory=dict)
     stop: bool = False
     slower: float = 1.0
+    began_with: int = 0  # updates of the average before this run's first
     validator: Validator | None = None
 
     @property
@@ -162,14 +166,15 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "weights": self.model.state_dict(),
             "updates": self.ema.updates, "epoch": self.epoch, "batch": self.batch,
             "gradients": {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None},
-            "losses": self.tloss.cpu(), "boxes": self.boxes, "slower": self.slower, "returned": self.guard.returned,
-            "skipped": self.guard.skipped, "plan": vars(self.plan), "epochs": self.epochs,
-            "gathered": self.iteration - self.last_step, "images": len(self.run.samples), **self.records.state()}
+            "losses": self.tloss.cpu(), "counted": float(self.counted), "boxes": self.boxes, "slower": self.slower, "returned": self.guard.returned,
+            "skipped": self.guard.skipped, **self.guard.state(), "plan": vars(self.plan), "epochs": self.epochs,
+            "gathered": self.iteration - self.last_step, "images": len(self.run.samples), "given": sorted(self.args.given),
+            "names": self._trained(), **self.records.state()}
 
     def restore(self, state: Mapping[str, object], average: Mapping[str, Tensor]) -> None:
         """Go back, or on, to where `state` was taken; average: the weights of the checkpoint's EMA."""
         self.model.load_state_dict(state["weights"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self._restore_optimizer(state)
         self.scaler.load_state_dict(state["scaler"])
         self.ema.load(average, state["updates"])
         for name, parameter in self.model.named_parameters():
@@ -178,9 +183,26 @@ class Trainer:
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.last_step = self.iteration - state["gathered"] if "gathered" in state else state["last_step"]
         self.tloss, self.boxes = state["losses"].to(self.device), state["boxes"]
+        self.counted = torch.full_like(self.counted, state.get("counted", state["batch"]))
         self.slower, self.guard.returned, self.guard.skipped = state["slower"], state["returned"], state["skipped"]
         self.records.restore(state)
-        self.guard.keep()
+        self.guard.restore(state.get("row", 0), state.get("statistics"))
+
+    def _trained(self) -> list[str]:
+        """Names of the parameters in the order of the optimizer's state."""
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _restore_optimizer(self, state: Mapping[str, object]) -> None:
+        # By name: freeze= may be another one since. The decays are those of this run's batch.
+        own, saved = self.optimizer.state_dict(), state["optimizer"]
+        if "names" in state:
+            moments = {name: saved["state"].get(index) for index, name in enumerate(state["names"])}
+            kept = {index: moments[name] for index, name in enumerate(self._trained()) if moments.get(name)}
+            groups = [{**old, **{key: group[key] for key in ("params", "weight_decay")}}
+                      for old, group in zip(saved["param_groups"], own["param_groups"])]
+            saved = {"state": kept, "param_groups": groups}
+        self.optimizer.load_state_dict(saved)
 
     def slow_down(self) -> None:
         """After going back: a lower learning rate from here on."""

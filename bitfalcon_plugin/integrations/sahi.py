@@ -1,0 +1,89 @@
+"""SAHI's sliced prediction with our detectors (Akyon et al., "Slicing Aided Hyper Inference", ICIP 2022). Needs `pip install sahi`.
+
+Written from the documented interface of sahi.models.base.DetectionModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UserError
+from ..facade import YOLO
+from ..results import Results
+
+try:
+    from sahi.models.base import DetectionModel
+    from sahi.prediction import ObjectPrediction
+except ImportError as error:
+    raise ImportError("bitfalcon_plugin.integrations.sahi needs SAHI: pip install sahi") from error
+
+
+class BitfalconDetectionModel(DetectionModel):
+    """A detector for get_prediction, get_sliced_prediction and predict of SAHI.
+
+    model_path: a checkpoint, or model: a YOLO object, which then belongs to this one. confidence_threshold: least score.
+    device: as SAHI names it; default the first GPU, else the CPU. image_size: side of the network input in pixels, default
+    what the model was trained with. category_mapping: names by class index as text, in the place of the model's own;
+    category_remapping as in SAHI. Slices of one batch (batch_size=) go through the network together.
+    """
+
+    def load_model(self) -> None:
+        """Open model_path."""
+        if not self.model_path:
+            raise UserError("BitfalconDetectionModel needs model_path=, a checkpoint, or model=, a YOLO object.")
+        self.set_model(YOLO(self.model_path))
+
+    def set_model(self, model: YOLO, **kwargs: object) -> None:
+        """Take over a YOLO object and move it to the device."""
+        if not isinstance(model, YOLO):
+            hint = " Give a path as model_path= ." if isinstance(model, (str, Path)) else ""
+            raise UserError(f"model is a {type(model).__name__}; expected a YOLO object.{hint}")
+        names = {str(index): name for index, name in model.names.items()}
+        if unnamed := sorted(names.keys() - (self.category_mapping or names).keys(), key=int):
+            raise UserError(f"category_mapping has no name for the model's classes {', '.join(unnamed)} (keys are text: {{'0': 'cat'}}).")
+        self.model, self.category_mapping = model.to(str(self.device)), dict(self.category_mapping or names)
+
+    @property
+    def num_categories(self) -> int:
+        """How many classes there are."""
+        return len(self.category_mapping)
+
+    @property
+    def category_names(self) -> list[str]:
+        """Names of the classes."""
+        return list(self.category_mapping.values())
+
+    @property
+    def has_mask(self) -> bool:
+        """Detections are boxes."""
+        return False
+
+    def perform_inference(self, image: np.ndarray) -> None:
+        """Detect in one image, (H, W, 3) RGB uint8."""
+        self.perform_batch_inference([image])
+
+    def perform_batch_inference(self, images: Sequence[np.ndarray]) -> None:
+        """Detect in several images at once, each (H, W, 3) RGB uint8."""
+        side = {} if self.image_size is None else {"imgsz": self.image_size}
+        bgr = [image if image.ndim == 2 else image[..., 2::-1] for image in images]  # also without alpha
+        self._original_predictions = self.model.predict(bgr, conf=self.confidence_threshold, batch=len(bgr), **side) if bgr else []
+
+    def _create_object_prediction_list_from_original_predictions(self, shift_amount_list: list | None = None,
+                                                                 full_shape_list: list | None = None) -> None:
+        # Each image has its own shift and full size, [x, y] and [height, width]; SAHI gives those of a single one bare.
+        found: list[Results] = self._original_predictions
+        shifts, shapes = _each(shift_amount_list or [0, 0], len(found)), _each(full_shape_list, len(found))
+        self._object_prediction_list_per_image = [self._objects(result, shift, shape) for result, shift, shape
+                                                  in zip(found, shifts, shapes, strict=True)]
+
+    def _objects(self, result: Results, shift: list[int], shape: list[int] | None) -> list[ObjectPrediction]:
+        return [ObjectPrediction(bbox=[x1, y1, x2, y2], category_id=int(cls), category_name=self.category_mapping[str(int(cls))],
+                                 score=score, shift_amount=shift, full_shape=shape)
+                for x1, y1, x2, y2, score, cls in result.boxes.data.tolist() if x1 < x2 and y1 < y2]
+
+
+def _each(value: list | None, count: int) -> list:
+    return [value] * count if value is None or not isinstance(value[0], (list, tuple)) else list(value)
