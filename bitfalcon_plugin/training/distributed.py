@@ -10,6 +10,7 @@ rank's share of a batch is seeded by (seed, epoch, batch), not by what the proce
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,9 @@ NO_SYNC_BN = "note: sync_bn=True needs several GPUs; every process normalises ov
 
 class Lost(UserError):
     """Another process of the training does not answer any more; what happened to it is told there."""
+
+
+_joined = itertools.count()  # groups that this process was in; equal on all ranks, which join together
 
 
 @dataclass(frozen=True)
@@ -155,7 +159,10 @@ def join(devices: Sequence[torch.device]) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     both = device.type == "cuda" and dist.is_nccl_available()
-    dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", timeout=TIMEOUT)
+    store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+    # a store of its own each time: in that of an earlier group the addresses of its closed connections are still found
+    store = dist.PrefixStore(f"bitfalcon {next(_joined)}", store)
+    dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield world
     except BaseException as error:
