@@ -83,7 +83,7 @@ class _Command:
         if bare.endswith(","):
             bare = bare.removesuffix(",")
             self.notes.append(f"'{token}': the comma at its end is not needed.")
-        if token.startswith("--") and bare not in ("debug", *COMMANDS):
+        if token.startswith("--") and bare not in ("debug", "json", *COMMANDS):
             self.notes.append(f"'{token}': settings need no '--' here.")
         key, equals, text = (part.strip() for part in bare.partition("="))
         if not equals:

@@ -103,16 +103,19 @@ class ConfusionMatrix:
         return [{"predicted": name, **dict(zip(names, row, strict=True))}
                 for name, row in zip(names, table.tolist(), strict=True)]
 
-    def plot(self, normalize: bool = True, save_dir: str | Path = ".") -> Path:
+    def plot(self, normalize: bool = True, save_dir: str | Path = ".", names: Sequence[str] | Mapping[int, str] = ()) -> Path:
         """Draw it into save_dir as confusion_matrix_normalized.png, or as confusion_matrix.png; returns the path.
 
+        names: of the classes, if others than the matrix knows.
         Raises UserError without matplotlib.
         """
         from .figures import draw_confusion
 
+        given = dict(names if isinstance(names, Mapping) else enumerate(names))
+        named = {index: given.get(index, self.names[index]) for index in sorted(self.names)}
         target = Path(save_dir) / f"confusion_matrix{'_normalized' if normalize else ''}.png"
         return draw_confusion(target, self.normalized() if normalize else self.matrix,
-                              [self.names[index] for index in sorted(self.names)])
+                              list(named.values()))
 
 
 def confusion_matrix(labels: Sequence[tuple[np.ndarray, np.ndarray]], detections: np.ndarray, names: Mapping[int, str], *,

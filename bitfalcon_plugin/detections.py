@@ -34,6 +34,7 @@ class Boxes:
     def __getitem__(self, index) -> Boxes:
         if isinstance(index, slice):  # tensors know no negative steps
             index = list(range(*index.indices(len(self))))
+        index = list(index) if isinstance(index, range) else index
         if isinstance(index, list) and not index:
             return Boxes(self.data[:0], self.orig_shape)
         if isinstance(self.data, np.ndarray) and isinstance(index, Tensor):

@@ -11,13 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from .checkpoint import Checkpoint, load
 from .checkpoint import save as save_checkpoint
 from .config import Settings, load_settings
 from .devices import select_device
-from .errors import UserError, did_you_mean
+from .errors import MissingFileError, UserError, did_you_mean
 from .events import Events
 from .foreign import KEPT_SETTINGS, load_any
 from .info import show_info
@@ -122,7 +123,12 @@ class YOLO:
         """Measure on a split of the data; returns Metrics."""
         _only(validator, "val", "validator", "add_callback hangs functions on the events of a run")
         settings = self._settings("val", kwargs)
-        self.metrics = run_val(self._prepared(settings), settings, self._events)
+        try:
+            self.metrics = run_val(self._prepared(settings), settings, self._events)
+        except MissingFileError as error:
+            if kwargs.get("data") is None and "data" in self.overrides:
+                raise MissingFileError(f"{error} The weights were trained on data={self.overrides['data']}; give data= .") from error
+            raise
         return self.metrics
 
     def predict(self, source=None, stream: bool = False, predictor: None = None, **kwargs) -> list[Results] | Iterator[Results]:
@@ -180,12 +186,15 @@ class YOLO:
         anything else differs.
         """
         if not isinstance(weights, (str, Path)) or not is_weights(weights):
-            raise UserError(f"load({weights!r}): expected the path of a checkpoint that ends in .pt.")
+            shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
+            raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
         found = load_any(weights)
         if self.checkpoint is None:
             self._start, self._model = found, None  # built when it is asked for: train may choose the scale
             self.overrides["pretrained"] = str(weights)
             return self
+        if self._unfolded is not None:  # folded weights have no place for batch norms
+            self._take(self._current(), self.ckpt_path)
         transfer(self.model, found, weights, by_name=_by_name(self.model, found))
         licences = dict.fromkeys(text for text in (self.checkpoint.license, found.license) if text)
         self._take(replace(self._current(), license="; ".join(licences) or None), str(weights))
@@ -314,7 +323,7 @@ class YOLO:
         if str(named) not in (self.source, self.overrides["model"]):
             raise UserError(f"{mode}(model={str(named)!r}): the model of this object is {self.source!r}; make another: "
                             f"YOLO({str(named)!r}).")
-        settings = load_settings({**self.overrides, "mode": mode, **given})
+        settings = load_settings({**self.overrides, **{key: _plain(value) for key, value in given.items()}, "mode": mode})
         for note in settings.notes:
             print(f"note: {note}", file=sys.stderr)
         return settings
@@ -343,6 +352,15 @@ def _named_file(model: str | Path) -> str:
         raise UserError(f"YOLO({str(model)!r}): exported models are not run here yet; give the checkpoint (.pt) they were made from.")
     weights = path.with_name(path.name + ".pt")
     return str(weights if not path.suffix and weights.is_file() else model)
+
+
+def _plain(value: object) -> object:
+    # Settings are numbers, texts and lists; scripts also pass what they have at hand.
+    if isinstance(value, torch.device):
+        return str(value)
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        return value.tolist()
+    return sorted(value) if isinstance(value, (set, frozenset)) else list(value) if isinstance(value, range) else value
 
 
 def _by_name(model: Detector, checkpoint: Checkpoint) -> bool:

@@ -11,6 +11,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from .events import Events
 from .files import atomic, new_run_dir, write_text
 from .inputs import class_names, find_data, legal_side, scan_split
 from .model import Detector
+from .predict import detect
 from .training.distributed import World
 from .training.loop import progress
 from .training.memory import USUAL
@@ -100,7 +102,7 @@ def measure(model: Detector, samples: Sequence[Sample], settings: Settings, devi
         max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=gains_of(settings),
         autocast=_half(settings, device) if settings.mode == "val" else None, progress=progress("val", world.main), notify=notify,
         watch=pictures.watch(samples, loader.fits), gather=world.gather, save_dir=folder, single=single, keep=kept.append,
-        classes=_classes(settings, model))
+        classes=_classes(settings, model), looks=partial(detect, augment=True) if settings.augment and settings.mode == "val" else None)
     events.fire("on_val_end", validator)
     return validator, kept[0]
 

@@ -91,6 +91,14 @@ class BoxMetrics:
         found[self.ap_class_index] = self.ap
         return found
 
+    def mean_results(self) -> list[float]:
+        """mp, mr, map50 and map."""
+        return [self.mp, self.mr, self.map50, self.map]
+
+    def class_result(self, i: int) -> tuple[float, float, float, float]:
+        """Precision, recall, AP50 and AP of the class ap_class_index[i]."""
+        return float(self.p[i]), float(self.r[i]), float(self.ap50[i]), float(self.ap[i])
+
 
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else 0.0

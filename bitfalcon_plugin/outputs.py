@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 from tqdm import tqdm
 
 from .ahead import Picture
@@ -100,6 +101,8 @@ def _run(about: Predictor, options: dict, verbose: bool, events: Events) -> Iter
         for picture, result in zip(batch.pictures, about.results):
             about.seen += 1
             if not isinstance(result, Results):
+                if settings.json and isinstance(result, Tensor):
+                    print(_json_vector(picture, result), flush=True)
                 continue
             writer.write(picture, result)
             totals.update(result.speed)
@@ -171,6 +174,11 @@ def _json(picture: Picture, result: Results) -> str:
                        "speed": speed}, ensure_ascii=False)
 
 
+def _json_vector(picture: Picture, vector: Tensor) -> str:
+    frame = {"frame": picture.frame} if picture.frame else {}
+    return json.dumps({"path": picture.path, **frame, "embedding": [round(value, 6) for value in vector.tolist()]}, ensure_ascii=False)
+
+
 class _Writer:
     """The files of a run. The folder is made when the first of them is written."""
 
@@ -185,6 +193,7 @@ class _Writer:
         self._video_out: VideoWriter | None = None
         self._coco = contextlib.ExitStack()
         self._coco_file, self._comma = None, "\n"
+        self._ids: dict[int | str, str] = {}  # image_id to the stem that has it
 
     def write(self, picture: Picture, result: Results) -> None:
         """All that is asked for of one picture; sets result.save_dir."""
@@ -247,8 +256,11 @@ class _Writer:
             path = self._coco.enter_context(atomic(folder / "predictions.json"))
             self._coco_file = self._coco.enter_context(open(path, "w", encoding="utf-8"))
             self._coco_file.write("[")
+        image = int(stem) if stem.isascii() and stem.isdecimal() else stem
+        if self._ids.setdefault(image, stem) != stem:  # 1 and 001
+            image = stem
         for x1, y1, x2, y2, score, cls in result.boxes.data.tolist():
-            row = {"image_id": int(stem) if stem.isdecimal() else stem, "file_name": Path(result.path).name,
+            row = {"image_id": image, "file_name": Path(result.path).name,
                    "category_id": int(cls) + 1, "bbox": [round(side, 3) for side in (x1, y1, x2 - x1, y2 - y1)],
                    "score": round(score, 5)}
             self._coco_file.write(self._comma + json.dumps(row, ensure_ascii=False))

@@ -22,7 +22,7 @@ from .model import Detector
 from .results import Results
 from .sources import Item, list_sources
 
-__all__ = ["Batch", "Skipped", "embed_rows", "list_sources", "predict", "predict_batches"]
+__all__ = ["Batch", "Skipped", "detect", "embed_rows", "list_sources", "predict", "predict_batches"]
 
 LOOKS = ((1.0, False), (0.83, True), (0.67, False))  # of augment: scale, and whether left and right change places
 MOST_TOGETHER = 16  # images of one tensor that go through the network at once where nobody says how many
@@ -122,7 +122,7 @@ def _results(model: Detector, pictures: list[Picture], imgsz: int | tuple[int, i
     images, fits = _input(pictures, imgsz, model)
     prepared = _now(images)
     with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half and images.is_cuda):
-        found = _embedded(model, images, embed) if embed is not None else _detect(model, images, augment)
+        found = _embedded(model, images, embed) if embed is not None else detect(model, images, augment)
     if embed is not None:
         return list(found.clone())
     inferred = _now(images)
@@ -173,7 +173,7 @@ def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], multiple: 
     return [letterbox_fit(size, canvas) for size in sizes]
 
 
-def _detect(model: Detector, images: Tensor, augment: bool) -> Tensor:
+def detect(model: Detector, images: Tensor, augment: bool) -> Tensor:
     """(B, 3, H, W) -> (B, 4+nc, A) as Detector.decode; with `augment` the anchors of all LOOKS, in pixels of `images`."""
     if not augment:
         return model.decode(model(images))

@@ -42,7 +42,8 @@ def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, c
              max_det: int = 300, agnostic: bool = False, gains: Gains | None = None, autocast: torch.dtype | None = None,
              progress: Callable | None = None, notify: Callable[[str], None] | None = None, watch: Watch | None = None,
              gather: Callable[[list], list] | None = None, save_dir: Path | None = None, classes: Sequence[int] | None = None,
-             single: bool = False, keep: Callable[[np.ndarray], None] | None = None) -> Metrics:
+             single: bool = False, keep: Callable[[np.ndarray], None] | None = None,
+             looks: Callable[[Detector, Tensor], Tensor] | None = None) -> Metrics:
     """Measure `model` (left in eval mode) on the samples that `loader` reads.
 
     conf, iou, max_det, agnostic: as in boxes.non_max_suppression. The confusion matrix counts detections above 0.25, or above
@@ -55,6 +56,7 @@ def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, c
     arrays and returns all processes' lists joined: all get the same Metrics then, bit for bit.
     classes: of what is found only these classes count. single: the samples know one class, "item", whatever the model knows:
     all that is found is of it, and no losses are computed. keep: called once with all detections, as `coco_metrics` takes them.
+    looks: gives decoded predictions of model and images in the place of Detector.decode; for test-time augmentation.
     """
     model.eval()
     tell = partial(_outside_inference, notify) if notify else lambda event: None
@@ -68,13 +70,14 @@ def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, c
         clock.lap("preprocess")
         with torch.autocast(weight.device.type, dtype=autocast, enabled=autocast is not None):
             raw = model(images)
+            more = looks(model, images) if looks else None
         clock.lap("inference")
         losses = np.zeros(3)
         if gains is not None and not single:
             loss = detection_loss(raw, raw.sizes, model.strides, _targets(samples, fits, indices, weight.device), gains=gains)
             losses = torch.stack((loss.box, loss.cls, loss.dfl)).double().cpu().numpy()
         clock.lap("loss")
-        found = non_max_suppression(model.decode(raw), conf=conf, iou=iou, max_det=max_det, multi_label=not single,
+        found = non_max_suppression(model.decode(raw) if more is None else more, conf=conf, iou=iou, max_det=max_det, multi_label=not single,
                                     agnostic=agnostic or single, classes=classes)
         for boxes in found if single else ():
             boxes[:, 5] = 0

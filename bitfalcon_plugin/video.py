@@ -81,14 +81,15 @@ class VideoFile:
 @contextmanager
 def _hushed(cv2) -> Iterator[None]:
     # A webcam that is not there takes OpenCV twenty lines; the caller says it in one.
-    before = cv2.getLogLevel() if hasattr(cv2, "setLogLevel") else None
-    if before is not None:
-        cv2.setLogLevel(0)
+    log = cv2 if hasattr(cv2, "setLogLevel") else getattr(getattr(cv2, "utils", None), "logging", None)  # there from OpenCV 5 on
+    before = log.getLogLevel() if log else None
+    if log:
+        log.setLogLevel(0)
     try:
         yield
     finally:
-        if before is not None:
-            cv2.setLogLevel(before)
+        if log:
+            log.setLogLevel(before)
 
 
 class VideoWriter:

@@ -8,6 +8,7 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from bright import Bright, bright, canvas
@@ -349,3 +350,36 @@ def test_json_is_all_that_predict_prints(place, capsys):
     out, err = capsys.readouterr()
     assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["0.png", "1.png", "2.png", "3.png"]
     assert "AGPL-3.0" in err
+
+
+@pytest.mark.parametrize("given", [{"device": torch.device("cpu")}, {"classes": {0, 2}}, {"classes": range(2)}, {"imgsz": np.array([64, 96])},
+                                   {"classes": np.array([0])}, {"classes": torch.tensor([0, 1])}, {"conf": torch.tensor(0.25)},
+                                   {"mode": "train"}])
+def test_settings_may_be_what_scripts_have_at_hand(place, given):
+    plain = {"device": "cpu", "mode": "predict", "imgsz": 64, "conf": 0.25}
+    for key, value in given.items():
+        plain[key] = {"device": "cpu", "mode": "predict"}.get(key) or (value if isinstance(value, (set, range)) else value.tolist()
+                                                                       if hasattr(value, "tolist") else value)
+        plain[key] = sorted(plain[key]) if isinstance(plain[key], (set, range)) else plain[key]
+    yolo = YOLO(weights(place, "x.pt"))
+    found, expected = (yolo.predict("data/images/val", **{"device": "cpu", "imgsz": 64, **keys}) for keys in (given, plain))
+    assert len(found) == 4 and all(torch.equal(a.boxes.data, b.boxes.data) for a, b in zip(found, expected))
+    assert yolo.predictor.args.mode == "predict"
+
+
+def test_folded_weights_are_replaced_too(place):
+    yolo, path = YOLO(weights(place, "x.pt")), weights(place, "y.pt", seed=1)
+    yolo.fuse()
+    yolo.load(path)
+    assert same(boxes(yolo), boxes(YOLO(path)))
+    with pytest.raises(UserError, match=r"^load\(a Detector\): expected the path of a checkpoint"):
+        yolo.load(yolo.model)
+
+
+def test_data_that_the_checkpoint_names_and_that_are_not_here(place):
+    yolo = YOLO(weights(place, "x.pt", settings={"data": "gone.yaml"}))
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml.* trained on data=gone\.yaml; give data="):
+        yolo.val(device="cpu")
+    with pytest.raises(FileNotFoundError) as caught:
+        yolo.val(data="gone.yaml", device="cpu")
+    assert "trained on" not in str(caught.value)

@@ -188,3 +188,12 @@ def test_metrics_of_nothing_are_small_and_zero():
     assert empty.box.map == empty.box.mp == empty.fitness == 0 and empty.maps.tolist() == [0, 0, 0]
     assert empty.lines.envelope.shape == (0, 1000) and empty.summary() == []
     assert empty.confusion_matrix.matrix[0, 3] == 1 and empty.confusion_matrix.matrix.sum() == 1
+
+
+def test_a_matrix_is_drawn_with_other_names(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("bitfalcon_plugin.figures.draw_confusion", lambda target, matrix, names: drawn.append(names) or target)
+    matrix = confusion_matrix([], np.zeros((0, 7)), {0: "a", 1: "b"})
+    for names in ((), ["x", "y"], {1: "y"}, ["x"]):
+        assert matrix.plot(save_dir=tmp_path, names=names) == tmp_path / "confusion_matrix_normalized.png"
+    assert drawn == [["a", "b"], ["x", "y"], ["a", "y"], ["x", "b"]]

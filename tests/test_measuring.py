@@ -291,3 +291,19 @@ def test_metrics_of_the_object_that_scripts_use(place):
 def test_the_recorded_numbers_of_bccd():
     metrics = YOLO(SHARED / "checkpoints/v1-n-bccd-best.pt").val(data=SHARED / "datasets/bccd/data.yaml", imgsz=320, device="cpu", **QUIET)
     assert metrics.ap == pytest.approx(0.531, abs=6e-4)  # recorded with three digits
+
+
+class Blind(BrightBoxes):
+    """Finds nothing at its first look at a batch."""
+
+    def forward(self, images):
+        self.seen.append(tuple(images.shape))
+        return images * (len(self.seen) % 4 not in (1, 2))  # plain, then the three looks of augmentation: 1, 0.83, 0.67
+
+
+def test_augmented_validation_merges_what_the_copies_show(place):
+    plain, merged = val(Blind(), augment=False, save_json=True, **QUIET), val(model := Blind(), augment=True, **QUIET)
+    assert merged.ap50 > 0.9 and plain.ap50 == 0
+    assert [shape[2] for shape in model.seen] == [64] * 8  # 0.83 and 0.67 of 64 px are padded to 64
+    sure = val(augment=True, **QUIET)
+    assert sure.box.map50 == pytest.approx(val(**QUIET).box.map50, abs=0.02)  # mirrored boxes come back to their places

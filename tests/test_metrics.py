@@ -34,6 +34,12 @@ def test_every_attribute_is_there_and_survives_pickling(metrics, tmp_path):
     assert again.summary() == metrics.summary() and again.to_csv() == metrics.to_csv() and again.table() == metrics.table()
 
 
+def test_numbers_of_the_boxes_are_those_of_the_whole(metrics):
+    assert metrics.box.mean_results() == pytest.approx(metrics.mean_results(), nan_ok=True)
+    for i in range(len(metrics.ap_class_index)):
+        assert metrics.box.class_result(i) == pytest.approx(metrics.class_result(i))
+
+
 def test_the_best_confidence_is_where_the_curves_are_marked(metrics):
     boxes = [(k % 2, 30 * k, 0, 30 * k + 20, 20) for k in range(10)]
     rows = [[0, 30 * k, 0, 20, 20, 0.95 - k / 25, k % 2] for k in range(10)]  # right, from 0.95 to 0.59

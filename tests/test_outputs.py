@@ -217,3 +217,25 @@ def test_the_progress_bar_is_for_many_images_on_a_terminal(monkeypatch, count, l
     monkeypatch.setattr(outputs.sys, "stderr", Screen())
     with outputs._bar([np.zeros((1, 1, 3), np.uint8)] * count, lines) as bar:
         assert (not bar.disable) == shown
+
+
+def test_image_ids_of_numbers_are_not_shared(here):
+    for name in ("1", "001", "٣"):
+        painted(here / f"numbers/{name}.png", (64, 48), [(0, 8, 8, 40, 40)])
+    run("numbers", save_json=True)
+    rows = json.loads((here / "runs/detect/predict/predictions.json").read_text(encoding="utf-8"))
+    assert {row["file_name"]: row["image_id"] for row in rows} == {"001.png": 1, "1.png": "1", "٣.png": "٣"}
+
+
+def test_vectors_are_printed_as_json_too(here, capsys):
+    model = small_model(CONV)
+    found = run("in", model=model, embed=[0], json=True)
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["path"] for line in lines] == [str(here / "in/a.png"), str(here / "in/b.png")]
+    assert [line["embedding"] for line in lines] == [pytest.approx(vector.tolist(), abs=1e-6) for vector in found]
+
+
+def test_a_webcam_that_is_not_there_takes_one_line(here, capfd):
+    pytest.importorskip("cv2")
+    assert run(99) == []
+    assert [line for line in capfd.readouterr().err.splitlines() if not line.startswith("note: ")] == []

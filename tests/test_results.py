@@ -69,7 +69,7 @@ def test_tracks_have_numbers():
 
 
 INDICES = [(0, [0]), (-1, [2]), (np.int64(1), [1]), (torch.tensor(1), [1]), (slice(None), [0, 1, 2]), (slice(1, None), [1, 2]),
-           (slice(None, None, -1), [2, 1, 0]), (slice(2, 2), []), ([2, 0], [2, 0]), ([], []), (np.array([2, 1]), [2, 1]),
+           (slice(None, None, -1), [2, 1, 0]), (slice(2, 2), []), (range(2), [0, 1]), ([2, 0], [2, 0]), ([], []), (np.array([2, 1]), [2, 1]),
            (torch.tensor([0, 2]), [0, 2]), (torch.tensor([True, False, True]), [0, 2]), (np.array([False, False, False]), []),
            ([False, True, False], [1])]
 
