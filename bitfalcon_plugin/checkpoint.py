@@ -24,6 +24,7 @@ from .files import atomic
 from .graph import DOCUMENT_KEYS, Graph
 from .model import Detector, graph_of, state_shapes
 
+UNSET = ".act_scale"  # of ternary layers; a file without it (of a float head) leaves it at 0, which means: not set
 FORMAT, VERSION = "bitfalcon", 1
 MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
 MAX_LICENSE = 100_000
@@ -70,7 +71,8 @@ class Checkpoint:
         return model.eval()
 
     def _compare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        wrong = sorted(name for name in shapes.keys() | self.state.keys()
+        missing = {name for name in shapes.keys() - self.state.keys() if name.endswith(UNSET)}
+        wrong = sorted(name for name in (shapes.keys() | self.state.keys()) - missing
                        if name not in shapes or name not in self.state or shapes[name] != tuple(self.state[name].shape))
         raise_problems(f"The weights do not fit {self.graph.name}:", wrong)
 

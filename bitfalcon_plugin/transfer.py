@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import Checkpoint
+from .checkpoint import UNSET, Checkpoint
 from .errors import UserError
 from .model import Detector
 
@@ -61,11 +61,14 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
     same = dict(checkpoint.graph.names) == dict(model.names) or not by_name and checkpoint.graph.nc == model.nc
     fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
     kept = fits if same else fits - ends
-    wrong = sorted((own.keys() | checkpoint.state.keys()) - kept - (set() if same else ends))
+    unset = {name for name in own.keys() - checkpoint.state.keys() if name.endswith(UNSET)}  # a float head's weights
+    wrong = sorted((own.keys() | checkpoint.state.keys()) - kept - unset - (set() if same else ends))
     if wrong:
         raise UserError(_misfit(model, checkpoint, path, wrong))
     for name in kept:
         own[name].copy_(checkpoint.state[name])
+    for name in unset:
+        own[name].zero_()
     checkpoint.set_norms(model)
     if same:
         return Transfer(len(kept), (), (), ())

@@ -49,7 +49,7 @@ LINES = (
 INSIDE = {
     "compat": ("compat", "compat.allowed compat.remap", "compat.opcodes compat.families", "compat.archive compat.standins",
                "compat.reader"),
-    "modules": ("modules.conv", "modules.blocks modules.head", "modules.attention modules.bit", "modules"),
+    "modules": ("modules.conv modules.integer", "modules.blocks modules.head modules.ternary", "modules.attention modules.bit", "modules"),
     "data": ("data", "data.colour data.geometry data.images data.labels data.outlines data.shapes",
              "data.cache data.looks data.scenes data.spec", "data.blend data.dataset data.reading", "data.augment", "data.loader"),
     "training": ("training", "training.assign training.optim training.interrupts training.guard training.distributed",

@@ -1,19 +1,39 @@
-"""Ternary layers for small models. For now the head's interface only."""
+"""The detection head with ternary convolutions (spec/bit.md section 4.3)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from .head import Detect
+from torch import Tensor, nn
+
+from .conv import Conv, Folded
+from .head import Detect, Raw
+from .ternary import BitConv2d
 
 
 class BitDetect(Detect):
-    """The detection head that is to have ternary convolutions; for now in full precision.
+    """The detection head with ternary convolutions in both branches; its last layers, distributions and decoding stay float.
 
-    Same tensors, names and outputs as Detect with the depthwise-separable class branch, so that a checkpoint of one
-    loads into the other. The ternary convolutions (BitNet b1.58, Ma et al. 2024, arXiv:2402.17764) come with their own
-    issue; until then this head computes in float.
+    Same tensors as Detect with the depthwise-separable class branch, and an `act_scale` for each quantised layer that
+    quantises its own input; a state without those loads (see BitConv2d). Each level is quantised once, by the first layer
+    of its box branch, for both branches. Depthwise layers have int8 weights. Raw outputs are those of Detect.
     """
 
     def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], class_width: int = 0):
         super().__init__(nc, reg_max, channels=channels, class_width=class_width)
+        shared = {id(branch[0][0]) for branch in self.cv3}  # they take what the box branch quantised
+        for block in self._blocks():
+            rule = "int8" if block.conv.groups > 1 else "absmean"
+            block.conv = BitConv2d.of(block.conv, rule=rule, act="given" if id(block) in shared else "static")
+
+    def forward(self, maps: Sequence[Tensor]) -> Raw:
+        return super().forward([branch[0].conv.quantise(x) for branch, x in zip(self.cv2, maps, strict=True)])
+
+    def fuse(self) -> None:
+        """Fold every batch norm into its convolution with the codes unchanged; nothing where it is folded already."""
+        for block in self._blocks():
+            if isinstance(block.bn, nn.BatchNorm2d):
+                block.conv, block.bn = block.conv.folded(block.bn), Folded()
+
+    def _blocks(self) -> Iterator[Conv]:
+        return (module for branches in (self.cv2, self.cv3) for module in branches.modules() if isinstance(module, Conv))

@@ -86,6 +86,8 @@ class SepConv7x7(nn.Module):
 @torch.no_grad()
 def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
     """A convolution with bias that equals `bn(conv(x))` in eval mode; it asks for no gradient. Computed in float64."""
+    if hasattr(conv, "folded"):  # a layer with codes of its own keeps them
+        return conv.folded(bn)
     wide = torch.float32 if conv.weight.device.type == "mps" else torch.float64  # mps has no float64
     scale = bn.weight.to(wide) * (bn.running_var.to(wide) + bn.eps).rsqrt()
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.to(wide)

@@ -33,7 +33,7 @@ class Guard:
         self._indices: list[list[int]] = []
         self._told: set[int] = set()
         self._buffers = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in
-                         ("running_mean", "running_var", "num_batches_tracked")]
+                         ("running_mean", "running_var", "num_batches_tracked", "act_scale")]
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def state(self) -> dict[str, object]:
