@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from .config import Settings
 
-MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")
+MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # what puts images together; `close_mosaic` and rect end it
 ELSEWHERE = ("split", "half", "save_json", "save_txt", "save_conf", "save_crop", "save_frames", "augment", "embed", "source", "vid_stride",
              "stream_buffer", "show", "allow_url", "json")
 

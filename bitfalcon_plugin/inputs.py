@@ -8,9 +8,9 @@ from pathlib import Path
 from .config import Settings
 from .data.dataset import Scan, scan
 from .data.spec import DataSpec, load_data
+from .errors import UserError
 from .graph import Graph
 from .model import Detector, read_graph
-from .training.setup import single_side
 
 DEFAULT_MODEL, DEFAULT_DATA = "yolov12.yaml", "shapes.yaml"
 
@@ -53,7 +53,8 @@ def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
         print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in brought.items()))
     # a path is kept whole, so that the run can be resumed and its weights validated from any folder
     settings = settings.replace(**brought, data=DEFAULT_DATA if settings.data is None else str(data.path.resolve()))
-    single_side(settings)
+    if not isinstance(settings.imgsz, int):
+        raise UserError(f"imgsz={settings.imgsz}: training and validation take one side, for example imgsz={max(settings.imgsz)}.")
     return data, settings
 
 

@@ -16,15 +16,8 @@ from bitfalcon_plugin.modules.bit import BitDetect
 from bitfalcon_plugin.modules.head import Detect
 from bitfalcon_plugin.modules.ternary import BitConv2d, Quantised
 from bitfalcon_plugin.transfer import transfer
+from test_bit import seed  # noqa: F401  the fixture of every test
 from tiny_models import lived
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-    integer.choose("auto")
-    yield
-    integer.choose("auto")
 
 
 def levels() -> list[torch.Tensor]:

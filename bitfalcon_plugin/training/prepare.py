@@ -9,12 +9,13 @@ import yaml
 
 from ..data.loader import TrainLoader, ValLoader
 from ..files import sweep, write_text
+from ..idle import MIXING
 from .distributed import NO_SYNC_BN
 from .guard import Guard
 from .optim import TUNED_UPDATES, Ema, Plan, Schedule, choose_optimizer, parameter_groups, planned_iterations, scaled_decay
 from .pictures import Pictures
 from .records import Records
-from .setup import MIXES, class_weights, compiled, freeze, gains_of, precision_of, recipe_of, set_training, workers_for
+from .setup import class_weights, compiled, freeze, gains_of, precision_of, recipe_of, set_training, workers_for
 from .trainer import Run, Trainer
 
 CHANCES = ("mosaic", "mixup", "cutmix", "copy_paste", "flipud", "fliplr", "bgr")
@@ -120,7 +121,7 @@ def _tell(trainer: Trainer) -> None:
     say(f"Schedule: {schedule['epochs']} epochs of {schedule['batches']} batches, {schedule['warmup_iterations']} warm-up iterations, "
         f"{schedule['shape']} to {trainer.args.lrf:g} of the rate, a step every {schedule['accumulate']} batches; {found['precision']}")
     say("Augmentation: " + _words(chances["chances"]) + "; ranges: " + _words(chances["ranges"])
-        + (f"; from epoch {chances['without_mixing_from_epoch']} on without {', '.join(MIXES)}" if trainer.args.close_mosaic else ""))
+        + (f"; from epoch {chances['without_mixing_from_epoch']} on without {', '.join(MIXING)}" if trainer.args.close_mosaic else ""))
     if trainer.frozen:
         shown = ", ".join(trainer.frozen[:6]) + (f" and {len(trainer.frozen) - 6} more" if len(trainer.frozen) > 6 else "")
         say(f"Frozen: {shown}")

@@ -11,12 +11,11 @@ from torch import nn
 
 from ..config import Settings
 from ..data.augment import Recipe
-from ..errors import UserError, raise_problems
+from ..errors import raise_problems
 from ..model import Detector
 from .loss import Gains
 
 PRECISIONS = {True: torch.float16, "fp16": torch.float16, "bf16": torch.bfloat16, False: None, "fp32": None}
-MIXES = ("mosaic", "mixup", "cutmix", "copy_paste")  # what `close_mosaic` ends
 
 
 def precision_of(settings: Settings, device: torch.device, say: Callable[[str], None]) -> torch.dtype | None:
@@ -121,10 +120,3 @@ def workers_for(device: torch.device, settings: Settings) -> int:
     if device.type == "cpu" and "workers" not in settings.given:
         return 0
     return min(settings.workers, os.cpu_count() or 1)
-
-
-def single_side(settings: Settings) -> int:
-    """imgsz where one side is needed. Raises UserError for [height, width]."""
-    if not isinstance(settings.imgsz, int):
-        raise UserError(f"imgsz={settings.imgsz}: training and validation take one side, for example imgsz={max(settings.imgsz)}.")
-    return settings.imgsz
