@@ -5,27 +5,38 @@ from __future__ import annotations
 import contextlib
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from .checkpoint import MAX_TEXT, Checkpoint
 from .checkpoint import save as save_checkpoint
 from .config import Settings
-from .doctor import Report, run_doctor
+from .engines.formats import format_of
+from .engines.opening import open_engine
 from .errors import UserError
 from .facade import YOLO
 from .foreign import Opened, convert_foreign, convert_ours, load_any, open_any
-from .info import show_info
+from .info import packed_lines, show_info
 from .inputs import DEFAULT_MODEL, given, graph_for, is_weights
 from .model import Detector, Summary
-from .runs import run_train
-from .selftest import Verdict, run_selftest
-from .validate import Metrics
+
+if TYPE_CHECKING:  # what a verb alone needs is imported when it is called: predict starts in half the time
+    from .benchtable import Bench
+    from .doctor import Report
+    from .experiment import Experiment
+    from .selftest import Verdict
+    from .validate import Metrics
 
 
 def train(settings: Settings) -> Metrics:
     """The verb train."""
+    from .runs import run_train
+
     source = settings.model or DEFAULT_MODEL
+    if format_of(source):
+        raise UserError(f"train needs a graph (.yaml) or a checkpoint (.pt); model={source} is an exported model, whose weights cannot be "
+                        "trained. Take the .pt it was made from.")
     return run_train(settings, load_any(source) if is_weights(source) and not settings.resume else None).metrics
 
 
@@ -48,6 +59,8 @@ def predict(settings: Settings) -> None:
 def info(settings: Settings) -> Summary | None:
     """The verb info; of another maker's or another task's checkpoint it says what the file holds, and nothing is built."""
     source = settings.model or DEFAULT_MODEL
+    if format_of(source):
+        return _describe_export(source)
     if is_weights(source):
         opened = open_any(source)
         _describe(source, opened)
@@ -85,11 +98,20 @@ def convert(settings: Settings) -> Path:
     return out
 
 
+def _describe_export(source: str) -> None:
+    engine = open_engine(source, "cpu")
+    about, names = engine.about, ", ".join(engine.names.values())
+    print(f"{source}: {engine!r}; {about.description or 'no description'}; {about.date or 'no date'}; licence: {about.license or 'not stated'}")
+    print(f"classes: {names}")
+
+
 def _describe(source: str | Path, opened: Checkpoint | Opened) -> None:
     if not isinstance(opened, Checkpoint):
         print(opened.describe())
         return
     graph, family = opened.graph, opened.source.get("family", "of no other maker")
+    for line in packed_lines(opened, source):
+        print(line)
     print(f"{source}: bitfalcon checkpoint, {graph.name} scale={graph.scale or 'none'}, family {family}, "
           f"{opened.source.get('task', 'detect')}, {graph.nc} classes, {len(opened.state)} tensors, epoch {opened.epoch + 1}, "
           f"{opened.date}; licence: {_licence(opened)}")
@@ -99,20 +121,57 @@ def _licence(opened: Checkpoint) -> str:
     return (opened.license or "not stated")[:MAX_TEXT]
 
 
+def export(settings: Settings) -> Path:
+    """The verb export: a file for other programs, compared with the network. Of a graph, one with random weights."""
+    from .export import run_export
+
+    source = settings.model or DEFAULT_MODEL
+    if is_weights(source) or format_of(source):
+        return Path(YOLO(source).export(**given(settings)))
+    print(f"note: {source} is a graph, its weights are random.", file=sys.stderr)
+    return run_export(Detector(graph_for(source, settings)), settings, source)
+
+
 def doctor(settings: Settings) -> Report:
     """The verb doctor: everything wrong or odd in a dataset, printed."""
+    from .doctor import run_doctor
+
     return run_doctor(settings)
 
 
 def selftest(settings: Settings) -> Verdict:
     """The verb selftest: trains on generated shapes and says whether the accuracy is what it should be."""
+    from .selftest import run_selftest
+
     return run_selftest(settings)
+
+
+def bit(settings: Settings) -> object:
+    """The verb bit: layers made ternary step by step, with the price of each step."""
+    from .bit.study import run_bit
+
+    return run_bit(settings)
+
+
+def sizes(settings: Settings) -> Experiment:
+    """The verb sizes: trains a graph in several sizes under one budget and writes one table."""
+    from .sizes import run_sizes
+
+    return run_sizes(settings)
+
+
+def benchmark(settings: Settings) -> Bench:
+    """The verb benchmark: every engine and precision that is installed, measured on this machine."""
+    source = _weights(settings, "benchmark")
+    if not is_weights(source):
+        raise UserError(f"benchmark exports by itself: give the checkpoint that '{source}' was made from.")
+    return YOLO(source).benchmark(**given(settings))
 
 
 def _weights(settings: Settings, verb: str) -> str:
     if settings.model is None:
         raise UserError(f"{verb} needs model=: a trained checkpoint, for example model=runs/detect/train/weights/best.pt .")
-    if not is_weights(settings.model):
+    if not is_weights(settings.model) and not format_of(settings.model):
         raise UserError(f"{verb} needs trained weights; model={settings.model} does not end in .pt. Give a checkpoint, for example "
                         "model=runs/detect/train/weights/best.pt .")
     return settings.model

@@ -4,6 +4,9 @@ Keys: format, version, bitfalcon (package version), date, graph (name, document,
 is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that came from
 elsewhere), norms (eps and momentum of batch norms that differ from the usual), source (family and layout of another maker's
 file), training (what a resumed run needs; None in a finished file). The graph's rows stand resolved beside its document.
+
+A packed ternary model has a format of its own: instead of state and training, the pieces of bit/flat.py and their checksum,
+fmt, rule and bn_folded; no rows.
 """
 
 from __future__ import annotations
@@ -17,15 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
+from .bit.flat import checksum, flatten, restore
 from .compat.allowed import one_line
 from .compat.reader import uncollected, unpack
 from .errors import MissingFileError, UserError, raise_problems
 from .files import atomic
 from .graph import DOCUMENT_KEYS, Graph
 from .model import Detector, graph_of, state_shapes
+from .modules.frozen import FrozenConv2d
 
 UNSET = ".act_scale"  # of ternary layers; a file without it (of a float head) leaves it at 0, which means: not set
 FORMAT, VERSION = "bitfalcon", 1
+PACKED, PACKED_VERSION = "bitfalcon-packed", 1
+FORMATS = (FORMAT, PACKED)
 MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
 MAX_LICENSE = 100_000
 OTHER_TASK = "a {} checkpoint, whose head comes with a later version: `bitfalcon info` and `bitfalcon convert` work on it"
@@ -53,25 +60,47 @@ class Checkpoint:
     source: Mapping[str, object] = field(default_factory=dict)
     measured: tuple[Sequence[float], int] | None = None  # strides and multiple of the model, where they are known
     compared: bool = False  # whether the shapes of the weights were held against the graph already
+    packed: str = ""  # of bit.trits.FORMATS: the weights of a folded ternary model, from a packed file or for one
 
     @uncollected()
     def model(self) -> Detector:
-        """A Detector with these weights, float32, in eval mode."""
+        """A Detector with these weights, float32, in eval mode; of a packed file it is folded."""
         if not self.graph.rows:
             raise UserError(f"{self.graph.name} is {OTHER_TASK.format(self.source.get('task', 'foreign'))}.")
         if not self.compared and (shapes := _shapes(self.graph)) is not None:
-            self._compare(shapes)
-        model = Detector(self.graph, self.measured)
+            self._compare(self._folded(shapes) if self.packed else shapes)
+        model = _built(self)
         own = model.state_dict()
         self._compare({name: tuple(tensor.shape) for name, tensor in own.items()})
+        if self.packed:
+            self._check_codes(model)
         with torch.no_grad():
             for name, tensor in self.state.items():  # one at a time: a second copy of all would double the memory
                 own[name].copy_(tensor)
         self.set_norms(model)
         return model.eval()
 
+    def _folded(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        # What folding leaves of these shapes, as far as it is known without doing it: the weights, which are what takes memory.
+        codes = {name: name.removesuffix("weight") + "codes" for name in shapes if name.endswith("weight")}
+        expected = {name: tuple(tensor.shape) for name, tensor in self.state.items() if tensor.ndim < 2}
+        return {**expected, **{codes[name] if codes.get(name) in self.state else name: shape for name, shape in shapes.items() if len(shape) > 1}}
+
+    def _check_codes(self, model: Detector) -> None:
+        # Codes beyond 1 would be taken for ternary ones, whose sums cannot overflow.
+        layers = [name for name, module in model.named_modules() if isinstance(module, FrozenConv2d) and module.kind.startswith("ternary")]
+        wrong = [name for name in layers if any(abs(int(limit)) > 1 for limit in self.state[f"{name}.codes"].aminmax())]
+        raise_problems(f"{self.graph.name} is damaged: these layers are ternary, and their codes are not -1, 0 and 1:", wrong)
+
+    def to_train(self, path: str | Path) -> Checkpoint:
+        """This checkpoint, whose weights can be trained on. UserError for a packed one, which has only their codes."""
+        if self.packed:
+            raise UserError(f"'{path}' is a packed model, for predict and val: the weights that were trained are not in it any more. "
+                            "Give the checkpoint that it was packed from.")
+        return self
+
     def _compare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        missing = {name for name in shapes.keys() - self.state.keys() if name.endswith(UNSET)}
+        missing = {name for name in shapes.keys() - self.state.keys() if name.endswith(UNSET) and not self.packed}
         wrong = sorted(name for name in (shapes.keys() | self.state.keys()) - missing
                        if name not in shapes or name not in self.state or shapes[name] != tuple(self.state[name].shape))
         raise_problems(f"The weights do not fit {self.graph.name}:", wrong)
@@ -87,7 +116,13 @@ class Checkpoint:
 
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all."""
+    """Write a checkpoint, whole or not at all; a packed one packed again. UserError where that cannot be."""
+    with atomic(path) as temporary:
+        torch.save(content_of(checkpoint), temporary)
+
+
+def content_of(checkpoint: Checkpoint) -> dict[str, object]:
+    """What a checkpoint's file holds: tensors on the CPU and plain values. UserError where it cannot be packed."""
     graph = checkpoint.graph
     document = {key: value for key, value in graph.document.items() if key in DOCUMENT_KEYS}
     content = {
@@ -102,8 +137,20 @@ def save(path: str | Path, checkpoint: Checkpoint) -> None:
         "epoch": checkpoint.epoch, "license": checkpoint.license, "training": checkpoint.training,
         "norms": _plain(dict(checkpoint.norms)), "source": _plain(dict(checkpoint.source)),
     }
-    with atomic(path) as temporary:
-        torch.save(content, temporary)
+    rules = dict.fromkeys(policy.rule for policy in graph.bit) or ["absmean"]
+    return _packed(content, checkpoint.packed, ", ".join(rules)) if checkpoint.packed else content
+
+
+def _packed(content: Mapping[str, object], fmt: str, rule: str) -> dict[str, object]:
+    graph = {key: value for key, value in content["graph"].items() if key != "rows"}
+    graph["document"] = {key: value for key, value in graph["document"].items() if key != "names"}  # they stand beside it
+    plain = {key: value for key, value in content.items() if key not in ("state", "training")}
+    try:
+        found = {**plain, "format": PACKED, "version": PACKED_VERSION, "graph": graph, "rule": rule, "bn_folded": True,
+                 **flatten(content["state"], fmt)}
+        return {**found, "checksum": checksum(found)}
+    except ValueError as error:
+        raise UserError(f"{content['graph']['name']} cannot be packed: it has {error}.") from error
 
 
 @uncollected()
@@ -113,7 +160,7 @@ def load(path: str | Path) -> Checkpoint:
     if not path.exists():
         raise MissingFileError(f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have.")
     content = unpack(path).content
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or content.get("format") not in FORMATS:
         raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
                         "package cannot be resumed; give it as model= instead.")
     return parse(content, path)
@@ -121,14 +168,17 @@ def load(path: str | Path) -> Checkpoint:
 
 def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
     """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new, or entries that are none."""
+    newest = PACKED_VERSION if content["format"] == PACKED else VERSION
     if type(content.get("version")) is not int:
         raise UserError(f"'{path}' calls itself a checkpoint of bitfalcon, but has no format version: it is damaged or made by hand.")
-    if wrong := [] if content["version"] > VERSION else _misshapen(content):
+    if content["version"] > newest:
+        raise UserError(f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
+                        f"{newest}). Install a newer bitfalcon.")
+    packed = content["fmt"] if content["format"] == PACKED and isinstance(content.get("fmt"), str) else ""
+    content = _unpacked(content, path) if content["format"] == PACKED else content
+    if wrong := _misshapen(content):
         raise UserError(f"'{path}' is a damaged checkpoint of bitfalcon: {', '.join(wrong)} missing or not what is written there. "
                         "Give another copy of it.")
-    if content["version"] > VERSION:
-        raise UserError(f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
-                        f"{VERSION}). Install a newer bitfalcon.")
     saved, source = content["graph"], content.get("source", {})
     names = {index: one_line(name, MAX_TEXT) for index, name in saved["names"].items()}
     if source.get("task", "detect") == "detect":
@@ -137,9 +187,16 @@ def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
     else:  # converted, and its head is not built here
         graph = Graph(one_line(saved["name"]), saved["document"], (), saved["nc"], names, saved["scale"], saved["variant"], None, 3)
     rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "training")}
-    return Checkpoint(graph=graph, norms=content.get("norms", {}), source=source, measured=saved.get("measured"),
+    return Checkpoint(graph=graph, norms=content.get("norms", {}), source=source, measured=saved.get("measured"), packed=packed,
                       license=content["license"] and one_line(content["license"], MAX_LICENSE),
                       date=one_line(content["date"], MAX_TEXT), **rest)
+
+
+def _unpacked(content: Mapping[str, object], path: str | Path) -> dict[str, object]:
+    try:
+        return {**content, "state": restore(content), "training": None}
+    except ValueError as error:
+        raise UserError(f"'{path}' is a damaged packed model: {error}. Give another copy of it, or pack it again.") from error
 
 
 def _misshapen(content: Mapping[str, object]) -> list[str]:
@@ -173,6 +230,11 @@ def _shapes(graph: Graph) -> dict[str, tuple[int, ...]] | None:
         return state_shapes(graph)
     except UserError:
         return None
+
+
+def _built(checkpoint: Checkpoint) -> Detector:
+    model = Detector(checkpoint.graph, checkpoint.measured)
+    return model.eval().fuse() if checkpoint.packed else model
 
 
 def _plain(value: object) -> object:

@@ -12,12 +12,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from .errors import did_you_mean
+from .policy import Policy, read_policies
 from .rules import VARIANTS, activation_name, shown
 
 LISTS = ("backbone", "neck", "head")
 DOCUMENT_KEYS = frozenset({
     "nc", "names", "scales", "scale", "depth_multiple", "width_multiple", "activation", "ch", "channels", "reg_max",
-    "end2end", "inplace", "yaml_file", "variant", "class_width", *LISTS,
+    "end2end", "inplace", "yaml_file", "variant", "class_width", "bit", *LISTS,
 })
 # a misspelt one of these changes the model
 SHAPING_KEYS = ("scales", "depth_multiple", "width_multiple", "activation", "reg_max", *LISTS)
@@ -44,6 +45,7 @@ class Choices:
     reg_max: int
     activation: tuple[str, tuple, Mapping[str, object]] | None
     class_width: int  # hidden channels of the head's class branches, 0 for the usual rule
+    bit: tuple[Policy, ...]  # which layers are ternary
 
 
 def choose(document: Mapping, problems: list[str], notes: list[str], scale: str, named_scale: str, variant: str | None,
@@ -56,7 +58,7 @@ def choose(document: Mapping, problems: list[str], notes: list[str], scale: str,
     channels = _count("ch", _first(document, ("ch", "channels"), 3), 1, problems)
     reg_max = _count("reg_max", _first(document, ("reg_max",), 16), 2, problems)
     return Choices(letter, depth, width, limit, family, nc, names, channels, reg_max, _activation(document, problems),
-                   _count("class_width", document.get("class_width") or 0, 0, problems))
+                   _count("class_width", document.get("class_width") or 0, 0, problems), read_policies(document.get("bit"), problems))
 
 
 def _first(document: Mapping, keys: Sequence[str], otherwise: object) -> object:

@@ -20,11 +20,19 @@ usage: bitfalcon VERB key=value ...
   val       COCO numbers of a checkpoint    bitfalcon val model=best.pt data=data.yaml split=test
   predict   boxes on images                 bitfalcon predict model=best.pt source=images/ conf=0.25
   info      the rows of a model             bitfalcon info model=yolov12.yaml scale=l
+  export    a file for other programs       bitfalcon export model=best.pt format=onnx imgsz=640
+            onnx, torchscript, pt2, openvino; compared with the network first; predict and val take the file as model=
   convert   weights to or from our format   bitfalcon convert best.pt to=turbo out=y.pt
   doctor    all that is wrong in a dataset  bitfalcon doctor data=data.yaml out=report.json
             ends with 0: nothing (notes are no fault), 1: warnings or errors, 2: there is no such dataset
   selftest  does this machine train right?  bitfalcon selftest device=0
             trains the smallest model on shapes for some minutes; ends with 0: passed, 1: failed
+  bit       ternary layers, step by step    bitfalcon bit mode=scan model=best.pt data=data.yaml
+            mode=scan, replace, qat, report, pack: rank, replace, fine-tune, compare, write the small file
+  sizes     what a larger model buys        bitfalcon sizes model=yolov12-lite.yaml scale=n,s,m data=data.yaml epochs=50
+            trains each size under one budget, one table; after a kill: the same with resume=True
+  benchmark every engine, on this machine   bitfalcon benchmark model=best.pt data=data.yaml imgsz=640
+            latency in turns, mAP, size, start-up, memory, agreement; format=onnx,torch,compile,... runs those only
   cfg       print all settings, with what each means; copy-cfg writes them to default_copy.yaml
   checks    print versions and devices
   version   print the version
@@ -183,6 +191,8 @@ def _verdict(error: Exception) -> tuple[str, int]:
     kind, text = type(error).__name__, " ".join(str(error).split()) or "no message"
     if isinstance(error, UserError):
         return f"error: {error}", 2
+    if kind == "MismatchError":  # of an export
+        return f"error: {error}", 1
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError):
         return f"error: out of memory ({text}). Give a smaller batch= or imgsz=, or another device=.", 1
     if isinstance(error, OSError) and error.errno is not None:

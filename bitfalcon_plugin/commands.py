@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from .config import draft_of, is_model_scale, literal, live, sample, show, table
 from .errors import did_you_mean, raise_problems
 
-MODES = ("train", "val", "predict", "info", "convert", "doctor", "selftest")
+MODES = ("train", "val", "predict", "info", "convert", "doctor", "selftest", "export", "sizes", "benchmark", "bit")
+BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit
 COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks")
 VERBS = MODES + COMMANDS
 FLAGS = {"-h": "help", "-v": "version"}
 OTHER_TASKS = ("segment", "semantic", "depth", "classify", "pose", "obb")
-MODEL_SUFFIXES = (".pt", ".yaml", ".yml")
+MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_openvino_model", "_openvino_model/")
 
 
 def parse_tokens(tokens: Sequence[str], notes: list[str] | None = None) -> tuple[str | None, dict[str, object]]:
@@ -102,7 +103,10 @@ class _Command:
         self.overrides[key] = value
 
     def choose(self, key: str, word: str) -> None:
-        """task= and mode=: a verb, wherever it stands, is the mode."""
+        """task= and mode=: a verb, wherever it stands, is the mode. Of the verb bit mode= is the step."""
+        if key == "mode" and word in BIT_STEPS:
+            self.act("bit")
+            return self.set("step", word)
         if word in VERBS:
             self.act(word)
         elif key == "task" and word in OTHER_TASKS:
@@ -110,7 +114,7 @@ class _Command:
         elif key == "task" and word == "detect":
             self.overrides["task"] = word
         else:
-            known = ("detect", *VERBS) if key == "task" else VERBS
+            known = ("detect", *VERBS) if key == "task" else BIT_STEPS if self.verb == "bit" else (*VERBS, *BIT_STEPS)
             self.problems.append(f"{key}={word}: expected one of {', '.join(known)}.{did_you_mean(word, known)}")
 
     def act(self, verb: str) -> None:
@@ -125,7 +129,9 @@ class _Command:
         row = table().get(word)
         row = table()[row["now"]] if row and "now" in row else row
         is_model = word.lower().endswith(MODEL_SUFFIXES) and "model" not in self.overrides
-        if word.lower() in (*VERBS, "detect", *OTHER_TASKS):
+        if word.lower() in BIT_STEPS and self.verb == "bit":
+            self.set("step", word.lower())
+        elif word.lower() in (*VERBS, "detect", *OTHER_TASKS):
             self.choose("task", word.lower())
         elif row and isinstance(row["default"], bool):
             self.set(word, True)
@@ -137,5 +143,5 @@ class _Command:
             self.set(key, word)
         else:
             switches = [key for key, row in live().items() if isinstance(row["default"], bool) and key[0] == word[0]]
-            hint = did_you_mean(word, VERBS) or did_you_mean(word, switches)
+            hint = did_you_mean(word, (*VERBS, *switches))
             self.problems.append(f"'{word}' is no verb ({', '.join(VERBS)}), no setting and no file.{hint}")

@@ -35,7 +35,12 @@ def table() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def _groups() -> dict[str, dict[str, dict[str, Any]]]:
-    return yaml.safe_load((cfg_dir() / "default.yaml").read_text(encoding="utf-8"))
+    # By libyaml where PyYAML has it: the same safe loader, in a tenth of the 0.1 s that every command would wait.
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)((cfg_dir() / "default.yaml").read_text(encoding="utf-8"))
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
 
 
 @functools.cache

@@ -17,7 +17,7 @@ def select_device(device: object) -> torch.device:
     """
     found = _named(device)
     if len(found) > 1:
-        raise UserError(f"device={device!r}: several devices are for training; name one here, for example device={found[0].index}.")
+        raise UserError(f"device={device!r}: several devices are for training and predict; name one here, for example device={found[0].index}.")
     return found[0]
 
 
@@ -42,6 +42,11 @@ def select_devices(device: object) -> list[torch.device]:
         raise UserError(f"device={device!r} is {len(found)} of this machine's GPUs, torchrun started {processes or 'other'} processes "
                         f"here (LOCAL_RANK={os.environ['LOCAL_RANK']}). Give --nproc-per-node={len(found)}, or as many devices.")
     return [found[local]]
+
+
+def every_device(device: object) -> list[torch.device]:
+    """The devices among which predict shares out its batches: as `select_devices`, whatever torchrun says of processes."""
+    return _named(device)
 
 
 def spelled(devices: Sequence[torch.device]) -> str:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -17,22 +16,23 @@ import torch
 from .checkpoint import Checkpoint, load
 from .checkpoint import save as save_checkpoint
 from .config import Settings, load_settings
-from .devices import select_device
+from .devices import every_device, select_device
+from .engines.formats import format_of
+from .engines.opening import Opened
 from .errors import MissingFileError, UserError, did_you_mean
 from .events import Events
 from .foreign import KEPT_SETTINGS, load_any
 from .info import show_info
 from .inputs import DEFAULT_MODEL, graph_for, is_weights
-from .measuring import run_val
 from .model import Detector, odd_norms, read_graph
 from .outputs import Predictor, run_predict
+from .quick import prepared
 from .results import Results
-from .runs import run_train
 from .transfer import transfer
-from .validate import Metrics
 
-EXPORTED = (".onnx", ".torchscript", ".engine", ".tflite", ".pb", ".mlpackage", ".mlmodel", ".xml", ".ncnn", ".mnn")
-
+if TYPE_CHECKING:  # what a method alone needs is imported when it is called: predict starts in half the time
+    from .benchtable import Bench
+    from .validate import Metrics
 
 class Info(NamedTuple):
     """Sizes of a model: modules without children, parameters, those with gradients, GFLOPs of one image."""
@@ -46,8 +46,8 @@ class Info(NamedTuple):
 class YOLO:
     """A detector for scripts: `YOLO("yolov12.yaml").train(data=..., scale="n")`, `YOLO("best.pt").predict("images/")`.
 
-    model: a graph (.yaml) or a checkpoint (.pt); a bare name is the checkpoint where one of that name lies here. Keyword
-    arguments of the methods are the settings of the command line. verbose: predict prints a line an image.
+    model: a graph (.yaml), a checkpoint (.pt) or an exported model, for predict and val; a bare name is the checkpoint where one of
+    that name lies here. Keyword arguments of the methods are the settings of the command line. verbose: predict prints a line an image.
 
     names: class index to name. model: the Detector, whose attributes are attributes here too. overrides: settings of every
     call that does not give them; may be edited. trainer, metrics, predictor: of the latest run. ckpt_path: the file of the
@@ -68,15 +68,19 @@ class YOLO:
         self._events = Events()
         self._start: Checkpoint | None = None  # weights that a graph begins with
         self.overrides: dict[str, object] = {"task": self.task, "model": self.source}
+        self._opened = Opened(self.source) if format_of(self.source) else None
         if is_weights(self.source):
             self._take(load_any(self.source), self.source)
         else:
-            read_graph(self.source)  # a wrong name or graph is told now, not at the first use
+            if not self._opened:
+                read_graph(self.source)  # a wrong name or graph is told now, not at the first use
             self._take(None, None)
 
     @property
     def model(self) -> Detector:
-        """The network; a graph's own is built at its first use, with fresh weights or those of `load`."""
+        """The network; a graph's own is built at its first use, with fresh weights or those of `load`. An Engine of an exported model."""
+        if self._opened:
+            return self._opened.engine
         if self._model is None:
             with torch.inference_mode(False):  # it is to be trained and changed, whoever asks for it first
                 self._model = self.checkpoint.model() if self.checkpoint else self._built()
@@ -96,7 +100,7 @@ class YOLO:
     @property
     def cfg(self) -> str | None:
         """The graph's file, where the model is not from a checkpoint."""
-        return None if is_weights(self.source) else self.source
+        return None if is_weights(self.source) or self._opened else self.source
 
     @property
     def ckpt(self) -> dict[str, object]:
@@ -111,6 +115,8 @@ class YOLO:
 
         A checkpoint's weights are trained on as they are now; a graph starts fresh, or from pretrained= or `load`.
         """
+        from .runs import run_train
+
         _only(trainer, "train", "trainer", "add_callback hangs functions on the events of a run")
         settings = self._settings("train", kwargs)
         start = self.checkpoint if self._model is None or self.checkpoint is None else self._current()
@@ -121,6 +127,8 @@ class YOLO:
 
     def val(self, validator: None = None, **kwargs) -> Metrics:
         """Measure on a split of the data; returns Metrics."""
+        from .measuring import run_val
+
         _only(validator, "val", "validator", "add_callback hangs functions on the events of a run")
         settings = self._settings("val", kwargs)
         try:
@@ -188,11 +196,14 @@ class YOLO:
         if not isinstance(weights, (str, Path)) or not is_weights(weights):
             shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
             raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
-        found = load_any(weights)
+        if self._opened:
+            self._opened.settings("load")  # says that there is nothing to load into
+        found = load_any(weights).to_train(weights)
         if self.checkpoint is None:
             self._start, self._model = found, None  # built when it is asked for: train may choose the scale
             self.overrides["pretrained"] = str(weights)
             return self
+        self.checkpoint.to_train(self.ckpt_path)
         if self._unfolded is not None:  # folded weights have no place for batch norms
             self._take(self._current(), self.ckpt_path)
         transfer(self.model, found, weights, by_name=_by_name(self.model, found))
@@ -262,14 +273,22 @@ class YOLO:
         raise UserError("track is not here. Give the detections of predict(stream=True) to a tracker of another package: "
                         "supervision.Detections.from_ultralytics(result) is the form that those take.")
 
-    def export(self, *args, **kwargs):
-        """Not here yet."""
-        raise UserError("export is not here yet. `bitfalcon convert best.pt to=v1` (or turbo, yolo11, yolov8) writes a state dict in "
-                        "the maker's keys, from which other packages export.")
+    def export(self, **kwargs) -> str:
+        """Write the weights as they are now for another program, compared with the network first; returns the path (see export.py)."""
+        from .export import run_export
 
-    def benchmark(self, *args, **kwargs):
-        """Not here yet."""
-        raise UserError("benchmark is not here yet. val() measures accuracy and the milliseconds of each stage (metrics.speed).")
+        settings, known = self._settings("export", kwargs), self.checkpoint
+        return str(run_export(self.model, settings, self.ckpt_path or self.source, known and known.license, self._events))
+
+    def benchmark(self, **kwargs) -> Bench:
+        """Measure every engine and precision that is installed with these weights; prints and writes a table (see bench.py)."""
+        from .bench import run_benchmark, scratch
+
+        settings = self._settings("benchmark", {"data": None, "batch": 1, **kwargs})
+        with scratch() as folder:
+            origin = Path(self.ckpt_path or self.source)
+            self.save(folder / f"{origin.stem}.pt")
+            return run_benchmark(self.model, folder / f"{origin.stem}.pt", origin, settings)
 
     def tune(self, *args, **kwargs):
         """Not here."""
@@ -323,22 +342,27 @@ class YOLO:
         if str(named) not in (self.source, self.overrides["model"]):
             raise UserError(f"{mode}(model={str(named)!r}): the model of this object is {self.source!r}; make another: "
                             f"YOLO({str(named)!r}).")
-        settings = load_settings({**self.overrides, **{key: _plain(value) for key, value in given.items()}, "mode": mode})
+        said = self._opened.settings(mode) if self._opened else {}
+        settings = load_settings({**said, **self.overrides, **{key: _plain(value) for key, value in given.items()}, "mode": mode})
         for note in settings.notes:
             print(f"note: {note}", file=sys.stderr)
         return settings
 
     def _prepared(self, settings: Settings) -> Detector:
         # A folded copy, kept while the weights stay as they are.
-        device, model = select_device(settings.device), self.model
+        if self._opened:
+            return self._opened.prepared(settings)
+        several = settings.mode == "predict"  # a folder is shared out
+        devices, model = (every_device if several else lambda wanted: [select_device(wanted)])(settings.device), self.model
         weight = next(model.parameters())
         changes = _changes(model)
         if self.checkpoint is None and self._start is None and changes == self._born:
             print(f"note: {self.source} is a graph, its weights are random until train() or load().", file=sys.stderr)
-        key = (model, device, weight.dtype, changes)
+        key = (model, devices, weight.dtype, changes, settings.half, settings.compile)
         if self._ready is None or self._ready[0] != key:
-            ready = copy.deepcopy(model).eval().requires_grad_(False).fuse()
-            self._ready = (key, ready.to(device, memory_format=torch.channels_last))
+            ready, *twins = (prepared(model, device, half=settings.half, compiling=settings.compile) for device in devices)
+            ready.twins = tuple(twins)
+            self._ready = (key, ready)
         ready = self._ready[1]
         ready.names = dict(model.names)
         return ready
@@ -346,10 +370,8 @@ class YOLO:
 
 def _named_file(model: str | Path) -> str:
     if not isinstance(model, (str, Path)) or not str(model).strip():
-        raise UserError(f"YOLO({model!r}): expected the path of a graph (.yaml) or of a checkpoint (.pt).")
+        raise UserError(f"YOLO({model!r}): expected the path of a graph (.yaml), a checkpoint (.pt) or an exported model.")
     path = Path(model)
-    if path.suffix.lower() in EXPORTED:
-        raise UserError(f"YOLO({str(model)!r}): exported models are not run here yet; give the checkpoint (.pt) they were made from.")
     weights = path.with_name(path.name + ".pt")
     return str(weights if not path.suffix and weights.is_file() else model)
 

@@ -37,7 +37,7 @@ class NoMatplotlib(UserError):
 
 
 @contextmanager
-def _page(target: Path, width: float, height: float) -> Iterator:
+def page(target: Path, width: float, height: float) -> Iterator:
     """Yield an empty matplotlib Figure of so many inches; afterwards it is in the file `target`, whole or not at all."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
@@ -102,7 +102,7 @@ def draw_curve(target: Path, grid: np.ndarray, curves: np.ndarray, axes: tuple[s
     mark: where a dotted line stands.
     """
     named = range(len(curves)) if len(curves) <= LEGEND else sorted(range(len(curves)), key=lambda row: values[row])[:LOWEST]
-    with _page(target, 9, 6) as figure:
+    with page(target, 9, 6) as figure:
         ax = figure.subplots()
         for row in set(range(len(curves))) - set(named):
             ax.plot(grid, curves[row], color="#9aa0a6", linewidth=0.3)
@@ -130,7 +130,7 @@ def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Pa
     labels = [*(short(name) for name in names), "background"]
     few = count <= WRITTEN
     side = min(max(2 + 0.5 * count, 5), 14)
-    with _page(target, side + (1.5 if few else 6), side) as figure:
+    with page(target, side + (1.5 if few else 6), side) as figure:
         ax = figure.subplots()
         shown = ax.imshow(np.where(matrix > 0, matrix, np.nan), cmap=_blues(), vmin=0, vmax=None if counts else 1,
                           interpolation="nearest")
@@ -192,7 +192,7 @@ def draw_results(source: Path, target: Path) -> Path:
     half = (len(metrics) + 1) // 2
     order = [losses + metrics[:half], [name for name in names if name.startswith("val/")] + metrics[half:]]
     columns = max(map(len, order))
-    with _page(target, 3 * columns, 5.6) as figure:
+    with page(target, 3 * columns, 5.6) as figure:
         axes = figure.subplots(2, columns, squeeze=False)
         for line, row in zip(axes, order, strict=True):
             for ax, name in zip(line, [*row, *[""] * (columns - len(row))], strict=True):
@@ -237,7 +237,7 @@ def draw_labels(target: Path, classes: np.ndarray, boxes: np.ndarray, names: Seq
     """
     counts = np.bincount(classes, minlength=len(names))
     bins = 50 if len(boxes) > 20_000 else 25
-    with _page(target, 11, 7.6) as figure:
+    with page(target, 11, 7.6) as figure:
         above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15))
         _bars(above.subplots(), counts, names)
         left, middle, right = below.subplots(1, 3)

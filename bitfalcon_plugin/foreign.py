@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import FORMAT, MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, parse
+from .checkpoint import FORMATS, MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, parse
 from .compat.allowed import one_line
 from .compat.families import TABLES, Recognised, family_of_ours, recognise
 from .compat.reader import Foreign, foreign_of, uncollected, unpack
@@ -84,7 +84,7 @@ def open_any(path: str | Path) -> Checkpoint | Opened:
     Raises MissingFileError, or UserError with what the file is instead.
     """
     unpacked = unpack(path)
-    if isinstance(unpacked.content, dict) and unpacked.content.get("format") == FORMAT:
+    if isinstance(unpacked.content, dict) and unpacked.content.get("format") in FORMATS:
         return parse(unpacked.content, path)
     foreign = foreign_of(unpacked)
     try:
@@ -206,8 +206,11 @@ def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[
     """Write a plain state dict in a family's own keys, which torch.load opens with its defaults; returns it.
 
     The licence of the weights goes along where nobody trips over it: in the metadata that torch keeps beside a state dict.
-    Raises UserError when the weights belong to another family.
+    Raises UserError when the weights belong to another family, or are packed.
     """
+    if checkpoint.packed:
+        raise UserError(f"to={family}: a packed model has codes instead of weights, and other makers' keys have no place for them. Convert "
+                        "the checkpoint that it was packed from.")
     own = family_of_ours(checkpoint.state, checkpoint.graph.variant)
     if family != own:
         raise UserError(f"to={family}: these are {own} weights; give to={own}.")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from .choices import DOCUMENT_KEYS, LISTS, Choices, choose
 from .errors import UserError, did_you_mean, raise_problems
+from .policy import Policy
 from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width, shown
 
 __all__ = ["DOCUMENT_KEYS", "Graph", "Row", "resolve"]
@@ -59,6 +60,7 @@ class Graph:
     activation: tuple[str, tuple, Mapping[str, object]] | None
     channels: int
     notes: tuple[str, ...] = ()
+    bit: tuple[Policy, ...] = ()  # which layers are ternary
 
 
 def resolve(
@@ -93,7 +95,7 @@ def resolve(
     raise_problems(f"{name} cannot be built:", problems)
     chosen = {"nc": choices.nc, "names": choices.names, "scale": choices.scale, "variant": choices.variant}
     return Graph(name, {**document, **chosen}, tuple(reader.rows), **chosen, activation=choices.activation,
-                 channels=choices.channels, notes=tuple(f"{name}: {note}" for note in notes))
+                 channels=choices.channels, bit=choices.bit, notes=tuple(f"{name}: {note}" for note in notes))
 
 
 def _written_rows(document: Mapping, problems: list[str]) -> list[tuple[str, object]]:

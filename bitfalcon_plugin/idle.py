@@ -16,6 +16,7 @@ RULES: dict[str, tuple[Callable[[Settings, bool], bool], str]] = {
     "variant": (lambda s, weights: weights, "the checkpoint's own family is trained"),
     "pretrained": (lambda s, weights: s.pretrained is True and not weights or isinstance(s.pretrained, str) and weights,
                    "weights come from model= where that is a checkpoint, otherwise from a path given here"),
+    "keep": (lambda s, weights: not s.bit, "it is for bit=, which makes layers ternary"),
     "cls_remap": (lambda s, weights: not weights and not isinstance(s.pretrained, str), "no weights are taken over"),
     "patience": (lambda s, weights: not s.val and s.patience > 0, "val=False measures the last epoch alone"),
     "save_period": (lambda s, weights: not s.save and s.save_period > 0, "save=False keeps one checkpoint"),

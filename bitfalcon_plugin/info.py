@@ -2,8 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
+from pathlib import Path
+
+from .bit.flat import lines_of
+from .checkpoint import Checkpoint
 from .config import Settings
 from .model import Detector, Summary, summary
+
+
+FORMATS = {"t5": "five ternary weights in a byte", "t2": "four ternary weights in a byte"}
+STORES = {"t": "ternary", "b": "int8", "h": "float16", "f": "float32"}
+
+
+def packed_lines(checkpoint: Checkpoint, path: str | Path) -> list[str]:
+    """What a packed file is, its bytes and how many numbers of which kind it has, in one line; none for other checkpoints."""
+    if not checkpoint.packed:
+        return []
+    counts = Counter()
+    for line in lines_of(checkpoint.state):
+        counts[line.store] += line.count
+    kinds = ", ".join(f"{counts[store]:,} {word}" for store, word in STORES.items() if counts[store])
+    return [f"{path}: packed as {checkpoint.packed} ({FORMATS[checkpoint.packed]}), {os.path.getsize(path):,} bytes: {kinds}; folded, for "
+            "predict and val"]
 
 
 def show_info(model: Detector, settings: Settings) -> Summary:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .config import Settings
-from .data.dataset import Scan, scan
-from .data.spec import DataSpec, load_data
 from .errors import UserError
 from .graph import Graph
 from .model import Detector, read_graph
+
+if TYPE_CHECKING:  # predicting needs no dataset
+    from .data.dataset import Scan
+    from .data.spec import DataSpec
 
 DEFAULT_MODEL, DEFAULT_DATA = "yolov12.yaml", "shapes.yaml"
 
@@ -41,6 +44,8 @@ def graph_for(source: str, settings: Settings, data: DataSpec | None = None) -> 
 
 def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
     """The dataset, and the settings with what the dataset brings along where nobody gave it."""
+    from .data.spec import load_data
+
     if settings.data is None:
         data = load_data(DEFAULT_DATA)
         print(f"No data= is given: using the generated dataset 'shapes' in {data.root} (its data.yaml is an example to copy)")
@@ -68,6 +73,8 @@ def legal_side(settings: Settings, model: Detector) -> Settings:
 
 def scan_split(data: DataSpec, split: str, settings: Settings) -> Scan:
     """Look through a split and say what is in it."""
+    from .data.dataset import scan
+
     found = scan(data, split, single_cls=settings.single_cls, classes=settings.classes,
                  fraction=settings.fraction if split == "train" and settings.mode == "train" else 1.0)
     print(f"{split:>9}: {len(found.samples)} images, {found.missing + found.empty} backgrounds, {found.unreadable} unreadable, "

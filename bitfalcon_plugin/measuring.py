@@ -21,12 +21,14 @@ from .config import Settings
 from .data.dataset import Sample
 from .data.loader import ValLoader
 from .data.spec import DataSpec
+from .engines.interface import Engine
 from .errors import UserError
 from .events import Events
 from .files import atomic, new_run_dir, write_text
 from .inputs import class_names, find_data, legal_side, scan_split
 from .model import Detector
 from .predict import detect
+from .quick import half_type
 from .training.distributed import World
 from .training.loop import progress
 from .training.memory import USUAL
@@ -88,6 +90,8 @@ def measure(model: Detector, samples: Sequence[Sample], settings: Settings, devi
     """
     world, events = world or World(), events or Events()
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
+    exported = isinstance(model, Engine)
+    rect = rect and not (exported and model.fixed)
     loader = ValLoader(samples, imgsz=settings.imgsz, batch=settings.batch, stride=model.multiple, device=device, rect=rect,
                        workers=workers_for(device, settings), rank=world.rank, world=world.size)
     validator = Validator(settings, folder, loader, device, model)
@@ -99,8 +103,8 @@ def measure(model: Detector, samples: Sequence[Sample], settings: Settings, devi
 
     validator.metrics = validate(
         model, samples, loader, conf=DEFAULT_CONF if settings.conf is None else settings.conf, iou=settings.iou,
-        max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=gains_of(settings),
-        autocast=_half(settings, device) if settings.mode == "val" else None, progress=progress("val", world.main), notify=notify,
+        max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=None if exported else gains_of(settings),
+        autocast=_half(settings, device, model) if settings.mode == "val" and not exported else None, progress=progress("val", world.main), notify=notify,
         watch=pictures.watch(samples, loader.fits), gather=world.gather, save_dir=folder, single=single, keep=kept.append,
         classes=_classes(settings, model), looks=partial(detect, augment=True) if settings.augment and settings.mode == "val" else None)
     events.fire("on_val_end", validator)
@@ -223,20 +227,28 @@ def _classes(settings: Settings, model: Detector) -> list[int] | None:
     return [settings.classes] if isinstance(settings.classes, int) else list(settings.classes)
 
 
-def _half(settings: Settings, device: torch.device) -> torch.dtype | None:
-    """What autocast computes in: amp names the kind where it is a word, half alone means fp16; None for float32."""
+def _half(settings: Settings, device: torch.device, model: Detector | None = None) -> torch.dtype | None:
+    """What autocast computes in: amp names the kind where it is a word, half alone means the device's own; None for float32.
+
+    Weights that are of 16 bits already (see quick.prepared) need none on a CPU.
+    """
     named = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}
-    if isinstance(settings.amp, str) and "amp" in settings.given:
+    by_name = isinstance(settings.amp, str) and "amp" in settings.given
+    if by_name:
         wanted = named[settings.amp]
     else:
-        wanted = torch.float16 if settings.half else None
+        wanted = (half_type(device)[0] or torch.float16) if settings.half else None
+    if device.type == "cpu" and wanted is torch.bfloat16 and model is not None and next(model.parameters()).dtype is wanted:
+        return None
     if wanted is None or device.type == "cuda" and (wanted is torch.float16 or torch.cuda.is_bf16_supported()):
         return wanted
     if device.type == "cpu" and wanted is torch.bfloat16:  # asked for by name: a CPU with the instructions gains, any CPU can
         return wanted
-    asked = "half=True" if wanted is torch.float16 and settings.half else f"amp={settings.amp}"
-    _note(f"note: {asked}: {device.type} does not compute well in this type; measuring in float32"
-          + (" (amp=bf16 measures in bfloat16)." if device.type == "cpu" else "."))
+    if by_name:
+        _note(f"note: amp={settings.amp}: {device.type} does not compute well in this type; measuring in float32"
+              + (" (amp=bf16 measures in bfloat16)." if device.type == "cpu" else "."))
+    else:
+        _note(f"note: half=True: {half_type(device)[1]}" + (" (float32; amp=bf16 measures in bfloat16)." if device.type == "cpu" else "."))
     return None
 
 

@@ -20,6 +20,8 @@ from .graph import Graph, Row, resolve
 from .locate import find_model
 from .modules import Raw, entry, known_modules, lookup
 from .modules.conv import EPS, MOMENTUM, DefaultActivation, Folded
+from .modules.quantised import Quantising
+from .modules.replace import apply_policies
 from .rules import shown
 
 PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
@@ -46,6 +48,7 @@ class Detector(nn.Module):
         self.model = nn.ModuleList(_build(row, problems) for row in graph.rows)
         _share_activation(self, graph, problems)
         raise_problems(f"{graph.name} cannot be built:", problems)
+        apply_policies(self.model, graph)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):  # of nn.X and registered rows too (spec/interface.md section 4)
                 module.eps, module.momentum = EPS, MOMENTUM
@@ -108,6 +111,10 @@ class Detector(nn.Module):
         for module in list(self.modules()):
             if module is not self and hasattr(module, "fuse"):
                 module.fuse()
+        for module in list(self.modules()):  # ternary layers outside blocks, which no batch norm follows
+            for name, layer in list(module.named_children()):
+                if hasattr(layer, "freeze"):
+                    setattr(module, name, layer.freeze()[0])
         return self
 
     @torch.no_grad()
@@ -156,7 +163,8 @@ def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     problems: list[str] = []
     with torch.device("meta"):
         rows = nn.ModuleList(_build(row, problems) for row in graph.rows)
-    raise_problems(f"{graph.name} cannot be built:", problems)
+        raise_problems(f"{graph.name} cannot be built:", problems)
+        apply_policies(rows, graph)
     return {f"model.{name}": tuple(tensor.shape) for name, tensor in rows.state_dict().items()}
 
 
@@ -198,14 +206,19 @@ def _recomputed(module: nn.Module, inputs: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _untracked(module: nn.Module) -> Iterator[None]:
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training]
+    observers = [layer for layer in module.modules() if isinstance(layer, Quantising) and layer.observing]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
         norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()})
+    for layer in observers:  # scales of activations are those that the first pass came to
+        layer.observing = False
     try:
         yield
     finally:
         for norm, buffers in zip(norms, kept):
             norm._buffers.update(buffers)
+        for layer in observers:
+            layer.observing = True
 
 
 def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[str]) -> None:

@@ -19,11 +19,13 @@ from tqdm import tqdm
 
 from .ahead import Picture
 from .config import Settings
+from .engines.interface import Engine
 from .errors import UserError
 from .events import Events
 from .files import atomic, new_run_dir
 from .model import Detector
 from .predict import Batch, Skipped, embed_rows, predict_batches
+from .quick import why_not_half
 from .results import Results
 from .sources import Item, Url, Video, list_sources
 from .video import SUFFIX, VideoWriter
@@ -76,8 +78,8 @@ def run_predict(model: Detector, settings: Settings, source: object, verbose: bo
     if any(side % model.multiple for side in sides):
         rounded = [-(-side // model.multiple) * model.multiple for side in sides]
         notes.append(f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {rounded}.")
-    if settings.half and not next(model.parameters()).is_cuda:
-        notes.append("half=True: 16-bit arithmetic is for GPUs of CUDA; this device goes on in 32 bits.")
+    if settings.half and not isinstance(model, Engine) and (reason := why_not_half(model)):
+        notes.append(f"half=True: {reason}.")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     options = {"imgsz": settings.imgsz, "conf": 0.25 if settings.conf is None else settings.conf, "iou": settings.iou,
@@ -129,6 +131,8 @@ def _run(about: Predictor, options: dict, verbose: bool, events: Events) -> Iter
         height, width = shape[1].input_shape
         speed = ", ".join(f"{ms:.1f}ms {stage}" for stage, ms in about.speed.items())
         print(f"Speed: {speed} per image at shape ({shape[0]}, 3, {height}, {width})", file=out)
+        if how := getattr(about.model, "how", None):
+            print(f"Network: {how}", file=out)
     if about.save_dir is not None:
         unread = f"; {len(skipped.reasons)} images could not be read" if skipped.reasons else ""
         print(f"Results saved to {about.save_dir}{unread}", file=out)

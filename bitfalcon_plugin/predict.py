@@ -6,9 +6,13 @@ Written from spec/interface.md 5.4, 8.1 and 8.2.
 from __future__ import annotations
 
 import contextlib
+import queue
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -19,8 +23,9 @@ from .boxes import Fit, letterbox_fit, minimal_canvas, non_max_suppression
 from .data.images import GREY
 from .errors import UserError
 from .model import Detector
+from .quick import warm
 from .results import Results
-from .sources import Item, list_sources
+from .sources import Item, Video, list_sources
 
 __all__ = ["Batch", "Skipped", "detect", "embed_rows", "list_sources", "predict", "predict_batches"]
 
@@ -62,10 +67,13 @@ def predict_batches(model: Detector, sources: Iterable[Item], *, imgsz: int | tu
     imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. conf, iou, max_det, agnostic,
     classes: as in boxes.non_max_suppression. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a
     minimal rectangle if their sizes are equal and a square otherwise. augment: merge the detections on the image with those
-    on copies of 0.83, mirrored, and 0.67 of its size. half: float16 arithmetic on a GPU; without effect elsewhere. embed: no
+    on copies of 0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the weights' type counts. embed: no
     detections but for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos
     and webcams, see ahead.read_pictures. skipped: collects the sources that could not be read. watch: called with the events
     on_predict_batch_start and on_predict_postprocess_end and their batch.
+
+    A thread is one batch ahead of the caller, who meanwhile draws and writes; of a webcam it is not. Where the model has `twins`,
+    copies on other devices, batches are shared out among all, each to one that is free.
 
     Raises UserError for a row of `embed` that is none.
     """
@@ -75,16 +83,63 @@ def predict_batches(model: Detector, sources: Iterable[Item], *, imgsz: int | tu
     watch = watch or (lambda event, batch: None)
 
     def resized(size: tuple[int, int]) -> tuple[int, int]:
-        return _fits([size], imgsz, model.multiple)[0].resized
+        return _fits([size], imgsz, model)[0].resized
 
     depth = min(max(2 * (batch or 1), 4), 32)
     pictures = read_pictures(sources, resized, depth=depth, vid_stride=vid_stride, keep_all=keep_all)
+    models, live = [model, *getattr(model, "twins", ())], isinstance(sources, Sequence) and any(map(_is_live, sources))
+    rooms: list[dict] = [{} for _ in models]
+
+    def compute(place: int, chunk: Batch) -> list:
+        return _results(models[place], chunk.pictures, imgsz, augment, half, embed, rule, rooms[place])
+
     with contextlib.closing(pictures):
-        for chunk in _chunks(pictures, batch, Skipped() if skipped is None else skipped):
-            watch("on_predict_batch_start", chunk)
-            chunk.results = _results(model, chunk.pictures, imgsz, augment, half, embed, rule)
-            watch("on_predict_postprocess_end", chunk)
-            yield chunk
+        chunks = _chunks(pictures, batch, Skipped() if skipped is None else skipped)
+        with contextlib.closing(_computed(chunks, compute, len(models), 0 if live else len(models))) as done:
+            for chunk, results in done:
+                watch("on_predict_batch_start", chunk)
+                chunk.results = results
+                watch("on_predict_postprocess_end", chunk)
+                yield chunk
+
+
+def _is_live(item: Item) -> bool:
+    return isinstance(item, Video) and isinstance(item.place, int)
+
+
+def _computed(chunks: Iterable[Batch], compute: Callable[[int, Batch], list], places: int, ahead: int) -> Iterator[tuple[Batch, list]]:
+    """Each batch and its results, in order, while threads compute up to `ahead` later ones.
+
+    compute: results of a batch at one of so many places; at each place one batch at a time.
+    """
+    if not ahead:
+        yield from ((chunk, compute(0, chunk)) for chunk in chunks)
+        return
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(places):
+        free.put(place)
+
+    def work(chunk: Batch) -> list:
+        place = free.get()
+        try:
+            return compute(place, chunk)
+        finally:
+            free.put(place)
+
+    waiting: deque = deque()
+    # the readers' threads have set torch's number for every new thread to 1: this one is told the caller's
+    pool = ThreadPoolExecutor(places, "bitfalcon-predict", partial(torch.set_num_threads, torch.get_num_threads()))
+    try:
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(work, chunk)))
+            if len(waiting) > ahead:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def embed_rows(model: Detector, rows: Sequence[int]) -> None:
@@ -117,9 +172,13 @@ def _kind(picture: Picture) -> tuple:
 
 
 def _results(model: Detector, pictures: list[Picture], imgsz: int | tuple[int, int], augment: bool, half: bool,
-             embed: Sequence[int] | None, rule: dict) -> list:
+             embed: Sequence[int] | None, rule: dict, room: dict | None = None) -> list:
     start = time.perf_counter()
-    images, fits = _input(pictures, imgsz, model)
+    images, fits = _input(pictures, imgsz, model, room)
+    warming = 0.0
+    if embed is None:
+        with torch.inference_mode():
+            warming = warm(model, images)
     prepared = _now(images)
     with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half and images.is_cuda):
         found = _embedded(model, images, embed) if embed is not None else detect(model, images, augment)
@@ -132,7 +191,7 @@ def _results(model: Detector, pictures: list[Picture], imgsz: int | tuple[int, i
         rows = [torch.cat((fit.to_original(boxes[:, :4]), boxes[:, 4:]), 1) for fit, boxes in zip(fits, found, strict=True)]
     done, count, results = _now(images), len(pictures), []
     for picture, boxes in zip(pictures, rows, strict=True):
-        speed = {"preprocess": picture.milliseconds + (prepared - start) * 1e3 / count,
+        speed = {"preprocess": picture.milliseconds + (prepared - start - warming) * 1e3 / count,
                  "inference": (inferred - prepared) * 1e3 / count, "postprocess": (done - inferred) * 1e3 / count}
         result = Results(picture.pixels, picture.path, model.names, boxes.clone(), speed)
         result.input_shape = tuple(images.shape[2:])
@@ -146,26 +205,33 @@ def _now(images: Tensor) -> float:
     return time.perf_counter()
 
 
-def _input(pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector) -> tuple[Tensor, list[Fit]]:
-    """The network input (B, 3, H, W), channels last in memory, and how each image lies on it."""
+def _input(pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector, room: dict | None = None) -> tuple[Tensor, list[Fit]]:
+    """The network input (B, 3, H, W), channels last in memory, and how each image lies on it. room: keeps the letterbox buffer."""
     weight = next(model.parameters())
     if pictures[0].together:
         images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
         size = tuple(images.shape[2:])
         return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
-    fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model.multiple)
-    canvas = torch.empty((len(pictures), *fits[0].canvas, 3), dtype=torch.uint8)
+    fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model)
+    shape, room = (len(pictures), *fits[0].canvas, 3), {} if room is None else room
+    if shape not in room:
+        room.clear()
+        room[shape] = torch.empty(shape, dtype=torch.uint8)
+    canvas = room[shape]
     for image, picture, fit in zip(canvas, pictures, fits, strict=True):
         tile = picture.tile if picture.tile.shape[:2] == fit.resized else shrunk(picture.pixels, fit.resized)
         (top, left), (height, width) = fit.pad, fit.resized
         if fit.resized != fit.canvas:
             image.fill_(GREY)
         image[top : top + height, left : left + width] = tile
-    return canvas.to(weight.device).permute(0, 3, 1, 2).to(weight.dtype).div_(255), fits
+    return torch.div(canvas.to(weight.device).permute(0, 3, 1, 2), 255).to(weight.dtype), fits  # one pass, and a new tensor
 
 
-def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], multiple: int) -> list[Fit]:
-    if len(set(sizes)) == 1:
+def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector) -> list[Fit]:
+    multiple = model.multiple
+    if canvas := getattr(model, "fixed", None):  # an exported model that takes one size
+        pass
+    elif len(set(sizes)) == 1:
         canvas = minimal_canvas(sizes[0], imgsz, multiple)
     else:
         sides = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
@@ -204,7 +270,7 @@ def _embedded(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:
 
     hooks = [model.model[row].register_forward_hook(keeper(row)) for row in dict.fromkeys(rows)]
     try:
-        model(images)
+        getattr(model, "forward", model)(images)  # not what was compiled: hooks are not part of it
     finally:
         for hook in hooks:
             hook.remove()

@@ -25,6 +25,8 @@ from .idle import idle
 from .inputs import DEFAULT_MODEL, class_names, find_data, given, graph_for, is_weights, legal_side, scan_split
 from .measuring import finish, measure, report
 from .model import Detector, graph_of, read_graph
+from .modules.replace import bitify, unbitify
+from .policy import NOTHING
 from .training.distributed import World, check_batch, join
 from .training.launch import launch
 from .training.loop import train
@@ -55,6 +57,8 @@ class Result:
 
 def run_train(settings: Settings, checkpoint: Checkpoint | None, events: Events | None = None) -> Result:
     """Train a graph, or go on from a checkpoint or an interrupted run; on several devices in as many processes."""
+    if checkpoint is not None and settings.pretrained is not False:
+        checkpoint.to_train(settings.model)
     devices = select_devices(settings.device)
     if len(devices) > 1:
         if events and any(events.callbacks.values()):
@@ -94,6 +98,11 @@ def _train_here(settings: Settings, checkpoint: Checkpoint | None, events: Event
     if world.main:
         world.barrier()
     model, license, matched, tuned = _model_to_train(settings, resumed or checkpoint, data, resumed is not None)
+    if resumed is None and settings.bit and settings.bit != NOTHING:  # the graph of a run that goes on has it
+        changes = bitify(model, settings.bit, settings.keep or "default")
+        print(f"bit={settings.bit}: {changes.total()}")
+    elif resumed is None and "bit" in settings.given and (changes := unbitify(model)):  # bit=none; of bitfalcon.yaml, for one
+        print(f"bit=none: {changes.total()}")
     settings = legal_side(settings, model)
     train_scan, val_scan = scan_split(data, "train", settings), scan_split(data, "val", settings)
     settings = _whole_batch(settings, model, device, world)
@@ -140,7 +149,7 @@ def _resumed(settings: Settings) -> tuple[Checkpoint, Path] | tuple[None, None]:
     if not settings.resume:
         return None, None
     path = _to_resume(settings)
-    checkpoint = load(path)
+    checkpoint = load(path).to_train(path)
     if checkpoint.training is None:
         raise UserError(f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the run's "
                         "last.pt; or to train on from these weights, give them as model= without resume.")

@@ -53,8 +53,10 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
 
     by_name: rows of other classes go by the classes' names; otherwise by their numbers, where there are equally many.
 
-    Raises UserError, with the model unchanged, when any other tensor than the last class layers differs in name or shape.
+    Raises UserError, with the model unchanged, when any other tensor than the last class layers differs in name or shape, or the
+    checkpoint is a packed one.
     """
+    checkpoint.to_train(path)
     own = model.state_dict()
     last = f"model.{len(model.model) - 1}.cv3."
     ends = {name for name in own if name.startswith(last) and name.split(".")[-2] == "2"}

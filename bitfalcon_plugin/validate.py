@@ -27,6 +27,7 @@ from .data.dataset import Sample
 from .data.loader import ValLoader
 from .metrics import STATS, BoxMetrics, ClassRow, Metrics
 from .model import Detector
+from .quick import warm
 from .training.assign import Targets
 from .training.loss import Gains, detection_loss
 
@@ -68,6 +69,8 @@ def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, c
         tell("on_val_batch_start")
         images = pixels.to(weight.dtype) / 255
         clock.lap("preprocess")
+        if warm(model, images):  # compiling is told apart
+            clock.last = time.perf_counter()
         with torch.autocast(weight.device.type, dtype=autocast, enabled=autocast is not None):
             raw = model(images)
             more = looks(model, images) if looks else None

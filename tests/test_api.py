@@ -89,7 +89,7 @@ def test_what_is_not_there_is_a_file_not_found(place, act):
 
 @pytest.mark.parametrize("act, words", [
     (lambda: YOLO(3), "expected the path"), (lambda: YOLO(None), "expected the path"), (lambda: YOLO(" "), "expected the path"),
-    (lambda: YOLO("best.onnx"), "exported models are not run here"), (lambda: YOLO("small.yaml", task="segment"), "task='segment'"),
+    (lambda: YOLO("best.onnx"), "'best.onnx' does not exist"), (lambda: YOLO("small.yaml", task="segment"), "task='segment'"),
     (lambda: YOLO("small.yaml").predict("data", predictor=3), "no predictor of others"),
     (lambda: YOLO("small.yaml").train(dict), "no trainer of others"), (lambda: YOLO("small.yaml").val(dict), "no validator of others"),
     (lambda: YOLO("small.yaml").predict("data", conf="high"), "conf"), (lambda: YOLO("small.yaml").predict("data", cnof=1), "conf"),
@@ -100,7 +100,7 @@ def test_what_is_not_there_is_a_file_not_found(place, act):
     (lambda: YOLO("small.yaml").to("tpu"), "tpu"), (lambda: YOLO("small.yaml").to([1]), "expected a device"),
     (lambda: YOLO("small.yaml").to(torch.int8), "floating"), (lambda: YOLO("small.yaml").add_callback("on_nothing", print), "on_nothing"),
     (lambda: YOLO("small.yaml").track("x.mp4"), "track is not here.*supervision"), (lambda: YOLO("small.yaml").tune(), "tune.*train"),
-    (lambda: YOLO("small.yaml").export(format="onnx"), "export is not here yet.*convert"),
+    (lambda: YOLO("small.yaml").export(format="onx"), "format=onx: there is no such format.*'onnx'"),
     (lambda: YOLO("small.yaml").benchmark(), "benchmark.*val")])
 def test_what_cannot_be_meant_is_said(place, act, words):
     with pytest.raises(UserError, match=words):

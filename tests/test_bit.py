@@ -22,7 +22,8 @@ from bitfalcon_plugin.errors import UserError
 from bitfalcon_plugin.model import build
 from bitfalcon_plugin.modules import integer
 from bitfalcon_plugin.modules.integer import Geometry
-from bitfalcon_plugin.modules.ternary import BitConv2d, BitLinear, StraightThrough
+from bitfalcon_plugin.modules.quantised import StraightThrough
+from bitfalcon_plugin.modules.ternary import BitConv2d, BitLinear
 from tiny_models import lived
 
 HERE = Path(__file__).resolve().parent
@@ -68,8 +69,8 @@ def trained(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def test_weights_are_those_of_the_formulas(rule, granularity):
     layer = BitConv2d(6, 8, 3, groups=2, rule=rule, act="none", granularity=granularity)
     expected = slow_codes(layer.weight.detach(), rule, granularity == "tensor")
-    torch.testing.assert_close(layer.quantised_weight().detach(), expected, atol=1e-7, rtol=1e-5)
-    codes, scale = layer.codes()
+    torch.testing.assert_close(layer._dense().detach(), expected, atol=1e-7, rtol=1e-5)
+    codes, scale = layer.codes_and_scales()
     assert codes.dtype == torch.int8 and scale.shape == (8,) and codes.abs().max() == (127 if rule == "int8" else 1)
     torch.testing.assert_close(codes * scale.view(-1, 1, 1, 1), expected, atol=1e-7, rtol=1e-5)
     x = torch.randn(2, 6, 7, 5)
@@ -137,7 +138,7 @@ def test_gradients_go_straight_through():
     (out * weights).sum().backward()
     steps = (x.detach() / 0.01).round()
     xq = (steps.clamp(-127, 127) * 0.01).requires_grad_()
-    wq = (layer.codes()[0] * layer.codes()[1].view(-1, 1, 1, 1)).requires_grad_()
+    wq = (layer.codes_and_scales()[0] * layer.codes_and_scales()[1].view(-1, 1, 1, 1)).requires_grad_()
     b = layer.bias.detach().clone().requires_grad_()
     (F.conv2d(xq, wq, b, 2, 1, 1, 2) * weights).sum().backward()
     torch.testing.assert_close(layer.weight.grad, wq.grad)
@@ -383,7 +384,7 @@ def test_folding_keeps_every_code_and_the_outputs(rule):
     x = torch.randn(2, 8, 9, 9)
     trained(conv, x)
     folded = conv.folded(bn)
-    assert torch.equal(folded.codes()[0], conv.codes()[0]) and not any(p.requires_grad for p in folded.parameters())
+    assert torch.equal(folded.codes_and_scales()[0], conv.codes_and_scales()[0]) and not any(p.requires_grad for p in folded.parameters())
     torch.testing.assert_close(folded(x), bn(conv(x)), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(folded.folded(bn)(x), bn(bn(conv(x))), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(copy.deepcopy(folded)(x), folded(x))

@@ -14,7 +14,9 @@ from bitfalcon_plugin.model import build
 from bitfalcon_plugin.modules import integer
 from bitfalcon_plugin.modules.bit import BitDetect
 from bitfalcon_plugin.modules.head import Detect
-from bitfalcon_plugin.modules.ternary import BitConv2d, Quantised
+from bitfalcon_plugin.modules.frozen import FrozenConv2d
+from bitfalcon_plugin.modules.quantised import Quantised
+from bitfalcon_plugin.modules.ternary import BitConv2d
 from bitfalcon_plugin.transfer import transfer
 from test_bit import seed  # noqa: F401  the fixture of every test
 from tiny_models import lived
@@ -71,7 +73,7 @@ def test_each_level_is_quantised_once_and_inference_is_what_training_saw(backend
         for key in found:
             error = (found[key] - expected[key]).abs()
             assert error.max() < 0.02 * expected[key].abs().max() and error.mean() < 1e-4 * expected[key].abs().max()
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules()) and isinstance(block.cv2[0][0].conv, BitConv2d)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules()) and isinstance(block.cv2[0][0].conv, FrozenConv2d)
 
 
 def test_a_head_on_something_already_quantised():

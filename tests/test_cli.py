@@ -97,7 +97,7 @@ def test_nothing_is_said_of_ordinary_words(line: str) -> None:
 
 @pytest.mark.parametrize(("tokens", "expected"), [
     (["trian"], "Did you mean 'train'?"),
-    (["export"], "'export' is no verb (train, val, predict, info, convert, doctor, selftest, help"),
+    (["deploy"], "'deploy' is no verb (train, val, predict, info, convert, doctor, selftest, "),
     (["plost"], "Did you mean 'plots'?"),
     (["mode=track"], "mode=track: expected one of train, val, predict, info, convert, doctor, selftest"),
     (["task=trian"], "Did you mean 'train'?"), (["task=segment"], "does detection for now"),

@@ -142,7 +142,7 @@ def test_values_that_are_right(key: str, value: object, kept: object) -> None:
     ("data", 3), ("data", ["a.yaml"]), ("model", True), ("freeze", -1), ("freeze", []),
     ("freeze", ["23.cv2", -1]), ("freeze", 1.5), ("freeze", "2 3"), ("freeze", [["a"]]), ("freeze", [None]), ("freeze", [True]),
     ("freeze", ["1.5"]), ("freeze", "a,,b"), ("freeze", {"a": 1}), ("time", 0), ("sync_bn", 1), ("checkpointing", "yes"),
-    ("degrees", 400), ("device", {}), ("device", -2), ("task", "segment"), ("mode", "export"),
+    ("degrees", 400), ("device", {}), ("device", -2), ("task", "segment"), ("mode", "deploy"),
     ("amp", "fp8"), ("cfg", 3),
     ("variant", "v2"), ("name", ["a"]), ("close_mosaic", -1), ("save_period", -2),
     ("warmup_epochs", -1), pytest.param("epochs", 10**400, id="epochs-huge"),

@@ -205,7 +205,7 @@ ELSEWHERE = {"patience": "above", "allow_url": "test_sources", "json": "test_out
              "project": "above", "save": "above", "save_period": "above", "plots": "above", "val": "above", "conf": "above", "iou": "above",
              "max_det": "above", "cache": "above", "workers": "above", "deterministic": "above", "checkpointing": "above", "verbose": "above",
              "sync_bn": "above", "pretrained": "above", "cls_remap": "above", "variant": "test_model", "to": "test_foreign", "out": "test_foreign",
-             "allow_outside": "test_spec", "debug": "test_cli"}
+             **dict.fromkeys(("bit", "keep", "step", "by", "max_drop", "fmt"), "test_study"), "allow_outside": "test_spec", "debug": "test_cli"}
 
 
 def test_no_training_key_is_forgotten():

@@ -21,25 +21,31 @@ SHIPPED = {
 LINES = (
     "errors",
     "files events",
-    "rules locate devices fetch video",
+    "rules locate devices fetch video engines.formats",
+    "policy",
     "choices",
     "config graph boxes drawing compat",
     "commands detections modules figures idle",
-    "results curves",
+    "results curves tradeoff quick",
     "metrics",
+    "bit bit.trits bit.flat",
     "model data training training.assign training.loss training.optim",
-    "checkpoint sources",
+    "timing",
+    "checkpoint sources bit.report benchtable",
+    "engines",
     "ahead",
-    "foreign transfer survey",
+    "foreign transfer survey bit.packing",
     "doctor",
     "validate predict",
     "worst",
     "training.memory training.setup training.pictures training.interrupts training.guard training.records training.trainer "
     "training.prepare training.loop",
     "inputs",
-    "measuring",
-    "info runs outputs",
-    "selftest",
+    "measuring experiment bit.calibration",
+    "info runs outputs export",
+    "selftest sizes bit.qat contenders",
+    "bit.scan bench",
+    "bit.study",
     "facade",
     "integrations",
     "api",
@@ -49,17 +55,25 @@ LINES = (
 INSIDE = {
     "compat": ("compat", "compat.allowed compat.remap", "compat.opcodes compat.families", "compat.archive compat.standins",
                "compat.reader"),
-    "modules": ("modules.conv modules.integer", "modules.blocks modules.head modules.ternary", "modules.attention modules.bit", "modules"),
+    "modules": ("modules.conv modules.integer", "modules.quantised", "modules.frozen", "modules.blocks modules.head modules.ternary",
+                "modules.attention modules.bit modules.replace", "modules"),
+    "bit": ("bit", "bit.trits bit.report", "bit.flat", "bit.packing bit.calibration", "bit.qat", "bit.scan", "bit.study"),
     "data": ("data", "data.colour data.geometry data.images data.labels data.outlines data.shapes",
              "data.cache data.looks data.scenes data.spec", "data.blend data.dataset data.reading", "data.augment", "data.loader"),
     "training": ("training", "training.assign training.optim training.interrupts training.guard training.distributed",
                  "training.loss training.records training.launch", "training.memory training.setup training.pictures", "training.trainer",
                  "training.prepare", "training.loop"),
     "integrations": ("integrations", "integrations.sahi"),
+    "engines": ("engines", "engines.formats engines.metadata engines.placing engines.suppressing", "engines.interface engines.traced",
+                "engines.with_onnxruntime engines.with_openvino engines.with_pt2 engines.with_torchscript",
+                "engines.comparing engines.opening engines.writing"),
 }
-NO_TORCH = {"errors", "files", "rules", "locate", "choices", "config", "graph", "idle", "commands", "cli", "__main__"}
+NO_TORCH = {"engines.formats", "errors", "policy", "files", "rules", "locate", "choices", "config", "graph", "idle", "commands", "cli", "__main__"}
 OUTSIDE = {"torch", "torchvision", "yaml", "pycocotools", "tqdm", "numpy", "PIL"}  # numpy, PIL: torchvision's own
-EXTRAS = {"figures": {"matplotlib"}, "metrics": {"pandas"}, "results": {"pandas"}, "video": {"cv2"}}  # optional packages: imported when a function is called
+EXTRAS = {  # optional packages: imported when a function is called
+    "figures": {"matplotlib"}, "metrics": {"pandas"}, "results": {"pandas"}, "video": {"cv2"}, "engines.with_onnxruntime": {"onnxruntime"},
+    "engines.with_openvino": {"openvino"}, "engines.writing": {"onnx", "onnxruntime", "openvino", "nncf"},
+}
 ADAPTERS = {"integrations.sahi": {"sahi"}}  # for a package that they cannot be without: imported with it
 
 FORBIDDEN_MODULES = {

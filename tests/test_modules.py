@@ -88,7 +88,8 @@ def test_folding_is_exact_and_happens_once(block):
 
 def test_folding_keeps_a_bias_and_the_type():
     source, bn = nn.Conv2d(3, 5, 3, bias=True).to(torch.bfloat16), lived(nn.BatchNorm2d(5)).to(torch.bfloat16)
-    out = folded(source, bn)
+    out, act = folded(source, bn, nn.SiLU())
+    assert isinstance(act, nn.SiLU)
     assert out.weight.dtype == torch.bfloat16
     x = torch.randn(1, 3, 5, 5)
     wide_conv, wide_bn = copy.deepcopy(source).float(), copy.deepcopy(bn).float()

@@ -13,6 +13,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .blocks import C3k
 from .conv import Conv
+from .frozen import chain
 
 HEAD_WIDTH = 32  # channels a head of A2C2f (spec/interface.md section 0)
 
@@ -85,6 +86,12 @@ def _real_positions(count: int, area: int, run: int, device: torch.device) -> Te
     return real | ~real.any(-1, keepdim=True)
 
 
+def _fuse_pair(pair: nn.Sequential) -> None:
+    for block in pair:
+        block.fuse()
+    chain(*pair)
+
+
 class AAttn(Attention):
     """Area attention of YOLOv12: (dim, num_heads, area)."""
 
@@ -107,6 +114,10 @@ class ABlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x)
         return x + self.mlp(x)
+
+    def fuse(self) -> None:
+        """Fold the MLP; its first layer gives the second codes where both are ternary."""
+        _fuse_pair(self.mlp)
 
 
 class A2C2f(nn.Module):
@@ -155,6 +166,10 @@ class PSABlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(x) if self.add else self.attn(x)
         return x + self.ffn(x) if self.add else self.ffn(x)
+
+    def fuse(self) -> None:
+        """Fold the feed-forward; its first layer gives the second codes where both are ternary."""
+        _fuse_pair(self.ffn)
 
 
 class C2PSA(nn.Module):

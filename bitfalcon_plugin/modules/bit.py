@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from torch import Tensor, nn
-
-from .conv import Conv, Folded
-from .head import Detect, Raw
+from .conv import Conv
+from .head import Detect, share
 from .ternary import BitConv2d
 
 
@@ -21,19 +19,10 @@ class BitDetect(Detect):
 
     def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], class_width: int = 0):
         super().__init__(nc, reg_max, channels=channels, class_width=class_width)
-        shared = {id(branch[0][0]) for branch in self.cv3}  # they take what the box branch quantised
         for block in self._blocks():
             rule = "int8" if block.conv.groups > 1 else "absmean"
-            block.conv = BitConv2d.of(block.conv, rule=rule, act="given" if id(block) in shared else "static")
-
-    def forward(self, maps: Sequence[Tensor]) -> Raw:
-        return super().forward([branch[0].conv.quantise(x) for branch, x in zip(self.cv2, maps, strict=True)])
-
-    def fuse(self) -> None:
-        """Fold every batch norm into its convolution with the codes unchanged; nothing where it is folded already."""
-        for block in self._blocks():
-            if isinstance(block.bn, nn.BatchNorm2d):
-                block.conv, block.bn = block.conv.folded(block.bn), Folded()
+            block.conv = BitConv2d.of(block.conv, rule=rule)
+        share(self)
 
     def _blocks(self) -> Iterator[Conv]:
         return (module for branches in (self.cv2, self.cv3) for module in branches.modules() if isinstance(module, Conv))

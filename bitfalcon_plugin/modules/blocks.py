@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .conv import Conv
+from .frozen import chain
 
 
 class Concat(nn.Module):
@@ -39,6 +40,12 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.cv2(self.cv1(x))
         return x + y if self.add else y
+
+    def fuse(self) -> None:
+        """Fold both; the first gives the second codes where both are ternary."""
+        self.cv1.fuse()
+        self.cv2.fuse()
+        chain(self.cv1, self.cv2)
 
 
 class C2f(nn.Module):

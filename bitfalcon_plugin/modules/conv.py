@@ -51,7 +51,8 @@ class Conv(nn.Module):
     def fuse(self) -> None:
         """Fold the batch norm into the convolution, exactly; nothing when it is folded already."""
         if isinstance(self.bn, nn.BatchNorm2d):
-            self.conv, self.bn = folded(self.conv, self.bn), Folded()
+            self.conv, self.act = folded(self.conv, self.bn, self.act)
+            self.bn = Folded()
 
 
 class DWConv(Conv):
@@ -80,14 +81,18 @@ class SepConv7x7(nn.Module):
     def fuse(self) -> None:
         """Fold the batch norm into the 1x1 convolution, exactly; nothing when it is folded already."""
         if isinstance(self.bn, nn.BatchNorm2d):
-            self.pointwise, self.bn = folded(self.pointwise, self.bn), Folded()
+            self.pointwise, self.act = folded(self.pointwise, self.bn, self.act)
+            self.bn = Folded()
 
 
 @torch.no_grad()
-def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
-    """A convolution with bias that equals `bn(conv(x))` in eval mode; it asks for no gradient. Computed in float64."""
-    if hasattr(conv, "folded"):  # a layer with codes of its own keeps them
-        return conv.folded(bn)
+def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d, act: nn.Module) -> tuple[nn.Module, nn.Module]:
+    """A convolution with bias that equals `bn(conv(x))` in eval mode, computed in float64, and the activation that follows.
+
+    It asks for no gradient. A layer with codes of its own (modules.ternary) keeps them, and may take the activation in.
+    """
+    if hasattr(conv, "freeze"):
+        return conv.freeze(bn, act)
     wide = torch.float32 if conv.weight.device.type == "mps" else torch.float64  # mps has no float64
     scale = bn.weight.to(wide) * (bn.running_var.to(wide) + bn.eps).rsqrt()
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.to(wide)
@@ -95,4 +100,4 @@ def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d) -> nn.Conv2d:
                     conv.groups, bias=True, device=conv.weight.device, dtype=conv.weight.dtype)
     out.weight.copy_(conv.weight.to(wide) * scale.view(-1, 1, 1, 1))
     out.bias.copy_((bias - bn.running_mean.to(wide)) * scale + bn.bias.to(wide))
-    return out.requires_grad_(False).train(conv.training)
+    return out.requires_grad_(False).train(conv.training), act

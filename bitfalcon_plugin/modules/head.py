@@ -7,13 +7,15 @@ Written from spec/interface.md sections 3.4 and 4. Attribute names are the keys 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..boxes import anchor_points, distances_to_boxes, xywh_from_xyxy
 from .conv import Conv, DWConv
+from .frozen import chain
+from .quantised import Quantised, Quantising
 
 BOX_BIAS = 2.0  # spec/families.md section 3
 
@@ -65,9 +67,23 @@ class Detect(nn.Module):
         self.dfl = DFL(reg_max)
 
     def forward(self, maps: Sequence[Tensor]) -> Raw:
+        maps = [self._shared(level, x) for level, x in enumerate(maps)]
         boxes = [branch(x).flatten(2) for branch, x in zip(self.cv2, maps, strict=True)]  # (B, 4*reg_max, h*w)
         scores = [branch(x).flatten(2) for branch, x in zip(self.cv3, maps, strict=True)]  # (B, nc, h*w)
         return Raw(torch.cat(boxes, 2), torch.cat(scores, 2), [tuple(x.shape[-2:]) for x in maps])
+
+    def _shared(self, level: int, x: Tensor) -> Tensor | Quantised:
+        # A level that both branches take as codes is quantised once, by the box branch (see `share`).
+        first, other = (next(_blocks(branch)).conv for branch in (self.cv2[level], self.cv3[level]))
+        return first.quantise(x) if isinstance(other, Quantising) and other.act == "given" else x
+
+    def fuse(self) -> None:
+        """Fold the branches; a ternary layer gives the next one codes."""
+        for branch in (*self.cv2, *self.cv3):
+            blocks = list(_blocks(branch))
+            for block in blocks:
+                block.fuse()
+            chain(*blocks)
 
     def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
         """Raw outputs -> (B, 4+nc, A) float32: xywh in pixels of the network input, then class probabilities."""
@@ -82,6 +98,18 @@ class Detect(nn.Module):
         for box, classes, stride in zip(self.cv2, self.cv3, strides, strict=True):
             box[-1].bias.fill_(BOX_BIAS)
             classes[-1].bias.fill_(math.log(5 / self.nc / (640 / stride) ** 2))
+
+
+def share(head: Detect) -> None:
+    """Let the first ternary layer of each class branch take what that of the box branch quantised, where both are ternary."""
+    for boxes, classes in zip(head.cv2, head.cv3):
+        first, other = (next(_blocks(branch)).conv for branch in (boxes, classes))
+        if isinstance(other, Quantising):
+            other.take(first.act_scale if isinstance(first, Quantising) and first.act == "static" else None)
+
+
+def _blocks(branch: nn.Sequential) -> Iterator[Conv]:
+    return (module for module in branch.modules() if isinstance(module, Conv))
 
 
 def _dense_classes(c_in: int, hidden: int, nc: int) -> nn.Sequential:

@@ -9,6 +9,7 @@ of dense layers, while ternary ones (255 * 2 at most) cannot.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +27,7 @@ KINDS = {  # kind of weights: largest code, whether depthwise
     "ternary": (1, False), "ternary depthwise": (1, True), "int8": (127, False), "int8 depthwise": (127, True),
 }
 _choice = {"backend": "auto"}
+_buffers = threading.local()
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,28 @@ class Geometry:
     groups: int = 1
 
 
-def codes_of(x: Tensor, scale: Tensor) -> Tensor:
+def codes_of(x: Tensor, scale: Tensor | float) -> Tensor:
     """Whole numbers -127 to 127, in x's own type: x / scale, rounded to even and clipped."""
     return (x / scale).round_().clamp_(-TOP, TOP)
+
+
+def bytes_of(x: Tensor, scale: Tensor) -> Tensor:
+    """The same as uint8 1 to 255, images channels last; a buffer that is used again spares most of the time (page faults)."""
+    scaled = torch.div(x, scale, out=_buffer(x))
+    return as_bytes(scaled.round_().clamp_(-TOP, TOP))
+
+
+def _buffer(x: Tensor) -> Tensor:
+    # This thread's, as large as any activation so far.
+    flat = getattr(_buffers, "flat", None)
+    if flat is None or flat.numel() < x.numel():
+        with torch.inference_mode(False):  # one of inference could not be written to outside it
+            flat = _buffers.flat = torch.empty(x.numel(), dtype=torch.float32)
+    flat = flat[:x.numel()]
+    if x.ndim != 4:
+        return flat.view(x.shape)
+    batch, channels, height, width = x.shape
+    return flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
 
 
 def as_bytes(codes: Tensor) -> Tensor:
@@ -54,49 +75,60 @@ def as_floats(codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 class Floats:
-    """A convolution of codes in floating point. weights (int8, O x I/groups x kh x kw); factor (O): of each channel's sums."""
+    """A convolution of codes in floating point. weights (int8, O x I/groups x kh x kw); factor (O): of each channel's sums.
+
+    silu: SiLU of the result. step: give codes of this scale instead of floats.
+    """
 
     name = "float"
 
-    def __init__(self, weights: Tensor, factor: Tensor, bias: Tensor | None, geometry: Geometry):
+    def __init__(self, weights: Tensor, factor: Tensor, bias: Tensor | None, geometry: Geometry, silu: bool = False,
+                 step: float | None = None):
         self.weights, self.factor, self.geometry = weights.to(factor.dtype), factor.view(-1, 1, 1), geometry
         self.bias = None if bias is None else bias.view(-1, 1, 1)
+        self.silu, self.step = silu, step
 
     @staticmethod
-    def ready(codes: Tensor) -> Tensor:
-        """Float codes as this backend likes them best; both take those of the other."""
-        return codes
+    def quantise(x: Tensor, scale: Tensor) -> Tensor:
+        """Codes of an activation as this backend likes them best; both take those of the other."""
+        return codes_of(x, scale)
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """codes (B, I, H, W) as whole-numbered floats or bytes -> (B, O, H', W'), of the type of the factors."""
+        """codes (B, I, H, W) as whole-numbered floats or bytes -> (B, O, H', W'), of the type of the factors, or codes."""
         g, codes = self.geometry, as_floats(codes, self.weights.dtype)
         sums = F.conv2d(codes, self.weights, None, g.stride, g.padding, g.dilation, g.groups)
-        return sums * self.factor if self.bias is None else torch.addcmul(self.bias, sums, self.factor)
+        y = sums * self.factor if self.bias is None else torch.addcmul(self.bias, sums, self.factor)
+        y = F.silu(y) if self.silu else y
+        return y if self.step is None else codes_of(y, self.step)
 
 
 class OneDnn:
-    """The same in integers, on a CPU. The packed weights cannot be copied or pickled: keep this out of what is saved."""
+    """The same in integers, on a CPU. The packed weights cannot be copied or pickled: keep this out of what is saved.
+
+    Codes that it gives reach down to -128; the others end at -127.
+    """
 
     name = "onednn"
 
-    def __init__(self, weights: Tensor, factor: Tensor, bias: Tensor | None, geometry: Geometry):
+    def __init__(self, weights: Tensor, factor: Tensor, bias: Tensor | None, geometry: Geometry, silu: bool = False,
+                 step: float | None = None):
         g, ops = geometry, torch.ops.onednn
-        self.run = _operator()
+        self.run, self.step = _operator(), step
+        self.then = (1.0, 0, torch.float32) if step is None else (step, ZERO, torch.uint8)  # scale, zero point, type
+        self.post = "swish" if silu else "none"
         self.factor, self.zeros = factor.contiguous(), torch.zeros(len(factor), dtype=torch.int32)
         self.bias, self.places = bias, ([*g.stride], [*g.padding], [*g.dilation], g.groups)
         self.weights = ops.qconv_prepack(weights.contiguous(), self.factor, 1.0, ZERO, *self.places, None)
 
     @staticmethod
-    def ready(codes: Tensor) -> Tensor:
-        """Float codes -> bytes, channels last, so that layers which share them do not each convert them."""
-        codes = as_bytes(codes)
-        return codes.contiguous(memory_format=torch.channels_last) if codes.ndim == 4 else codes
+    def quantise(x: Tensor, scale: Tensor) -> Tensor:
+        """Codes of an activation as bytes, channels last, so that layers which share them do not each convert them."""
+        return bytes_of(x, scale)
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """codes (B, I, H, W) as whole-numbered floats or bytes -> (B, O, H', W') float32, channels last."""
-        codes = self.ready(codes)
-        return self.run(codes, 1.0, ZERO, self.weights, self.factor, self.zeros, self.bias, *self.places, 1.0, 0,
-                        torch.float32, "none", [], "")
+        """codes (B, I, H, W) as whole-numbered floats or bytes -> (B, O, H', W') float32, or codes as bytes, channels last."""
+        codes = as_bytes(codes).contiguous(memory_format=torch.channels_last)
+        return self.run(codes, 1.0, ZERO, self.weights, self.factor, self.zeros, self.bias, *self.places, *self.then, self.post, [], "")
 
 
 Convolution = Floats | OneDnn

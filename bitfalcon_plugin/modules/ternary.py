@@ -9,19 +9,17 @@ passes gradients straight through (Bengio et al. 2013, arXiv:1308.3432); the flo
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError, did_you_mean
-from .integer import TOP, Convolution, Floats, Geometry, as_floats, checked, codes_of, pick
+from .frozen import FrozenConv2d, FrozenLinear, by_rows, kind_of
+from .integer import TOP, Convolution, Geometry, checked, codes_of
+from .quantised import Quantising, StraightThrough
 
 SMALLEST = 1e-8  # scale of weights that are all zero
-SMALLEST_RANGE = 1e-5  # largest activation that a dynamic scale takes for granted
-TINY = 1e-30  # keeps 0 / 0 away where all activations are zero
-MOMENTUM = 0.05  # share of a new batch in a static scale
 ACTS = ("static", "dynamic", "none", "given")
 GRANULARITIES = ("channel", "tensor")
 
@@ -49,60 +47,22 @@ def absmax(rows: Tensor) -> tuple[Tensor, Tensor]:
 RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"absmean": absmean, "twn": twn, "int8": absmax}
 
 
-class StraightThrough(torch.autograd.Function):
-    """Values replaced by an approximation; the gradient of the values is that of the approximation.
-
-    replace: values -> (approximation, mask or None). Outside the mask, where values were clipped, the gradient is zero.
-    """
-
-    @staticmethod
-    def forward(ctx, values: Tensor, replace: Callable[[Tensor], tuple[Tensor, Tensor | None]]) -> Tensor:
-        approximation, inside = replace(values)
-        ctx.save_for_backward(inside)
-        return approximation
-
-    @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
-        (inside,) = ctx.saved_tensors
-        return gradient if inside is None else gradient * inside, None
-
-
-@dataclass(frozen=True)
-class Quantised:
-    """An activation that several layers share. values: in floating point; codes, scale: whole numbers and what one is worth."""
-
-    values: Tensor | None = None
-    codes: Tensor | None = None
-    scale: Tensor | None = None
-
-    @property
-    def shape(self) -> torch.Size:
-        """The activation's."""
-        return (self.values if self.codes is None else self.codes).shape
-
-    def floats(self) -> Tensor:
-        """The activation in floating point."""
-        return self.values if self.codes is None else as_floats(self.codes, self.scale.dtype) * self.scale
-
-
-class _Bit(nn.Module):
-    # What convolution and linear layer have in common. `dims`: dimensions of x that one dynamic scale is for.
-    dims: tuple[int, ...]
+class _Bit(Quantising):
+    # What convolution and linear layer have in common.
 
     def _set_up(self, rule: str, act: str, granularity: str, backend: str) -> None:
         for name, value, known in (("rule", rule, RULES), ("act", act, ACTS), ("granularity", granularity, GRANULARITIES)):
             if value not in known:
                 raise UserError(f"{name}={value!r} is none of {', '.join(known)}.{did_you_mean(str(value), known)}")
-        self.rule, self.act, self.granularity, self.backend = rule, act, granularity, checked(backend)
-        self.observing = True
+        self.rule, self.granularity = rule, granularity
         self.register_buffer("act_scale", torch.zeros(()) if act == "static" else None)
         self.register_buffer("out_scale", None)
-        self._prepared: tuple[tuple, Convolution | None, tuple] | None = None
+        self._start(act, checked(backend))
 
     # Weights
 
     @torch.no_grad()
-    def codes(self) -> tuple[Tensor, Tensor]:
+    def codes_and_scales(self) -> tuple[Tensor, Tensor]:
         """Codes of the weights (int8, the weights' shape) and the scale of each output channel (O), at least float32."""
         codes, scale = self._rounded(self.weight)
         return codes.to(torch.int8), scale.flatten() if self.out_scale is None else scale.flatten() * self.out_scale
@@ -115,122 +75,36 @@ class _Bit(nn.Module):
 
     def _replace_weight(self, weight: Tensor) -> tuple[Tensor, None]:
         codes, scale = self._rounded(weight)
-        return (codes * scale).to(weight.dtype), None
+        return torch.empty_like(weight).copy_(codes * scale), None  # in the weights' memory format: gradients keep to it
 
-    def quantised_weight(self) -> Tensor:
-        """The weights as the layer computes with them; gradients go straight to the float weights."""
-        weight = StraightThrough.apply(self.weight, self._replace_weight)
-        return weight if self.out_scale is None else weight * self.out_scale.view(-1, *[1] * (weight.ndim - 1))
-
-    # Activations
-
-    def quantise(self, x: Tensor) -> Quantised:
-        """The activation as this layer computes with it, for itself and for layers with act="given" beside it.
-
-        A static scale that is zero was never set (a float layer's weights, no training since): x stays as it is.
-        """
-        if self.act in ("none", "given"):
-            return Quantised(x)
-        wide = x if x.dtype == torch.float64 else x.float()  # half precision has too few digits for the division
-        if self.training and self.observing and self.act == "static":
-            self._observe(wide)
-        if self._whole(x) and (ready := self._convolution(self.act_scale)) is not None:
-            scale = self.act_scale if self.act == "static" else self._range(x)
-            return Quantised(codes=ready.ready(codes_of(x, scale)), scale=scale)
-        return Quantised(StraightThrough.apply(x, self._replace_activation))
-
-    def _replace_activation(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        wide = x if x.dtype == torch.float64 else x.float()
-        scale = (self.act_scale if self.act == "static" else self._range(wide)).to(wide.dtype)
-        measured = self.act == "dynamic" or self.training and self.observing
-        safe = scale.clamp_min(TINY) if measured else torch.where(scale > 0, scale, 1)  # zero: all of x is, or never measured
-        steps = (wide / safe).round_()
-        codes = steps.clamp(-TOP, TOP)
-        inside = codes == steps
-        found = codes.mul_(safe)
-        if not measured:
-            found, inside = torch.where(scale > 0, found, wide), inside | ~(scale > 0)
-        return found.to(x.dtype), inside
-
-    def _range(self, x: Tensor) -> Tensor:
-        return x.detach().abs().amax(self.dims, keepdim=True).clamp_min(SMALLEST_RANGE) / TOP
-
-    @torch.no_grad()
-    def _observe(self, x: Tensor) -> None:
-        if x.numel():
-            least, most = x.detach().aminmax()
-            new, old = torch.maximum(-least, most) / TOP, self.act_scale
-            moved = torch.where(old > 0, (1 - MOMENTUM) * old + MOMENTUM * new, new)
-            old.copy_(torch.where(new.isfinite(), moved, old))  # one bad batch must not stay in the scale for good
-
-    # Inference
-
-    def _whole(self, x: Tensor) -> bool:
-        # Whether whole numbers may be computed with: nobody wants gradients, nobody records the operations.
-        plain = not self.training and x.dtype in (torch.float32, torch.float64) and x.dtype == self.weight.dtype and x.numel()
-        if not plain or x.device != self.weight.device or x.device.type == "meta" or torch.is_autocast_enabled(x.device.type):
-            return False
-        wanted = torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.parameters()))
-        return not (wanted or torch.compiler.is_compiling() or torch.jit.is_tracing()) and self._geometry() is not None
-
-    def _convolution(self, scale: Tensor | None) -> Convolution | None:
-        # Packed again whenever a tensor it was made of has changed. None: a static scale that was never set.
-        # What it was made of is kept beside it, so that no new tensor can have an old one's id.
-        sources = (self.weight, self.bias, self.out_scale, scale)
-        key = (self.backend, pick(self.backend, self.kind, self.weight.device, self.weight.dtype),
-               *((id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources if t is not None))
-        if self._prepared is None or self._prepared[0] != key:
-            self._prepared = key, self._pack(key[1], scale), sources
-        return self._prepared[1]
-
-    @torch.no_grad()
-    def _pack(self, backend: type[Convolution], scale: Tensor | None) -> Convolution | None:
-        if scale is not None and not scale > 0:
-            return None
-        codes, factor = self.codes()
-        factor = factor if scale is None else factor * scale
-        bias = None if self.bias is None or scale is None else self.bias.detach().clone()
-        return backend(codes.view(*codes.shape, *[1] * (4 - codes.ndim)), factor, bias, self._geometry())
+    def _made_of(self) -> tuple[Tensor | None, ...]:
+        return self.weight, self.out_scale
 
     @property
     def kind(self) -> str:
         """Kind of weights, of integer.KINDS."""
-        groups = getattr(self, "groups", 1)
-        depthwise = groups > 1 and groups == self.weight.shape[0] and self.weight.shape[1] == 1
-        return ("int8" if self.rule == "int8" else "ternary") + (" depthwise" if depthwise else "")
+        return kind_of(self.rule, self.weight.shape, getattr(self, "groups", 1))
 
-    def computed_by(self) -> str:
-        """Name of the backend that inference runs on, as things stand: onednn or float."""
-        exact = self._geometry() is not None and self.act != "none"
-        return pick(self.backend, self.kind, self.weight.device, self.weight.dtype).name if exact else Floats.name
+    def _dense(self) -> Tensor:  # gradients go straight to the float weights
+        weight = StraightThrough.apply(self.weight, self._replace_weight)
+        return weight if self.out_scale is None else weight * self.out_scale.view(-1, *[1] * (weight.ndim - 1))
 
-    def forward(self, x: Tensor | Quantised) -> Tensor:
-        x = x if isinstance(x, Quantised) else self.quantise(x)
-        scale = x.scale if x.scale is not None and x.scale.ndim == 0 else None  # dynamic scales are multiplied on afterwards
-        if x.codes is None or not self._whole(x.scale) or (ready := self._convolution(scale)) is None:
-            return self._compute(x.floats(), self.quantised_weight())
-        y = self._convolve(ready, x.codes)
-        if scale is not None:
-            return y
-        y = y * x.scale
-        return y if self.bias is None else y + self.bias.view(-1, *[1] * (len(self.dims) - 1))
+    @torch.no_grad()
+    def freeze(self, bn: nn.Module | None = None, act: nn.Module | None = None) -> tuple[nn.Module, nn.Module | None]:
+        """What inference needs of `act(bn(self(x)))` in eval mode: a layer, and the activation that is left to do.
 
-    # Copies and states
-
-    def refresh(self) -> None:
-        """Forget what inference keeps ready; needed only after writing to `weight.data`, which torch does not count."""
-        self._prepared = None
-
-    def train(self, mode: bool = True) -> nn.Module:
-        self.refresh()
-        return super().train(mode)
-
-    def _apply(self, *args, **keywords) -> nn.Module:
-        self.refresh()
-        return super()._apply(*args, **keywords)
-
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_prepared": None}  # packed weights cannot be copied
+        bn: counts where it is an nn.BatchNorm2d. SiLU goes into the layer. Padding that is no number of zeros stays a BitConv2d.
+        """
+        layer = self.folded(bn) if isinstance(bn, nn.BatchNorm2d) else self.requires_grad_(False)
+        if layer._geometry() is None:
+            return layer, act
+        kind = FrozenLinear if isinstance(self, BitLinear) else FrozenConv2d
+        (codes, scale), bias = layer.codes_and_scales(), layer.bias
+        bias = torch.zeros_like(scale) if bias is None else bias.detach().clone()
+        act_scale = None if layer.act_scale is None else layer.act_scale.clone()
+        frozen = kind(codes, scale.to(layer.weight.dtype), bias.to(layer.weight.dtype), layer._geometry(), rule=self.rule,
+                      act=self.act, backend=self.backend, act_scale=act_scale, silu=isinstance(act, nn.SiLU))
+        return frozen.train(self.training), nn.Identity() if frozen.silu else act
 
     def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors) -> None:
         self.refresh()
@@ -238,6 +112,14 @@ class _Bit(nn.Module):
         if self.act_scale is not None and name not in state:  # a float layer's: its activations were never measured
             state = {**state, name: torch.zeros_like(self.act_scale)}
         super()._load_from_state_dict(state, prefix, metadata, strict, missing, unexpected, errors)
+
+    def take(self, scale: Tensor | None) -> None:
+        """Whether a layer beside it, with this static scale, quantises for both from here on; None: it does so itself."""
+        if scale is not None and self.act == "static":
+            self.act, self.act_scale = "given", None
+        elif scale is None and self.act == "given":
+            self.act, self.act_scale = "static", torch.zeros((), device=self.weight.device)
+        self.refresh()
 
     def _options(self) -> dict[str, str]:
         return {"rule": self.rule, "act": self.act, "granularity": self.granularity, "backend": self.backend}
@@ -271,6 +153,14 @@ class BitConv2d(_Bit, nn.Conv2d):
             new = cls(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
                       conv.groups, conv.bias is not None, conv.padding_mode, **options)
         return _take_over(new, conv)
+
+    def unquantised(self) -> nn.Conv2d:
+        """The float layer with the same parameters (not copies)."""
+        with torch.device("meta"):
+            new = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+                            self.groups, self.bias is not None, self.padding_mode)
+        new.weight, new.bias = self.weight, self.bias
+        return new.train(self.training)
 
     def _geometry(self) -> Geometry | None:
         simple = self.padding_mode == "zeros" and not isinstance(self.padding, str)
@@ -319,6 +209,13 @@ class BitLinear(_Bit, nn.Linear):
             new = cls(linear.in_features, linear.out_features, linear.bias is not None, **options)
         return _take_over(new, linear)
 
+    def unquantised(self) -> nn.Linear:
+        """The float layer with the same parameters (not copies)."""
+        with torch.device("meta"):
+            new = nn.Linear(self.in_features, self.out_features, self.bias is not None)
+        new.weight, new.bias = self.weight, self.bias
+        return new.train(self.training)
+
     def _geometry(self) -> Geometry:
         return Geometry()
 
@@ -326,12 +223,10 @@ class BitLinear(_Bit, nn.Linear):
         return F.linear(x, weight, self.bias)
 
     def _convolve(self, ready: Convolution, codes: Tensor) -> Tensor:
-        flat = codes.reshape(1, -1, 1, self.in_features).permute(0, 3, 1, 2)  # (1, n_in, rows, 1): a 1x1 convolution
-        return ready(flat).permute(0, 2, 3, 1).reshape(*codes.shape[:-1], self.out_features)
+        return by_rows(ready, codes)
 
 
 def _take_over(new: _Bit, old: nn.Module) -> _Bit:
     new.weight, new.bias = old.weight, old.bias
-    if new.act_scale is not None:
-        new.act_scale = torch.zeros((), device=old.weight.device)
+    new.act_scale = None if new.act_scale is None else torch.zeros((), device=old.weight.device)
     return new.train(old.training)

@@ -19,6 +19,7 @@ from ..data.augment import Batch
 from ..data.reading import worker_death
 from ..errors import UserError
 from ..model import odd_norms
+from ..modules.replace import observe
 from ..validate import Metrics, validate
 from .assign import Targets
 from .guard import RETURNS, WentBad
@@ -35,6 +36,7 @@ except ImportError:  # Windows
     resource = None
 
 REPAIR = "Look at the images named above, give a lower lr0 with an optimizer= of your choice, or amp=False."
+OBSERVED = 0.8  # share of the epochs in which scales of quantised activations follow the batches
 CLIP = 10.0  # largest global norm of a step's gradient
 
 
@@ -74,6 +76,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     """One pass over the training images, or what is left of it; trainer.tloss holds the mean losses then."""
     settings, batches = trainer.args, len(trainer.loader)
     set_training(trainer.model, trainer.frozen)
+    observe(trainer.model, trainer.epoch < OBSERVED * trainer.epochs)
     recipe = recipe_of(settings, closed=trainer.epoch >= trainer.epochs - settings.close_mosaic)
     bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
         trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch)

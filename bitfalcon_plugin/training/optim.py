@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import UserError, did_you_mean
+from ..modules.quantised import Quantising
 
 TUNED_UPDATES = 6000  # what the average of weights that are trained already begins with: it remembers about 20 updates
 AUTO_LIMIT = 10_000  # optimizer iterations; longer runs get SGD
@@ -72,23 +73,26 @@ def planned_iterations(images: int, batch: int, nbs: int, epochs: int) -> int:
 
 
 def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Three groups for an optimizer, in the order of the `lr/pg*` columns: biases, decayed weights, norm weights.
+    """Groups for an optimizer, in the order of the `lr/pg*` columns: biases, decayed weights, norm weights; then those of ternary layers.
 
-    `decay` applies to the second alone. Frozen parameters are left out, a shared one is listed once. The key "kind" of
-    a group is "bias", "weight" or "norm". Raises UserError where nothing is left to train.
+    `decay` applies to weights alone, and to those that are rounded in the first half of a run (spec/bit.md section 4.6). Frozen
+    parameters are left out, a shared one is listed once. The key "kind" of a group is "bias", "weight", "norm" or "rounded", the last
+    only where there are some. Raises UserError where nothing is left to train.
     """
-    kinds: dict[str, list[nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
+    kinds: dict[str, list[nn.Parameter]] = {"bias": [], "weight": [], "norm": [], "rounded": []}
     seen: set[nn.Parameter] = set()
     for module in model.modules():
         of_norm = "Norm" in type(module).__name__
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
-                kinds["bias" if "bias" in name else "norm" if of_norm else "weight"].append(parameter)
+                weight = "rounded" if isinstance(module, Quantising) else "weight"
+                kinds["bias" if "bias" in name else "norm" if of_norm else weight].append(parameter)
     if not seen:
         raise UserError("Every parameter of the model is frozen: nothing to train. Give a smaller freeze=.")
-    decays = {"bias": 0.0, "weight": decay, "norm": 0.0}
-    return [{"params": kinds[kind], "weight_decay": decays[kind], "kind": kind} for kind in kinds]
+    decays = {"bias": 0.0, "weight": decay, "norm": 0.0, "rounded": decay}
+    return [{"params": kinds[kind], "weight_decay": decays[kind], "kind": kind, "decay": decays[kind]}
+            for kind in kinds if kinds[kind] or kind != "rounded"]
 
 
 def choose_optimizer(
@@ -107,11 +111,8 @@ def choose_optimizer(
     that falls with the number of classes. Raises UserError for a name that is not known.
     """
     if name.lower() == "auto":
-        if iterations > AUTO_LIMIT:
-            chosen, lr, rule = "SGD", 0.01, f"{iterations} iterations, more than {AUTO_LIMIT}"
-        else:
-            chosen, lr = "AdamW", round(0.002 * 5 / (4 + nc), 6)
-            rule = f"{iterations} iterations, at most {AUTO_LIMIT}, {nc} classes"
+        chosen, lr = auto_rule(iterations, nc)
+        rule = f"{iterations} iterations, " + (f"more than {AUTO_LIMIT}" if chosen == "SGD" else f"at most {AUTO_LIMIT}, {nc} classes")
         momentum, warmup_bias_lr = 0.9, 0.0
         reason = f"optimizer=auto ({rule}); lr0, momentum and warmup_bias_lr as given are not used"
     else:
@@ -124,6 +125,11 @@ def choose_optimizer(
         extra["fused"] = True  # one pass over memory; elsewhere torch takes foreach by itself
     decay = max(group["weight_decay"] for group in groups)
     return kind(groups, lr=lr, **extra), Plan(chosen, lr, momentum, decay, warmup_bias_lr, reason)
+
+
+def auto_rule(iterations: int, nc: int) -> tuple[str, float]:
+    """Optimizer and learning rate of optimizer=auto."""
+    return ("SGD", 0.01) if iterations > AUTO_LIMIT else ("AdamW", round(0.002 * 5 / (4 + nc), 6))
 
 
 def _known(name: str) -> str:
@@ -192,6 +198,8 @@ class Schedule:
         for group in optimizer.param_groups:
             start = self.warmup_bias_lr if group["kind"] == "bias" else 0.0
             group["lr"] = self._between(iteration, start, rate) if warms else rate
+            if group["kind"] == "rounded":  # decay moves weights over the thresholds of rounding, which late no step takes back
+                group["weight_decay"] = group["decay"] if 2 * epoch < self.epochs else 0.0
             if "momentum" in group:
                 group["momentum"] = momentum
         return self.accumulate(iteration)

@@ -50,7 +50,7 @@ class Records:
             measured = [metrics.precision, metrics.recall, metrics.ap50, metrics.ap, *(metrics.losses or [math.nan] * 3)]
             self.say(f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
                      f"R {metrics.recall:.3f}")
-        self.rows.append([epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured, *rates])
+        self.rows.append([epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured, *rates[:3]])  # rounded weights have the rate of the others
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)

@@ -1,0 +1,107 @@
+"""Ternary models as small files: `pack` writes one, `rounded` is what packing does to the numbers, `sizes` counts bytes.
+
+A packed file is read by checkpoint.load and foreign.load_any; its pieces are those of bit/flat.py (spec/bit.md section 4.2).
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint, content_of, save
+from ..errors import UserError, did_you_mean
+from ..model import Detector, odd_norms
+from ..modules.ternary import BitConv2d, BitLinear
+from .flat import CODES, PIECES, flatten, halved
+from .trits import FORMATS
+
+
+def pack(model: Detector | Checkpoint, path: str | Path, fmt: str = "t5", half: bool = True) -> Checkpoint:
+    """Write a ternary model, folded, as a packed file, and return what it holds: `.model()` predicts as a file read back does.
+
+    model: a Detector with ternary layers, folded or not, or a checkpoint of one, whose names, licence, metrics and settings go
+    along. fmt: t5 (five weights in a byte) or t2 (four). half: layers that stay in floating point are rounded to float16; their
+    raw outputs are then those of `rounded(model.fuse())`. UserError where there is nothing to pack, or numbers are not finite.
+    """
+    packed = packed_of(model, fmt, half)
+    save(path, packed)
+    return packed
+
+
+def packed_of(model: Detector | Checkpoint, fmt: str = "t5", half: bool = True) -> Checkpoint:
+    """The checkpoint that `pack` writes."""
+    if fmt not in FORMATS:
+        raise UserError(f"fmt={fmt!r} is none of {', '.join(FORMATS)}.{did_you_mean(str(fmt), FORMATS)}")
+    known = model if isinstance(model, Checkpoint) else None
+    if known and known.packed:  # from t5 to t2
+        return replace(known, state=_short(known.state) if half else known.state, packed=fmt)
+    model = known.model().fuse() if known else copy.deepcopy(model).eval().fuse()
+    if left := [name for name, module in model.named_modules() if isinstance(module, (BitConv2d, BitLinear))]:
+        raise UserError(f"{model.graph.name} has ternary layers that folding leaves as they are: {', '.join(left[:3])} (padding that is no "
+                        "number of zeros). Keep them float, keep=<their names>, to pack the rest.")
+    state = {name: _single(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
+    if not any(name.endswith(CODES) for name in state):
+        raise UserError(f"{model.graph.name} has no ternary layer: packing would not make it smaller. Give a model with ternary layers, "
+                        "for example one trained with bit=head.")
+    if bad := [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
+        raise UserError(f"{model.graph.name} holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}). Give other weights.")
+    state = _short(state) if half else state
+    if known is None:
+        graph = replace(model.graph, names=dict(model.names))
+        return Checkpoint(graph, state, norms=odd_norms(model), measured=(model.strides, model.multiple), packed=fmt)
+    return replace(known, state=state, norms=odd_norms(model), measured=(model.strides, model.multiple), training=None, compared=False,
+                   packed=fmt)
+
+
+def _short(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: halved(tensor) for name, tensor in state.items()}
+
+
+def _single(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+@torch.no_grad()
+def rounded(model: Detector) -> Detector:
+    """Round the layers of a folded model that stay in floating point as packing does, in place: weights to float16 values.
+
+    Returns the model. Its raw outputs are then those of the packed model, to the bit.
+    """
+    for tensor in model.state_dict().values():
+        tensor.copy_(halved(tensor))
+    return model
+
+
+def sizes(model: Detector | Checkpoint, half: bool = True) -> dict[str, dict[str, int]]:
+    """Bytes of a ternary model: {"whole": ..., "head": ...}, each with fp32, fp16, t2 and t5; the whole with the files of t2 and t5.
+
+    fp32, fp16: every weight and bias of the folded float model, in four or two bytes. t2, t5: the pieces of the packed form,
+    without the container, which "file t2" and "file t5" count too.
+    """
+    packed = packed_of(model, half=half)
+    last = f"model.{len(packed.graph.rows) - 1}."
+    head = {name: tensor for name, tensor in packed.state.items() if name.startswith(last)}
+    found = {"whole": _sizes(packed.state), "head": _sizes(head)}
+    for fmt in ("t2", "t5"):
+        buffer = BytesIO()
+        torch.save(content_of(replace(packed, packed=fmt)), buffer)
+        found["whole"][f"file {fmt}"] = buffer.seek(0, os.SEEK_END)
+    return found
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
+    layers = {name.removesuffix(CODES) for name in state if name.endswith(CODES)}
+    added = {f"{layer}.{name}" for layer in layers for name in ("scale", "act_scale")}  # a float model has none
+    weights = sum(tensor.numel() for name, tensor in state.items() if name not in added)
+    found = {"fp32": 4 * weights, "fp16": 2 * weights}
+    for fmt in ("t2", "t5"):
+        flat = flatten(state, fmt)
+        found[fmt] = sum(flat[piece].numel() * flat[piece].element_size() for piece in PIECES)
+    return found

@@ -1,0 +1,191 @@
+"""Fine-tuning a ternary model with the quantisation in the loop, by the ordinary training run (spec/bit.md section 4.6).
+
+What is added to a run: its settings, a warm start with measured scales, a log of how the codes move, and at the end the choice between
+averaged and raw weights, each with statistics of the batch norms measured anew.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..checkpoint import Checkpoint, load, save
+from ..config import Settings, load_settings
+from ..data.dataset import Sample
+from ..devices import select_device
+from ..errors import UserError
+from ..events import Events
+from ..files import write_text
+from ..foreign import load_any
+from ..inputs import class_names, find_data, given, is_weights, legal_side, scan_split
+from ..measuring import measure
+from ..model import Detector, odd_norms
+from ..modules.replace import bitify, ternary_layers
+from ..policy import NOTHING
+from ..runs import Result, run_train
+from ..training.optim import auto_rule, planned_iterations
+from ..training.pictures import Pictures
+from ..validate import Metrics
+from .calibration import calibrate, calibration_images
+
+SHARE, LEAST = 0.15, 10  # epochs: of those of the float model, and at least
+UNKNOWN_EPOCHS = 20  # where nobody knows how long the float model was trained
+PEAK = 0.5  # of the float run's highest learning rate
+LAST = 0.02  # of that, in the last epoch
+OWN = {"step", "bit", "keep"}  # settings that are not of a training run
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What fine-tuning leaves. path: of the chosen weights; kind: which they are; candidates: AP of each kind."""
+
+    path: Path
+    metrics: Metrics
+    kind: str
+    candidates: Mapping[str, float]
+
+
+def schedule_of(settings: Settings, checkpoint: Checkpoint, images: int) -> dict[str, object]:
+    """The settings of section 4.6 that the user did not give: epochs, rate, its shape, warm-up and the end of mosaic.
+
+    A step follows every batch: what brings accuracy back is the number of steps (BCCD, bit=all, 15 epochs: AP 0.528, with one step
+    every four batches 0.472).
+    """
+    known = checkpoint.settings.get("epochs")
+    epochs = settings.epochs if "epochs" in settings.given else max(LEAST, round(SHARE * known)) if isinstance(known, int) else UNKNOWN_EPOCHS
+    name, rate = auto_rule(planned_iterations(images, int(max(settings.batch, 1)), settings.nbs, epochs), checkpoint.graph.nc)
+    wanted = {"epochs": epochs, "optimizer": name, "lr0": round(PEAK * rate, 7), "momentum": 0.9, "lrf": LAST, "cos_lr": True,
+              "nbs": int(max(settings.batch, 1)), "warmup_epochs": 1, "warmup_floor": 0, "warmup_bias_lr": 0.0, "close_mosaic": -(-epochs // 3), "patience": 0}
+    return {key: value for key, value in wanted.items() if key not in settings.given or key == "epochs"}
+
+
+def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
+    """Make layers of model= ternary (bit=, keep=), measure their scales, fine-tune, and keep the best of what came out.
+
+    resume= goes on with an interrupted run. bit=none fine-tunes the float model by the same schedule, for comparison. Raises UserError
+    for mistakes in the settings.
+    """
+    events = events or Events()
+    log = CodeLog()
+    events.add("on_train_start", log.begin)
+    events.add("on_train_epoch_end", log.note)
+    if settings.resume:
+        run = _training(settings, {})
+        result = run_train(run, None, events)
+        return finish(result)
+    if settings.model is None or not is_weights(settings.model):
+        raise UserError("bit mode=qat starts from trained weights: give model=best.pt. To train a ternary model from nothing: "
+                        "bitfalcon train model=yolov12.yaml bit=head .")
+    checkpoint = load_any(settings.model).to_train(settings.model)
+    data, settings = find_data(settings)
+    if dict(checkpoint.graph.names) != class_names(settings, data):
+        raise UserError(f"The model knows {', '.join(checkpoint.graph.names.values())}; {data.path} has "
+                        f"{', '.join(class_names(settings, data).values())}. Train the float model on these data first.")
+    samples = scan_split(data, "train", settings).samples
+    ready = prepared(checkpoint, settings, samples)
+    return finish(run_train(_training(settings, schedule_of(settings, checkpoint, len(samples))), ready, events))
+
+
+def prepared(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample]) -> Checkpoint:
+    """The weights with the layers of bit= and keep= ternary (head where nothing is said), their scales and norms measured on samples."""
+    bit = settings.bit or (NOTHING if "bit" in settings.given else "head")  # bit=none is read as None
+    if bit == NOTHING:
+        return checkpoint
+    model = checkpoint.model().to(select_device(settings.device))
+    settings = legal_side(settings, model)
+    print(f"bit={bit}: {bitify(model, bit, settings.keep or 'default').total()}")
+    batches = calibrate(model, calibration_images(samples, settings, model))
+    print(f"Scales of activations and statistics of batch norms measured over {batches} batches of training images")
+    return as_checkpoint(model, checkpoint)
+
+
+def as_checkpoint(model: Detector, source: Checkpoint) -> Checkpoint:
+    """A model's weights as a Checkpoint that keeps what is known of `source`."""
+    return replace(source, graph=model.graph, state={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+                   norms=odd_norms(model), measured=(model.strides, model.multiple), compared=False, training=None)
+
+
+def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
+    chosen = {key: value for key, value in given(settings).items() if key not in OWN}
+    return load_settings({**chosen, **schedule, "mode": "train"})
+
+
+def finish(result: Result) -> Tuned:
+    """Measure the averaged and the last raw weights with statistics measured anew, beside best.pt as it is; the best becomes best.pt."""
+    trainer = result.trainer
+    if trainer is None:
+        raise UserError("bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 .")
+    run, settings = trainer.run, trainer.args
+    best = load(trainer.best)
+    found: dict[str, tuple[Metrics, Checkpoint]] = {"best.pt as trained": (result.metrics, best)}
+    last = load(trainer.last)
+    raw = replace(last, state=last.training["weights"], training=None) if last.training else None
+    for kind, source in (("average, norms measured anew", best), ("raw weights, norms measured anew", raw)):
+        if source is not None and ternary_layers(trainer.model):
+            model = source.model().to(run.device)
+            calibrate(model, calibration_images(run.samples, settings, model), scales=False)
+            found[kind] = accuracy(model, run.val_samples, settings), as_checkpoint(model, source)
+    kind = max(found, key=lambda name: found[name][0].ap)
+    metrics, chosen = found[kind]
+    if kind != "best.pt as trained":
+        save(trainer.best, replace(chosen, metrics=metrics.results_dict))
+    for name, (one, _) in found.items():
+        print(f"{name:<36} AP {one.ap:.4f}  AP50 {one.ap50:.4f}{'  <- best.pt' if name == kind else ''}")
+    return Tuned(trainer.best, metrics, kind, {name: one.ap for name, (one, _) in found.items()})
+
+
+def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
+    """COCO numbers of a model, folded in a copy of its own; prints and writes nothing."""
+    import copy
+
+    folded = copy.deepcopy(model).eval().fuse().requires_grad_(False).to(memory_format=torch.channels_last)
+    device = next(model.parameters()).device
+    pictures = Pictures(Path(), model.names, False, lambda text: print(text, file=sys.stderr), board=False)
+    validator, _ = measure(folded, samples, settings.replace(mode="train"), device, folder=None, pictures=pictures)
+    return validator.metrics
+
+
+class CodeLog:
+    """codes.csv of a run: for each ternary layer and epoch the share of codes that changed since the epoch before, and of zeros.
+
+    Weights that keep crossing a threshold ("oscillation") show as changes that do not fall towards the end of the run.
+    """
+
+    def __init__(self):
+        self.codes: dict[str, Tensor] = {}
+        self.rows: list[list[object]] = []
+
+    def begin(self, trainer) -> None:
+        """Remember the codes that the run starts from, and the rows that it wrote before."""
+        self.codes = self._read(trainer)
+        path = trainer.save_dir / "codes.csv"
+        if trainer.run.start is not None and path.is_file():
+            with open(path, encoding="utf-8", newline="") as file:
+                self.rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= trainer.epoch]
+
+    def note(self, trainer) -> None:
+        """Write the rows of the epoch that ends."""
+        now = self._read(trainer)
+        for name, codes in now.items():
+            flipped = (codes != self.codes[name]).float().mean().item() if name in self.codes else float("nan")
+            self.rows.append([trainer.epoch + 1, name, f"{flipped:.5f}", f"{(codes == 0).float().mean().item():.5f}"])
+        self.codes = now
+        if now and trainer.run.world.main:
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows([["epoch", "layer", "changed", "zeros"], *self.rows])
+            write_text(trainer.save_dir / "codes.csv", text.getvalue())
+            layers = len(now)
+            changed = sum(float(row[2]) for row in self.rows[-layers:]) / layers
+            trainer.run.say(f"{'codes':>9}  changed {changed:.2%} in the mean of {layers} layers, zeros "
+                            f"{sum(float(row[3]) for row in self.rows[-layers:]) / layers:.1%}")
+
+    @staticmethod
+    def _read(trainer) -> dict[str, Tensor]:
+        return {name: layer.codes_and_scales()[0].cpu() for name, layer in ternary_layers(trainer.model).items()}

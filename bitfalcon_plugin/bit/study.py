@@ -1,0 +1,252 @@
+"""The verb bit: the experiment of replacing layers step by step, from a ranking to a small file.
+
+    scan      rank parts, blocks or layers by the mAP that their replacement costs
+    replace   replace from the least harmful unit on, a row a step, until max_drop= points of mAP are lost
+    qat       replace and fine-tune (bit.qat)
+    report    the table of several models beside each other: mAP, size, latency
+    pack      the small file
+"""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..checkpoint import Checkpoint
+from ..checkpoint import save as save_checkpoint
+from ..config import Settings
+from ..data.dataset import Sample
+from ..devices import select_device
+from ..errors import MissingFileError, UserError
+from ..figures import NoMatplotlib
+from ..files import new_run_dir, write_text
+from ..foreign import load_any
+from ..inputs import class_names, find_data, is_weights, legal_side, scan_split
+from ..model import Detector
+from ..modules.integer import describe
+from ..modules.replace import parts_by_row, ternary_layers
+from ..policy import PARTS
+from ..timing import machine, threads
+from .packing import pack, packed_of, sizes
+from .qat import accuracy, as_checkpoint, run_qat
+from .report import FLOAT, Step, draw, markdown, save_steps, time_steps
+from .scan import Ranking, load_ranking, price, scan_units, units_of
+
+SUFFIX = "-bit.pt"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What an experiment is about: a float model on its device, its checkpoint, images, settings with all that was found out."""
+
+    model: Detector
+    checkpoint: Checkpoint
+    settings: Settings
+    train: Sequence[Sample]
+    val: Sequence[Sample]
+
+
+def run_bit(settings: Settings) -> object:
+    """Do the step that mode= (step=) names; returns what that gives. UserError where none is named."""
+    if settings.step is None:
+        raise UserError(f"bit needs mode=, one of {', '.join(STEPS)}: bitfalcon bit mode=scan model=best.pt data=data.yaml")
+    return STEPS[settings.step](settings)
+
+
+def run_scan(settings: Settings) -> Ranking:
+    """Rank the units of a model; resume=<folder> goes on with an interrupted scan."""
+    subject = _subject(settings)
+    return _scanned(subject, _folder(settings))
+
+
+def _scanned(subject: Subject, folder: Path) -> Ranking:
+    settings = subject.settings
+    units = units_of(subject.model, settings.by, settings.bit or "all", settings.keep or "default")
+    ranking = scan_units(subject.model, units, subject.train, subject.val, settings, folder)
+    print(f"\n{ranking.table()}\nResults: {folder}")
+    return ranking
+
+
+def run_replace(settings: Settings) -> list[Step]:
+    """Walk the ranking of a scan (of resume=<folder>, or made first) from the least harmful unit on; writes a row a step.
+
+    The step before max_drop= points of mAP are lost is kept as replaced.pt, with measured norms, not fine-tuned.
+    """
+    subject, folder = _subject(settings), _folder(settings)
+    settings = subject.settings
+    found = load_ranking(folder)
+    ranking = _scanned(subject, folder) if found is None else _complete(found[0], subject, folder)
+    steps, layers, kept = [_first(subject, ranking.ap)], [], None
+    save_steps(folder, steps)
+    for number, loss in enumerate(ranking.losses, 1):
+        layers += loss.layers
+        raw, again, model = price(subject.model, layers, subject.train, subject.val, settings)
+        drop = 100 * (ranking.ap - again)
+        step = _step(f"{number} units", model, tuple(one.unit for one in ranking.losses[:number]), ap_raw=raw, ap_norms=again)
+        steps.append(step)
+        save_steps(folder, steps)
+        print(f"{number:>3}/{len(ranking.losses)} + {loss.unit:<32} AP {again:.4f} ({-drop:+.1f} points), {step.ternary_share:.0%} ternary, "
+              f"{step.bytes_packed / 1e6:.2f} MB packed")
+        if drop > settings.max_drop:
+            print(f"max_drop={settings.max_drop:g}: stopped; {number - 1} units stay within it.")
+            break
+        kept = model
+    if kept is not None:
+        save_checkpoint(folder / "replaced.pt", as_checkpoint(kept, subject.checkpoint))
+        print(f"{folder / 'replaced.pt'}: fine-tune it with bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}")
+    _write(folder, steps)
+    return steps
+
+
+def _complete(ranking: Ranking, subject: Subject, folder: Path) -> Ranking:
+    settings = subject.settings
+    units = units_of(subject.model, settings.by, settings.bit or "all", settings.keep or "default")
+    if {loss.unit for loss in ranking.losses} == set(units):
+        print(f"The ranking is that of {folder / 'scan.json'}")
+        return ranking
+    return _scanned(subject, folder)
+
+
+def run_report(settings: Settings) -> list[Step]:
+    """Models beside each other: model=float.pt,head.pt,all.pt, the float one first; mAP at every stage, size and latency.
+
+    Of each ternary model the table also has what the same replacement costs the float model without training. Writes report.md,
+    steps.json and report.png.
+    """
+    paths = [path.strip() for path in str(settings.model or "").split(",") if path.strip()]
+    if not paths or not all(map(is_weights, paths)):
+        raise UserError("bit mode=report compares checkpoints: give model=float.pt,head.pt,all.pt , the float one first.")
+    subject, folder = _subject(settings.replace(model=paths[0])), _folder(settings)
+    settings = subject.settings
+    base = accuracy(subject.model, subject.val, settings).ap
+    steps, runs = [_first(subject, base)], {}
+    image = torch.zeros(1, subject.model.graph.channels, settings.imgsz, settings.imgsz).contiguous(memory_format=torch.channels_last)
+    for path in paths[1:]:
+        step, model = _reported(path, subject)
+        while step.name in {one.name for one in steps}:
+            step = replace(step, name=step.name + "'")
+        steps.append(step)
+        runs[step.name] = _run(model, image)
+        save_steps(folder, steps)
+    with torch.inference_mode(), threads(torch.get_num_threads()):
+        steps = time_steps(steps, runs, subject.model, settings.imgsz)
+    _write(folder, steps)
+    return steps
+
+
+def _run(model: Detector, image: torch.Tensor) -> Callable[[], object]:
+    return lambda: model.decode(model(image))
+
+
+def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
+    settings, checkpoint = subject.settings, load_any(path)
+    if not ternary_layers(built := checkpoint.model()):
+        raise UserError(f"'{path}' has no ternary layer; the float model is the first of model=, and only that.")
+    layers = [name for name in ternary_layers(built)]
+    raw, again, _ = price(subject.model, layers, subject.train, subject.val, settings)
+    ready = built.fuse().requires_grad_(False).to(memory_format=torch.channels_last)
+    tuned = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
+    small = checkpoint if checkpoint.packed else packed_of(checkpoint)
+    packed = accuracy(small.model(), subject.val, settings).ap
+    return _step(_name(built), built, tuple(layers), ap_raw=raw, ap_norms=again, ap_tuned=tuned, ap_packed=packed, small=small), ready
+
+
+def _name(model: Detector) -> str:
+    """The parts that have ternary layers, in words."""
+    rows, found = parts_by_row(model.graph), ternary_layers(model)
+    parts = [part for part in PARTS[::-1] if any(rows[int(name.split(".")[1])] == part for name in found)]
+    return "all" if len(parts) == len(PARTS) else "+".join(parts)
+
+
+def run_pack(settings: Settings) -> Path:
+    """Write the packed file of a ternary checkpoint (out=, fmt=) and check that it gives the same outputs."""
+    if settings.model is None or not is_weights(settings.model):
+        raise UserError("bit mode=pack needs the checkpoint of a ternary model: bitfalcon bit mode=pack model=best.pt out=best-bit.pt")
+    source = Path(settings.model)
+    out = Path(settings.out or source.with_name(source.stem + SUFFIX))
+    if out.suffix.lower() not in (".pt", ".pth"):
+        raise UserError(f"out={out}: expected a file name that ends in .pt.")
+    if out.exists() and out.resolve() == source.resolve():
+        raise UserError(f"out={out} is the checkpoint itself; it could not be trained on any more. Give another name.")
+    checkpoint = load_any(source)
+    small = pack(checkpoint, out, settings.fmt)
+    side = 2 * small.model().multiple
+    image = torch.rand(1, small.graph.channels, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        one, two = small.model()(image), load_any(out).model()(image)
+    if not all(torch.equal(one[key], two[key]) for key in one):
+        out.unlink()
+        raise RuntimeError(f"{out} does not give back what was packed; it was removed")
+    print(_pack_lines(out, checkpoint, small))
+    return out
+
+
+def _pack_lines(out: Path, checkpoint: Checkpoint, small: Checkpoint) -> str:
+    found = sizes(small)
+    lines = [f"{out}: {out.stat().st_size / 1e6:.3f} MB, packed {small.packed}; read back, its outputs are the same"]
+    for part, of in found.items():
+        lines.append(f"  {part:<6} float32 {of['fp32'] / 1e6:.2f} MB, float16 {of['fp16'] / 1e6:.2f} MB, 2-bit {of['t2'] / 1e6:.3f} MB, "
+                     f"base-3 {of['t5'] / 1e6:.3f} MB ({of['fp32'] / of['t5']:.1f} times smaller than float32, {of['fp16'] / of['t5']:.1f} than float16)")
+    return "\n".join(lines)
+
+
+def _subject(settings: Settings) -> Subject:
+    if settings.model is None or not is_weights(settings.model):
+        raise UserError(f"bit mode={settings.step} starts from trained weights: give model=best.pt.")
+    checkpoint = load_any(settings.model).to_train(settings.model)
+    data, settings = find_data(settings)
+    if dict(checkpoint.graph.names) != class_names(settings, data):
+        raise UserError(f"The model knows {', '.join(checkpoint.graph.names.values())}; {data.path} has "
+                        f"{', '.join(class_names(settings, data).values())}. Give the data the model was trained for.")
+    model = checkpoint.model().to(select_device(settings.device), memory_format=torch.channels_last).requires_grad_(False)
+    if found := ternary_layers(model):
+        raise UserError(f"'{settings.model}' has {len(found)} ternary layers already; mode={settings.step} starts from a float model.")
+    settings = legal_side(settings, model)
+    return Subject(model, checkpoint, settings, scan_split(data, "train", settings).samples,
+                   scan_split(data, settings.split, settings).samples)
+
+
+def _folder(settings: Settings) -> Path:
+    if isinstance(settings.resume, str):
+        folder = Path(settings.resume)
+        if not folder.is_dir():
+            raise MissingFileError(f"resume={settings.resume}: expected the folder of an earlier scan, for example runs/detect/bit.")
+        return folder
+    return new_run_dir("bit", settings.project, settings.name, settings.exist_ok)
+
+
+def _first(subject: Subject, ap: float) -> Step:
+    count = sum(p.numel() for p in subject.model.parameters())
+    return Step(FLOAT, ap_raw=ap, bytes_fp32=4 * count, bytes_fp16=2 * count, backend="float")
+
+
+def _step(name: str, model: Detector, replaced: tuple[str, ...], small: Checkpoint | None = None, **aps: float | None) -> Step:
+    of = sizes(small or copy.deepcopy(model))["whole"]
+    layers = ternary_layers(model)
+    weights = {layer: (module.codes if hasattr(module, "codes") else module.weight).numel() for layer, module in layers.items()}
+    total = of["fp32"] // 4
+    share = sum(count for layer, count in weights.items() if layers[layer].rule != "int8") / total
+    return Step(name, replaced, ternary_share=share, bytes_fp32=of["fp32"], bytes_fp16=of["fp16"], bytes_packed=of["file t5"],
+                backend=describe().partition(", ")[2], **aps)
+
+
+def _write(folder: Path, steps: Sequence[Step]) -> None:
+    save_steps(folder, steps)
+    text = markdown(steps, machine())
+    write_text(folder / "report.md", text)
+    print(f"\n{text}")
+    try:
+        draw(folder / "report.png", steps, machine())
+    except NoMatplotlib as error:
+        print(f"note: {error}", file=sys.stderr)
+    print(f"Results: {folder}")
+
+
+STEPS: Mapping[str, Callable[[Settings], object]] = {
+    "scan": run_scan, "replace": run_replace, "qat": run_qat, "report": run_report, "pack": run_pack,
+}

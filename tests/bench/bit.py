@@ -1,0 +1,128 @@
+"""What ternary layers cost and save on this machine: python tests/bench/bit.py [speed|isa|step|load] [scale=n] [imgsz=640] [rounds=9]
+
+speed: milliseconds of one image, in turns in one process, against the float model in NCHW and channels last, whole and head alone,
+with static and dynamic scales. isa: the same under emulated older processors. step: a training step at 320 px, batch 16. load: a packed
+file. Random weights: speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from bitfalcon_plugin.bit import bitify, calibrate, freeze, pack
+from bitfalcon_plugin.foreign import load_any
+from bitfalcon_plugin.model import build
+from bitfalcon_plugin.modules.integer import describe
+from bitfalcon_plugin.timing import interleave, machine, threads, told
+from bitfalcon_plugin.training.assign import Targets
+from bitfalcon_plugin.training.loss import detection_loss
+
+ISAS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "DEFAULT")
+CAPABILITY = {"AVX2": "avx2", "AVX2_VNNI": "avx2"}
+
+
+def ternary(model, bit: str, **options):
+    made = copy.deepcopy(model)
+    bitify(made, bit, **options)
+    calibrate(made, [torch.rand(2, 3, 128, 128)], norms=False)
+    return freeze(made).to(memory_format=torch.channels_last)
+
+
+def speed(scale: str, imgsz: int, rounds: int) -> None:
+    torch.manual_seed(0)
+    model = build("yolov12.yaml", scale).eval().requires_grad_(False)
+    x = torch.rand(1, 3, imgsz, imgsz)
+    last = x.contiguous(memory_format=torch.channels_last)
+    plain, best = copy.deepcopy(model).fuse(), copy.deepcopy(model).fuse().to(memory_format=torch.channels_last)
+    models = {"bit=all": ternary(model, "all"), "bit=all, dynamic": ternary(model, "all", act="dynamic"), "bit=head": ternary(model, "head"),
+              "bit=neck": ternary(model, "neck"), "bit=backbone": ternary(model, "backbone")}
+    runs = {"float NCHW": lambda: plain(x), "float channels last": lambda: best(last)}
+    if torch.backends.cpu.get_cpu_capability() == "AVX512" and "ONEDNN_MAX_CPU_ISA" not in os.environ:
+        half, x16 = copy.deepcopy(best).to(torch.bfloat16), last.to(torch.bfloat16)
+        runs["bfloat16 channels last"] = lambda: half(x16)
+    runs |= {name: (lambda made: lambda: made(last))(made) for name, made in models.items()}
+    with torch.inference_mode():
+        show(interleave(runs, rounds=rounds, warmup=3), "float NCHW", "float channels last")
+        maps = [torch.rand(1, c, int(imgsz // s), int(imgsz // s)) for c, s in zip(channels(model), model.strides)]
+        lasts = [m.contiguous(memory_format=torch.channels_last) for m in maps]
+        heads = {"head, float NCHW": lambda: plain.head(maps), "head, float channels last": lambda: best.head(lasts),
+                 "head, bit": lambda: models["bit=head"].head(lasts)}
+        show(interleave(heads, rounds=3 * rounds, warmup=3), "head, float NCHW", "head, float channels last")
+
+
+def channels(model) -> list[int]:
+    return [branch[0].conv.in_channels for branch in model.head.cv2]
+
+
+def show(found, *bases: str) -> None:
+    for name, timing in found.items():
+        ratios = ", ".join(f"{timing.faster_than(found[base]):.2f}x of {base}" for base in bases)
+        print(f"{name:<28} {timing}  {ratios}", flush=True)
+
+
+def step(scale: str, rounds: int, imgsz: int = 320, batch: int = 16) -> None:
+    """A training step of the float model, of bit=head and of bit=all: forward, loss, backward."""
+    torch.manual_seed(0)
+    model = build("yolov12.yaml", scale).train().to(memory_format=torch.channels_last)
+    images = torch.rand(batch, 3, imgsz, imgsz).contiguous(memory_format=torch.channels_last)
+    targets = Targets(torch.tensor([[40.0, 40, 120, 120]]).repeat(batch, 1), torch.zeros(batch, dtype=torch.long), torch.arange(batch))
+
+    def run(made):
+        def once():
+            raw = made(images)
+            detection_loss(raw, raw.sizes, made.strides, targets).total.backward()
+            made.zero_grad()
+        return once
+
+    models = {"float": model}
+    for bit in ("head", "all"):
+        models[f"bit={bit}"] = copy.deepcopy(model)
+        bitify(models[f"bit={bit}"], bit)
+    found = interleave({name: run(made) for name, made in models.items()}, rounds=rounds, warmup=1)
+    for name, timing in found.items():
+        print(f"step {name:<10} {timing}  {1 / timing.faster_than(found['float']):.2f} times a float step")
+
+
+def load(scale: str, rounds: int) -> None:
+    model = build("yolov12.yaml", scale).eval()
+    bitify(model, "all")
+    calibrate(model, [torch.rand(2, 3, 128, 128)], norms=False)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.pt")
+        pack(model, path)
+        taken = []
+        for _ in range(rounds):
+            start = time.perf_counter()
+            made = load_any(path)
+            middle = time.perf_counter()
+            made.model()
+            taken.append((middle - start, time.perf_counter() - middle))
+        reading, building = (sorted(times)[rounds // 2] * 1e3 for times in zip(*taken))
+        print(f"{path.stat().st_size / 1e6:.3f} MB: reading and unpacking {reading:.0f} ms, building the model {building:.0f} ms")
+
+
+def main(words: list[str]) -> None:
+    options = dict(word.split("=", 1) for word in words if "=" in word)
+    what = next((word for word in words if "=" not in word), "speed")
+    scale, imgsz, rounds = options.get("scale", "n"), int(options.get("imgsz", 640)), int(options.get("rounds", 9))
+    if what == "isa":
+        for isa in ISAS:
+            limits = {"ONEDNN_MAX_CPU_ISA": isa, **({"ATEN_CPU_CAPABILITY": CAPABILITY[isa]} if isa in CAPABILITY else {})}
+            print(f"--- {isa}", flush=True)
+            subprocess.run([sys.executable, __file__, "speed", *(f"{k}={v}" for k, v in options.items())], env={**os.environ, **limits}, check=True)
+        return
+    with threads(int(options.get("threads", 2))):
+        print(f"{told(machine())}; {describe()}")
+        {"speed": lambda: speed(scale, imgsz, rounds), "step": lambda: step(scale, rounds), "load": lambda: load(scale, rounds)}[what]()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,67 @@
+"""Every graph of the repository exported to every format, fixed and dynamic, through the check that `export` makes itself.
+
+    python tests/bench/export.py                     all graphs at n, and one larger scale; minutes
+    python tests/bench/export.py yolo11.yaml:s onnx  one graph at one scale, one format
+
+Weights are random, with batch norms that change what they are given. Prints a line an export: the largest differences and the
+seconds that it took. Ends with 1 where one failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from tiny_models import lived  # noqa: E402
+
+from bitfalcon_plugin.config import load_settings  # noqa: E402
+from bitfalcon_plugin.engines.formats import FORMATS, WRITTEN  # noqa: E402
+from bitfalcon_plugin.export import run_export  # noqa: E402
+from bitfalcon_plugin.model import build  # noqa: E402
+from bitfalcon_plugin.modules.quantised import Quantising  # noqa: E402
+
+GRAPHS = ("yolov12.yaml:n", "yolov12.yaml:s", "yolov12-turbo.yaml:n", "yolov12-turbo.yaml:s", "yolo11.yaml:n", "yolo11.yaml:s",
+          "yolov8.yaml:n", "yolov8.yaml:s", "bitfalcon.yaml:n", "bitfalcon.yaml:s", "bitfalcon-p.yaml:n", "yolov12-lite.yaml:n")
+
+
+def model_of(name: str) -> torch.nn.Module:
+    """A Detector that lived: GRAPH.yaml:scale. Scales of activations are gathered from noise."""
+    graph, _, scale = name.partition(":")
+    torch.manual_seed(0)
+    model = build(graph, scale)
+    layers = [layer for layer in model.modules() if isinstance(layer, Quantising)]
+    if layers:
+        with torch.no_grad():
+            model.train()(torch.rand(2, 3, 128, 128))
+    return lived(model)
+
+
+def main() -> int:
+    wanted = [word for word in sys.argv[1:] if ".yaml" in word] or GRAPHS
+    formats = [word for word in sys.argv[1:] if word in WRITTEN] or WRITTEN
+    failed = 0
+    for name in wanted:
+        model = model_of(name)
+        for format_ in formats:
+            for dynamic in (False, True):
+                settings = load_settings({"mode": "export", "format": format_, "dynamic": dynamic, "imgsz": [192, 256]})
+                start = time.perf_counter()
+                with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
+                    try:
+                        run_export(model, settings.replace(out=f"{folder}/x{FORMATS[format_].suffix}"), name)
+                        told = said.getvalue().splitlines()[1].partition(": ")[2]
+                    except Exception as error:  # noqa: BLE001  the next may do
+                        failed, told = failed + 1, f"FAILED {type(error).__name__}: {str(error)[:300]}"
+                print(f"{name:<24} {format_:<12} {'dynamic' if dynamic else 'fixed':<8} {time.perf_counter() - start:5.1f} s  {told}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

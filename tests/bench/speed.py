@@ -1,0 +1,156 @@
+"""How fast a network is, prepared in each way, over plain float32 NCHW eager (folded); and where its time goes. By hand, not a test:
+
+    python tests/bench/speed.py [scales=ns] [imgsz=640] [threads=2] [batch=1] [rounds=15] [compile=1] [cpu=0] [model=yolov12.yaml]
+
+One process, all ways in turn in every round; a ratio is the median over the rounds of plain's time over the way's own in the same
+round. Parts (share of one image's time, before: plain, after: the default path): the first two rows are the stem, the rows before
+the first join the backbone, attention is every attention layer wherever it stands (projections included) and counts for no other
+part; preprocessing is the letterbox of a 720 x 1280 picture, without decoding its file. CPU only. With bf16 in the CPU (quick.half_type) the
+default path in half precision is a way too. cpu=1 counts processor time instead, with one thread: on a busy machine. model may be
+a checkpoint (scales is then without effect); with fresh weights boxes hardly depend on the image. `max_diff` is the largest difference of decoded boxes (px) and scores from plain's.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bitfalcon_plugin import quick
+from bitfalcon_plugin.ahead import Picture, shrunk
+from bitfalcon_plugin.boxes import non_max_suppression
+from bitfalcon_plugin.foreign import load_any
+from bitfalcon_plugin.model import Detector, build
+from bitfalcon_plugin.modules.attention import Attention
+from bitfalcon_plugin.predict import _fits, _input
+
+CPU = torch.device("cpu")
+clock: Callable[[], float] = time.perf_counter
+PARTS = ("stem", "backbone", "attention", "neck", "head", "decode", "NMS", "preprocessing")
+
+
+def ways(model: Detector, images: Tensor, compiling: bool) -> dict[str, Callable[[], object]]:
+    """Name -> a forward pass; those that this machine has."""
+    last = images.contiguous(memory_format=torch.channels_last)
+    plain = quick.copied(model).eval().requires_grad_(False).fuse()
+    before = quick.copied(plain).to(memory_format=torch.channels_last)
+    default = quick.prepared(model, CPU)
+    found = {"plain": lambda: plain(images), "channels last, folded": lambda: before(last), "default": lambda: default(last)}
+    print(f"default: {default.how}")
+    if compiling:
+        compiled = quick.prepared(model, CPU, compiling=True)
+        with torch.inference_mode():
+            quick.warm(compiled, last, print)
+        found["compile"] = lambda: compiled(last)
+    kind, reason = quick.half_type(CPU)
+    if kind is None:
+        print(f"half: {reason}")
+    else:
+        half, small = quick.prepared(model, CPU, half=True), last.to(kind)
+        found["half"] = lambda: half(small)
+    return found
+
+
+def compare(model: Detector, images: Tensor, rounds: int, compiling: bool) -> None:
+    found = ways(model, images, compiling)
+    spent: dict[str, list[float]] = {name: [] for name in found}
+    with torch.inference_mode():
+        expected = model.decode(found["plain"]())
+        for turn in range(rounds + 3):
+            for name, run in found.items():
+                start = clock()
+                run()
+                if turn >= 3:
+                    spent[name].append(clock() - start)
+        for name, run in found.items():
+            ratios = sorted(one / other for one, other in zip(spent["plain"], spent[name]))
+            difference = (model.decode(run()) - expected).abs()
+            print(f"  {name:<24} {statistics.median(spent[name]) * 1e3:7.1f} ms (fastest {min(spent[name]) * 1e3:.1f}), "
+                  f"{statistics.median(ratios):.2f}x (quarter to quarter {ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}); "
+                  f"max_diff {difference[:, :4].max():.2g} px, {difference[:, 4:].max():.2g}")
+
+
+def part_of(model: Detector, index: int) -> str:
+    """The part that a row belongs to."""
+    first_join = next((row.index for row in model.graph.rows if row.kind == "join" or "Upsample" in row.module), len(model.model))
+    if index == len(model.model) - 1:
+        return "head"
+    return "stem" if index < 2 else "backbone" if index < first_join else "neck"
+
+
+def hooked(model: Detector, spent: dict[str, float]) -> None:
+    """Hooks that add the seconds of each part to `spent`."""
+    def watch(module: nn.Module, part: str, around: str | None = None) -> None:
+        began = [0.0]
+
+        def after(*call: object) -> None:
+            seconds = clock() - began[0]
+            spent[part] += seconds
+            if around:
+                spent[around] -= seconds
+
+        module.register_forward_pre_hook(lambda *call: began.__setitem__(0, clock()))
+        module.register_forward_hook(after)
+
+    for index, row in enumerate(model.model):
+        watch(row, part_of(model, index))
+        for module in row.modules():
+            if isinstance(module, Attention):
+                watch(module, "attention", part_of(model, index))
+
+
+def shares(model: Detector, images: Tensor, rounds: int, imgsz: int) -> dict[str, float]:
+    """Milliseconds of each part of one batch: medians over the rounds."""
+    rows: dict[str, list[float]] = defaultdict(list)
+    spent = dict.fromkeys(PARTS, 0.0)
+    hooked(model, spent)
+    pixels = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
+    room: dict = {}
+    with torch.inference_mode():
+        for turn in range(rounds + 3):
+            spent.update(dict.fromkeys(PARTS, 0.0))
+            start = clock()
+            fit = _fits([pixels.shape[:2]], imgsz, model)[0]
+            tile = shrunk(pixels, fit.resized)
+            _input([Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))], imgsz, model, room)
+            spent["preprocessing"] = clock() - start
+            raw = model(images)
+            start = clock()
+            found = model.decode(raw)
+            middle = clock()
+            non_max_suppression(found[:, :, (found[:, 4:].amax(1) > 0.25).any(0)], conf=0.25, iou=0.7)
+            spent["decode"], spent["NMS"] = middle - start, clock() - middle
+            for part in PARTS if turn >= 3 else ():
+                rows[part].append(spent[part] * 1e3)
+    return {part: statistics.median(times) for part, times in rows.items()}
+
+
+def main(scales: str = "ns", imgsz: int = 640, threads: int = 2, batch: int = 1, rounds: int = 15, compile: int = 1, cpu: int = 0,
+         model: str = "yolov12.yaml") -> None:
+    global clock
+    clock, threads = (time.thread_time, 1) if cpu else (time.perf_counter, threads)
+    torch.set_num_threads(threads)
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads, batch {batch}, {imgsz} px, {'processor time' if cpu else 'wall time'}")
+    images = torch.rand(batch, 3, imgsz, imgsz)
+    for scale in [""] if model.endswith(".pt") else scales:
+        torch.manual_seed(0)
+        network = (build(model, scale) if scale else load_any(model).model()).eval()
+        print(f"{model} {scale}")
+        compare(network, images, rounds, bool(compile))
+        plain = quick.copied(network).requires_grad_(False).fuse()
+        for name, ready, given in (("before", plain, images),
+                                   ("after", quick.prepared(network, CPU), images.contiguous(memory_format=torch.channels_last))):
+            found = shares(ready, given, max(rounds // 2, 3), imgsz)
+            total = sum(found.values())
+            print(f"  {name:<7} {total:.1f} ms: " + ", ".join(f"{part} {ms / total:.1%} ({ms:.1f})" for part, ms in found.items()))
+
+
+if __name__ == "__main__":
+    main(**{key: value if key in ("scales", "model") else int(value)
+            for key, _, value in (word.lstrip("-").partition("=") for word in sys.argv[1:])})

@@ -1,0 +1,296 @@
+"""Exports: what is written, that it is compared first, and what is refused. Runtimes that are not installed are skipped."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny_models import CONV, lived, small_model
+from torch import nn
+
+from bitfalcon_plugin import export as exporting
+from bitfalcon_plugin.boxes import non_max_suppression
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.config import load_settings
+from bitfalcon_plugin.engines.comparing import MismatchError, compare
+from bitfalcon_plugin.engines.formats import FORMATS, WRITTEN, find_format, format_of, support_table
+from bitfalcon_plugin.engines.opening import open_engine
+from bitfalcon_plugin.engines.placing import placed
+from bitfalcon_plugin.engines.suppressing import Suppression
+from bitfalcon_plugin.engines.traced import Exported
+from bitfalcon_plugin.errors import UserError
+from bitfalcon_plugin.export import run_export
+from bitfalcon_plugin.model import build
+
+ROOT = Path(__file__).resolve().parents[1]
+has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
+needs_onnx = pytest.mark.skipif(not has_onnx, reason="needs onnx and onnxruntime: pip install -e '.[export]'")
+needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install -e '.[openvino]'")
+MARKS = {"onnx": needs_onnx, "openvino": needs_openvino}
+EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITTEN]
+GRAPHS = ("yolov12.yaml", "yolov12-turbo.yaml", "yolo11.yaml", "yolov8.yaml", "bitfalcon.yaml", "bitfalcon-p.yaml", "yolov12-lite.yaml")
+
+
+def made(**options) -> object:
+    return load_settings({"mode": "export", "imgsz": 64, **options})
+
+
+def tiny(*rows):
+    torch.manual_seed(0)
+    return lived(small_model(CONV, (-1, 1, "Conv", [32, 3, 2]), *rows))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("format_", EVERY)
+def test_each_format_is_written_compared_and_gives_what_the_network_gives(folder, capsys, format_, dynamic):
+    # 1 position at the least image, 4 areas: some sizes need added ones. torch.export takes a minute to see it
+    model = tiny() if dynamic and format_ == "pt2" else tiny((-1, 1, "A2C2f", [64, True, 4]))
+    path = run_export(model, made(format=format_, dynamic=dynamic), "small.yaml", license="CC0")
+    assert path == Path(f"small{FORMATS[format_].suffix}")
+    assert [item.name for item in folder.iterdir()] == [path.name]  # and nothing beside it
+    told = capsys.readouterr().out
+    assert "MB, float32" in told and "CC0" in told and "boxes matched" in told and f"predict model={path}" in told
+    engine = open_engine(path, "cpu")
+    assert (engine.names, engine.nc, engine.multiple) == (model.names, model.nc, model.multiple)
+    assert engine.about.license == "CC0" and engine.about.imgsz == (64, 64)
+    for shape in [(1, 3, 64, 64)] + [(3, 3, 36, 60), (2, 3, 4, 4), (1, 3, 4, 20)] * dynamic:
+        images = torch.rand(shape)
+        with torch.inference_mode():
+            wanted = model.decode(model(images))
+        torch.testing.assert_close(engine.decode(engine(images)), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+@torch.inference_mode()
+def test_what_is_recorded_is_the_network_for_every_graph_and_size(graph):
+    torch.manual_seed(0)
+    model = build(graph, "n")
+    if "bitfalcon" in graph:  # scales of activations
+        with torch.no_grad():
+            model.train()(torch.rand(1, 3, 64, 64))
+    model = lived(model).requires_grad_(False).fuse()
+    network = Exported(model, dynamic=True)
+    for shape in ((2, 3, model.multiple, model.multiple), (1, 3, 3 * model.multiple, model.multiple)):
+        images = torch.rand(shape)
+        torch.testing.assert_close(network(images), model.decode(model(images)), rtol=1e-3, atol=1e-2)
+
+
+@needs_onnx
+@pytest.mark.parametrize("graph", ["yolov12.yaml", "yolov12-turbo.yaml", "yolo11.yaml", "yolov8.yaml", "bitfalcon.yaml"])
+def test_the_onnx_files_of_every_family_run_in_onnxruntime(folder, monkeypatch, graph):
+    """Larger scales, fixed sizes and the other formats: tests/bench/export.py."""
+    monkeypatch.setattr(exporting, "COMPARED", 1)
+    torch.manual_seed(0)
+    model = lived(build(graph, "n"))
+    engine = open_engine(run_export(model, made(format="onnx", dynamic=True, simplify=False, imgsz=32), graph), "cpu")
+    images = torch.rand(2, 3, 32, 96)
+    with torch.inference_mode():
+        torch.testing.assert_close(engine(images), model.decode(model(images)), rtol=1e-3, atol=1e-2)
+
+
+@needs_onnx
+def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(folder):
+    import onnx
+
+    model = tiny()
+    model.names = {0: "it's", 1: 'a "b"'}
+    graph = onnx.load(run_export(model, made(format="onnx", imgsz=[64, 96], batch=2), "small.yaml", license="MIT"))
+    onnx.checker.check_model(graph)
+    (images,), (output,) = graph.graph.input, graph.graph.output
+    shape = [[side.dim_value for side in item.type.tensor_type.shape.dim] for item in (images, output)]
+    assert (images.name, output.name) == ("images", "output0") and shape == [[2, 3, 64, 96], [2, 6, 16 * 24]]
+    about = {item.key: item.value for item in graph.metadata_props}
+    assert {"description", "author", "date", "version", "license", "docs", "stride", "task", "batch", "imgsz", "names", "args"} <= set(about)
+    assert (about["stride"], about["task"], about["batch"], about["license"]) == (str(model.multiple), "detect", "2", "MIT")
+    assert ast.literal_eval(about["names"]) == model.names and ast.literal_eval(about["imgsz"]) == [64, 96]
+    assert graph.opset_import[0].version == 17 and [item.domain for item in graph.opset_import] == [""]
+    wide = onnx.load(run_export(model, made(format="onnx", dynamic=True, opset=16), "small.yaml"))
+    names = [[side.dim_param for side in item.type.tensor_type.shape.dim] for item in (wide.graph.input[0], wide.graph.output[0])]
+    assert names[0] == ["batch", "", "height", "width"] and names[1][0] == "batch" and names[1][2] == "anchors"
+    assert wide.opset_import[0].version == 16
+
+
+def test_torchscript_and_pt2_carry_the_same_keys_and_no_place_of_the_code(folder):
+    for format_ in ("torchscript", "pt2"):
+        with zipfile.ZipFile(run_export(tiny(), made(format=format_), "small.yaml")) as archive:
+            (extra,) = [name for name in archive.namelist() if name.endswith("extra/config.txt")]
+            assert json.loads(archive.read(extra))["names"] == "{0: '0', 1: '1'}"
+            texts = [archive.read(name) for name in archive.namelist() if name.endswith((".json", ".txt"))]
+            assert not any(str(ROOT).encode() in text for text in texts)
+
+
+def test_a_torchscript_graph_names_no_device(folder):
+    path = run_export(tiny((-1, 1, "A2C2f", [64, True, 4])), made(format="torchscript", dynamic=True, nms=True, conf=0.01), "small.yaml")
+    assert "cpu" not in str(torch.jit.load(str(path)).inlined_graph)
+
+
+@pytest.mark.parametrize("format_", EVERY)
+def test_half_precision_keeps_the_boxes_and_takes_float32(folder, format_):
+    model = tiny()
+    whole, half = (run_export(model, made(format=format_, half=half), "small.yaml") for half in (False, True))
+    images = torch.rand(1, 3, 64, 64)
+    found = open_engine(half, "cpu")(images)
+    with torch.inference_mode():
+        wanted = model.decode(model(images))
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, wanted, rtol=4e-3, atol=0.1)
+
+
+@pytest.mark.parametrize("format_", [param for param in EVERY if param.values[0] != "pt2"])
+def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, format_):
+    model = tiny()
+    with torch.no_grad():
+        for branch in model.head.cv3:
+            branch[-1].weight.normal_(std=0.5)
+            branch[-1].bias.fill_(-1)
+    rule = {"conf": 0.3, "iou": 0.4, "max_det": 40}
+    path = run_export(model, made(format=format_, dynamic=True, nms=True, **rule), "small.yaml")
+    engine, images = open_engine(path, "cpu"), torch.rand(2, 3, 64, 48)
+    rows = engine(images)
+    assert rows.shape == (2, 40, 6) and engine.suppressed
+    with torch.inference_mode():
+        wanted = non_max_suppression(model.decode(model(images)), **rule)
+    for found, boxes in zip(rows, wanted, strict=True):
+        assert 3 < len(boxes) and not found[len(boxes):].any()
+        torch.testing.assert_close(found[: len(boxes)], boxes, rtol=1e-3, atol=1e-2)
+    again = non_max_suppression(engine.decode(rows), conf=0.25, iou=0.7)  # as predict and val do
+    assert all(len(one) == len(other) for one, other in zip(again, wanted, strict=True))
+
+
+def test_suppression_of_nothing_is_empty():
+    assert not Suppression(0.5)(torch.zeros(2, 6, 5)).any()
+    assert Suppression(0.5, max_det=7)(torch.rand(1, 6, 3)).shape == (1, 7, 6)
+
+
+# What is compared
+
+
+def test_what_differs_is_not_kept_and_an_earlier_file_stays(folder, monkeypatch, capsys):
+    model, out = tiny(), folder / "x.torchscript"
+    out.write_text("an earlier one")
+    write = exporting.WRITERS["torchscript"]
+
+    def wrong(job, path):
+        with torch.no_grad():
+            job.network.model.head.cv3[0][-1].bias.add_(0.1)
+        write(job, path)
+
+    monkeypatch.setitem(exporting.WRITERS, "torchscript", wrong)
+    with pytest.raises(MismatchError, match="was not kept: it differs from the network .*boxes matched"):
+        run_export(model, made(format="torchscript", out=str(out)), "small.yaml")
+    assert [path.name for path in folder.iterdir()] == ["x.torchscript"] and out.read_text() == "an earlier one"
+    monkeypatch.setattr("bitfalcon_plugin.export.run_export", lambda *_: run_export(model, made(out=str(out)), "small.yaml"))
+    assert main(["export", "model=yolov12-lite.yaml", "scale=n"]) == 1
+    assert "not kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("change", [lambda found: found + 1, lambda found: found * float("nan"), lambda found: found[:, :, 1:],
+                                    lambda found: torch.cat((found[:, :4], found[:, 4:] + 0.01), 1)])
+def test_the_comparison_sees_what_is_wrong(change):
+    model = tiny().fuse()
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        right = model.decode(model(images))
+    assert compare(model, lambda _: right, [images], "float32").matched > 20
+    with pytest.raises(MismatchError):
+        compare(model, lambda _: change(right), [images], "float32")
+
+
+def test_pictures_of_source_are_compared_and_folders_are_replaced_whole(folder, capsys):
+    for index in range(6):
+        Image.fromarray(np.random.RandomState(index).randint(0, 255, (40, 50, 3), np.uint8)).save(folder / f"{index}.png")
+    run_export(tiny(), made(format="torchscript", source=str(folder)), "small.yaml")
+    assert "on 4 images" in capsys.readouterr().out
+    target = folder / "y_openvino_model"
+    for text in ("one", "two"):
+        with placed(target, folder=True) as path:
+            (path / "model.xml").write_text(text)
+    assert [item.read_text() for item in target.iterdir()] == ["two"]
+    (target / "holiday.jpg").write_text("mine")
+    with pytest.raises(UserError, match="other things"), placed(target, folder=True):
+        pass
+    assert (target / "holiday.jpg").exists()
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("options, words", [
+    ({"format": "onx"}, "no such format.*'onnx'"), ({"format": "tensorrt"}, "trtexec"), ({"format": "tflite"}, "TensorFlow.*onnx"),
+    ({"format": "torchscript", "int8": True}, "int8=True.*openvino"), ({"format": "pt2", "nms": True}, "nms=True.*torch.export"),
+    ({"format": "torchscript", "opset": 17}, "opset=17"), ({"format": "torchscript", "out": "x.pt"}, "ends in .torchscript"),
+    ({"format": "torchscript", "batch": 0.5}, "batch=0.5"), ({"format": "torchscript", "out": "file/x.torchscript"}, "cannot be written"),
+    ({"format": "torchscript", "half": True, "int8": True}, "int8=True"), ({"source": "nowhere/"}, "does not exist"),
+    pytest.param({"format": "onnx", "opset": 99}, "opset=99: expected 14 to 20", marks=needs_onnx),
+    pytest.param({"format": "openvino", "int8": True}, "needs data=", marks=needs_openvino),
+    pytest.param({"format": "openvino", "int8": True, "dynamic": True}, "for one size", marks=needs_openvino),
+])
+def test_one_clear_line_for_what_cannot_be(folder, options, words):
+    (folder / "file").write_text("")
+    with pytest.raises(UserError, match=words) as raised:
+        run_export(tiny(), made(**options), "small.yaml")
+    assert "\n" not in str(raised.value)
+    assert [path.name for path in folder.iterdir()] == ["file"]
+
+
+def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("onnx", "onnxruntime", "openvino") else find(name, *rest))
+    for format_, extra in (("onnx", "export"), ("openvino", "openvino")):
+        with pytest.raises(UserError, match=rf"pip install 'bitfalcon\[{extra}\]'"):
+            run_export(tiny(), made(format=format_), "small.yaml")
+
+
+def test_names_of_formats():
+    assert find_format(" ONNX ") == "onnx" and find_format(".onnx") == "onnx"
+    assert format_of("a/b_openvino_model/") == format_of("m.xml") == "openvino" and format_of("x.pt") is None
+    assert format_of("x.engine") == "engine" and format_of("yolov12.yaml") is None
+
+
+def test_the_readme_holds_the_table_of_formats():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text.partition("<!-- exports -->\n")[2].partition("\n<!-- /exports -->")[0] == support_table()
+    for name, row in FORMATS.items():
+        assert bool(row.reason) == (name not in exporting.WRITERS)
+
+
+class Odd(nn.Module):
+    """A head of others: one level, boxes of its own."""
+
+    def __init__(self, nc: int, *, channels):
+        super().__init__()
+        self.conv = nn.Conv2d(channels[0], 4 + nc, 1)
+
+    def forward(self, maps):
+        y = self.conv(maps[0])
+        return {"boxes": y[:, :4].flatten(2), "scores": y[:, 4:].flatten(2)}
+
+    def decode(self, raw, sizes, strides):
+        """As modules.head.Detect.decode."""
+        return torch.cat((raw["boxes"].exp(), raw["scores"].sigmoid()), 1)
+
+
+def test_heads_of_others_are_exported_with_their_own_decoding(folder):
+    from bitfalcon_plugin.modules.head import Raw
+
+    model = tiny()
+    odd = Odd(2, channels=(32,))
+    model.model[-1] = odd
+    forward = odd.forward
+    odd.forward = lambda maps: Raw(*forward(maps).values(), [tuple(maps[0].shape[-2:])])
+    with torch.inference_mode():
+        images = torch.rand(1, 3, 64, 64)
+        torch.testing.assert_close(Exported(model)(images), model.decode(model(images)))
