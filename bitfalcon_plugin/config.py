@@ -337,12 +337,17 @@ def load_settings(overrides: Mapping[str, object]) -> Settings:
     return Settings({**defaults, **draft.values}, draft.values, draft.notes)
 
 
+NONE_IS_A_CHOICE = frozenset(("bit", "keep"))  # keys for which `none` is not the same as not given
+
+
 def literal(text: str, key: str = "") -> object:
     """`text` as none, true, false (any case) or a Python literal; text where it is none of these, or too long.
 
     A key whose only type is text gets text (`source=2024`); `name` and `project` get it exactly as typed.
     """
     kind = table().get(key, {}).get("type")
+    if key in NONE_IS_A_CHOICE and text.lower() == "none":
+        return "none"
     word = {"none": None, "null": None, "true": True, "false": False}.get(text.lower(), text)
     if word is None or kind == "name":
         return None if word is None else text

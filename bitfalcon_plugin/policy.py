@@ -18,7 +18,7 @@ NOTHING = "none"
 OPTIONS = {  # option: what it may be, the default first
     "rule": ("absmean", "twn"), "dw": ("int8", "ternary", "fp"), "act": ("static", "dynamic", "none"), "granularity": ("channel", "tensor"),
 }
-MAX_LAYERS = 10_000
+MAX_LAYERS, MAX_POLICIES = 10_000, 50
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,9 @@ def read_policies(written: object, problems: list[str]) -> tuple[Policy, ...]:
     if written in (NOTHING, False):
         return (Policy(),)
     items = written if isinstance(written, (list, tuple)) else [written]
+    if len(items) > MAX_POLICIES:
+        problems.append(f"bit: {len(items)} entries; expected at most {MAX_POLICIES}")
+        return ()
     if items and all(isinstance(item, str) for item in items):
         items = [",".join(items)]
     found = [_read(item, problems) for item in items]

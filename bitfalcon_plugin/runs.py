@@ -101,8 +101,8 @@ def _train_here(settings: Settings, checkpoint: Checkpoint | None, events: Event
     if resumed is None and settings.bit and settings.bit != NOTHING:  # the graph of a run that goes on has it
         changes = bitify(model, settings.bit, settings.keep or "default")
         print(f"bit={settings.bit}: {changes.total()}")
-    elif resumed is None and "bit" in settings.given and (changes := unbitify(model)):  # bit=none; of bitfalcon.yaml, for one
-        print(f"bit=none: {changes.total()}")
+    elif resumed is None and settings.bit == NOTHING and (changes := unbitify(model)):  # of bitfalcon.yaml, for one
+        print(f"bit=none: {len(changes)} layers are float now")
     settings = legal_side(settings, model)
     train_scan, val_scan = scan_split(data, "train", settings), scan_split(data, "val", settings)
     settings = _whole_batch(settings, model, device, world)
@@ -148,7 +148,7 @@ def _resumed(settings: Settings) -> tuple[Checkpoint, Path] | tuple[None, None]:
     # The interrupted run's checkpoint and its folder, wherever that lies now.
     if not settings.resume:
         return None, None
-    path = _to_resume(settings)
+    path = to_resume(settings)
     checkpoint = load(path).to_train(path)
     if checkpoint.training is None:
         raise UserError(f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the run's "
@@ -168,7 +168,7 @@ def _resumed(settings: Settings) -> tuple[Checkpoint, Path] | tuple[None, None]:
     return checkpoint, Path(path).resolve().parent.parent
 
 
-def _to_resume(settings: Settings) -> Path:
+def to_resume(settings: Settings) -> Path:
     """The last.pt that is meant: a path, a run's folder, the one beside model=best.pt, or the newest."""
     if isinstance(settings.resume, str):
         path = Path(settings.resume)

@@ -60,8 +60,13 @@ def test_scales_are_set_and_norms_may_stay():
 
 def test_what_cannot_be_calibrated():
     model = small_model(CONV)
-    with pytest.raises(UserError, match="no batch"):
-        calibrate(model, [])
+    state = copy.deepcopy(lived(model).state_dict())
+    bad = torch.full((2, 3, 64, 64), float("nan"))
+    for given, part in (([], "no batch"), (batches()[0], "expected floating-point"), ([batches()[0].byte()], "uint8"), ([bad], "finite"),
+                        ([*batches(1), batches()[0][:1]], "two or more"), ([(batches()[0], None)], "a tuple")):
+        with pytest.raises(UserError, match=part):
+            calibrate(model, given)
+        assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     bitify(model, "head")
     with pytest.raises(UserError, match="folded"):
         calibrate(freeze(model), batches())

@@ -14,9 +14,11 @@ from torch import nn
 from bitfalcon_plugin.checkpoint import Checkpoint, load, save
 from bitfalcon_plugin.errors import UserError
 from bitfalcon_plugin.model import Detector, build, graph_of, state_shapes
+from bitfalcon_plugin.modules.blocks import Bottleneck
 from bitfalcon_plugin.modules.frozen import FrozenConv2d
 from bitfalcon_plugin.modules.replace import bitify, freeze, observe, parts_by_row, ternary_layers, unbitify
 from bitfalcon_plugin.modules.ternary import BitConv2d, BitLinear
+from bitfalcon_plugin.training.optim import Ema
 
 
 def model(seed: int = 0) -> Detector:
@@ -146,9 +148,10 @@ def test_the_graph_knows_and_a_file_brings_it_back(bit, options, tmp_path):
 def test_documents_that_are_wrong_are_told():
     document = dict(model().graph.document)
     for bit, part in (("haed", "did you mean"), ({"parts": ["tail"]}, "names more than"), ({"layer": []}, "unknown"), (7, "neither"),
-                      ({"layers": ["model.99.conv"]}, "not there"), ({"rule": "sign"}, "absmean, twn"), ({"layers": "head"}, "list of names")):
+                      ({"layers": ["model.99.conv"]}, "not there"), ([{"parts": ["head"]}] * 60, "at most 50"), ({"rule": "sign"}, "absmean, twn"), ({"layers": "head"}, "list of names")):
         with pytest.raises(UserError, match=f"(?i){part}"):
             Detector(graph_of({**document, "bit": bit}, scale="n"))
+    assert not ternary_layers(Detector(graph_of({**document, "bit": [{"layers": ["model.21.dfl.conv"]}]}, scale="n")))
     assert len(ternary_layers(Detector(graph_of({**document, "bit": "head"}, scale="n")))) == 18
     assert len(ternary_layers(Detector(graph_of({**document, "bit": ["head", "neck"]}, scale="n")))) == 18 + 38
     assert not ternary_layers(Detector(graph_of({**document, "bit": "none"}, scale="n")))
@@ -254,6 +257,52 @@ def test_traced_models_compute_in_floats():
         for one, two in zip(traced(*maps), head(maps).values()):
             assert (one - two).abs().mean() < 1e-3 * two.abs().max()
     assert expected
+
+
+def test_folded_models_stay_as_they_are():
+    detector = model()
+    bitify(detector, "head")
+    freeze(measured(detector))
+    x, before = images(), copy.deepcopy(detector.state_dict())
+    detector.train()
+    detector(3 * x)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in detector.state_dict().items())
+    assert {change.action for change in bitify(detector.eval(), "head")} == {"kept", "already"}
+
+
+@torch.no_grad()
+def test_chained_layers_agree_however_small_the_scale():
+    torch.manual_seed(0)
+    block = lived(Bottleneck(8, 8))
+    block.cv1.conv, block.cv2.conv = BitConv2d.of(block.cv1.conv), BitConv2d.of(block.cv2.conv)
+    block.cv1.conv.act_scale, x = torch.tensor(0.03), torch.randn(1, 8, 9, 9)
+    for scale in (0.1, 0.25, 0.3, 2.0):
+        block.cv2.conv.act_scale = torch.tensor(scale / 127)
+        expected, folded = block(x), copy.deepcopy(block)
+        folded.fuse()
+        assert (folded(x) - expected).abs().mean() <= 2e-3 * expected.abs().max()
+        assert (folded.cv1.conv._convolution(folded.cv1.conv.act_scale).step is not None) == (scale > 0.2785)
+
+    class Twice(Bottleneck):
+        def forward(self, x):
+            y = self.cv1(x)
+            return y + self.cv2(y)
+
+    twice = Twice(8, 8, e=1.0)
+    twice.cv1.conv, twice.cv2.conv = BitConv2d.of(twice.cv1.conv), BitConv2d.of(twice.cv2.conv)
+    twice.cv1.conv.act_scale = twice.cv2.conv.act_scale = torch.tensor(0.05)
+    twice.eval().fuse()
+    assert twice(x).isfinite().all()
+
+
+def test_the_average_takes_scales_as_they_are():
+    detector = model()
+    bitify(detector, "head")
+    ema = Ema(detector, 6000)
+    ema.update(measured(detector))
+    for name, layer in ternary_layers(detector).items():
+        if layer.act_scale is not None:
+            assert layer.act_scale > 0 and torch.equal(ema.model.get_submodule(name).act_scale, layer.act_scale)
 
 
 def test_scales_stay_where_they_are_told_to():

@@ -58,6 +58,10 @@ def test_scan_ranks_and_goes_on_where_it_was_ended(floats, capsys, monkeypatch):
     assert len(measured) == 2 and "3 of 5 units already" in capsys.readouterr().out
     again = json.loads((folder / "scan.json").read_text())
     assert {row["unit"]: row for row in again["losses"]} == units
+    (folder / "scan.json").write_text(json.dumps({key: value for key, value in again.items() if key != "of"}))
+    assert main(["bit", "scan", "model=float.pt", "resume=runs/detect/bit", *COMMON]) == 2
+    assert "cannot be read" in capsys.readouterr().err
+    (folder / "scan.json").write_text(json.dumps(again))
     assert main(["bit", "scan", "model=float.pt", "imgsz=96", "resume=runs/detect/bit", "data=data/data.yaml", "device=cpu"]) == 2
     assert "another scan: imgsz=96 (the scan: 64)" in capsys.readouterr().err
 
@@ -113,11 +117,35 @@ def test_fine_tuning_packing_and_the_report(floats, capsys):
 
 def test_fine_tuning_goes_on_after_its_end(floats, capsys):
     assert main(["bit", "qat", "model=float.pt", "bit=head", "epochs=2", "project=runs", "name=q", "plots=False", *COMMON]) == 0
+    best = load("runs/q/weights/best.pt")
+    capsys.readouterr()
+    assert main(["bit", "qat", "resume=runs/q"]) == 0  # ended after its last epoch, before the weights were compared
+    assert "norms measured anew" in capsys.readouterr().out and load("runs/q/weights/best.pt").epoch == best.epoch
     assert main(["bit", "qat", "resume=runs/q/weights/last.pt", "epochs=3"]) == 0
     last = load("runs/q/weights/last.pt")
     assert last.epoch == 2 and ternary_layers(last.model())
     with open("runs/q/codes.csv", newline="") as file:
         assert {row["epoch"] for row in csv.DictReader(file)} == {"1", "2", "3"}
+
+
+def test_rates_of_optimizers_and_refusals(floats, capsys):
+    for optimizer, rate in (("auto", 0.5 * 0.002 * 5 / 7), ("SGD", 0.005)):
+        assert main(["bit", "qat", "model=float.pt", f"optimizer={optimizer}", "epochs=1", "project=runs", f"name={optimizer}",
+                     "plots=False", *COMMON]) == 0
+        args = load(f"runs/{optimizer}/weights/last.pt").settings
+        assert args["lr0"] == pytest.approx(rate, rel=1e-3) and args["optimizer"] == {"auto": "AdamW"}.get(optimizer, optimizer)
+    assert main(["bit", "qat", "model=float.pt", "data=data/data.yaml", "imgsz=64", "device=cpu", "batch=-1"]) == 2
+    assert "a step follows each batch" in capsys.readouterr().err
+
+
+def test_null_is_not_none(floats):
+    (floats / "bit.yaml").write_text((floats / "small.yaml").read_text().replace("Detect", "BitDetect"))
+    (floats / "args.yaml").write_text("bit: null\nkeep: null\n")
+    assert main(["train", "model=bit.yaml", "scale=n", "cfg=args.yaml", "epochs=1", "project=runs", "name=a", "plots=False", *COMMON]) == 0
+    assert ternary_layers(load("runs/a/weights/best.pt").model())
+    assert parse_tokens(["train", "bit=head", "keep=None"])[1]["keep"] == "none"
+    assert main(["train", "model=small.yaml", "scale=n", "bit=head", "keep=none", "epochs=1", "project=runs", "name=b", "plots=False", *COMMON]) == 0
+    assert "model.5.cv2.0.2" in ternary_layers(load("runs/b/weights/best.pt").model())
 
 
 def test_the_same_schedule_without_ternary_layers(floats, capsys):
@@ -144,7 +172,8 @@ def test_training_from_nothing_and_from_weights(floats, capsys):
     (["mode=pack", "model=float.pt"], "no ternary layer"), (["mode=report", "model=float.pt,x.yaml"], "compares checkpoints"),
     (["mode=scan", "model=float.pt", "by=rows"], "part, block, layer"), (["mode=report", "model=float.pt,float.pt"], "no ternary layer"),
     (["mode=pack", "model=float.pt", "out=x.onnx"], "ends in .pt"), (["mode=scan", "model=float.pt", "resume=nowhere"], "earlier scan"),
-    (["mode=scan", "model=float.pt", "bit=tail"], "no layer"), (["mode=scna", "model=float.pt"], "scan")])
+    (["mode=scan", "model=float.pt", "bit=tail"], "no layer"), (["mode=scan", "model=float.pt", "keep=."], "no layer is left"),
+    (["mode=scan", "model=float.pt", "resume=True"], "which"), (["mode=scna", "model=float.pt"], "scan")])
 def test_mistakes(floats, capsys, words, part):
     data = [] if words and "pack" in words[0] else COMMON
     assert main(["bit", *words, *data]) == 2

@@ -28,13 +28,14 @@ def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True
 
     batches: images (B, 3, H, W), floating point, RGB in [0, 1], of training; two or more images each. scales: of the ternary layers, a
     moving average over the batches of the largest activation. norms: statistics become the plain average over the batches. Modes and
-    momentum are as before afterwards. UserError without batches, and for a folded model, which has no batch norms any more.
+    momentum are as before afterwards; what fails changes nothing. UserError without batches, for what is no batch, and for a folded model, which has no batch norms any more.
     """
     layers = [m for m in model.modules() if isinstance(m, (BitConv2d, BitLinear))] if scales else []
     bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if norms else []
     if norms and not bns:
         raise UserError("The model has no batch norms to measure: it is folded. Calibrate it before fuse() or freeze().")
     device = next(model.parameters()).device
+    before = [(buffer, buffer.clone()) for module in (*layers, *bns) for buffer in module.buffers()]
     modes, momenta = [(m, m.training) for m in model.modules()], [bn.momentum for bn in bns]
     observing = [layer.observing for layer in layers]
     model.eval()
@@ -49,8 +50,17 @@ def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True
     try:
         with torch.no_grad():
             for images in batches:
-                model(images.to(device))
+                model(_checked(images).to(device))
                 count += 1
+            if not count:
+                raise UserError("calibrate: no batch of images was given. Give batches of training images.")
+            if wrong := [buffer for buffer, _ in before if not buffer.isfinite().all()]:
+                raise UserError(f"calibrate: {len(wrong)} scales and statistics would not be finite. Look at the images, or the weights.")
+    except BaseException:
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
+        raise
     finally:
         for module, training in modes:
             module.training = training
@@ -59,9 +69,14 @@ def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True
         for layer, value in zip(layers, observing):
             layer.observing = value
             layer.refresh()
-    if not count:
-        raise UserError("calibrate: no batch of images was given; the scales and statistics are unset. Give images of training.")
     return count
+
+
+def _checked(images: object) -> Tensor:
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or len(images) < 2:
+        what = f"a {images.dtype} tensor {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
+        raise UserError(f"calibrate: a batch is {what}; expected floating-point images (B, 3, H, W) in [0, 1], two or more together.")
+    return images
 
 
 def calibration_images(samples: Sequence[Sample], settings: Settings, model: Detector, images: int = IMAGES) -> Iterator[Tensor]:
@@ -73,7 +88,7 @@ def calibration_images(samples: Sequence[Sample], settings: Settings, model: Det
     chosen = [samples[round(place)] for place in torch.linspace(0, len(samples) - 1, min(images, len(samples))).tolist()]
     chosen = chosen if len(chosen) > 1 else chosen * 2  # one image alone has no variance on the smallest maps
     weight = next(model.parameters())
-    batch = BATCH - 1 if len(chosen) % BATCH == 1 else BATCH  # no batch of a single image at the end
+    batch = next(size for size in range(BATCH, 1, -1) if len(chosen) % size != 1)  # no batch of a single image at the end
     loader = TrainLoader(chosen, imgsz=settings.imgsz, batch=batch, workers=0, seed=settings.seed, device=weight.device, multiple=model.multiple)
     for made, _ in loader.epoch(0, recipe_of(settings, closed=True)):
         yield made.images.to(weight.dtype)

@@ -6,6 +6,7 @@ averaged and raw weights, each with statistics of the batch norms measured anew.
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor
 from ..checkpoint import Checkpoint, load, save
 from ..config import Settings, load_settings
 from ..data.dataset import Sample
-from ..devices import select_device
+from ..devices import select_device, select_devices
 from ..errors import UserError
 from ..events import Events
 from ..files import write_text
@@ -29,7 +30,7 @@ from ..measuring import measure
 from ..model import Detector, odd_norms
 from ..modules.replace import bitify, ternary_layers
 from ..policy import NOTHING
-from ..runs import Result, run_train
+from ..runs import Result, run_train, to_resume
 from ..training.optim import auto_rule, planned_iterations
 from ..training.pictures import Pictures
 from ..validate import Metrics
@@ -39,6 +40,7 @@ SHARE, LEAST = 0.15, 10  # epochs: of those of the float model, and at least
 UNKNOWN_EPOCHS = 20  # where nobody knows how long the float model was trained
 PEAK = 0.5  # of the float run's highest learning rate
 LAST = 0.02  # of that, in the last epoch
+SGD_RATE, LONG_RATE = 0.01, 0.001  # peaks where the user names the optimizer: of SGD; of Adam and its kind in long runs
 OWN = {"step", "bit", "keep"}  # settings that are not of a training run
 
 
@@ -60,10 +62,13 @@ def schedule_of(settings: Settings, checkpoint: Checkpoint, images: int) -> dict
     """
     known = checkpoint.settings.get("epochs")
     epochs = settings.epochs if "epochs" in settings.given else max(LEAST, round(SHARE * known)) if isinstance(known, int) else UNKNOWN_EPOCHS
-    name, rate = auto_rule(planned_iterations(images, int(max(settings.batch, 1)), settings.nbs, epochs), checkpoint.graph.nc)
+    given = settings.given - ({"optimizer"} if settings.optimizer.lower() == "auto" else set())  # auto: the same as not given
+    name, rate = auto_rule(planned_iterations(images, int(settings.batch), int(settings.batch), epochs), checkpoint.graph.nc)
+    if "optimizer" in given:
+        name, rate = settings.optimizer, SGD_RATE if settings.optimizer.lower() in ("sgd", "rmsprop") else rate if name != "SGD" else LONG_RATE
     wanted = {"epochs": epochs, "optimizer": name, "lr0": round(PEAK * rate, 7), "momentum": 0.9, "lrf": LAST, "cos_lr": True,
-              "nbs": int(max(settings.batch, 1)), "warmup_epochs": 1, "warmup_floor": 0, "warmup_bias_lr": 0.0, "close_mosaic": -(-epochs // 3), "patience": 0}
-    return {key: value for key, value in wanted.items() if key not in settings.given or key == "epochs"}
+              "nbs": int(settings.batch), "warmup_epochs": 1, "warmup_floor": 0, "warmup_bias_lr": 0.0, "close_mosaic": -(-epochs // 3), "patience": 0}
+    return {key: value for key, value in wanted.items() if key not in given or key == "epochs"}
 
 
 def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
@@ -77,12 +82,17 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
     events.add("on_train_start", log.begin)
     events.add("on_train_epoch_end", log.note)
     if settings.resume:
-        run = _training(settings, {})
-        result = run_train(run, None, events)
-        return finish(result)
+        path = to_resume(settings)
+        if "epochs" not in settings.given and _is_finished(last := load(path)):
+            return _finish_anew(path, last)
+        return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
     if settings.model is None or not is_weights(settings.model):
         raise UserError("bit mode=qat starts from trained weights: give model=best.pt. To train a ternary model from nothing: "
                         "bitfalcon train model=yolov12.yaml bit=head .")
+    if settings.batch < 1:
+        raise UserError(f"bit mode=qat batch={settings.batch:g}: expected a number of images, for example batch=16; a step follows each batch.")
+    if len(select_devices(settings.device)) > 1:
+        raise UserError("bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 .")
     checkpoint = load_any(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
     if dict(checkpoint.graph.names) != class_names(settings, data):
@@ -90,12 +100,12 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
                         f"{', '.join(class_names(settings, data).values())}. Train the float model on these data first.")
     samples = scan_split(data, "train", settings).samples
     ready = prepared(checkpoint, settings, samples)
-    return finish(run_train(_training(settings, schedule_of(settings, checkpoint, len(samples))), ready, events))
+    return _finish_run(run_train(_training(settings, schedule_of(settings, checkpoint, len(samples))), ready, events))
 
 
 def prepared(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample]) -> Checkpoint:
     """The weights with the layers of bit= and keep= ternary (head where nothing is said), their scales and norms measured on samples."""
-    bit = settings.bit or (NOTHING if "bit" in settings.given else "head")  # bit=none is read as None
+    bit = settings.bit or "head"
     if bit == NOTHING:
         return checkpoint
     model = checkpoint.model().to(select_device(settings.device))
@@ -117,34 +127,49 @@ def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
     return load_settings({**chosen, **schedule, "mode": "train"})
 
 
-def finish(result: Result) -> Tuned:
-    """Measure the averaged and the last raw weights with statistics measured anew, beside best.pt as it is; the best becomes best.pt."""
+def _is_finished(last: Checkpoint) -> bool:
+    return last.training is not None and (bool(last.training.get("ended")) or last.epoch + 1 >= last.settings.get("epochs", 0))
+
+
+def _finish_anew(path: Path, last: Checkpoint) -> Tuned:
+    # Of a run that was ended after its last epoch, before its weights were compared.
+    kept = {key: value for key, value in last.settings.items() if key != "save_dir"}
+    data, settings = find_data(load_settings({**kept, "mode": "train", "resume": False}))
+    train, val = (scan_split(data, split, settings).samples for split in ("train", "val"))
+    return finish(path.with_name("best.pt"), path, settings, train, val, select_device(settings.device))
+
+
+def _finish_run(result: Result) -> Tuned:
     trainer = result.trainer
-    if trainer is None:
-        raise UserError("bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 .")
-    run, settings = trainer.run, trainer.args
-    best = load(trainer.best)
-    found: dict[str, tuple[Metrics, Checkpoint]] = {"best.pt as trained": (result.metrics, best)}
-    last = load(trainer.last)
+    run = trainer.run
+    return finish(trainer.best, trainer.last, trainer.args, run.samples, run.val_samples, run.device, result.metrics)
+
+
+def finish(best_path: Path, last_path: Path, settings: Settings, samples: Sequence[Sample], val: Sequence[Sample], device: torch.device,
+           metrics: Metrics | None = None) -> Tuned:
+    """Measure the averaged and the last raw weights with statistics measured anew, beside best.pt as it is; the best becomes best.pt.
+
+    metrics: of best.pt, where they are known.
+    """
+    best, last = load(best_path), load(last_path)
+    found: dict[str, tuple[Metrics, Checkpoint]] = {"best.pt as trained": (metrics or accuracy(best.model().to(device), val, settings), best)}
     raw = replace(last, state=last.training["weights"], training=None) if last.training else None
     for kind, source in (("average, norms measured anew", best), ("raw weights, norms measured anew", raw)):
-        if source is not None and ternary_layers(trainer.model):
-            model = source.model().to(run.device)
-            calibrate(model, calibration_images(run.samples, settings, model), scales=False)
-            found[kind] = accuracy(model, run.val_samples, settings), as_checkpoint(model, source)
+        if source is not None and source.graph.bit:
+            model = source.model().to(device)
+            calibrate(model, calibration_images(samples, settings, model), scales=False)
+            found[kind] = accuracy(model, val, settings), as_checkpoint(model, source)
     kind = max(found, key=lambda name: found[name][0].ap)
     metrics, chosen = found[kind]
     if kind != "best.pt as trained":
-        save(trainer.best, replace(chosen, metrics=metrics.results_dict))
+        save(best_path, replace(chosen, metrics=metrics.results_dict))
     for name, (one, _) in found.items():
         print(f"{name:<36} AP {one.ap:.4f}  AP50 {one.ap50:.4f}{'  <- best.pt' if name == kind else ''}")
-    return Tuned(trainer.best, metrics, kind, {name: one.ap for name, (one, _) in found.items()})
+    return Tuned(best_path, metrics, kind, {name: one.ap for name, (one, _) in found.items()})
 
 
 def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
     """COCO numbers of a model, folded in a copy of its own; prints and writes nothing."""
-    import copy
-
     folded = copy.deepcopy(model).eval().fuse().requires_grad_(False).to(memory_format=torch.channels_last)
     device = next(model.parameters()).device
     pictures = Pictures(Path(), model.names, False, lambda text: print(text, file=sys.stderr), board=False)

@@ -9,6 +9,7 @@ import copy
 import csv
 import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,6 +74,8 @@ def units_of(model: Detector, by: str, bit: str = "all", keep: str = "default") 
         row = int(layer.split(".")[1])
         unit = {"part": parts[row], "block": f"model.{row} ({graph.rows[row].module})", "layer": layer}[by]
         names.setdefault(unit, []).append(layer)
+    if not names:
+        raise UserError(f"bit={bit} keep={keep}: no layer is left that would become ternary. Keep fewer.")
     return {unit: tuple(layers) for unit, layers in names.items()}
 
 
@@ -136,11 +139,12 @@ def load_ranking(folder: Path) -> tuple[Ranking, dict[str, object]] | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         losses = [Loss(**{**row, "layers": tuple(row["layers"])}) for row in content["losses"]]
         numbers = [content["ap"], *content["halves"], *(value for loss in losses for value in (loss.ap_raw, loss.ap_norms))]
-        if content["format"] != FORMAT or len(content["halves"]) != 2 or not all(isinstance(value, (int, float)) for value in numbers):
+        of = content["of"]
+        if content["format"] != FORMAT or not isinstance(of, dict) or len(content["halves"]) != 2 or not all(isinstance(value, (int, float)) for value in numbers):
             raise ValueError("its entries are not those of a scan")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"'{path}' cannot be read as the record of a scan ({error}). Remove it, or give another folder.") from error
-    return Ranking(content["ap"], tuple(content["halves"]), tuple(losses)), content["of"]
+    return Ranking(content["ap"], tuple(content["halves"]), tuple(losses)), of
 
 
 def _known(folder: Path, units: Mapping[str, Sequence[str]], settings: Settings) -> Iterator[tuple[str, Loss]]:
@@ -156,5 +160,6 @@ def _known(folder: Path, units: Mapping[str, Sequence[str]], settings: Settings)
 
 def _identity(settings: Settings) -> dict[str, object]:
     # What makes numbers of two scans comparable.
-    return {"model": str(Path(settings.model).resolve()), "data": settings.data, "split": settings.split, "imgsz": settings.imgsz,
-            "images": IMAGES, "torch": torch.__version__}
+    path = Path(settings.model).resolve()
+    return {"model": str(path), "checksum": zlib.crc32(path.read_bytes()), "images": IMAGES, "torch": torch.__version__,
+            **{key: settings.as_dict()[key] for key in ("data", "split", "imgsz", "seed", "single_cls", "classes", "conf", "iou", "max_det")}}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,10 +33,11 @@ from ..modules.integer import describe
 from ..modules.replace import parts_by_row, ternary_layers
 from ..policy import PARTS
 from ..timing import machine, threads
+from ..training.memory import USUAL
 from .packing import pack, packed_of, sizes
 from .qat import accuracy, as_checkpoint, run_qat
 from .report import FLOAT, Step, draw, markdown, save_steps, time_steps
-from .scan import Ranking, load_ranking, price, scan_units, units_of
+from .scan import Ranking, price, scan_units, units_of
 
 SUFFIX = "-bit.pt"
 
@@ -79,8 +81,7 @@ def run_replace(settings: Settings) -> list[Step]:
     """
     subject, folder = _subject(settings), _folder(settings)
     settings = subject.settings
-    found = load_ranking(folder)
-    ranking = _scanned(subject, folder) if found is None else _complete(found[0], subject, folder)
+    ranking = _scanned(subject, folder)  # of what scan.json holds nothing is measured again
     steps, layers, kept = [_first(subject, ranking.ap)], [], None
     save_steps(folder, steps)
     for number, loss in enumerate(ranking.losses, 1):
@@ -101,15 +102,6 @@ def run_replace(settings: Settings) -> list[Step]:
         print(f"{folder / 'replaced.pt'}: fine-tune it with bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}")
     _write(folder, steps)
     return steps
-
-
-def _complete(ranking: Ranking, subject: Subject, folder: Path) -> Ranking:
-    settings = subject.settings
-    units = units_of(subject.model, settings.by, settings.bit or "all", settings.keep or "default")
-    if {loss.unit for loss in ranking.losses} == set(units):
-        print(f"The ranking is that of {folder / 'scan.json'}")
-        return ranking
-    return _scanned(subject, folder)
 
 
 def run_report(settings: Settings) -> list[Step]:
@@ -174,19 +166,25 @@ def run_pack(settings: Settings) -> Path:
     if out.exists() and out.resolve() == source.resolve():
         raise UserError(f"out={out} is the checkpoint itself; it could not be trained on any more. Give another name.")
     checkpoint = load_any(source)
-    small = pack(checkpoint, out, settings.fmt)
-    side = 2 * small.model().multiple
-    image = torch.rand(1, small.graph.channels, side, side, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        one, two = small.model()(image), load_any(out).model()(image)
-    if not all(torch.equal(one[key], two[key]) for key in one):
-        out.unlink()
-        raise RuntimeError(f"{out} does not give back what was packed; it was removed")
-    print(_pack_lines(out, checkpoint, small))
+    with tempfile.TemporaryDirectory(prefix="bitfalcon-pack-") as scratch:  # what is wrong leaves an earlier file as it is
+        small = pack(checkpoint, Path(scratch, "x.pt"), settings.fmt)
+        _same(small, load_any(Path(scratch, "x.pt")))
+    save_checkpoint(out, small)
+    print(_pack_lines(out, small))
     return out
 
 
-def _pack_lines(out: Path, checkpoint: Checkpoint, small: Checkpoint) -> str:
+def _same(small: Checkpoint, again: Checkpoint) -> None:
+    """Whether a packed file gives back what was packed, to the bit; RuntimeError where it does not."""
+    side = 2 * small.model().multiple
+    image = torch.rand(1, small.graph.channels, side, side, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        one, two = small.model()(image), again.model()(image)
+    if not all(torch.equal(one[key], two[key]) for key in one):
+        raise RuntimeError("the packed file does not give back what was packed; nothing was written")
+
+
+def _pack_lines(out: Path, small: Checkpoint) -> str:
     found = sizes(small)
     lines = [f"{out}: {out.stat().st_size / 1e6:.3f} MB, packed {small.packed}; read back, its outputs are the same"]
     for part, of in found.items():
@@ -207,11 +205,16 @@ def _subject(settings: Settings) -> Subject:
     if found := ternary_layers(model):
         raise UserError(f"'{settings.model}' has {len(found)} ternary layers already; mode={settings.step} starts from a float model.")
     settings = legal_side(settings, model)
+    if settings.batch < 1:
+        print(f"note: batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.", file=sys.stderr)
+        settings = settings.replace(batch=USUAL)
     return Subject(model, checkpoint, settings, scan_split(data, "train", settings).samples,
                    scan_split(data, settings.split, settings).samples)
 
 
 def _folder(settings: Settings) -> Path:
+    if settings.resume is True:
+        raise UserError("resume=True does not tell which: give the folder of the scan, for example resume=runs/detect/bit.")
     if isinstance(settings.resume, str):
         folder = Path(settings.resume)
         if not folder.is_dir():

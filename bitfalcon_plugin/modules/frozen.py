@@ -27,6 +27,7 @@ class FrozenConv2d(Quantising):
                  act_scale: Tensor | None = None, silu: bool = False):
         super().__init__()
         self._start(act, backend)
+        self.observing = False  # also in training mode
         self.rule, self.geometry, self.silu = rule, geometry, silu
         self.follower: tuple[FrozenConv2d, ...] = ()  # in a tuple: it is no part of this layer
         for name, value in (("codes", codes), ("scale", scale), ("bias", bias), ("act_scale", act_scale)):

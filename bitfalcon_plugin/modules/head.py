@@ -104,7 +104,7 @@ def share(head: Detect) -> None:
     """Let the first ternary layer of each class branch take what that of the box branch quantised, where both are ternary."""
     for boxes, classes in zip(head.cv2, head.cv3):
         first, other = (next(_blocks(branch)).conv for branch in (boxes, classes))
-        if isinstance(other, Quantising):
+        if hasattr(other, "take"):  # not one that is folded
             other.take(first.act_scale if isinstance(first, Quantising) and first.act == "static" else None)
 
 

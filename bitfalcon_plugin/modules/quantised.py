@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from .integer import TOP, Convolution, Floats, Geometry, as_floats, pick
 
+UNSET = ".act_scale"  # what names of such scales end in; 0: not measured yet
+SILU_MINIMUM = 0.2785  # SiLU is nowhere below minus this
 SMALLEST_RANGE = 1e-5  # largest activation that a dynamic scale takes for granted
 TINY = 1e-30  # keeps 0 / 0 away where all activations are zero
 MOMENTUM = 0.05  # share of a new batch in a static scale
@@ -178,7 +180,8 @@ class Quantising(nn.Module):
             return backend(codes, factor, None, self._geometry())
         bias = None if self.bias is None else self.bias.detach().clone()
         step = float(following) if following is not None else 0.0
-        return backend(codes, factor * scale, bias, self._geometry(), self._silu(), step if step > 0 else None)
+        chained = step * (TOP + 0.5) > SILU_MINIMUM  # else codes could end at -128, which training never sees
+        return backend(codes, factor * scale, bias, self._geometry(), self._silu(), step if chained else None)
 
     def _silu(self) -> bool:
         """Whether SiLU follows and belongs to the layer."""

@@ -101,7 +101,7 @@ def unbitify(model: nn.Module, only: Collection[str] | None = None) -> Changes:
             raise UserError(f"{layer}: a folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze().")
         if isinstance(module, (BitConv2d, BitLinear)) and (only is None or layer in only):
             setattr(parent, child, module.unquantised())
-            changes.append(Change(layer, "float", "", module.weight.numel(), *reversed(_bytes(module, _after(module)))))
+            changes.append(Change(layer, "float", "", module.weight.numel(), *[_bytes(module, 4)[0]] * 2))
     _settle(model.model)
     if only is None:
         _note(model, (Policy(),) if model.graph.rows[-1].module == "BitDetect" else ())
@@ -132,8 +132,9 @@ def apply_policies(rows: nn.ModuleList, graph: Graph) -> None:
         layers = list(_layers(rows, graph))
         unknown = set(policy.layers) - {layer.name for layer in layers}
         raise_problems(f"{graph.name}: bit names layers that are not there:", sorted(unknown)[:20])
-        chosen = [layer for layer in layers if layer.part in policy.parts or layer.name in policy.layers]
-        for _ in _replace(chosen, policy, lambda layer: "" if layer.name in policy.layers else _reason(layer, False, ())):
+        named = frozenset(policy.layers)
+        chosen = [layer for layer in layers if layer.part in policy.parts or layer.name in named]
+        for _ in _replace(chosen, policy, lambda layer: _reason(layer, layer.name in named, ())):
             pass
     if graph.bit:
         _settle(rows)

@@ -155,7 +155,9 @@ class BitConv2d(_Bit, nn.Conv2d):
         return _take_over(new, conv)
 
     def unquantised(self) -> nn.Conv2d:
-        """The float layer with the same parameters (not copies)."""
+        """The float layer with the same parameters (not copies). UserError for a folded one, whose weights lack a factor."""
+        if self.out_scale is not None:
+            raise UserError("A folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze().")
         with torch.device("meta"):
             new = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
                             self.groups, self.bias is not None, self.padding_mode)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..errors import UserError, did_you_mean
-from ..modules.quantised import Quantising
+from ..modules.quantised import UNSET, Quantising
 
 TUNED_UPDATES = 6000  # what the average of weights that are trained already begins with: it remembers about 20 updates
 AUTO_LIMIT = 10_000  # optimizer iterations; longer runs get SGD
@@ -220,7 +220,8 @@ class Ema:
     """A copy of a model, `.model`, whose weights are a moving average of the trained ones; it is in evaluation mode.
 
     After update number u: average = d * average + (1 - d) * value with d = 0.9999 * (1 - exp(-u / 2000)), for every
-    floating tensor of the state dict, the statistics of batch norms among them; other tensors (counters) are copied.
+    floating tensor of the state dict, the statistics of batch norms among them; other tensors (counters) are copied, and so are
+    scales of activations, which are averages already and begin at 0.
     updates: how many to begin with. From 0 the first averages hardly remember: right for fresh weights, while trained ones
     would be left behind in the first steps of a fine-tuning run, whose optimizer has yet to learn its step sizes.
     """
@@ -251,6 +252,7 @@ class Ema:
 
 
 def _state_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The floating and the other tensors of the state dict, in its order; a tensor that stands under two names once."""
-    tensors = {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
-    return [t for t in tensors if t.is_floating_point()], [t for t in tensors if not t.is_floating_point()]
+    """The tensors of the state dict that are averaged, and those that are copied; a tensor that stands under two names once."""
+    tensors = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}.values()
+    averaged = [t.is_floating_point() and not name.endswith(UNSET) for name, t in tensors]
+    return [t for (_, t), yes in zip(tensors, averaged) if yes], [t for (_, t), yes in zip(tensors, averaged) if not yes]

@@ -199,8 +199,9 @@ class Trainer:
         if "names" in state:
             moments = {name: saved["state"].get(index) for index, name in enumerate(state["names"])}
             kept = {index: moments[name] for index, name in enumerate(self._trained()) if moments.get(name)}
-            groups = [{**old, **{key: group[key] for key in ("params", "weight_decay", "decay")}}
-                      for old, group in zip(saved["param_groups"], own["param_groups"])]
+            old = {group["kind"]: group for group in saved["param_groups"]}
+            groups = [{**old.get(group["kind"], group), **{key: group[key] for key in ("params", "weight_decay", "decay")}}
+                      for group in own["param_groups"]]
             saved = {"state": kept, "param_groups": groups}
         self.optimizer.load_state_dict(saved)
 
