@@ -96,8 +96,8 @@ def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d, act: nn.Module) -> tuple[nn.Modu
     wide = torch.float32 if conv.weight.device.type == "mps" else torch.float64  # mps has no float64
     scale = bn.weight.to(wide) * (bn.running_var.to(wide) + bn.eps).rsqrt()
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.to(wide)
-    out = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                    conv.groups, bias=True, device=conv.weight.device, dtype=conv.weight.dtype)
-    out.weight.copy_(conv.weight.to(wide) * scale.view(-1, 1, 1, 1))
-    out.bias.copy_((bias - bn.running_mean.to(wide)) * scale + bn.bias.to(wide))
+    with torch.device("meta"):  # no random weights are drawn only to be written over
+        out = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
+    out.weight = nn.Parameter((conv.weight.to(wide) * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype))
+    out.bias = nn.Parameter(((bias - bn.running_mean.to(wide)) * scale + bn.bias.to(wide)).to(conv.weight.dtype))
     return out.requires_grad_(False).train(conv.training), act
