@@ -28,6 +28,8 @@ from bitfalcon_plugin.engines.traced import Exported
 from bitfalcon_plugin.errors import UserError
 from bitfalcon_plugin.export import run_export
 from bitfalcon_plugin.model import build
+from bitfalcon_plugin.modules.conv import Conv
+from bitfalcon_plugin.modules.ternary import BitConv2d
 
 ROOT = Path(__file__).resolve().parents[1]
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
@@ -170,6 +172,24 @@ def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, forma
     assert all(len(one) == len(other) for one, other in zip(again, wanted, strict=True))
 
 
+@pytest.mark.parametrize("wrong, share", [(lambda rows: rows, 1.0), (lambda rows: rows[:, :5], 0), (lambda rows: rows + 0.5, 0),
+                                          (lambda rows: torch.cat((rows[:, :1], rows[:, :-1]), 1), 0)])
+def test_what_suppression_inside_left_is_compared_without_ties(wrong, share):
+    model, rule = tiny().fuse(), Suppression(0.2, 0.5, 60)
+    with torch.no_grad():
+        for branch in model.head.cv3:
+            branch[-1].bias.fill_(-1)
+            branch[-1].weight.normal_(std=0.5)
+    images = torch.rand(2, 3, 64, 64)
+    with torch.inference_mode():
+        rows = rule(model.decode(model(images)))
+    if share:
+        assert compare(model, lambda _: wrong(rows), [images], "float32", rule).matched > 50
+    else:
+        with pytest.raises(MismatchError):
+            compare(model, lambda _: wrong(rows), [images], "float32", rule)
+
+
 def test_suppression_of_nothing_is_empty():
     assert not Suppression(0.5)(torch.zeros(2, 6, 5)).any()
     assert Suppression(0.5, max_det=7)(torch.rand(1, 6, 3)).shape == (1, 7, 6)
@@ -223,6 +243,29 @@ def test_pictures_of_source_are_compared_and_folders_are_replaced_whole(folder, 
     with pytest.raises(UserError, match="other things"), placed(target, folder=True):
         pass
     assert (target / "holiday.jpg").exists()
+
+
+def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, capsys, monkeypatch):
+    torch.manual_seed(0)
+    model = lived(small_model(CONV, *[(-1, 1, "Conv", [32, 3, 1 + (index == 0)]) for index in range(6)]))
+    for block in list(model.modules()):
+        if isinstance(block, Conv) and block is not model.model[0]:
+            block.conv = BitConv2d.of(block.conv, rule="int8")
+    for branch in (*model.head.cv3, *model.head.cv2):
+        nn.init.normal_(branch[-1].weight, std=0.5)
+    with torch.no_grad():
+        model.train()(torch.rand(4, 3, 64, 64))
+    model.eval()
+    with monkeypatch.context() as patch:
+        patch.setattr("bitfalcon_plugin.engines.comparing.NUDGE", 1e-2)  # so few layers hardly move by less
+        run_export(model, made(format="torchscript"), "small.yaml")
+    assert "moves the network's own boxes" in capsys.readouterr().out
+    images = torch.rand(2, 3, 64, 64)
+    model = model.requires_grad_(False).fuse()
+    with torch.inference_mode():
+        right = model.decode(model(images))
+        with pytest.raises(MismatchError):
+            compare(model, lambda _: torch.cat((right[:, :4] + 50, right[:, 4:]), 1), [images], "float32")
 
 
 # What is refused
