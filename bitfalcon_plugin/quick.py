@@ -131,7 +131,8 @@ def _copied(module: nn.Module, memo: dict[int, object]) -> nn.Module:
         return copy.deepcopy(module, memo)
     memo[id(module)] = twin = kind.__new__(kind)
     known = twin.__dict__
-    for name, value in vars(module).items():
+    told = any("__getstate__" in vars(base) for base in kind.__mro__[:-1])  # says what of it can be copied
+    for name, value in (module.__getstate__() if told else vars(module)).items():
         if type(value) in PLAIN:
             known[name] = value
         elif name == "_modules":

@@ -18,6 +18,7 @@ from bitfalcon_plugin.modules.blocks import Bottleneck
 from bitfalcon_plugin.modules.frozen import FrozenConv2d
 from bitfalcon_plugin.modules.replace import bitify, freeze, observe, parts_by_row, ternary_layers, unbitify
 from bitfalcon_plugin.modules.ternary import BitConv2d, BitLinear
+from bitfalcon_plugin.quick import prepared
 from bitfalcon_plugin.training.optim import Ema
 
 
@@ -257,6 +258,17 @@ def test_traced_models_compute_in_floats():
         for one, two in zip(traced(*maps), head(maps).values()):
             assert (one - two).abs().mean() < 1e-3 * two.abs().max()
     assert expected
+
+
+def test_folded_models_are_prepared_from_after_a_forward():
+    detector = model()
+    bitify(detector, "all")
+    freeze(measured(detector))
+    with torch.inference_mode():
+        expected = detector(images())
+        found = prepared(detector, torch.device("cpu"))(images())
+    for key in found:
+        assert (found[key] - expected[key]).abs().mean() < 5e-3 * expected[key].abs().max()
 
 
 def test_folded_models_stay_as_they_are():
