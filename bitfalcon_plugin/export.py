@@ -40,11 +40,13 @@ from .sources import list_sources
 COMPARED, CALIBRATED = 4, 100  # images for the comparison, and to find the ranges of int8
 
 
-def run_export(model: Detector, settings: Settings, source: str, license: str | None = None, events: Events | None = None) -> Path:
+def run_export(model: Detector, settings: Settings, source: str, license: str | None = None, events: Events | None = None,
+               remembered: bool = False) -> Path:
     """Write `model` in settings.format beside `source` (or to settings.out), compared with the network; returns the path.
 
     source: the file that the model is from; a graph's export goes into the working folder. license: of the weights. events:
-    on_export_start and on_export_end get the settings. Prints what was written, how far it differs and what to run next.
+    on_export_start and on_export_end get the settings. remembered: settings.data is the checkpoint's own, which may not be here.
+    Prints what was written, how far it differs and what to run next.
 
     Raises UserError for what the format cannot do and where nothing can be written, MismatchError where the file does not give what
     the network gives; nothing is left behind then.
@@ -58,7 +60,7 @@ def run_export(model: Detector, settings: Settings, source: str, license: str | 
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
     suppression = _suppression(settings) if settings.nms else None
     kind = "int8" if settings.int8 else "half" if settings.half else "float32"
-    pictures, what = _pictures(settings, source, CALIBRATED if settings.int8 else COMPARED)
+    pictures, what = _pictures(settings, CALIBRATED if settings.int8 else COMPARED, remembered)
     images = [_letterboxed(picture, imgsz) for picture in pictures]
     job = Job(network=Exported(network, settings.half and format_ != "openvino", suppression, settings.dynamic),
               images=torch.cat(images * batch)[:batch], about=_about(model, settings, source, imgsz, batch, license),
@@ -142,7 +144,7 @@ def _about(model: Detector, settings: Settings, source: str, imgsz: tuple[int, i
                     datetime.datetime.now().isoformat(timespec="seconds"))
 
 
-def _pictures(settings: Settings, source: str, count: int) -> tuple[list[Tensor], str]:
+def _pictures(settings: Settings, count: int, remembered: bool) -> tuple[list[Tensor], str]:
     """Pictures (3, H, W) uint8 to compare on, at most `count`, and what they are: of source=, of data=, or drawn."""
     paths: list[Path] = []
     if settings.source is not None:
@@ -153,9 +155,8 @@ def _pictures(settings: Settings, source: str, count: int) -> tuple[list[Tensor]
             split = "train" if settings.int8 and "train" in data.splits else "val"  # what is measured later has no part in the ranges
             paths = [sample.image for sample in scan(data, split).samples]
         except UserError:
-            if settings.int8 or "data" in settings.given and not isinstance(settings.data, str):
+            if not remembered or settings.int8:
                 raise
-            _note(f"data={settings.data} cannot be read here; comparing on drawn shapes.")
     found = []
     for path in paths[:: max(len(paths) // count, 1)]:
         try:

@@ -277,8 +277,8 @@ class YOLO:
         """Write the weights as they are now for another program, compared with the network first; returns the path (see export.py)."""
         from .export import run_export
 
-        settings, known = self._settings("export", kwargs), self.checkpoint
-        return str(run_export(self.model, settings, self.ckpt_path or self.source, known and known.license, self._events))
+        settings, known = self._settings("export", kwargs), self.checkpoint and self.checkpoint.license
+        return str(run_export(self.model, settings, self.ckpt_path or self.source, known, self._events, "data" not in kwargs))
 
     def benchmark(self, **kwargs) -> Bench:
         """Measure every engine and precision that is installed with these weights; prints and writes a table (see bench.py)."""

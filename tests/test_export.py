@@ -258,7 +258,8 @@ def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, ca
     model.eval()
     with monkeypatch.context() as patch:
         patch.setattr("bitfalcon_plugin.engines.comparing.NUDGE", 1e-2)  # so few layers hardly move by less
-        run_export(model, made(format="torchscript"), "small.yaml")
+        for format_ in ("pt2", "torchscript"):
+            run_export(model, made(format=format_), "small.yaml")
     assert "moves the network's own boxes" in capsys.readouterr().out
     images = torch.rand(2, 3, 64, 64)
     model = model.requires_grad_(False).fuse()

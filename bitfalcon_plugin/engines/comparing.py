@@ -48,7 +48,7 @@ RULES = {"float32": Rule(1e-4, 1e-3, 1e-3, 1.0), "half": Rule(1e-2, 0.04, 0.25, 
 
 @dataclass
 class Agreement:
-    """What a comparison found. pixels, score: the largest differences over all that was compared; matched of count boxes agree."""
+    """What a comparison found. pixels, score: the largest differences of boxes above conf; matched of count boxes agree."""
 
     pixels: float = 0.0
     score: float = 0.0
@@ -119,7 +119,7 @@ def _anchors(found: Agreement, raw: Tensor, wanted: Tensor, most: float, rule: R
     found.matched += int(((pixels <= most) & near & hopeful).sum())
     found.count += int(hopeful.sum())
     found.pixels = max(found.pixels, float(pixels[hopeful].max()))
-    found.score = max(found.score, float(scores.max()))
+    found.score = max(found.score, float(scores[hopeful].max()))
 
 
 def _rows(found: Agreement, raw: Tensor, wanted: Tensor, most: float, rule: Rule, suppression: Suppression) -> None:

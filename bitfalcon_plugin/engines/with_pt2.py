@@ -22,7 +22,7 @@ from .metadata import read_metadata
 
 EXTRA = "extra/config.txt"
 MOST_JSON = 200_000_000  # bytes
-NAMED = re.compile(r"torch\.ops\.aten\.([a-z_0-9]\w*)\.(\w+)", re.ASCII)
+NAMED = re.compile(r"torch\.ops\.aten\.(_?[a-z]\w*)\.(\w+)", re.ASCII)
 REACHING = ("from_file", "save", "load", "set_", "resize")  # beginnings of operations that go beyond values
 NUMBERS = {f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "ge", "le", "eq",
                                                                      "gt", "lt", "ne", "truediv")}
@@ -176,9 +176,12 @@ def _operation(target: str) -> Callable:
     if target in NUMBERS:
         return NUMBERS[target]
     named = NAMED.fullmatch(target)
-    if named is None or named[1].startswith(REACHING) or named[1].endswith("_"):  # that changes its input, too, is none of ours
+    if named is None or named[1].startswith(REACHING):
         raise ValueError(f"the operation {target[:80]!r}")
-    return getattr(getattr(torch.ops.aten, named[1]), named[2])
+    found = getattr(getattr(torch.ops.aten, named[1]), named[2])
+    if not isinstance(found, torch._ops.OpOverload):
+        raise ValueError(f"the operation {target[:80]!r}")
+    return found
 
 
 def _outputs(node: Mapping) -> str | list[str]:
