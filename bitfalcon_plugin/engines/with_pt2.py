@@ -22,7 +22,7 @@ from .metadata import read_metadata
 
 EXTRA = "extra/config.txt"
 MOST_JSON = 200_000_000  # bytes
-NAMED = re.compile(r"torch\.ops\.aten\.(_?[a-z]\w*)\.(\w+)", re.ASCII)
+NAMED = re.compile(r"torch\.ops\.aten\.(_{0,2}[a-z]\w*)\.(\w+)", re.ASCII)
 REACHING = ("from_file", "save", "load", "set_", "resize")  # beginnings of operations that go beyond values
 NUMBERS = {f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "ge", "le", "eq",
                                                                      "gt", "lt", "ne", "truediv")}

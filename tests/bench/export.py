@@ -31,6 +31,9 @@ GRAPHS = ("yolov12.yaml:n", "yolov12.yaml:s", "yolov12-turbo.yaml:n", "yolov12-t
           "yolov8.yaml:n", "yolov8.yaml:s", "bitfalcon.yaml:n", "bitfalcon.yaml:s", "bitfalcon-p.yaml:n", "yolov12-lite.yaml:n")
 
 
+KINDS = {"fixed": {}, "dynamic": {"dynamic": True}, "half": {"half": True}}
+
+
 def model_of(name: str) -> torch.nn.Module:
     """A Detector that lived: GRAPH.yaml:scale. Scales of activations are gathered from noise."""
     graph, _, scale = name.partition(":")
@@ -55,8 +58,8 @@ def main() -> int:
     for name in wanted:
         model = model_of(name)
         for format_ in formats:
-            for dynamic in (False, True):
-                settings = load_settings({"mode": "export", "format": format_, "dynamic": dynamic, "imgsz": [192, 256]})
+            for kind, options in KINDS.items():
+                settings = load_settings({"mode": "export", "format": format_, "imgsz": [192, 256], **options})
                 start = time.perf_counter()
                 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
                     try:
@@ -64,7 +67,7 @@ def main() -> int:
                         told = said.getvalue().splitlines()[1].partition(": ")[2]
                     except Exception as error:  # noqa: BLE001  the next may do
                         failed, told = failed + 1, f"FAILED {type(error).__name__}: {str(error)[:300]}"
-                print(f"{name:<24} {format_:<12} {'dynamic' if dynamic else 'fixed':<8} {time.perf_counter() - start:5.1f} s  {told}", flush=True)
+                print(f"{name:<24} {format_:<12} {kind:<8} {time.perf_counter() - start:5.1f} s  {told}", flush=True)
     return 1 if failed else 0
 
 
