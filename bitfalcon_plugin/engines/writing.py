@@ -94,6 +94,8 @@ def write_pt2(job: Job, path: Path) -> None:
     """A torch.export archive, the metadata as JSON in its extra file config.txt. Without traces of where the code lay."""
     from torch.export import Dim, export, save
 
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
+        raise UserError(f"format=pt2 needs torch 2.8 or newer, this is {torch.__version__}: its archives were laid out otherwise before.")
     shapes = None
     if job.dynamic:
         sides = (job.network.model.multiple * Dim(name, min=1, max=MOST_CELLS) for name in ("rows", "columns"))
