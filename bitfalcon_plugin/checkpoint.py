@@ -28,8 +28,8 @@ from .files import atomic
 from .graph import DOCUMENT_KEYS, Graph
 from .model import Detector, graph_of, state_shapes
 from .modules.frozen import FrozenConv2d
+from .modules.quantised import UNSET
 
-UNSET = ".act_scale"  # of ternary layers; a file without it (of a float head) leaves it at 0, which means: not set
 FORMAT, VERSION = "bitfalcon", 1
 PACKED, PACKED_VERSION = "bitfalcon-packed", 1
 FORMATS = (FORMAT, PACKED)

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .checkpoint import UNSET, Checkpoint
+from .checkpoint import Checkpoint
 from .errors import UserError
 from .model import Detector
+from .modules.quantised import UNSET
 
 # What tells the families apart in a checkpoint (spec/families.md section 1).
 VARIANT_WORDS = {

@@ -32,7 +32,7 @@ from ..model import Detector
 from ..modules.integer import describe
 from ..modules.replace import parts_by_row, ternary_layers
 from ..policy import PARTS
-from ..timing import machine, threads
+from ..timing import machine
 from ..training.memory import USUAL
 from .packing import pack, packed_of, sizes
 from .qat import accuracy, as_checkpoint, run_qat
@@ -125,7 +125,7 @@ def run_report(settings: Settings) -> list[Step]:
         steps.append(step)
         runs[step.name] = _run(model, image)
         save_steps(folder, steps)
-    with torch.inference_mode(), threads(torch.get_num_threads()):
+    with torch.inference_mode():
         steps = time_steps(steps, runs, subject.model, settings.imgsz)
     _write(folder, steps)
     return steps
@@ -139,7 +139,7 @@ def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
     settings, checkpoint = subject.settings, load_any(path)
     if not ternary_layers(built := checkpoint.model()):
         raise UserError(f"'{path}' has no ternary layer; the float model is the first of model=, and only that.")
-    layers = [name for name in ternary_layers(built)]
+    layers = list(ternary_layers(built))
     raw, again, _ = price(subject.model, layers, subject.train, subject.val, settings)
     ready = built.fuse().requires_grad_(False).to(memory_format=torch.channels_last)
     tuned = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap

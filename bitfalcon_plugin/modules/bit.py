@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from .conv import Conv
-from .head import Detect, share
+from .head import Detect, blocks_of, share
 from .ternary import BitConv2d
 
 
@@ -19,10 +18,7 @@ class BitDetect(Detect):
 
     def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], class_width: int = 0):
         super().__init__(nc, reg_max, channels=channels, class_width=class_width)
-        for block in self._blocks():
+        for block in (block for branch in (*self.cv2, *self.cv3) for block in blocks_of(branch)):
             rule = "int8" if block.conv.groups > 1 else "absmean"
             block.conv = BitConv2d.of(block.conv, rule=rule)
         share(self)
-
-    def _blocks(self) -> Iterator[Conv]:
-        return (module for branches in (self.cv2, self.cv3) for module in branches.modules() if isinstance(module, Conv))

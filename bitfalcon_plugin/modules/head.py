@@ -74,13 +74,13 @@ class Detect(nn.Module):
 
     def _shared(self, level: int, x: Tensor) -> Tensor | Quantised:
         # A level that both branches take as codes is quantised once, by the box branch (see `share`).
-        first, other = (next(_blocks(branch)).conv for branch in (self.cv2[level], self.cv3[level]))
+        first, other = (next(blocks_of(branch)).conv for branch in (self.cv2[level], self.cv3[level]))
         return first.quantise(x) if isinstance(other, Quantising) and other.act == "given" else x
 
     def fuse(self) -> None:
         """Fold the branches; a ternary layer gives the next one codes."""
         for branch in (*self.cv2, *self.cv3):
-            blocks = list(_blocks(branch))
+            blocks = list(blocks_of(branch))
             for block in blocks:
                 block.fuse()
             chain(*blocks)
@@ -103,12 +103,13 @@ class Detect(nn.Module):
 def share(head: Detect) -> None:
     """Let the first ternary layer of each class branch take what that of the box branch quantised, where both are ternary."""
     for boxes, classes in zip(head.cv2, head.cv3):
-        first, other = (next(_blocks(branch)).conv for branch in (boxes, classes))
+        first, other = (next(blocks_of(branch)).conv for branch in (boxes, classes))
         if hasattr(other, "take"):  # not one that is folded
             other.take(first.act_scale if isinstance(first, Quantising) and first.act == "static" else None)
 
 
-def _blocks(branch: nn.Sequential) -> Iterator[Conv]:
+def blocks_of(branch: nn.Module) -> Iterator[Conv]:
+    """The Conv blocks of a branch, in order."""
     return (module for module in branch.modules() if isinstance(module, Conv))
 
 

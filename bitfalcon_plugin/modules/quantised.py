@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .integer import TOP, Convolution, Floats, Geometry, as_floats, pick
 
-UNSET = ".act_scale"  # what names of such scales end in; 0: not measured yet
+UNSET = ".act_scale"  # what names of such scales end in; a file without one (of a float head) leaves it at 0: not measured yet
 SILU_MINIMUM = 0.2785  # SiLU is nowhere below minus this
 SMALLEST_RANGE = 1e-5  # largest activation that a dynamic scale takes for granted
 TINY = 1e-30  # keeps 0 / 0 away where all activations are zero
