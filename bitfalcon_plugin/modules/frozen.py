@@ -6,12 +6,28 @@ instead of floats, so that nothing is converted in between (spec/bit.md section 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .integer import Convolution, Geometry
-from .quantised import Quantising
+from .integer import Convolution, Geometry, OneDnn, bytes_of, chosen, inverse_and_limit
+from .quantised import Quantised, Quantising
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What a layer found out in one forward of inference, for the next ones to take as it is while it still holds."""
+
+    tensors: tuple[Tensor | None, ...]  # codes, scale, bias, act_scale, and the follower's act_scale
+    counted: tuple[Tensor, ...]  # all of them, and the input's scale, where torch counts changes
+    changes: int
+    backends: tuple[str, str]  # the layer's own, and that of all
+    ready: OneDnn
+    scale: Tensor  # of the input
+    inverse: float
+    limit: float
 
 
 class FrozenConv2d(Quantising):
@@ -28,10 +44,55 @@ class FrozenConv2d(Quantising):
         super().__init__()
         self._start(act, backend)
         self.observing = False  # also in training mode
+        self._settled: Settled | None = None
         self.rule, self.geometry, self.silu = rule, geometry, silu
         self.follower: tuple[FrozenConv2d, ...] = ()  # in a tuple: it is no part of this layer
         for name, value in (("codes", codes), ("scale", scale), ("bias", bias), ("act_scale", act_scale)):
             self.register_buffer(name, value)
+
+    def quantise(self, x: Tensor) -> Quantised:
+        """The activation as this layer computes with it. See Quantising.quantise; this is quicker where nothing has changed."""
+        settled = self._settled_for(x)
+        return super().quantise(x) if settled is None else Quantised(codes=bytes_of(x, settled.inverse, settled.limit), scale=settled.scale)
+
+    def forward(self, x: Tensor | Quantised) -> Tensor | Quantised:
+        settled = self._settled_for(x)
+        if settled is None:
+            y = super().forward(x)
+            self._settle(x)
+            return y
+        codes = x.codes if type(x) is Quantised else bytes_of(x, settled.inverse, settled.limit)
+        y = settled.ready(codes)
+        return y if settled.ready.step is None else Quantised(codes=y, scale=settled.tensors[-1])
+
+    def _settled_for(self, x: Tensor | Quantised) -> Settled | None:
+        settled = self._settled
+        if settled is None or not torch.is_inference_mode_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+            return None
+        if settled.backends != (self.backend, chosen()) or changes(settled.counted) != settled.changes:
+            return None
+        if any(a is not b for a, b in zip(settled.tensors, self._tensors())):
+            return None
+        if type(x) is Quantised:
+            return settled if x.codes is not None and x.scale is settled.scale and x.codes.ndim == 4 else None
+        fits = self.act == "static" and x.dtype == torch.float32 and x.is_cpu and x.ndim == 4 and x.numel()
+        return settled if fits and not torch.is_autocast_enabled("cpu") else None
+
+    def _settle(self, x: Tensor | Quantised) -> None:
+        scale = x.scale if isinstance(x, Quantised) else self.act_scale if self.act == "static" else None
+        ready = None if self._prepared is None else self._prepared[1]
+        if type(ready) is OneDnn and scale is not None and scale.ndim == 0 and torch.is_inference_mode_enabled():
+            tensors = self._tensors()
+            counted = tuple(t for t in (*tensors, scale) if t is not None and not t.is_inference())
+            self._settled = Settled(tensors, counted, changes(counted), (self.backend, chosen()), ready, scale, *inverse_and_limit(scale))
+
+    def _tensors(self) -> tuple[Tensor | None, ...]:
+        own = self._buffers
+        return own["codes"], own["scale"], own["bias"], own["act_scale"], self._following()
+
+    def refresh(self) -> None:
+        self._settled: Settled | None = None
+        super().refresh()
 
     def codes_and_scales(self) -> tuple[Tensor, Tensor]:
         """Codes (int8, the weights' shape) and the scale of each output channel (O)."""
@@ -69,7 +130,10 @@ class FrozenConv2d(Quantising):
         return self.silu
 
     def _following(self) -> Tensor | None:
-        return self.follower[0].act_scale if self.follower else None
+        return self.follower[0]._buffers["act_scale"] if self.follower else None
+
+    def __getstate__(self) -> dict:
+        return {**super().__getstate__(), "_settled": None}
 
 
 class FrozenLinear(FrozenConv2d):
@@ -80,8 +144,16 @@ class FrozenLinear(FrozenConv2d):
     def _compute(self, x: Tensor, weight: Tensor) -> Tensor:
         return F.linear(x, weight, self.bias)
 
+    def _settle(self, x: Tensor | Quantised) -> None:
+        pass  # rows are rearranged at each call
+
     def _convolve(self, ready: Convolution, codes: Tensor) -> Tensor:
         return by_rows(ready, codes)
+
+
+def changes(tensors: tuple[Tensor, ...]) -> int:
+    """How often tensors were written to, all together."""
+    return sum([t._version for t in tensors])
 
 
 def by_rows(ready: Convolution, codes: Tensor) -> Tensor:

@@ -74,7 +74,7 @@ class Detect(nn.Module):
 
     def _shared(self, level: int, x: Tensor) -> Tensor | Quantised:
         # A level that both branches take as codes is quantised once, by the box branch (see `share`).
-        first, other = (next(blocks_of(branch)).conv for branch in (self.cv2[level], self.cv3[level]))
+        first, other = _first(self.cv2[level]), _first(self.cv3[level])
         return first.quantise(x) if isinstance(other, Quantising) and other.act == "given" else x
 
     def fuse(self) -> None:
@@ -103,7 +103,7 @@ class Detect(nn.Module):
 def share(head: Detect) -> None:
     """Let the first ternary layer of each class branch take what that of the box branch quantised, where both are ternary."""
     for boxes, classes in zip(head.cv2, head.cv3):
-        first, other = (next(blocks_of(branch)).conv for branch in (boxes, classes))
+        first, other = _first(boxes), _first(classes)
         if hasattr(other, "take"):  # not one that is folded
             other.take(first.act_scale if isinstance(first, Quantising) and first.act == "static" else None)
 
@@ -111,6 +111,13 @@ def share(head: Detect) -> None:
 def blocks_of(branch: nn.Module) -> Iterator[Conv]:
     """The Conv blocks of a branch, in order."""
     return (module for module in branch.modules() if isinstance(module, Conv))
+
+
+def _first(branch: nn.Module) -> nn.Module:
+    # The layer that a branch begins with: of a Conv block, or in its place once it is all that is left of the block.
+    while isinstance(branch, (nn.Sequential, Conv)):
+        branch = branch.conv if isinstance(branch, Conv) else branch._modules["0"]
+    return branch
 
 
 def _dense_classes(c_in: int, hidden: int, nc: int) -> nn.Sequential:

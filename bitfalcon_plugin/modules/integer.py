@@ -23,6 +23,7 @@ from ..errors import UserError, did_you_mean
 BACKENDS = ("auto", "onednn", "float")
 TOP = 127  # codes of activations are -127 to 127: symmetric, so that zero padding is code 0
 ZERO = 128  # code 0 as uint8
+ROUNDER = 1.5 * 2 ** 23  # a float32 sum with this is a whole number, the nearest, and its lowest byte is that of the addend
 KINDS = {  # kind of weights: largest code, whether depthwise
     "ternary": (1, False), "ternary depthwise": (1, True), "int8": (127, False), "int8 depthwise": (127, True),
 }
@@ -41,14 +42,42 @@ class Geometry:
 
 
 def codes_of(x: Tensor, scale: Tensor | float) -> Tensor:
-    """Whole numbers -127 to 127, in x's own type: x / scale, rounded to even and clipped."""
-    return (x / scale).round_().clamp_(-TOP, TOP)
+    """Whole numbers -127 to 127, in x's own type: x / scale, rounded to even and clipped. scale: for all, or for each image."""
+    return steps_of(x, scale).clamp_(-TOP, TOP)
 
 
-def bytes_of(x: Tensor, scale: Tensor) -> Tensor:
-    """The same as uint8 1 to 255, images channels last; a buffer that is used again spares most of the time (page faults)."""
-    scaled = torch.div(x, scale, out=_buffer(x))
-    return as_bytes(scaled.round_().clamp_(-TOP, TOP))
+def steps_of(x: Tensor, scale: Tensor | float) -> Tensor:
+    """The same before it is clipped.
+
+    With one scale, float32 on a CPU is rounded by adding a large number (ROUNDER), as `bytes_of` does: both find the same codes
+    where x / scale is a half, give or take what a division or a product rounds away.
+    """
+    one = not isinstance(scale, Tensor) or scale.ndim == 0
+    if not one or x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return (x / scale).round_()
+    return torch.add(_rounder(0), x, alpha=inverse_and_limit(scale)[0]).sub_(ROUNDER)
+
+
+def inverse_and_limit(scale: Tensor | float) -> tuple[float, float]:
+    """What one scale becomes for `bytes_of`: 1 / scale, as float32 rounds it, and the largest activation that it can express."""
+    return float(1 / torch.as_tensor(scale, dtype=torch.float32)), TOP * float(scale)
+
+
+def bytes_of(x: Tensor, inverse: float, limit: float) -> Tensor:
+    """Codes of a float32 activation as uint8 1 to 255, images channels last. inverse, limit: of `inverse_and_limit`.
+
+    Three operations; a buffer that is used again spares most of the time (page faults).
+    """
+    buffer = _buffer(x)
+    torch.clamp(x, -limit, limit, out=buffer)
+    torch.add(_rounder(ZERO), buffer, alpha=inverse, out=buffer)
+    return buffer.view(torch.int32).to(torch.int8).view(torch.uint8)  # to int8, the lowest byte, is the fastest way
+
+
+@lru_cache(maxsize=2)
+def _rounder(zero: int) -> Tensor:
+    with torch.inference_mode(False), torch.device("cpu"):
+        return torch.tensor(ROUNDER + zero)
 
 
 def _buffer(x: Tensor) -> Tensor:
@@ -123,7 +152,9 @@ class OneDnn:
     @staticmethod
     def quantise(x: Tensor, scale: Tensor) -> Tensor:
         """Codes of an activation as bytes, channels last, so that layers which share them do not each convert them."""
-        return bytes_of(x, scale)
+        if scale.ndim == 0:
+            return bytes_of(x, *inverse_and_limit(scale))
+        return as_bytes(torch.div(x, scale, out=_buffer(x)).round_().clamp_(-TOP, TOP))
 
     def __call__(self, codes: Tensor) -> Tensor:
         """codes (B, I, H, W) as whole-numbered floats or bytes -> (B, O, H', W') float32, or codes as bytes, channels last."""

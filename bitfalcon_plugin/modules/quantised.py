@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .integer import TOP, Convolution, Floats, Geometry, as_floats, pick
+from .integer import TOP, Convolution, Floats, Geometry, as_floats, pick, steps_of
 
 UNSET = ".act_scale"  # what names of such scales end in; a file without one (of a float head) leaves it at 0: not measured yet
 SILU_MINIMUM = 0.2785  # SiLU is nowhere below minus this
@@ -127,7 +127,7 @@ class Quantising(nn.Module):
         scale = (self.act_scale if self.act == "static" else self._range(wide)).to(wide.dtype)
         measured = self.act == "dynamic" or self.training and self.observing
         safe = scale.clamp_min(TINY) if measured else torch.where(scale > 0, scale, 1)  # zero: all of x is, or never measured
-        steps = (wide / safe).round_()
+        steps = steps_of(wide, safe)
         codes = steps.clamp(-TOP, TOP)
         inside = codes == steps
         found = codes.mul_(safe)
