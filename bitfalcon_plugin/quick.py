@@ -31,10 +31,6 @@ GAIN = 1.15  # how much faster 16 bits must be on a CPU to be chosen
 HEAP = 33_000_000  # bytes; the largest block that glibc keeps for the next use, once it has seen one returned (mallopt(3))
 # Activation -> its name in the operator. A subclass may compute something else: only these very classes.
 FUSED = {nn.SiLU: "swish", nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.Identity: "none"}
-IN_PLACE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {  # the same, of a result that nobody else has seen
-    nn.SiLU: lambda y: functional.silu(y, inplace=True), nn.ReLU: torch.relu_,
-    nn.Hardswish: lambda y: functional.hardswish(y, inplace=True), nn.Identity: lambda y: y,
-}
 
 OWN = (__package__ + ".", "torch.nn.modules.")
 PLAIN = frozenset((int, float, bool, str, bytes, type(None), frozenset, Graph))  # values that nobody changes
@@ -56,21 +52,12 @@ class Packed(nn.Conv2d):
         packed._parameters, packed._buffers, packed._modules = dict(conv._parameters), dict(conv._buffers), {}
         packed.after, packed._laid, packed._seen = act, OrderedDict(), ()
         packed._options = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-        single = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
-        packed._rows = single and conv.weight.dtype == torch.float32
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._usable(x):
             return self.after(super().forward(x))
-        if self._rows and products_pay() and (rows := x.permute(0, 2, 3, 1)).is_contiguous():
-            return self._product(rows).permute(0, 3, 1, 2)
         return _operator()(x, self._weights(x.shape), self._parameters["bias"], *self._options, FUSED[type(self.after)], [], "")
-
-    def _product(self, rows: Tensor) -> Tensor:
-        # A 1x1 convolution of channels-last images is a product of matrices: (B, H, W, c_in) -> (B, H, W, c_out).
-        y = functional.linear(rows, self._parameters["weight"].flatten(1), self._parameters["bias"])
-        return IN_PLACE[type(self.after)](y)
 
     def _usable(self, x: Tensor) -> bool:
         weight = self._parameters["weight"]
@@ -241,40 +228,16 @@ def operator_works(dtype: torch.dtype = torch.float32) -> bool:
     return all(torch.allclose(result, expected, atol=tolerance, rtol=tolerance) for result in found)
 
 
-@lru_cache(1)
-def products_pay() -> bool:
-    """Whether 1x1 convolutions are computed as products of matrices: where torch has MKL and they are not slower (tried once)."""
-    if not torch.backends.mkl.is_available():
-        return False
-    conv, x = _trial(64, 128, 40, torch.float32, kernel=1)
-    packed, rows = Packed.of(conv, nn.SiLU()), x.permute(0, 2, 3, 1)
-    packed._rows = False
-    return _ratio(lambda: packed(x), lambda: packed._product(rows)) > 1 / GAIN
-
-
-def _trial(c_in: int, c_out: int, side: int, dtype: torch.dtype, kernel: int = 3) -> tuple[nn.Conv2d, Tensor]:
-    # A convolution and what it takes, without drawing from the caller's random numbers.
+def _trial(c_in: int, c_out: int, side: int, dtype: torch.dtype) -> tuple[nn.Conv2d, Tensor]:
+    # A 3x3 convolution and what it takes, without drawing from the caller's random numbers.
     def ramp(*shape: int) -> Tensor:
         return torch.linspace(-1, 1, math.prod(shape)).view(shape).to(dtype)
 
     with torch.random.fork_rng(devices=[]):
-        conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2).requires_grad_(False).to(dtype)
-    conv.weight.copy_(ramp(c_out, c_in, kernel, kernel) / c_in)
+        conv = nn.Conv2d(c_in, c_out, 3, padding=1).requires_grad_(False).to(dtype)
+    conv.weight.copy_(ramp(c_out, c_in, 3, 3) / c_in)
     conv.bias.copy_(ramp(c_out))
     return conv, ramp(2, c_in, side, side).contiguous(memory_format=torch.channels_last)
-
-
-def _ratio(*runs: Callable[[], object], rounds: int = 5) -> float:
-    """Time of the first run over that of the second, taken in turns; medians, after two rounds that do not count."""
-    spent: list[list[float]] = [[] for _ in runs]
-    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        for _ in range(rounds + 2):
-            for run, times in zip(runs, spent, strict=True):
-                start = time.perf_counter()
-                run()
-                times.append(time.perf_counter() - start)
-    first, second = (statistics.median(times[2:]) for times in spent)
-    return first / second
 
 
 @lru_cache(8)
@@ -304,11 +267,19 @@ def why_not_half(model: nn.Module) -> str:
     return half_type(weight.device)[1] if not _has_codes(model) else "layers of codes keep their scales in float32; this model goes on in 32 bits"
 
 
-def _bfloat16_gain() -> float:
-    """Time of a usual convolution in float32 over that in bfloat16; a hundredth of a second."""
-    tried = (_trial(64, 64, 40, dtype) for dtype in (torch.float32, torch.bfloat16))
-    whole, half = ((Packed.of(conv, nn.SiLU()), images) for conv, images in tried)
-    return _ratio(lambda: whole[0](whole[1]), lambda: half[0](half[1]))
+def _bfloat16_gain(rounds: int = 5) -> float:
+    """Time of a usual convolution in float32 over that in bfloat16, rounds taken in turn; a hundredth of a second."""
+    spent: list[list[float]] = [[], []]
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        tried = (_trial(64, 64, 40, dtype) for dtype in (torch.float32, torch.bfloat16))
+        runs = [(Packed.of(conv, nn.SiLU()), images) for conv, images in tried]
+        for _ in range(rounds + 2):  # two to lay the weights out
+            for (layer, pixels), times in zip(runs, spent, strict=True):
+                start = time.perf_counter()
+                layer(pixels)
+                times.append(time.perf_counter() - start)
+    whole, half = (statistics.median(times[2:]) for times in spent)
+    return whole / half
 
 
 @lru_cache(1)

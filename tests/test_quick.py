@@ -85,26 +85,6 @@ def test_a_block_gives_way_to_its_convolution_where_nothing_else_is_left():
 
 
 @needs_operator
-@pytest.mark.parametrize("pays", [True, False])
-def test_a_convolution_of_single_pixels_as_a_product(monkeypatch, pays):
-    monkeypatch.setattr(quick, "products_pay", lambda: pays)
-    for act in (nn.SiLU(), nn.ReLU(), nn.Hardswish(), False):
-        plain = folded(Conv(6, 10, 1, act=act))
-        packed = nn.Sequential(copy.deepcopy(plain))
-        quick.pack(packed)
-        monkeypatch.setattr(packed[0].conv, "_product", lambda rows, own=packed[0].conv._product: products.append(1) or own(rows))
-        for shape in ((1, 6, 9, 7), (3, 6, 4, 4)):
-            products = []
-            x = torch.randn(shape).contiguous(memory_format=torch.channels_last)
-            kept = x.clone()
-            with torch.inference_mode():
-                found = packed(x)
-                torch.testing.assert_close(found, plain(x), atol=1e-6, rtol=1e-5)
-                assert found.is_contiguous(memory_format=torch.channels_last) and torch.equal(x, kept) and len(products) == pays
-                torch.testing.assert_close(packed(torch.cat((x, x), 1)[:, :6]), plain(x), atol=1e-6, rtol=1e-5)  # not one block of memory
-
-
-@needs_operator
 def test_shapes_are_kept_for_a_few_sizes_only():
     packed = nn.Sequential(folded(Conv(4, 4, 3)))
     quick.pack(packed)
