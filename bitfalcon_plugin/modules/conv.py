@@ -96,8 +96,16 @@ def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d, act: nn.Module) -> tuple[nn.Modu
     wide = torch.float32 if conv.weight.device.type == "mps" else torch.float64  # mps has no float64
     scale = bn.weight.to(wide) * (bn.running_var.to(wide) + bn.eps).rsqrt()
     bias = torch.zeros_like(scale) if conv.bias is None else conv.bias.to(wide)
-    with torch.device("meta"):  # no random weights are drawn only to be written over
-        out = nn.Conv2d(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation, conv.groups)
-    out.weight = nn.Parameter((conv.weight.to(wide) * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype))
-    out.bias = nn.Parameter(((bias - bn.running_mean.to(wide)) * scale + bn.bias.to(wide)).to(conv.weight.dtype))
-    return out.requires_grad_(False).train(conv.training), act
+    out = like(conv, nn.Conv2d)
+    out.weight = nn.Parameter((conv.weight.to(wide) * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype), False)
+    out.bias = nn.Parameter(((bias - bn.running_mean.to(wide)) * scale + bn.bias.to(wide)).to(conv.weight.dtype), False)
+    return out, act
+
+
+def like(layer: nn.Module, cls: type[nn.Module]) -> nn.Module:
+    """A `cls` with the options and parameters (not copies) of `layer`, of a kindred class. Nothing is drawn; hooks stay behind."""
+    out = cls.__new__(cls)
+    nn.Module.__init__(out)
+    out.__dict__.update({name: value for name, value in vars(layer).items() if name not in vars(out)})
+    out._parameters = dict(layer._parameters)
+    return out.train(layer.training)

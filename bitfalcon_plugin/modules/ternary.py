@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import UserError, did_you_mean
+from .conv import like
 from .frozen import FrozenConv2d, FrozenLinear, by_rows, kind_of
 from .integer import TOP, Convolution, Geometry, checked, codes_of
 from .quantised import Quantising, StraightThrough
@@ -50,7 +51,7 @@ RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"absmean": absmea
 class _Bit(Quantising):
     # What convolution and linear layer have in common.
 
-    def _set_up(self, rule: str, act: str, granularity: str, backend: str) -> None:
+    def _set_up(self, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto") -> None:
         for name, value, known in (("rule", rule, RULES), ("act", act, ACTS), ("granularity", granularity, GRANULARITIES)):
             if value not in known:
                 raise UserError(f"{name}={value!r} is none of {', '.join(known)}.{did_you_mean(str(value), known)}")
@@ -141,18 +142,14 @@ class BitConv2d(_Bit, nn.Conv2d):
 
     dims = (-3, -2, -1)
 
-    def __init__(self, *args, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto",
-                 **keywords):
+    def __init__(self, *args, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto", **keywords):
         super().__init__(*args, **keywords)
         self._set_up(rule, act, granularity, backend)
 
     @classmethod
     def of(cls, conv: nn.Conv2d, **options: str) -> BitConv2d:
         """A layer in place of `conv`, with the same parameters (not copies). options: rule, act, granularity, backend."""
-        with torch.device("meta"):
-            new = cls(conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
-                      conv.groups, conv.bias is not None, conv.padding_mode, **options)
-        return _take_over(new, conv)
+        return _taken_over(cls, conv, options)
 
     def unquantised(self) -> nn.Conv2d:
         """The float layer with the same parameters (not copies). UserError for a folded one, whose weights lack a factor."""
@@ -199,17 +196,14 @@ class BitLinear(_Bit, nn.Linear):
 
     dims = (-1,)
 
-    def __init__(self, *args, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto",
-                 **keywords):
+    def __init__(self, *args, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto", **keywords):
         super().__init__(*args, **keywords)
         self._set_up(rule, act, granularity, backend)
 
     @classmethod
     def of(cls, linear: nn.Linear, **options: str) -> BitLinear:
         """A layer in place of `linear`, with the same parameters (not copies)."""
-        with torch.device("meta"):
-            new = cls(linear.in_features, linear.out_features, linear.bias is not None, **options)
-        return _take_over(new, linear)
+        return _taken_over(cls, linear, options)
 
     def unquantised(self) -> nn.Linear:
         """The float layer with the same parameters (not copies)."""
@@ -228,7 +222,8 @@ class BitLinear(_Bit, nn.Linear):
         return by_rows(ready, codes)
 
 
-def _take_over(new: _Bit, old: nn.Module) -> _Bit:
-    new.weight, new.bias = old.weight, old.bias
+def _taken_over(cls: type[_Bit], old: nn.Module, options: dict[str, str]) -> _Bit:
+    new = like(old, cls)
+    new._set_up(**options)
     new.act_scale = None if new.act_scale is None else torch.zeros((), device=old.weight.device)
-    return new.train(old.training)
+    return new

@@ -1,8 +1,9 @@
-"""What ternary layers cost and save on this machine: python tests/bench/bit.py [speed|isa|step|load] [scale=n] [imgsz=640] [rounds=9]
+"""What ternary layers cost and save on this machine: python tests/bench/bit.py [speed|shapes|profile|isa|step|load] [scale=n] [imgsz=640] [rounds=9]
 
-speed: milliseconds of one image, in turns in one process, against the float model in NCHW and channels last, whole and head alone,
-with static and dynamic scales. isa: the same under emulated older processors. step: a training step at 320 px, batch 16. load: a packed
-file. Random weights: speed does not depend on them.
+speed: milliseconds of one image, in turns in one process, against the plain float model in NCHW and channels last, whole and head alone,
+with static and dynamic scales; `default` and the ternary models as predict runs them. shapes: each convolution by itself, fused in floats
+and in integers. profile: where the time of bit=all goes. isa: speed under emulated older processors. step: a training step at 320 px,
+batch 16. load: a packed file. Random weights with batch norms measured on noise, so that activations have the size of a trained model's.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import torch
 from bitfalcon_plugin.bit import bitify, calibrate, freeze, pack
 from bitfalcon_plugin.foreign import load_any
 from bitfalcon_plugin.model import build
-from bitfalcon_plugin.modules.integer import describe
+from bitfalcon_plugin.modules.integer import Geometry, OneDnn, bytes_of, describe, inverse_and_limit
+from bitfalcon_plugin.quick import Packed, prepared
 from bitfalcon_plugin.timing import interleave, machine, threads, told
 from bitfalcon_plugin.training.assign import Targets
 from bitfalcon_plugin.training.loss import detection_loss
@@ -32,19 +34,23 @@ CAPABILITY = {"AVX2": "avx2", "AVX2_VNNI": "avx2"}
 def ternary(model, bit: str, **options):
     made = copy.deepcopy(model)
     bitify(made, bit, **options)
-    calibrate(made, [torch.rand(2, 3, 128, 128)], norms=False)
-    return freeze(made).to(memory_format=torch.channels_last)
+    calibrate(made, [torch.rand(4, 3, 128, 128)])
+    return prepared(freeze(made), torch.device("cpu"))
+
+
+def start(scale: str, imgsz: int):
+    torch.manual_seed(0)
+    return build("yolov12.yaml", scale).eval().requires_grad_(False), torch.rand(1, 3, imgsz, imgsz)
 
 
 def speed(scale: str, imgsz: int, rounds: int) -> None:
-    torch.manual_seed(0)
-    model = build("yolov12.yaml", scale).eval().requires_grad_(False)
-    x = torch.rand(1, 3, imgsz, imgsz)
+    model, x = start(scale, imgsz)
     last = x.contiguous(memory_format=torch.channels_last)
     plain, best = copy.deepcopy(model).fuse(), copy.deepcopy(model).fuse().to(memory_format=torch.channels_last)
     models = {"bit=all": ternary(model, "all"), "bit=all, dynamic": ternary(model, "all", act="dynamic"), "bit=head": ternary(model, "head"),
               "bit=neck": ternary(model, "neck"), "bit=backbone": ternary(model, "backbone")}
-    runs = {"float NCHW": lambda: plain(x), "float channels last": lambda: best(last)}
+    usual = prepared(model, torch.device("cpu"))
+    runs = {"float NCHW": lambda: plain(x), "float channels last": lambda: best(last), "float default": lambda: usual(last)}
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and "ONEDNN_MAX_CPU_ISA" not in os.environ:
         half, x16 = copy.deepcopy(best).to(torch.bfloat16), last.to(torch.bfloat16)
         runs["bfloat16 channels last"] = lambda: half(x16)
@@ -54,7 +60,7 @@ def speed(scale: str, imgsz: int, rounds: int) -> None:
         maps = [torch.rand(1, c, int(imgsz // s), int(imgsz // s)) for c, s in zip(channels(model), model.strides)]
         lasts = [m.contiguous(memory_format=torch.channels_last) for m in maps]
         heads = {"head, float NCHW": lambda: plain.head(maps), "head, float channels last": lambda: best.head(lasts),
-                 "head, bit": lambda: models["bit=head"].head(lasts)}
+                 "head, float default": lambda: usual.head(lasts), "head, bit": lambda: models["bit=head"].head(lasts)}
         show(interleave(heads, rounds=3 * rounds, warmup=3), "head, float NCHW", "head, float channels last")
 
 
@@ -66,6 +72,65 @@ def show(found, *bases: str) -> None:
     for name, timing in found.items():
         ratios = ", ".join(f"{timing.faster_than(found[base]):.2f}x of {base}" for base in bases)
         print(f"{name:<28} {timing}  {ratios}", flush=True)
+
+
+def shapes(scale: str, imgsz: int, rounds: int) -> None:
+    """Each convolution with SiLU by itself: in floats, fused as `default` has it; in integers to floats and to bytes; quantising."""
+    model, x = start(scale, imgsz)
+    model.fuse().to(memory_format=torch.channels_last)
+    found: dict[tuple, list] = {}
+
+    def see(layer, inputs, _):
+        key = tuple(inputs[0].shape[1:]), layer.out_channels, layer.kernel_size[0], layer.stride[0], layer.groups
+        found.setdefault(key, []).append(layer)
+
+    for layer in model.modules():
+        if type(layer) is torch.nn.Conv2d and layer is not model.head.dfl.conv:
+            layer.register_forward_hook(see)
+    with torch.inference_mode():
+        model(x.contiguous(memory_format=torch.channels_last))
+        total = [0.0] * 4
+        for key, layers in sorted(found.items(), key=lambda pair: -len(pair[1]) * pair[0][0][0] * pair[0][0][1] * pair[0][0][2] * pair[0][1]):
+            times = one_shape(key, layers[0], rounds)
+            total = [all_ + len(layers) * time for all_, time in zip(total, times)]
+            (c, h, w), out, kernel, stride, groups = key
+            print(f"{len(layers):>2} x {c}x{h}x{w} -> {out}, {kernel}x{kernel}/{stride}{' depthwise' if groups > 1 else ''}".ljust(48), told_of(times))
+        print("all of them".ljust(48), told_of(total))
+
+
+def told_of(times) -> str:
+    floats, whole, chained, quantise = times
+    return (f"floats {floats:6.2f} ms, integers {whole:6.2f} ({floats / whole:.2f}x), to bytes {chained:6.2f} ({floats / chained:.2f}x), "
+            f"quantising {quantise:5.2f}")
+
+
+def one_shape(key: tuple, layer, rounds: int) -> list[float]:
+    x = torch.randn(1, *key[0]).contiguous(memory_format=torch.channels_last)
+    top, options = (127 if layer.groups > 1 else 1), Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
+    codes, ones = torch.randint(-top, top + 1, layer.weight.shape).to(torch.int8), torch.full((layer.out_channels,), 0.01)
+    fused, silu, scale = Packed.of(layer, torch.nn.SiLU()), True, inverse_and_limit(0.02)
+    layer._forward_hooks.clear()
+    whole, chained = OneDnn(codes, ones, layer.bias, options, silu), OneDnn(codes, ones, layer.bias, options, silu, 0.02)
+    data = bytes_of(x, *scale)
+    found = interleave({"a": lambda: fused(x), "b": lambda: whole(data), "c": lambda: chained(data), "d": lambda: bytes_of(x, *scale)},
+                       rounds=2 * rounds, warmup=3)
+    return [timing.median for timing in found.values()]
+
+
+def profile(scale: str, imgsz: int, rounds: int) -> None:
+    model, x = start(scale, imgsz)
+    made, x = ternary(model, "all"), x.contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        for _ in range(3):
+            made(x)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            for _ in range(rounds):
+                with torch.profiler.record_function("between operators"):
+                    made(x)
+    rows = sorted(seen.key_averages(), key=lambda row: -row.self_cpu_time_total)
+    whole = sum(row.self_cpu_time_total for row in rows)
+    for row in rows[:14]:
+        print(f"{row.key:<54} {row.self_cpu_time_total / rounds / 1e3:6.2f} ms {row.self_cpu_time_total / whole:6.1%} {row.count // rounds:4} calls")
 
 
 def step(scale: str, rounds: int, imgsz: int = 320, batch: int = 16) -> None:
@@ -121,7 +186,8 @@ def main(words: list[str]) -> None:
         return
     with threads(int(options.get("threads", 2))):
         print(f"{told(machine())}; {describe()}")
-        {"speed": lambda: speed(scale, imgsz, rounds), "step": lambda: step(scale, rounds), "load": lambda: load(scale, rounds)}[what]()
+        {"speed": lambda: speed(scale, imgsz, rounds), "shapes": lambda: shapes(scale, imgsz, rounds),
+         "profile": lambda: profile(scale, imgsz, rounds), "step": lambda: step(scale, rounds), "load": lambda: load(scale, rounds)}[what]()
 
 
 if __name__ == "__main__":
