@@ -10,8 +10,9 @@ import torch
 from coloured import place  # noqa: F401  the fixture
 
 from bitfalcon_plugin import YOLO
-from bitfalcon_plugin.bit import scan
-from bitfalcon_plugin.bit.report import load_steps
+from bitfalcon_plugin.bit import bitify, calibrate, scan, study
+from bitfalcon_plugin.bit.qat import as_checkpoint
+from bitfalcon_plugin.bit.report import load_steps, save_steps
 from bitfalcon_plugin.checkpoint import Checkpoint, load, save
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.commands import parse_tokens
@@ -82,6 +83,46 @@ def test_replace_walks_to_its_budget(floats, capsys, monkeypatch):
     kept = load("runs/detect/bit/replaced.pt").model()
     assert {name.split(".")[1] for name in ternary_layers(kept)} == {"5"}
     assert (floats / "runs/detect/bit/report.md").read_text().startswith("| step")
+
+
+def test_replace_goes_on_where_it_was_ended(floats, capsys, monkeypatch):
+    walk = ["bit", "mode=replace", "by=part", "max_drop=100", "model=float.pt", *COMMON]
+    assert main(walk) == 0
+    folder = floats / "runs/detect/bit"
+    whole, kept = load_steps(folder), load(folder / "replaced.pt")
+    measured, original = [], scan.price
+    monkeypatch.setattr(study, "price", lambda *given: measured.append(1) or original(*given))
+    monkeypatch.setattr(scan, "price", None)  # no unit is measured again
+    for left, again in ((2, 1), (3, 0)):  # a kill in the last step, and after it
+        save_steps(folder, whole[:left])
+        (folder / "replaced.pt").unlink()
+        measured.clear()
+        assert main([*walk, "resume=runs/detect/bit"]) == 0 and len(measured) == again
+        assert load_steps(folder) == whole
+        state = load(folder / "replaced.pt").state
+        assert all(torch.equal(value, kept.state[name]) for name, value in state.items()) and state.keys() == kept.state.keys()
+    monkeypatch.setattr(scan, "price", original)
+    assert main([*walk, "resume=runs/detect/bit", "keep=model.1"]) == 0  # other units: all of it is measured anew
+    assert load_steps(folder)[-1].ternary_share < whole[-1].ternary_share
+
+
+def test_the_report_prices_the_options_that_a_model_has(floats, capsys, monkeypatch):
+    checkpoint = load("float.pt")
+    model = checkpoint.model()
+    bitify(model, "head", rule="twn", dw="ternary")
+    calibrate(model, [torch.rand(2, 3, 64, 64)])
+    save("twn.pt", as_checkpoint(model, checkpoint))
+    seen, original = [], scan.price
+    monkeypatch.setattr(study, "price", lambda trial, *rest: seen.append({n: (m.rule, m.act) for n, m in ternary_layers(trial).items()})
+                        or original(trial, *rest))
+    assert main(["bit", "report", "model=float.pt,twn.pt", *COMMON]) == 0
+    assert seen == [{name: (layer.rule, layer.act) for name, layer in ternary_layers(model).items()}]
+    assert {rule for rule, _ in seen[0].values()} == {"twn"}
+    other = build("yolov12-lite.yaml", "n", names={0: "red", 1: "green", 2: "blue"})
+    bitify(other, "head")
+    save("other.pt", Checkpoint(other.graph, other.state_dict()))
+    assert main(["bit", "report", "model=float.pt,other.pt", *COMMON]) == 2
+    assert "different graphs" in capsys.readouterr().err
 
 
 def test_fine_tuning_packing_and_the_report(floats, capsys):

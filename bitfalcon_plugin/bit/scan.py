@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -84,30 +84,36 @@ def pattern(layers: Sequence[str]) -> str:
     return "^(" + "|".join(layer.replace(".", r"\.") for layer in layers) + ")$"
 
 
-def price(model: Detector, layers: Sequence[str], train: Sequence[Sample], val: Sequence[Sample], settings: Settings) -> tuple[float, float, Detector]:
-    """mAP with these layers ternary, raw and with norms measured anew, and the model of the latter. `model` stays as it is."""
+def replaced(model: Detector, layers: Sequence[str]) -> Detector:
+    """A copy with these layers ternary."""
     trial = copy.deepcopy(model)
     bitify(trial, pattern(layers), "none")
+    return trial
+
+
+def price(trial: Detector, train: Sequence[Sample], val: Sequence[Sample], settings: Settings) -> tuple[float, float]:
+    """mAP of a float model with layers replaced: with its norms as they are, and measured anew. The model has the latter afterwards."""
     calibrate(trial, calibration_images(train, settings, trial, IMAGES), norms=False)
     raw = accuracy(trial, val, settings).ap
     calibrate(trial, calibration_images(train, settings, trial, IMAGES))
-    return raw, accuracy(trial, val, settings).ap, trial
+    return raw, accuracy(trial, val, settings).ap
 
 
 def scan_units(model: Detector, units: Mapping[str, Sequence[str]], train: Sequence[Sample], val: Sequence[Sample], settings: Settings,
                folder: Path, say: Callable[[str], None] = print) -> Ranking:
     """Measure every unit by itself; after each, scan.json holds all so far, and a scan of the same folder goes on from it."""
-    known = dict(_known(folder, units, settings))
+    before = known_ranking(folder, settings)
+    known = {loss.unit: loss for loss in (before.losses if before else ()) if tuple(units.get(loss.unit, ())) == loss.layers}
     if known:
         say(f"{folder / FILE} has {len(known)} of {len(units)} units already")
-    ap = accuracy(model, val, settings).ap
-    halves = tuple(accuracy(model, part, settings).ap for part in (val[::2], val[1::2] or val))
+    ap = before.ap if before else accuracy(model, val, settings).ap
+    halves = before.halves if before else tuple(accuracy(model, part, settings).ap for part in (val[::2], val[1::2] or val))
     say(f"float: AP {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
     losses: list[Loss] = []
     for number, (unit, layers) in enumerate(units.items(), 1):
         loss = known.get(unit)
         if loss is None:
-            raw, again, trial = price(model, layers, train, val, settings)
+            raw, again = price(trial := replaced(model, layers), train, val, settings)
             weights = {name: p.numel() for name, p in trial.named_parameters()}
             loss = Loss(unit, tuple(layers), sum(weights[f"{layer}.weight"] for layer in layers), raw, again)
         losses.append(loss)
@@ -147,15 +153,16 @@ def load_ranking(folder: Path) -> tuple[Ranking, dict[str, object]] | None:
     return Ranking(content["ap"], tuple(content["halves"]), tuple(losses)), of
 
 
-def _known(folder: Path, units: Mapping[str, Sequence[str]], settings: Settings) -> Iterator[tuple[str, Loss]]:
+def known_ranking(folder: Path, settings: Settings) -> Ranking | None:
+    """The scan of a folder, if there is one. UserError where it is of another model, of other images or settings."""
     found = load_ranking(folder)
     if found is None:
-        return
+        return None
     ranking, of = found
     other = [f"{key}={value} (the scan: {of.get(key)})" for key, value in _identity(settings).items() if of.get(key) != value]
     if other:
         raise UserError(f"'{folder / FILE}' is of another scan: {', '.join(other)}. Give the settings of that one, or another folder.")
-    yield from ((loss.unit, loss) for loss in ranking.losses if tuple(units.get(loss.unit, ())) == loss.layers)
+    return ranking
 
 
 def _identity(settings: Settings) -> dict[str, object]:

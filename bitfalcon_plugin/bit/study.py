@@ -30,14 +30,16 @@ from ..foreign import load_any
 from ..inputs import class_names, find_data, is_weights, legal_side, scan_split
 from ..model import Detector
 from ..modules.integer import describe
-from ..modules.replace import parts_by_row, ternary_layers
+from ..modules.replace import parts_by_row, replace_alike, ternary_layers
 from ..policy import PARTS
 from ..timing import machine
 from ..training.memory import USUAL
+from .calibration import calibrate, calibration_images
 from .packing import pack, packed_of, sizes
 from .qat import accuracy, as_checkpoint, run_qat
-from .report import FLOAT, Step, draw, markdown, save_steps, time_steps
-from .scan import Ranking, price, scan_units, units_of
+from .report import FILE as STEPS_FILE
+from .report import FLOAT, Step, draw, load_steps, markdown, save_steps, time_steps
+from .scan import IMAGES, Ranking, known_ranking, price, replaced, scan_units, units_of
 
 SUFFIX = "-bit.pt"
 
@@ -77,31 +79,47 @@ def _scanned(subject: Subject, folder: Path) -> Ranking:
 def run_replace(settings: Settings) -> list[Step]:
     """Walk the ranking of a scan (of resume=<folder>, or made first) from the least harmful unit on; writes a row a step.
 
-    The step before max_drop= points of mAP are lost is kept as replaced.pt, with measured norms, not fine-tuned.
+    The step before max_drop= points of mAP are lost is kept as replaced.pt, with measured norms, not fine-tuned. With resume= the steps
+    that an interrupted walk has written are not measured again.
     """
     subject, folder = _subject(settings), _folder(settings)
     settings = subject.settings
+    before = known_ranking(folder, settings)
     ranking = _scanned(subject, folder)  # of what scan.json holds nothing is measured again
-    steps, layers, kept = [_first(subject, ranking.ap)], [], None
-    save_steps(folder, steps)
-    for number, loss in enumerate(ranking.losses, 1):
-        layers += loss.layers
-        raw, again, model = price(subject.model, layers, subject.train, subject.val, settings)
-        drop = 100 * (ranking.ap - again)
-        step = _step(f"{number} units", model, tuple(one.unit for one in ranking.losses[:number]), ap_raw=raw, ap_norms=again)
+    done = _steps_before(folder) if before is not None and before.losses == ranking.losses else {}
+    steps, kept, model = [_first(subject, ranking.ap)], 0, None
+    for number in range(1, len(ranking.losses) + 1):
+        units, trial = tuple(loss.unit for loss in ranking.losses[:number]), None
+        if (step := done.get(units)) is None:
+            trial = _walked(subject, ranking, number)
+            raw, again = price(trial, subject.train, subject.val, settings)
+            step = _step(f"{number} units", trial, units, ap_raw=raw, ap_norms=again)
         steps.append(step)
         save_steps(folder, steps)
-        print(f"{number:>3}/{len(ranking.losses)} + {loss.unit:<32} AP {again:.4f} ({-drop:+.1f} points), {step.ternary_share:.0%} ternary, "
+        drop = 100 * (ranking.ap - step.ap_norms)
+        print(f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} AP {step.ap_norms:.4f} ({-drop:+.1f} points), {step.ternary_share:.0%} ternary, "
               f"{step.bytes_packed / 1e6:.2f} MB packed")
         if drop > settings.max_drop:
-            print(f"max_drop={settings.max_drop:g}: stopped; {number - 1} units stay within it.")
+            print(f"max_drop={settings.max_drop:g}: stopped; {kept} units stay within it.")
             break
-        kept = model
-    if kept is not None:
-        save_checkpoint(folder / "replaced.pt", as_checkpoint(kept, subject.checkpoint))
+        kept, model = number, trial
+    if kept:
+        if model is None:  # of an earlier run, which left numbers only
+            calibrate(model := _walked(subject, ranking, kept), calibration_images(subject.train, settings, subject.model, IMAGES))
+        save_checkpoint(folder / "replaced.pt", as_checkpoint(model, subject.checkpoint))
         print(f"{folder / 'replaced.pt'}: fine-tune it with bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}")
     _write(folder, steps)
     return steps
+
+
+def _walked(subject: Subject, ranking: Ranking, count: int) -> Detector:
+    return replaced(subject.model, [layer for loss in ranking.losses[:count] for layer in loss.layers])
+
+
+def _steps_before(folder: Path) -> dict[tuple[str, ...], Step]:
+    # What an interrupted walk has measured, by what was replaced.
+    found = load_steps(folder) if (folder / STEPS_FILE).is_file() else []
+    return {step.replaced: step for step in found if step.ap_norms is not None and step.bytes_packed is not None}
 
 
 def run_report(settings: Settings) -> list[Step]:
@@ -139,13 +157,14 @@ def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
     settings, checkpoint = subject.settings, load_any(path)
     if not ternary_layers(built := checkpoint.model()):
         raise UserError(f"'{path}' has no ternary layer; the float model is the first of model=, and only that.")
-    layers = list(ternary_layers(built))
-    raw, again, _ = price(subject.model, layers, subject.train, subject.val, settings)
+    layers, trial = tuple(ternary_layers(built)), copy.deepcopy(subject.model)
+    replace_alike(trial, built)
+    raw, again = price(trial, subject.train, subject.val, settings)
     ready = built.fuse().requires_grad_(False).to(memory_format=torch.channels_last)
     tuned = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
     small = checkpoint if checkpoint.packed else packed_of(checkpoint)
     packed = accuracy(small.model(), subject.val, settings).ap
-    return _step(_name(built), built, tuple(layers), ap_raw=raw, ap_norms=again, ap_tuned=tuned, ap_packed=packed, small=small), ready
+    return _step(_name(built), built, layers, ap_raw=raw, ap_norms=again, ap_tuned=tuned, ap_packed=packed, small=small), ready
 
 
 def _name(model: Detector) -> str:

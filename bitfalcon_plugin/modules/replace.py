@@ -140,6 +140,24 @@ def apply_policies(rows: nn.ModuleList, graph: Graph) -> None:
         _settle(rows)
 
 
+def replace_alike(model: nn.Module, other: nn.Module) -> None:
+    """Make the layers of a float Detector ternary that are so in `other`, with the options they have there; in place.
+
+    For trying things out: model.graph stays as it is. UserError for a layer that the model has not, or has in another shape.
+    """
+    wanted, found = ternary_layers(other), {layer: (parent, child) for parent, child, layer in _named(model.model)}
+    shapes = {name: (layer.codes if isinstance(layer, FrozenConv2d) else layer.weight).shape for name, layer in wanted.items()}
+    raise_problems("The models are of different graphs. Layers that the float model lacks, or has in another shape:", [
+        name for name in wanted if name not in found or getattr(getattr(*found[name]), "weight", None) is None
+        or type(getattr(*found[name])) not in TERNARY or getattr(*found[name]).weight.shape != shapes[name]][:20])
+    for name, layer in wanted.items():
+        parent, child = found[name]
+        options = {"rule": layer.rule, "act": "static" if layer.act == "given" else layer.act, "granularity": getattr(layer, "granularity", "channel")}
+        module = getattr(parent, child)
+        setattr(parent, child, TERNARY[type(module)].of(module, **options))
+    _settle(model.model)
+
+
 def observe(model: nn.Module, wanted: bool) -> None:
     """Whether static scales of activations follow what training batches hold, or stay as they are."""
     for module in model.modules():
