@@ -27,8 +27,9 @@ from .errors import UserError, did_you_mean
 from .export import run_export
 from .foreign import load_any
 from .model import Detector
+from .quick import prepared
 from .timing import VARIANTS
-from .training.launch import _script_left_out as script_left_out
+from .training.launch import script_left_out
 
 try:
     import resource
@@ -37,6 +38,7 @@ except ImportError:  # Windows
 
 TORCH, COMPILED = "torch", "compile"
 REFERENCE = "torch fp32 NCHW"  # what the others are compared with
+USUAL = "as predict runs it"  # variant of torch: what quick.prepared makes of the model
 PRECISIONS = {"half": "16 bits", "int8": "int8"}  # option of export -> what it is called
 LIMITS = {COMPILED: 900.0}  # seconds until a contender must have run its first images
 LIMIT, GRACE = 300.0, 20.0
@@ -46,7 +48,7 @@ LIMIT, GRACE = 300.0, 20.0
 class Contender:
     """One way to run the network. family: torch, compile or a format of export. path: the file that it opens, "" until there is one.
 
-    variant: of timing.VARIANTS, and "fp16 channels_last". options: half or int8 of the export.
+    variant: of timing.VARIANTS, USUAL, and "fp16 channels_last". options: half or int8 of the export.
     """
 
     name: str
@@ -121,6 +123,8 @@ def contenders(settings: Settings, device: torch.device) -> list[Contender]:
             found.append(Contender(f"{TORCH} {variant}", TORCH, precision, variant=variant))
         if COMPILED in wanted and layout is torch.channels_last:
             found.append(Contender(f"{COMPILED} {variant}", COMPILED, precision, variant=variant))
+    if TORCH in wanted:
+        found.append(Contender(f"{TORCH} {USUAL}", TORCH, "float32", variant=USUAL))
     for format_, row in FORMATS.items():
         if format_ in wanted and row.status == VALIDATED:
             found.append(Contender(format_, format_, "float32"))
@@ -185,8 +189,11 @@ def opened(one: Contender, device: torch.device) -> Network | Engine:
     """The contender, ready to be called."""
     if one.family not in (TORCH, COMPILED):
         return open_engine(one.path, str(device), half="half" in one.options)
+    model = load_any(one.path).model()
+    if one.variant == USUAL:
+        return Network(prepared(model, device), device, torch.float32, torch.channels_last, False)
     dtype, layout = VARIANTS.get(one.variant, (torch.float16, torch.channels_last))
-    return Network(load_any(one.path).model(), device, dtype, layout, one.family == COMPILED)
+    return Network(model, device, dtype, layout, one.family == COMPILED)
 
 
 def tried(one: Contender, shape: tuple[int, int, int, int], device: torch.device) -> Trial:

@@ -106,12 +106,13 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
     best = "runs/detect/t/weights/best.pt"
     found = YOLO(best).benchmark(data="data/data.yaml", imgsz=64, format="torch,torchscript", plots=False, device="cpu")
     names = [row.name for row in found.rows]
-    assert names == ["torch fp32 NCHW", "torch fp32 channels_last", "torch bf16 channels_last", "torchscript", "torchscript 16 bits"]
+    assert names == ["torch fp32 NCHW", "torch fp32 channels_last", "torch bf16 channels_last", "torch as predict runs it", "torchscript",
+                     "torchscript 16 bits"]
     ran = {row.name: row for row in found.rows if not row.reason}
     assert set(names[:4]) <= set(ran)
     metrics = YOLO(best).val(data="data/data.yaml", imgsz=64, plots=False, rect=False, device="cpu")
     assert metrics.ap > 0
-    for name in (REFERENCE, "torch fp32 channels_last", "torchscript"):
+    for name in (REFERENCE, "torch fp32 channels_last", "torch as predict runs it", "torchscript"):
         row = ran[name]
         assert row.ap == pytest.approx(metrics.ap, abs=0.02) and row.ap50 == pytest.approx(metrics.ap50, abs=0.02)
         assert row.matched == row.boxes > 0 and row.pixels < 0.05 and row.score < 1e-3

@@ -282,11 +282,11 @@ def test_a_script_that_trains_when_imported_is_left_out(tmp_path, monkeypatch, t
     main = sys.modules["__main__"]
     monkeypatch.setattr(main, "__file__", str(script), raising=False)
     monkeypatch.setattr(main, "__spec__", None)
-    with module._script_left_out(needed=False):
+    with module.script_left_out(needed=False):
         assert hasattr(main, "__file__") == imported
     assert main.__file__ == str(script)
     with contextlib.nullcontext() if imported else pytest.raises(UserError, match="if __name__ == '__main__'"):
-        with module._script_left_out(needed=True):
+        with module.script_left_out(needed=True):
             assert imported
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitfalcon_plugin.modules import integer
-from bitfalcon_plugin.modules.frozen import FrozenConv2d, chain
+from bitfalcon_plugin.modules.frozen import FrozenConv2d, fold
 from bitfalcon_plugin.modules.quantised import Quantised
 from bitfalcon_plugin.modules.ternary import BitConv2d
 from test_bit import seed  # noqa: F401  the fixture of every test
@@ -24,7 +24,7 @@ def block() -> nn.Module:
     for part in made.values():
         part.conv(x)
         part.conv = part.conv.eval().freeze(None, nn.SiLU())[0]
-    chain(made.first, made.second)
+    fold(made.first, made.second)
     return made
 
 
@@ -65,6 +65,7 @@ def test_what_was_settled_is_forgotten_when_something_changes(change):
 
 
 @needs_integers
+@pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
 def test_what_was_settled_is_for_its_own_kind_of_input():
     made, x = block(), torch.randn(2, 8, 7, 6)
     layer = made.second.conv

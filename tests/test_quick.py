@@ -113,6 +113,19 @@ def test_a_prepared_network_gives_the_boxes_of_the_plain_one():
     assert model.training is False and any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
 
 
+@needs_operator
+@pytest.mark.parametrize("graph", ["yolov12.yaml", "yolo11.yaml", "bitfalcon.yaml"])
+def test_what_is_prepared_can_be_folded_and_prepared_again(graph):
+    model = lived(build(graph, "n")).eval()
+    x = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
+    ready = quick.prepared(model, CPU)
+    with torch.inference_mode():
+        expected = ready(x)
+        for again in (quick.prepared(ready, CPU), ready.fuse()):
+            found = again(x)
+            assert all(torch.allclose(found[key], expected[key], atol=1e-4, rtol=1e-4) for key in found)
+
+
 def test_a_copy_shares_nothing_that_can_change():
     class Odd(nn.Module):
         def __init__(self, other):

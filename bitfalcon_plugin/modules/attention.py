@@ -13,7 +13,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .blocks import C3k
 from .conv import Conv
-from .frozen import chain
+from .frozen import fold
 
 HEAD_WIDTH = 32  # channels a head of A2C2f (spec/interface.md section 0)
 
@@ -86,12 +86,6 @@ def _real_positions(count: int, area: int, run: int, device: torch.device) -> Te
     return real | ~real.any(-1, keepdim=True)
 
 
-def _fuse_pair(pair: nn.Sequential) -> None:
-    for block in pair:
-        block.fuse()
-    chain(*pair)
-
-
 class AAttn(Attention):
     """Area attention of YOLOv12: (dim, num_heads, area)."""
 
@@ -117,7 +111,7 @@ class ABlock(nn.Module):
 
     def fuse(self) -> None:
         """Fold the MLP; its first layer gives the second codes where both are ternary."""
-        _fuse_pair(self.mlp)
+        fold(*self.mlp)
 
 
 class A2C2f(nn.Module):
@@ -169,7 +163,7 @@ class PSABlock(nn.Module):
 
     def fuse(self) -> None:
         """Fold the feed-forward; its first layer gives the second codes where both are ternary."""
-        _fuse_pair(self.ffn)
+        fold(*self.ffn)
 
 
 class C2PSA(nn.Module):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .conv import Conv
-from .frozen import chain
+from .frozen import fold
 
 
 class Concat(nn.Module):
@@ -43,10 +43,10 @@ class Bottleneck(nn.Module):
 
     def fuse(self) -> None:
         """Fold both; the first gives the second codes where both are ternary."""
-        self.cv1.fuse()
-        self.cv2.fuse()
+        fold(self.cv1)
+        fold(self.cv2)
         if type(self).forward is Bottleneck.forward:  # one of somebody else may read the first's output twice
-            chain(self.cv1, self.cv2)
+            fold(self.cv1, self.cv2)
 
 
 class C2f(nn.Module):

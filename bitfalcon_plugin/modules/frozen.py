@@ -168,11 +168,15 @@ def kind_of(rule: str, shape: torch.Size, groups: int) -> str:
     return ("int8" if rule == "int8" else "ternary") + (" depthwise" if depthwise else "")
 
 
-def chain(*blocks: nn.Module) -> None:
-    """Let each block (with a layer `conv`) give codes to the next, where both are folded ternary layers with SiLU between them.
+def fold(*blocks: nn.Module) -> None:
+    """Fold blocks each of which alone reads the output of the one before it; a ternary layer with SiLU then gives the next codes.
 
-    Only for blocks whose output the next alone reads.
+    A block is a module with a layer `conv`, or that layer itself.
     """
-    for first, second in zip((block.conv for block in blocks), (block.conv for block in blocks[1:])):
+    for block in blocks:
+        if hasattr(block, "fuse"):
+            block.fuse()
+    layers = [getattr(block, "conv", block) for block in blocks]
+    for first, second in zip(layers, layers[1:]):
         if isinstance(first, FrozenConv2d) and isinstance(second, FrozenConv2d) and first.silu and second.act == "static":
             first.follower = (second,)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..boxes import anchor_points, distances_to_boxes, xywh_from_xyxy
 from .conv import Conv, DWConv
-from .frozen import chain
+from .frozen import fold
 from .quantised import Quantised, Quantising
 
 BOX_BIAS = 2.0  # spec/families.md section 3
@@ -80,10 +80,7 @@ class Detect(nn.Module):
     def fuse(self) -> None:
         """Fold the branches; a ternary layer gives the next one codes."""
         for branch in (*self.cv2, *self.cv3):
-            blocks = list(blocks_of(branch))
-            for block in blocks:
-                block.fuse()
-            chain(*blocks)
+            fold(*blocks_of(branch))
 
     def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
         """Raw outputs -> (B, 4+nc, A) float32: xywh in pixels of the network input, then class probabilities."""

@@ -51,7 +51,7 @@ def launch(count: int, function: Callable, *args: object) -> object:
         raise UserError(f"The script starts training when it is imported, and every process that trains imports it. {GUARD}")
     needs_script = _check_pickles(function, args)
     notes = tempfile.TemporaryDirectory(prefix="bitfalcon-", ignore_cleanup_errors=True)
-    with notes as folder, _as_before(), _script_left_out(needs_script):
+    with notes as folder, _as_before(), script_left_out(needs_script):
         config = LaunchConfig(
             min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
             local_addr="localhost", max_restarts=0, start_method="spawn", logs_specs=DefaultLogsSpecs(log_dir=folder))
@@ -129,7 +129,7 @@ def _check_pickles(function: Callable, args: tuple) -> bool:
 
 
 @contextmanager
-def _script_left_out(needed: bool) -> Iterator[None]:
+def script_left_out(needed: bool) -> Iterator[None]:
     """New processes import the user's script again; one that would start training there, too, is left out.
 
     A script that compares `__name__` somewhere is taken to protect itself, as multiprocessing asks for.
