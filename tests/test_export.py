@@ -5,6 +5,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import re
+import sys
 import zipfile
 from pathlib import Path
 
@@ -269,6 +271,26 @@ def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, ca
             compare(model, lambda _: torch.cat((right[:, :4] + 50, right[:, 4:]), 1), [images], "float32")
 
 
+@needs_openvino
+@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="needs nncf: pip install -e '.[int8]'")
+def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
+    for index in range(12):
+        Image.fromarray(np.random.RandomState(index).randint(0, 255, (64, 64, 3), np.uint8)).save(folder / f"{index}.png")
+    model = tiny((-1, 1, "Conv", [64, 3, 1]), (-1, 1, "A2C2f", [64, True, 1]))
+    path = run_export(model, made(format="openvino", int8=True, source=str(folder)), "small.yaml")
+    assert "int8" in capsys.readouterr().out
+    text = next(path.glob("*.xml")).read_text(encoding="utf-8")
+    quantised = [name for name in re.findall(r'<layer id="\d+" name="([^"]*)" type="FakeQuantize"', text)]
+    assert quantised and [name for name in quantised if f"/model.{len(model.model) - 1}/" in name or "MatMul" in name or "Softmax" in name] == []
+    assert 'element_type="i8"' in text
+    engine, images = open_engine(path, "cpu"), torch.rand(1, 3, 64, 64)
+    assert engine.about.args["int8"]
+    with torch.inference_mode():
+        wanted = model.decode(model(images))
+    found = engine.decode(engine(images))
+    assert 0 < (found - wanted).abs().max() and (found[:, :4] - wanted[:, :4]).abs().max() < 3
+
+
 # What is refused
 
 
@@ -291,6 +313,11 @@ def test_one_clear_line_for_what_cannot_be(folder, options, words):
 
 
 def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "nncf", None)
+    if importlib.util.find_spec("openvino") is not None:
+        Image.new("RGB", (64, 64)).save(folder / "a.png")
+        with pytest.raises(UserError, match=r"nncf: pip install 'bitfalcon\[int8\]'"):
+            run_export(tiny(), made(format="openvino", int8=True, source="a.png"), "small.yaml")
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("onnx", "onnxruntime", "openvino") else find(name, *rest))
     for format_, extra in (("onnx", "export"), ("openvino", "openvino")):
