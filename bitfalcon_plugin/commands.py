@@ -143,5 +143,6 @@ class _Command:
             self.set(key, word)
         else:
             switches = [key for key, row in live().items() if isinstance(row["default"], bool) and key[0] == word[0]]
-            hint = did_you_mean(word, (*VERBS, *switches))
+            step = f" Did you mean 'bit {word.lower()}'?" if word.lower() in BIT_STEPS else ""
+            hint = step or did_you_mean(word, (*VERBS, *switches))
             self.problems.append(f"'{word}' is no verb ({', '.join(VERBS)}), no setting and no file.{hint}")

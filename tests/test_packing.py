@@ -191,6 +191,8 @@ ENTRIES = {
     "type": (lambda c: {"trits": c["trits"].to(torch.int8)}, "no flat tensor"), "ndim": (lambda c: {"floats": c["floats"][None]}, "no flat"),
     "list": (lambda c: {"halves": [1.0]}, "no flat tensor"), "missing": (lambda c: {"bytes": None}, "no flat tensor of int8"),
     "fmt": (lambda c: {"fmt": "t7"}, "none of t5, t2"), "list fmt": (lambda c: {"fmt": ["t5"]}, "none of t5, t2"),
+    "NaN": (lambda c: {"floats": torch.full_like(c["floats"], float("nan"))}, "floats that are not finite"),
+    "infinite": (lambda c: {"halves": torch.full_like(c["halves"], float("inf"))}, "halves that are not finite"),
     "tensors": (lambda c: {"settings": {"x": torch.zeros(1)}}, "no plain values"), "no graph": (lambda c: {"graph": None}, "graph"),
     "no names": (lambda c: {"graph": {**c["graph"], "names": [1]}}, "graph.names"), "norms": (lambda c: {"norms": {"model.9.bn": [1, 2]}}, "norm"),
 }

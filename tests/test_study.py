@@ -16,6 +16,7 @@ from bitfalcon_plugin.bit.report import load_steps, save_steps
 from bitfalcon_plugin.checkpoint import Checkpoint, load, save
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.commands import parse_tokens
+from bitfalcon_plugin.errors import UserError
 from bitfalcon_plugin.model import build
 from bitfalcon_plugin.modules.replace import ternary_layers
 
@@ -34,6 +35,8 @@ def floats(place):  # noqa: F811
 def test_the_words_of_the_verb():
     for words in ("task=bit mode=scan", "bit mode=scan", "bit scan", "mode=scan task=bit", "mode=scan", "bit step=scan"):
         assert parse_tokens(words.split()) == ("bit", {"mode": "bit", "step": "scan"})
+    with pytest.raises(UserError, match="Did you mean 'bit scan'"):
+        parse_tokens(["scan", "model=best.pt"])
 
 
 def test_scan_ranks_and_goes_on_where_it_was_ended(floats, capsys, monkeypatch):

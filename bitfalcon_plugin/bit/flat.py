@@ -140,6 +140,8 @@ def restore(content: Mapping[str, object]) -> dict[str, Tensor]:
             raise ValueError(f"{piece} is no flat tensor of {str(kind)[6:]}")
     if content.get("checksum") != checksum(content):
         raise ValueError("its checksum is another")
+    if wrong := [piece for piece in ("floats", "halves") if not pieces[piece].isfinite().all()]:
+        raise ValueError(f"{wrong[0]} that are not finite")
     lines = parse(content.get("table"))
     needed = dict.fromkeys(PIECES, 0)
     for line in lines:
