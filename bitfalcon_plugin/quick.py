@@ -31,6 +31,9 @@ GAIN = 1.15  # how much faster 16 bits must be on a CPU to be chosen
 HEAP = 33_000_000  # bytes; the largest block that glibc keeps for the next use, once it has seen one returned (mallopt(3))
 # Activation -> its name in the operator. A subclass may compute something else: only these very classes.
 FUSED = {nn.SiLU: "swish", nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.Identity: "none"}
+# Numbers in the input up to which oneDNN takes longer to begin than others to finish (0.1 ms): torch's own loops, as torch itself
+# chooses for single images, and a product of matrices for 1x1 convolutions of channels-last images.
+FEW, SOME = 20_480, 200_000
 
 OWN = (__package__ + ".", "torch.nn.modules.")
 PLAIN = frozenset((int, float, bool, str, bytes, type(None), frozenset, Graph))  # values that nobody changes
@@ -52,12 +55,22 @@ class Packed(nn.Conv2d):
         packed._parameters, packed._buffers, packed._modules = dict(conv._parameters), dict(conv._buffers), {}
         packed.after, packed._laid, packed._seen = act, OrderedDict(), ()
         packed._options = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        packed._loops = FEW if conv.groups == 1 and max(conv.kernel_size) <= 3 else 0
+        single = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
+        packed._products = SOME if single and conv.weight.dtype == torch.float32 and torch.backends.mkl.is_available() else 0
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._usable(x):
             return self.after(super().forward(x))
+        if (count := x.numel()) <= self._products and (rows := x.permute(0, 2, 3, 1)).is_contiguous():
+            return self._after(functional.linear(rows, self._parameters["weight"].flatten(1), self._parameters["bias"])).permute(0, 3, 1, 2)
+        if count <= self._loops and len(x) == 1:
+            return self._after(super().forward(x))
         return _operator()(x, self._weights(x.shape), self._parameters["bias"], *self._options, FUSED[type(self.after)], [], "")
+
+    def _after(self, y: Tensor) -> Tensor:
+        return functional.silu(y, inplace=True) if type(self.after) is nn.SiLU else self.after(y)
 
     def _usable(self, x: Tensor) -> bool:
         weight = self._parameters["weight"]

@@ -37,7 +37,10 @@ def folded(conv: Conv) -> Conv:
 @needs_operator
 @pytest.mark.parametrize("act", [True, False, nn.ReLU(), nn.Hardswish(), nn.LeakyReLU(0.2), nn.SiLU(inplace=True)])
 @pytest.mark.parametrize(("k", "s", "g", "d"), [(3, 1, 1, 1), (1, 1, 1, 1), (3, 2, 8, 1), (5, 2, 2, 2)])
-def test_a_packed_block_is_the_plain_one_at_every_call(act, k, s, g, d):
+@pytest.mark.parametrize("limits", [(0, 0), (0, 2000), (quick.FEW, quick.SOME)])  # oneDNN alone; products; torch's own loops, too
+def test_a_packed_block_is_the_plain_one_at_every_call(act, k, s, g, d, limits, monkeypatch):
+    monkeypatch.setattr(quick, "FEW", limits[0])
+    monkeypatch.setattr(quick, "SOME", limits[1])
     plain = folded(Conv(8, 16, k, s, g=g, d=d, act=act))
     packed = nn.Sequential(copy.deepcopy(plain))
     assert quick.pack(packed) == 1 and isinstance(packed[0].conv, quick.Packed)
@@ -45,8 +48,10 @@ def test_a_packed_block_is_the_plain_one_at_every_call(act, k, s, g, d):
         x = torch.randn(size[0], 8, *size[1:])
         with torch.inference_mode():
             expected = plain(x)
-            for given in (x, x.contiguous(memory_format=torch.channels_last)):
+            for given in (x, x.contiguous(memory_format=torch.channels_last), torch.cat((x, x), 1)[:, :8]):
+                kept = given.clone()
                 torch.testing.assert_close(packed(given), expected, atol=1e-5, rtol=1e-4)
+                assert torch.equal(given, kept)
 
 
 @needs_operator
@@ -86,7 +91,7 @@ def test_a_block_gives_way_to_its_convolution_where_nothing_else_is_left():
 
 @needs_operator
 def test_shapes_are_kept_for_a_few_sizes_only():
-    packed = nn.Sequential(folded(Conv(4, 4, 3)))
+    packed = nn.Sequential(folded(Conv(4, 4, 5)))
     quick.pack(packed)
     with torch.inference_mode():
         for side in range(8, 20):
