@@ -27,7 +27,7 @@ from .errors import UserError, did_you_mean
 from .export import run_export
 from .foreign import load_any
 from .model import Detector
-from .quick import prepared
+from .quick import keep_compiled, prepared
 from .timing import VARIANTS
 from .training.launch import script_left_out
 
@@ -85,6 +85,8 @@ class Network:
     def __init__(self, model: Detector, device: torch.device, dtype: torch.dtype, layout: torch.memory_format, compiled: bool):
         self.model = model.eval().fuse().requires_grad_(False).to(device, dtype, memory_format=layout)
         self.names, self.nc, self.multiple, self.layout = self.model.names, self.model.nc, self.model.multiple, layout
+        if compiled:
+            keep_compiled()
         self._run: Callable[[Tensor], object] = torch.compile(self._whole, dynamic=False) if compiled else self._whole
         self.runtime = f"torch {torch.__version__}"
 

@@ -78,7 +78,7 @@ def _named(device: object) -> list[torch.device]:
     if found.count(-1) and len(found) > count:
         problems.append(f"{len(found)} GPUs are asked for")
     if problems:
-        raise UserError(f"device={device!r}: {'; '.join(problems)} (known: {known}).")
+        raise UserError(f"device={device!r}: {'; '.join(problems)} (known: {known}). Give one of these, or no device.")
     return [torch.device(item) if isinstance(item, str) else torch.device("cuda", item) for item in _idle_filled(found, count)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import os
 import statistics
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from .errors import UserError
 from .files import cache_dir
 from .graph import Graph
 from .modules.conv import Conv, SepConv7x7
@@ -309,10 +311,22 @@ def _keep_memory() -> None:
 
 def compiled(model: nn.Module, mode: bool | str = True) -> nn.Module:
     """Set a model to be compiled at its next call, in place; what is compiled is kept in the cache folder for later processes."""
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "compiled"))
+    keep_compiled()
     model.compile(mode="default" if mode is True else mode)
     model.warmed = {}
     return model
+
+
+def keep_compiled() -> None:
+    """Let what torch.compile makes go to the cache folder. UserError where that cannot be written."""
+    if "TORCHINDUCTOR_CACHE_DIR" not in os.environ:
+        folder = cache_dir() / "compiled"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"compile: what is compiled cannot be kept in '{folder}' ({error.strerror}). Give BITFALCON_CACHE a folder that can "
+                            "be written, or leave compile away.") from error
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
 def warm(model: nn.Module, images: Tensor, say: Callable[[str], None] | None = None) -> float:
@@ -324,6 +338,7 @@ def warm(model: nn.Module, images: Tensor, say: Callable[[str], None] | None = N
         return 0.0
     say = say or (lambda text: print(text, file=sys.stderr))
     start = time.perf_counter()
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else it tells of a CUDA that nobody asked for
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")

@@ -18,6 +18,7 @@ import torch
 from .checkpoint import Checkpoint, load
 from .config import Settings, live, load_settings
 from .devices import select_devices
+from .engines.formats import format_of
 from .errors import UserError, did_you_mean
 from .experiment import BUDGET, FILE, ROUNDS, Experiment, Row, budget, draw, load_experiment, markdown, save_experiment
 from .figures import NoMatplotlib
@@ -112,7 +113,7 @@ def _begun(settings: Settings) -> Experiment:
 
 
 def _check(settings: Settings) -> None:
-    if settings.model is not None and is_weights(settings.model):
+    if settings.model is not None and (is_weights(settings.model) or format_of(settings.model)):
         raise UserError(f"sizes trains a graph in several sizes; model={settings.model} is weights of one size. Give a graph, for example "
                         "model=yolov12-lite.yaml .")
     if isinstance(settings.pretrained, str):

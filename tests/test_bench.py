@@ -144,7 +144,7 @@ def test_a_contender_that_fails_is_a_row_with_the_reason_and_not_the_end(weights
     rows = {row["name"]: row for row in json.loads(Path("runs/detect/benchmark/benchmark.json").read_text())["rows"]}
     assert rows["torch bf16 channels_last"]["reason"] == "RuntimeError: no kernel for this"
     assert "too slow to take part" in rows["torchscript 16 bits"]["reason"] and rows["torchscript 16 bits"]["load"] == 0.5
-    assert rows["torchscript"]["reason"].startswith("ZeroDivisionError") and rows["torchscript"]["latency"] is None
+    assert "division by zero" in rows["torchscript"]["reason"] and rows["torchscript"]["latency"] is None
     assert rows["torch fp32 channels_last"]["latency"]["count"] == 3
     out = capsys.readouterr().out
     assert "Not, or not wholly, measured:" in out and "- torch bf16 channels_last: RuntimeError: no kernel for this" in out

@@ -35,6 +35,7 @@ class Engine:
         self.imgsz = fixed or about.imgsz
         self.suppressed = bool(about.args.get("nms"))
         self.runtime = self.format
+        self._sound = False  # whether an answer was looked at for numbers that are none
 
     def __repr__(self) -> str:
         size = f"{self.fixed[0]}x{self.fixed[1]}" if self.fixed else "any size"
@@ -45,12 +46,12 @@ class Engine:
         self._check(tuple(images.shape))
         images = images.float()
         if self.batch is None:
-            return self._whole(self._run(images))
+            return self._answer(images)
         parts = []
         for chunk in images.split(self.batch):
             missing = self.batch - len(chunk)
             full = torch.cat((chunk, chunk.new_zeros(missing, *chunk.shape[1:]))) if missing else chunk
-            parts.append(self._whole(self._run(full))[: len(chunk)])
+            parts.append(self._answer(full)[: len(chunk)])
         return torch.cat(parts)
 
     def decode(self, raw: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -74,13 +75,34 @@ class Engine:
         """(B, 3, H, W) float32, legal -> the output, on any device."""
         raise NotImplementedError
 
-    def _whole(self, found: Tensor) -> Tensor:
+    def _answer(self, images: Tensor) -> Tensor:
+        try:
+            found = self._run(images)
+        except (UserError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # a class of its own for each runtime
+            raise UserError(f"'{self.path}' cannot be run on images {tuple(images.shape)}: {last_line(error)}. Export the checkpoint again with "
+                            "`bitfalcon export`.") from error
+        found = self._whole(found)
+        if not self._sound and not found.isfinite().all():
+            raise UserError(f"'{self.path}' gives numbers that are not finite: it is damaged, or 16 bits do not hold them. Export it again.")
+        self._sound = True
+        return found
+
+    def _whole(self, found: object) -> Tensor:
+        if not isinstance(found, Tensor):
+            raise UserError(f"'{self.path}' gives {type(found).__name__}, not one tensor: export the checkpoint with `bitfalcon export`.")
         found = found.float().to(self.device)
         wanted = f"(B, {4 + self.nc}, anchors)" if not self.suppressed else f"(B, boxes, {ROW})"
         if found.ndim != 3 or found.shape[2 if self.suppressed else 1] != (ROW if self.suppressed else 4 + self.nc):
             raise UserError(f"'{self.path}' gives {tuple(found.shape)}; expected {wanted} for its {self.nc} classes. It is no detector "
                             "whose output this package knows: export the checkpoint with `bitfalcon export`.")
         return found
+
+    @property
+    def how(self) -> str:
+        """What computes, in words."""
+        return f"{self.runtime}" + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else f" on {self.device}")
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or shape[1] != 3:
@@ -96,6 +118,12 @@ class Engine:
             raise UserError(f"'{self.__dict__.get('path')}' is an exported model, without a network to look into or to change ({name}). "
                             "Take the checkpoint (.pt) it was made from.")
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+
+def last_line(error: BaseException) -> str:
+    """What an error says at its end, where dumps of other languages have their point; its class where it says nothing."""
+    lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
+    return (lines[-1][:200] if lines else type(error).__name__).rstrip(".")
 
 
 def unreadable(path: object, kind: str, error: BaseException) -> UserError:

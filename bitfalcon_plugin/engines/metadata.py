@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import datetime
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -82,7 +83,8 @@ def _literal(text: object) -> object:
 
 
 def _counts(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value == int(value) and value >= 1
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return number and value == int(value) and 1 <= value < 2**31
 
 
 def _names(value: object) -> dict[int, str] | None:
@@ -92,6 +94,6 @@ def _names(value: object) -> dict[int, str] | None:
         return None
     try:
         found = {int(key): one_line(str(name), MAX_NAME) for key, name in value.items()}
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return dict(sorted(found.items())) if sorted(found) == list(range(len(found))) else None

@@ -10,7 +10,7 @@ from ..config import Settings
 from ..devices import select_device
 from ..errors import MissingFileError, UserError
 from .formats import FORMATS, find_format, format_of, require
-from .interface import Engine
+from .interface import Engine, last_line
 
 ENGINES = {  # format: module of this package, class
     "onnx": ("with_onnxruntime", "OnnxEngine"),
@@ -30,7 +30,12 @@ def open_engine(path: str | Path, device: object = None, half: bool = False) -> 
     path, format_ = _found(path)
     wanted = select_device(device)
     module, name = ENGINES[format_]
-    engine = getattr(import_module(f".{module}", __package__), name)(path, wanted, half)
+    try:
+        engine = getattr(import_module(f".{module}", __package__), name)(path, wanted, half)
+    except ImportError as error:
+        raise UserError(f"'{path}' needs {' and '.join(FORMATS[format_].needs)}, which is installed but cannot be imported: {last_line(error)}. "
+                        "Install it again: pip install --force-reinstall "
+                        f"'bitfalcon[{', '.join(sorted(set(FORMATS[format_].needs.values())))}]'") from error
     if device not in (None, "") and wanted.type == "cuda" and engine.device.type == "cpu":
         raise UserError(f"device={device}: {engine.runtime} computes '{path}' on the CPU only. Give device=cpu"
                         + (", or install onnxruntime-gpu." if format_ == "onnx" else "."))
@@ -97,10 +102,15 @@ class Opened:
         args, asked = self.engine.about.args, settings.conf if settings.mode == "predict" else settings.conf or 0.001
         if self.engine.suppressed:
             inside = ", ".join(f"{key}={args[key]}" for key in ("conf", "iou", "max_det") if key in args)
-            if asked is not None and asked < args.get("conf", 0.25) or {"iou", "max_det"} & settings.given:
+            least = args.get("conf")
+            least = least if isinstance(least, (int, float)) else 0.25
+            if asked is not None and asked < least or {"iou", "max_det"} & settings.given:
                 _note(f"suppression is inside '{self.path}' ({inside}): lower scores and boxes that it leaves out do not come back.")
         if settings.half and not args.get("half") and self.format != "openvino":
             _note(f"half=True: '{self.path}' computes in the type it was exported in, float32; export it with half=True.")
+
+        if settings.compile:
+            _note(f"compile={settings.compile}: '{self.path}' is run by {self.engine.runtime}, which compiles by itself or not at all.")
 
     def _open(self, device: object, half: bool) -> Engine:
         key = str(select_device(device)), half

@@ -34,7 +34,7 @@ class OnnxEngine(Engine):
         about = read_metadata(self._session.get_modelmeta().custom_metadata_map, path)
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         shape = inputs[0].shape if inputs else []
-        if len(inputs) != 1 or len(shape) != 4 or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
+        if len(inputs) != 1 or len(shape) != 4 or isinstance(shape[1], int) and shape[1] != 3 or inputs[0].type not in ("tensor(float)", "tensor(float16)"):
             raise UserError(f"'{path}' takes {[(i.name, i.type, i.shape) for i in inputs]}; expected one input of floats (B, 3, H, W).")
         known = [side if isinstance(side, int) and side > 0 else None for side in shape]
         super().__init__(path, about, device if on_gpu else torch.device("cpu"), known[0],

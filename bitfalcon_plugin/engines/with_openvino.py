@@ -39,7 +39,7 @@ class OpenVinoEngine(Engine):
         except Exception as error:
             raise unreadable(path, "an OpenVINO model", error) from error
         about = read_metadata(texts if isinstance(texts, dict) else {}, path)
-        if len(network.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4:
+        if len(network.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4 or shape[1].is_static and shape[1].get_length() != 3:
             raise UserError(f"'{path}' takes {len(network.inputs)} inputs of {shape}; expected one (B, 3, H, W).")
         known = [side.get_length() if side.is_static else None for side in shape]
         super().__init__(path, about, torch.device("cpu"), known[0], (known[2], known[3]) if known[2] and known[3] else None)
