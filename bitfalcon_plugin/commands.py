@@ -133,7 +133,7 @@ class _Command:
             self.set("step", word.lower())
         elif word.lower() in (*VERBS, "detect", *OTHER_TASKS):
             self.choose("task", word.lower())
-        elif row and isinstance(row["default"], bool):
+        elif row and (isinstance(row["default"], bool) or row["type"] == "bool"):
             self.set(word, True)
         elif row:
             self.problems.append(f"'{word}' needs a value: write {sample(word, row)}.")

@@ -42,7 +42,7 @@ def problem(*tokens: str) -> str:
     ("imgsz=[320, 640] val", "val", {"imgsz": [320, 640]}), ("imgsz = [ 320 , 640 ] val", "val", {"imgsz": [320, 640]}),
     ("classes=[[1, 2], [3]]", None, {"classes": [[1, 2], [3]]}), ("device=0,1", None, {"device": (0, 1)}),
     ("--epochs=3, --save_txt", None, {"epochs": 3, "save_txt": True}),
-    ("predict save_txt hide_labels", "predict", {"save_txt": True, "hide_labels": True}),
+    ("export half nms", "export", {"half": True, "nms": True}), ("predict save_txt hide_labels", "predict", {"save_txt": True, "hide_labels": True}),
     ("name=007 project=1e3 half=TRUE conf=none", None, {"name": "007", "project": "1e3", "half": True, "conf": None}),
     ("source=a=b.jpg", None, {"source": "a=b.jpg"}), ("source=[a-c]*.jpg", None, {"source": "[a-c]*.jpg"}),
     ("source=odd[1.jpg", None, {"source": "odd[1.jpg"}), ("train --debug", "train", {"debug": True}),

@@ -32,6 +32,7 @@ from ..model import Detector
 from ..modules.integer import describe
 from ..modules.replace import parts_by_row, replace_alike, ternary_layers
 from ..policy import PARTS
+from ..quick import prepared
 from ..timing import machine
 from ..training.memory import USUAL
 from .calibration import calibrate, calibration_images
@@ -160,7 +161,7 @@ def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
     layers, trial = tuple(ternary_layers(built)), copy.deepcopy(subject.model)
     replace_alike(trial, built)
     raw, again = price(trial, subject.train, subject.val, settings)
-    ready = built.fuse().requires_grad_(False).to(memory_format=torch.channels_last)
+    ready = prepared(built, torch.device("cpu"))  # as predict runs it
     tuned = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
     small = checkpoint if checkpoint.packed else packed_of(checkpoint)
     packed = accuracy(small.model(), subject.val, settings).ap
