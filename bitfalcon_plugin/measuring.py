@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -53,11 +53,9 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     data, settings = find_data(settings)
     single = settings.single_cls and model.nc > 1  # all that the model finds is one class
     if not single:
-        _same_classes(model, class_names(settings, data), data)
+        same_classes(model.names, class_names(settings, data), data)
     settings = legal_side(settings, model)
-    if settings.batch < 1:
-        print(f"note: batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.", file=sys.stderr)
-        settings = settings.replace(batch=USUAL)
+    settings = counted_batch(settings)
     samples = scan_split(data, settings.split, settings).samples
     most = max(len(sample.classes) for sample in samples)
     if not most and not settings.save_json:
@@ -196,15 +194,24 @@ def _write_txt(folder: Path, samples: Sequence[Sample], detections: np.ndarray, 
             write_text(folder / f"{stem}.txt", "".join(lines))
 
 
-def _same_classes(model: Detector, names: dict[int, str], data: DataSpec) -> None:
-    if len(names) != model.nc:
-        raise UserError(f"The model knows {model.nc} classes ({', '.join(model.names.values())}), {data.path} has {len(names)} "
+def same_classes(known: Mapping[int, str], names: Mapping[int, str], data: DataSpec) -> None:
+    """UserError where a model (classes `known`) and data have another number of classes, or the same in another order; a note for other words."""
+    if len(names) != len(known):
+        raise UserError(f"The model knows {len(known)} classes ({', '.join(known.values())}), {data.path} has {len(names)} "
                         f"({', '.join(names.values())}). Give the data the model was trained for.")
-    if names != model.names:
-        if sorted(names.values()) == sorted(model.names.values()):
+    if names != known:
+        if sorted(names.values()) == sorted(known.values()):
             raise UserError(f"{data.path} has the model's classes in another order ({', '.join(names.values())}; the model: "
-                            f"{', '.join(model.names.values())}). Put the names of the data in the model's order.")
-        _note(f"note: the model calls its classes {', '.join(model.names.values())}")
+                            f"{', '.join(known.values())}). Put the names of the data in the model's order.")
+        _note(f"note: the model calls its classes {', '.join(known.values())}")
+
+
+def counted_batch(settings: Settings) -> Settings:
+    """The settings with batch= as a number of images, which is searched for in training only; a note where it was none."""
+    if settings.batch >= 1:
+        return settings
+    _note(f"note: batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.")
+    return settings.replace(batch=USUAL)
 
 
 def _enough_boxes(settings: Settings, most: int) -> Settings:

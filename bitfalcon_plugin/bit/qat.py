@@ -26,7 +26,7 @@ from ..events import Events
 from ..files import write_text
 from ..foreign import load_any
 from ..inputs import class_names, find_data, given, is_weights, legal_side, scan_split
-from ..measuring import measure
+from ..measuring import measure, same_classes
 from ..model import Detector, odd_norms
 from ..modules.replace import bitify, ternary_layers
 from ..policy import NOTHING
@@ -95,9 +95,7 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
         raise UserError("bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 .")
     checkpoint = load_any(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
-    if dict(checkpoint.graph.names) != class_names(settings, data):
-        raise UserError(f"The model knows {', '.join(checkpoint.graph.names.values())}; {data.path} has "
-                        f"{', '.join(class_names(settings, data).values())}. Train the float model on these data first.")
+    same_classes(checkpoint.graph.names, class_names(settings, data), data)
     samples = scan_split(data, "train", settings).samples
     ready = prepared(checkpoint, settings, samples)
     return _finish_run(run_train(_training(settings, schedule_of(settings, checkpoint, len(samples))), ready, events))

@@ -28,13 +28,13 @@ from ..figures import NoMatplotlib
 from ..files import new_run_dir, write_text
 from ..foreign import load_any
 from ..inputs import class_names, find_data, is_weights, legal_side, scan_split
+from ..measuring import counted_batch, same_classes
 from ..model import Detector
 from ..modules.integer import describe
 from ..modules.replace import parts_by_row, replace_alike, ternary_layers
 from ..policy import PARTS
 from ..quick import prepared
 from ..timing import machine
-from ..training.memory import USUAL
 from .calibration import calibrate, calibration_images
 from .packing import pack, packed_of, sizes
 from .qat import accuracy, as_checkpoint, run_qat
@@ -218,16 +218,11 @@ def _subject(settings: Settings) -> Subject:
         raise UserError(f"bit mode={settings.step} starts from trained weights: give model=best.pt.")
     checkpoint = load_any(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
-    if dict(checkpoint.graph.names) != class_names(settings, data):
-        raise UserError(f"The model knows {', '.join(checkpoint.graph.names.values())}; {data.path} has "
-                        f"{', '.join(class_names(settings, data).values())}. Give the data the model was trained for.")
+    same_classes(checkpoint.graph.names, class_names(settings, data), data)
     model = checkpoint.model().to(select_device(settings.device), memory_format=torch.channels_last).requires_grad_(False)
     if found := ternary_layers(model):
         raise UserError(f"'{settings.model}' has {len(found)} ternary layers already; mode={settings.step} starts from a float model.")
-    settings = legal_side(settings, model)
-    if settings.batch < 1:
-        print(f"note: batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.", file=sys.stderr)
-        settings = settings.replace(batch=USUAL)
+    settings = counted_batch(legal_side(settings, model))
     return Subject(model, checkpoint, settings, scan_split(data, "train", settings).samples,
                    scan_split(data, settings.split, settings).samples)
 
