@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import datetime
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,11 +21,12 @@ import torch
 from torch import Tensor
 
 from .boxes import letterbox_fit
-from .config import Settings
+from .config import Settings, live
 from .data.dataset import scan
 from .data.images import UnreadableImage, place, read_image
 from .data.shapes import draw
 from .data.spec import load_data
+from .devices import select_device
 from .engines.comparing import Agreement, MismatchError, compare
 from .engines.formats import FORMATS, OPTIONS, find_format, require
 from .engines.metadata import Metadata
@@ -32,28 +35,36 @@ from .engines.placing import placed, size_of
 from .engines.suppressing import Suppression
 from .engines.traced import Exported
 from .engines.writing import WRITERS, Job
-from .errors import UserError
+from .errors import MissingFileError, UserError
 from .events import Events
 from .model import Detector
 from .sources import list_sources
+from .training.interrupts import Stopped
 
 COMPARED, CALIBRATED = 4, 100  # images for the comparison, and to find the ranges of int8
+TAKES = frozenset(("mode", "task", "model", "data", "source", "imgsz", "batch", "device", "format", "out", "allow_outside", "half", "int8",
+                   "dynamic", "nms", "opset", "simplify", "model_scale", "variant", "pretrained", "verbose", "debug"))
+NO_RANGES = ("int8=True needs data= (or source=): pictures as the model will see them, from which the ranges of its numbers are found")
+INSIDE = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # of a suppression that is in the file
 
 
 def run_export(model: Detector, settings: Settings, source: str, license: str | None = None, events: Events | None = None,
-               remembered: bool = False) -> Path:
+               remembered: bool = False, asked: Collection[str] | None = None) -> Path:
     """Write `model` in settings.format beside `source` (or to settings.out), compared with the network; returns the path.
 
     source: the file that the model is from; a graph's export goes into the working folder. license: of the weights. events:
     on_export_start and on_export_end get the settings. remembered: settings.data is the checkpoint's own, which may not be here.
-    Prints what was written, how far it differs and what to run next.
+    asked: the keys of this call, where settings.given has others beside. Prints what was written, how far it differs and what to run
+    next. SIGTERM ends it as Ctrl-C does, as Stopped.
 
     Raises UserError for what the format cannot do and where nothing can be written, MismatchError where the file does not give what
     the network gives; nothing is left behind then.
     """
     format_, events = find_format(settings.format), events or Events()
     _refuse(format_, settings)
-    require(format_, writing=True)
+    device = select_device(settings.device)  # a name that cannot be is refused, though the CPU does the work
+    require(format_, writing=True, options=[option for option in OPTIONS if getattr(settings, option)])
+    _tell_unused(format_, settings, asked, remembered, device)
     events.fire("on_export_start", settings)
     target = _target(format_, settings, source)
     imgsz, batch = _shape(model, settings)
@@ -65,9 +76,9 @@ def run_export(model: Detector, settings: Settings, source: str, license: str | 
     job = Job(network=Exported(network, settings.half and format_ != "openvino", suppression, settings.dynamic),
               images=torch.cat(images * batch)[:batch], about=_about(model, settings, source, imgsz, batch, license),
               dynamic=settings.dynamic, opset=settings.opset, simplify=settings.simplify, half=settings.half, int8=settings.int8,
-              calibration=tuple(images) if settings.int8 else ())
+              calibration=tuple(images) if settings.int8 else (), stem=target.name.removesuffix(FORMATS[format_].suffix))
     batches = list(_batches(images[:COMPARED], pictures, job))
-    with _kept_if_equal(target, format_) as path:
+    with _ended_by_signals() as heed, _kept_if_equal(target, format_) as path:
         WRITERS[format_](job, path)
         found = compare(network, open_engine(path, "cpu"), batches, kind, suppression)
         if not found.count:  # nothing was above conf: then at least what is suppressed is compared
@@ -76,6 +87,7 @@ def run_export(model: Detector, settings: Settings, source: str, license: str | 
             with tempfile.TemporaryDirectory() as folder, placed(Path(folder) / target.name, _is_folder(format_)) as other:
                 WRITERS[format_](bare, other)
                 found = compare(network, open_engine(other, "cpu"), batches, kind)
+        heed()
     _tell(target, found, what, job, kind)
     events.fire("on_export_end", settings)
     return target
@@ -88,6 +100,39 @@ def _kept_if_equal(target: Path, format_: str) -> Iterator[Path]:
             yield path
     except MismatchError as error:
         raise MismatchError(f"'{target}' was not kept: {error}. Try it in float32, or another format=.") from error
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[Callable[[], None]]:
+    """SIGTERM raises Stopped, so that what is half written is removed, and Ctrl-C stays KeyboardInterrupt whatever a runtime makes of it.
+
+    Yields a function that raises where a signal came and was swallowed. Outside the main thread, and where handlers are another's,
+    signals are left alone.
+    """
+    received: list[int] = []
+
+    def heed() -> None:
+        if received:
+            raise KeyboardInterrupt if received[0] == signal.SIGINT else Stopped(128 + received[0])
+
+    def stop(number: int, frame: object) -> None:
+        received.append(number)
+        heed()
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: handler for number in (signal.SIGINT, signal.SIGTERM)
+                  if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in before:
+        signal.signal(number, stop)
+    try:
+        yield heed
+    except Exception:
+        heed()  # OpenVINO's callbacks turn it into an error of their own
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _is_folder(format_: str) -> bool:
@@ -109,12 +154,26 @@ def _refuse(format_: str, settings: Settings) -> None:
         raise UserError("int8=True and dynamic=True: ranges of 8-bit numbers are found for one size; give one of them.")
 
 
+def _tell_unused(format_: str, settings: Settings, asked: Collection[str] | None, remembered: bool, device: torch.device) -> None:
+    # One note for the settings that were given another value than their own and change nothing here.
+    taken = TAKES | (INSIDE if settings.nms else frozenset())
+    taken -= {"simplify"} - set(FORMATS[format_].options)
+    taken -= {"device"} if device.type != "cpu" else set()
+    keys = settings.given if asked is None else settings.given & set(asked)
+    if asked is None and remembered:
+        keys -= {"single_cls"}  # may be the checkpoint's own
+    if others := sorted(key for key in keys - taken if getattr(settings, key) != live()[key]["default"]):
+        _note(f"without effect on an export: {', '.join(key + ' (needs nms=True)' * (key in INSIDE) for key in others)}")
+
+
 def _target(format_: str, settings: Settings, source: str) -> Path:
     suffix, origin = FORMATS[format_].suffix, Path(source)
     if settings.out is None:
         return (origin.parent if origin.suffix.lower() in (".pt", ".pth") else Path()) / f"{origin.stem}{suffix}"
     if not settings.out.rstrip("/\\").endswith(suffix):
         raise UserError(f"out={settings.out}: a name for format={format_} ends in {suffix}, for example out={origin.stem}{suffix} .")
+    if Path(settings.out).name == suffix:
+        raise UserError(f"out={settings.out}: a suffix alone is no name; expected for example out={origin.stem}{suffix} .")
     return Path(settings.out)
 
 
@@ -154,9 +213,11 @@ def _pictures(settings: Settings, count: int, remembered: bool) -> tuple[list[Te
             data = load_data(settings.data, allow_outside=settings.allow_outside)
             split = "train" if settings.int8 and "train" in data.splits else "val"  # what is measured later has no part in the ranges
             paths = [sample.image for sample in scan(data, split).samples]
-        except UserError:
-            if not remembered or settings.int8:
+        except UserError as error:
+            if not remembered or settings.int8 and not isinstance(error, MissingFileError):
                 raise
+            if settings.int8:
+                raise UserError(f"{NO_RANGES}; the weights were trained on data={settings.data}, which is not here.") from error
     found = []
     for path in paths[:: max(len(paths) // count, 1)]:
         try:
@@ -166,8 +227,7 @@ def _pictures(settings: Settings, count: int, remembered: bool) -> tuple[list[Te
     if found:
         return found[:count], f"images of {settings.source or settings.data}"
     if settings.int8:
-        raise UserError("int8=True needs data= (or source=): pictures as the model will see them, from which the ranges of its numbers "
-                        "are found.")
+        raise UserError(f"{NO_RANGES}.")
     random = np.random.RandomState(0)
     return [torch.from_numpy(draw(random)[0]).permute(2, 0, 1) for _ in range(min(count, COMPARED))], "drawn shapes"
 

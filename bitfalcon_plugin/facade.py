@@ -278,7 +278,7 @@ class YOLO:
         from .export import run_export
 
         settings, known = self._settings("export", kwargs), self.checkpoint and self.checkpoint.license
-        return str(run_export(self.model, settings, self.ckpt_path or self.source, known, self._events, "data" not in kwargs))
+        return str(run_export(self.model, settings, self.ckpt_path or self.source, known, self._events, "data" not in kwargs, kwargs.keys()))
 
     def benchmark(self, **kwargs) -> Bench:
         """Measure every engine and precision that is installed with these weights; prints and writes a table (see bench.py)."""

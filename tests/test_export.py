@@ -1,18 +1,20 @@
-"""Exports: what is written, that it is compared first, and what is refused. Runtimes that are not installed are skipped."""
+"""Exports: what is written, and that it is compared first. Runtimes that are not installed are skipped.
+
+What is refused: test_export_mistakes.py; what ends before its end: test_export_ends.py.
+"""
 
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import re
-import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from exports import MARKS, folder, made, needs_int8, needs_onnx, needs_openvino, tiny  # noqa: F401  a fixture
 from PIL import Image
 from tiny_models import CONV, lived, small_model
 from torch import nn
@@ -20,7 +22,6 @@ from torch import nn
 from bitfalcon_plugin import export as exporting
 from bitfalcon_plugin.boxes import non_max_suppression
 from bitfalcon_plugin.cli import main
-from bitfalcon_plugin.config import load_settings
 from bitfalcon_plugin.engines.comparing import MismatchError, compare
 from bitfalcon_plugin.engines.formats import FORMATS, WRITTEN, find_format, format_of, support_table
 from bitfalcon_plugin.engines.opening import open_engine
@@ -34,27 +35,8 @@ from bitfalcon_plugin.modules.conv import Conv
 from bitfalcon_plugin.modules.ternary import BitConv2d
 
 ROOT = Path(__file__).resolve().parents[1]
-has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
-needs_onnx = pytest.mark.skipif(not has_onnx, reason="needs onnx and onnxruntime: pip install -e '.[export]'")
-needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install -e '.[openvino]'")
-MARKS = {"onnx": needs_onnx, "openvino": needs_openvino}
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITTEN]
 GRAPHS = ("yolov12.yaml", "yolov12-turbo.yaml", "yolo11.yaml", "yolov8.yaml", "bitfalcon.yaml", "bitfalcon-p.yaml", "yolov12-lite.yaml")
-
-
-def made(**options) -> object:
-    return load_settings({"mode": "export", "imgsz": 64, **options})
-
-
-def tiny(*rows):
-    torch.manual_seed(0)
-    return lived(small_model(CONV, (-1, 1, "Conv", [32, 3, 2]), *rows))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -123,8 +105,28 @@ def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(fol
     assert graph.opset_import[0].version == 17 and [item.domain for item in graph.opset_import] == [""]
     wide = onnx.load(run_export(model, made(format="onnx", dynamic=True, opset=16), "small.yaml"))
     names = [[side.dim_param for side in item.type.tensor_type.shape.dim] for item in (wide.graph.input[0], wide.graph.output[0])]
-    assert names[0] == ["batch", "", "height", "width"] and names[1][0] == "batch" and names[1][2] == "anchors"
+    assert names == [["batch", "", "height", "width"], ["batch", "", "anchors"]]
+    assert wide.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 6
     assert wide.opset_import[0].version == 16
+
+
+@needs_onnx
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_onnx_file_with_suppression_says_how_many_rows_it_gives(folder, dynamic):
+    import onnx
+
+    path = run_export(tiny(), made(format="onnx", dynamic=dynamic, nms=True, max_det=7, conf=0.01, batch=2), "small.yaml")
+    sides = onnx.load(path).graph.output[0].type.tensor_type.shape.dim
+    assert [side.dim_param or side.dim_value for side in sides] == ["batch" if dynamic else 2, 7, 6]
+
+
+@needs_openvino
+def test_the_files_of_an_openvino_folder_have_its_name(folder):
+    with placed(folder / "b.st_openvino_model", folder=True) as path:
+        (path / "model.xml").write_text("an earlier one, of another name")
+    path = run_export(tiny(), made(format="openvino", out="b.st_openvino_model"), "small.yaml")
+    assert sorted(item.name for item in path.iterdir()) == ["b.st.bin", "b.st.xml", "metadata.yaml"]
+    assert open_engine(path, "cpu")(torch.rand(1, 3, 64, 64)).shape == (1, 6, 256)
 
 
 def test_torchscript_and_pt2_carry_the_same_keys_and_no_place_of_the_code(folder):
@@ -134,6 +136,7 @@ def test_torchscript_and_pt2_carry_the_same_keys_and_no_place_of_the_code(folder
             assert json.loads(archive.read(extra))["names"] == "{0: '0', 1: '1'}"
             texts = [archive.read(name) for name in archive.namelist() if name.endswith((".json", ".txt"))]
             assert not any(str(ROOT).encode() in text for text in texts)
+            assert {name.partition("/")[0] for name in archive.namelist()} == {"archive"}  # and no name of a temporary file
 
 
 def test_a_torchscript_graph_names_no_device(folder):
@@ -271,8 +274,7 @@ def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, ca
             compare(model, lambda _: torch.cat((right[:, :4] + 50, right[:, 4:]), 1), [images], "float32")
 
 
-@needs_openvino
-@pytest.mark.skipif(importlib.util.find_spec("nncf") is None, reason="needs nncf: pip install -e '.[int8]'")
+@needs_int8
 def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
     for index in range(12):
         Image.fromarray(np.random.RandomState(index).randint(0, 255, (64, 64, 3), np.uint8)).save(folder / f"{index}.png")
@@ -289,40 +291,6 @@ def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
         wanted = model.decode(model(images))
     found = engine.decode(engine(images))
     assert 0 < (found - wanted).abs().max() and (found[:, :4] - wanted[:, :4]).abs().max() < 3
-
-
-# What is refused
-
-
-@pytest.mark.parametrize("options, words", [
-    ({"format": "onx"}, "no such format.*'onnx'"), ({"format": "tensorrt"}, "trtexec"), ({"format": "tflite"}, "TensorFlow.*onnx"),
-    ({"format": "torchscript", "int8": True}, "int8=True.*openvino"), ({"format": "pt2", "nms": True}, "nms=True.*torch.export"),
-    ({"format": "torchscript", "opset": 17}, "opset=17"), ({"format": "torchscript", "out": "x.pt"}, "ends in .torchscript"),
-    ({"format": "torchscript", "batch": 0.5}, "batch=0.5"), ({"format": "torchscript", "out": "file/x.torchscript"}, "cannot be written"),
-    ({"format": "torchscript", "half": True, "int8": True}, "int8=True"), ({"source": "nowhere/"}, "does not exist"),
-    pytest.param({"format": "onnx", "opset": 99}, "opset=99: expected 14 to 20", marks=needs_onnx),
-    pytest.param({"format": "openvino", "int8": True}, "needs data=", marks=needs_openvino),
-    pytest.param({"format": "openvino", "int8": True, "dynamic": True}, "for one size", marks=needs_openvino),
-])
-def test_one_clear_line_for_what_cannot_be(folder, options, words):
-    (folder / "file").write_text("")
-    with pytest.raises(UserError, match=words) as raised:
-        run_export(tiny(), made(**options), "small.yaml")
-    assert "\n" not in str(raised.value)
-    assert [path.name for path in folder.iterdir()] == ["file"]
-
-
-def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
-    monkeypatch.setitem(sys.modules, "nncf", None)
-    if importlib.util.find_spec("openvino") is not None:
-        Image.new("RGB", (64, 64)).save(folder / "a.png")
-        with pytest.raises(UserError, match=r"nncf: pip install 'bitfalcon\[int8\]'"):
-            run_export(tiny(), made(format="openvino", int8=True, source="a.png"), "small.yaml")
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in ("onnx", "onnxruntime", "openvino") else find(name, *rest))
-    for format_, extra in (("onnx", "export"), ("openvino", "openvino")):
-        with pytest.raises(UserError, match=rf"pip install 'bitfalcon\[{extra}\]'"):
-            run_export(tiny(), made(format=format_), "small.yaml")
 
 
 def test_names_of_formats():

@@ -65,7 +65,7 @@ INSIDE = {
                  "training.prepare", "training.loop"),
     "integrations": ("integrations", "integrations.sahi"),
     "engines": ("engines", "engines.formats engines.metadata engines.placing engines.suppressing", "engines.interface engines.traced",
-                "engines.with_onnxruntime engines.with_openvino engines.with_pt2 engines.with_torchscript",
+                "engines.with_onnxruntime engines.with_openvino engines.with_pt2", "engines.with_torchscript",
                 "engines.comparing engines.opening engines.writing"),
 }
 NO_TORCH = {"engines.formats", "errors", "policy", "files", "rules", "locate", "choices", "config", "graph", "idle", "commands", "cli", "__main__"}

@@ -6,7 +6,7 @@ Names and suffixes as in spec/interface.md section 9.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,8 +18,9 @@ FROM_ONNX = "export format=onnx and convert that file with the maker's own tool"
 
 @dataclass(frozen=True)
 class Format:
-    """A row of FORMATS. suffix: of the file, or of the folder's name. needs: package to run it -> extra of this package that brings it; to_write: what writing needs beside.
+    """A row of FORMATS. suffix: of the file, or of the folder's name. needs: package to run it -> extra of this package that brings it.
 
+    to_write: what writing needs beside; for_option: option -> what writing with it needs, all of it, so that one extra is named.
     options: settings beside imgsz and batch that it takes. reason: why it is refused, and what to do instead.
     not_taken: option -> the same.
     """
@@ -27,6 +28,7 @@ class Format:
     suffix: str
     needs: Mapping[str, str] = field(default_factory=dict)
     to_write: Mapping[str, str] = field(default_factory=dict)
+    for_option: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     options: tuple[str, ...] = ()
     reason: str = ""
     not_taken: Mapping[str, str] = field(default_factory=dict)
@@ -40,13 +42,15 @@ class Format:
 COMMON = ("dynamic", "half")
 INT8 = "format=openvino int8=True gains"
 FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", {"onnxruntime": "export"}, {"onnx": "export"}, (*COMMON, "nms", "opset", "simplify"),
+    "onnx": Format(".onnx", {"onnxruntime": "export"}, {"onnx": "export"}, options=(*COMMON, "nms", "opset", "simplify"),
                    not_taken={"int8": f"onnxruntime computes 8-bit graphs slower on CPUs than float32 ones; {INT8}"}),
     "torchscript": Format(".torchscript", options=(*COMMON, "nms"), not_taken={"int8": f"torch has no faster 8-bit arithmetic for it; {INT8}"}),
     "pt2": Format(".pt2", options=COMMON, not_taken={
         "int8": f"torch has no faster 8-bit arithmetic for it; {INT8}",
         "nms": "suppression ends when nothing is left, which a torch.export graph cannot say; the other formats take it"}),
-    "openvino": Format("_openvino_model", {"openvino": "openvino"}, options=(*COMMON, "int8", "nms", "opset")),
+    # OpenVINO converts what torch's recorder wrote, and that needs onnx.
+    "openvino": Format("_openvino_model", {"openvino": "openvino"}, {"onnx": "openvino"},
+                       {"int8": {"openvino": "int8", "onnx": "int8", "nncf": "int8"}}, (*COMMON, "int8", "nms", "opset")),
     "engine": Format(".engine", reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
                                        "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where they are to run"),
     "coreml": Format(".mlpackage", reason="coremltools predicts on macOS only, so that the file could not be checked; export "
@@ -89,12 +93,20 @@ def format_of(path: str | Path) -> str | None:
     return next((key for key, row in FORMATS.items() if name.endswith(row.suffix)), None)
 
 
-def require(format_: str, *, writing: bool = False) -> None:
-    """UserError, with the extra that brings it, for the first package that a format needs and that is not installed."""
+def require(format_: str, *, writing: bool = False, options: Iterable[str] = ()) -> None:
+    """UserError, with the extra that brings it, for the first package that a format needs and that is not installed.
+
+    writing: whether a file is to be written, with these options.
+    """
     row = FORMATS[format_]
-    for package, extra in {**row.needs, **(row.to_write if writing else {})}.items():
+    asked = [option for option in options if writing and option in row.for_option]
+    needs = {**row.needs, **(row.to_write if writing else {})}
+    for option in asked:
+        needs.update(row.for_option[option])
+    for package, extra in needs.items():
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"format={format_} needs the package {package}: pip install 'bitfalcon[{extra}]'")
+            what = "".join(f" {option}=True" for option in asked if package in row.for_option[option])
+            raise UserError(f"format={format_}{what} needs the package {package}: pip install 'bitfalcon[{extra}]'")
 
 
 def support_table() -> str:
@@ -105,6 +117,7 @@ def support_table() -> str:
         taken = ", ".join(f"`{option}`" for option in row.options)
         taken += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
         extras = ", ".join(f"`bitfalcon[{extra}]`" for extra in sorted(set(row.needs.values())))
+        extras += "".join(f"; `{option}`: `bitfalcon[{extra}]`" for option, needs in row.for_option.items() for extra in {*needs.values()})
         cells = [f"`{name}`", suffix, f"refused: {row.reason}" if row.reason else row.status, taken, extras]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

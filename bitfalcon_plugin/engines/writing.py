@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import re
@@ -17,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from ..errors import UserError
+from .interface import last_line
 from .metadata import Metadata
 from .traced import Exported, PlainAttention
 from .with_openvino import SAYS
@@ -29,7 +31,10 @@ INPUT, OUTPUT = "images", "output0"
 
 @dataclass(frozen=True)
 class Job:
-    """One export. images: an example of the input, of the size to record. calibration: of int8, images of that size."""
+    """One export. images: an example of the input, of the size to record. calibration: of int8, images of that size.
+
+    stem: the name of the file in a format that is a folder.
+    """
 
     network: Exported
     images: Tensor
@@ -40,16 +45,36 @@ class Job:
     half: bool = False
     int8: bool = False
     calibration: tuple[Tensor, ...] = ()
+    stem: str = "model"
+
+    @property
+    def extra(self) -> str:
+        """The extra of this package that brings what OpenVINO's writer needs."""
+        return "int8" if self.int8 else "openvino"
+
+
+@contextlib.contextmanager
+def imported(package: str, extra: str) -> Iterator[None]:
+    """For the import of an optional package that is installed (formats.require): UserError where that is broken."""
+    try:
+        yield
+    except Exception as error:  # a library that is not there is an ImportError, or whatever the package makes of it
+        raise UserError(f"{package} is installed but cannot be imported: {last_line(error)}. Install it again: "
+                        f"pip install --force-reinstall 'bitfalcon[{extra}]'") from error
 
 
 def write_onnx(job: Job, path: Path) -> None:
     """An ONNX file: input `images`, output `output0`, the metadata as metadata_props."""
-    import onnx
+    with imported("onnx", "export"):
+        import onnx
+    with imported("onnxruntime", "export"):
+        import onnxruntime  # noqa: F401  what was written is run by it
 
     _record(job, path)
     if job.simplify:
         _simplify(path)
     graph = onnx.load(str(path))
+    _say_rows(graph, job)
     used = {node.domain for node in graph.graph.node}
     kept = [item for item in graph.opset_import if item.domain in used]
     del graph.opset_import[:]
@@ -59,6 +84,15 @@ def write_onnx(job: Job, path: Path) -> None:
         entry.key, entry.value = key, text
     graph.producer_name, graph.producer_version = "bitfalcon", job.about.texts()["version"]
     onnx.save(graph, str(path))
+
+
+def _say_rows(graph: object, job: Job) -> None:
+    # The recorder names what it cannot follow. Other runtimes read the number of classes from here.
+    sides = graph.graph.output[0].type.tensor_type.shape.dim
+    rule = job.network.suppression
+    sides[1].dim_value = rule.max_det if rule else 4 + len(job.about.names)
+    if not job.dynamic:
+        sides[0].dim_value = job.about.batch
 
 
 def _record(job: Job, path: Path) -> None:
@@ -87,7 +121,9 @@ def write_torchscript(job: Job, path: Path) -> None:
     """A TorchScript archive, the metadata as JSON in its extra file config.txt."""
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(job.network, (job.images,), check_trace=False, strict=False)
-        torch.jit.save(traced, str(path), _extra_files={EXTRA: json.dumps(job.about.texts())})
+        buffer = io.BytesIO()  # an archive that is written to a path has that of the temporary file inside
+        torch.jit.save(traced, buffer, _extra_files={EXTRA: json.dumps(job.about.texts())})
+    path.write_bytes(buffer.getbuffer())
 
 
 def write_pt2(job: Job, path: Path) -> None:
@@ -106,12 +142,20 @@ def write_pt2(job: Job, path: Path) -> None:
         for node in program.graph.nodes:
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
                 node.meta.pop(key, None)
-        save(program, str(path), extra_files={EXTRA: json.dumps(job.about.texts())})
+        buffer = io.BytesIO()
+        save(program, buffer, extra_files={EXTRA: json.dumps(job.about.texts())})
+    path.write_bytes(buffer.getbuffer())
 
 
 def write_openvino(job: Job, path: Path) -> None:
-    """A folder: <name>.xml and .bin, and metadata.yaml. `path` is the folder, which exists and is empty."""
-    import openvino
+    """A folder: <job.stem>.xml and .bin, and metadata.yaml. `path` is the folder, which exists and is empty."""
+    with imported("onnx", job.extra):
+        import onnx  # noqa: F401  torch's recorder takes it
+    with imported("openvino", job.extra):
+        import openvino
+    if job.int8:
+        with imported("nncf", job.extra), quiet():
+            import nncf  # noqa: F401  now, and not after the conversion
 
     with tempfile.TemporaryDirectory(dir=path) as folder:
         recorded = Path(folder) / "recorded.onnx"
@@ -119,8 +163,7 @@ def write_openvino(job: Job, path: Path) -> None:
         network = openvino.convert_model(recorded)
     if job.int8:
         network = _quantised(network, job)
-    name = str(job.about.args.get("stem") or "model")
-    openvino.save_model(network, path / f"{name}.xml", compress_to_fp16=job.half)
+    openvino.save_model(network, path / f"{job.stem}.xml", compress_to_fp16=job.half)
     texts = job.about.texts()
     plain = {**texts, "stride": job.about.multiple, "batch": job.about.batch, "imgsz": list(job.about.imgsz), "names": dict(job.about.names),
              "args": dict(job.about.args), "channels": 3, "end2end": False}
@@ -130,23 +173,21 @@ def write_openvino(job: Job, path: Path) -> None:
 def _quantised(network: object, job: Job) -> object:
     # Attention, the head and what decodes it stay in floating point: with them in 8 bits a detector of scale n lost 0.026 AP, without
     # 0.008. Nodes are named after the modules they come from.
-    try:
-        import nncf
-    except ImportError:
-        raise UserError("int8=True for format=openvino needs the package nncf: pip install 'bitfalcon[int8]'") from None
+    import nncf
+
     logging.getLogger("nncf").setLevel(logging.ERROR)
     attention = {name.rpartition(".")[2] for name, module in job.network.named_modules() if isinstance(module, PlainAttention)}
     head = len(job.network.model.model) - 1
     patterns = ["^(?!/model/).*", f"^/model/model\\.{head}/.*", *(f".*/{re.escape(name)}/.*" for name in sorted(attention))]
-    with contextlib.redirect_stdout(None):
+    with contextlib.redirect_stdout(None), quiet():
         return nncf.quantize(network, nncf.Dataset(job.calibration, lambda x: x.numpy()), subset_size=len(job.calibration),
                              preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False))
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch's recorders say about their own future, and about sizes that are kept as they are."""
-    names = ("torch.onnx", "torch.export", "torch.fx")
+    """Without what torch's recorders say about their own future, about sizes that are kept as they are and about compilers."""
+    names = ("torch.onnx", "torch.export", "torch.fx", "torch.utils.cpp_extension")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
