@@ -2,7 +2,8 @@
 
 torch.export.load unpickles, and evaluates texts of the file as formulas; its own page warns of files of others. Here the archive is
 read as what it is, JSON and raw tensors: a list of operations, each of the aten library by its full name, with plain arguments.
-Nothing is unpickled, evaluated or compiled, opening takes milliseconds instead of seconds, and the device is free.
+Nothing is unpickled, evaluated or compiled, opening takes milliseconds instead of seconds, and the device is free. Operations are
+those of OPERATIONS only: others of the library reach files, or trust sizes that they are given and read past their data.
 """
 
 from __future__ import annotations
@@ -23,9 +24,37 @@ from .metadata import read_metadata
 EXTRA = "extra/config.txt"
 MOST_JSON = 200_000_000  # bytes
 NAMED = re.compile(r"torch\.ops\.aten\.(_{0,2}[a-z]\w*)\.(\w+)", re.ASCII)
-REACHING = ("from_file", "save", "load", "set_", "resize")  # beginnings of operations that go beyond values
+MOST_PACKED = 20  # times the size of the file
+MOST_NUMBER = 2 ** 63  # as torch has them
+MOST_CREATED = 100_000_000  # numbers of a tensor that an operation makes from nothing
 NUMBERS = {f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "ge", "le", "eq",
                                                                      "gt", "lt", "ne", "truediv")}
+# What detectors are made of. Each computes from the values of tensors, checks the sizes it gets, and knows no file, address or
+# raw memory. A name alone stands for its overload `default`.
+CREATING = frozenset(f"{name}{'' if '.' in name else '.default'}" for name in """
+    arange arange.start arange.start_step full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like""".split())
+OPERATIONS = CREATING | frozenset(f"{name}{'' if '.' in name else '.default'}" for name in """
+    __and__.Tensor __or__.Tensor abs add.Scalar add.Tensor add_.Scalar add_.Tensor atan atan2 bitwise_and.Tensor bitwise_not
+    bitwise_or.Tensor ceil clamp clamp.Tensor clamp_ clamp_max clamp_min copy_ cos div.Scalar div.Tensor div_.Scalar div_.Tensor elu elu_
+    eq.Scalar eq.Tensor erf exp exp_ fill_.Scalar floor ge.Scalar ge.Tensor gelu gt.Scalar gt.Tensor hardsigmoid hardsigmoid_ hardswish
+    hardswish_ hardtanh hardtanh_ le.Scalar le.Tensor leaky_relu leaky_relu_ log log1p log_softmax.int logical_and logical_not logical_or
+    lt.Scalar lt.Tensor masked_fill.Scalar masked_fill.Tensor maximum minimum mish mish_ mul.Scalar mul.Tensor mul_.Scalar mul_.Tensor
+    ne.Scalar ne.Tensor neg pow.Scalar pow.Tensor_Scalar pow.Tensor_Tensor prelu reciprocal relu relu6 relu6_ relu_ round round_ rsqrt
+    rsub.Scalar sigmoid sigmoid_ sign silu silu_ sin softmax.int softplus sqrt square sub.Scalar sub.Tensor sub_.Scalar sub_.Tensor tanh
+    tanh_ where.ScalarOther where.ScalarSelf where.self
+
+    alias broadcast_to cat chunk clone constant_pad_nd contiguous detach detach_ expand expand_as flatten.using_ints flip lift_fresh_copy
+    meshgrid meshgrid.indexing movedim.int narrow pad permute pixel_shuffle pixel_unshuffle reflection_pad2d repeat replication_pad2d
+    reshape roll scalar_tensor select.int slice.Tensor split.Tensor split_with_sizes squeeze squeeze.dim squeeze.dims stack sym_numel
+    sym_size.int t tile transpose.int type_as to.dtype to.dtype_layout _to_copy unbind.int unflatten.int unsqueeze view view_as
+
+    amax amin argmax argmin argsort cumsum gather index.Tensor index_select max max.dim mean mean.dim min min.dim prod.dim_int sort
+    std.correction sum sum.dim_IntList topk var.correction
+
+    _softmax adaptive_avg_pool2d adaptive_max_pool2d addmm avg_pool2d baddbmm batch_norm bmm conv1d conv2d conv2d.padding
+    conv_transpose2d.input convolution dropout dropout_ einsum grid_sampler group_norm instance_norm layer_norm linear matmul max_pool2d
+    max_pool2d_with_indices mm scaled_dot_product_attention upsample_bilinear2d upsample_bilinear2d.vec upsample_nearest2d
+    upsample_nearest2d.vec""".split())
 LEFT_OUT = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range_for_size", "sym_constrain_range", "_assert_async"}
 # Numbers of torch's own schema (torch/_export/serde/schema.py).
 DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
@@ -47,7 +76,7 @@ class Pt2Engine(Engine):
         about = read_metadata(texts if isinstance(texts, dict) else {}, path)
         try:
             self._program = Program(program, weights, device)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
             raise unreadable(path, "a torch.export archive", error) from error
         dynamic = bool(about.args.get("dynamic"))
         super().__init__(path, about, device, None if dynamic else about.batch, None if dynamic else about.imgsz)
@@ -58,9 +87,16 @@ class Pt2Engine(Engine):
             return self._program(images.to(self.device).contiguous())
 
 
+def check_packing(archive: zipfile.ZipFile, path: Path) -> None:
+    """ValueError where an archive would unpack to far more than its own size. torch packs nothing, other programs halve code."""
+    if sum(item.file_size for item in archive.infolist()) > MOST_JSON + MOST_PACKED * path.stat().st_size:
+        raise ValueError("it unpacks to more than a detector has")
+
+
 def _read(path: Path) -> tuple[object, Mapping, dict[str, Tensor]]:
     # Metadata, the program as JSON, and its tensors by the names of its parameters and constants.
     with zipfile.ZipFile(path) as archive:
+        check_packing(archive, path)
         names = {name.partition("/")[2]: name for name in archive.namelist()}
         if sum(archive.getinfo(names[name]).file_size for name in names if name.endswith((".json", ".txt"))) > MOST_JSON:
             raise ValueError("more text than a detector has")
@@ -174,14 +210,32 @@ def _given(value: object, values: Mapping[str, object]) -> object:
 
 def _operation(target: str) -> Callable:
     if target in NUMBERS:
-        return NUMBERS[target]
+        return NUMBERS[target] if target == "_operator.getitem" else _arithmetic(NUMBERS[target])
     named = NAMED.fullmatch(target)
-    if named is None or named[1].startswith(REACHING):
-        raise ValueError(f"the operation {target[:80]!r}")
+    if named is None or f"{named[1]}.{named[2]}" not in OPERATIONS:
+        raise ValueError(f"the operation {target[:80]!r} is none that detectors need")
     found = getattr(getattr(torch.ops.aten, named[1]), named[2])
-    if not isinstance(found, torch._ops.OpOverload):
-        raise ValueError(f"the operation {target[:80]!r}")
-    return found
+    return _limited(found) if f"{named[1]}.{named[2]}" in CREATING else found
+
+
+def _arithmetic(operation: Callable) -> Callable:
+    # With numbers as sizes are: a text or list times a number, or a square of squares, would fill the memory.
+    def compute(*values: object) -> int | float:
+        if not all(isinstance(value, (int, float)) for value in values) or abs(found := operation(*values)) >= MOST_NUMBER:
+            raise ValueError("arithmetic with something else than sizes")
+        return found
+
+    return compute
+
+
+def _limited(operation: Callable) -> Callable:
+    # The same, with its size asked for before there is memory for it.
+    def create(**given: object) -> Tensor:
+        if (size := operation(**{**given, "device": torch.device("meta")}).numel()) > MOST_CREATED:
+            raise ValueError(f"a tensor of {size} numbers; expected at most {MOST_CREATED}")
+        return operation(**given)
+
+    return create
 
 
 def _outputs(node: Mapping) -> str | list[str]:
