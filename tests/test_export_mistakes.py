@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
     pytest.param({"format": "openvino", "int8": True}, "needs data=", marks=needs_int8),
     ({"format": "openvino", "int8": True, "dynamic": True}, "for one size"), ({"device": "banana"}, "banana.*cpu"),
     ({"device": 99}, "device=99"), ({"out": ".torchscript"}, r"out=.torchscript: a suffix alone.*out=small.torchscript"),
-    ({"format": "openvino", "out": "a/_openvino_model/"}, "a suffix alone"),
+    pytest.param({"format": "openvino", "out": "a/_openvino_model/"}, "a suffix alone", marks=needs_openvino),
 ])
 def test_one_clear_line_for_what_cannot_be(folder, options, words):
     (folder / "file").write_text("")

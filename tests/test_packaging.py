@@ -134,7 +134,7 @@ def test_every_dependency_is_permissive() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     lists = [re.search(rf"^{name} = \[(.*)\]$", text, re.M)[1] for name in ("dependencies", "test")]
     names = re.findall(r'"([\w-]+)>=', ",".join(lists))
-    assert {"torch", "torchvision", "pyyaml", "pycocotools", "tqdm", "pytest", "setuptools"} == set(names)
+    assert {"torch", "torchvision", "pyyaml", "pycocotools", "tqdm", "pytest", "setuptools", "onnx", "onnxruntime"} == set(names)
     for name in names:
         about = metadata.metadata(name)
         words = [about.get("License-Expression") or "", (about.get("License") or "")[:100],
