@@ -90,6 +90,20 @@ def test_what_was_settled_is_for_its_own_kind_of_input():
     torch.testing.assert_close(torch.jit.trace(layer, x)(x), expected, atol=1e-5, rtol=1e-5)
 
 
+@needs_integers
+def test_what_an_earlier_forward_left_is_not_settled_for():
+    made, x = block(), torch.randn(1, 8, 7, 6)
+    with torch.inference_mode():
+        first = run(made, x)
+    with torch.no_grad():
+        made.first.conv.scale.mul_(2)
+    with torch.inference_mode():
+        with torch.autocast("cpu"):
+            run(made, x)  # in floats: nothing is packed
+        found = run(made, x)
+        assert torch.equal(found, run(made, x)) and torch.equal(found, run(copy.deepcopy(made), x)) and not torch.allclose(found, first, atol=1e-3)
+
+
 def test_a_layer_is_no_part_of_what_it_is_chained_to():
     made = block()
     assert isinstance(made.first.conv, FrozenConv2d) and made.first.conv.follower == (made.second.conv,)

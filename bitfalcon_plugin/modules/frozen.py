@@ -80,8 +80,10 @@ class FrozenConv2d(Quantising):
 
     def _settle(self, x: Tensor | Quantised) -> None:
         scale = x.scale if isinstance(x, Quantised) else self.act_scale if self.act == "static" else None
-        ready = None if self._prepared is None else self._prepared[1]
-        if type(ready) is OneDnn and scale is not None and scale.ndim == 0 and torch.is_inference_mode_enabled():
+        if scale is None or scale.ndim or not torch.is_inference_mode_enabled() or not self._whole(scale if isinstance(x, Quantised) else x):
+            return
+        ready = self._convolution(scale)  # not what lies there of an earlier forward
+        if type(ready) is OneDnn:
             tensors = self._tensors()
             counted = tuple(t for t in (*tensors, scale) if t is not None and not t.is_inference())
             self._settled = Settled(tensors, counted, changes(counted), (self.backend, chosen()), ready, scale, *inverse_and_limit(scale))
