@@ -102,7 +102,7 @@ class Engine:
     @property
     def how(self) -> str:
         """What computes, in words."""
-        return f"{self.runtime}" + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else f" on {self.device}")
+        return self.runtime + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else f" on {self.device}")
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or shape[1] != 3:

@@ -108,7 +108,6 @@ class Opened:
                 _note(f"suppression is inside '{self.path}' ({inside}): lower scores and boxes that it leaves out do not come back.")
         if settings.half and not args.get("half") and self.format != "openvino":
             _note(f"half=True: '{self.path}' computes in the type it was exported in, float32; export it with half=True.")
-
         if settings.compile:
             _note(f"compile={settings.compile}: '{self.path}' is run by {self.engine.runtime}, which compiles by itself or not at all.")
 

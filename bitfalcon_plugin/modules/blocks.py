@@ -43,10 +43,11 @@ class Bottleneck(nn.Module):
 
     def fuse(self) -> None:
         """Fold both; the first gives the second codes where both are ternary."""
-        fold(self.cv1)
-        fold(self.cv2)
-        if type(self).forward is Bottleneck.forward:  # one of somebody else may read the first's output twice
+        if type(self).forward is Bottleneck.forward:
             fold(self.cv1, self.cv2)
+        else:  # one of somebody else, which may read the first's output twice
+            fold(self.cv1)
+            fold(self.cv2)
 
 
 class C2f(nn.Module):

@@ -93,7 +93,7 @@ class FrozenConv2d(Quantising):
         return own["codes"], own["scale"], own["bias"], own["act_scale"], self._following()
 
     def refresh(self) -> None:
-        self._settled: Settled | None = None
+        self._settled = None
         super().refresh()
 
     def codes_and_scales(self) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import UserError, did_you_mean, raise_problems
 from ..graph import Graph
@@ -145,16 +145,15 @@ def replace_alike(model: nn.Module, other: nn.Module) -> None:
 
     For trying things out: model.graph stays as it is. UserError for a layer that the model has not, or has in another shape.
     """
-    wanted, found = ternary_layers(other), {layer: (parent, child) for parent, child, layer in _named(model.model)}
-    shapes = {name: (layer.codes if isinstance(layer, FrozenConv2d) else layer.weight).shape for name, layer in wanted.items()}
-    raise_problems("The models are of different graphs. Layers that the float model lacks, or has in another shape:", [
-        name for name in wanted if name not in found or getattr(getattr(*found[name]), "weight", None) is None
-        or type(getattr(*found[name])) not in TERNARY or getattr(*found[name]).weight.shape != shapes[name]][:20])
-    for name, layer in wanted.items():
-        parent, child = found[name]
-        options = {"rule": layer.rule, "act": "static" if layer.act == "given" else layer.act, "granularity": getattr(layer, "granularity", "channel")}
-        module = getattr(parent, child)
-        setattr(parent, child, TERNARY[type(module)].of(module, **options))
+    wanted, found = ternary_layers(other), {layer.name: layer for layer in _layers(model.model, model.graph)}
+    fits = {name for name, layer in found.items() if name in wanted and type(layer.module) in TERNARY
+            and layer.module.weight.shape == _weights(wanted[name]).shape}
+    raise_problems("The models are of different graphs. Layers that the float model lacks, or has in another shape:",
+                   [name for name in wanted if name not in fits][:20])
+    for name, like in wanted.items():
+        layer, act = found[name], "static" if like.act == "given" else like.act
+        new = TERNARY[type(layer.module)].of(layer.module, rule=like.rule, act=act, granularity=getattr(like, "granularity", "channel"))
+        setattr(layer.parent, layer.child, new)
     _settle(model.model)
 
 
@@ -239,8 +238,11 @@ def _replace(layers: Iterable[Layer], policy: Policy, reason: Callable[[Layer], 
 
 
 def _change(layer: Layer, module: nn.Module, action: str, reason: str, after: float) -> Change:
-    count = (module.codes if isinstance(module, FrozenConv2d) else module.weight).numel()
-    return Change(layer.name, action, reason, count, *_bytes(module, after))
+    return Change(layer.name, action, reason, _weights(module).numel(), *_bytes(module, after))
+
+
+def _weights(module: nn.Module) -> Tensor:
+    return module.codes if isinstance(module, FrozenConv2d) else module.weight
 
 
 def _after(module: nn.Module) -> float:
@@ -250,8 +252,7 @@ def _after(module: nn.Module) -> float:
 
 def _bytes(module: nn.Module, each: float) -> tuple[int, int]:
     # Of weights and biases: as float32, and packed with `each` bytes a weight, a scale and a bias for each output channel.
-    weight = module.codes if isinstance(module, FrozenConv2d) else module.weight
-    count, channels = weight.numel(), len(weight)
+    count, channels = _weights(module).numel(), len(_weights(module))
     before = 4 * (count + (channels if module.bias is not None else 0))
     return before, before if each == 4 else -int(-count * each // 1) + 8 * channels + 4
 
