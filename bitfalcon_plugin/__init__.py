@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
-__all__ = ["YOLO", "__version__", "register"]
+from .config.errors import UserError
+from .config.version import __version__
+
+__all__ = ["YOLO", "UserError", "__version__", "register"]
 
 
 def __getattr__(name: str):
     # Loaded when first asked for: `bitfalcon help` must not import torch.
     if name == "YOLO":
-        from .api import YOLO
+        from .yolo import YOLO
 
         return YOLO
     if name == "register":
-        from .modules import register
+        from .models.modules import register
 
         return register
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,29 +9,29 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .checkpoint import MAX_TEXT, Checkpoint
-from .checkpoint import save as save_checkpoint
-from .config import Settings
-from .engines.formats import format_of
-from .engines.opening import open_engine
-from .errors import UserError
-from .facade import YOLO
-from .foreign import Opened, convert_foreign, convert_ours, load_any, open_any
-from .info import packed_lines, show_info
-from .inputs import DEFAULT_MODEL, given, graph_for, is_weights
-from .model import Detector, Summary
+from .config.errors import UserError
+from .config.settings import Settings, given
+from .export.formats import format_of
+from .export.open import open_engine
+from .models.build import DEFAULT_MODEL, graph_for, is_weights
+from .models.detector import Detector
+from .models.summary import Summary, packed_lines, show_info
+from .models.weights.checkpoint import MAX_TEXT, Checkpoint
+from .models.weights.checkpoint import save as save_checkpoint
+from .models.weights.foreign import Opened, convert_foreign, convert_ours, load_any, open_any
+from .yolo import YOLO
 
-if TYPE_CHECKING:  # what a verb alone needs is imported when it is called: predict starts in half the time
-    from .benchtable import Bench
-    from .doctor import Report
-    from .experiment import Experiment
-    from .selftest import Verdict
-    from .validate import Metrics
+if TYPE_CHECKING:
+    from .benchmark.experiment import Experiment
+    from .benchmark.record import Bench
+    from .benchmark.selftest import Verdict
+    from .data.doctor.report import Report
+    from .tasks.metrics import Metrics
 
 
 def train(settings: Settings) -> Metrics:
     """The verb train."""
-    from .runs import run_train
+    from .train.run import run_train
 
     source = settings.model or DEFAULT_MODEL
     if format_of(source):
@@ -123,7 +123,7 @@ def _licence(opened: Checkpoint) -> str:
 
 def export(settings: Settings) -> Path:
     """The verb export: a file for other programs, compared with the network. Of a graph, one with random weights."""
-    from .export import run_export
+    from .export.run import run_export
 
     source = settings.model or DEFAULT_MODEL
     if is_weights(source) or format_of(source):
@@ -134,28 +134,28 @@ def export(settings: Settings) -> Path:
 
 def doctor(settings: Settings) -> Report:
     """The verb doctor: everything wrong or odd in a dataset, printed."""
-    from .doctor import run_doctor
+    from .data.doctor.report import run_doctor
 
     return run_doctor(settings)
 
 
 def selftest(settings: Settings) -> Verdict:
     """The verb selftest: trains on generated shapes and says whether the accuracy is what it should be."""
-    from .selftest import run_selftest
+    from .benchmark.selftest import run_selftest
 
     return run_selftest(settings)
 
 
 def bit(settings: Settings) -> object:
     """The verb bit: layers made ternary step by step, with the price of each step."""
-    from .bit.study import run_bit
+    from .bit.run import run_bit
 
     return run_bit(settings)
 
 
 def sizes(settings: Settings) -> Experiment:
     """The verb sizes: trains a graph in several sizes under one budget and writes one table."""
-    from .sizes import run_sizes
+    from .benchmark.sizes import run_sizes
 
     return run_sizes(settings)
 
@@ -175,5 +175,3 @@ def _weights(settings: Settings, verb: str) -> str:
         raise UserError(f"{verb} needs trained weights; model={settings.model} does not end in .pt. Give a checkpoint, for example "
                         "model=runs/detect/train/weights/best.pt .")
     return settings.model
-
-

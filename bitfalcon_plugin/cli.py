@@ -10,8 +10,8 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from . import __version__
-from .errors import UserError
+from .config.errors import UserError
+from .config.version import __version__
 
 HELP = """\
 usage: bitfalcon VERB key=value ...
@@ -80,13 +80,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(tokens: Sequence[str]) -> int:
     if not tokens or tokens[0] in HELP_WORDS:  # nothing else is imported for it
         return _help()
-    from .commands import parse_tokens
+    from .config.command_line import parse_tokens
 
     notes: list[str] = []
     verb, overrides = parse_tokens(tokens, notes)
     if verb in COMMANDS:
         return COMMANDS[verb](tokens)
-    from .config import load_settings
+    from .config.settings import load_settings
 
     settings = load_settings(overrides)
     if verb is None:
@@ -110,15 +110,15 @@ def _version(tokens: Sequence[str]) -> int:
 
 def _cfg(tokens: Sequence[str]) -> int:
     """The settings as a YAML to edit; with --markdown as the table of the README."""
-    from .config import defaults_text, settings_table
+    from .config.settings import defaults_text, settings_table
 
     print(settings_table() if {"--markdown", "markdown"} & set(tokens) else defaults_text(), end="")
     return 0
 
 
 def _copy_cfg(tokens: Sequence[str]) -> int:
-    from .config import defaults_text
-    from .files import write_text
+    from .config.files import write_text
+    from .config.settings import defaults_text
 
     if os.path.lexists(COPY):
         raise UserError(f"'{COPY}' is here already and may hold your changes. Rename or remove it first.")

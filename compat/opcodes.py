@@ -11,8 +11,20 @@ import pickletools
 import struct
 from collections.abc import Callable
 
-from .allowed import AGAIN, Made, Name, Rejected, Storage, becomes_stand_in, called, hashable, instance, is_known, need
-from .allowed import storage
+from .allowed import (
+    AGAIN,
+    Made,
+    Name,
+    Rejected,
+    Storage,
+    becomes_stand_in,
+    called,
+    hashable,
+    instance,
+    is_known,
+    need,
+    storage,
+)
 
 MAX_INSTRUCTIONS = 1_000_000  # yolov12n has 74 thousand, an unfinished run of the largest model three to four hundred
 MAX_NAME = 300  # bytes of a module's or class's name

@@ -22,7 +22,7 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import MissingFileError, UserError
+from ..config.errors import MissingFileError, UserError
 from .allowed import AGAIN, Rejected, need, one_line
 from .archive import Outline, inspect
 from .standins import Plainer, StandIn, Weights, stand_in, weights

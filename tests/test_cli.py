@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 
 import bitfalcon_plugin
-from bitfalcon_plugin import cli, commands
-from bitfalcon_plugin.commands import parse_tokens
-from bitfalcon_plugin.config import Settings, load_settings, settings_table, table
-from bitfalcon_plugin.errors import MissingFileError, UserError
-
-ROOT = Path(__file__).resolve().parent.parent
+from bitfalcon_plugin import cli
+from bitfalcon_plugin.config import command_line as commands
+from bitfalcon_plugin.config.command_line import parse_tokens
+from bitfalcon_plugin.config.errors import MissingFileError, UserError
+from bitfalcon_plugin.config.settings import Settings, load_settings, settings_table, table
+from tests.helpers.paths import ROOT
 
 
 def words(line: str) -> tuple[str | None, dict[str, object]]:

@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config import Settings
+from ..config.errors import UserError
+from ..config.settings import Settings
+from ..data.augmentation.augment import recipe_of
 from ..data.dataset import Sample
-from ..data.loader import TrainLoader
-from ..errors import UserError
-from ..model import Detector
-from ..modules.ternary import BitConv2d, BitLinear
-from ..training.setup import recipe_of
+from ..data.loading.loader import TrainLoader
+from ..models.detector import Detector
+from ..models.modules.bit_layers import BitConv2d, BitLinear
 
 IMAGES, BATCH = 256, 16  # how many are enough for both
 

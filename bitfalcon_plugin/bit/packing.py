@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint, content_of, save
-from ..errors import UserError, did_you_mean
-from ..model import Detector, odd_norms
-from ..modules.ternary import BitConv2d, BitLinear
-from .flat import CODES, PIECES, flatten, halved
-from .trits import FORMATS
+from ..config.errors import UserError, did_you_mean
+from ..models.detector import Detector, odd_norms
+from ..models.modules.bit_layers import BitConv2d, BitLinear
+from ..models.weights.checkpoint import Checkpoint, content_of, save
+from ..models.weights.packed import CODES, PIECES, flatten, halved
+from ..models.weights.trits import FORMATS
 
 
 def pack(model: Detector | Checkpoint, path: str | Path, fmt: str = "t5", half: bool = True) -> Checkpoint:

@@ -17,23 +17,25 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint, load, save
-from ..config import Settings, load_settings
+from ..config.callbacks import Events
+from ..config.devices import select_device, select_devices
+from ..config.errors import UserError
+from ..config.files import write_text
+from ..config.settings import Settings, given, load_settings
 from ..data.dataset import Sample
-from ..devices import select_device, select_devices
-from ..errors import UserError
-from ..events import Events
-from ..files import write_text
-from ..foreign import load_any
-from ..inputs import class_names, find_data, given, is_weights, legal_side, scan_split
-from ..measuring import measure, same_classes
-from ..model import Detector, odd_norms
-from ..modules.replace import bitify, ternary_layers
-from ..policy import NOTHING
-from ..runs import Result, run_train, to_resume
-from ..training.optim import auto_rule, planned_iterations
-from ..training.pictures import Pictures
-from ..validate import Metrics
+from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
+from ..models.bitify import bitify, ternary_layers
+from ..models.build import is_weights
+from ..models.detector import Detector, odd_norms
+from ..models.graph.bit_policy import NOTHING
+from ..models.weights.checkpoint import Checkpoint, load, save
+from ..models.weights.foreign import load_any
+from ..tasks.metrics import Metrics
+from ..train.optim import auto_rule, planned_iterations
+from ..train.resume import to_resume
+from ..train.run import Result, run_train
+from ..val.pictures import Pictures
+from ..val.run import measure
 from .calibration import calibrate, calibration_images
 
 SHARE, LEAST = 0.15, 10  # epochs: of those of the float model, and at least

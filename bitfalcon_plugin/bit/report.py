@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from ..errors import MissingFileError, UserError
-from ..files import write_text
-from ..model import Detector
-from ..timing import ROUNDS, VARIANTS, Timing, interleave, told, variants
-from ..tradeoff import Panel, Point, draw_tradeoff
+from ..benchmark.timing import ROUNDS, VARIANTS, Timing, interleave, told, variants
+from ..config.errors import MissingFileError, UserError
+from ..config.files import write_text
+from ..models.detector import Detector
+from ..plots.tradeoff import Panel, Point, draw_tradeoff
 
 FORMAT, VERSION = "bitfalcon bit steps", 1
 FILE = "steps.json"

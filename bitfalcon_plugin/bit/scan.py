@@ -16,12 +16,12 @@ from pathlib import Path
 
 import torch
 
-from ..config import Settings
+from ..config.errors import UserError, did_you_mean
+from ..config.files import write_text
+from ..config.settings import Settings
 from ..data.dataset import Sample
-from ..errors import UserError, did_you_mean
-from ..files import write_text
-from ..model import Detector
-from ..modules.replace import bitify, parts_by_row
+from ..models.bitify import bitify, parts_by_row
+from ..models.detector import Detector
 from .calibration import calibrate, calibration_images
 from .qat import accuracy
 

@@ -14,14 +14,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..errors import MissingFileError, UserError, nearest, raise_problems
+from ..config.errors import MissingFileError, UserError, nearest, raise_problems
+from ..ops.boxes import xyxy_from_xywh
+from ..ops.polygons import Outlines
+from .formats.dataset_yaml import DataSpec, leaves
+from .formats.yolo import Row, label_path
 from .images import IMAGE_SUFFIXES
-from .labels import Row, label_path
-from .looks import NO_LABELS, SMALLEST_SIDE, look_at_all
-from .outlines import Outlines
-from .spec import DataSpec, leaves, load_data
-
-__all__ = ["SMALLEST_SIDE", "DataSpec", "Sample", "Scan", "load_data", "scan"]
+from .scan_cache import NO_LABELS, look_at_all
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,3 +215,9 @@ def _missing(data: DataSpec, split: str, absent: Sequence[Path]) -> str:
         lines.append(f"The YAML's `download:` says: {asked if len(asked) <= 300 else asked[:297] + '...'}")
         lines.append(f"Nothing is fetched or executed here: fetch it and put it so that '{absent[0]}' is there.")
     return "\n".join(lines)
+
+
+def pixel_boxes(sample: Sample) -> Tensor:
+    """(n, 4) xyxy in pixels of the original image."""
+    height, width = sample.size
+    return xyxy_from_xywh(sample.boxes) * torch.tensor([width, height, width, height], dtype=torch.float32)

@@ -17,7 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
-from ..boxes import Fit
+from ..ops.letterbox import Fit
 
 # What either upstream accepts. A format that this Pillow cannot decode is set aside with that reason.
 IMAGE_SUFFIXES = frozenset(".avif .bmp .dng .heic .heif .jp2 .jpeg .jpg .mpo .pfm .png .tif .tiff .webp".split())

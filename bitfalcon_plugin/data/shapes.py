@@ -17,8 +17,8 @@ import numpy as np
 from numpy.random import RandomState
 from PIL import Image, ImageDraw
 
-from ..errors import UserError
-from ..files import cache_dir
+from ..config.errors import UserError
+from ..config.files import cache_dir
 
 NAMES = ("circle", "square", "triangle", "star")
 COUNTS = {"train": 160, "val": 40}

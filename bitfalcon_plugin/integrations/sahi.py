@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import UserError
-from ..facade import YOLO
-from ..results import Results
+from ..config.errors import UserError
+from ..predict.results import Results
+from ..yolo import YOLO
 
 try:
     from sahi.models.base import DetectionModel

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from bitfalcon_plugin.modules.attention import AAttn
+from bitfalcon_plugin.models.modules.attention import AAttn
 
 # (side, channels, heads, area): rows 6 and 8 of yolov12 n, s and m at 640 px
 CASES = [(40, 64, 2, 4), (20, 128, 4, 1), (40, 128, 4, 4), (20, 256, 8, 1), (40, 256, 8, 4)]

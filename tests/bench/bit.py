@@ -18,14 +18,16 @@ from pathlib import Path
 
 import torch
 
+from bitfalcon_plugin.benchmark.timing import interleave, machine, told
 from bitfalcon_plugin.bit import bitify, calibrate, freeze, pack
-from bitfalcon_plugin.foreign import load_any
-from bitfalcon_plugin.model import build
-from bitfalcon_plugin.modules.integer import Geometry, OneDnn, bytes_of, describe, inverse_and_limit
-from bitfalcon_plugin.quick import Packed, prepared
-from bitfalcon_plugin.timing import interleave, machine, threads, told
-from bitfalcon_plugin.training.assign import Targets
-from bitfalcon_plugin.training.loss import detection_loss
+from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.inference.fused_conv import Packed
+from bitfalcon_plugin.models.inference.prepare import prepared
+from bitfalcon_plugin.models.inference.threads import threads
+from bitfalcon_plugin.models.modules.bit_kernels import Geometry, OneDnn, bytes_of, describe, inverse_and_limit
+from bitfalcon_plugin.models.weights.foreign import load_any
+from bitfalcon_plugin.tasks.assign import Targets
+from bitfalcon_plugin.tasks.detect import detection_loss
 
 ISAS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "DEFAULT")
 CAPABILITY = {"AVX2": "avx2", "AVX2_VNNI": "avx2"}

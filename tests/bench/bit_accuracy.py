@@ -15,10 +15,10 @@ from pathlib import Path
 
 from bitfalcon_plugin.bit.packing import pack
 from bitfalcon_plugin.bit.qat import run_qat
-from bitfalcon_plugin.config import load_settings
-from bitfalcon_plugin.facade import YOLO
-from bitfalcon_plugin.files import write_text
-from bitfalcon_plugin.foreign import load_any
+from bitfalcon_plugin.config.files import write_text
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.models.weights.foreign import load_any
+from bitfalcon_plugin.yolo import YOLO
 
 
 def measured(weights: str, data: str, imgsz: int, epochs: int, seed: int, bit: str, folder: Path) -> dict[str, float]:

@@ -11,8 +11,9 @@ import numpy as np
 
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.data.dataset import scan
-from bitfalcon_plugin.data.spec import load_data
-from bitfalcon_plugin.validate import STATS, coco_metrics
+from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from bitfalcon_plugin.tasks.coco import coco_metrics
+from bitfalcon_plugin.tasks.metrics import STATS
 
 
 def main() -> None:

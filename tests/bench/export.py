@@ -19,13 +19,12 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from tiny_models import lived  # noqa: E402
-
-from bitfalcon_plugin.config import load_settings  # noqa: E402
-from bitfalcon_plugin.engines.formats import FORMATS, WRITTEN  # noqa: E402
-from bitfalcon_plugin.export import run_export  # noqa: E402
-from bitfalcon_plugin.model import build  # noqa: E402
-from bitfalcon_plugin.modules.quantised import Quantising  # noqa: E402
+from bitfalcon_plugin.config.settings import load_settings  # noqa: E402
+from bitfalcon_plugin.export.formats import FORMATS, WRITTEN  # noqa: E402
+from bitfalcon_plugin.export.run import run_export  # noqa: E402
+from bitfalcon_plugin.models.build import build  # noqa: E402
+from bitfalcon_plugin.models.modules.bit_activations import Quantising  # noqa: E402
+from tests.helpers.tiny_models import lived  # noqa: E402
 
 GRAPHS = ("yolov12.yaml:n", "yolov12.yaml:s", "yolov12-turbo.yaml:n", "yolov12-turbo.yaml:s", "yolo11.yaml:n", "yolo11.yaml:s",
           "yolov8.yaml:n", "yolov8.yaml:s", "bitfalcon.yaml:n", "bitfalcon.yaml:s", "bitfalcon-p.yaml:n", "yolov12-lite.yaml:n")

@@ -14,7 +14,7 @@ import time
 
 import torch
 
-from bitfalcon_plugin.boxes import non_max_suppression
+from bitfalcon_plugin.ops.nms import non_max_suppression
 
 SIDE = 640.0
 

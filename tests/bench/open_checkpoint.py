@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch  # noqa: F401  imported before the clock starts
 
-from bitfalcon_plugin.foreign import load_any
+from bitfalcon_plugin.models.weights.foreign import load_any
 
 
 def main() -> None:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bitfalcon_plugin.ahead import read_pictures
-from bitfalcon_plugin.config import load_settings
-from bitfalcon_plugin.facade import YOLO
-from bitfalcon_plugin.predict import _input, list_sources, predict
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.predict.pipeline import _input, predict
+from bitfalcon_plugin.predict.reader import read_pictures
+from bitfalcon_plugin.predict.sources import list_sources
+from bitfalcon_plugin.yolo import YOLO
 
 
 def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: int = 3) -> None:

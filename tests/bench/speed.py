@@ -22,13 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bitfalcon_plugin import quick
-from bitfalcon_plugin.ahead import Picture, shrunk
-from bitfalcon_plugin.boxes import non_max_suppression
-from bitfalcon_plugin.foreign import load_any
-from bitfalcon_plugin.model import Detector, build
-from bitfalcon_plugin.modules.attention import Attention
-from bitfalcon_plugin.predict import _fits, _input
+from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.detector import Detector
+from bitfalcon_plugin.models.inference import precision
+from bitfalcon_plugin.models.inference import prepare as quick
+from bitfalcon_plugin.models.modules.attention import Attention
+from bitfalcon_plugin.models.weights.foreign import load_any
+from bitfalcon_plugin.ops.nms import non_max_suppression
+from bitfalcon_plugin.predict.pipeline import _fits, _input
+from bitfalcon_plugin.predict.reader import Picture, shrunk
 
 CPU = torch.device("cpu")
 clock: Callable[[], float] = time.perf_counter
@@ -46,9 +48,9 @@ def ways(model: Detector, images: Tensor, compiling: bool) -> dict[str, Callable
     if compiling:
         compiled = quick.prepared(model, CPU, compiling=True)
         with torch.inference_mode():
-            quick.warm(compiled, last, print)
+            compiling.warm(compiled, last, print)
         found["compile"] = lambda: compiled(last)
-    kind, reason = quick.half_type(CPU)
+    kind, reason = precision.half_type(CPU)
     if kind is None:
         print(f"half: {reason}")
     else:

@@ -60,8 +60,8 @@ def files(folder: str) -> tuple[str, str]:
     import numpy as np
     from PIL import Image
 
-    from bitfalcon_plugin.checkpoint import Checkpoint, save
-    from bitfalcon_plugin.model import build
+    from bitfalcon_plugin.models.build import build
+    from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save
 
     model = build("yolov12.yaml", "n")
     save(f"{folder}/n.pt", Checkpoint(model.graph, model.state_dict(), measured=(model.strides, model.multiple)))

@@ -19,18 +19,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bitfalcon_plugin.config import load_settings
-from bitfalcon_plugin.data import loader as loading
-from bitfalcon_plugin.data.augment import Batch
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.data.augmentation.augment import Batch, recipe_of
 from bitfalcon_plugin.data.dataset import Sample, scan
-from bitfalcon_plugin.data.loader import TrainLoader
-from bitfalcon_plugin.data.spec import load_data
-from bitfalcon_plugin.model import Detector, build
-from bitfalcon_plugin.training.assign import Targets
-from bitfalcon_plugin.training.loop import CLIP
-from bitfalcon_plugin.training.loss import detection_loss
-from bitfalcon_plugin.training.optim import Ema, choose_optimizer, parameter_groups
-from bitfalcon_plugin.training.setup import compiled, gains_of, precision_of, recipe_of
+from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from bitfalcon_plugin.data.loading import loader as loading
+from bitfalcon_plugin.data.loading.loader import TrainLoader
+from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.detector import Detector
+from bitfalcon_plugin.models.inference.compiling import compiled_for_training as compiled
+from bitfalcon_plugin.models.inference.precision import precision_of
+from bitfalcon_plugin.tasks.assign import Targets
+from bitfalcon_plugin.tasks.detect import detection_loss, gains_of
+from bitfalcon_plugin.train.loop import CLIP
+from bitfalcon_plugin.train.optim import Ema, choose_optimizer, parameter_groups
 
 PARTS = ("loader", "augmentation", "forward", "loss", "backward", "optimizer", "EMA")
 

@@ -1,0 +1,1 @@
+"""The verbs benchmark, sizes and selftest."""

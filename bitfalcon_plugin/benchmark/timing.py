@@ -1,0 +1,202 @@
+"""How long things take, compared fairly: every candidate in turn, round after round, in one process, and on which machine.
+
+A machine that is shared or that changes its clock drifts; candidates that take turns drift together, so that their ratios hold
+where the milliseconds do not.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config.errors import UserError
+from ..config.version import __version__
+from ..models.detector import Detector
+
+ROUNDS, WARMUP = 7, 1
+FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16")  # as Linux names them
+# What tells of them where there is no /proc/cpuinfo; private to torch, so each may be missing.
+PROBES = {"avx2": "_is_avx2_supported", "avx512f": "_is_avx512_supported", "avx512_vnni": "_is_vnni_supported",
+          "avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")  # variables that forbid instructions the CPU has
+PACKAGES = ("torchvision", "onnx", "onnxruntime", "openvino")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds of one candidate, a value a round."""
+
+    rounds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Milliseconds in the middle."""
+        return statistics.median(self.rounds)
+
+    @property
+    def low(self) -> float:
+        """First quartile."""
+        return self._quartiles()[0]
+
+    @property
+    def high(self) -> float:
+        """Third quartile."""
+        return self._quartiles()[2]
+
+    @property
+    def spread(self) -> float:
+        """Interquartile range."""
+        return self.high - self.low
+
+    @property
+    def count(self) -> int:
+        """How many rounds."""
+        return len(self.rounds)
+
+    def faster_than(self, other: Timing) -> float:
+        """How many times faster than `other`: the median of the ratios round by round where both ran in the same rounds."""
+        if self.count == other.count:
+            return statistics.median(theirs / own for own, theirs in zip(self.rounds, other.rounds, strict=True))
+        return other.median / self.median
+
+    def as_dict(self) -> dict[str, object]:
+        """Plain values for a JSON file; `from_dict` reads them."""
+        return {"median_ms": round(self.median, 4), "low_ms": round(self.low, 4), "high_ms": round(self.high, 4), "count": self.count,
+                "rounds_ms": [round(value, 4) for value in self.rounds]}
+
+    @classmethod
+    def from_dict(cls, content: object) -> Timing:
+        """What `as_dict` gave. Raises UserError for anything else."""
+        rounds = content.get("rounds_ms") if isinstance(content, Mapping) else None
+        if not isinstance(rounds, list) or not rounds or not all(type(value) in (int, float) and value >= 0 for value in rounds):
+            raise UserError("a timing is no mapping with the milliseconds of at least one round (rounds_ms)")
+        return cls(tuple(map(float, rounds)))
+
+    def __str__(self) -> str:
+        return f"{self.median:.1f} ({self.low:.1f} to {self.high:.1f})"
+
+    def _quartiles(self) -> list[float]:
+        return statistics.quantiles(self.rounds, n=4, method="inclusive") if self.count > 1 else [self.median] * 3
+
+
+def interleave(runs: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, warmup: int = WARMUP, seconds: float = 0.0,
+               device: torch.device | None = None, clock: Callable[[], float] = time.perf_counter) -> dict[str, Timing]:
+    """Time every candidate once a round, in the order of `runs` and, in every second round, backwards.
+
+    warmup: rounds that are not counted. seconds: a candidate is called again until so much time has passed, and its mean counts; 0:
+    one call. device: where the work is done; on CUDA a measurement waits for it. clock gives seconds. What a candidate raises ends
+    the measurement.
+    """
+    if rounds < 1 or warmup < 0:
+        raise ValueError(f"rounds={rounds}, warmup={warmup}: expected at least one round, and no negative warm-up")
+    wait = (lambda: torch.cuda.synchronize(device)) if device is not None and device.type == "cuda" else (lambda: None)
+    taken: dict[str, list[float]] = {name: [] for name in runs}
+    for number in range(-warmup, rounds):
+        for name in list(runs) if number % 2 == 0 else reversed(runs):
+            spent = _mean(runs[name], seconds, wait, clock)
+            if number >= 0:
+                taken[name].append(spent * 1e3)
+    return {name: Timing(tuple(values)) for name, values in taken.items()}
+
+
+def _mean(run: Callable[[], object], seconds: float, wait: Callable[[], None], clock: Callable[[], float]) -> float:
+    wait()
+    start, calls, passed = clock(), 0, 0.0
+    while not calls or passed < seconds:
+        run()
+        wait()
+        calls += 1
+        passed = clock() - start
+    return passed / calls
+
+
+def machine() -> dict[str, object]:
+    """What a timing depends on, as plain values: processor, instruction set, threads, GPU, versions.
+
+    "instructions": what the CPU has of FLAGS. "limits": variables that forbid some of them. "capability": what torch's own kernels use.
+    """
+    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    versions = {name: _version(name) for name in PACKAGES}
+    return {"cpu": _cpu_name(), "cores": os.cpu_count() or 0, "capability": torch.backends.cpu.get_cpu_capability(),
+            "instructions": _instructions(), "limits": {name: os.environ[name] for name in LIMITS if os.environ.get(name)},
+            "threads": torch.get_num_threads(), "gpu": ", ".join(gpus), "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(), "torch": str(torch.__version__), "cuda": str(torch.version.cuda or "") if gpus else "",
+            "bitfalcon": __version__, "versions": {name: found for name, found in versions.items() if found}}
+
+
+def told(facts: Mapping[str, object]) -> str:
+    """The facts of `machine` as one line of text, for the head of a table."""
+    limits = "".join(f", {name}={value}" for name, value in facts.get("limits", {}).items())
+    gpu = f"GPU {facts['gpu']}; " if facts.get("gpu") else ""
+    packages = ", ".join(f"{name} {found}" for name, found in facts.get("versions", {}).items())
+    return (f"{gpu}CPU {facts.get('cpu')}, {facts.get('capability')} ({', '.join(facts.get('instructions', ())) or 'instructions not known'}"
+            f"{limits}), {facts.get('threads')} of {facts.get('cores')} threads; torch {facts.get('torch')}{', ' + packages if packages else ''}, "
+            f"bitfalcon {facts.get('bitfalcon')}, Python {facts.get('python')}, {facts.get('system')}")
+
+
+def _cpu_name() -> str:
+    found = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return found[0] if found else platform.processor() or platform.machine() or "not known"
+
+
+def _instructions() -> list[str]:
+    lines = [line.partition(":")[2].split() for line in _cpuinfo() if line.startswith(("flags", "Features"))]
+    if lines:
+        return [name for name in FLAGS if name in lines[0]]
+    probes = {name: getattr(torch.cpu, probe, None) for name, probe in PROBES.items()}
+    return [name for name, probe in probes.items() if probe is not None and probe()]
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:  # not Linux
+        return []
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+# name -> type of the numbers, and how they lie in memory
+VARIANTS: Mapping[str, tuple[torch.dtype, torch.memory_format]] = {
+    "fp32 NCHW": (torch.float32, torch.contiguous_format),
+    "fp32 channels_last": (torch.float32, torch.channels_last),
+    "bf16 channels_last": (torch.bfloat16, torch.channels_last),
+}
+
+
+def variants(model: Detector, imgsz: int | Sequence[int] = 640, batch: int = 1, device: torch.device | str = "cpu",
+             names: Sequence[str] = tuple(VARIANTS)) -> dict[str, Callable[[], Tensor]]:
+    """Callables by name, each a copy of the model, folded, in its type and layout, on one batch of noise; they give decoded predictions.
+
+    imgsz: side or (height, width), taken up to the next size that is legal. The model is left as it is. names: of VARIANTS.
+    """
+    sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    sides = tuple(-(-side // model.multiple) * model.multiple for side in sides)
+    noise = torch.rand(batch, model.graph.channels, *sides, generator=torch.Generator().manual_seed(0))
+    return {name: _variant(model, noise, torch.device(device), *VARIANTS[name]) for name in names}
+
+
+def _variant(model: Detector, noise: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], Tensor]:
+    own = copy.deepcopy(model).eval().fuse().requires_grad_(False).to(device, dtype, memory_format=layout)
+    images = noise.to(device, dtype).contiguous(memory_format=layout)
+
+    @torch.inference_mode()
+    def run() -> Tensor:
+        return own.decode(own(images))
+
+    return run

@@ -1,0 +1,1 @@
+"""Augmentation of batches on the training device."""

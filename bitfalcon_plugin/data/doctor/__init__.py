@@ -1,0 +1,1 @@
+"""The verb doctor: everything wrong or odd in a dataset."""

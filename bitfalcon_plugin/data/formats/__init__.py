@@ -1,0 +1,1 @@
+"""Label and dataset files, one reader a format."""

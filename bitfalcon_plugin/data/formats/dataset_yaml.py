@@ -1,0 +1,206 @@
+"""Dataset YAMLs: found by path or name, checked key by key, split entries resolved to absolute paths.
+
+Nothing a YAML says is executed or fetched, and an entry that leads out of the dataset's own folder is refused unless
+the caller allows it. Written from interface.md 5.1 and families.md 3.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ...config.errors import MissingFileError, UserError, did_you_mean, nearest, raise_problems
+from ...config.files import cfg_dir
+from ...config.yaml_files import SUFFIXES, load_yaml
+from ..shapes import ensure_shapes
+
+SPLITS = ("train", "val", "test")
+GENERATORS = {"shapes": ensure_shapes}  # `generator:` -> what makes the dataset and returns its YAML
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A checked dataset YAML. Whether its images are there is seen when a split is scanned."""
+
+    path: Path  # the YAML itself
+    root: Path  # absolute
+    names: dict[int, str]  # 0 to nc-1, in order
+    splits: dict[str, tuple[str, ...]]  # train, val and perhaps test -> absolute folders, lists (.txt) or images
+    settings: dict[str, object] = field(default_factory=dict)  # defaults that the dataset brings along
+    download: str | None = None  # what the YAML asks to fetch; text for messages, never executed
+    allow_outside: bool = False  # entries and lines of lists may leave the root
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nc(self) -> int:
+        """Number of classes."""
+        return len(self.names)
+
+
+def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
+    """Find a dataset YAML and check it.
+
+    Args:
+        data: a YAML file; a folder that holds exactly one; or the bare name of a dataset that comes with the package.
+        allow_outside: take entries that lead out of the dataset's root.
+
+    Raises MissingFileError (with the nearest names) where there is no such file, else UserError with all problems.
+    """
+    path = _find(data)
+    raw = load_yaml(path)
+    problems: list[str] = []
+    settings = _settings(raw.get("settings"), problems)
+    if raw.get("generator") is not None:
+        name = raw["generator"]
+        if not isinstance(name, str) or name not in GENERATORS:
+            known = ", ".join(GENERATORS)
+            problems.append(f"generator: {name!r} is unknown; known: {known}.{did_you_mean(name, GENERATORS)}")
+        raise_problems(f"Dataset file '{path}' cannot be used:", problems)
+        return replace(load_data(GENERATORS[name]()), path=path, settings=settings)
+
+    notes: list[str] = []
+    root = _root(raw.get("path"), path, problems)
+    names = _names(raw.get("names"), raw.get("nc"), problems)
+    if raw.get("channels", 3) != 3:
+        problems.append(f"channels: {raw['channels']!r}; only 3 (colour images) is supported")
+    splits = _splits(raw, root, allow_outside, problems, notes)
+    raise_problems(f"Dataset file '{path}' cannot be used:", problems)
+    download = None if raw.get("download") is None else str(raw["download"])
+    return DataSpec(path, root, names, splits, settings, download, allow_outside, tuple(notes))
+
+
+def _find(data: str | Path) -> Path:
+    """The YAML that `data` means: as a path, in a folder, then among the packaged ones."""
+    if not isinstance(data, (str, Path)) or not str(data).strip():
+        raise UserError(f"data={data!r}: expected a dataset YAML, a folder that holds one, or a packaged name.")
+    path = Path(data).expanduser()
+    packaged = cfg_dir() / "datasets"
+    if not path.exists() and path.name == str(path):
+        candidates = [folder / f"{path}{suffix}" for folder in (Path(), packaged) for suffix in ("", *SUFFIXES)]
+        path = next((candidate for candidate in candidates if candidate.is_file()), path)
+    if path.is_dir():
+        path = _only_yaml(path)
+    if not path.exists():
+        known = {file.name for folder in (packaged, path.parent) for file in _yamls(folder)}
+        close = nearest(path.name, known) or sorted(file.name for file in _yamls(packaged))
+        raise MissingFileError(
+            f"Dataset '{data}' is not there: no such file, and not among the packaged ones in '{packaged}'. "
+            f"Nearest: {', '.join(close)}."
+        )
+    if path.suffix.lower() not in SUFFIXES:
+        raise UserError(f"Dataset '{data}' is not a YAML (.yaml, .yml). Unpack an archive and give its YAML or folder.")
+    return Path(os.path.abspath(path))
+
+
+def _yamls(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+
+
+def _only_yaml(folder: Path) -> Path:
+    found = _yamls(folder)
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise MissingFileError(f"Dataset folder '{folder}' holds no YAML; expected one, or give the YAML itself.")
+    listed = ", ".join(file.name for file in found)
+    raise UserError(f"Dataset folder '{folder}' holds {len(found)} YAMLs ({listed}); give the one that is meant.")
+
+
+def _settings(value: object, problems: list[str]) -> dict[str, object]:
+    if value is None:
+        return {}
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return dict(value)
+    problems.append(f"settings: {value!r}; expected a mapping of setting to value")
+    return {}
+
+
+def _root(value: object, path: Path, problems: list[str]) -> Path:
+    """Absolute `path:` as it is; relative beside the YAML if it is there, else from the working directory."""
+    if value is None:
+        return path.parent
+    if not isinstance(value, str) or not value.strip():
+        problems.append(f"path: {value!r}; expected the dataset's folder as text")
+        return path.parent
+    beside = Path(os.path.abspath(path.parent / Path(value).expanduser()))
+    return beside if beside.exists() else Path(os.path.abspath(Path(value).expanduser()))
+
+
+def _names(names: object, nc: object, problems: list[str]) -> dict[int, str]:
+    """Class index -> name from `names:`, checked against `nc:`; from `nc:` alone class_0, class_1, ..."""
+    if nc is not None and (type(nc) is not int or nc < 1):
+        problems.append(f"nc: {nc!r}; expected a whole number of classes, 1 or more")
+        nc = None
+    if names is None:
+        if nc is None:
+            problems.append("names: missing; expected the class names as a list, or as `0: first`, `1: second`, ...")
+        return {index: f"class_{index}" for index in range(nc or 0)}
+    if not isinstance(names, (list, Mapping)) or not names:
+        problems.append(f"names: {names!r}; expected the class names as a list, or as `0: first`, `1: second`, ...")
+        return {}
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    for key, name in names.items():
+        if isinstance(name, bool) or not isinstance(name, (str, int, float)) or not str(name).strip():
+            problems.append(f"names: class {key} is {name!r}; expected text (put yes, no, on, off in quotes)")
+    try:
+        by_index = {int(key) if not isinstance(key, (bool, float)) else key: str(name) for key, name in names.items()}
+    except (TypeError, ValueError):
+        by_index = {}
+    if sorted(map(str, by_index)) != sorted(map(str, range(len(names)))):
+        problems.append(f"names: indices {', '.join(map(str, names))}; expected 0 to {len(names) - 1}, each once")
+        return {}
+    if nc is not None and nc != len(names):
+        problems.append(f"nc: {nc}, but names has {len(names)} entries; make them agree or leave nc out")
+    return dict(sorted(by_index.items()))
+
+
+def _splits(
+    raw: Mapping[str, object], root: Path, allow_outside: bool, problems: list[str], notes: list[str]
+) -> dict[str, tuple[str, ...]]:
+    """train, val and test as absolute paths."""
+    given = {split: raw[split] for split in SPLITS if raw.get(split) is not None}
+    if raw.get("validation") is not None:
+        notes.append("key 'validation' " + ("ignored: 'val' is given" if "val" in given else "is read as 'val'"))
+        given.setdefault("val", raw["validation"])
+    others = [key for key in raw if isinstance(key, str) and key not in SPLITS]
+    for split in ("train", "val"):
+        if split not in given:
+            problems.append(
+                f"{split}: missing; expected a folder, a .txt list or a list of these.{did_you_mean(split, others)}"
+            )
+    splits = {}
+    for split, value in given.items():
+        entries = value if isinstance(value, list) else [value]
+        if not entries or not all(isinstance(entry, str) and entry.strip() for entry in entries):
+            problems.append(f"{split}: {value!r}; expected a folder, a .txt list or a list of these, as text")
+            continue
+        paths = [_entry(entry.strip(), root) for entry in entries]
+        splits[split] = tuple(map(str, paths))
+        for entry, path in zip(entries, paths):
+            if not allow_outside and leaves(path, root):
+                problems.append(
+                    f"{split}: '{entry}' leads out of the dataset's folder '{root}'; set `path:` to a folder that "
+                    "holds all of it, or give allow_outside=True if that is meant"
+                )
+    return splits
+
+
+def _entry(entry: str, root: Path) -> Path:
+    """An entry of a split as an absolute path, `..` resolved by the letter (symbolic links are not followed).
+
+    Some exports write `../train/images` beside a folder `train`: where `../x` is absent, `x` is meant.
+    """
+    path = Path(os.path.abspath(root / Path(entry).expanduser()))
+    if entry.startswith("../") and not path.exists():
+        return Path(os.path.abspath(root / entry[3:]))
+    return path
+
+
+def leaves(path: Path, root: Path) -> bool:
+    """Whether an absolute, normalised path lies outside `root`."""
+    return path != root and root not in path.parents

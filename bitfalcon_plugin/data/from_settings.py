@@ -1,0 +1,80 @@
+"""What settings name, found and checked: the graph, the dataset and its splits, a legal image side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from ..config.errors import UserError
+from ..config.notes import note
+from ..config.settings import Settings
+from .formats.dataset_yaml import DataSpec
+
+if TYPE_CHECKING:
+    from ..models.detector import Detector
+    from .dataset import Scan
+
+
+DEFAULT_DATA = "shapes.yaml"
+
+
+def class_names(settings: Settings, data: DataSpec) -> dict[int, str]:
+    """The classes that a model of these data knows."""
+    return {0: "item"} if settings.single_cls else data.names
+
+
+def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
+    """The dataset, and the settings with what the dataset brings along where nobody gave it."""
+    from .formats.dataset_yaml import load_data
+
+    if settings.data is None:
+        data = load_data(DEFAULT_DATA)
+        print(f"No data= is given: using the generated dataset 'shapes' in {data.root} (its data.yaml is an example to copy)")
+    else:
+        data = load_data(settings.data, allow_outside=settings.allow_outside)
+    for note in data.notes:
+        print(f"note: {note}", file=sys.stderr)
+    brought = {key: value for key, value in data.settings.items() if key not in settings.given}
+    if brought:
+        print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in brought.items()))
+    # a path is kept whole, so that the run can be resumed and its weights validated from any folder
+    settings = settings.replace(**brought, data=DEFAULT_DATA if settings.data is None else str(data.path.resolve()))
+    if not isinstance(settings.imgsz, int):
+        raise UserError(f"imgsz={settings.imgsz}: training and validation take one side, for example imgsz={max(settings.imgsz)}.")
+    return data, settings
+
+
+def scan_split(data: DataSpec, split: str, settings: Settings) -> Scan:
+    """Look through a split and say what is in it."""
+    from .dataset import scan
+
+    found = scan(data, split, single_cls=settings.single_cls, classes=settings.classes,
+                 fraction=settings.fraction if split == "train" and settings.mode == "train" else 1.0)
+    print(f"{split:>9}: {len(found.samples)} images, {found.missing + found.empty} backgrounds, {found.unreadable} unreadable, "
+          f"{sum(len(sample.boxes) for sample in found.samples)} boxes ({data.path})")
+    for note in found.notes[:20]:
+        print(f"note: {note}", file=sys.stderr)
+    if len(found.notes) > 20:
+        print(f"note: ... and {len(found.notes) - 20} more", file=sys.stderr)
+    return found
+
+
+def same_classes(known: Mapping[int, str], names: Mapping[int, str], data: DataSpec) -> None:
+    """UserError where a model (classes `known`) and data have another number of classes, or the same in another order; a note for other words."""
+    if len(names) != len(known):
+        raise UserError(f"The model knows {len(known)} classes ({', '.join(known.values())}), {data.path} has {len(names)} "
+                        f"({', '.join(names.values())}). Give the data the model was trained for.")
+    if names != known:
+        if sorted(names.values()) == sorted(known.values()):
+            raise UserError(f"{data.path} has the model's classes in another order ({', '.join(names.values())}; the model: "
+                            f"{', '.join(known.values())}). Put the names of the data in the model's order.")
+        note(f"note: the model calls its classes {', '.join(known.values())}")
+
+
+def legal_side(settings: Settings, model: Detector) -> Settings:
+    """imgsz rounded up to what the model can take; says so."""
+    side = -(-settings.imgsz // model.multiple) * model.multiple
+    if side != settings.imgsz:
+        print(f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {side}")
+    return settings.replace(imgsz=side)

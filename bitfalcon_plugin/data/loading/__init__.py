@@ -1,0 +1,1 @@
+"""Loader workers and image caches."""

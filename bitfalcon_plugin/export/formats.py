@@ -1,0 +1,123 @@
+"""The formats a network can be exported to: one table for the command line, the README and the code that opens files. No torch.
+
+Names and suffixes as in spec/interface.md section 9.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ..config.errors import UserError, did_you_mean
+
+VALIDATED, REFUSED = "validated", "refused"
+FROM_ONNX = "export format=onnx and convert that file with the maker's own tool"
+
+
+@dataclass(frozen=True)
+class Format:
+    """A row of FORMATS. suffix: of the file, or of the folder's name. needs: package to run it -> extra of this package that brings it.
+
+    to_write: what writing needs beside; for_option: option -> what writing with it needs, all of it, so that one extra is named.
+    options: settings beside imgsz and batch that it takes. reason: why it is refused, and what to do instead.
+    not_taken: option -> the same.
+    """
+
+    suffix: str
+    needs: Mapping[str, str] = field(default_factory=dict)
+    to_write: Mapping[str, str] = field(default_factory=dict)
+    for_option: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    options: tuple[str, ...] = ()
+    reason: str = ""
+    not_taken: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def status(self) -> str:
+        """validated: each file is run and compared before it counts as written. refused: not written here."""
+        return REFUSED if self.reason else VALIDATED
+
+
+COMMON = ("dynamic", "half")
+INT8 = "format=openvino int8=True gains"
+FORMATS: dict[str, Format] = {
+    "onnx": Format(".onnx", {"onnxruntime": "export"}, {"onnx": "export"}, options=(*COMMON, "nms", "opset", "simplify"),
+                   not_taken={"int8": f"onnxruntime computes 8-bit graphs slower on CPUs than float32 ones; {INT8}"}),
+    "torchscript": Format(".torchscript", options=(*COMMON, "nms"), not_taken={"int8": f"torch has no faster 8-bit arithmetic for it; {INT8}"}),
+    "pt2": Format(".pt2", options=COMMON, not_taken={
+        "int8": f"torch has no faster 8-bit arithmetic for it; {INT8}",
+        "nms": "suppression ends when nothing is left, which a torch.export graph cannot say; the other formats take it"}),
+    # OpenVINO converts what torch's recorder wrote, and that needs onnx.
+    "openvino": Format("_openvino_model", {"openvino": "openvino"}, {"onnx": "openvino"},
+                       {"int8": {"openvino": "int8", "onnx": "int8", "nncf": "int8"}}, (*COMMON, "int8", "nms", "opset")),
+    "engine": Format(".engine", reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
+                                       "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where they are to run"),
+    "coreml": Format(".mlpackage", reason="coremltools predicts on macOS only, so that the file could not be checked; export "
+                                          "format=torchscript and convert it there with coremltools"),
+    "saved_model": Format("_saved_model", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "pb": Format(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
+    "tflite": Format(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "litert": Format(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "edgetpu": Format("_edgetpu.tflite", reason=f"it needs TensorFlow and Google's compiler; {FROM_ONNX} (onnx2tf, edgetpu_compiler)"),
+    "tfjs": Format("_web_model", reason="it needs TensorFlow; export format=onnx, which onnxruntime-web runs in browsers"),
+    "paddle": Format("_paddle_model", reason=f"it needs PaddlePaddle; {FROM_ONNX} (x2paddle)"),
+    "mnn": Format(".mnn", reason=f"it needs MNN; {FROM_ONNX} (mnnconvert)"),
+    "ncnn": Format("_ncnn_model", reason="it needs ncnn; export format=torchscript and convert it with pnnx"),
+    "imx": Format("_imx_model", reason=f"it needs Sony's converter; {FROM_ONNX}"),
+    "rknn": Format("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),
+}
+ALIASES = {"tensorrt": "engine", "trt": "engine", "jit": "torchscript", "ov": "openvino", "mlpackage": "coreml", "ort": "onnx",
+           "onnxruntime": "onnx"}
+OPTIONS = {"dynamic": False, "half": False, "int8": False, "nms": None, "opset": None, "simplify": True}  # and their defaults
+WRITTEN = tuple(name for name, row in FORMATS.items() if not row.reason)
+
+
+def find_format(name: str) -> str:
+    """The format that `name` means. UserError, with the nearest, for an unknown one, and with what to do for a refused one."""
+    word = str(name).strip().lower().removeprefix(".")
+    word = ALIASES.get(word, word)
+    if word not in FORMATS:
+        hint = did_you_mean(word, (*FORMATS, *ALIASES))
+        raise UserError(f"format={str(name)[:60]}: there is no such format; expected one of {', '.join(WRITTEN)}.{hint}")
+    if reason := FORMATS[word].reason:
+        raise UserError(f"format={name} is not written here: {reason}.")
+    return word
+
+
+def format_of(path: str | Path) -> str | None:
+    """The format that a file or folder has by its name, also a refused one; None for what is no exported model."""
+    name = str(path).rstrip("/\\").lower()
+    if name.endswith((".xml", ".engine", ".trt", ".mlmodel")):
+        return {".xml": "openvino", "odel": "coreml"}.get(name[-4:], "engine")
+    return next((key for key, row in FORMATS.items() if name.endswith(row.suffix)), None)
+
+
+def require(format_: str, *, writing: bool = False, options: Iterable[str] = ()) -> None:
+    """UserError, with the extra that brings it, for the first package that a format needs and that is not installed.
+
+    writing: whether a file is to be written, with these options.
+    """
+    row = FORMATS[format_]
+    asked = [option for option in options if writing and option in row.for_option]
+    needs = {**row.needs, **(row.to_write if writing else {})}
+    for option in asked:
+        needs.update(row.for_option[option])
+    for package, extra in needs.items():
+        if importlib.util.find_spec(package) is None:
+            what = "".join(f" {option}=True" for option in asked if package in row.for_option[option])
+            raise UserError(f"format={format_}{what} needs the package {package}: pip install 'bitfalcon[{extra}]'")
+
+
+def support_table() -> str:
+    """The table of the README: Markdown, a row a format; ends with a line break."""
+    lines = ["| format | file | status | takes, beside `imgsz` and `batch` | needs |", "|---|---|---|---|---|"]
+    for name, row in FORMATS.items():
+        suffix = f"`x{row.suffix}{'' if '.' in row.suffix else '/'}`"
+        taken = ", ".join(f"`{option}`" for option in row.options)
+        taken += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
+        extras = ", ".join(f"`bitfalcon[{extra}]`" for extra in sorted(set(row.needs.values())))
+        extras += "".join(f"; `{option}`: `bitfalcon[{extra}]`" for option, needs in row.for_option.items() for extra in {*needs.values()})
+        cells = [f"`{name}`", suffix, f"refused: {row.reason}" if row.reason else row.status, taken, extras]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,1 @@
+"""Exported models, opened by their runtimes; one file a runtime."""

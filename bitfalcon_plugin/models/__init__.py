@@ -1,0 +1,1 @@
+"""Networks: from the YAML graph through the modules to the weights."""

@@ -1,0 +1,71 @@
+"""From the name of a model YAML to a Graph and to a Detector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from ..config.errors import raise_problems
+from ..config.settings import Settings
+from ..config.yaml_files import find_model
+from ..data.from_settings import class_names
+from .bitify import apply_policies
+from .detector import Detector, _build
+from .graph.rows import Graph, resolve
+from .modules import known_modules, lookup
+
+if TYPE_CHECKING:
+    from ..data.formats.dataset_yaml import DataSpec
+
+
+DEFAULT_MODEL = "yolov12.yaml"
+
+
+def is_weights(model: str | Path) -> bool:
+    """Whether `model` names a checkpoint rather than a graph."""
+    return Path(model).suffix.lower() in (".pt", ".pth")
+
+
+def graph_for(source: str, settings: Settings, data: DataSpec | None = None) -> Graph:
+    """The graph that `source` and the settings name, for the classes of `data`; says what was chosen."""
+    names = class_names(settings, data) if data else None
+    graph = read_graph(source, settings.model_scale or "", variant=settings.variant, nc=len(names) if names else None, names=names)
+    for note in graph.notes:
+        print(note)
+    return graph
+
+
+def build(model: str | Path = "yolov12.yaml", scale: str = "", *, variant: str | None = None, nc: int | None = None,
+          names: Mapping[int, str] | None = None) -> Detector:
+    """A Detector with fresh weights from a model YAML: `build("yolov12.yaml", "n")`, `build("yolov12n.yaml")`.
+
+    variant: v1, turbo or turbo-all-residual. nc and names are of the dataset and win over the YAML's own.
+    """
+    return Detector(read_graph(model, scale, variant=variant, nc=nc, names=names))
+
+
+def read_graph(model: str | Path, scale: str = "", *, variant: str | None = None, nc: int | None = None,
+               names: Mapping[int, str] | None = None) -> Graph:
+    """Find a model YAML and resolve it; see `build`."""
+    found = find_model(model, variant)
+    return graph_of(found.document, name=found.path.name, scale=scale, named_scale=found.letter, variant=variant, nc=nc,
+                    names=names)
+
+
+def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor of a Detector of `graph`, without its memory. Raises UserError as Detector does."""
+    problems: list[str] = []
+    with torch.device("meta"):
+        rows = nn.ModuleList(_build(row, problems) for row in graph.rows)
+        raise_problems(f"{graph.name} cannot be built:", problems)
+        apply_policies(rows, graph)
+    return {f"model.{name}": tuple(tensor.shape) for name, tensor in rows.state_dict().items()}
+
+
+def graph_of(document: Mapping[str, object], **choices) -> Graph:
+    """Resolve a document with the modules known here; `choices` as in graph.resolve."""
+    return resolve(document, lookup, known_modules(), **choices)

@@ -1,0 +1,231 @@
+"""Graph rows to a network: `Detector`, its folding, and its summary.
+
+`forward` gives raw outputs and nothing else; losses and decoding are other functions (DETR, Carion et al. 2020).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ..config.errors import did_you_mean, raise_problems
+from ..ops.letterbox import nearest_side
+from .bitify import apply_policies
+from .graph.rows import Graph, Row
+from .graph.rules import shown
+from .modules import entry
+from .modules.bit_activations import Quantising
+from .modules.conv import EPS, MOMENTUM, DefaultActivation
+from .modules.head import Raw
+
+PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
+
+
+class Detector(nn.Module):
+    """A detection network built from a Graph. Rows are `model.<index>`, as in published checkpoints.
+
+    stride (Tensor[levels]): pixels a cell of each level, in the head's order; strides: the same as a tuple. multiple:
+    what the sides of an image must be a multiple of. names: class index to name. Raises UserError with every row that
+    cannot be built, or with every row whose maps do not fit.
+
+    checkpointing: set it and training computes the inside of each row a second time in the backward pass instead of keeping
+    it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): the same numbers, less memory, more time.
+
+    measured: strides and multiple where they are known, as of a checkpoint; otherwise an image is run through the rows.
+    """
+
+    def __init__(self, graph: Graph, measured: tuple[Sequence[float], int] | None = None):
+        super().__init__()
+        self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc
+        self.checkpointing = False
+        problems: list[str] = []
+        self.model = nn.ModuleList(_build(row, problems) for row in graph.rows)
+        _share_activation(self, graph, problems)
+        raise_problems(f"{graph.name} cannot be built:", problems)
+        apply_policies(self.model, graph)
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):  # of nn.X and registered rows too (spec/interface.md section 4)
+                module.eps, module.momentum = EPS, MOMENTUM
+        # rows whose output a later row, not the next, reads
+        self.kept = frozenset(source for row in graph.rows for source in row.sources if source != row.index - 1)
+        strides, self.multiple = measured or self._measure_strides()
+        self.strides = tuple(float(stride) for stride in strides)
+        self.stride = torch.tensor(self.strides, device="cpu")
+        if hasattr(self.head, "start_biases"):
+            self.head.start_biases(self.strides)
+
+    @property
+    def head(self) -> nn.Module:
+        """The last row."""
+        return self.model[-1]
+
+    @property
+    def reg_max(self) -> int:
+        """Bins of each box side's distribution."""
+        return self.head.reg_max
+
+    def forward(self, images: Tensor) -> Raw:
+        """images (Tensor[B, C, H, W]): floating point, RGB in [0, 1] -> raw outputs (see modules.head.Raw).
+
+        H and W must be multiples of `self.multiple`; ValueError otherwise, naming the nearest sizes that are.
+        """
+        if images.ndim != 4 or images.shape[1] != self.graph.channels or not images.is_floating_point():
+            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; expected floating point "
+                             f"(B, {self.graph.channels}, H, W) in [0, 1]")
+        height, width = images.shape[-2:]
+        if height % self.multiple or width % self.multiple or not height or not width:
+            raise ValueError(f"images are {height}x{width}; both sides must be multiples of {self.multiple}, the "
+                             f"nearest are {nearest_side(height, self.multiple)}x{nearest_side(width, self.multiple)}")
+        x, maps = images, {}
+        for row, module in zip(self.graph.rows, self.model, strict=True):
+            inputs = [x if source == row.index - 1 else maps[source] for source in row.sources]
+            inputs = inputs if row.kind in ("join", "head") else inputs[0]
+            x = _recomputed(module, inputs) if self.checkpointing and row.kind in ("block", "stage") and self.training else module(inputs)
+            if row.index in self.kept:
+                maps[row.index] = x
+        return x
+
+    def decode(self, raw: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Raw outputs -> (B, 4+nc, A) float32: xywh in pixels of the network input, then class probabilities.
+
+        size: (H, W) of the images; only needed for a plain mapping that does not carry the sizes of its levels.
+        """
+        sizes = getattr(raw, "sizes", None)
+        if sizes is None:
+            if size is None:
+                raise ValueError("raw outputs without the sizes of their levels: give size=(H, W) of the images")
+            sizes = [(int(size[0] / s), int(size[1] / s)) for s in self.strides]
+        return self.head.decode(raw, sizes, self.strides)
+
+    def fuse(self) -> Detector:
+        """Fold every batch norm into its convolution, in place; a second call changes nothing. Returns self.
+
+        Convolutions that were folded ask for no gradient any more: a folded model is for inference.
+        """
+        for module in list(self.modules()):
+            if module is not self and hasattr(module, "fuse"):
+                module.fuse()
+        for module in list(self.modules()):  # ternary layers outside blocks, which no batch norm follows
+            for name, layer in list(module.named_children()):
+                if hasattr(layer, "freeze"):
+                    setattr(module, name, layer.freeze()[0])
+        return self
+
+    @torch.no_grad()
+    def _measure_strides(self) -> tuple[tuple[float, ...], int]:
+        training, name = self.training, self.graph.name
+        self.eval()
+        device = next((p.device for p in self.parameters()), None)
+        maps: dict[int, Tensor] = {-1: torch.zeros(1, self.graph.channels, PROBE, PROBE, device=device)}
+        problems: list[str] = []
+        for row, module in zip(self.graph.rows, self.model, strict=True):
+            if all(source in maps for source in row.sources):  # the row that is missing was told of already
+                _probe(row, module, maps, problems)
+        raise_problems(f"{name} does not fit together (maps are channels x height x width of a {PROBE} px image):",
+                       problems)
+        self.train(training)
+        levels = [(source, *maps[source].shape[-2:]) for source in self.graph.rows[-1].sources]
+        raise_problems(f"{name}: levels of a {PROBE} px image without a stride:", [
+            f"row {source} gives the head {height}x{width} cells; expected squares of a whole number of pixels"
+            for source, height, width in levels if PROBE % height or height != width
+        ])
+        strides = tuple(PROBE / height for _, height, _ in levels)
+        inner = (maps[row.index].shape[-2] for row in self.graph.rows[:-1])
+        coarsest = max(*strides, *(PROBE / height for height in inner if height > 1))  # one cell: pooled over the image
+        return strides, 1 << math.ceil(math.log2(coarsest))
+
+
+def odd_norms(model: nn.Module) -> dict[str, list[float]]:
+    """eps and momentum of the batch norms that differ from the usual ones, by module name."""
+    return {name: [module.eps, module.momentum] for name, module in model.named_modules()
+            if isinstance(module, nn.BatchNorm2d) and (module.eps, module.momentum) != (EPS, MOMENTUM)}
+
+
+def _build(row: Row, problems: list[str]) -> nn.Module:
+    # A row that cannot be built is told of, and an empty module stands in for it.
+    cls = entry(row.module).cls
+    rounds = [row.args] * row.times
+    if row.kind == "block":  # the first brings the width, the others keep it
+        rounds[1:] = [(row.channels, *row.args[1:])] * (row.times - 1)
+    try:
+        modules = [cls(*args, **row.keywords) for args in rounds]
+    except Exception as error:  # whatever a constructor makes of the arguments, the row is what must be named
+        problems.append(f"{row.place} {shown(row.args)}: {_reason(error)}")
+        return nn.Module()
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+
+def _recomputed(module: nn.Module, inputs: Tensor) -> Tensor:
+    # The second pass must not move the statistics of the batch norms again: it moves copies of them.
+    return checkpoint(module, inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _untracked(module)))
+
+
+@contextlib.contextmanager
+def _untracked(module: nn.Module) -> Iterator[None]:
+    norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training]
+    observers = [layer for layer in module.modules() if isinstance(layer, Quantising) and layer.observing]
+    kept = [dict(norm._buffers) for norm in norms]
+    for norm in norms:
+        norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()})
+    for layer in observers:  # scales of activations are those that the first pass came to
+        layer.observing = False
+    try:
+        yield
+    finally:
+        for norm, buffers in zip(norms, kept):
+            norm._buffers.update(buffers)
+        for layer in observers:
+            layer.observing = True
+
+
+def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[str]) -> None:
+    # Adds the row's output to `maps`, or what is wrong to `problems`; rows that read it are then not tried.
+    inputs = [maps[source] for source in row.sources]
+    sources = " and ".join(f"row {source} {_size(maps[source])}" for source in row.sources)
+    taken = f"{row.place} on {sources}"
+    try:
+        out = module(inputs if row.kind in ("join", "head") else inputs[0])
+    except Exception as error:
+        problems.append(f"{taken}: {_reason(error)}")
+        return
+    if row.kind == "head" and (not isinstance(out, Mapping) or set(out) != {"boxes", "scores"}):
+        problems.append(f"{taken}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
+    elif row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
+        problems.append(f"{taken}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
+                        "arguments, or its rule")
+    else:
+        maps[row.index] = out
+
+
+def _reason(error: Exception) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
+def _size(value: object) -> str:
+    return "x".join(map(str, value.shape[1:])) if isinstance(value, Tensor) else type(value).__name__
+
+
+def _share_activation(model: nn.Module, graph: Graph, problems: list[str]) -> None:
+    # One activation for all blocks that name none; those that name their own keep it.
+    kind, args, keywords = graph.activation or ("SiLU", (), {})
+    cls = getattr(nn, kind, None)
+    home = nn.SiLU.__module__
+    known = ["Identity", *(name for name, value in vars(nn).items() if getattr(value, "__module__", "") == home)]
+    if kind not in known or cls is None:
+        problems.append(f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
+                        f"{did_you_mean(kind, known)}")
+        return
+    try:
+        shared = cls(*args, **keywords)
+    except Exception as error:
+        problems.append(f"activation: nn.{kind} does not take these arguments: {_reason(error)}")
+        return
+    for module in list(model.modules()):
+        for child, value in list(module._modules.items()):  # named_children() leaves out what stands twice
+            if isinstance(value, DefaultActivation):
+                setattr(module, child, shared)

@@ -1,0 +1,167 @@
+"""The rules of the row language: what a module's arguments mean, and what a size or a family adds to them.
+
+The scaling is compound (EfficientDet, Tan et al. 2019, arXiv:1905.11946): one depth and one width multiplier a size.
+Written from spec/interface.md 3.2 and 3.3 and spec/families.md section 1. No torch here and nothing evaluated: strings
+are read as literals or matched as names.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import reprlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from ...config.errors import UserError, did_you_mean
+
+MAX_TEXT = 1000  # characters of a literal or an activation; longer is none, and a parser's stack is finite
+
+KINDS = MappingProxyType({
+    "block": "(c_in, c_out, *args); c_out follows the width rule; repeats stand in a row",
+    "stage": "(c_in, c_out, repeats, *args); c_out follows the width rule; repeats go inside",
+    "same": "(*args); as many channels come out as go in; repeats stand in a row",
+    "norm": "(c_in), whatever the row says; as many channels come out as go in; repeats stand in a row",
+    "plain": "(*args) as written; the second is the number of channels that come out; repeats stand in a row",
+    "join": "(*args); takes a list of maps, their channels add up",
+    "head": "(*args, channels=[...]); the detection head, the last row; forward takes a list of maps and gives Raw",
+})
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a row of a module is read. UserError for a kind that is not in KINDS or a scaling that is not in SCALING.
+
+    modern: its presence selects the depthwise-separable class branch of Detect. legacy, class_width: the constructor
+    takes `legacy=`, `class_width=`. declared_input: a row may name its input channels first. scaling: what the size and the family add.
+    """
+
+    kind: str
+    modern: bool = False
+    legacy: bool = False
+    class_width: bool = False
+    declared_input: bool = False
+    scaling: str = ""
+
+    def __post_init__(self):
+        for what, value, known in (("rule", self.kind, (*KINDS,)), ("scaling", self.scaling, ("", *SCALING))):
+            if value not in known:
+                names = ", ".join(filter(None, known))
+                raise UserError(f"{what} {value!r} is unknown (known: {names}).{did_you_mean(value, known)}")
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What the graph needs to know of a module: its rule, and what may be written in args (less c_in, c_out, repeats).
+
+    parameters: (name, annotation) pairs in order; required: how many have no default; open: takes any number.
+    """
+
+    rule: Rule
+    parameters: tuple[tuple[str, str], ...] = ()
+    required: int = 0
+    open: bool = False
+
+
+@dataclass(frozen=True)
+class Variant:
+    """How a family fills in what its YAML leaves open (spec/families.md section 1)."""
+
+    pe: int  # side of the positional convolution
+    residual: Collection[str] | None  # sizes whose attention stages carry a residual gamma; None: all
+    mlp_ratio: Mapping[str, float] = field(default_factory=dict)  # by size; 2.0 where none is named
+
+
+VARIANTS: Mapping[str, Variant] = MappingProxyType({
+    "v1": Variant(7, "lx", {"l": 1.2, "x": 1.2}),
+    "turbo": Variant(5, "lx", {"l": 1.5, "x": 1.5}),
+    "turbo-all-residual": Variant(5, None, {"l": 1.0, "x": 1.0}),
+})
+
+TYPES: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType({
+    "int": ((int,), "an integer"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "True or False"),
+    "int | None": ((int, type(None)), "an integer or None"),
+    "bool | nn.Module": ((bool, type(None)), "True or False"),
+})
+
+
+def mismatch(annotation: str, value: object) -> str:
+    """What was expected where `value` does not fit a parameter's annotation; '' where it fits or nothing is known."""
+    types, words = TYPES.get(annotation, ((object,), ""))
+    if isinstance(value, bool):
+        return "" if bool in types or object in types else words
+    fits = isinstance(value, types) or (bool in types and value in (0, 1))
+    return "" if fits else words
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = 3, 8, 8, 4, 80, 30
+
+
+def shown(value: object) -> str:
+    """`value` as Python writes it, cut short: what a YAML holds may be of any length and depth."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"<{type(value).__name__} of enormous length>"
+
+
+def literal(value: object) -> object:
+    """`value` read as a Python literal when it is a string that is one ('None' -> None), else as it is."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return value
+    try:
+        return ast.literal_eval(value.strip())
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return value
+
+
+def scale_width(channels: int, width: float, limit: float) -> int:
+    """min(channels, limit) * width, rounded up to a multiple of 8."""
+    return math.ceil(min(channels, limit) * width / 8) * 8
+
+
+def scale_depth(repeats: int, depth: float) -> int:
+    """repeats * depth rounded half to even, at least 1; a single repeat stays."""
+    return max(round(repeats * depth), 1) if repeats > 1 else repeats
+
+
+def _deep_c3k2(args: list, scale: str, variant: Variant) -> tuple[list, dict]:
+    # Sizes m, l and x always use the C3k form, whatever the row says.
+    if scale in ("m", "l", "x"):
+        args = [True, *args[1:]]
+    return args, {}
+
+
+def _area_stage(args: list, scale: str, variant: Variant) -> tuple[list, dict]:
+    # After the repeats the stage takes a2, area, residual, mlp_ratio; what the row leaves open is filled in.
+    filled = list(args)
+    if variant.residual is None or (scale and scale in variant.residual):
+        filled += [True, 1, True, variant.mlp_ratio.get(scale, 2.0)][len(args):]
+    return filled, {"pe": variant.pe}
+
+
+# (args after c_out, scale, variant) -> args, keywords
+SCALING: Mapping[str, Callable[[list, str, Variant], tuple[list, dict]]] = MappingProxyType({
+    "c3k2": _deep_c3k2, "a2c2f": _area_stage,
+})
+
+
+def activation_name(value: object) -> tuple[str, tuple, dict] | None:
+    """'torch.nn.LeakyReLU(0.1)' -> ('LeakyReLU', (0.1,), {}); None when `value` is no such text. Matched, not run."""
+    if not isinstance(value, str) or len(value) > MAX_TEXT:
+        return None
+    try:
+        node = ast.parse(value.strip(), mode="eval").body
+        call = node if isinstance(node, ast.Call) else ast.Call(func=node, args=[], keywords=[])
+        path = ast.unparse(call.func)
+        args = tuple(ast.literal_eval(arg) for arg in call.args)
+        keywords = {item.arg: ast.literal_eval(item.value) for item in call.keywords}
+    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+        return None
+    prefix, _, last = path.rpartition(".")
+    named = prefix in ("", "nn", "torch.nn") and last.isidentifier() and None not in keywords  # None: a ** argument
+    return (last, args, keywords) if named else None

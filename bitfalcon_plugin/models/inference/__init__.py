@@ -1,0 +1,1 @@
+"""What makes a trained network fast: folding, fused convolutions, precision, compilation."""

@@ -1,0 +1,148 @@
+"""The modules of the graph language: name -> class and the rule by which a row is read.
+
+Third parties add rows with `register(name, cls, rule)`, or through the entry-point group `bitfalcon.modules`: each
+entry point names a callable that is called once, without arguments, and registers what it brings.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module, metadata
+
+from torch import nn
+
+from ...config.errors import UserError
+from ..graph.rules import Rule, Signature
+from .attention import C2PSA, A2C2f, AAttn, ABlock, AreaAttn, PSABlock
+from .blocks import C2, C3, RELAN, SPPF, Bottleneck, C2f, C3k, C3k2, Concat
+from .conv import Conv, DWConv, SepConv7x7
+from .head import BitDetect, Detect
+
+__all__ = ["MODULES", "Raw", "entry", "known_modules", "lookup", "register"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A module of the graph language: its class (or any callable that makes one) and its rule."""
+
+    cls: Callable[..., nn.Module]
+    rule: Rule
+
+
+MODULES: dict[str, Entry] = {
+    "Conv": Entry(Conv, Rule("block")),
+    "DWConv": Entry(DWConv, Rule("block")),
+    "SepConv7x7": Entry(SepConv7x7, Rule("block", declared_input=True)),
+    "Bottleneck": Entry(Bottleneck, Rule("block")),
+    "SPPF": Entry(SPPF, Rule("block")),
+    "nn.ConvTranspose2d": Entry(nn.ConvTranspose2d, Rule("block")),
+    "C2": Entry(C2, Rule("stage")),
+    "C2f": Entry(C2f, Rule("stage")),
+    "C3": Entry(C3, Rule("stage")),
+    "C3k": Entry(C3k, Rule("stage")),
+    "C3k2": Entry(C3k2, Rule("stage", modern=True, scaling="c3k2")),
+    "C2PSA": Entry(C2PSA, Rule("stage")),
+    "A2C2f": Entry(A2C2f, Rule("stage", modern=True, scaling="a2c2f")),
+    "RELAN": Entry(RELAN, Rule("stage")),
+    "AreaAttn": Entry(AreaAttn, Rule("stage")),
+    "AAttn": Entry(AAttn, Rule("same")),
+    "ABlock": Entry(ABlock, Rule("same")),
+    "PSABlock": Entry(PSABlock, Rule("same")),
+    "nn.BatchNorm2d": Entry(nn.BatchNorm2d, Rule("norm")),
+    "nn.Conv2d": Entry(nn.Conv2d, Rule("plain")),
+    "Concat": Entry(Concat, Rule("join")),
+    "Detect": Entry(Detect, Rule("head", legacy=True, class_width=True)),
+    "BitDetect": Entry(BitDetect, Rule("head", class_width=True)),
+}
+
+# Imported when a row names them: torchvision's import takes as long as torch's own.
+LIBRARIES = {"nn.": "torch.nn", "torchvision.ops.": "torchvision.ops"}
+LIBRARY_RULES = {"torchvision.ops.Conv2dNormActivation": Rule("plain")}  # the others keep the width
+GIVEN = {"block": 2, "stage": 3}  # leading constructor arguments that the graph fills in: c_in, c_out, repeats
+FILLED = {"head": ("channels", "legacy", "class_width")}  # parameters that the graph gives by name
+
+
+def register(name: str, cls: Callable[..., nn.Module], rule: str | Rule = "block") -> None:
+    """Add a module to the graph language: `name` in a row builds `cls` as `rule` says (one of rules.KINDS, or a Rule).
+
+    cls: an nn.Module class, or a function that makes one. A head has attributes nc and reg_max, `forward(maps) -> Raw`,
+    `decode(raw, sizes, strides)`, and may have `start_biases(strides)`. Registering the same again is fine. Refused
+    (UserError): a name that means something else, also in torch.nn; an unknown rule; what is no callable.
+    """
+    rule = Rule(rule) if isinstance(rule, str) else rule
+    if not isinstance(name, str) or not name.strip() or not callable(cls) or not isinstance(rule, Rule):
+        raise UserError(f"register({name!r}, {cls!r}, {rule!r}): expected a name, an nn.Module class, and a rule or "
+                        "its name.")
+    taken = _find(name)
+    if taken is not None and (taken.cls is not cls or taken.rule != rule):
+        raise UserError(f"register({name!r}): the name belongs to {taken.cls!r} with {taken.rule}; choose another.")
+    try:
+        inspect.signature(cls)
+    except ValueError as error:
+        raise UserError(f"register({name!r}): {cls!r} does not tell its arguments; register a Python class.") from error
+    MODULES[name] = Entry(cls, rule)
+
+
+@lru_cache(maxsize=1)
+def _load_plugins() -> None:
+    for point in metadata.entry_points(group="bitfalcon.modules"):
+        try:
+            point.load()()
+        except Exception as error:  # a broken plugin must name itself; whatever it raised
+            raise UserError(f"The plugin {point.name!r} ({point.value}) of the group bitfalcon.modules failed: "
+                            f"{error!r}. Repair or uninstall it.") from error
+
+
+class _Names(Collection):
+    # Listed when they are looked at, which is for the message of an unknown name.
+    def __iter__(self) -> Iterator[str]:
+        listed = (prefix + name for prefix, library in LIBRARIES.items() for name in dir(import_module(library))
+                  if _find(prefix + name))
+        return iter(dict.fromkeys((*MODULES, *listed)))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __contains__(self, name: object) -> bool:
+        return any(name == known for known in self)
+
+
+def known_modules() -> Collection[str]:
+    """Names that may stand in a row."""
+    _load_plugins()
+    return _Names()
+
+
+def entry(name: str) -> Entry:
+    """The Entry of a module name; KeyError when it is unknown."""
+    _load_plugins()
+    found = _find(name)
+    if found is None:
+        raise KeyError(name)
+    return found
+
+
+def _find(name: str) -> Entry | None:
+    name = name.removeprefix("torch.") if name.startswith("torch.nn.") else name
+    if name in MODULES:
+        return MODULES[name]
+    for prefix, library in LIBRARIES.items():
+        cls = getattr(import_module(library), name.removeprefix(prefix), None) if name.startswith(prefix) else None
+        if isinstance(cls, type) and issubclass(cls, nn.Module):
+            return Entry(cls, LIBRARY_RULES.get(name, Rule("same")))
+    return None
+
+
+def lookup(name: str) -> Signature:
+    """What the graph needs to know of a module name; KeyError when it is unknown."""
+    found = entry(name)
+    parameters = inspect.signature(found.cls).parameters.values()
+    opened = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    kind = found.rule.kind
+    written = [p for p in positional[GIVEN.get(kind, 0):] if p.name not in FILLED.get(kind, ())]
+    annotations = tuple((p.name, getattr(p.annotation, "__name__", str(p.annotation))) for p in written)
+    return Signature(found.rule, annotations, sum(p.default is p.empty for p in written), opened)

@@ -1,0 +1,146 @@
+"""The detection head: raw outputs, and the decoding of raw outputs into boxes.
+
+Anchor-free, decoupled and with box sides as distributions (Generalized Focal Loss, Li et al. 2020, arXiv:2006.04388).
+Written from spec/interface.md sections 3.4 and 4. Attribute names are the keys of published checkpoints.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ...ops.boxes import anchor_points, distances_to_boxes, xywh_from_xyxy
+from .bit_activations import Quantised, Quantising
+from .bit_folded import fold
+from .bit_layers import BitConv2d
+from .conv import Conv, DWConv
+
+BOX_BIAS = 2.0  # spec/families.md section 3
+
+
+class Raw(dict):
+    """What a detector returns, in training and outside it alike.
+
+    boxes (Tensor[B, 4*reg_max, A]): logits of the distributions of left, top, right, bottom, in strides.
+    scores (Tensor[B, nc, A]): class logits. A runs over the levels, fine to coarse, each row-major.
+    sizes: (h, w) of each level, which is what decoding needs beside the two tensors.
+    """
+
+    def __init__(self, boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]]):
+        super().__init__(boxes=boxes, scores=scores)
+        self.sizes = list(sizes)
+
+
+class DFL(nn.Module):
+    """Expectation of a distribution over reg_max bins: (B, 4*reg_max, A) logits -> (B, A, 4) in strides."""
+
+    def __init__(self, reg_max: int = 16):
+        super().__init__()
+        self.conv = nn.Conv2d(reg_max, 1, 1, bias=False).requires_grad_(False)
+        self.conv.weight.data.copy_(torch.arange(reg_max).view(1, reg_max, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        bins = self.conv.weight.float().flatten()  # (reg_max,)
+        shares = x.float().unflatten(1, (4, -1)).permute(0, 3, 1, 2).softmax(-1)  # (B, A, 4, reg_max)
+        return (shares * bins).sum(-1)  # (B, A, 4); a matrix product would lose digits under autocast
+
+
+class Detect(nn.Module):
+    """Box and class branches on each level. channels: of the levels, fine to coarse.
+
+    legacy: class branch of two dense 3x3 convolutions (v8 graphs) instead of the depthwise-separable one.
+    class_width: hidden channels of the class branches; 0: by channels and nc. Weights for other classes keep theirs.
+    """
+
+    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], legacy: bool = False, class_width: int = 0):
+        super().__init__()
+        self.nc, self.reg_max = nc, reg_max
+        box = max(16, channels[0] // 4, 4 * reg_max)
+        hidden = class_width or max(channels[0], min(nc, 100))
+        self.cv2 = nn.ModuleList(
+            nn.Sequential(Conv(c, box, 3), Conv(box, box, 3), nn.Conv2d(box, 4 * reg_max, 1)) for c in channels
+        )
+        classes = _dense_classes if legacy else _separable_classes
+        self.cv3 = nn.ModuleList(classes(c, hidden, nc) for c in channels)
+        self.dfl = DFL(reg_max)
+
+    def forward(self, maps: Sequence[Tensor]) -> Raw:
+        maps = [self._shared(level, x) for level, x in enumerate(maps)]
+        boxes = [branch(x).flatten(2) for branch, x in zip(self.cv2, maps, strict=True)]  # (B, 4*reg_max, h*w)
+        scores = [branch(x).flatten(2) for branch, x in zip(self.cv3, maps, strict=True)]  # (B, nc, h*w)
+        return Raw(torch.cat(boxes, 2), torch.cat(scores, 2), [tuple(x.shape[-2:]) for x in maps])
+
+    def _shared(self, level: int, x: Tensor) -> Tensor | Quantised:
+        # A level that both branches take as codes is quantised once, by the box branch (see `share`).
+        first, other = _first(self.cv2[level]), _first(self.cv3[level])
+        return first.quantise(x) if isinstance(other, Quantising) and other.act == "given" else x
+
+    def fuse(self) -> None:
+        """Fold the branches; a ternary layer gives the next one codes."""
+        for branch in (*self.cv2, *self.cv3):
+            fold(*blocks_of(branch))
+
+    def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
+        """Raw outputs -> (B, 4+nc, A) float32: xywh in pixels of the network input, then class probabilities."""
+        points, stride = anchor_points(sizes, strides, device=raw["boxes"].device)
+        corners = distances_to_boxes(points, self.dfl(raw["boxes"]))  # (B, A, 4) in strides
+        xywh = xywh_from_xyxy(corners) * stride.view(-1, 1)
+        return torch.cat((xywh.transpose(1, 2), raw["scores"].float().sigmoid()), 1)
+
+    @torch.no_grad()
+    def start_biases(self, strides: Sequence[float]) -> None:
+        """Set the last biases so that an untrained head expects about five objects in a 640 px image."""
+        for box, classes, stride in zip(self.cv2, self.cv3, strides, strict=True):
+            box[-1].bias.fill_(BOX_BIAS)
+            classes[-1].bias.fill_(math.log(5 / self.nc / (640 / stride) ** 2))
+
+
+def share(head: Detect) -> None:
+    """Let the first ternary layer of each class branch take what that of the box branch quantised, where both are ternary."""
+    for boxes, classes in zip(head.cv2, head.cv3):
+        first, other = _first(boxes), _first(classes)
+        if hasattr(other, "take"):  # not one that is folded
+            other.take(first.act_scale if isinstance(first, Quantising) and first.act == "static" else None)
+
+
+def blocks_of(branch: nn.Module) -> Iterator[Conv]:
+    """The Conv blocks of a branch, in order."""
+    return (module for module in branch.modules() if isinstance(module, Conv))
+
+
+def _first(branch: nn.Module) -> nn.Module:
+    # The layer that a branch begins with: of a Conv block, or in its place once it is all that is left of the block.
+    while isinstance(branch, (nn.Sequential, Conv)):
+        branch = branch.conv if isinstance(branch, Conv) else branch._modules["0"]
+    return branch
+
+
+def _dense_classes(c_in: int, hidden: int, nc: int) -> nn.Sequential:
+    return nn.Sequential(Conv(c_in, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, nc, 1))
+
+
+def _separable_classes(c_in: int, hidden: int, nc: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Sequential(DWConv(c_in, c_in, 3), Conv(c_in, hidden)),
+        nn.Sequential(DWConv(hidden, hidden, 3), Conv(hidden, hidden)),
+        nn.Conv2d(hidden, nc, 1),
+    )
+
+
+class BitDetect(Detect):
+    """The detection head with ternary convolutions in both branches; its last layers, distributions and decoding stay float.
+
+    Same tensors as Detect with the depthwise-separable class branch, and an `act_scale` for each quantised layer that
+    quantises its own input; a state without those loads (see BitConv2d). Each level is quantised once, by the first layer
+    of its box branch, for both branches. Depthwise layers have int8 weights. Raw outputs are those of Detect.
+    """
+
+    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], class_width: int = 0):
+        super().__init__(nc, reg_max, channels=channels, class_width=class_width)
+        for block in (block for branch in (*self.cv2, *self.cv3) for block in blocks_of(branch)):
+            rule = "int8" if block.conv.groups > 1 else "absmean"
+            block.conv = BitConv2d.of(block.conv, rule=rule)
+        share(self)

@@ -1,0 +1,1 @@
+"""Weights on disk: our checkpoints, other makers' files, packed ternary weights."""

@@ -1,0 +1,248 @@
+"""Our checkpoint format: a dict of tensors and plain values, so that `torch.load(path)` opens it with its defaults.
+
+Keys: format, version, bitfalcon (package version), date, graph (name, document, scale, variant, nc, names: what the model
+is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that came from
+elsewhere), norms (eps and momentum of batch norms that differ from the usual), source (family and layout of another maker's
+file), training (what a resumed run needs; None in a finished file). The graph's rows stand resolved beside its document.
+
+A packed ternary model has a format of its own: instead of state and training, the pieces of bit/flat.py and their checksum,
+fmt, rule and bn_folded; no rows.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...compat.allowed import one_line
+from ...compat.reader import uncollected, unpack
+from ...config.errors import MissingFileError, UserError, raise_problems
+from ...config.files import atomic
+from ...config.version import __version__
+from ..build import graph_of, state_shapes
+from ..detector import Detector
+from ..graph.document import DOCUMENT_KEYS
+from ..graph.rows import Graph
+from ..modules.bit_activations import UNSET
+from ..modules.bit_folded import FrozenConv2d
+from .packed import checksum, flatten, restore
+
+FORMAT, VERSION = "bitfalcon", 1
+PACKED, PACKED_VERSION = "bitfalcon-packed", 1
+FORMATS = (FORMAT, PACKED)
+MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
+MAX_LICENSE = 100_000
+OTHER_TASK = "a {} checkpoint, whose head comes with a later version: `bitfalcon info` and `bitfalcon convert` work on it"
+
+
+TEXT = (str, type(None))
+ENTRIES = {"graph": Mapping, "state": Mapping, "settings": Mapping, "metrics": Mapping, "epoch": int, "license": TEXT,
+           "training": (Mapping, type(None)), "date": str}
+GRAPH_ENTRIES = {"name": str, "document": Mapping, "scale": str, "variant": str, "nc": int, "names": Mapping}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds. state: tensors by name. training: optimizer, EMA and counters of an unfinished run, or None."""
+
+    graph: Graph
+    state: Mapping[str, Tensor]
+    settings: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    epoch: int = -1
+    license: str | None = None
+    training: Mapping[str, object] | None = None
+    date: str = ""
+    norms: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    source: Mapping[str, object] = field(default_factory=dict)
+    measured: tuple[Sequence[float], int] | None = None  # strides and multiple of the model, where they are known
+    compared: bool = False  # whether the shapes of the weights were held against the graph already
+    packed: str = ""  # of bit.trits.FORMATS: the weights of a folded ternary model, from a packed file or for one
+
+    @uncollected()
+    def model(self) -> Detector:
+        """A Detector with these weights, float32, in eval mode; of a packed file it is folded."""
+        if not self.graph.rows:
+            raise UserError(f"{self.graph.name} is {OTHER_TASK.format(self.source.get('task', 'foreign'))}.")
+        if not self.compared and (shapes := _shapes(self.graph)) is not None:
+            self._compare(self._folded(shapes) if self.packed else shapes)
+        model = _built(self)
+        own = model.state_dict()
+        self._compare({name: tuple(tensor.shape) for name, tensor in own.items()})
+        if self.packed:
+            self._check_codes(model)
+        with torch.no_grad():
+            for name, tensor in self.state.items():  # one at a time: a second copy of all would double the memory
+                own[name].copy_(tensor)
+        self.set_norms(model)
+        return model.eval()
+
+    def _folded(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        # What folding leaves of these shapes, as far as it is known without doing it: the weights, which are what takes memory.
+        codes = {name: name.removesuffix("weight") + "codes" for name in shapes if name.endswith("weight")}
+        expected = {name: tuple(tensor.shape) for name, tensor in self.state.items() if tensor.ndim < 2}
+        return {**expected, **{codes[name] if codes.get(name) in self.state else name: shape for name, shape in shapes.items() if len(shape) > 1}}
+
+    def _check_codes(self, model: Detector) -> None:
+        # Codes beyond 1 would be taken for ternary ones, whose sums cannot overflow.
+        layers = [name for name, module in model.named_modules() if isinstance(module, FrozenConv2d) and module.kind.startswith("ternary")]
+        wrong = [name for name in layers if any(abs(int(limit)) > 1 for limit in self.state[f"{name}.codes"].aminmax())]
+        raise_problems(f"{self.graph.name} is damaged: these layers are ternary, and their codes are not -1, 0 and 1:", wrong)
+
+    def to_train(self, path: str | Path) -> Checkpoint:
+        """This checkpoint, whose weights can be trained on. UserError for a packed one, which has only their codes."""
+        if self.packed:
+            raise UserError(f"'{path}' is a packed model, for predict and val: the weights that were trained are not in it any more. "
+                            "Give the checkpoint that it was packed from.")
+        return self
+
+    def _compare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        missing = {name for name in shapes.keys() - self.state.keys() if name.endswith(UNSET) and not self.packed}
+        wrong = sorted(name for name in (shapes.keys() | self.state.keys()) - missing
+                       if name not in shapes or name not in self.state or shapes[name] != tuple(self.state[name].shape))
+        raise_problems(f"The weights do not fit {self.graph.name}:", wrong)
+
+    def set_norms(self, model: Detector) -> None:
+        """Give a model's batch norms the eps and momentum of this file, where they are not the usual ones."""
+        modules = dict(model.named_modules()) if self.norms else {}
+        for name, (eps, momentum) in self.norms.items():
+            norm = modules.get(name)
+            if not isinstance(norm, nn.BatchNorm2d):
+                raise UserError(f"The file has constants for a batch norm {one_line(name, MAX_TEXT)} that {self.graph.name} has not.")
+            norm.eps, norm.momentum = eps, momentum
+
+
+def save(path: str | Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint, whole or not at all; a packed one packed again. UserError where that cannot be."""
+    with atomic(path) as temporary:
+        torch.save(content_of(checkpoint), temporary)
+
+
+def content_of(checkpoint: Checkpoint) -> dict[str, object]:
+    """What a checkpoint's file holds: tensors on the CPU and plain values. UserError where it cannot be packed."""
+    graph = checkpoint.graph
+    document = {key: value for key, value in graph.document.items() if key in DOCUMENT_KEYS}
+    content = {
+        "format": FORMAT, "version": VERSION, "bitfalcon": __version__,
+        "date": checkpoint.date or datetime.datetime.now().isoformat(timespec="seconds"),
+        "graph": {"name": graph.name, "document": _plain(document), "scale": graph.scale, "variant": graph.variant,
+                  "nc": graph.nc, "names": dict(graph.names),
+                  "measured": [list(checkpoint.measured[0]), checkpoint.measured[1]] if checkpoint.measured else None,
+                  "rows": _plain([[r.index, r.source, r.repeats, r.module, r.args, r.keywords] for r in graph.rows])},
+        "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
+        "settings": _plain(dict(checkpoint.settings)), "metrics": _plain(dict(checkpoint.metrics)),
+        "epoch": checkpoint.epoch, "license": checkpoint.license, "training": checkpoint.training,
+        "norms": _plain(dict(checkpoint.norms)), "source": _plain(dict(checkpoint.source)),
+    }
+    rules = dict.fromkeys(policy.rule for policy in graph.bit) or ["absmean"]
+    return _packed(content, checkpoint.packed, ", ".join(rules)) if checkpoint.packed else content
+
+
+def _packed(content: Mapping[str, object], fmt: str, rule: str) -> dict[str, object]:
+    graph = {key: value for key, value in content["graph"].items() if key != "rows"}
+    graph["document"] = {key: value for key, value in graph["document"].items() if key != "names"}  # they stand beside it
+    plain = {key: value for key, value in content.items() if key not in ("state", "training")}
+    try:
+        found = {**plain, "format": PACKED, "version": PACKED_VERSION, "graph": graph, "rule": rule, "bn_folded": True,
+                 **flatten(content["state"], fmt)}
+        return {**found, "checksum": checksum(found)}
+    except ValueError as error:
+        raise UserError(f"{content['graph']['name']} cannot be packed: it has {error}.") from error
+
+
+@uncollected()
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint of ours. Raises MissingFileError, or UserError that says what the file is instead."""
+    path = Path(path)
+    if not path.exists():
+        raise MissingFileError(f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have.")
+    content = unpack(path).content
+    if not isinstance(content, dict) or content.get("format") not in FORMATS:
+        raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
+                        "package cannot be resumed; give it as model= instead.")
+    return parse(content, path)
+
+
+def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
+    """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new, or entries that are none."""
+    newest = PACKED_VERSION if content["format"] == PACKED else VERSION
+    if type(content.get("version")) is not int:
+        raise UserError(f"'{path}' calls itself a checkpoint of bitfalcon, but has no format version: it is damaged or made by hand.")
+    if content["version"] > newest:
+        raise UserError(f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
+                        f"{newest}). Install a newer bitfalcon.")
+    packed = content["fmt"] if content["format"] == PACKED and isinstance(content.get("fmt"), str) else ""
+    content = _unpacked(content, path) if content["format"] == PACKED else content
+    if wrong := _misshapen(content):
+        raise UserError(f"'{path}' is a damaged checkpoint of bitfalcon: {', '.join(wrong)} missing or not what is written there. "
+                        "Give another copy of it.")
+    saved, source = content["graph"], content.get("source", {})
+    names = {index: one_line(name, MAX_TEXT) for index, name in saved["names"].items()}
+    if source.get("task", "detect") == "detect":
+        graph = graph_of(saved["document"], name=one_line(saved["name"]), named_scale=saved["scale"], variant=saved["variant"],
+                         scale=saved["scale"] if saved["document"].get("scales") else "", nc=saved["nc"], names=names)
+    else:  # converted, and its head is not built here
+        graph = Graph(one_line(saved["name"]), saved["document"], (), saved["nc"], names, saved["scale"], saved["variant"], None, 3)
+    rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "training")}
+    return Checkpoint(graph=graph, norms=content.get("norms", {}), source=source, measured=saved.get("measured"), packed=packed,
+                      license=content["license"] and one_line(content["license"], MAX_LICENSE),
+                      date=one_line(content["date"], MAX_TEXT), **rest)
+
+
+def _unpacked(content: Mapping[str, object], path: str | Path) -> dict[str, object]:
+    try:
+        return {**content, "state": restore(content), "training": None}
+    except ValueError as error:
+        raise UserError(f"'{path}' is a damaged packed model: {error}. Give another copy of it, or pack it again.") from error
+
+
+def _misshapen(content: Mapping[str, object]) -> list[str]:
+    # The entries that are not what `save` writes. Their content is checked where it is used.
+    wrong = [key for key, kind in ENTRIES.items() if not isinstance(content.get(key), kind)]
+    saved = content.get("graph") if isinstance(content.get("graph"), Mapping) else {}
+    wrong += [f"graph.{key}" for key, kind in GRAPH_ENTRIES.items() if not isinstance(saved.get(key), kind)]
+    if not wrong:
+        state, names, norms, measured = content["state"], saved["names"], content.get("norms", {}), saved.get("measured")
+        fits = {"state": all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()),
+                "graph.names": all(type(key) is int and isinstance(value, str) for key, value in names.items()),
+                "norms": isinstance(norms, Mapping) and all(_are_numbers(pair) and len(pair) == 2 for pair in norms.values()),
+                "graph.measured": measured is None or _is_measured(measured),
+                "source": isinstance(content.get("source", {}), Mapping)}
+        wrong = [key for key, right in fits.items() if not right]
+    return wrong
+
+
+def _are_numbers(value: object) -> bool:
+    return isinstance(value, (list, tuple)) and all(type(item) in (int, float) and 0 <= item < 2**16 for item in value)
+
+
+def _is_measured(value: object) -> bool:
+    fits = isinstance(value, (list, tuple)) and len(value) == 2 and _are_numbers(value[0]) and _are_numbers(value[1:])
+    return fits and type(value[1]) is int and bool(value[0]) and min(*value[0], value[1]) > 0
+
+
+def _shapes(graph: Graph) -> dict[str, tuple[int, ...]] | None:
+    # A graph may ask for more than memory holds, so shapes are looked at first; None for modules that have none without values.
+    try:
+        return state_shapes(graph)
+    except UserError:
+        return None
+
+
+def _built(checkpoint: Checkpoint) -> Detector:
+    model = Detector(checkpoint.graph, checkpoint.measured)
+    return model.eval().fuse() if checkpoint.packed else model
+
+
+def _plain(value: object) -> object:
+    # Only what torch's restricted loader gives back: anything else becomes its text.
+    if isinstance(value, Mapping):
+        return {key if isinstance(key, (str, int)) else str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

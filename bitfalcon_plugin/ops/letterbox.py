@@ -1,0 +1,80 @@
+"""How an image is scaled and padded to the size that the network takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How one image was resized and placed on the network input; all in pixels."""
+
+    original: tuple[int, int]  # (h, w)
+    resized: tuple[int, int]  # (h, w) after the resize
+    canvas: tuple[int, int]  # (H, W)
+    pad: tuple[int, int]  # (top, left)
+
+    def to_original(self, boxes: Tensor) -> Tensor:
+        """(n, 4) xyxy pixels of the canvas -> pixels of the original image, clipped to it.
+
+        x and y are divided by their own ratio, resized / original: rounding to whole pixels makes the two differ.
+        """
+        boxes, gain, shift = self._map(boxes)
+        h, w = self.original
+        return torch.minimum(((boxes - shift) / gain).clamp(min=0), boxes.new_tensor([w, h, w, h]))
+
+    def to_canvas(self, boxes: Tensor) -> Tensor:
+        """(n, 4) xyxy pixels of the original image -> pixels of the canvas, not clipped."""
+        boxes, gain, shift = self._map(boxes)
+        return boxes * gain + shift
+
+    def _map(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Boxes in float32 or wider, and the factors and shifts (4,) from the original to the canvas."""
+        boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))
+        gain_y, gain_x = (new / old for new, old in zip(self.resized, self.original))
+        top, left = self.pad
+        return boxes, boxes.new_tensor([gain_x, gain_y, gain_x, gain_y]), boxes.new_tensor([left, top, left, top])
+
+
+def letterbox_fit(size: tuple[int, int], canvas: tuple[int, int], *, scaleup: bool = True) -> Fit:
+    """The largest copy of an image of `size` (h, w) px, proportions kept, in the middle of `canvas` (H, W) px.
+
+    With scaleup False the image is never enlarged. An odd pixel of padding goes to the bottom or the right
+    (interface.md 5.4).
+    """
+    ratio = min(canvas[0] / size[0], canvas[1] / size[1])
+    if not scaleup:
+        ratio = min(ratio, 1.0)
+    resized = _scaled(size, ratio)
+    top, left = (round((outer - inner) / 2 - 0.1) for outer, inner in zip(canvas, resized))
+    return Fit(original=tuple(size), resized=resized, canvas=tuple(canvas), pad=(top, left))
+
+
+def minimal_canvas(size: tuple[int, int], imgsz: int | tuple[int, int], stride: int) -> tuple[int, int]:
+    """The smallest canvas (H, W) px, multiples of `stride`, for an image of `size` (h, w) px fitted into `imgsz`.
+
+    `imgsz` is a side, or (H, W); it is rounded up to a multiple of `stride`.
+    """
+    limit = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+    limit = tuple(_ceil_to(side, stride) for side in limit)
+    resized = _scaled(size, min(limit[0] / size[0], limit[1] / size[1]))
+    return _ceil_to(resized[0], stride), _ceil_to(resized[1], stride)
+
+
+def _scaled(size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    """Whole pixels, at least one: an image of 5000 x 3 px still has a height on a canvas of 640 px."""
+    return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
+
+
+def _ceil_to(side: int, stride: int) -> int:
+    return math.ceil(side / stride) * stride
+
+
+
+def nearest_side(side: int, multiple: int) -> int:
+    """The positive multiple of `multiple` nearest to `side`; the larger of two equally near."""
+    return max((2 * side + multiple) // (2 * multiple), 1) * multiple

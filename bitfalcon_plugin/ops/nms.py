@@ -1,0 +1,121 @@
+"""Non-maximum suppression."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from .boxes import xyxy_from_xywh
+
+MAX_CANDIDATES = 30_000  # candidates of one image that reach suppression, best first (interface.md 8.2)
+BLOCK = 2_048  # candidates that `_suppress` takes at once
+
+
+def non_max_suppression(
+    prediction: Tensor,
+    *,
+    conf: float,
+    iou: float,
+    max_det: int = 300,
+    multi_label: bool = False,
+    agnostic: bool = False,
+    classes: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """Decoded predictions -> the detections of each image, best first (interface.md 8.2, without its time limit).
+
+    prediction: (B, 4+nc, A), xywh pixels and class probabilities. Returns per image (n, 6) float32: x1, y1, x2, y2,
+    score, class; of equal scores the earlier anchor is first, then the lower class. conf: scores must exceed it. iou: a
+    box is dropped when it overlaps a better one of its class (of any class when `agnostic`) by more than this.
+    multi_label: every class above `conf` is a detection of its own, instead of the best one only. classes: the classes
+    to keep. Boxes that are not finite and scores that are NaN are no detections.
+    Raises ValueError where the shape cannot be a prediction.
+    """
+    if prediction.dim() != 3 or prediction.shape[1] < 5:
+        raise ValueError(f"prediction has shape {tuple(prediction.shape)}, expected (B, 4 + classes, A)")
+    nc = prediction.shape[1] - 4
+    wanted = torch.ones(nc, dtype=torch.bool, device=prediction.device)
+    if classes is not None:
+        wanted = torch.isin(torch.arange(nc, device=wanted.device), wanted.new_tensor(list(classes), dtype=torch.long))
+    output = []
+    for image in prediction.detach():  # (4 + nc, A)
+        rows = _candidates(image.float(), conf, multi_label, wanted)  # (n, 6), best first
+        output.append(rows[_suppress(rows, iou, max_det, agnostic)])
+    return output
+
+
+def _candidates(image: Tensor, conf: float, multi_label: bool, wanted: Tensor) -> Tensor:
+    """(4 + nc, A) -> the at most MAX_CANDIDATES best (n, 6) rows x1, y1, x2, y2, score, class, by falling score.
+
+    wanted: (nc,) bool. A class that is not wanted can still be an anchor's best one, and then hides the others.
+    """
+    boxes, scores = image[:4].t(), image[4:]  # (A, 4), (nc, A)
+    finite = boxes.isfinite().all(1)  # (A,)
+    if multi_label:
+        label = None
+        scores = scores.t().contiguous()  # (A, nc): places in it are in the order that ties keep
+        place = ((scores > conf) & finite[:, None] & wanted).flatten().nonzero().squeeze(1)  # (n,)
+    else:
+        best, label = scores.max(0)  # (A,)
+        if best.isnan().any():  # the best of the others
+            best, label = scores.nan_to_num(-1.0, torch.inf).max(0)
+        scores = best
+        place = ((best > conf) & finite & wanted[label]).nonzero().squeeze(1)
+    score = scores.flatten()[place]
+    order = _ranked(score, MAX_CANDIDATES)
+    score, place = score[order], place[order]
+    anchor, label = (place, label[place]) if label is not None else (place // len(wanted), place % len(wanted))
+    return torch.cat((xyxy_from_xywh(boxes[anchor]), score[:, None], label[:, None].float()), 1)  # (n, 6)
+
+
+def _ranked(score: Tensor, limit: int) -> Tensor:
+    """Indices of the `limit` highest scores (n,), falling; of equal ones the first come first, also at the limit."""
+    if len(score) <= limit:
+        return score.sort(descending=True, stable=True).indices
+    last = score.topk(limit, sorted=False).values.min()
+    ahead, level = (score > last).nonzero().squeeze(1), (score == last).nonzero().squeeze(1)
+    return torch.cat((ahead[score[ahead].sort(descending=True, stable=True).indices], level[: limit - len(ahead)]))
+
+
+def _suppress(rows: Tensor, iou: float, max_det: int, agnostic: bool) -> Tensor:
+    """Indices of the kept rows (n, 6), at most `max_det`, by falling score.
+
+    A greedy decision depends on the better boxes that were kept and on nothing else. So the rows are taken in blocks,
+    each behind what is kept so far, until `max_det` are kept: the cost stays linear in the number of rows.
+    Classes are moved apart by more than the extent of all boxes, in float64 and by powers of two, which changes no bit
+    of a coordinate above 2^-10 px: in float32 80 classes at 1280 px leave 1/128 px. Apple's GPUs have no float64.
+    """
+    boxes = rows[:, :4].to("cpu" if rows.device.type == "mps" else rows.device).double()
+    if len(rows) and not agnostic:
+        extent = 2.0 ** math.ceil(math.log2(float(boxes.max() - boxes.min()) + 1))
+        boxes = boxes + rows[:, 5:].to(boxes) * extent
+    nms, block = _kernel(), max(BLOCK, 2 * max_det)
+    ranks = torch.arange(len(rows), 0, -1, dtype=boxes.dtype, device=boxes.device)  # the order, without ties
+    keep = ranks.new_zeros(0, dtype=torch.long)
+    for start in range(0, len(rows), block):
+        tried = torch.cat((keep, torch.arange(start, min(start + block, len(rows)), device=keep.device)))
+        keep = tried[nms(boxes[tried], ranks[tried], iou)]
+        if len(keep) >= max_det:
+            break
+    return keep[:max_det].to(rows.device)
+
+
+@lru_cache(1)
+def _kernel() -> Callable[[Tensor, Tensor, float], Tensor]:
+    """torchvision's suppression. Its library is loaded alone: `import torchvision` costs 1.7 s for torch's compiler."""
+    package = importlib.util.find_spec("torchvision")
+    for folder in package.submodule_search_locations or () if package else ():
+        for library in sorted(Path(folder).glob("_C*")):
+            try:
+                torch.ops.load_library(str(library))
+                return torch.ops.torchvision.nms.default
+            except (OSError, AttributeError, RuntimeError):  # not laid out as it was
+                continue
+    from torchvision.ops import nms
+
+    return nms

@@ -1,0 +1,1 @@
+"""Pictures: labels drawn on images, charts, and accuracy against a price."""

@@ -1,0 +1,1 @@
+"""The verb predict: from sources to results."""

@@ -1,0 +1,277 @@
+"""From pictures to Results: letterbox, network, suppression, back to original pixels.
+
+Written from spec/interface.md 5.4, 8.1 and 8.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..config.errors import UserError
+from ..config.settings import Settings
+from ..data.images import GREY
+from ..models.detector import Detector
+from ..models.inference.compiling import warm
+from ..ops.letterbox import Fit, letterbox_fit, minimal_canvas
+from ..ops.nms import non_max_suppression
+from ..tasks.detect import detect
+from .reader import Picture, Unread, read_pictures, shrunk
+from .results import Results
+from .sources import Item, Video
+
+MOST_TOGETHER = 16  # images of one tensor that go through the network at once where nobody says how many
+
+
+@dataclass
+class Skipped:
+    """Sources that could not be read, with the reason; filled while `predict` runs."""
+
+    reasons: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Batch:
+    """Pictures that go through the network together. results: their Results, or vectors (n,) of embed; empty before."""
+
+    pictures: list[Picture]
+    results: list = field(default_factory=list)
+
+
+@dataclass(repr=False)
+class Predictor:
+    """What the events of a prediction are told: where it stands.
+
+    args: the settings. source: what is read. save_dir: the run folder, None until something is written. batch: paths, images
+    (BGR uint8) and printed lines of the batch at hand. results: of this batch; what a callback puts there at
+    on_predict_batch_end is what the caller gets. seen: images done. speed: milliseconds an image, by stage.
+    """
+
+    model: Detector
+    args: Settings
+    source: Sequence[Item]
+    save_dir: Path | None = None
+    batch: tuple[list, list, list] = ((), (), ())
+    results: list = field(default_factory=list)
+    seen: int = 0
+    speed: dict[str, float] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Predictor({self.seen} images of {len(self.source)} sources, save_dir={str(self.save_dir)!r})"
+
+
+Watch = Callable[[str, Batch], None]
+
+
+def predict(model: Detector, sources: Iterable[Item], **options) -> Iterator[Results]:
+    """Yield the Results of every source that can be read, in order. `options` are those of `predict_batches`."""
+    for batch in predict_batches(model, sources, **options):
+        yield from batch.results
+
+
+def predict_batches(model: Detector, sources: Iterable[Item], *, imgsz: int | tuple[int, int] = 640, conf: float = 0.25,
+                    iou: float = 0.7, max_det: int = 300, batch: int | None = None, agnostic: bool = False,
+                    classes: Sequence[int] | None = None, augment: bool = False, half: bool = False,
+                    embed: Sequence[int] | None = None, vid_stride: int = 1, keep_all: bool = False,
+                    skipped: Skipped | None = None, watch: Watch | None = None) -> Iterator[Batch]:
+    """Yield batches of sources that can be read, in order, with their Results. The model must be in eval mode.
+
+    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. conf, iou, max_det, agnostic,
+    classes: as in boxes.non_max_suppression. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a
+    minimal rectangle if their sizes are equal and a square otherwise. augment: merge the detections on the image with those
+    on copies of 0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the weights' type counts. embed: no
+    detections but for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos
+    and webcams, see ahead.read_pictures. skipped: collects the sources that could not be read. watch: called with the events
+    on_predict_batch_start and on_predict_postprocess_end and their batch.
+
+    A thread is one batch ahead of the caller, who meanwhile draws and writes; of a webcam it is not. Where the model has `twins`,
+    copies on other devices, batches are shared out among all, each to one that is free.
+
+    Raises UserError for a row of `embed` that is none.
+    """
+    if embed is not None:
+        embed_rows(model, embed)
+    rule = {"conf": conf, "iou": iou, "max_det": max_det, "agnostic": agnostic, "classes": classes}
+    watch = watch or (lambda event, batch: None)
+
+    def resized(size: tuple[int, int]) -> tuple[int, int]:
+        return _fits([size], imgsz, model)[0].resized
+
+    depth = min(max(2 * (batch or 1), 4), 32)
+    pictures = read_pictures(sources, resized, depth=depth, vid_stride=vid_stride, keep_all=keep_all)
+    models, live = [model, *getattr(model, "twins", ())], isinstance(sources, Sequence) and any(map(_is_live, sources))
+    rooms: list[dict] = [{} for _ in models]
+
+    def compute(place: int, chunk: Batch) -> list:
+        return _results(models[place], chunk.pictures, imgsz, augment, half, embed, rule, rooms[place])
+
+    with contextlib.closing(pictures):
+        chunks = _chunks(pictures, batch, Skipped() if skipped is None else skipped)
+        with contextlib.closing(_computed(chunks, compute, len(models), 0 if live else len(models))) as done:
+            for chunk, results in done:
+                watch("on_predict_batch_start", chunk)
+                chunk.results = results
+                watch("on_predict_postprocess_end", chunk)
+                yield chunk
+
+
+def _is_live(item: Item) -> bool:
+    return isinstance(item, Video) and isinstance(item.place, int)
+
+
+def _computed(chunks: Iterable[Batch], compute: Callable[[int, Batch], list], places: int, ahead: int) -> Iterator[tuple[Batch, list]]:
+    """Each batch and its results, in order, while threads compute up to `ahead` later ones.
+
+    compute: results of a batch at one of so many places; at each place one batch at a time.
+    """
+    if not ahead:
+        yield from ((chunk, compute(0, chunk)) for chunk in chunks)
+        return
+    free: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for place in range(places):
+        free.put(place)
+
+    def work(chunk: Batch) -> list:
+        place = free.get()
+        try:
+            return compute(place, chunk)
+        finally:
+            free.put(place)
+
+    waiting: deque = deque()
+    # the readers' threads have set torch's number for every new thread to 1: this one is told the caller's
+    pool = ThreadPoolExecutor(places, "bitfalcon-predict", partial(torch.set_num_threads, torch.get_num_threads()))
+    try:
+        for chunk in chunks:
+            waiting.append((chunk, pool.submit(work, chunk)))
+            if len(waiting) > ahead:
+                done, future = waiting.popleft()
+                yield done, future.result()
+        while waiting:
+            done, future = waiting.popleft()
+            yield done, future.result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def embed_rows(model: Detector, rows: Sequence[int]) -> None:
+    """Raise UserError unless each of `rows` is a row of the model whose output is a map."""
+    last = len(model.model) - 2
+    if wrong := [row for row in rows if not 0 <= row <= last]:
+        raise UserError(f"embed={wrong}: the rows of this model that give maps are 0 to {last}; the usual one is {last}.")
+
+
+def _chunks(pictures: Iterable[Picture | Unread], size: int | None, skipped: Skipped) -> Iterator[Batch]:
+    """Batches of at most `size`; tensors stand apart, with those of their own shape."""
+    held: list[Picture] = []
+    for picture in pictures:
+        if isinstance(picture, Unread):
+            skipped.reasons.append(f"{picture.path}: {picture.reason}")
+            continue
+        if held and _kind(held[0]) != _kind(picture):
+            yield Batch(held)
+            held = []
+        held.append(picture)
+        if len(held) >= (size or min(max(picture.together, 1), MOST_TOGETHER)):
+            yield Batch(held)
+            held = []
+    if held:
+        yield Batch(held)
+
+
+def _kind(picture: Picture) -> tuple:
+    return (picture.tile.shape, picture.tile.dtype, picture.tile.device) if picture.together else ()
+
+
+def _results(model: Detector, pictures: list[Picture], imgsz: int | tuple[int, int], augment: bool, half: bool,
+             embed: Sequence[int] | None, rule: dict, room: dict | None = None) -> list:
+    start = time.perf_counter()
+    images, fits = _input(pictures, imgsz, model, room)
+    warming = 0.0
+    if embed is None:
+        with torch.inference_mode():
+            warming = warm(model, images)
+    prepared = _now(images)
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half and images.is_cuda):
+        found = _embedded(model, images, embed) if embed is not None else detect(model, images, augment)
+    if embed is not None:
+        return list(found.clone())
+    inferred = _now(images)
+    with torch.inference_mode():
+        hopeful = (found[:, 4:].amax(1) > rule["conf"]).any(0)  # (A,); nearly all anchors end here
+        found = non_max_suppression(found[:, :, hopeful], **rule)
+        rows = [torch.cat((fit.to_original(boxes[:, :4]), boxes[:, 4:]), 1) for fit, boxes in zip(fits, found, strict=True)]
+    done, count, results = _now(images), len(pictures), []
+    for picture, boxes in zip(pictures, rows, strict=True):
+        speed = {"preprocess": picture.milliseconds + (prepared - start - warming) * 1e3 / count,
+                 "inference": (inferred - prepared) * 1e3 / count, "postprocess": (done - inferred) * 1e3 / count}
+        result = Results(picture.pixels, picture.path, model.names, boxes.clone(), speed)
+        result.input_shape = tuple(images.shape[2:])
+        results.append(result)
+    return results
+
+
+def _now(images: Tensor) -> float:
+    if images.is_cuda:
+        torch.cuda.synchronize(images.device)
+    return time.perf_counter()
+
+
+def _input(pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector, room: dict | None = None) -> tuple[Tensor, list[Fit]]:
+    """The network input (B, 3, H, W), channels last in memory, and how each image lies on it. room: keeps the letterbox buffer."""
+    weight = next(model.parameters())
+    if pictures[0].together:
+        images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
+        size = tuple(images.shape[2:])
+        return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
+    fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model)
+    shape, room = (len(pictures), *fits[0].canvas, 3), {} if room is None else room
+    if shape not in room:
+        room.clear()
+        room[shape] = torch.empty(shape, dtype=torch.uint8)
+    canvas = room[shape]
+    for image, picture, fit in zip(canvas, pictures, fits, strict=True):
+        tile = picture.tile if picture.tile.shape[:2] == fit.resized else shrunk(picture.pixels, fit.resized)
+        (top, left), (height, width) = fit.pad, fit.resized
+        if fit.resized != fit.canvas:
+            image.fill_(GREY)
+        image[top : top + height, left : left + width] = tile
+    return torch.div(canvas.to(weight.device).permute(0, 3, 1, 2), 255).to(weight.dtype), fits  # one pass, and a new tensor
+
+
+def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector) -> list[Fit]:
+    multiple = model.multiple
+    if canvas := getattr(model, "fixed", None):  # an exported model that takes one size
+        pass
+    elif len(set(sizes)) == 1:
+        canvas = minimal_canvas(sizes[0], imgsz, multiple)
+    else:
+        sides = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
+        canvas = tuple(-(-side // multiple) * multiple for side in sides)
+    return [letterbox_fit(size, canvas) for size in sizes]
+
+
+def _embedded(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:
+    """(B, 3, H, W) -> (B, channels of the rows): each row's map averaged over its pixels, float32."""
+    kept: dict[int, Tensor] = {}
+
+    def keeper(row: int) -> Callable:
+        return lambda module, inputs, output: kept.__setitem__(row, output.float().mean((2, 3)))
+
+    hooks = [model.model[row].register_forward_hook(keeper(row)) for row in dict.fromkeys(rows)]
+    try:
+        getattr(model, "forward", model)(images)  # not what was compiled: hooks are not part of it
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.cat([kept[row] for row in rows], 1)

@@ -1,0 +1,111 @@
+"""Which anchors answer for which ground truth: task-aligned assignment.
+
+Paper: Feng et al., "TOOD: Task-aligned One-stage Object Detection" (ICCV 2021, section 3.3: alignment metric
+t = s^alpha * u^beta, the best anchors per object, targets normalised to the best IoU of the object); an anchor wanted
+by several objects goes to the one it overlaps most, as in Zhang et al., "ATSS" (CVPR 2020). Written from these, from
+spec/interface.md 6.7 and families.md 3 (small objects), and checked with the recorded loss vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..ops.boxes import ciou, xywh_from_xyxy
+
+SMALLEST_SIDE = 16.0  # px; shorter sides of a ground truth are widened to this when its candidates are looked for
+# (ground truth, anchor) pairs computed at once: what a CPU's cache holds; 16 MiB a tensor on a GPU
+PAIRS_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 22}
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The ground truths of a batch, all images after one another."""
+
+    boxes: Tensor  # (N, 4) xyxy, pixels of the network input
+    classes: Tensor  # (N,) int64
+    owner: Tensor  # (N,) int64, index of the image in the batch
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The at most k anchors that each ground truth asked for. An anchor is won by one ground truth at most.
+
+    Rows are those of `Targets`; anchors that nobody won are background. The shapes depend on the shapes of the input
+    alone, so that nothing waits for the device.
+    """
+
+    anchor: Tensor  # (N, k) int64
+    won: Tensor  # (N, k) bool: this anchor is a positive of this ground truth
+    weight: Tensor  # (N, k) float32 in [0, 1]: soft target of the ground truth's class there; 0 where not won
+
+
+@torch.no_grad()
+def assign(
+    scores: Tensor,
+    boxes: Tensor,
+    points: Tensor,
+    targets: Targets,
+    *,
+    topk: int = 10,
+    alpha: float = 0.5,
+    beta: float = 6.0,
+) -> Assignment:
+    """Assign anchors to ground truths by how well their predictions already agree.
+
+    scores: (B, A, nc) in [0, 1]. boxes: (B, A, 4) xyxy pixels of the network input. points: (A, 2) pixels.
+    Candidates of a ground truth are the anchors whose point lies strictly inside it. The metric of a candidate is
+    score^alpha * CIoU^beta (CIoU clamped at 0); the `topk` best are claimed. The target of a won anchor is its metric,
+    scaled so that the best one of a ground truth gets that ground truth's best CIoU. All in float32.
+    """
+    wanted = Targets(targets.boxes.float(), targets.classes.long(), targets.owner.long())
+    claims = _claims(scores, boxes.float(), points.float(), wanted, min(topk, len(points)), alpha, beta)
+    anchor, metric, overlap = claims  # (N, k) each
+    won = _settle(anchor, metric > 0, overlap, wanted.owner, boxes.shape[:2])
+    metric, overlap = metric * won, overlap * won
+    scale = overlap.amax(1, keepdim=True) / (metric.amax(1, keepdim=True) + 1e-9)  # (N, 1)
+    return Assignment(anchor, won, metric * scale)
+
+
+def _claims(
+    scores: Tensor, boxes: Tensor, points: Tensor, targets: Targets, k: int, alpha: float, beta: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The k best candidates of each ground truth: anchor index, metric (0: no candidate), clamped CIoU, (N, k) each.
+
+    Every pair of a ground truth and an anchor of its image is computed, some ground truths at a time: to pick out the
+    pairs that can matter would make the host wait for the device.
+    """
+    rows = max(PAIRS_AT_ONCE.get(boxes.device.type, 1 << 20) // len(points), 1)
+    planes = boxes.movedim(-1, 0).contiguous()  # (4, B, A): a coordinate lies in one piece, half the time of (B, A, 4)
+    parts = []
+    for box, label, owner in zip(*(t.split(rows) for t in (targets.boxes, targets.classes, targets.owner))):
+        overlap = ciou(planes[:, owner].movedim(0, -1), box[:, None])  # (4, n, A) -> (n, A)
+        overlap = overlap.clamp(min=0) * _inside(points, box)
+        metric = scores[owner, :, label].float().pow(alpha) * overlap.pow(beta)  # (n, A)
+        best, anchor = metric.topk(k, 1)  # (n, k)
+        parts.append((anchor, best, overlap.gather(1, anchor)))
+    return tuple(torch.cat(column) for column in zip(*parts))
+
+
+def _inside(points: Tensor, boxes: Tensor) -> Tensor:
+    """(A, 2), (n, 4) -> (n, A): which points lie strictly inside which boxes, short sides widened about the centre."""
+    centre, size = xywh_from_xyxy(boxes).split(2, -1)  # (n, 2) each
+    half = size.clamp(min=SMALLEST_SIDE) / 2
+    x, y = points.unbind(-1)  # (A,) each
+    x1, y1 = (centre - half)[..., None].unbind(1)  # (n, 1) each
+    x2, y2 = (centre + half)[..., None].unbind(1)
+    return (x > x1) & (x < x2) & (y > y1) & (y < y2)
+
+
+def _settle(anchor: Tensor, claimed: Tensor, overlap: Tensor, owner: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(N, k) claims -> (N, k) bool: of those for one anchor the highest overlap wins, of equal ones the first row."""
+    cells = shape[0] * shape[1]
+    cell = (owner[:, None] * shape[1] + anchor).flatten()  # (N * k,)
+    rank = torch.arange(len(owner), device=owner.device)[:, None].expand_as(anchor).flatten()
+    overlap = torch.where(claimed, overlap, -1).flatten()
+    highest = overlap.new_zeros(cells).scatter_reduce(0, cell, overlap, "amax")
+    among = torch.where(overlap == highest[cell], rank, len(owner))
+    first = rank.new_full((cells,), len(owner)).scatter_reduce(0, cell, among, "amin")
+    return (first[cell] == rank).view_as(claimed) & claimed

@@ -1,0 +1,254 @@
+"""The training run, to be read from top to bottom.
+
+Written from spec/interface.md section 6 with the choices of spec/families.md section 3.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+
+import torch
+
+from ..config.errors import UserError
+from ..config.signals import Interrupts
+from ..data.augmentation.augment import Batch, recipe_of
+from ..data.loading.workers import worker_death
+from ..models.bitify import observe
+from ..models.detector import odd_norms
+from ..models.weights.checkpoint import Checkpoint, load
+from ..tasks.assign import Targets
+from ..tasks.detect import Losses, detection_loss
+from ..tasks.metrics import Metrics
+from ..val.loop import progress, validate
+from ..val.run import Validator
+from .guard import RETURNS, WentBad
+from .optim import step_is_due
+from .setup import prepare, repeatable, set_training
+from .trainer import Run, Trainer
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
+
+REPAIR = "Look at the images named above, give a lower lr0 with an optimizer= of your choice, or amp=False."
+OBSERVED = 0.8  # share of the epochs in which scales of quantised activations follow the batches
+CLIP = 10.0  # largest global norm of a step's gradient
+
+
+def train(run: Run) -> Trainer:
+    """Train to the last epoch, the time limit or the end of patience; leaves weights/last.pt and weights/best.pt.
+
+    A first Ctrl-C or SIGTERM ends the run after the step at hand, with last.pt written; KeyboardInterrupt or SystemExit.
+    Raises UserError when steps stay without finite numbers, OSError when the folder cannot be written.
+    """
+    with Interrupts() as interrupts, repeatable(run.settings):
+        trainer = prepare(run)
+        trainer.fire("on_pretrain_routine_end")
+        trainer.fire("on_train_start")
+        while trainer.epoch < trainer.epochs and not trainer.stop:
+            trainer.fire("on_train_epoch_start")
+            try:
+                _train_epoch(trainer, interrupts)
+            except WentBad as reason:
+                _go_back(trainer, reason)
+                continue
+            except RuntimeError as error:  # torch tells of a dead reader in the middle of whatever is computed
+                if told := worker_death(error):
+                    raise UserError(told) from error
+                raise
+            trainer.fire("on_train_epoch_end")
+            last = _is_last(trainer)
+            metrics = _measure(trainer, interrupts) if run.settings.val or last else None
+            _close_epoch(trainer, metrics)
+            _heed(trainer, interrupts)
+        if trainer.guard.skipped and trainer.ema.updates == trainer.began_with:
+            raise UserError(f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}")
+        trainer.records.finish(trainer.guard.skipped)
+    return trainer
+
+
+def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
+    """One pass over the training images, or what is left of it; trainer.tloss holds the mean losses then."""
+    settings, batches = trainer.args, len(trainer.loader)
+    set_training(trainer.model, trainer.frozen)
+    observe(trainer.model, trainer.epoch < OBSERVED * trainer.epochs)
+    recipe = recipe_of(settings, closed=trainer.epoch >= trainer.epochs - settings.close_mosaic)
+    bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
+        trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch)
+    schedule, start, done = trainer.planned(), time.perf_counter(), trainer.batch
+    for batch, indices in bar:
+        trainer.fire("on_train_batch_start")
+        accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
+        due = step_is_due(trainer.iteration, trainer.last_step, accumulate)
+        losses = _gradients(trainer, batch, due)
+        trainer.guard.watch(losses.total, indices)
+        trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
+        trainer.loss_items = torch.stack(losses[:3])
+        trainer.tloss += trainer.loss_items.nan_to_num(0, 0, 0)
+        trainer.counted += trainer.loss_items.isfinite().all()
+        trainer.boxes += len(batch.boxes)
+        if due:
+            _step(trainer)
+        trainer.batch += 1
+        trainer.fire("on_train_batch_end")
+        if not bar.disable and trainer.batch % 10 == 0:
+            bar.set_postfix_str(_summary(trainer, trainer.tloss / trainer.counted))
+        if trainer.batch < batches:
+            _heed(trainer, interrupts)
+    mixed = "" if recipe.mosaic or not settings.mosaic else "  (mosaic closed)"
+    seconds = time.perf_counter() - start
+    rate = min((batches - done) * settings.batch, len(trainer.run.samples)) / seconds
+    trainer.run.say(f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_summary(trainer, trainer.tloss / trainer.counted)}  {seconds:.1f} s, "
+                    f"{rate:.1f} images/s, {_left(trainer)}{mixed}")
+
+
+def _gradients(trainer: Trainer, batch: Batch, due: bool) -> Losses:
+    """Forward and backward of one batch; gradients are shared between devices only where a step follows."""
+    device, model, world = trainer.device.type, trainer.model, trainer.run.world
+    with contextlib.nullcontext() if due else world.accumulating(trainer.network):
+        with torch.autocast(device, dtype=trainer.precision, enabled=trainer.precision is not None):
+            raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
+        losses = detection_loss(raw, raw.sizes, model.strides, Targets(batch.boxes, batch.classes, batch.owner), gains=trainer.gains,
+                                class_weights=trainer.class_weights)
+        trainer.scaler.scale(world.scale_loss(losses.total)).backward()
+    return losses
+
+
+def _step(trainer: Trainer) -> None:
+    """The optimizer's step from the gathered gradients, or none where they are not finite. Raises WentBad."""
+    scaler, guard, world = trainer.scaler, trainer.guard, trainer.run.world
+    scaler.unscale_(trainer.optimizer)
+    norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), CLIP)
+    fine = not world.any(not guard.is_fine(norm))
+    overflow = not fine and scaler.is_enabled() and not world.any(not guard.losses_are_finite())
+    if fine or overflow:  # the scaler leaves a step whose gradients overflow out by itself
+        trainer.fire("optimizer_step")
+        scaler.step(trainer.optimizer)
+    scaler.update()  # and lowers its scale for the next
+    trainer.fire("on_before_zero_grad")
+    trainer.optimizer.zero_grad()
+    trainer.last_step = trainer.iteration
+    if fine:
+        trainer.ema.update(trainer.model)
+        guard.keep()
+    elif overflow and scaler.get_scale() >= 1:
+        guard.overflowed()
+    else:
+        guard.skip(f"epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
+
+
+def _is_last(trainer: Trainer) -> bool:
+    """Whether the epoch that was just trained is the last; with time= the number of epochs follows their speed."""
+    done, hours = trainer.epoch + 1, trainer.args.time
+    if hours:
+        seconds = trainer.run.world.same(trainer.records.seconds)
+        trainer.epochs = max(int(hours * 3600 / (seconds / done)), done)
+    return done >= trainer.epochs
+
+
+def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
+    """Validate the averaged weights."""
+    settings, events, world = trainer.args, trainer.run.events, trainer.run.world
+    world.share(trainer.ema.model)  # statistics of the batch norms are those of the process that writes them
+    validator = trainer.validator = Validator(settings, trainer.save_dir, trainer.val_loader, trainer.device, trainer.ema.model)
+
+    def notify(event: str) -> None:
+        if event != "on_val_end":  # its functions want the numbers
+            events.fire(event, validator)
+        if event == "on_val_batch_end" and world.size == 1:  # of several processes some have a batch more
+            _heed(trainer, interrupts)
+
+    validator.metrics = validate(
+        trainer.ema.model, trainer.run.val_samples, trainer.val_loader, iou=settings.iou, max_det=settings.max_det,
+        gains=trainer.gains, autocast=trainer.precision, progress=progress("val", world.main), notify=notify,
+        gather=world.gather)
+    events.fire("on_val_end", validator)
+    return validator.metrics
+
+
+def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
+    """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
+    records, epoch = trainer.records, trainer.epoch
+    trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
+    trainer.measured(metrics)
+    row = records.add(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
+    trainer.pictures.scalars(row, epoch + 1)
+    improved = records.judge(epoch, metrics)
+    reason = records.stop_reason(epoch)
+    if reason and epoch + 1 < trainer.epochs:
+        trainer.run.say(reason)
+    trainer.run.world.settle(trainer.model)
+    begun = {"epoch": epoch + 1, "batch": 0, "losses": torch.zeros(3), "counted": 0.0, "boxes": 0, "ended": reason}
+    records.save(weights_of(trainer, epoch), {**trainer.state(), **begun}, improved=improved)
+    trainer.fire("on_model_save")
+    trainer.fire("on_fit_epoch_end")
+    trainer.stop = trainer.run.world.any(trainer.stop or bool(reason))
+    trainer.tloss, trainer.counted = torch.zeros_like(trainer.tloss), torch.zeros_like(trainer.counted)
+    trainer.boxes, trainer.batch, trainer.epoch = 0, 0, epoch + 1
+
+
+def weights_of(trainer: Trainer, epoch: int) -> Checkpoint:
+    """The averaged weights as a checkpoint; epoch: the last one that is whole, from 0."""
+    model = trainer.model
+    return Checkpoint(
+        graph=model.graph, state=trainer.ema.model.state_dict(), settings={**trainer.args.as_dict(), "save_dir": str(trainer.save_dir)},
+        metrics=trainer.metrics, epoch=epoch, license=trainer.run.license, norms=odd_norms(trainer.ema.model),
+        measured=(model.strides, model.multiple))
+
+
+def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
+    """End the run here where a signal asks for it; nothing that was trained is lost."""
+    if not trainer.run.world.any(interrupts.received is not None):
+        return
+    interrupts.received = interrupts.received or "SIGTERM"
+    if trainer.epoch >= trainer.epochs or trainer.stop and trainer.batch == 0:  # everything is trained and written
+        trainer.run.say(f"{interrupts.received}: stopped after the last epoch, before the final measurement. To have that: "
+                        f"bitfalcon val model={trainer.best} data={trainer.args.data}")
+        raise interrupts.end()
+    trainer.run.world.settle(trainer.model)
+    trainer.tloss = trainer.run.world.mean(trainer.tloss)
+    trainer.records.save_last(weights_of(trainer, trainer.epoch - 1), trainer.state())
+    trainer.run.say(f"{interrupts.received}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
+                    f"batches. To go on: bitfalcon train resume={trainer.last}")
+    raise interrupts.end()
+
+
+def _go_back(trainer: Trainer, reason: WentBad) -> None:
+    """Return to the last checkpoint and go on more slowly. Raises UserError where there is none, or it did not help."""
+    guard = trainer.guard
+    report = f"Training does not stay finite: {reason}. "
+    if not trainer.records.own or not trainer.last.is_file() or not trainer.args.save:
+        raise UserError(f"{report}No checkpoint of this run is there to go back to. {REPAIR}")
+    if guard.returned >= RETURNS:
+        raise UserError(f"{report}Going back {RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
+                        f"{REPAIR}")
+    found, skipped, returned, slower = load(trainer.last), guard.skipped, guard.returned, trainer.slower
+    trainer.restore(found.training, found.state)
+    guard.skipped, guard.returned, trainer.slower, guard.row = skipped, returned, slower, 0
+    trainer.slow_down()
+    trainer.run.say(f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {trainer.slower:g} of the learning rate.")
+
+
+def _summary(trainer: Trainer, losses: torch.Tensor) -> str:
+    box, cls, dfl = losses.tolist()
+    return f"{_memory(trainer.device)}box_loss {box:.4f}  cls_loss {cls:.4f}  dfl_loss {dfl:.4f}  boxes {trainer.boxes}  size {trainer.args.imgsz}"
+
+
+def _memory(device: torch.device) -> str:
+    """The most memory taken so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_reserved(device) / 2**30:.1f} GiB  "
+    if resource is None:
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB elsewhere
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB  "
+
+
+def _left(trainer: Trainer) -> str:
+    """How long the rest of the run will take at the pace so far."""
+    done = trainer.epoch + 1
+    minutes = trainer.records.seconds / done * (trainer.epochs - done) / 60
+    return "last epoch" if done >= trainer.epochs else f"{minutes:.0f} min left" if minutes >= 1 else f"{minutes * 60:.0f} s left"

@@ -1,0 +1,258 @@
+"""Optimizer, learning-rate schedule and the moving average of the weights.
+
+Papers: warm-up, Goyal et al., "Accurate, Large Minibatch SGD" (2017); cosine schedule, Loshchilov and Hutter, "SGDR"
+(ICLR 2017); averaging, Polyak and Juditsky, "Acceleration of Stochastic Approximation by Averaging" (1992). Written
+from spec/interface.md 6.2 and 6.3 with the choices of families.md 3 (column F, warm-up at most half the run).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from ..config.errors import UserError, did_you_mean
+from ..models.modules.bit_activations import UNSET, Quantising
+
+TUNED_UPDATES = 6000  # what the average of weights that are trained already begins with: it remembers about 20 updates
+AUTO_LIMIT = 10_000  # optimizer iterations; longer runs get SGD
+
+
+def _betas(momentum: float) -> dict[str, object]:
+    return {"betas": (momentum, 0.999)}
+
+
+# name -> (class, its arguments for a momentum, whether torch has a fused kernel for CUDA and CPU)
+OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], Callable[[float], dict[str, object]], bool]] = {
+    "SGD": (torch.optim.SGD, lambda momentum: {"momentum": momentum, "nesterov": momentum > 0}, True),
+    "Adam": (torch.optim.Adam, _betas, True),
+    "Adamax": (torch.optim.Adamax, _betas, False),
+    "AdamW": (torch.optim.AdamW, _betas, True),
+    "NAdam": (torch.optim.NAdam, _betas, False),
+    "RAdam": (torch.optim.RAdam, _betas, False),
+    "RMSProp": (torch.optim.RMSprop, lambda momentum: {"momentum": momentum}, False),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The optimizer values that are really used, and why; `str()` is one line for the log."""
+
+    name: str
+    lr: float
+    momentum: float
+    decay: float
+    warmup_bias_lr: float
+    reason: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}(lr={self.lr:g}, momentum={self.momentum:g}, weight decay={self.decay:g}, "
+            f"warmup_bias_lr={self.warmup_bias_lr:g}): {self.reason}"
+        )
+
+
+def full_accumulate(batch: int, nbs: int) -> int:
+    """Batches per optimizer step after warm-up: as many as make about the nominal batch size `nbs`."""
+    return max(round(nbs / batch), 1)
+
+
+def scaled_decay(weight_decay: float, batch: int, nbs: int) -> float:
+    """The weight decay for steps of batch * accumulate images, given one that suits `nbs` images."""
+    return weight_decay * batch * full_accumulate(batch, nbs) / nbs
+
+
+def planned_iterations(images: int, batch: int, nbs: int, epochs: int) -> int:
+    """Optimizer iterations of a run, as the auto rule counts them."""
+    return math.ceil(images / max(batch, nbs)) * epochs
+
+
+def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
+    """Groups for an optimizer, in the order of the `lr/pg*` columns: biases, decayed weights, norm weights; then those of ternary layers.
+
+    `decay` applies to weights alone, and to those that are rounded in the first half of a run (spec/bit.md section 4.6). Frozen
+    parameters are left out, a shared one is listed once. The key "kind" of a group is "bias", "weight", "norm" or "rounded", the last
+    only where there are some. Raises UserError where nothing is left to train.
+    """
+    kinds: dict[str, list[nn.Parameter]] = {"bias": [], "weight": [], "norm": [], "rounded": []}
+    seen: set[nn.Parameter] = set()
+    for module in model.modules():
+        of_norm = "Norm" in type(module).__name__
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad and parameter not in seen:
+                seen.add(parameter)
+                weight = "rounded" if isinstance(module, Quantising) else "weight"
+                kinds["bias" if "bias" in name else "norm" if of_norm else weight].append(parameter)
+    if not seen:
+        raise UserError("Every parameter of the model is frozen: nothing to train. Give a smaller freeze=.")
+    decays = {"bias": 0.0, "weight": decay, "norm": 0.0, "rounded": decay}
+    return [{"params": kinds[kind], "weight_decay": decays[kind], "kind": kind, "decay": decays[kind]}
+            for kind in kinds if kinds[kind] or kind != "rounded"]
+
+
+def choose_optimizer(
+    name: str,
+    groups: list[dict[str, object]],
+    *,
+    lr: float,
+    momentum: float,
+    warmup_bias_lr: float,
+    iterations: int,
+    nc: int,
+) -> tuple[torch.optim.Optimizer, Plan]:
+    """The optimizer `name` (a key of OPTIMIZERS or "auto", case does not matter) over `groups`, and what it uses.
+
+    "auto" overrides `lr`, `momentum` and `warmup_bias_lr`: SGD for more than 10000 iterations, else AdamW with a rate
+    that falls with the number of classes. Raises UserError for a name that is not known.
+    """
+    if name.lower() == "auto":
+        chosen, lr = auto_rule(iterations, nc)
+        rule = f"{iterations} iterations, " + (f"more than {AUTO_LIMIT}" if chosen == "SGD" else f"at most {AUTO_LIMIT}, {nc} classes")
+        momentum, warmup_bias_lr = 0.9, 0.0
+        reason = f"optimizer=auto ({rule}); lr0, momentum and warmup_bias_lr as given are not used"
+    else:
+        chosen, reason = _known(name), f"optimizer={name}"
+    kind, arguments, fused = OPTIMIZERS[chosen]
+    if "betas" in (extra := arguments(momentum)) and momentum >= 1:
+        raise UserError(f"momentum={momentum:g} is the first beta of {chosen}, which must be below 1: for example momentum=0.9.")
+    devices = {parameter.device.type for group in groups for parameter in group["params"]}
+    if fused and devices <= {"cuda", "cpu"}:
+        extra["fused"] = True  # one pass over memory; elsewhere torch takes foreach by itself
+    decay = max(group["weight_decay"] for group in groups)
+    return kind(groups, lr=lr, **extra), Plan(chosen, lr, momentum, decay, warmup_bias_lr, reason)
+
+
+def auto_rule(iterations: int, nc: int) -> tuple[str, float]:
+    """Optimizer and learning rate of optimizer=auto."""
+    return ("SGD", 0.01) if iterations > AUTO_LIMIT else ("AdamW", round(0.002 * 5 / (4 + nc), 6))
+
+
+def _known(name: str) -> str:
+    """The table's spelling of `name`."""
+    if name.lower() == "musgd":
+        raise UserError(
+            "optimizer=MuSGD is not here: it is no part of the YOLOv12 recipe, which takes SGD for long runs. "
+            "Use optimizer=SGD or optimizer=auto."
+        )
+    for known in OPTIMIZERS:
+        if known.lower() == name.lower():
+            return known
+    names = [*OPTIMIZERS, "auto"]
+    raise UserError(f"optimizer={name} is not known; known are {', '.join(names)}.{did_you_mean(name, names)}")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rate, momentum and accumulation as functions of the iteration (counted over the whole run, from 0)."""
+
+    epochs: int
+    batches: int  # per epoch
+    batch: int  # images
+    nbs: int  # images, the nominal batch size that accumulation aims at
+    lr: float
+    momentum: float
+    lrf: float  # the last epoch's rate is about lr * lrf
+    cosine: bool
+    warmup_epochs: float
+    warmup_momentum: float
+    warmup_bias_lr: float
+    warmup_floor: int = 100  # iterations
+
+    @property
+    def warmup(self) -> int:
+        """Iterations of warm-up: at least `warmup_floor`, at most half the run, 0 without warm-up epochs."""
+        if self.warmup_epochs <= 0:
+            return 0
+        return min(max(round(self.warmup_epochs * self.batches), self.warmup_floor), self.epochs * self.batches // 2)
+
+    def factor(self, epoch: int) -> float:
+        """What the rate is multiplied by during `epoch` (from 0): 1 falling to `lrf`, in a line or half a cosine."""
+        if self.cosine:
+            return (1 - math.cos(epoch * math.pi / self.epochs)) / 2 * (self.lrf - 1) + 1
+        return max(1 - epoch / self.epochs, 0) * (1 - self.lrf) + self.lrf
+
+    def accumulate(self, iteration: int) -> int:
+        """Batches per optimizer step: from 1 up to nbs / batch during warm-up; never more than the run has."""
+        count = full_accumulate(self.batch, self.nbs)
+        if self._warms(iteration):
+            count = max(round(self._between(iteration, 1, self.nbs / self.batch)), 1)
+        return min(count, self.epochs * self.batches)
+
+    def apply(self, optimizer: torch.optim.Optimizer, iteration: int, epoch: int) -> int:
+        """Set rate and momentum of every group for `iteration`, which lies in `epoch`; returns `accumulate(iteration)`.
+
+        During warm-up the rate rises from 0 (biases: from `warmup_bias_lr`), and the momentum of those optimizers that
+        have one (SGD, RMSProp) moves from `warmup_momentum`.
+        """
+        rate, momentum = self.lr * self.factor(epoch), self.momentum
+        warms = self._warms(iteration)
+        if warms:
+            momentum = self._between(iteration, self.warmup_momentum, momentum)
+        if isinstance(optimizer, torch.optim.RMSprop) and self.momentum:
+            momentum = max(momentum, 1e-9)  # at 0 in its first step torch makes no buffer, and misses it later
+        for group in optimizer.param_groups:
+            start = self.warmup_bias_lr if group["kind"] == "bias" else 0.0
+            group["lr"] = self._between(iteration, start, rate) if warms else rate
+            if group["kind"] == "rounded":  # decay moves weights over the thresholds of rounding, which late no step takes back
+                group["weight_decay"] = group["decay"] if 2 * epoch < self.epochs else 0.0
+            if "momentum" in group:
+                group["momentum"] = momentum
+        return self.accumulate(iteration)
+
+    def _warms(self, iteration: int) -> bool:
+        return iteration <= self.warmup and self.warmup > 0
+
+    def _between(self, iteration: int, start: float, end: float) -> float:
+        return start + (end - start) * iteration / self.warmup
+
+
+def step_is_due(iteration: int, last_step: int, accumulate: int) -> bool:
+    """Whether the optimizer steps after `iteration`; `last_step` is the iteration of its last step, -1 at the start."""
+    return iteration - last_step >= accumulate
+
+
+class Ema:
+    """A copy of a model, `.model`, whose weights are a moving average of the trained ones; it is in evaluation mode.
+
+    After update number u: average = d * average + (1 - d) * value with d = 0.9999 * (1 - exp(-u / 2000)), for every
+    floating tensor of the state dict, the statistics of batch norms among them; other tensors (counters) are copied, and so are
+    scales of activations, which are averages already and begin at 0.
+    updates: how many to begin with. From 0 the first averages hardly remember: right for fresh weights, while trained ones
+    would be left behind in the first steps of a fine-tuning run, whose optimizer has yet to learn its step sizes.
+    """
+
+    def __init__(self, model: nn.Module, updates: int = 0) -> None:
+        self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self.updates = updates
+
+    @staticmethod
+    def decay(updates: int) -> float:
+        """Share of the old average at update number `updates` (from 1): short memory at first."""
+        return 0.9999 * (1 - math.exp(-updates / 2000))
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Move the average towards `model`, in place."""
+        self.updates += 1
+        averages, counters = _state_tensors(self.model)
+        values, counts = _state_tensors(model)
+        get_ema_multi_avg_fn(self.decay(self.updates))(averages, values, None)  # one fused kernel on a GPU
+        if counters:
+            torch._foreach_copy_(counters, counts)
+
+    def load(self, state: Mapping[str, Tensor], updates: int) -> None:
+        """Take up an average: its state dict and the number of updates behind it. torch's RuntimeError where tensors differ."""
+        self.model.load_state_dict(state)
+        self.updates = updates
+
+
+def _state_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+    """The tensors of the state dict that are averaged, and those that are copied; a tensor that stands under two names once."""
+    tensors = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}.values()
+    averaged = [t.is_floating_point() and not name.endswith(UNSET) for name, t in tensors]
+    return [t for (_, t), yes in zip(tensors, averaged) if yes], [t for (_, t), yes in zip(tensors, averaged) if not yes]

@@ -1,0 +1,134 @@
+"""What a training run writes: results.csv, last.pt, best.pt, epochN.pt."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..config.files import write_text
+from ..config.settings import Settings
+from ..models.weights.checkpoint import Checkpoint, save
+from ..tasks.metrics import Metrics
+
+LOSSES = ("box_loss", "cls_loss", "dfl_loss")
+COLUMNS = ("epoch", "time", *(f"train/{name}" for name in LOSSES), "metrics/precision(B)", "metrics/recall(B)",
+           "metrics/mAP50(B)", "metrics/mAP50-95(B)", *(f"val/{name}" for name in LOSSES), "lr/pg0", "lr/pg1", "lr/pg2")
+
+
+class Records:
+    """The results of a run, epoch by epoch, and its files. best: weights/best.pt; last: weights/last.pt.
+
+    With save=False there is one checkpoint, written when the run ends: `best` is `last` then. active: whether this process
+    writes files; of several that train together one does.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, say: Callable[[str], None] = print, active: bool = True):
+        self.folder, self.settings, self.say, self.active = folder, settings, say, active
+        self.last = folder / "weights" / "last.pt"
+        self.best = folder / "weights" / "best.pt" if settings.save else self.last
+        self.rows: list[list[float]] = []
+        self.best_fitness, self.best_epoch = -1.0, 0
+        self.own = False  # whether last.pt is of this run: a folder that is used again may hold another's
+        self._unwritten: Checkpoint | None = None
+        self._start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Spent on this run, earlier starts included."""
+        return time.monotonic() - self._start
+
+    def add(self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]) -> dict[str, float]:
+        """Write the row of a finished epoch (0-based); returns it by column."""
+        measured = [math.nan] * 7
+        if metrics is not None:
+            measured = [metrics.precision, metrics.recall, metrics.ap50, metrics.ap, *(metrics.losses or [math.nan] * 3)]
+            self.say(f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
+                     f"R {metrics.recall:.3f}")
+        self.rows.append([epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured, *rates[:3]])  # rounded weights have the rate of the others
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows([f"{value:.6g}" for value in row] for row in self.rows)
+        if self.active:
+            with self._told("results.csv"):
+                write_text(self.folder / "results.csv", text.getvalue())
+        return dict(zip(COLUMNS, self.rows[-1]))
+
+    def judge(self, epoch: int, metrics: Metrics | None) -> bool:
+        """Whether an epoch (0-based) is the best so far; ties count, as does one that was not measured."""
+        fitness = self.best_fitness if metrics is None else metrics.fitness
+        improved = fitness >= self.best_fitness
+        if improved:
+            self.best_fitness, self.best_epoch = fitness, epoch
+        return improved
+
+    def save(self, weights: Checkpoint, training: Mapping[str, object], *, improved: bool) -> None:
+        """Write last.pt (weights and all that resuming needs), best.pt if improved, and epochN.pt when its turn comes."""
+        if not self.active:
+            return
+        if not self.settings.save:
+            self._unwritten = weights
+            return
+        period, epoch = self.settings.save_period, weights.epoch
+        if improved:
+            self._write(self.best, weights)
+        if period > 0 and epoch % period == 0:
+            self._write(self.last.with_name(f"epoch{epoch}.pt"), weights)
+        self.save_last(weights, training)
+
+    def save_last(self, weights: Checkpoint, training: Mapping[str, object]) -> None:
+        """Write last.pt alone."""
+        if self.active:
+            self._write(self.last, Checkpoint(**{**vars(weights), "training": training}))
+        self.own = True  # on every process
+
+    def state(self) -> dict[str, object]:
+        """What a resumed run takes over."""
+        return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "seconds": self.seconds, "rows": self.rows}
+
+    def restore(self, state: Mapping[str, object]) -> None:
+        """Take up what `state` gave."""
+        self.own = True
+        self.rows = [list(row) for row in state["rows"]]
+        self.best_fitness, self.best_epoch = state["best_fitness"], state["best_epoch"]
+        self._start = time.monotonic() - state["seconds"]
+
+    def stop_reason(self, epoch: int) -> str:
+        """Why patience is at its end after this epoch, or an empty string."""
+        patience = self.settings.patience
+        if patience and self.settings.val and epoch - self.best_epoch >= patience:
+            return (f"Stopping: no better fitness in {patience} epochs; the best is epoch {self.best_epoch + 1}. "
+                    "patience=0 never stops.")
+        return ""
+
+    def finish(self, skipped: int = 0) -> None:
+        """Write what save=False kept back, and say what was reached. skipped: steps that were left out."""
+        if self._unwritten is not None:
+            self._write(self.last, self._unwritten)
+        if self.rows:
+            self.say(f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}"
+                     + (f"; {skipped} steps were left out, see above" if skipped else ""))
+
+    def _write(self, path: Path, checkpoint: Checkpoint) -> None:
+        with self._told(path.name):
+            save(path, checkpoint)
+
+    @contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        # torch's own writer tells of a full disk with a RuntimeError
+        try:
+            yield
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "file" not in str(error):
+                raise
+            reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["unknown"])[0]
+            kept = f"{self.last} as last written is whole: make room or mend the folder, then: bitfalcon train resume={self.last}"
+            nothing = "nothing was saved before: make room or mend the folder and start again"
+            whole = kept if self.own and self.last.is_file() else nothing
+            raise OSError(getattr(error, "errno", None) or errno.EIO, f"{self.folder / name} cannot be written ({reason}); {whole}") from error

@@ -1,0 +1,1 @@
+"""The verb val: from a model and a dataset to metrics."""

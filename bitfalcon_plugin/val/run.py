@@ -1,0 +1,172 @@
+"""What `val` does, from Settings to Metrics: finds the data, measures, prints the tables and fills the run folder.
+
+File names and formats as in spec/interface.md 6.1 and 7.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ..config.callbacks import Events
+from ..config.errors import UserError
+from ..config.files import new_run_dir, write_text
+from ..config.notes import note
+from ..config.settings import Settings
+from ..data.dataset import Sample
+from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
+from ..data.loading.loader import USUAL_BATCH as USUAL
+from ..data.loading.loader import ValLoader, workers_for
+from ..export.runtimes.runtime import Engine
+from ..models.detector import Detector
+from ..models.inference.precision import evaluation_precision
+from ..predict.writer import is_coco, write_files
+from ..tasks.detect import detect, gains_of
+from ..tasks.metrics import Metrics
+from ..train.distributed import World
+from .loop import DEFAULT_CONF, progress, validate
+from .pictures import Pictures
+from .worst import Worst, worst_images
+
+COUNTED = 100  # detections of a class and image that COCO's numbers go by, best first
+
+
+def run_val(model: Detector, settings: Settings, events: Events | None = None) -> Metrics:
+    """Measure a model (folded, on its device) on a split of the data; prints, and writes what plots, save_json and save_txt ask for.
+
+    Raises UserError where the classes of model and data differ, and for a split that is not there or has no labels; with
+    save_json a split without labels (the one of a contest) gives its predictions.json, and numbers that are nan or 0.
+    """
+    data, settings = find_data(settings)
+    single = settings.single_cls and model.nc > 1  # all that the model finds is one class
+    if not single:
+        same_classes(model.names, class_names(settings, data), data)
+    settings = legal_side(settings, model)
+    settings = counted_batch(settings)
+    samples = scan_split(data, settings.split, settings).samples
+    most = max(len(sample.classes) for sample in samples)
+    if not most and not settings.save_json:
+        kept = "" if settings.classes is None else f" of classes={settings.classes}"
+        raise UserError(f"Split '{settings.split}' of '{data.path}' has no label{kept}: there is nothing to measure against. Give a split "
+                        "with labels, or save_json=True for predictions.json alone.")
+    settings = _enough_boxes(settings, most)
+    names = {0: "item"} if single else model.names
+    with _run_dir(settings) as folder:
+        pictures = Pictures(folder or Path(), names, settings.plots, note, board=False)
+        validator, detections = measure(model, samples, settings, next(model.parameters()).device, folder=folder, pictures=pictures,
+                                        events=events, single=single)
+        if most:
+            worst = worst_images(samples, detections, names, conf=validator.metrics.best_conf)
+            report(validator.metrics, worst, settings)
+            if folder is not None:
+                finish(folder, validator.metrics, worst, pictures)
+        if folder is not None:
+            write_files(folder, samples, detections, settings, coco=not single and is_coco(data, settings.split))
+            print(f"Results saved to {folder}")
+    return validator.metrics
+
+
+def measure(model: Detector, samples: Sequence[Sample], settings: Settings, device: torch.device, *, folder: Path | None,
+            pictures: Pictures, events: Events | None = None, world: World | None = None,
+            single: bool = False) -> tuple[Validator, np.ndarray]:
+    """Measure a model on samples; returns the Validator, with its Metrics, and all detections as `coco_metrics` takes them.
+
+    Several processes (world) share the samples, and all get the same. single: as in `validate`. events get the Validator.
+    """
+    world, events = world or World(), events or Events()
+    rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
+    exported = isinstance(model, Engine)
+    rect = rect and not (exported and model.fixed)
+    loader = ValLoader(samples, imgsz=settings.imgsz, batch=settings.batch, stride=model.multiple, device=device, rect=rect,
+                       workers=workers_for(device, settings), rank=world.rank, world=world.size)
+    validator = Validator(settings, folder, loader, device, model)
+    kept: list[np.ndarray] = []
+
+    def notify(event: str) -> None:
+        if event != "on_val_end":  # its functions want the numbers
+            events.fire(event, validator)
+
+    validator.metrics = validate(
+        model, samples, loader, conf=DEFAULT_CONF if settings.conf is None else settings.conf, iou=settings.iou,
+        max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=None if exported else gains_of(settings),
+        autocast=evaluation_precision(settings, device, model) if settings.mode == "val" and not exported else None, progress=progress("val", world.main), notify=notify,
+        watch=pictures.watch(samples, loader.fits), gather=world.gather, save_dir=folder, single=single, keep=kept.append,
+        classes=_classes(settings, model), looks=partial(detect, augment=True) if settings.augment and settings.mode == "val" else None)
+    events.fire("on_val_end", validator)
+    return validator, kept[0]
+
+
+def report(metrics: Metrics, worst: Worst, settings: Settings) -> None:
+    """Print the tables and the speed; with verbose every class and the worst images."""
+    print(metrics.table(settings.verbose))
+    if settings.verbose:
+        print(worst.table())
+    print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
+
+
+def finish(folder: Path, metrics: Metrics, worst: Worst, pictures: Pictures) -> None:
+    """Write worst.csv, and draw the worst images, the curves and the confusion matrices."""
+    write_text(folder / "worst.csv", worst.to_csv())
+    pictures.worst(worst)
+    pictures.finish(metrics)
+
+
+def counted_batch(settings: Settings) -> Settings:
+    """The settings with batch= as a number of images, which is searched for in training only; a note where it was none."""
+    if settings.batch >= 1:
+        return settings
+    note(f"note: batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.")
+    return settings.replace(batch=USUAL)
+
+
+def _enough_boxes(settings: Settings, most: int) -> Settings:
+    # most: labels of the image that has most of them
+    if most > COUNTED:
+        note(f"note: an image has {most} labels; AP and AR count the {COUNTED} best detections of a class and image.")
+    if most <= settings.max_det:
+        return settings
+    if "max_det" in settings.given:
+        note(f"note: an image has {most} labels; with max_det={settings.max_det} not all of them can be found.")
+        return settings
+    print(f"max_det={most}: so many labels has one image")
+    return settings.replace(max_det=most)
+
+
+def _classes(settings: Settings, model: Detector) -> list[int] | None:
+    # Which classes of the model count. A model of one class may measure several of the data's as one.
+    if settings.classes is None or model.nc == 1:
+        return None
+    return [settings.classes] if isinstance(settings.classes, int) else list(settings.classes)
+
+
+@contextlib.contextmanager
+def _run_dir(settings: Settings) -> Iterator[Path | None]:
+    # None where nothing is to be written. What fails leaves no empty folder.
+    if not (settings.plots or settings.save_json or settings.save_txt):
+        yield None
+        return
+    folder = new_run_dir("val", settings.project, settings.name, settings.exist_ok)
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+        raise
+
+
+@dataclass
+class Validator:
+    """A validation under way. Callbacks of its events get this object."""
+
+    args: Settings
+    save_dir: Path
+    dataloader: ValLoader
+    device: torch.device
+    model: Detector
+    metrics: Metrics | None = None  # from on_val_end on

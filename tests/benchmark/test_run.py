@@ -1,0 +1,245 @@
+"""The benchmark: every contender measured the same way, one that fails is a row, and what is said agrees with other measurements."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+import bitfalcon_plugin.benchmark.candidates as contending
+import bitfalcon_plugin.benchmark.run as bench
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.benchmark.candidates import REFERENCE, Contender, Trial, contenders, tried
+from bitfalcon_plugin.benchmark.record import Bench, Row, draw, markdown, write
+from bitfalcon_plugin.benchmark.run import agreement
+from bitfalcon_plugin.benchmark.timing import Timing, machine
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.settings import load_settings
+from tests.helpers.coloured import place  # noqa: F401  the fixture
+from tests.helpers.tiny_models import CONV, lived, small_model
+
+CPU = torch.device("cpu")
+
+
+def settings(**keys):
+    return load_settings({"mode": "benchmark", **keys})
+
+
+@pytest.fixture()
+def weights(place):
+    """A checkpoint of the small graph whose batch norms do something."""
+    torch.manual_seed(0)
+    yolo = YOLO("small.yaml")
+    lived(yolo.model)
+    yolo.model.names.update({0: "red", 1: "green", 2: "blue"})
+    yolo.save("best.pt")
+    return place / "best.pt"
+
+
+@pytest.fixture()
+def quick(monkeypatch):
+    """Few rounds, and trials that start no process."""
+    monkeypatch.setattr(bench, "ROUNDS", 3)
+    monkeypatch.setattr(bench, "WARMUP", 0)
+    monkeypatch.setattr(bench, "tried", lambda one, shape, device: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
+
+
+def boxes(*rows, nc=2):
+    """Decoded predictions (1, 4+nc, A) of rows (x, y, w, h, class, score)."""
+    found = torch.zeros(1, 4 + nc, len(rows))
+    for place, (x, y, w, h, cls, score) in enumerate(rows):
+        found[0, :4, place] = torch.tensor([x, y, w, h], dtype=torch.float32)
+        found[0, 4 + cls, place] = score
+    return found
+
+
+def test_equal_predictions_agree_wholly_and_shifted_ones_by_the_shift():
+    one = boxes((20, 20, 10, 10, 0, 0.9), (60, 60, 20, 10, 1, 0.5), (90, 20, 8, 8, 0, 0.1))
+    assert agreement([one, one], [one, one]) == (0.0, 0.0, 4, 4)
+    two = one.clone()
+    two[0, 0, 0] += 1.5  # x
+    two[0, 5, 1] += 0.2
+    pixels, score, matched, count = agreement([one], [two])
+    assert (pixels, matched, count) == (1.5, 2, 2) and score == pytest.approx(0.2)
+
+
+def test_what_is_of_another_class_far_away_or_missing_is_not_matched():
+    one = boxes((20, 20, 10, 10, 0, 0.9), (60, 60, 10, 10, 1, 0.8))
+    assert agreement([one], [boxes((20, 20, 10, 10, 1, 0.9), (66, 60, 10, 10, 1, 0.8), (99, 99, 4, 4, 0, 0.7))]) == (None, None, 0, 3)
+    assert agreement([one], [boxes((20, 20, 10, 10, 0, 0.1))])[2:] == (0, 2)
+
+
+def test_where_the_reference_is_unsure_lower_scores_are_compared():
+    one = boxes((20, 20, 10, 10, 0, 0.01), (60, 60, 10, 10, 1, 0.02))
+    assert agreement([one], [one]) == (0.0, 0.0, 2, 2)
+    nothing = boxes((20, 20, 10, 10, 0, 0.0))
+    assert agreement([nothing], [nothing]) == (None, None, 0, 0)
+
+
+def test_each_box_is_taken_once():
+    one = boxes((20, 20, 10, 10, 0, 0.9))
+    two = boxes((20, 20, 10, 10, 0, 0.9), (24, 20, 10, 10, 0, 0.8))  # both overlap it, neither is suppressed
+    assert agreement([one], [two])[2:] == (1, 2)
+
+
+def test_the_reference_runs_first_and_format_restricts_the_rest():
+    names = [one.name for one in contenders(settings(), CPU)]
+    assert names[0] == REFERENCE and names[-1].startswith("compile") and {"onnx", "torchscript", "openvino int8", "pt2 16 bits"} <= set(names)
+    assert not [name for name in names if "fp16" in name] and len(names) == len(set(names))
+    assert "torch fp16 channels_last" in [one.name for one in contenders(settings(), torch.device("cuda"))]
+    assert {one.family for one in contenders(settings(format="[onnx, Torch]"), CPU)} == {"torch", "onnx"}
+    assert [one.name for one in contenders(settings(format="compile"), CPU)][0] == REFERENCE
+    with pytest.raises(UserError, match="benchmark knows torch, compile, onnx.*Did you mean 'torch'"):
+        contenders(settings(format="trch"), CPU)
+    with pytest.raises(UserError, match="not written here"):
+        contenders(settings(format="tflite"), CPU)
+
+
+def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, capsys):
+    YOLO("small.yaml").train(scale="n", data="data/data.yaml", imgsz=64, epochs=12, batch=4, nbs=4, plots=False, optimizer="SGD", lr0=0.05,
+                             warmup_epochs=1.0, warmup_floor=0, close_mosaic=1, device="cpu", verbose=False, name="t")
+    best = "runs/detect/t/weights/best.pt"
+    found = YOLO(best).benchmark(data="data/data.yaml", imgsz=64, format="torch,torchscript", plots=False, device="cpu")
+    names = [row.name for row in found.rows]
+    assert names == ["torch fp32 NCHW", "torch fp32 channels_last", "torch bf16 channels_last", "torch as predict runs it", "torchscript",
+                     "torchscript 16 bits"]
+    ran = {row.name: row for row in found.rows if not row.reason}
+    assert set(names[:4]) <= set(ran)
+    metrics = YOLO(best).val(data="data/data.yaml", imgsz=64, plots=False, rect=False, device="cpu")
+    assert metrics.ap > 0
+    for name in (REFERENCE, "torch fp32 channels_last", "torch as predict runs it", "torchscript"):
+        row = ran[name]
+        assert row.ap == pytest.approx(metrics.ap, abs=0.02) and row.ap50 == pytest.approx(metrics.ap50, abs=0.02)
+        assert row.matched == row.boxes > 0 and row.pixels < 0.05 and row.score < 1e-3
+        assert row.latency.count == 3 and row.load == 0.5 and row.memory == 123_000_000
+    assert ran[REFERENCE].faster == 1.0 and ran[REFERENCE].pixels == 0
+    assert ran["torchscript"].bytes != ran[REFERENCE].bytes > 100_000
+    text, folder = capsys.readouterr().out, Path("runs/detect/benchmark")
+    assert (folder / "benchmark.md").read_text() == markdown(found) and markdown(found) in text
+    content = json.loads((folder / "benchmark.json").read_text())
+    assert [row["name"] for row in content["rows"]] == names and content["facts"]["torch"] == torch.__version__
+    assert not list(Path(best).parent.glob("*.torchscript"))  # exports were made elsewhere, and are gone
+
+
+def test_a_contender_that_fails_is_a_row_with_the_reason_and_not_the_end(weights, quick, monkeypatch, capsys):
+    original = bench.opened
+
+    def opened(one, device):
+        if one.precision == "bfloat16":
+            raise RuntimeError("no kernel\nfor this")
+        engine = original(one, device)
+        if one.name == "torchscript":
+            engine._run = lambda images, calls=[]: calls.append(1) or (1 / 0 if len(calls) > 1 else torch.zeros(1, 7, 5))
+        return engine
+
+    monkeypatch.setattr(bench, "opened", opened)
+    slow = Trial(1.0, 0.5, 0.25, 99.0, 1)
+    monkeypatch.setattr(bench, "tried", lambda one, shape, device: slow if one.name == "torchscript 16 bits" else Trial(1.0, 0.5, 0.25, 0.1, 1))
+    assert main(["benchmark", "model=best.pt", "imgsz=64", "format=torch,torchscript", "plots=False", "device=cpu"]) == 0
+    rows = {row["name"]: row for row in json.loads(Path("runs/detect/benchmark/benchmark.json").read_text())["rows"]}
+    assert rows["torch bf16 channels_last"]["reason"] == "RuntimeError: no kernel for this"
+    assert "too slow to take part" in rows["torchscript 16 bits"]["reason"] and rows["torchscript 16 bits"]["load"] == 0.5
+    assert "division by zero" in rows["torchscript"]["reason"] and rows["torchscript"]["latency"] is None
+    assert rows["torch fp32 channels_last"]["latency"]["count"] == 3
+    out = capsys.readouterr().out
+    assert "Not, or not wholly, measured:" in out and "- torch bf16 channels_last: RuntimeError: no kernel for this" in out
+
+
+def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monkeypatch, tmp_path_factory):
+    made, scratch = [], tmp_path_factory.mktemp("scratch") / "best.pt"
+    YOLO("best.pt").export(format="torchscript", imgsz=64)
+    beside = weights.with_suffix(".torchscript")
+    monkeypatch.setattr(contending, "run_export", lambda model, settings, source: made.append(settings))
+
+    def path(origin=weights, options=(), imgsz=64, batch=1) -> str:
+        one = Contender("x", "torchscript", "float32", options=options)
+        return contending.provided(one, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch), CPU).path
+
+    assert path() == str(beside) and not made
+    for count, keys in enumerate(({"imgsz": 96}, {"batch": 2}, {"options": ("half",)}, {"origin": weights.with_name("other.pt")}), 1):
+        assert Path(path(**keys)).parent == scratch.parent and len(made) == count
+    assert made[0].imgsz == 96 and made[1].batch == 2 and made[2].half and made[0].format == "torchscript"
+    os.utime(beside, (0, 0))  # of older weights
+    assert path() != str(beside)
+    beside.write_bytes(b"no archive")
+    assert path() != str(beside) and len(made) == 6
+
+
+@pytest.mark.parametrize("tokens, words", [
+    ([], ["needs model="]), (["model=small.yaml"], ["does not end in .pt"]), (["model=none.pt"], ["none.pt"]),
+    (["model=best.pt", "format=oxxn"], ["oxxn", "benchmark knows"]), (["model=best.pt", "batch=-1"], ["batch=-1"]),
+    (["model=best.pt", "data=nowhere.yaml"], ["nowhere.yaml"]), (["model=best.pt", "data=other.yaml"], ["cat", "red"]),
+    (["model=best.pt", "imgsz=[64,96]", "data=data/data.yaml"], ["give one side"]),
+])
+def test_mistakes_are_told_and_leave_no_folder(weights, capsys, tokens, words):
+    Path("other.yaml").write_text(Path("data/data.yaml").read_text().replace("red", "cat").replace("images/", "data/images/"))
+    assert main(["benchmark", *tokens]) == 2
+    err = capsys.readouterr().err
+    assert all(word in err for word in words) and "fault of" not in err
+    assert not Path("runs").exists()
+
+
+def test_a_trial_in_a_process_of_its_own_tells_time_and_memory(weights):
+    trial = tried(Contender("x", "torch", "float32", str(weights), "fp32 channels_last"), (2, 3, 64, 64), CPU)
+    assert min(trial.ready, trial.load, trial.first, trial.again) > 0
+    assert trial.memory == 0 or 50e6 < trial.memory < 20e9
+    with pytest.raises(UserError, match="none.pt"):
+        tried(Contender("x", "torch", "float32", "none.pt", "fp32 NCHW"), (1, 3, 64, 64), CPU)
+
+
+def test_a_trial_that_takes_too_long_or_dies_is_told(weights, monkeypatch):
+    one = Contender("x", "torch", "float32", str(weights), "fp32 NCHW")
+    monkeypatch.setattr(contending, "LIMIT", 0.05)
+    with pytest.raises(UserError, match="not ready after"):
+        tried(one, (1, 3, 64, 64), CPU)
+    monkeypatch.setattr(contending, "LIMIT", 300.0)
+    monkeypatch.setattr(contending, "_try", os.abort)  # an argument too many: the process ends before it says anything
+    with pytest.raises(UserError, match="ended with code 1"):
+        tried(one, (1, 3, 64, 64), CPU)
+
+
+def rows() -> tuple[Row, ...]:
+    return (Row(REFERENCE, "float32", "torch", 10_000_000, 0.5, 0.7, Timing((50.0, 52.0, 48.0)), 1.0, 0.2, 0.1, 500_000_000, 0, 0.0, 0.0, 9, 9),
+            Row("onnx|x", "float32", "onnxruntime", 10_100_000, 0.5, 0.7, Timing((20.0, 21.0, 19.0)), 2.5, 0.3, 0.1, 600_000_000, 0, 0.02, 1e-5, 9, 9),
+            Row("slow", "16 bits", "x", 5_000_000, reason="too slow"), Row("gone", "int8", reason="needs the package nncf"))
+
+
+def test_the_table_is_sorted_by_latency_and_tells_what_is_missing(tmp_path):
+    found = Bench("best.pt", "split val of data.yaml, 4 images", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", rows(), machine())
+    text = markdown(found)
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+    assert [line.split(" |")[0] for line in table[2:]] == ["| onnx\\|x", f"| {REFERENCE}"]
+    assert "20.0 (19.5 to 20.5) | 2.50 | 100.0 |" in table[2]  # two images in 20 ms
+    assert "- slow: too slow" in text and "- gone: needs the package nncf" in text and "threads" in text
+    assert found.fastest.name == "onnx|x" and str(found) == text
+    write(found, tmp_path)
+    assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][1]["latency"]["median_ms"] == 20.0
+    nothing = Bench("x", "", (64, 64), 1, "cpu", 3, REFERENCE, "", (), machine())
+    assert nothing.fastest is None and "mAP" not in markdown(nothing)
+    assert math.isclose(found.rows[0].latency.median, 50)
+
+
+def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
+    pytest.importorskip("matplotlib")
+    from PIL import Image
+
+    for number, some in enumerate((rows(), rows()[:1], ())):
+        found = Bench("best.pt", "data", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", some, machine())
+        assert Image.open(draw(tmp_path / f"{number}.png", found)).width > 500
+
+
+def test_a_network_is_decoded_as_the_detector_is():
+    torch.manual_seed(0)
+    model = lived(small_model(CONV))
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        wanted = model.decode(model(images))
+        network = contending.Network(model, CPU, torch.float32, torch.channels_last, False)
+        assert (network.decode(network(images)) - wanted).abs().max() < 1e-3
+    assert network.names == model.names and network.eval() is network and next(network.parameters()).dtype == torch.float32

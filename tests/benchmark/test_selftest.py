@@ -1,0 +1,107 @@
+"""selftest.py: what it trains, what it says, what it leaves behind. The training itself, which takes minutes, is replaced."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+
+from bitfalcon_plugin import api
+from bitfalcon_plugin.benchmark import selftest
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.files import cfg_dir
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.data import shapes
+
+SMALL = """nc: 4
+backbone:
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [8, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+  - [-1, 1, Conv, [16, 3, 2]]
+head:
+  - [[2, 3], 1, Detect, [nc]]
+"""
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """Replaces the training: keeps the settings it was called with, gives `ap50`; temporary folders lie in tmp_path."""
+    seen = SimpleNamespace(settings=None, images=0, ap50=0.7)
+
+    def train(settings, checkpoint):
+        assert checkpoint is None
+        seen.settings, seen.images = settings, len(list((Path(settings.data).parent / "images/train").iterdir()))
+        Path(settings.project, settings.name).mkdir(parents=True)
+        return SimpleNamespace(metrics=SimpleNamespace(ap50=seen.ap50, ap=0.5))
+
+    monkeypatch.setattr(selftest, "run_train", train)
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 2, "val": 1})  # drawing all of them takes seconds
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "temporary").mkdir()
+    return seen
+
+
+def test_what_is_trained(trained):
+    selftest.run_selftest(load_settings({"mode": "selftest"}))
+    found = trained.settings
+    assert (found.model, found.model_scale, found.imgsz, found.epochs, found.mode) == ("yolov12.yaml", "n", 320, 45, "train")
+    suited = yaml.safe_load((cfg_dir() / "datasets/shapes.yaml").read_text())["settings"]
+    assert {key: getattr(found, key) for key in suited} == {**suited, "epochs": 45}
+    assert trained.images == 2 and found.pretrained is True and not found.resume
+
+
+@pytest.mark.parametrize(("ap50", "code", "word"), [(0.65, 0, "PASS"), (0.9, 0, "PASS"), (0.6499, 1, "FAIL"), (0.0, 1, "FAIL"),
+                                                   (float("nan"), 1, "FAIL")])
+def test_the_verdict_is_the_exit_code(trained, capsys, ap50, code, word):
+    trained.ap50 = ap50
+    assert main(["selftest", "device=cpu", "epochs=7", "seed=3"]) == code
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{word}: AP50 {ap50:.3f} (at least 0.65 is expected), AP 0.500; ")
+    assert "yolov12 n at 320 px on shapes, 7 epochs from scratch, on cpu (" in line and line.endswith(" s")
+    assert (trained.settings.epochs, trained.settings.seed, trained.settings.device) == (7, 3, "cpu")
+
+
+def test_nothing_is_left_behind_unless_asked_for(trained, tmp_path):
+    selftest.run_selftest(load_settings({}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]  # no cache either
+    assert list((tmp_path / "temporary").iterdir()) == []
+    selftest.run_selftest(load_settings({"project": str(tmp_path / "kept"), "name": "here"}))
+    assert (tmp_path / "kept/here").is_dir() and list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_the_folder_goes_when_the_training_fails(trained, monkeypatch, tmp_path):
+    def fail(settings, checkpoint):
+        raise MemoryError
+    monkeypatch.setattr(selftest, "run_train", fail)
+    with pytest.raises(MemoryError):
+        selftest.run_selftest(load_settings({}))
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_what_would_make_it_another_test_is_refused(trained):
+    with pytest.raises(UserError, match="epochs=, device=.* but not batch=, data="):
+        selftest.run_selftest(load_settings({"data": "x.yaml", "batch": 2, "epochs": 3}))
+    assert trained.settings is None
+
+
+def test_a_script_gets_the_verdict(trained):
+    assert api.selftest(load_settings({})).passed
+
+
+def test_one_real_epoch(monkeypatch, tmp_path, capsys):
+    """The whole path with a small graph and a handful of small images; far from enough to pass."""
+    (tmp_path / "small.yaml").write_text(SMALL)
+    model = {**selftest.MODEL, "imgsz": 64, "model": str(tmp_path / "small.yaml")}
+    monkeypatch.setattr(selftest, "MODEL", {key: value for key, value in model.items() if key != "model_scale"})
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 4, "val": 2})
+    monkeypatch.chdir(tmp_path)
+    assert main(["selftest", "device=cpu", "epochs=1", f"project={tmp_path / 'kept'}"]) == 1
+    assert "FAIL: AP50 0." in capsys.readouterr().out
+    assert (tmp_path / "kept/selftest/weights/best.pt").is_file()
+    assert yaml.safe_load((tmp_path / "kept/selftest/args.yaml").read_text())["epochs"] == 1

@@ -1,0 +1,81 @@
+"""The metrics object: every attribute of the specification's section 10, pickled, and the printed table."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bitfalcon_plugin.tasks.coco import coco_metrics
+from bitfalcon_plugin.tasks.metrics import STATS, ClassRow, Metrics
+from tests.val.test_loop import NAMES, random_case, sample
+
+SECTION_10 = ("results_dict", "box", "keys", "fitness", "maps", "ap_class_index", "names", "speed", "save_dir", "confusion_matrix", "curves",
+              "curves_results", "class_result", "mean_results", "summary", "to_csv", "to_json", "to_df")
+BOX = ("p", "r", "f1", "all_ap", "map", "map50", "map75", "mp", "mr", "maps", "ap", "ap50", "ap_class_index")
+
+
+@pytest.fixture
+def metrics(tmp_path) -> Metrics:
+    speed = dict.fromkeys(("preprocess", "inference", "loss", "postprocess"), 1.5)
+    return Metrics(**coco_metrics(*random_case(1), NAMES), save_dir=tmp_path, speed=speed, conf=0.001)
+
+
+def test_every_attribute_is_there_and_survives_pickling(metrics, tmp_path):
+    again = pickle.loads(pickle.dumps(metrics))
+    for name in SECTION_10:
+        assert hasattr(again, name), name
+    for name in BOX:
+        np.testing.assert_array_equal(getattr(again.box, name), getattr(metrics.box, name))
+    assert all(hasattr(again.confusion_matrix, name) for name in ("matrix", "names", "plot", "summary"))
+    assert again.results_dict == metrics.results_dict and again.save_dir == tmp_path and again.speed == metrics.speed
+    assert again.summary() == metrics.summary() and again.to_csv() == metrics.to_csv() and again.table() == metrics.table()
+
+
+def test_numbers_of_the_boxes_are_those_of_the_whole(metrics):
+    assert metrics.box.mean_results() == pytest.approx(metrics.mean_results(), nan_ok=True)
+    for i in range(len(metrics.ap_class_index)):
+        assert metrics.box.class_result(i) == pytest.approx(metrics.class_result(i))
+
+
+def test_the_best_confidence_is_where_the_curves_are_marked(metrics):
+    boxes = [(k % 2, 30 * k, 0, 30 * k + 20, 20) for k in range(10)]
+    rows = [[0, 30 * k, 0, 20, 20, 0.95 - k / 25, k % 2] for k in range(10)]  # right, from 0.95 to 0.59
+    rows += [[0, 30 * k, 100, 20, 20, 0.4 - k / 100, k % 2] for k in range(10)]  # wrong, from 0.4 down
+    found = Metrics(**coco_metrics([sample(None, (400, 400), boxes)], np.array(rows, float), NAMES), conf=0.001)
+    assert 0.4 < found.best_conf < 0.65 and found.best_conf == pytest.approx(found.lines.best / 999)
+    for one in (found, metrics):
+        np.testing.assert_allclose(one.box.f1, one.lines.f1[:, one.lines.best], rtol=1e-5)
+        np.testing.assert_allclose([row.f1 for row in one.classes], one.box.f1, rtol=1e-12)
+
+
+def test_the_best_confidence_is_none_that_was_not_measured():
+    box = (0, 10, 10, 60, 60)
+    numbers = coco_metrics([sample(None, (100, 100), [box])], np.array([[0, 10, 10, 50, 50, 0.9, 0]]), NAMES)
+    assert numbers["lines"].best == 0  # nothing is lost down there: every confidence below 0.9 is as good
+    assert Metrics(**numbers, conf=0.25).best_conf == 0.25 and Metrics(**numbers).best_conf == 0
+
+
+def test_f1_of_a_class_without_detections_is_zero():
+    assert ClassRow("a", 1, 1, 0.0, 0.0, 0.0, 0.0).f1 == 0 and ClassRow("a", 1, 1, 0.5, 1.0, 0.0, 0.0).f1 == pytest.approx(2 / 3)
+
+
+def test_the_table_says_all_of_it(metrics):
+    lines = metrics.table().splitlines()
+    assert lines[0].split() == ["Class", "Images", "Instances", "P", "R", "F1", "AP50", "AP50-95"]
+    means = [metrics.precision, metrics.recall, metrics.box.f1.mean(), metrics.ap50, metrics.ap]
+    assert lines[1].split() == ["all", "12", str(metrics.instances), *(f"{value:.3f}" for value in means)]
+    for line, row, values in zip(lines[2:4], metrics.classes, zip(*(getattr(metrics.box, k) for k in ("p", "r", "f1", "ap50", "ap"))), strict=True):
+        assert line.split() == [row.name, str(row.images), str(row.instances), *(f"{value:.3f}" for value in values)]
+    assert f"confidence {metrics.best_conf:.3f}" in lines[4]
+    assert all(f"{name} {metrics.stats[name]:.3f}" in lines[5] for name in STATS[:6]) and len(lines) == 6
+    short = metrics.table(verbose=False).splitlines()
+    assert short == [lines[0], lines[1], *lines[4:]]
+
+
+def test_the_table_of_nothing_names_no_confidence():
+    empty = Metrics(**coco_metrics([sample(None, (100, 100), [])], np.zeros((0, 7)), NAMES))
+    assert "confidence" not in empty.table() and "AP nan" in empty.table()
+    assert replace(empty, conf=0.3).best_conf == 0.3

@@ -1,0 +1,308 @@
+"""Runs that are killed, stopped, out of disk, or fed with poison: what is left is whole, and going on repeats to the bit."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import bitfalcon_plugin.train.loop as loop
+import bitfalcon_plugin.train.records as records
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.cli import main
+from tests.helpers.coloured import lay_out, place  # noqa: F401  the fixture
+
+COMMON = {"data": "data/data.yaml", "imgsz": 64, "batch": 4, "nbs": 8, "device": "cpu", "close_mosaic": 1, "plots": False, "project": "runs"}
+TRAIN = ["train", "model=small.yaml", "scale=n", *(f"{key}={value}" for key, value in COMMON.items())]
+
+
+def train(name: str, **settings) -> YOLO:
+    yolo = YOLO("small.yaml")
+    yolo.train(scale="n", name=name, **{**COMMON, "epochs": 3, **settings})
+    return yolo
+
+
+def last(name: str) -> Path:
+    return Path(f"runs/{name}/weights/last.pt")
+
+
+def weights(name: str) -> dict[str, torch.Tensor]:
+    content = torch.load(last(name))
+    return {**content["state"], **{f"raw {key}": value for key, value in content["training"]["weights"].items()}}
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def attempt(folder: str, tokens: list[str]) -> None:
+    os.chdir(folder)
+    raise SystemExit(main(tokens))
+
+
+def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("kills")
+    lay_out(folder)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bitfalcon_plugin.train.run"])  # torch is imported once
+
+    def start(*tokens: str):
+        process = context.Process(target=attempt, args=(str(folder), [*tokens]))
+        process.start()
+        return process
+
+    whole = start(*TRAIN, "epochs=12", "name=whole", "workers=0")
+    whole.join()
+    assert whole.exitcode == 0
+    draw, kills, cut = random.Random(0), 0, folder / "runs/cut/weights/last.pt"
+    while kills < 10:
+        tokens = ["train", f"resume={cut}"] if cut.is_file() else [*TRAIN, "epochs=12", "name=cut", "exist_ok=True"]
+        process = start(*tokens, *(["workers=2"] if kills % 2 else []))
+        process.join(draw.uniform(0.2, 1.2))
+        if process.exitcode is not None:  # done before its time: what is left to kill has to be trained again
+            assert process.exitcode == 0
+            break
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        kills += 1
+    else:
+        end = start("train", f"resume={cut}") if cut.is_file() else start(*TRAIN, "epochs=12", "name=cut", "exist_ok=True")
+        end.join()
+        assert end.exitcode == 0
+    assert kills >= 3
+    os.chdir(folder)
+    assert same(weights("whole"), weights("cut"))
+    assert not [path for path in Path("runs/cut").rglob(".*")]  # what a kill in the middle of a write left is swept up
+
+
+@pytest.mark.parametrize("event, number, kind, code", [
+    ("on_train_batch_end", 2, signal.SIGTERM, 143), ("on_train_batch_end", 5, signal.SIGINT, 130),
+    ("on_train_batch_end", 3, signal.SIGTERM, 143), ("on_val_batch_end", 1, signal.SIGTERM, 143),
+])
+def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(place, capsys, event, number, kind, code):
+    train("whole")
+    yolo, seen = YOLO("small.yaml"), []
+
+    def stop(_):
+        seen.append(1)
+        if len(seen) == number:
+            os.kill(os.getpid(), kind)
+
+    yolo.add_callback(event, stop)
+    with pytest.raises((SystemExit, KeyboardInterrupt)) as ended:
+        yolo.train(scale="n", name="cut", **COMMON, epochs=3)
+    if kind == signal.SIGTERM:
+        assert ended.value.code == code
+    assert f"resume={last('cut')}" in capsys.readouterr().out
+    assert len(seen) == number
+    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.Handlers.SIG_DFL)
+    assert main(["train", f"resume={last('cut')}"]) == 0
+    assert same(weights("whole"), weights("cut"))
+    rows = [Path(f"runs/{name}/results.csv").read_text().splitlines() for name in ("whole", "cut")]
+    assert [[line.split(",")[2:] for line in lines] for lines in rows][0] == [line.split(",")[2:] for line in rows[1]]
+
+
+def refuse(error):
+    def save(*args, **kwargs):
+        Path(args[1]).write_bytes(b"half a file")
+        raise error
+    return save
+
+
+@pytest.mark.parametrize("error", [
+    OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "Permission denied"),
+    RuntimeError("[enforce fail at inline_container.cc:626] . PytorchStreamWriter failed writing file data/0: file write failed"),
+])
+def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place, capsys, monkeypatch, error):
+    original, calls = records.save, []
+
+    def save(path, checkpoint):
+        calls.append(path)
+        if len(calls) < 3:  # the first epoch's best and last
+            return original(path, checkpoint)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch, "save", refuse(error))
+            original(path, checkpoint)
+
+    monkeypatch.setattr(records, "save", save)
+    assert main([*TRAIN, "epochs=3", "name=full"]) == 1
+    err = capsys.readouterr().err
+    assert "cannot be written" in err and f"resume={last('full')}" in err and "Traceback" not in err and "fault of" not in err
+    assert torch.load(last("full"))["epoch"] == 0
+    assert sorted(path.name for path in last("full").parent.iterdir()) == ["best.pt", "last.pt"]
+    monkeypatch.setattr(records, "save", original)
+    assert main(["train", f"resume={last('full')}"]) == 0
+    train("whole")
+    assert same(weights("whole"), weights("full"))
+
+
+@pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(b"text")])
+def test_a_dataset_that_changes_under_the_run_ends_it_and_it_can_be_resumed(place, capsys, change):
+    image = place / "data/images/train/3.png"
+    content, yolo = image.read_bytes(), YOLO("small.yaml")
+    yolo.add_callback("on_model_save", lambda trainer: change(image) if trainer.epoch == 1 else None)
+    from bitfalcon_plugin.config.errors import UserError
+
+    with pytest.raises(UserError, match="3.png"):
+        yolo.train(scale="n", name="changed", **COMMON, epochs=3)
+    image.write_bytes(content)
+    assert main(["train", f"resume={last('changed')}"]) == 0
+    train("whole")
+    assert same(weights("whole"), weights("changed"))
+
+
+def poison(monkeypatch, wanted) -> list[int]:
+    """Make the loss of those calls NaN for which wanted(number) holds; the list counts the calls."""
+    original, calls = loop.detection_loss, []
+
+    def poisoned(*args, **kwargs):
+        calls.append(len(calls))
+        losses = original(*args, **kwargs)
+        return losses._replace(total=losses.total * float("nan")) if wanted(calls[-1]) else losses
+
+    monkeypatch.setattr(loop, "detection_loss", poisoned)
+    return calls
+
+
+def test_a_poisoned_batch_costs_one_step_and_is_named(place, capsys, monkeypatch):
+    poison(monkeypatch, lambda number: number == 4)
+    yolo = train("poisoned", nbs=4)
+    out = capsys.readouterr().out
+    assert out.count("step left out") == 1 and "1 so far" in out and "data/images/train" in out
+    assert yolo.trainer.guard.skipped == 1 and yolo.trainer.slower == 1
+    assert all(value.isfinite().all() for value in weights("poisoned").values())
+
+
+def test_three_in_a_row_go_back_to_the_last_checkpoint_with_a_lower_rate(place, capsys, monkeypatch):
+    calls = poison(monkeypatch, lambda number: 3 <= number < 6)
+    yolo = train("back", nbs=4, epochs=3, workers=0)
+    out = capsys.readouterr().out
+    assert out.count("\nnote: the loss is not finite") == 3 and "Back to epoch 2" in out
+    assert len(calls) == 3 + 3 + 6  # epoch 1; the three bad batches; two whole epochs
+    assert yolo.trainer.slower == 0.5 and yolo.trainer.guard.returned == 1
+    assert all(value.isfinite().all() for value in weights("back").values())
+    assert [row.split(",")[0] for row in Path("runs/back/results.csv").read_text().splitlines()] == ["epoch", "1", "2", "3"]
+
+
+def test_poison_without_end_ends_the_run_with_a_report(place, capsys, monkeypatch):
+    poison(monkeypatch, lambda number: number >= 3)
+    assert main([*TRAIN, "epochs=9", "name=lost", "nbs=4"]) == 2
+    err = capsys.readouterr().err
+    assert "did not help" in err and "lower lr0" in err and str(last("lost")) in err
+    content = torch.load(last("lost"))
+    assert content["epoch"] == 0 and all(value.isfinite().all() for value in content["state"].values())
+    poison(monkeypatch, lambda number: True)
+    assert main([*TRAIN, "epochs=9", "name=never"]) == 2
+    assert "No checkpoint of this run" in capsys.readouterr().err
+
+
+def test_a_finished_run_is_extended_only_by_more_epochs(place, capsys):
+    train("done", epochs=2)
+    for tokens in ([], ["epochs=2"], ["epochs=1"]):
+        assert main(["train", f"resume={last('done')}", *tokens]) == 2
+        assert "finished run (2 epochs)" in capsys.readouterr().err
+    assert main(["train", f"resume={last('done')}", "epochs=4"]) == 0
+    assert "Resumed at epoch 3" in capsys.readouterr().out
+    assert len(Path("runs/done/results.csv").read_text().splitlines()) == 5
+    assert main(["train", "resume=runs/done/weights/best.pt", "epochs=9"]) == 2
+    assert "without the state of a training run" in capsys.readouterr().err
+
+
+def test_a_resumed_run_knows_what_was_given_and_what_was_not(place):
+    train("done", epochs=1, patience=100)
+    assert main(["train", f"resume={last('done')}", "epochs=2"]) == 0
+    given = set(torch.load(last("done"))["training"]["given"])
+    assert {"patience", "epochs", "batch"} <= given and not {"workers", "amp", "lr0"} & given
+
+
+def test_resume_finds_the_newest_run_and_refuses_to_become_another(place, capsys):
+    train("older", epochs=1)
+    train("newer", epochs=1)
+    os.utime(last("older"), (time.time() - 100,) * 2)
+    assert main(["train", "resume=True", "epochs=2", "lr0=0.5", "seed=3"]) == 2
+    err = capsys.readouterr().err
+    assert "lr0=0.5 (the run: 0.01)" in err and "seed=3 (the run: 0)" in err
+    assert main(["train", "resume=True", "epochs=2"]) == 0
+    assert len(Path("runs/newer/results.csv").read_text().splitlines()) == 3
+    (place / "empty").mkdir()
+    os.chdir(place / "empty")
+    assert main(["train", "resume=True"]) == 2
+    assert "no last.pt lies" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("poisoned, stop", [((2,), 3), ((2, 3), 4), ((4, 5, 7), 6), ((0,), 1)])
+def test_poison_before_a_stop_is_undone_after_it_too(place, capsys, monkeypatch, poisoned, stop):
+    settings = {**COMMON, "epochs": 3, "batch": 2, "nbs": 6, "warmup_epochs": 0.0}  # five batches an epoch, three a step
+    with monkeypatch.context() as patch:
+        poison(patch, lambda number: number in poisoned)
+        YOLO("small.yaml").train(scale="n", name="whole", **settings)
+    with monkeypatch.context() as patch:
+        calls = poison(patch, lambda number: number in poisoned)
+        yolo = YOLO("small.yaml")
+        yolo.add_callback("on_train_batch_end", lambda _: os.kill(os.getpid(), signal.SIGTERM) if len(calls) == stop else None)
+        with pytest.raises(SystemExit):
+            yolo.train(scale="n", name="cut", **settings)
+        assert main(["train", f"resume={last('cut')}"]) == 0  # the calls are counted on
+    assert same(weights("whole"), weights("cut")) and all(value.isfinite().all() for value in weights("cut").values())
+
+
+def test_another_runs_checkpoint_in_the_same_folder_is_not_gone_back_to(place, capsys, monkeypatch):
+    train("same", epochs=1)
+    poison(monkeypatch, lambda number: True)
+    assert main([*TRAIN, "epochs=2", "name=same", "exist_ok=True", "nbs=4"]) == 2
+    assert "No checkpoint of this run" in capsys.readouterr().err
+
+
+def test_a_run_without_one_finite_step_is_no_success(place, capsys, monkeypatch):
+    poison(monkeypatch, lambda number: True)
+    assert main([*TRAIN, "epochs=2", "name=never", "nbs=64", "warmup_epochs=0"]) == 2
+    assert "Not one of" in capsys.readouterr().err
+
+
+def test_a_run_that_patience_ended_goes_on_only_when_asked(place, capsys, monkeypatch):
+    def falls(self, epoch, metrics):
+        self.best_fitness, self.best_epoch = 1.0, 0
+        return epoch == 0
+
+    monkeypatch.setattr(records.Records, "judge", falls)
+    train("tired", epochs=9, patience=2)
+    assert len(Path("runs/tired/results.csv").read_text().splitlines()) == 4
+    assert main(["train", f"resume={last('tired')}"]) == 2
+    assert "ended by itself after 3 epochs" in capsys.readouterr().err
+    assert main(["train", f"resume={last('tired')}", "patience=4"]) == 0
+    assert len(Path("runs/tired/results.csv").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("before, after", [("2", "0"), ("0", "2"), ("2", "1")])
+def test_freeze_may_change_when_a_run_is_resumed(place, before, after):
+    assert main([*TRAIN, "epochs=1", "name=frozen", f"freeze={before}", "optimizer=AdamW"]) == 0
+    rows = torch.load(last("frozen"))["training"]["weights"]
+    assert main(["train", f"resume={last('frozen')}", "epochs=3", f"freeze={after}"]) == 0
+    moved = {key.split(".")[1] for key, value in torch.load(last("frozen"))["training"]["weights"].items() if not torch.equal(value, rows[key])}
+    assert moved == {str(row) for row in range(int(after), 6)}
+
+
+def test_a_run_by_the_clock_is_resumed_and_made_longer(place, capsys):
+    train("clock", time=1e-9, epochs=50)  # one epoch
+    assert main(["train", f"resume={last('clock')}"]) == 2
+    assert "finished run (1 epochs)" in capsys.readouterr().err
+    assert main(["train", f"resume={last('clock')}", "time=2e-9"]) == 0
+    assert len(Path("runs/clock/results.csv").read_text().splitlines()) == 3
+
+
+def test_resume_takes_a_folder_and_the_last_beside_the_best(place, capsys):
+    train("done", epochs=1)
+    assert main(["train", "resume=runs/done", "epochs=2"]) == 0
+    assert main(["train", "resume=True", "model=runs/done/weights/best.pt", "epochs=3"]) == 0
+    assert len(Path("runs/done/results.csv").read_text().splitlines()) == 4
+    capsys.readouterr()
+    for wrong in ("runs", "small.yaml"):
+        assert main(["train", f"resume={wrong}"]) == 2
+        assert "expected a run's last.pt" in capsys.readouterr().err

@@ -1,0 +1,66 @@
+"""A whole run on two processes: rank 0's files, validation in shares that gives what one process gets, resuming alone."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.train.launch import launch
+from bitfalcon_plugin.train.run import run_train
+from tests.helpers.coloured import lay_out
+
+SETTINGS = {"mode": "train", "model": "small.yaml", "model_scale": "n", "data": "data/data.yaml", "imgsz": 64, "batch": 4, "nbs": 4, "epochs": 30,
+            "device": "cpu", "plots": False, "project": "runs", "name": "two", "optimizer": "AdamW", "lr0": 0.01, "warmup_floor": 0,
+            "mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "val": False, "close_mosaic": 0}
+
+
+def train_here(folder: str) -> tuple[str, dict[str, float], tuple[float, ...], list[int]]:
+    """What each process does: train, and look at what its share was."""
+    os.chdir(folder)
+    result = run_train(load_settings(SETTINGS), None)
+    trainer = result.trainer
+    return str(result.best), result.metrics.stats, result.metrics.losses, [trainer.run.world.size, len(trainer.val_loader), len(trainer.loader)]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("together")
+    lay_out(folder)
+    data = folder / "data/data.yaml"
+    data.write_text(data.read_text().replace("images/val", "images/train"))  # three batches: one process has one more
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            patch.delenv(name, raising=False)
+        patch.setenv("OMP_NUM_THREADS", "1")
+        return folder, launch(2, train_here, str(folder))
+
+
+def test_one_run_of_files_is_left(two):
+    folder, (best, _, _, (size, shares, batches)) = two
+    assert (size, shares, batches) == (2, 2, 3) and [path.name for path in (folder / "runs").iterdir()] == ["two"]
+    assert len((folder / "runs/two/results.csv").read_text().splitlines()) == 31
+    assert sorted(path.name for path in (folder / best).parent.iterdir()) == ["best.pt", "last.pt"]
+
+
+def test_shares_of_the_validation_give_the_same_map_as_one_process(two, monkeypatch):
+    folder, (best, stats, losses, _) = two
+    monkeypatch.chdir(folder)
+    alone = YOLO(best).val(data="data/data.yaml", imgsz=64, batch=4)
+    assert alone.stats["AP"] > 0  # something was learned
+    assert {name: value for name, value in stats.items() if value == value} == pytest.approx(
+        {name: value for name, value in alone.stats.items() if value == value}, abs=1e-6)
+    assert losses == pytest.approx(alone.losses, rel=1e-4)
+
+
+def test_one_process_goes_on_with_what_two_began(two, monkeypatch, capsys):
+    folder, (best, *_) = two
+    monkeypatch.chdir(folder)
+    assert main(["train", f"resume={Path(best).with_name('last.pt')}", "epochs=31"]) == 0
+    assert "Resumed at epoch 31" in capsys.readouterr().out
+    assert torch.load(Path(best).with_name("last.pt"))["epoch"] == 30
