@@ -18,7 +18,7 @@ AGAIN = "Get the file again from its maker."
 # What may become a stand-in: a namespace ends with a dot, the rest are whole names. Nothing of these is ever imported.
 NAMESPACES = (
     "ultralytics.", "models.", "torch.nn.", "pathlib.", "types.SimpleNamespace", "argparse.Namespace",
-    "numpy.dtype", "numpy.ndarray",
+    "torchvision.transforms.", "numpy.dtype", "numpy.ndarray",
     "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
     "numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct",
 )

@@ -40,7 +40,7 @@ class DFL(nn.Module):
     def __init__(self, reg_max: int = 16):
         super().__init__()
         self.conv = nn.Conv2d(reg_max, 1, 1, bias=False).requires_grad_(False)
-        self.conv.weight.data.copy_(torch.arange(reg_max).view(1, reg_max, 1, 1))
+        self.conv.weight.data.copy_(torch.tensor(range(reg_max)).view(1, reg_max, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         bins = self.conv.weight.float().flatten()  # (reg_max,)
