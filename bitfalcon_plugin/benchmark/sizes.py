@@ -216,7 +216,7 @@ def _measured(run: Path, last: Checkpoint) -> Metrics:
     device = select_devices(settings.device)[0]
     model = load(run / "weights" / "best.pt").model().fuse().requires_grad_(False).to(device, memory_format=torch.channels_last)
     data, settings = find_data(settings)
-    settings = legal_side(settings, model)
+    settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings).samples
     pictures = Pictures(run, model.names, settings.plots, print, board=False)
     validator, found = measure(model, samples, settings, device, folder=run, pictures=pictures)

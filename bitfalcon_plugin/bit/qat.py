@@ -109,7 +109,7 @@ def prepared(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sampl
     if bit == NOTHING:
         return checkpoint
     model = checkpoint.model().to(select_device(settings.device))
-    settings = legal_side(settings, model)
+    settings = legal_side(settings, model.multiple)
     print(f"bit={bit}: {bitify(model, bit, settings.keep or 'default').total()}")
     batches = calibrate(model, calibration_images(samples, settings, model))
     print(f"Scales of activations and statistics of batch norms measured over {batches} batches of training images")

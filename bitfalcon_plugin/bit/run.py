@@ -223,7 +223,7 @@ def _subject(settings: Settings) -> Subject:
     model = checkpoint.model().to(select_device(settings.device), memory_format=torch.channels_last).requires_grad_(False)
     if found := ternary_layers(model):
         raise UserError(f"'{settings.model}' has {len(found)} ternary layers already; mode={settings.step} starts from a float model.")
-    settings = counted_batch(legal_side(settings, model))
+    settings = counted_batch(legal_side(settings, model.multiple))
     return Subject(model, checkpoint, settings, scan_split(data, "train", settings).samples,
                    scan_split(data, settings.split, settings).samples)
 

@@ -12,7 +12,6 @@ from ..config.settings import Settings
 from .formats.dataset_yaml import DataSpec
 
 if TYPE_CHECKING:
-    from ..models.detector import Detector
     from .dataset import Scan
 
 
@@ -72,9 +71,9 @@ def same_classes(known: Mapping[int, str], names: Mapping[int, str], data: DataS
         note(f"note: the model calls its classes {', '.join(known.values())}")
 
 
-def legal_side(settings: Settings, model: Detector) -> Settings:
-    """imgsz rounded up to what the model can take; says so."""
-    side = -(-settings.imgsz // model.multiple) * model.multiple
+def legal_side(settings: Settings, multiple: int) -> Settings:
+    """Round imgsz up to a multiple of what the model takes; print a line where that changes it."""
+    side = -(-settings.imgsz // multiple) * multiple
     if side != settings.imgsz:
-        print(f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {side}")
+        print(f"imgsz={settings.imgsz} is no multiple of {multiple}, which this model needs; using {side}")
     return settings.replace(imgsz=side)

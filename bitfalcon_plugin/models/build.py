@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -12,15 +11,10 @@ from torch import nn
 from ..config.errors import raise_problems
 from ..config.settings import Settings
 from ..config.yaml_files import find_model
-from ..data.from_settings import class_names
 from .bitify import apply_policies
 from .detector import Detector, _build
 from .graph.rows import Graph, resolve
 from .modules import known_modules, lookup
-
-if TYPE_CHECKING:
-    from ..data.formats.dataset_yaml import DataSpec
-
 
 DEFAULT_MODEL = "yolov12.yaml"
 
@@ -30,9 +24,8 @@ def is_weights(model: str | Path) -> bool:
     return Path(model).suffix.lower() in (".pt", ".pth")
 
 
-def graph_for(source: str, settings: Settings, data: DataSpec | None = None) -> Graph:
-    """The graph that `source` and the settings name, for the classes of `data`; says what was chosen."""
-    names = class_names(settings, data) if data else None
+def graph_for(source: str, settings: Settings, names: Mapping[int, str] | None = None) -> Graph:
+    """The graph that `source` and the settings name, for the classes `names`; prints what was chosen."""
     graph = read_graph(source, settings.model_scale or "", variant=settings.variant, nc=len(names) if names else None, names=names)
     for note in graph.notes:
         print(note)

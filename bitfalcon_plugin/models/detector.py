@@ -39,6 +39,9 @@ class Detector(nn.Module):
     measured: strides and multiple where they are known, as of a checkpoint; otherwise an image is run through the rows.
     """
 
+    exported = False  # an exported model answers True: it has no losses and no choice of precision
+    fixed: tuple[int, int] | None = None  # (H, W) of an exported model that takes one size only
+
     def __init__(self, graph: Graph, measured: tuple[Sequence[float], int] | None = None):
         super().__init__()
         self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc

@@ -251,7 +251,7 @@ def _input(pictures: list[Picture], imgsz: int | tuple[int, int], model: Detecto
 
 def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector) -> list[Fit]:
     multiple = model.multiple
-    if canvas := getattr(model, "fixed", None):  # an exported model that takes one size
+    if canvas := model.fixed:  # an exported model that takes one size
         pass
     elif len(set(sizes)) == 1:
         canvas = minimal_canvas(sizes[0], imgsz, multiple)

@@ -16,7 +16,6 @@ from tqdm import tqdm
 from ..config.callbacks import Events
 from ..config.errors import UserError
 from ..config.settings import Settings
-from ..export.runtimes.runtime import Engine
 from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
 from .pipeline import Batch, Predictor, Skipped, embed_rows, predict_batches
@@ -50,7 +49,7 @@ def run_predict(model: Detector, settings: Settings, source: object, verbose: bo
     if any(side % model.multiple for side in sides):
         rounded = [-(-side // model.multiple) * model.multiple for side in sides]
         notes.append(f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {rounded}.")
-    if settings.half and not isinstance(model, Engine) and (reason := why_not_half(model)):
+    if settings.half and not model.exported and (reason := why_not_half(model)):
         notes.append(f"half=True: {reason}.")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)

@@ -97,7 +97,7 @@ def _train_here(settings: Settings, checkpoint: Checkpoint | None, events: Event
         print(f"bit={settings.bit}: {changes.total()}")
     elif resumed is None and settings.bit == NOTHING and (changes := unbitify(model)):  # of bitfalcon.yaml, for one
         print(f"bit=none: {len(changes)} layers are float now")
-    settings = legal_side(settings, model)
+    settings = legal_side(settings, model.multiple)
     train_scan, val_scan = scan_split(data, "train", settings), scan_split(data, "val", settings)
     settings = _whole_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
@@ -127,7 +127,7 @@ def _final(trainer: Trainer) -> Metrics:
     run.world.barrier()  # the first process has written the file
     model = load(trainer.best).model().fuse().requires_grad_(False).to(run.device, memory_format=torch.channels_last)
     validator, found = measure(model, run.val_samples, settings, run.device, folder=trainer.save_dir, pictures=trainer.pictures,
-                               events=run.events, world=run.world)
+                               events=run.events, rank=run.world.rank, size=run.world.size, gather=run.world.gather)
     metrics, trainer.validator = validator.metrics, validator
     trainer.measured(metrics)
     worst = worst_images(run.val_samples, found, model.names, conf=metrics.best_conf)
@@ -169,7 +169,7 @@ def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: Dat
         model = Detector(graph_of(document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names),
                                   names=names))
     else:
-        graph = graph_for(settings.model or DEFAULT_MODEL, settings, data)
+        graph = graph_for(settings.model or DEFAULT_MODEL, settings, names)
         if not isinstance(settings.pretrained, str):
             return Detector(graph), None, "", False
         source, checkpoint = settings.pretrained, load_any(settings.pretrained)

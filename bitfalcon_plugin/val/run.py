@@ -6,7 +6,7 @@ File names and formats as in spec/interface.md 6.1 and 7.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,11 @@ from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..data.loading.loader import USUAL_BATCH as USUAL
 from ..data.loading.loader import ValLoader, workers_for
-from ..export.runtimes.runtime import Engine
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
 from ..predict.writer import is_coco, write_files
 from ..tasks.detect import detect, gains_of
 from ..tasks.metrics import Metrics
-from ..train.distributed import World
 from .loop import DEFAULT_CONF, progress, validate
 from .pictures import Pictures
 from .worst import Worst, worst_images
@@ -47,7 +45,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     single = settings.single_cls and model.nc > 1  # all that the model finds is one class
     if not single:
         same_classes(model.names, class_names(settings, data), data)
-    settings = legal_side(settings, model)
+    settings = legal_side(settings, model.multiple)
     settings = counted_batch(settings)
     samples = scan_split(data, settings.split, settings).samples
     most = max(len(sample.classes) for sample in samples)
@@ -73,18 +71,18 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
 
 
 def measure(model: Detector, samples: Sequence[Sample], settings: Settings, device: torch.device, *, folder: Path | None,
-            pictures: Pictures, events: Events | None = None, world: World | None = None,
-            single: bool = False) -> tuple[Validator, np.ndarray]:
+            pictures: Pictures, events: Events | None = None, single: bool = False, rank: int = 0, size: int = 1,
+            gather: Callable[[list], list] = list) -> tuple[Validator, np.ndarray]:
     """Measure a model on samples; returns the Validator, with its Metrics, and all detections as `coco_metrics` takes them.
 
-    Several processes (world) share the samples, and all get the same. single: as in `validate`. events get the Validator.
+    single, gather: as in `validate`. rank, size: this process measures its share of the samples; with `gather` all processes get the same
+    Metrics. events get the Validator.
     """
-    world, events = world or World(), events or Events()
+    events = events or Events()
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
-    exported = isinstance(model, Engine)
-    rect = rect and not (exported and model.fixed)
+    rect = rect and not model.fixed
     loader = ValLoader(samples, imgsz=settings.imgsz, batch=settings.batch, stride=model.multiple, device=device, rect=rect,
-                       workers=workers_for(device, settings), rank=world.rank, world=world.size)
+                       workers=workers_for(device, settings), rank=rank, world=size)
     validator = Validator(settings, folder, loader, device, model)
     kept: list[np.ndarray] = []
 
@@ -94,9 +92,9 @@ def measure(model: Detector, samples: Sequence[Sample], settings: Settings, devi
 
     validator.metrics = validate(
         model, samples, loader, conf=DEFAULT_CONF if settings.conf is None else settings.conf, iou=settings.iou,
-        max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=None if exported else gains_of(settings),
-        autocast=evaluation_precision(settings, device, model) if settings.mode == "val" and not exported else None, progress=progress("val", world.main), notify=notify,
-        watch=pictures.watch(samples, loader.fits), gather=world.gather, save_dir=folder, single=single, keep=kept.append,
+        max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=None if model.exported else gains_of(settings),
+        autocast=evaluation_precision(settings, device, model) if settings.mode == "val" and not model.exported else None, progress=progress("val", rank == 0), notify=notify,
+        watch=pictures.watch(samples, loader.fits), gather=gather, save_dir=folder, single=single, keep=kept.append,
         classes=_classes(settings, model), looks=partial(detect, augment=True) if settings.augment and settings.mode == "val" else None)
     events.fire("on_val_end", validator)
     return validator, kept[0]

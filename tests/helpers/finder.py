@@ -11,6 +11,7 @@ class BrightBoxes(nn.Module):
     """Finds each channel's bright area: red is class 0, green class 1, blue class 2; one box a class and image."""
 
     multiple, strides, names, nc = 32, (32.0,), {0: "red", 1: "green", 2: "blue"}, 3
+    exported, fixed = False, None
 
     def __init__(self):
         super().__init__()

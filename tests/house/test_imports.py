@@ -32,11 +32,7 @@ FLOORS = (
     "cli integrations api",
     "__main__",
 )
-STILL_UPWARD = {  # imports that the next change takes out
-    "cli imports api", "models.build imports data.from_settings", "models.build imports data.formats.dataset_yaml",
-    "data.from_settings imports models.detector", "predict.run imports export.runtimes.runtime",
-    "val.run imports export.runtimes.runtime", "val.run imports train.distributed",
-}
+STILL_UPWARD = {"cli imports api"}  # goes when api.py is folded into cli.py
 NO_TORCH = {
     "config", "config.callbacks", "config.command_line", "config.errors", "config.files", "config.notes", "config.settings", "config.unused",
     "config.version", "config.yaml_files", "export", "export.formats", "models", "models.graph", "models.graph.bit_policy",

@@ -28,6 +28,7 @@ class Engine:
     """
 
     format = ""
+    exported = True
 
     def __init__(self, path: Path, about: Metadata, device: torch.device, batch: int | None, fixed: tuple[int, int] | None):
         self.path, self.about, self.device, self.batch, self.fixed = path, about, device, batch, fixed
