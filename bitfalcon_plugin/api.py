@@ -35,8 +35,10 @@ def train(settings: Settings) -> Metrics:
 
     source = settings.model or DEFAULT_MODEL
     if format_of(source):
-        raise UserError(f"train needs a graph (.yaml) or a checkpoint (.pt); model={source} is an exported model, whose weights cannot be "
-                        "trained. Take the .pt it was made from.")
+        raise UserError(
+            f"train needs a graph (.yaml) or a checkpoint (.pt); model={source} is an exported model, whose weights cannot be "
+            "trained. Take the .pt it was made from."
+        )
     return run_train(settings, load_any(source) if is_weights(source) and not settings.resume else None).metrics
 
 
@@ -49,7 +51,9 @@ def predict(settings: Settings) -> None:
     """The verb predict: writes annotated images and prints a line an image, or with json= an object an image."""
     if settings.source is None:
         raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
-    with contextlib.redirect_stdout(sys.stderr if settings.json else sys.stdout):  # a pipe reads what json= prints, and nothing else
+    with contextlib.redirect_stdout(
+        sys.stderr if settings.json else sys.stdout
+    ):  # a pipe reads what json= prints, and nothing else
         model = YOLO(_weights(settings, "predict"), verbose=True)
     count = sum(1 for _ in model.predict(stream=True, **{"save": not settings.json, **given(settings)}))
     if not count:
@@ -79,14 +83,18 @@ def info(settings: Settings) -> Summary | None:
 def convert(settings: Settings) -> Path:
     """The verb convert: another maker's checkpoint to our format, or with to= a checkpoint to a family's own keys."""
     if settings.model is None or not is_weights(settings.model):
-        raise UserError("convert needs a checkpoint: bitfalcon convert x.pt, or bitfalcon convert best.pt to=turbo out=y.pt .")
+        raise UserError(
+            "convert needs a checkpoint: bitfalcon convert x.pt, or bitfalcon convert best.pt to=turbo out=y.pt ."
+        )
     source = Path(settings.model)
     out = Path(settings.out or source.with_name(f"{source.stem}-{settings.to or 'bitfalcon'}.pt"))
     if out.exists() and out.samefile(source):
         raise UserError(f"out={out} is the file to convert; give another name.")
     opened = open_any(source)
     if settings.to is None and isinstance(opened, Checkpoint):
-        raise UserError(f"'{source}' is in our format already. Give to= to write a maker's keys: v1, turbo, yolo11 or yolov8.")
+        raise UserError(
+            f"'{source}' is in our format already. Give to= to write a maker's keys: v1, turbo, yolo11 or yolov8."
+        )
     checkpoint = opened if isinstance(opened, Checkpoint) else convert_foreign(opened)
     _describe(source, opened)
     if settings.to is None:
@@ -101,7 +109,9 @@ def convert(settings: Settings) -> Path:
 def _describe_export(source: str) -> None:
     engine = open_engine(source, "cpu")
     about, names = engine.about, ", ".join(engine.names.values())
-    print(f"{source}: {engine!r}; {about.description or 'no description'}; {about.date or 'no date'}; licence: {about.license or 'not stated'}")
+    print(
+        f"{source}: {engine!r}; {about.description or 'no description'}; {about.date or 'no date'}; licence: {about.license or 'not stated'}"
+    )
     print(f"classes: {names}")
 
 
@@ -112,9 +122,11 @@ def _describe(source: str | Path, opened: Checkpoint | Opened) -> None:
     graph, family = opened.graph, opened.source.get("family", "of no other maker")
     for line in packed_lines(opened, source):
         print(line)
-    print(f"{source}: bitfalcon checkpoint, {graph.name} scale={graph.scale or 'none'}, family {family}, "
-          f"{opened.source.get('task', 'detect')}, {graph.nc} classes, {len(opened.state)} tensors, epoch {opened.epoch + 1}, "
-          f"{opened.date}; licence: {_licence(opened)}")
+    print(
+        f"{source}: bitfalcon checkpoint, {graph.name} scale={graph.scale or 'none'}, family {family}, "
+        f"{opened.source.get('task', 'detect')}, {graph.nc} classes, {len(opened.state)} tensors, epoch {opened.epoch + 1}, "
+        f"{opened.date}; licence: {_licence(opened)}"
+    )
 
 
 def _licence(opened: Checkpoint) -> str:
@@ -170,8 +182,12 @@ def benchmark(settings: Settings) -> Bench:
 
 def _weights(settings: Settings, verb: str) -> str:
     if settings.model is None:
-        raise UserError(f"{verb} needs model=: a trained checkpoint, for example model=runs/detect/train/weights/best.pt .")
+        raise UserError(
+            f"{verb} needs model=: a trained checkpoint, for example model=runs/detect/train/weights/best.pt ."
+        )
     if not is_weights(settings.model) and not format_of(settings.model):
-        raise UserError(f"{verb} needs trained weights; model={settings.model} does not end in .pt. Give a checkpoint, for example "
-                        "model=runs/detect/train/weights/best.pt .")
+        raise UserError(
+            f"{verb} needs trained weights; model={settings.model} does not end in .pt. Give a checkpoint, for example "
+            "model=runs/detect/train/weights/best.pt ."
+        )
     return settings.model

@@ -133,8 +133,12 @@ def _checks(tokens: Sequence[str]) -> int:
     import re
     from importlib import metadata
 
-    rows = [("bitfalcon", __version__), ("Python", platform.python_version()), ("system", platform.platform()),
-            ("processors", str(os.cpu_count()))]
+    rows = [
+        ("bitfalcon", __version__),
+        ("Python", platform.python_version()),
+        ("system", platform.platform()),
+        ("processors", str(os.cpu_count())),
+    ]
     unmet = 0
     try:
         requirements = metadata.requires("bitfalcon") or []

@@ -100,8 +100,14 @@ class YOLO:
         """What the checkpoint says of its weights: epoch, date, license, train_args, train_metrics; and model. {} for a graph."""
         if (known := self.checkpoint) is None:
             return {}
-        return {"epoch": known.epoch, "date": known.date, "license": known.license, "train_args": dict(known.settings),
-                "train_metrics": dict(known.metrics), "model": self.model}
+        return {
+            "epoch": known.epoch,
+            "date": known.date,
+            "license": known.license,
+            "train_args": dict(known.settings),
+            "train_metrics": dict(known.metrics),
+            "model": self.model,
+        }
 
     def train(self, trainer: None = None, **kwargs) -> Metrics:
         """Train and take over the best weights; returns their Metrics on the validation split.
@@ -128,11 +134,15 @@ class YOLO:
             self.metrics = run_val(self._prepared(settings), settings, self._events)
         except MissingFileError as error:
             if kwargs.get("data") is None and "data" in self.overrides:
-                raise MissingFileError(f"{error} The weights were trained on data={self.overrides['data']}; give data= .") from error
+                raise MissingFileError(
+                    f"{error} The weights were trained on data={self.overrides['data']}; give data= ."
+                ) from error
             raise
         return self.metrics
 
-    def predict(self, source=None, stream: bool = False, predictor: None = None, **kwargs) -> list[Results] | Iterator[Results]:
+    def predict(
+        self, source=None, stream: bool = False, predictor: None = None, **kwargs
+    ) -> list[Results] | Iterator[Results]:
         """Detect in a source (sources.list_sources): a path, glob, Pillow image, BGR array, a list of these and more.
 
         Returns a list of Results, or with stream an iterator that works when it is asked. Nothing is written unless save=True.
@@ -213,7 +223,11 @@ class YOLO:
     def reset_weights(self) -> YOLO:
         """Fresh weights for the same graph: `train` starts from nothing."""
         old = self.model
-        self._model, self._start, self._unfolded = Detector(old.graph, (old.strides, old.multiple)).to(self.device), None, None
+        self._model, self._start, self._unfolded = (
+            Detector(old.graph, (old.strides, old.multiple)).to(self.device),
+            None,
+            None,
+        )
         self.overrides.pop("pretrained", None)
         if self.checkpoint is not None:
             self.checkpoint = Checkpoint(old.graph, self._model.state_dict(), settings=self.checkpoint.settings)
@@ -229,7 +243,9 @@ class YOLO:
 
     def to(self, *args, **kwargs) -> YOLO:
         """Move the weights or change their type, as torch.nn.Module.to; devices also as in device= ("0"). Runs then go there."""
-        device, *rest = args if args and isinstance(args[0], (str, int, torch.device)) else (kwargs.pop("device", None), *args)
+        device, *rest = (
+            args if args and isinstance(args[0], (str, int, torch.device)) else (kwargs.pop("device", None), *args)
+        )
         if device is not None:
             found = select_device(str(device))
             self.overrides["device"] = str(found)
@@ -237,7 +253,9 @@ class YOLO:
         try:
             self.model.to(*rest, **kwargs)
         except TypeError as error:
-            raise UserError(f"to{args}: expected a device, a floating-point type or both ({str(error).splitlines()[0]}).") from error
+            raise UserError(
+                f"to{args}: expected a device, a floating-point type or both ({str(error).splitlines()[0]})."
+            ) from error
         return self
 
     def cpu(self) -> YOLO:
@@ -263,15 +281,27 @@ class YOLO:
 
     def track(self, *args, **kwargs):
         """Not here."""
-        raise UserError("track is not here. Give the detections of predict(stream=True) to a tracker of another package: "
-                        "supervision.Detections.from_ultralytics(result) is the form that those take.")
+        raise UserError(
+            "track is not here. Give the detections of predict(stream=True) to a tracker of another package: "
+            "supervision.Detections.from_ultralytics(result) is the form that those take."
+        )
 
     def export(self, **kwargs) -> str:
         """Write the weights as they are now for another program, compared with the network first; returns the path (see export.py)."""
         from .export.run import run_export
 
         settings, known = self._settings("export", kwargs), self.checkpoint and self.checkpoint.license
-        return str(run_export(self.model, settings, self.ckpt_path or self.source, known, self._events, "data" not in kwargs, kwargs.keys()))
+        return str(
+            run_export(
+                self.model,
+                settings,
+                self.ckpt_path or self.source,
+                known,
+                self._events,
+                "data" not in kwargs,
+                kwargs.keys(),
+            )
+        )
 
     def benchmark(self, **kwargs) -> Bench:
         """Measure every engine and precision that is installed with these weights; prints and writes a table (see bench.py)."""
@@ -285,8 +315,10 @@ class YOLO:
 
     def tune(self, *args, **kwargs):
         """Not here."""
-        raise UserError("tune is not here. Call train() in a loop over the settings to compare: it returns the metrics, and each run "
-                        "keeps args.yaml and results.csv.")
+        raise UserError(
+            "tune is not here. Call train() in a loop over the settings to compare: it returns the metrics, and each run "
+            "keeps args.yaml and results.csv."
+        )
 
     def __repr__(self) -> str:
         return f"YOLO({str(self.ckpt_path or self.source)!r})"
@@ -325,18 +357,32 @@ class YOLO:
     def _current(self) -> Checkpoint:
         """The weights as they are now, to be trained on or written."""
         model, known = self.model, self.checkpoint
-        known = known or Checkpoint(model.graph, {}, license=self._start and self._start.license, norms=odd_norms(model),
-                                    measured=(model.strides, model.multiple))
-        return replace(known, graph=replace(known.graph, names=dict(model.names)), training=None, compared=False,
-                       state={name: tensor.cpu() for name, tensor in (self._unfolded or model.state_dict()).items()})
+        known = known or Checkpoint(
+            model.graph,
+            {},
+            license=self._start and self._start.license,
+            norms=odd_norms(model),
+            measured=(model.strides, model.multiple),
+        )
+        return replace(
+            known,
+            graph=replace(known.graph, names=dict(model.names)),
+            training=None,
+            compared=False,
+            state={name: tensor.cpu() for name, tensor in (self._unfolded or model.state_dict()).items()},
+        )
 
     def _settings(self, mode: str, given: Mapping[str, object]) -> Settings:
         named = given.get("model") or self.source
         if str(named) not in (self.source, self.overrides["model"]):
-            raise UserError(f"{mode}(model={str(named)!r}): the model of this object is {self.source!r}; make another: "
-                            f"YOLO({str(named)!r}).")
+            raise UserError(
+                f"{mode}(model={str(named)!r}): the model of this object is {self.source!r}; make another: "
+                f"YOLO({str(named)!r})."
+            )
         said = self._opened.settings(mode) if self._opened else {}
-        settings = load_settings({**said, **self.overrides, **{key: _plain(value) for key, value in given.items()}, "mode": mode})
+        settings = load_settings(
+            {**said, **self.overrides, **{key: _plain(value) for key, value in given.items()}, "mode": mode}
+        )
         for note in settings.notes:
             print(f"note: {note}", file=sys.stderr)
         return settings
@@ -346,14 +392,19 @@ class YOLO:
         if self._opened:
             return self._opened.prepared(settings)
         several = settings.mode == "predict"  # a folder is shared out
-        devices, model = (every_device if several else lambda wanted: [select_device(wanted)])(settings.device), self.model
+        devices, model = (
+            (every_device if several else lambda wanted: [select_device(wanted)])(settings.device),
+            self.model,
+        )
         weight = next(model.parameters())
         changes = _changes(model)
         if self.checkpoint is None and self._start is None and changes == self._born:
             print(f"note: {self.source} is a graph, its weights are random until train() or load().", file=sys.stderr)
         key = (model, devices, weight.dtype, changes, settings.half, settings.compile)
         if self._ready is None or self._ready[0] != key:
-            ready, *twins = (prepared(model, device, half=settings.half, compiling=settings.compile) for device in devices)
+            ready, *twins = (
+                prepared(model, device, half=settings.half, compiling=settings.compile) for device in devices
+            )
             ready.twins = tuple(twins)
             self._ready = (key, ready)
         ready = self._ready[1]
@@ -363,7 +414,9 @@ class YOLO:
 
 def _named_file(model: str | Path) -> str:
     if not isinstance(model, (str, Path)) or not str(model).strip():
-        raise UserError(f"YOLO({model!r}): expected the path of a graph (.yaml), a checkpoint (.pt) or an exported model.")
+        raise UserError(
+            f"YOLO({model!r}): expected the path of a graph (.yaml), a checkpoint (.pt) or an exported model."
+        )
     path = Path(model)
     weights = path.with_name(path.name + ".pt")
     return str(weights if not path.suffix and weights.is_file() else model)

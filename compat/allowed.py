@@ -17,20 +17,38 @@ AGAIN = "Get the file again from its maker."
 
 # What may become a stand-in: a namespace ends with a dot, the rest are whole names. Nothing of these is ever imported.
 NAMESPACES = (
-    "ultralytics.", "models.", "torch.nn.", "pathlib.", "types.SimpleNamespace", "argparse.Namespace",
-    "torchvision.transforms.", "numpy.dtype", "numpy.ndarray",
-    "numpy.core.multiarray.scalar", "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray.scalar", "numpy._core.multiarray._reconstruct",
+    "ultralytics.",
+    "models.",
+    "torch.nn.",
+    "pathlib.",
+    "types.SimpleNamespace",
+    "argparse.Namespace",
+    "torchvision.transforms.",
+    "numpy.dtype",
+    "numpy.ndarray",
+    "numpy.core.multiarray.scalar",
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray.scalar",
+    "numpy._core.multiarray._reconstruct",
 )
 NEVER_STAND_IN = ("torch.nn.parameter.Parameter",)  # torch's loader knows it itself and would hand over the real class
 
 STORAGES = {  # storage type -> bytes a value
-    "torch.DoubleStorage": 8, "torch.FloatStorage": 4, "torch.HalfStorage": 2, "torch.BFloat16Storage": 2,
-    "torch.LongStorage": 8, "torch.IntStorage": 4, "torch.ShortStorage": 2, "torch.CharStorage": 1,
-    "torch.ByteStorage": 1, "torch.BoolStorage": 1,
+    "torch.DoubleStorage": 8,
+    "torch.FloatStorage": 4,
+    "torch.HalfStorage": 2,
+    "torch.BFloat16Storage": 2,
+    "torch.LongStorage": 8,
+    "torch.IntStorage": 4,
+    "torch.ShortStorage": 2,
+    "torch.CharStorage": 1,
+    "torch.ByteStorage": 1,
+    "torch.BoolStorage": 1,
 }
-DTYPES = {f"torch.{name}" for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8",
-                                       "uint8", "bool")}
+DTYPES = {
+    f"torch.{name}"
+    for name in ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
+}
 
 
 class Rejected(Exception):
@@ -103,8 +121,10 @@ def storage(pid: object, seen: dict[str, Storage]) -> Storage:
     pid: ("storage", type, key, location, number of values), in the old format also None or (view key, offset, size).
     """
     if type(pid) is tuple and pid[:1] == ("module",):
-        raise Rejected("is a whole model in the format of torch before 1.6, whose classes cannot be left out. Save its "
-                       "weights with the package that made it: torch.save(model.state_dict(), path).")
+        raise Rejected(
+            "is a whole model in the format of torch before 1.6, whose classes cannot be left out. Save its "
+            "weights with the package that made it: torch.save(model.state_dict(), path)."
+        )
     fits = type(pid) is tuple and len(pid) in (5, 6) and pid[0] == "storage" and isinstance(pid[1], Name)
     fits = fits and pid[1].full in STORAGES and type(pid[2]) is str and type(pid[3]) is str and is_count(pid[4])
     need(fits, "refers to a tensor's values in a way that torch.save does not")
@@ -122,7 +142,7 @@ def storage(pid: object, seen: dict[str, Storage]) -> Storage:
 def one_line(text: object, most: int = 1000) -> str:
     """Text of a file as one line that may be shown: no control characters, which a terminal would obey; at most `most`."""
     text = text if isinstance(text, str) else repr(text)
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[:4 * most].split()))[:most]
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[: 4 * most].split()))[:most]
 
 
 def need(fits: bool, wrong: str) -> None:
@@ -183,6 +203,7 @@ def _makes(kind: str, fits: Callable[[tuple], bool]) -> Callable[[str, tuple], M
         if not fits(arguments):
             need(False, f"calls {name} as torch.save does not")
         return Made(kind)
+
     return rule
 
 

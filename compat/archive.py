@@ -66,7 +66,7 @@ def inspect(handle: BinaryIO, size: int) -> Outline:
 
 def _what_else(head: bytes) -> str:
     for signature, what in SIGNATURES.items():
-        if head[:len(signature)].lower() == signature.lower() and (signature or not head):
+        if head[: len(signature)].lower() == signature.lower() and (signature or not head):
             return f"{what}. A checkpoint of torch.save is needed."
     if head[8:10] == b'{"':
         return "is a safetensors file. A checkpoint of torch.save (.pt) is needed."
@@ -106,18 +106,25 @@ def _inspect_zip(handle: BinaryIO, size: int) -> Outline:
 
 def _check_kind(names: set[str], top: str) -> None:
     if f"{top}/constants.pkl" in names:
-        raise Rejected("is a TorchScript archive: a program exported for deployment, not weights that can be trained "
-                       "or changed. Give the .pt file it was exported from.")
+        raise Rejected(
+            "is a TorchScript archive: a program exported for deployment, not weights that can be trained "
+            "or changed. Give the .pt file it was exported from."
+        )
     if f"{top}/data.pkl" not in names:
-        raise Rejected("is a zip archive, but not one of torch.save: it has no data.pkl. If a checkpoint is inside it, "
-                       "unpack it first.")
+        raise Rejected(
+            "is a zip archive, but not one of torch.save: it has no data.pkl. If a checkpoint is inside it, "
+            "unpack it first."
+        )
 
 
 def _check_record(storage: Storage, records: dict[str, int]) -> None:
     held = records.get(f"data/{storage.key}")
     need(held is not None, f"lacks the record data/{storage.key[:40]!r} that a tensor needs")
-    need(held == storage.nbytes, f"holds {held} bytes in record data/{storage.key}, where {storage.numel} values of "
-         f"{storage.kind} take {storage.nbytes}")
+    need(
+        held == storage.nbytes,
+        f"holds {held} bytes in record data/{storage.key}, where {storage.numel} values of "
+        f"{storage.kind} take {storage.nbytes}",
+    )
 
 
 def _check_end(handle: BinaryIO, size: int) -> None:
@@ -125,8 +132,10 @@ def _check_end(handle: BinaryIO, size: int) -> None:
     handle.seek(max(size - 98, 0))
     tail = handle.read(98)
     if len(tail) < 22 or tail[-22:-18] != b"PK\x05\x06" or tail[-2:] != b"\0\0":
-        raise Rejected(f"is cut off or has something behind its end ({size} bytes): the archive's table of contents is "
-                       f"not where it belongs. {AGAIN}")
+        raise Rejected(
+            f"is cut off or has something behind its end ({size} bytes): the archive's table of contents is "
+            f"not where it belongs. {AGAIN}"
+        )
     _, _, here, entries, length, start = struct.unpack("<4H2L", tail[-18:-2])
     ends = size - 22
     if tail[-42:-38] == b"PK\x06\x07":  # torch always writes the 64-bit form too
@@ -150,13 +159,17 @@ def _records(members: list[zipfile.ZipInfo], top: str, size: int) -> dict[str, i
         name = member.orig_filename
         shown = repr(name[:60])
         parts = name.split("/")
-        need(set(name) <= NAME_CHARACTERS and not {"", ".", ".."} & set(parts) and len(name) < 256,
-             f"has a member named {shown}, which is not the name of a file inside a folder")
+        need(
+            set(name) <= NAME_CHARACTERS and not {"", ".", ".."} & set(parts) and len(name) < 256,
+            f"has a member named {shown}, which is not the name of a file inside a folder",
+        )
         need(parts[0] == top and len(parts) > 1, f"has a member {shown} outside its folder {top[:40]!r}")
         need(name.lower() not in seen, f"has the member {shown} twice")
         if member.compress_type != zipfile.ZIP_STORED or member.compress_size != member.file_size:
-            raise Rejected(f"has a compressed member {shown} ({member.compress_size} bytes for {member.file_size}), "
-                           "which torch.save never writes; it was not unpacked. Save it again with torch.save.")
+            raise Rejected(
+                f"has a compressed member {shown} ({member.compress_size} bytes for {member.file_size}), "
+                "which torch.save never writes; it was not unpacked. Save it again with torch.save."
+            )
         need(not member.flag_bits & 0x1, f"has an encrypted member {shown}")
         need(member.header_offset + member.file_size <= size, f"has a member {shown} that reaches beyond its end")
         seen.add(name.lower())
@@ -170,17 +183,19 @@ def _inspect_legacy(data: bytes) -> Outline:
     # torch before 1.6: three small pickles, the content, the storages' keys; then each storage behind its length.
     at = 0
     for _ in range(3):
-        at = DryRun(data[:at + MAX_PICKLE], at).run().at
-    content = DryRun(data[:at + MAX_PICKLE], at).run()
-    order = DryRun(data[:content.at + MAX_PICKLE], content.at).run()
+        at = DryRun(data[: at + MAX_PICKLE], at).run().at
+    content = DryRun(data[: at + MAX_PICKLE], at).run()
+    order = DryRun(data[: content.at + MAX_PICKLE], content.at).run()
     keys = order.result
-    need(type(keys) is list and all(type(key) is str for key in keys) and sorted(keys) == sorted(content.storages),
-         "lists other tensors than it holds")
+    need(
+        type(keys) is list and all(type(key) is str for key in keys) and sorted(keys) == sorted(content.storages),
+        "lists other tensors than it holds",
+    )
     at = order.at
     for key in keys:
         storage = content.storages[key]
         length = struct.pack("<Q", storage.numel)
-        need(data[at:at + 8] == length, f"has a tensor whose length is not {storage.numel} as it says")
+        need(data[at : at + 8] == length, f"has a tensor whose length is not {storage.numel} as it says")
         at += 8 + storage.numel * STORAGES[storage.kind]
     need(at <= len(data), f"is cut off: its tensors take {at} bytes")
     return Outline(frozenset(content.names), is_zip=False)

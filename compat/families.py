@@ -62,11 +62,7 @@ YOLO11: Table = {
     "{key}": Same("{key}"),
 }
 
-YOLOV8: Table = {
-    "{module}.total_ops": PROFILED,
-    "{module}.total_params": PROFILED,
-    "{key}": Same("{key}"),
-}
+YOLOV8: Table = {"{module}.total_ops": PROFILED, "{module}.total_params": PROFILED, "{key}": Same("{key}")}
 
 TABLES: dict[str, Table] = {"v1": V1, "turbo": TURBO, "yolo11": YOLO11, "yolov8": YOLOV8}
 
@@ -111,7 +107,9 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
     if not rows:
         raise ValueError("no tensor is called model.<row>...: these are not the weights of a detector")
     if _mixes(state):
-        raise ValueError("its graph mixes the attention blocks of two families, whose layouts cannot be told apart for certain")
+        raise ValueError(
+            "its graph mixes the attention blocks of two families, whose layouts cannot be told apart for certain"
+        )
     head = f"model.{max(rows)}."
     task, nc, reg_max, levels = _head(state, head)
     stock = next((family for family, key in MARKS.items() if key in state), None)
@@ -137,7 +135,15 @@ def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:
 def _style(state: Mapping[str, Tensor]) -> str:
     # Whose layout of projections a graph of its own uses.
     names = "\n".join(state)
-    return "turbo" if ".attn.qk." in names else "yolo11" if ".ffn." in names else "v1" if ".attn.qkv." in names else "yolov8"
+    return (
+        "turbo"
+        if ".attn.qk." in names
+        else "yolo11"
+        if ".ffn." in names
+        else "v1"
+        if ".attn.qkv." in names
+        else "yolov8"
+    )
 
 
 def family_of_ours(state: Mapping[str, Tensor], variant: str) -> str:

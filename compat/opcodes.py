@@ -58,7 +58,8 @@ class DryRun:
             shown = ", ".join(sorted(self.refused)[:5]) + (" and others" if len(self.refused) > 5 else "")
             raise Rejected(
                 f"asks for {shown}, which a YOLO model does not need, and was not read. "
-                "Open it with no other program unless you trust its maker: it can run code.")
+                "Open it with no other program unless you trust its maker: it can run code."
+            )
         return self
 
     def _follow(self) -> None:
@@ -74,14 +75,16 @@ class DryRun:
                 return
             else:
                 known = pickletools.code2op.get(chr(code))
-                raise Rejected(f"has the pickle instruction {known.name if known else code}, which torch.save does not "
-                               "write. Save it again with torch.save and its default protocol.")
+                raise Rejected(
+                    f"has the pickle instruction {known.name if known else code}, which torch.save does not "
+                    "write. Save it again with torch.save and its default protocol."
+                )
         raise Rejected(f"has more than {MAX_INSTRUCTIONS} pickle instructions, a model has a hundred thousand. {AGAIN}")
 
     def take(self, count: int) -> bytes:
         start, self.at = self.at, self.at + count
         need(self.at <= len(self.data), "has a pickle that ends in the middle")
-        return self.data[start:self.at]
+        return self.data[start : self.at]
 
     def number(self, form: struct.Struct) -> int | float:
         start, self.at = self.at, self.at + form.size
@@ -135,9 +138,11 @@ def _set_items(target: object, items: list) -> None:
 
 def _with_top(change: Callable[[object, list], None], count: int | None) -> Callable[[DryRun], None]:
     """Changes what lies under `count` items, or under all items since the mark."""
+
     def instruction(run: DryRun) -> None:
         items = run.pop_mark() if count is None else _last(run, count)
         change(run.stack[-1], items)
+
     return instruction
 
 
@@ -164,6 +169,7 @@ def _push(make: Callable[[DryRun], object]) -> Callable[[DryRun], None]:
     def instruction(run: DryRun) -> None:
         made = make(run)  # first: it may change which stack is on top
         run.stack.append(made)
+
     return instruction
 
 
@@ -178,6 +184,7 @@ def _number(form: struct.Struct) -> Callable[[DryRun], None]:
     def instruction(run: DryRun) -> None:
         run.stack.append(read(run.data, run.at)[0])
         run.at += size
+
     return instruction
 
 
@@ -187,31 +194,51 @@ def _put(form: struct.Struct) -> Callable[[DryRun], None]:
     def instruction(run: DryRun) -> None:
         run.memo[read(run.data, run.at)[0]] = run.stack[-1]
         run.at += size
+
     return instruction
 
 
 def _constant(value: object) -> Callable[[DryRun], None]:
     def instruction(run: DryRun) -> None:
         run.stack.append(value)
+
     return instruction
 
 
 STOP = ord(".")
 INSTRUCTIONS: dict[int, Callable[[DryRun], None]] = {
-    ord(code): instruction for code, instruction in {
-        "\x80": _protocol, "c": _name, "b": _build, "(": _open_mark, "R": _call,
+    ord(code): instruction
+    for code, instruction in {
+        "\x80": _protocol,
+        "c": _name,
+        "b": _build,
+        "(": _open_mark,
+        "R": _call,
         "\x81": _push(lambda run: instance(*_last(run, 2))),
         "Q": _push(lambda run: storage(run.stack.pop(), run.storages)),
-        "a": _with_top(_extend, 1), "e": _with_top(_extend, None),
-        "s": _with_top(_set_items, 2), "u": _with_top(_set_items, None),
-        "t": _push(lambda run: tuple(run.pop_mark())), "\x85": _push(lambda run: tuple(_last(run, 1))),
-        "\x86": _push(lambda run: tuple(_last(run, 2))), "\x87": _push(lambda run: tuple(_last(run, 3))),
-        ")": _constant(()), "N": _constant(None), "\x88": _constant(True), "\x89": _constant(False),
-        "]": _push(lambda run: []), "}": _push(lambda run: Made("dict")),
-        "J": _number(INT), "K": _number(BYTE), "M": _number(SHORT), "G": _number(FLOAT),
+        "a": _with_top(_extend, 1),
+        "e": _with_top(_extend, None),
+        "s": _with_top(_set_items, 2),
+        "u": _with_top(_set_items, None),
+        "t": _push(lambda run: tuple(run.pop_mark())),
+        "\x85": _push(lambda run: tuple(_last(run, 1))),
+        "\x86": _push(lambda run: tuple(_last(run, 2))),
+        "\x87": _push(lambda run: tuple(_last(run, 3))),
+        ")": _constant(()),
+        "N": _constant(None),
+        "\x88": _constant(True),
+        "\x89": _constant(False),
+        "]": _push(lambda run: []),
+        "}": _push(lambda run: Made("dict")),
+        "J": _number(INT),
+        "K": _number(BYTE),
+        "M": _number(SHORT),
+        "G": _number(FLOAT),
         "\x8a": _push(lambda run: int.from_bytes(run.take(run.number(BYTE)), "little", signed=True)),
         "X": _push(lambda run: run.take(run.number(LENGTH)).decode("utf-8", "surrogatepass")),
-        "h": _get, "j": _push(lambda run: run.memo[run.number(LENGTH)]),
-        "q": _put(BYTE), "r": _put(LENGTH),
+        "h": _get,
+        "j": _push(lambda run: run.memo[run.number(LENGTH)]),
+        "q": _put(BYTE),
+        "r": _put(LENGTH),
     }.items()
 }

@@ -124,8 +124,9 @@ def _explained(path: Path) -> Iterator[None]:
     except Rejected as reason:
         raise UserError(f"{str(path)!r} {one_line(str(reason))}") from None
     except OSError as error:
-        raise UserError(f"{str(path)!r} cannot be read: {error.strerror or error}. Check its permissions and the disk."
-                        ) from error
+        raise UserError(
+            f"{str(path)!r} cannot be read: {error.strerror or error}. Check its permissions and the disk."
+        ) from error
 
 
 def _load(handle: BinaryIO, outline: Outline) -> object:
@@ -176,8 +177,9 @@ def _foreign(unpacked: Unpacked) -> Foreign:
     _check(state, unpacked.size)
     notes += _not_finite(state)
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in state.values())
-    return Foreign(state, Plainer().entries(named, 0), unpacked.classes, layout, found.eps, found.momentum, half,
-                   tuple(notes))
+    return Foreign(
+        state, Plainer().entries(named, 0), unpacked.classes, layout, found.eps, found.momentum, half, tuple(notes)
+    )
 
 
 def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
@@ -186,8 +188,10 @@ def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
         module = content if content.is_module() else _held(content.attributes())
         if isinstance(module, StandIn):
             return module, "bare module", {}
-        raise Rejected(f"holds an object of {content.full_name}, which is not a model. Save its weights with the "
-                       "package that made it: torch.save(model.state_dict(), path).")
+        raise Rejected(
+            f"holds an object of {content.full_name}, which is not a model. Save its weights with the "
+            "package that made it: torch.save(model.state_dict(), path)."
+        )
     if type(content) not in (dict, OrderedDict):
         raise Rejected(f"holds a {type(content).__name__}, not a model. A checkpoint is a dict with a model in it.")
     if content and all(isinstance(value, Tensor) for value in dict.values(content)):
@@ -195,8 +199,9 @@ def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
     holder = _held(content)
     if holder is None:
         keys = ", ".join(str(key)[:40] for key in list(content)[:8])
-        raise Rejected(f"holds no model: its entries are {keys or 'none'}. Weights are looked for under "
-                       f"{', '.join(WEIGHTS)}.")
+        raise Rejected(
+            f"holds no model: its entries are {keys or 'none'}. Weights are looked for under {', '.join(WEIGHTS)}."
+        )
     if isinstance(holder, StandIn):
         return holder, "pickled model" if content.get("optimizer") is None else "resumable", content
     return holder, "state dict", content
@@ -252,7 +257,7 @@ def _renamed(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
     for _ in range(MAX_WRAPPERS):
         wrappers = [word for word in WRAPPERS if all(key.startswith(prefix + word) for key in state)]
         prefix += wrappers[0] if wrappers else ""
-    ours = {f"model.{key[len(prefix):]}": tensor for key, tensor in state.items()}
+    ours = {f"model.{key[len(prefix) :]}": tensor for key, tensor in state.items()}
     if prefix == "model." or not all(key.split(".")[1].isdigit() for key in ours):
         return state, []
     return ours, [f"its keys begin with {prefix or 'row numbers'}: read as model.<row>"]
@@ -263,8 +268,11 @@ def _check(state: dict[str, Tensor], size: int) -> None:
     need(all(key.isprintable() and len(key) < 1000 for key in state), "has tensors whose names cannot be printed")
     total = sum(tensor.numel() * tensor.element_size() for tensor in state.values())
     need(total <= 2 * size, f"has tensors of {total} bytes together in {size} bytes")
-    wrong = [f"{key} ({str(tensor.dtype)[6:]})" for key, tensor in state.items()
-             if key.rpartition(".")[2] in FLOATING and not tensor.is_floating_point()]
+    wrong = [
+        f"{key} ({str(tensor.dtype)[6:]})"
+        for key, tensor in state.items()
+        if key.rpartition(".")[2] in FLOATING and not tensor.is_floating_point()
+    ]
     need(not wrong, f"has weights that are not floating-point: {', '.join(wrong[:3])}")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -75,8 +75,9 @@ class RemapError(ValueError):
         self.problems = problems
 
 
-def apply(table: Table, state: Mapping[str, Tensor],
-          shapes: Mapping[str, tuple[int, ...]] | None) -> tuple[dict[str, Tensor], Report]:
+def apply(
+    table: Table, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] | None
+) -> tuple[dict[str, Tensor], Report]:
     """The maker's tensors -> ours. shapes: of every tensor of ours; None where the model cannot be built, and nothing of
     ours can be compared. Raises RemapError with all problems at once.
 
@@ -108,8 +109,11 @@ def apply(table: Table, state: Mapping[str, Tensor],
             out[ours] = out[ours].float() - bias.float()
     shapes = {key: tuple(tensor.shape) for key, tensor in out.items()} if shapes is None else shapes
     problems += [f"missing: {key} {shape}" for key, shape in shapes.items() if key not in out]
-    problems += [f"shape: {key} is {tuple(out[key].shape)}, expected {shapes[key]}"
-                 for key in out if tuple(out[key].shape) != tuple(shapes[key])]
+    problems += [
+        f"shape: {key} is {tuple(out[key].shape)}, expected {shapes[key]}"
+        for key in out
+        if tuple(out[key].shape) != tuple(shapes[key])
+    ]
     if problems:
         raise RemapError(problems)
     return {key: out[key] for key in shapes}, Report(kept, dropped)
@@ -163,13 +167,16 @@ def _joined(ours: str, pieces: dict[int, Tensor], problems: list[str]) -> Tensor
 def _part(table: Table, step: Part, tensor: Tensor) -> Tensor:
     if not tensor.ndim:
         return tensor.clone()
-    before = sum(other.share for other in table.values()
-                 if isinstance(other, Part) and other.ours == step.ours and other.index < step.index)
+    before = sum(
+        other.share
+        for other in table.values()
+        if isinstance(other, Part) and other.ours == step.ours and other.index < step.index
+    )
     unit = len(tensor) // step.of
-    return tensor[before * unit:(before + step.share) * unit].clone()
+    return tensor[before * unit : (before + step.share) * unit].clone()
 
 
-@lru_cache(maxsize=None)
+@cache
 def _pattern(template: str) -> re.Pattern[str]:
     escaped = re.escape(template).replace(r"\{", "{").replace(r"\}", "}")
     return re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>.+)", escaped))

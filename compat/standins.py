@@ -183,8 +183,17 @@ class Plainer:
             raise Rejected(f"has a {value.full_name} that does not hold together: it is damaged. {AGAIN}") from error
 
 
-NUMBERS = {"f8": torch.float64, "f4": torch.float32, "f2": torch.float16, "i8": torch.int64, "i4": torch.int32,
-           "i2": torch.int16, "i1": torch.int8, "u1": torch.uint8, "b1": torch.bool}  # numpy's type codes
+NUMBERS = {
+    "f8": torch.float64,
+    "f4": torch.float32,
+    "f2": torch.float16,
+    "i8": torch.int64,
+    "i4": torch.int32,
+    "i2": torch.int16,
+    "i1": torch.int8,
+    "u1": torch.uint8,
+    "b1": torch.bool,
+}  # numpy's type codes
 
 
 def _numpy_type(dtype: object) -> torch.dtype:
@@ -220,13 +229,17 @@ def _path(flavour: type[PurePath]) -> Callable[[StandIn], str]:
         if sum(map(len, value.arguments)) > MAX_PATH:
             raise ValueError
         return str(flavour(*value.arguments))
+
     return joined
 
 
 COST = 100  # visits for one of these: they copy, up to MAX_ARRAY bytes
 FORMS: dict[str, Callable[[StandIn], object]] = {
-    "PosixPath": _path(PurePosixPath), "PurePosixPath": _path(PurePosixPath), "Path": _path(PurePosixPath),
-    "WindowsPath": _path(PureWindowsPath), "PureWindowsPath": _path(PureWindowsPath),
+    "PosixPath": _path(PurePosixPath),
+    "PurePosixPath": _path(PurePosixPath),
+    "Path": _path(PurePosixPath),
+    "WindowsPath": _path(PureWindowsPath),
+    "PureWindowsPath": _path(PureWindowsPath),
     "scalar": _numpy_scalar,
     "_reconstruct": _numpy_array,
 }

@@ -32,30 +32,54 @@ def problem(*tokens: str) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(("line", "verb", "overrides"), [
-    ("task=train model=yolov12.yaml scale=l", "train", {"model": "yolov12.yaml", "model_scale": "l"}),
-    ("detect train model=a.yaml", "train", {"task": "detect", "model": "a.yaml"}),
-    ("task=detect mode=train", "train", {"task": "detect"}),
-    ("mode=VAL", "val", {}), ("Train", "train", {}), ("train task=train mode=train", "train", {}),
-    ("scale=l scale=0.5 train", "train", {"model_scale": "l", "scale": 0.5}),
-    ("epochs = 3 lr0= 1e-3 seed =4", None, {"epochs": 3, "lr0": 0.001, "seed": 4}),
-    ("imgsz=[320, 640] val", "val", {"imgsz": [320, 640]}), ("imgsz = [ 320 , 640 ] val", "val", {"imgsz": [320, 640]}),
-    ("classes=[[1, 2], [3]]", None, {"classes": [[1, 2], [3]]}), ("device=0,1", None, {"device": (0, 1)}),
-    ("--epochs=3, --save_txt", None, {"epochs": 3, "save_txt": True}),
-    ("export half nms", "export", {"half": True, "nms": True}), ("predict save_txt hide_labels", "predict", {"save_txt": True, "hide_labels": True}),
-    ("name=007 project=1e3 half=TRUE conf=none", None, {"name": "007", "project": "1e3", "half": True, "conf": None}),
-    ("source=a=b.jpg", None, {"source": "a=b.jpg"}), ("source=[a-c]*.jpg", None, {"source": "[a-c]*.jpg"}),
-    ("source=odd[1.jpg", None, {"source": "odd[1.jpg"}), ("train --debug", "train", {"debug": True}),
-    ("info yolov12.yaml scale=n", "info", {"model": "yolov12.yaml", "model_scale": "n"}),
-    ("info x.pt", "info", {"model": "x.pt"}), ("doctor x.yaml", "doctor", {"data": "x.yaml"}),
-    ("selftest device=cpu", "selftest", {"device": "cpu"}), ("cfg --markdown", "cfg", {}), ("train freeze=[23.cv2, 4]", "train",
-    {"freeze": "[23.cv2,4]"}), ("train freeze=23.cv2", "train", {"freeze": "23.cv2"}),
-    ("epochs=1 epochs=2", None, {"epochs": 2}),
-    ("data=__import__('os').getcwd()", None, {"data": "__import__('os').getcwd()"}),
-    ("train help", "help", {}), ("train epcohs=1 --help", "help", {}), ("-h val", "help", {}), ("-v", "version", {}),
-    ("--version", "version", {}), ("copy-cfg", "copy-cfg", {}), ("cfg", "cfg", {}),
-    ("cfg=a.yaml", None, {"cfg": "a.yaml"}), ("task=help", "help", {}), ("", None, {}),
-])
+@pytest.mark.parametrize(
+    ("line", "verb", "overrides"),
+    [
+        ("task=train model=yolov12.yaml scale=l", "train", {"model": "yolov12.yaml", "model_scale": "l"}),
+        ("detect train model=a.yaml", "train", {"task": "detect", "model": "a.yaml"}),
+        ("task=detect mode=train", "train", {"task": "detect"}),
+        ("mode=VAL", "val", {}),
+        ("Train", "train", {}),
+        ("train task=train mode=train", "train", {}),
+        ("scale=l scale=0.5 train", "train", {"model_scale": "l", "scale": 0.5}),
+        ("epochs = 3 lr0= 1e-3 seed =4", None, {"epochs": 3, "lr0": 0.001, "seed": 4}),
+        ("imgsz=[320, 640] val", "val", {"imgsz": [320, 640]}),
+        ("imgsz = [ 320 , 640 ] val", "val", {"imgsz": [320, 640]}),
+        ("classes=[[1, 2], [3]]", None, {"classes": [[1, 2], [3]]}),
+        ("device=0,1", None, {"device": (0, 1)}),
+        ("--epochs=3, --save_txt", None, {"epochs": 3, "save_txt": True}),
+        ("export half nms", "export", {"half": True, "nms": True}),
+        ("predict save_txt hide_labels", "predict", {"save_txt": True, "hide_labels": True}),
+        (
+            "name=007 project=1e3 half=TRUE conf=none",
+            None,
+            {"name": "007", "project": "1e3", "half": True, "conf": None},
+        ),
+        ("source=a=b.jpg", None, {"source": "a=b.jpg"}),
+        ("source=[a-c]*.jpg", None, {"source": "[a-c]*.jpg"}),
+        ("source=odd[1.jpg", None, {"source": "odd[1.jpg"}),
+        ("train --debug", "train", {"debug": True}),
+        ("info yolov12.yaml scale=n", "info", {"model": "yolov12.yaml", "model_scale": "n"}),
+        ("info x.pt", "info", {"model": "x.pt"}),
+        ("doctor x.yaml", "doctor", {"data": "x.yaml"}),
+        ("selftest device=cpu", "selftest", {"device": "cpu"}),
+        ("cfg --markdown", "cfg", {}),
+        ("train freeze=[23.cv2, 4]", "train", {"freeze": "[23.cv2,4]"}),
+        ("train freeze=23.cv2", "train", {"freeze": "23.cv2"}),
+        ("epochs=1 epochs=2", None, {"epochs": 2}),
+        ("data=__import__('os').getcwd()", None, {"data": "__import__('os').getcwd()"}),
+        ("train help", "help", {}),
+        ("train epcohs=1 --help", "help", {}),
+        ("-h val", "help", {}),
+        ("-v", "version", {}),
+        ("--version", "version", {}),
+        ("copy-cfg", "copy-cfg", {}),
+        ("cfg", "cfg", {}),
+        ("cfg=a.yaml", None, {"cfg": "a.yaml"}),
+        ("task=help", "help", {}),
+        ("", None, {}),
+    ],
+)
 def test_words(line: str, verb: str | None, overrides: dict[str, object]) -> None:
     assert words(line) == (verb, overrides)
 
@@ -71,17 +95,24 @@ def test_words_that_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     (tmp_path / "val").mkdir()
     notes: list[str] = []
     assert parse_tokens(["predict", "best.pt", "images"], notes)[1] == {
-        "mode": "predict", "model": "best.pt", "source": "images"}
+        "mode": "predict",
+        "model": "best.pt",
+        "source": "images",
+    }
     assert notes == ["'best.pt' is read as model=best.pt.", "'images' is read as source=images."]
     assert parse_tokens(["val"])[0] == "val"  # a verb before a folder of its name
     assert "'other.pt' is no verb" in problem("predict", "model=best.pt", "other.pt")
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [
-    (["--epochs=3"], "settings need no '--' here"), (["epochs=3,"], "the comma at its end is not needed"),
-    (["epochs=3", "epochs=4"], "'epochs' is given twice; the last one, 4, holds."),
-    (["scale=l", "scale=n"], "'model_scale' is given twice"),
-])
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["--epochs=3"], "settings need no '--' here"),
+        (["epochs=3,"], "the comma at its end is not needed"),
+        (["epochs=3", "epochs=4"], "'epochs' is given twice; the last one, 4, holds."),
+        (["scale=l", "scale=n"], "'model_scale' is given twice"),
+    ],
+)
 def test_what_is_tolerated_is_said(tokens: list[str], expected: str) -> None:
     notes: list[str] = []
     parse_tokens(tokens, notes)
@@ -95,20 +126,29 @@ def test_nothing_is_said_of_ordinary_words(line: str) -> None:
     assert notes == []
 
 
-@pytest.mark.parametrize(("tokens", "expected"), [
-    (["trian"], "Did you mean 'train'?"),
-    (["deploy"], "'deploy' is no verb (train, val, predict, info, convert, doctor, selftest, "),
-    (["plost"], "Did you mean 'plots'?"),
-    (["mode=track"], "mode=track: expected one of train, val, predict, info, convert, doctor, selftest"),
-    (["task=trian"], "Did you mean 'train'?"), (["task=segment"], "does detection for now"),
-    (["pose"], "does detection for now"),
-    (["epochs"], "'epochs' needs a value: write epochs=100."), (["device"], "write device=cpu."),
-    (["line_thickness"], "write line_thickness=2."), (["epochs="], "expected key=value"),
-    (["=3"], "expected key=value"),
-    (["epochs=", "seed=3"], "epochs=: expected key=value"), (["imgsz=[3,", "4"], "a '[' is never closed"),
-    (["imgsz=[3", "epochs=4"], "imgsz=[3: a '[' is never closed"), (["train", "predict"], "'train' and 'predict'"),
-    (["train", "mode=val"], "'train' and 'val'"), (["no_such.jpg"], "no setting and no file"),
-])
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["trian"], "Did you mean 'train'?"),
+        (["deploy"], "'deploy' is no verb (train, val, predict, info, convert, doctor, selftest, "),
+        (["plost"], "Did you mean 'plots'?"),
+        (["mode=track"], "mode=track: expected one of train, val, predict, info, convert, doctor, selftest"),
+        (["task=trian"], "Did you mean 'train'?"),
+        (["task=segment"], "does detection for now"),
+        (["pose"], "does detection for now"),
+        (["epochs"], "'epochs' needs a value: write epochs=100."),
+        (["device"], "write device=cpu."),
+        (["line_thickness"], "write line_thickness=2."),
+        (["epochs="], "expected key=value"),
+        (["=3"], "expected key=value"),
+        (["epochs=", "seed=3"], "epochs=: expected key=value"),
+        (["imgsz=[3,", "4"], "a '[' is never closed"),
+        (["imgsz=[3", "epochs=4"], "imgsz=[3: a '[' is never closed"),
+        (["train", "predict"], "'train' and 'predict'"),
+        (["train", "mode=val"], "'train' and 'val'"),
+        (["no_such.jpg"], "no setting and no file"),
+    ],
+)
 def test_words_that_are_wrong(tokens: list[str], expected: str) -> None:
     text = problem(*tokens)
     assert expected in text and text.count("\n  - ") == 1
@@ -133,7 +173,9 @@ class Recorder:
                 if self.error:
                     raise self.error
                 return object()
+
             return call
+
         return SimpleNamespace(**{name: verb(name) for name in commands.MODES})
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Recorder:
@@ -143,10 +185,16 @@ class Recorder:
         return self
 
 
-@pytest.mark.parametrize(("line", "verb"), [
-    ("task=train epochs=3", "train"), ("val epochs=3", "val"), ("predict epochs=3", "predict"),
-    ("info epochs=3", "info"), ("epochs=3", "train"),
-])
+@pytest.mark.parametrize(
+    ("line", "verb"),
+    [
+        ("task=train epochs=3", "train"),
+        ("val epochs=3", "val"),
+        ("predict epochs=3", "predict"),
+        ("info epochs=3", "info"),
+        ("epochs=3", "train"),
+    ],
+)
 def test_each_verb_calls_its_function(line: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     recorder = Recorder().install(monkeypatch)
     assert cli.main(line.split()) == 0
@@ -170,17 +218,27 @@ def test_notes_are_printed_once_before_the_run(monkeypatch: pytest.MonkeyPatch, 
     assert len(lines) == 4 and all(line.startswith("note: ") for line in lines[:3]) and lines[3] == "interrupted"
 
 
-@pytest.mark.parametrize(("error", "code", "start"), [
-    (UserError("data=x is not there"), 2, "error: data=x is not there"),
-    (MissingFileError("no 'x'"), 2, "error: no 'x'"),
-    (RuntimeError("sizes\n do not  match"), 1,
-     "error: a fault of bitfalcon, not yours: RuntimeError: sizes do not match. Run again with --debug"),
-    (KeyError(), 1, "error: a fault of bitfalcon, not yours: KeyError: no message."),
-    (MemoryError(), 1, "error: out of memory"),
-    (OSError(28, "No space left on device"), 1, "error: the system refused: OSError"),
-    (BrokenPipeError(32, "Broken pipe"), 1, "error: the system refused: BrokenPipeError"),
-    (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), 1, "error: out of memory (CUDA). Give a smaller batch="),
-])
+@pytest.mark.parametrize(
+    ("error", "code", "start"),
+    [
+        (UserError("data=x is not there"), 2, "error: data=x is not there"),
+        (MissingFileError("no 'x'"), 2, "error: no 'x'"),
+        (
+            RuntimeError("sizes\n do not  match"),
+            1,
+            "error: a fault of bitfalcon, not yours: RuntimeError: sizes do not match. Run again with --debug",
+        ),
+        (KeyError(), 1, "error: a fault of bitfalcon, not yours: KeyError: no message."),
+        (MemoryError(), 1, "error: out of memory"),
+        (OSError(28, "No space left on device"), 1, "error: the system refused: OSError"),
+        (BrokenPipeError(32, "Broken pipe"), 1, "error: the system refused: BrokenPipeError"),
+        (
+            type("OutOfMemoryError", (RuntimeError,), {})("CUDA"),
+            1,
+            "error: out of memory (CUDA). Give a smaller batch=",
+        ),
+    ],
+)
 def test_errors_are_one_message_and_a_code(error, code: int, start: str, monkeypatch, capsys) -> None:
     Recorder(error).install(monkeypatch)
     assert cli.main(["train"]) == code
@@ -224,10 +282,16 @@ def test_what_a_verb_finds_may_be_the_exit_code(code: int, monkeypatch) -> None:
     assert cli.main(["doctor", "data=x.yaml"]) == code
 
 
-@pytest.mark.parametrize(("torch", "code", "expected"), [
-    ("2.10.0+cpu", 0, "2.10.0+cpu (ok: >=2.6)"), ("2.6", 0, "2.6 (ok: >=2.6)"), ("3.0a1", 0, "3.0a1 (ok: >=2.6)"),
-    ("2.5.1", 1, "2.5.1 (NOT MET: >=2.6)"), (None, 1, "missing (NOT MET: >=2.6)"),
-])
+@pytest.mark.parametrize(
+    ("torch", "code", "expected"),
+    [
+        ("2.10.0+cpu", 0, "2.10.0+cpu (ok: >=2.6)"),
+        ("2.6", 0, "2.6 (ok: >=2.6)"),
+        ("3.0a1", 0, "3.0a1 (ok: >=2.6)"),
+        ("2.5.1", 1, "2.5.1 (NOT MET: >=2.6)"),
+        (None, 1, "missing (NOT MET: >=2.6)"),
+    ],
+)
 def test_checks_compares_versions(torch: str | None, code: int, expected: str, monkeypatch, capsys) -> None:
     def version(name: str) -> str:
         if (name, torch) == ("torch", None):
@@ -247,8 +311,9 @@ def python(*args: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, env=environment, **options)
 
 
-@pytest.mark.parametrize("line", ["", "help", "-h", "--help", "train --help", "version", "cfg", "cfg --markdown",
-                                  "train epcohs=1"])
+@pytest.mark.parametrize(
+    "line", ["", "help", "-h", "--help", "train --help", "version", "cfg", "cfg --markdown", "train epcohs=1"]
+)
 def test_answers_come_without_torch(line: str) -> None:
     done = python("-X", "importtime", "-m", "bitfalcon_plugin", *line.split())
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
@@ -268,6 +333,11 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     read, write = os.pipe()
     os.close(read)
     with os.fdopen(write, "w") as gone:
-        done = subprocess.run([sys.executable, "-m", "bitfalcon_plugin", "cfg"], stdout=gone, stderr=subprocess.PIPE,
-                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        done = subprocess.run(
+            [sys.executable, "-m", "bitfalcon_plugin", "cfg"],
+            stdout=gone,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
     assert (done.returncode, done.stderr) == (141, "")

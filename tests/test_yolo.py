@@ -22,8 +22,17 @@ from tests.helpers.foreign import write
 from tests.helpers.paths import RECORDED
 from tests.models.test_conformance import foreign_state
 
-QUICK = {"data": "data/data.yaml", "imgsz": 64, "batch": 5, "nbs": 5, "epochs": 1, "device": "cpu", "workers": 0, "plots": False,
-         "verbose": False}
+QUICK = {
+    "data": "data/data.yaml",
+    "imgsz": 64,
+    "batch": 5,
+    "nbs": 5,
+    "epochs": 1,
+    "device": "cpu",
+    "workers": 0,
+    "plots": False,
+    "verbose": False,
+}
 
 
 def weights(folder: Path, name: str, seed: int = 0, **entries) -> Path:
@@ -47,15 +56,34 @@ def same(a: list[torch.Tensor], b: list[torch.Tensor]) -> bool:
 
 def test_attributes_of_a_graph_and_of_a_checkpoint(place):
     graph = YOLO("small.yaml")
-    assert (graph.task, graph.model_name, graph.cfg, graph.ckpt, graph.ckpt_path) == ("detect", "small.yaml", "small.yaml", {}, None)
+    assert (graph.task, graph.model_name, graph.cfg, graph.ckpt, graph.ckpt_path) == (
+        "detect",
+        "small.yaml",
+        "small.yaml",
+        {},
+        None,
+    )
     assert graph.overrides == {"task": "detect", "model": "small.yaml"} and graph.names == {0: "0", 1: "1", 2: "2"}
-    assert graph.trainer is graph.metrics is graph.predictor is graph.transforms is None and graph.device == torch.device("cpu")
-    path = weights(place, "x.pt", epoch=6, license="MIT", settings={"imgsz": 96, "data": "d.yaml", "lr0": 0.1}, metrics={"fitness": 0.5})
+    assert (
+        graph.trainer is graph.metrics is graph.predictor is graph.transforms is None
+        and graph.device == torch.device("cpu")
+    )
+    path = weights(
+        place,
+        "x.pt",
+        epoch=6,
+        license="MIT",
+        settings={"imgsz": 96, "data": "d.yaml", "lr0": 0.1},
+        metrics={"fitness": 0.5},
+    )
     yolo = YOLO(path, task="detect")
     assert (yolo.ckpt_path, yolo.cfg, yolo.model_name) == (str(path), None, str(path))
     assert yolo.overrides == {"task": "detect", "model": str(path), "imgsz": 96, "data": "d.yaml"}
     assert {key: yolo.ckpt[key] for key in ("epoch", "license", "train_metrics")} == {
-        "epoch": 6, "license": "MIT", "train_metrics": {"fitness": 0.5}}
+        "epoch": 6,
+        "license": "MIT",
+        "train_metrics": {"fitness": 0.5},
+    }
     assert yolo.ckpt["model"] is yolo.model and yolo.ckpt["train_args"]["lr0"] == 0.1
 
 
@@ -78,31 +106,54 @@ def test_info_is_a_tuple_and_prints(place, capsys):
     assert yolo.info(True) and len(capsys.readouterr().out.splitlines()) == 1 + 6 + 1  # a head line, the rows, the sum
 
 
-@pytest.mark.parametrize("act", [
-    lambda: YOLO("none.pt"), lambda: YOLO("none.yaml"), lambda: YOLO("small.yaml").train(data="none.yaml"),
-    lambda: YOLO("small.yaml").predict("none.jpg"), lambda: YOLO("small.yaml").val(data="none.yaml"),
-    lambda: YOLO("small.yaml").load("none.pt"), lambda: YOLO("small.yaml").predict("none", stream=True)])
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda: YOLO("none.pt"),
+        lambda: YOLO("none.yaml"),
+        lambda: YOLO("small.yaml").train(data="none.yaml"),
+        lambda: YOLO("small.yaml").predict("none.jpg"),
+        lambda: YOLO("small.yaml").val(data="none.yaml"),
+        lambda: YOLO("small.yaml").load("none.pt"),
+        lambda: YOLO("small.yaml").predict("none", stream=True),
+    ],
+)
 def test_what_is_not_there_is_a_file_not_found(place, act):
     with pytest.raises(FileNotFoundError, match="none") as caught:
         act()
     assert isinstance(caught.value, UserError)
 
 
-@pytest.mark.parametrize("act, words", [
-    (lambda: YOLO(3), "expected the path"), (lambda: YOLO(None), "expected the path"), (lambda: YOLO(" "), "expected the path"),
-    (lambda: YOLO("best.onnx"), "'best.onnx' does not exist"), (lambda: YOLO("small.yaml", task="segment"), "task='segment'"),
-    (lambda: YOLO("small.yaml").predict("data", predictor=3), "no predictor of others"),
-    (lambda: YOLO("small.yaml").train(dict), "no trainer of others"), (lambda: YOLO("small.yaml").val(dict), "no validator of others"),
-    (lambda: YOLO("small.yaml").predict("data", conf="high"), "conf"), (lambda: YOLO("small.yaml").predict("data", cnof=1), "conf"),
-    (lambda: YOLO("small.yaml").predict(), "source"), (lambda: YOLO("small.yaml").predict(3.5), "float"),
-    (lambda: YOLO("small.yaml").predict("data", model="y.pt"), r"make another: YOLO\('y.pt'\)"),
-    (lambda: YOLO("small.yaml").load(3), "ends in .pt"), (lambda: YOLO("small.yaml").load({"a": 1}), "ends in .pt"),
-    (lambda: YOLO("small.yaml").save("x.onnx"), "ends in .pt"), (lambda: YOLO("small.yaml").save(3), "ends in .pt"),
-    (lambda: YOLO("small.yaml").to("tpu"), "tpu"), (lambda: YOLO("small.yaml").to([1]), "expected a device"),
-    (lambda: YOLO("small.yaml").to(torch.int8), "floating"), (lambda: YOLO("small.yaml").add_callback("on_nothing", print), "on_nothing"),
-    (lambda: YOLO("small.yaml").track("x.mp4"), "track is not here.*supervision"), (lambda: YOLO("small.yaml").tune(), "tune.*train"),
-    (lambda: YOLO("small.yaml").export(format="onx"), "format=onx: there is no such format.*'onnx'"),
-    (lambda: YOLO("small.yaml").benchmark(format="onx"), "onnx")])
+@pytest.mark.parametrize(
+    "act, words",
+    [
+        (lambda: YOLO(3), "expected the path"),
+        (lambda: YOLO(None), "expected the path"),
+        (lambda: YOLO(" "), "expected the path"),
+        (lambda: YOLO("best.onnx"), "'best.onnx' does not exist"),
+        (lambda: YOLO("small.yaml", task="segment"), "task='segment'"),
+        (lambda: YOLO("small.yaml").predict("data", predictor=3), "no predictor of others"),
+        (lambda: YOLO("small.yaml").train(dict), "no trainer of others"),
+        (lambda: YOLO("small.yaml").val(dict), "no validator of others"),
+        (lambda: YOLO("small.yaml").predict("data", conf="high"), "conf"),
+        (lambda: YOLO("small.yaml").predict("data", cnof=1), "conf"),
+        (lambda: YOLO("small.yaml").predict(), "source"),
+        (lambda: YOLO("small.yaml").predict(3.5), "float"),
+        (lambda: YOLO("small.yaml").predict("data", model="y.pt"), r"make another: YOLO\('y.pt'\)"),
+        (lambda: YOLO("small.yaml").load(3), "ends in .pt"),
+        (lambda: YOLO("small.yaml").load({"a": 1}), "ends in .pt"),
+        (lambda: YOLO("small.yaml").save("x.onnx"), "ends in .pt"),
+        (lambda: YOLO("small.yaml").save(3), "ends in .pt"),
+        (lambda: YOLO("small.yaml").to("tpu"), "tpu"),
+        (lambda: YOLO("small.yaml").to([1]), "expected a device"),
+        (lambda: YOLO("small.yaml").to(torch.int8), "floating"),
+        (lambda: YOLO("small.yaml").add_callback("on_nothing", print), "on_nothing"),
+        (lambda: YOLO("small.yaml").track("x.mp4"), "track is not here.*supervision"),
+        (lambda: YOLO("small.yaml").tune(), "tune.*train"),
+        (lambda: YOLO("small.yaml").export(format="onx"), "format=onx: there is no such format.*'onnx'"),
+        (lambda: YOLO("small.yaml").benchmark(format="onx"), "onnx"),
+    ],
+)
 def test_what_cannot_be_meant_is_said(place, act, words):
     with pytest.raises(UserError, match=words):
         act()
@@ -153,7 +204,12 @@ def test_predictions_after_training_are_those_of_the_best_weights(place):
     before = boxes(yolo, conf=0.0001)
     metrics = yolo.train(**QUICK)
     assert metrics is yolo.metrics and yolo.overrides == {
-        "task": "detect", "model": yolo.ckpt_path, "imgsz": 64, "data": str((place / "data/data.yaml").resolve()), "single_cls": False}
+        "task": "detect",
+        "model": yolo.ckpt_path,
+        "imgsz": 64,
+        "data": str((place / "data/data.yaml").resolve()),
+        "single_cls": False,
+    }
     after = boxes(yolo, conf=0.0001)
     assert not same(before, after) and same(after, boxes(YOLO(yolo.trainer.best), conf=0.0001))
     assert yolo.val(plots=False, verbose=False, device="cpu").box.map == pytest.approx(metrics.box.map, abs=1e-6)
@@ -164,7 +220,9 @@ def test_training_starts_from_the_weights_as_they_are(place):
     with torch.no_grad():
         yolo.model.model[0].conv.weight.fill_(0.125)
     yolo.half().float()
-    yolo.add_callback("on_train_start", lambda trainer: start.append(trainer.model.model[0].conv.weight.detach().clone()))
+    yolo.add_callback(
+        "on_train_start", lambda trainer: start.append(trainer.model.model[0].conv.weight.detach().clone())
+    )
     yolo.train(**{**QUICK, "warmup_epochs": 0})
     assert torch.equal(start[0], torch.full_like(start[0], 0.125))
 
@@ -188,7 +246,9 @@ def test_load_gives_a_graph_its_weights_and_training_begins_with_them(place, cap
     path, start = weights(place, "x.pt"), []
     yolo = YOLO("small.yaml")
     assert yolo.load(path) is yolo and same(boxes(yolo), boxes(YOLO(path)))
-    yolo.add_callback("on_train_start", lambda trainer: start.append(trainer.model.model[0].conv.weight.detach().clone()))
+    yolo.add_callback(
+        "on_train_start", lambda trainer: start.append(trainer.model.model[0].conv.weight.detach().clone())
+    )
     yolo.train(**QUICK)
     assert torch.equal(start[0], YOLO(path).model.model[0].conv.weight)
     assert "random" not in capsys.readouterr().err
@@ -212,7 +272,9 @@ def test_reset_weights_are_fresh_and_owe_nobody(place):
     assert yolo.reset_weights() is yolo and yolo.checkpoint.license is None
     fresh = yolo.model.model[1].conv.weight.detach().clone()
     assert not torch.equal(old, fresh) and yolo.model.names == YOLO(place / "x.pt").names
-    yolo.add_callback("on_train_start", lambda trainer: start.append(trainer.model.model[1].conv.weight.detach().clone()))
+    yolo.add_callback(
+        "on_train_start", lambda trainer: start.append(trainer.model.model[1].conv.weight.detach().clone())
+    )
     yolo.train(**QUICK)
     assert torch.equal(start[0], fresh)
 
@@ -257,7 +319,13 @@ def test_predictions_in_inference_mode_leave_a_model_that_can_be_trained(place):
 
 def test_callbacks_of_predictions_and_validations(place):
     yolo, seen = bright(place), []
-    for event in ("on_predict_start", "on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end", "on_predict_end"):
+    for event in (
+        "on_predict_start",
+        "on_predict_batch_start",
+        "on_predict_postprocess_end",
+        "on_predict_batch_end",
+        "on_predict_end",
+    ):
         yolo.add_callback(event, lambda about, event=event: seen.append((event, about)))
     assert len(yolo.predict([canvas(48, 64)] * 3, batch=2)) == 3
     batch = ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"]
@@ -272,7 +340,10 @@ def test_callbacks_of_predictions_and_validations(place):
     assert len(seen) == count
     other = YOLO(weights(place, "x.pt"))
     other.add_callback("on_val_end", lambda validator: seen.append(validator.metrics))
-    assert other.val(data="data/data.yaml", imgsz=64, plots=False, verbose=False, device="cpu") is not None and seen[-1] is other.metrics
+    assert (
+        other.val(data="data/data.yaml", imgsz=64, plots=False, verbose=False, device="cpu") is not None
+        and seen[-1] is other.metrics
+    )
 
 
 def test_several_threads_predict_with_one_object(place):
@@ -317,9 +388,12 @@ def test_info_and_convert_of_other_tasks_say_family_task_and_licence(tmp_path, n
     vectors = json.loads(gzip.decompress((RECORDED / "conformance.json.gz").read_bytes()))
     source = write(tmp_path / "x.pt", foreign_state(vectors[name], True), license="AGPL-3.0 " + "x" * 500)
     licence = "licence: AGPL-3.0 " + "x" * 191
-    for arguments in (["convert", str(source), f"out={tmp_path / 'ours.pt'}"], ["info", str(tmp_path / "ours.pt")],
-                      ["convert", str(source), "to=turbo", f"out={tmp_path / 'a.pt'}"],
-                      ["convert", str(tmp_path / "ours.pt"), "to=turbo", f"out={tmp_path / 'b.pt'}"]):
+    for arguments in (
+        ["convert", str(source), f"out={tmp_path / 'ours.pt'}"],
+        ["info", str(tmp_path / "ours.pt")],
+        ["convert", str(source), "to=turbo", f"out={tmp_path / 'a.pt'}"],
+        ["convert", str(tmp_path / "ours.pt"), "to=turbo", f"out={tmp_path / 'b.pt'}"],
+    ):
         capsys.readouterr()
         assert main(arguments) == 0
         out = capsys.readouterr().out
@@ -353,17 +427,30 @@ def test_json_is_all_that_predict_prints(place, capsys):
     assert "AGPL-3.0" in err
 
 
-@pytest.mark.parametrize("given", [{"device": torch.device("cpu")}, {"classes": {0, 2}}, {"classes": range(2)}, {"imgsz": np.array([64, 96])},
-                                   {"classes": np.array([0])}, {"classes": torch.tensor([0, 1])}, {"conf": torch.tensor(0.25)},
-                                   {"mode": "train"}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"device": torch.device("cpu")},
+        {"classes": {0, 2}},
+        {"classes": range(2)},
+        {"imgsz": np.array([64, 96])},
+        {"classes": np.array([0])},
+        {"classes": torch.tensor([0, 1])},
+        {"conf": torch.tensor(0.25)},
+        {"mode": "train"},
+    ],
+)
 def test_settings_may_be_what_scripts_have_at_hand(place, given):
     plain = {"device": "cpu", "mode": "predict", "imgsz": 64, "conf": 0.25}
     for key, value in given.items():
-        plain[key] = {"device": "cpu", "mode": "predict"}.get(key) or (value if isinstance(value, (set, range)) else value.tolist()
-                                                                       if hasattr(value, "tolist") else value)
+        plain[key] = {"device": "cpu", "mode": "predict"}.get(key) or (
+            value if isinstance(value, (set, range)) else value.tolist() if hasattr(value, "tolist") else value
+        )
         plain[key] = sorted(plain[key]) if isinstance(plain[key], (set, range)) else plain[key]
     yolo = YOLO(weights(place, "x.pt"))
-    found, expected = (yolo.predict("data/images/val", **{"device": "cpu", "imgsz": 64, **keys}) for keys in (given, plain))
+    found, expected = (
+        yolo.predict("data/images/val", **{"device": "cpu", "imgsz": 64, **keys}) for keys in (given, plain)
+    )
     assert len(found) == 4 and all(torch.equal(a.boxes.data, b.boxes.data) for a, b in zip(found, expected))
     assert yolo.predictor.args.mode == "predict"
 

@@ -83,7 +83,9 @@ class Network:
 
     suppressed, fixed, batch = False, None, None
 
-    def __init__(self, model: Detector, device: torch.device, dtype: torch.dtype, layout: torch.memory_format, compiled: bool):
+    def __init__(
+        self, model: Detector, device: torch.device, dtype: torch.dtype, layout: torch.memory_format, compiled: bool
+    ):
         self.model = model.eval().fuse().requires_grad_(False).to(device, dtype, memory_format=layout)
         self.names, self.nc, self.multiple, self.layout = self.model.names, self.model.nc, self.model.multiple, layout
         if compiled:
@@ -119,7 +121,10 @@ def contenders(settings: Settings, device: torch.device) -> list[Contender]:
     """
     wanted = _families(settings)
     found = []
-    kinds = {**VARIANTS, **({"fp16 channels_last": (torch.float16, torch.channels_last)} if device.type == "cuda" else {})}
+    kinds = {
+        **VARIANTS,
+        **({"fp16 channels_last": (torch.float16, torch.channels_last)} if device.type == "cuda" else {}),
+    }
     for variant, (dtype, layout) in kinds.items():
         precision = str(dtype).removeprefix("torch.")
         if TORCH in wanted or f"{TORCH} {variant}" == REFERENCE:
@@ -131,8 +136,11 @@ def contenders(settings: Settings, device: torch.device) -> list[Contender]:
     for format_, row in FORMATS.items():
         if format_ in wanted and row.status == VALIDATED:
             found.append(Contender(format_, format_, "float32"))
-            found += [Contender(f"{format_} {told}", format_, told, options=(option,)) for option, told in PRECISIONS.items()
-                      if option in row.options]
+            found += [
+                Contender(f"{format_} {told}", format_, told, options=(option,))
+                for option, told in PRECISIONS.items()
+                if option in row.options
+            ]
     return sorted(found, key=lambda one: one.family == COMPILED)  # the slowest to get ready last
 
 
@@ -148,14 +156,18 @@ def _families(settings: Settings) -> set[str]:
                 word = find_format(word)
             except UserError as error:
                 if "there is no such format" in str(error):
-                    raise UserError(f"format={word}: benchmark knows {', '.join(known)}, several with commas between."
-                                    f"{did_you_mean(word, known)}") from error
+                    raise UserError(
+                        f"format={word}: benchmark knows {', '.join(known)}, several with commas between."
+                        f"{did_you_mean(word, known)}"
+                    ) from error
                 raise
         found.add(word)
     return found
 
 
-def provided(one: Contender, weights: Path, origin: Path, model: Detector, settings: Settings, device: torch.device) -> Contender:
+def provided(
+    one: Contender, weights: Path, origin: Path, model: Detector, settings: Settings, device: torch.device
+) -> Contender:
     """The contender with its file: the weights, an export that lies beside them (`origin`) and is theirs, or one that is made now.
 
     weights: a checkpoint in a folder where exports may be written. Raises what export raises, UserError for a missing package.
@@ -168,8 +180,14 @@ def provided(one: Contender, weights: Path, origin: Path, model: Detector, setti
     if beside.exists() and origin.is_file() and _is_of(beside, origin, one, settings):
         return replace(one, path=str(beside))
     out = weights.parent / f"{'-'.join((weights.stem, *one.options))}{suffix}"
-    wanted = {"mode": "export", "format": one.family, "imgsz": settings.imgsz, "batch": settings.batch, "out": str(out),
-              **dict.fromkeys(one.options, True)}
+    wanted = {
+        "mode": "export",
+        "format": one.family,
+        "imgsz": settings.imgsz,
+        "batch": settings.batch,
+        "out": str(out),
+        **dict.fromkeys(one.options, True),
+    }
     if settings.data is not None:
         wanted |= {"data": settings.data, "allow_outside": settings.allow_outside}
     run_export(model, load_settings(wanted), str(weights))
@@ -185,7 +203,12 @@ def _is_of(beside: Path, origin: Path, one: Contender, settings: Settings) -> bo
         return False
     args = engine.about.args
     same = all(bool(args.get(option)) == (option in one.options) for option in PRECISIONS) and not engine.suppressed
-    return same and beside.stat().st_mtime >= origin.stat().st_mtime and engine.fixed == sides and engine.batch == settings.batch
+    return (
+        same
+        and beside.stat().st_mtime >= origin.stat().st_mtime
+        and engine.fixed == sides
+        and engine.batch == settings.batch
+    )
 
 
 def opened(one: Contender, device: torch.device) -> Network | Engine:
@@ -282,6 +305,7 @@ def reason(error: BaseException) -> str:
 
 def runs_of(engines: Mapping[str, Network | Engine], images: Tensor) -> dict[str, Callable[[], object]]:
     """A callable for each engine: the images through the network, and decoded."""
+
     def run_of(engine: Network | Engine) -> Callable[[], object]:
         own = images.to(next(engine.parameters()).device)
         return lambda: engine.decode(engine(own))

@@ -43,9 +43,30 @@ SLOW = 10.0  # times the reference: one that takes longer does not take part in 
 COMPARED = 4  # batches of images, at most, on which boxes are compared
 OVERLAP, IOU = 0.5, 0.7
 LEAST = (0.25, 0.05, 0.001)  # scores above which boxes are compared: the first that leaves any
-TAKES = frozenset(("mode", "task", "model", "data", "split", "imgsz", "batch", "device", "format", "project", "name", "exist_ok", "plots",
-                   "workers", "allow_outside", "verbose", "debug", "max_det", "single_cls",
-                   "pretrained"))
+TAKES = frozenset(
+    (
+        "mode",
+        "task",
+        "model",
+        "data",
+        "split",
+        "imgsz",
+        "batch",
+        "device",
+        "format",
+        "project",
+        "name",
+        "exist_ok",
+        "plots",
+        "workers",
+        "allow_outside",
+        "verbose",
+        "debug",
+        "max_det",
+        "single_cls",
+        "pretrained",
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -68,20 +89,36 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
     UserError for settings that cannot be meant.
     """
     if others := sorted(settings.given - TAKES):
-        print(f"note: benchmark runs all precisions of the engines in the same way; without effect: {', '.join(others)}", file=sys.stderr)
+        print(
+            f"note: benchmark runs all precisions of the engines in the same way; without effect: {', '.join(others)}",
+            file=sys.stderr,
+        )
     device = select_device(settings.device)
     ground = _ground(model, settings, device)
     found = contenders(ground.settings, device)
     folder = new_run_dir("benchmark", settings.project, settings.name, settings.exist_ok)
-    print(f"Benchmark of {origin.name}: {len(found)} engines at {ground.shape[3]}x{ground.shape[2]}, batch {ground.shape[0]}, on {device}, "
-          f"{torch.get_num_threads()} threads; results in {folder}")
+    print(
+        f"Benchmark of {origin.name}: {len(found)} engines at {ground.shape[3]}x{ground.shape[2]}, batch {ground.shape[0]}, on {device}, "
+        f"{torch.get_num_threads()} threads; results in {folder}"
+    )
     rows = {one.name: Row(one.name, one.precision) for one in found}
     ready = _made_ready(found, rows, model, weights, origin, ground)
     timed = _timed(ready, rows, ground)
     _judged(timed, rows, ground)
     high, wide = ground.shape[2:]
-    bench = Bench(origin.name, ground.data, (high, wide), ground.shape[0], str(device), ROUNDS, REFERENCE, ground.told, tuple(rows.values()),
-                  machine(), folder)
+    bench = Bench(
+        origin.name,
+        ground.data,
+        (high, wide),
+        ground.shape[0],
+        str(device),
+        ROUNDS,
+        REFERENCE,
+        ground.told,
+        tuple(rows.values()),
+        machine(),
+        folder,
+    )
     write(bench, folder)
     print(f"\n{markdown(bench)}\nTable: {folder / 'benchmark.md'}, {folder / 'benchmark.json'}")
     if settings.plots:
@@ -99,7 +136,9 @@ def _ground(model: Detector, settings: Settings, device: torch.device) -> Ground
     sides = (settings.imgsz,) * 2 if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
     high, wide = (-(-side // model.multiple) * model.multiple for side in sides)
     if (high, wide) != sides:
-        print(f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {high} x {wide}")
+        print(
+            f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {high} x {wide}"
+        )
     settings = settings.replace(batch=int(batch), imgsz=high if high == wide else (high, wide))
     samples, data, told = [], "", "drawn shapes"
     if settings.data is not None:
@@ -108,8 +147,10 @@ def _ground(model: Detector, settings: Settings, device: torch.device) -> Ground
         spec, settings = find_data(settings)
         names = class_names(settings, spec)
         if list(names.values()) != list(model.names.values()):
-            raise UserError(f"{spec.path} has the classes {', '.join(names.values())}; the model knows {', '.join(model.names.values())}. Give "
-                            "the data it was trained for, or none.")
+            raise UserError(
+                f"{spec.path} has the classes {', '.join(names.values())}; the model knows {', '.join(model.names.values())}. Give "
+                "the data it was trained for, or none."
+            )
         samples = scan_split(spec, settings.split, settings).samples
         data = f"split {settings.split} of {spec.path.name}, {len(samples)} images"
         told = f"images of {spec.path.name}"
@@ -118,28 +159,41 @@ def _ground(model: Detector, settings: Settings, device: torch.device) -> Ground
         chosen = samples[:: max(len(samples) // count, 1)][:count]
         pictures = [read_image(sample.image) for sample in chosen]
     else:
-        pictures = [torch.from_numpy(drawn_shapes(np.random.RandomState(number))[0]).permute(2, 0, 1) for number in range(count)]
-    tiles = [place(picture, letterbox_fit(tuple(picture.shape[1:]), (high, wide))).float() / 255 for picture in pictures]
+        pictures = [
+            torch.from_numpy(drawn_shapes(np.random.RandomState(number))[0]).permute(2, 0, 1) for number in range(count)
+        ]
+    tiles = [
+        place(picture, letterbox_fit(tuple(picture.shape[1:]), (high, wide))).float() / 255 for picture in pictures
+    ]
     tiles = (tiles * count)[: max(len(tiles) // int(batch), 1) * int(batch)]
     images = [part.contiguous() for part in torch.stack(tiles).split(int(batch))]
     return Ground(settings, device, (int(batch), 3, high, wide), images, f"{len(pictures)} {told}", samples, data)
 
 
-def _made_ready(found: Sequence[Contender], rows: dict[str, Row], model: Detector, weights: Path, origin: Path,
-                ground: Ground) -> dict[str, object]:
+def _made_ready(
+    found: Sequence[Contender], rows: dict[str, Row], model: Detector, weights: Path, origin: Path, ground: Ground
+) -> dict[str, object]:
     """Name and engine of the contenders that came through. Each gets its file, is tried in a process of its own, then opened here."""
     ready: dict[str, object] = {}
     usual = 0.0  # seconds of the reference
     for one in found:
         start = time.perf_counter()
-        with _told_of(rows, one.name), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            _told_of(rows, one.name),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
             one = provided(one, weights, origin, model, ground.settings, ground.device)
             trial = tried(one, ground.shape, ground.device)
-            rows[one.name] = replace(rows[one.name], bytes=one.bytes, load=trial.load, first=trial.first, memory=trial.memory, gpu=trial.gpu)
+            rows[one.name] = replace(
+                rows[one.name], bytes=one.bytes, load=trial.load, first=trial.first, memory=trial.memory, gpu=trial.gpu
+            )
             usual = trial.again if one.name == REFERENCE else usual
             if usual and trial.again > SLOW * usual:
-                raise UserError(f"{trial.again:.2f} s a batch, {trial.again / usual:.0f} times the reference: too slow to take part in the rounds "
-                                f"(this machine has no fast {one.precision})")
+                raise UserError(
+                    f"{trial.again:.2f} s a batch, {trial.again / usual:.0f} times the reference: too slow to take part in the rounds "
+                    f"(this machine has no fast {one.precision})"
+                )
             engine = opened(one, ground.device)
             rows[one.name] = replace(rows[one.name], runtime=engine.runtime)
             with torch.inference_mode():
@@ -170,6 +224,7 @@ def _timed(ready: Mapping[str, object], rows: dict[str, Row], ground: Ground) ->
                     run()
                 except Exception as error:  # noqa: BLE001
                     failed[name] = reason(error)
+
         return once
 
     runs = {name: guarded(name, run) for name, run in runs_of(ready, ground.images[0]).items()}
@@ -206,8 +261,15 @@ def _finite(value: float) -> float | None:
 
 def _measured(engine, ground: Ground):
     settings = ground.settings
-    loader = ValLoader(ground.samples, imgsz=ground.shape[2], batch=ground.shape[0], stride=engine.multiple, device=ground.device, rect=False,
-                       workers=workers_for(ground.device, settings))
+    loader = ValLoader(
+        ground.samples,
+        imgsz=ground.shape[2],
+        batch=ground.shape[0],
+        stride=engine.multiple,
+        device=ground.device,
+        rect=False,
+        workers=workers_for(ground.device, settings),
+    )
     return validate(engine, ground.samples, loader, conf=DEFAULT_CONF, iou=IOU, max_det=settings.max_det)
 
 
@@ -220,8 +282,11 @@ def agreement(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float 
     """
     pairs: list[tuple[Tensor, Tensor]] = []
     for conf in LEAST:
-        pairs = [pair for one, two in zip(wanted, found, strict=True)
-                 for pair in zip(*(non_max_suppression(side, conf=conf, iou=IOU) for side in (one, two)), strict=True)]
+        pairs = [
+            pair
+            for one, two in zip(wanted, found, strict=True)
+            for pair in zip(*(non_max_suppression(side, conf=conf, iou=IOU) for side in (one, two)), strict=True)
+        ]
         if any(len(one) for one, _ in pairs):
             break
     pixels, scores, boxes = [], [], 0

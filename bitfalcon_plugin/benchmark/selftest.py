@@ -23,8 +23,15 @@ from ..train.run import run_train
 
 LEAST_AP50 = 0.65  # on the validation images
 EPOCHS = 45  # of 160 images; a run that is sound gets there before the end
-MODEL: Mapping[str, object] = {"mode": "train", "model": "yolov12.yaml", "model_scale": "n", "imgsz": 320, "patience": 0,
-                               "plots": False, "verbose": False}
+MODEL: Mapping[str, object] = {
+    "mode": "train",
+    "model": "yolov12.yaml",
+    "model_scale": "n",
+    "imgsz": 320,
+    "patience": 0,
+    "plots": False,
+    "verbose": False,
+}
 TAKES = ("epochs", "device", "seed", "project", "name", "exist_ok", "workers", "amp", "compile", "deterministic")
 ALWAYS = {"mode", "task", "debug"}
 
@@ -51,8 +58,10 @@ class Verdict:
 
     def __str__(self) -> str:
         word = "PASS" if self.passed else "FAIL"
-        return (f"{word}: AP50 {self.ap50:.3f} (at least {LEAST_AP50} is expected), AP {self.ap:.3f}; yolov12 n at 320 px on "
-                f"shapes, {self.epochs} epochs from scratch, on {self.device}, {self.seconds:.0f} s")
+        return (
+            f"{word}: AP50 {self.ap50:.3f} (at least {LEAST_AP50} is expected), AP {self.ap:.3f}; yolov12 n at 320 px on "
+            f"shapes, {self.epochs} epochs from scratch, on {self.device}, {self.seconds:.0f} s"
+        )
 
 
 def run_selftest(settings: Settings) -> Verdict:

@@ -49,7 +49,9 @@ def run_sizes(settings: Settings) -> Experiment:
     settings under which sizes cannot be compared.
     """
     if "LOCAL_RANK" in os.environ:
-        raise UserError("sizes starts its own processes: call it without torchrun; device=0,1 trains each size on two GPUs.")
+        raise UserError(
+            "sizes starts its own processes: call it without torchrun; device=0,1 trains each size on two GPUs."
+        )
     experiment = _resumed(settings) if settings.resume else _begun(settings)
     folder = experiment.folder
     print(f"Sizes {', '.join(experiment.scales)} under one budget ({budget(experiment)}); results in {folder}")
@@ -107,7 +109,9 @@ def _begun(settings: Settings) -> Experiment:
             build(str(kept["model"]), scale, variant=kept.get("variant"))
     folder = new_run_dir("sizes", settings.project, settings.name, settings.exist_ok)
     if (folder / FILE).exists():
-        raise UserError(f"'{folder}' holds an experiment already. Go on with it: resume={folder}; or give another name=.")
+        raise UserError(
+            f"'{folder}' holds an experiment already. Go on with it: resume={folder}; or give another name=."
+        )
     experiment = Experiment(folder, kept, scales)
     save_experiment(experiment)
     return experiment
@@ -115,12 +119,18 @@ def _begun(settings: Settings) -> Experiment:
 
 def _check(settings: Settings) -> None:
     if settings.model is not None and (is_weights(settings.model) or format_of(settings.model)):
-        raise UserError(f"sizes trains a graph in several sizes; model={settings.model} is weights of one size. Give a graph, for example "
-                        "model=yolov12-lite.yaml .")
+        raise UserError(
+            f"sizes trains a graph in several sizes; model={settings.model} is weights of one size. Give a graph, for example "
+            "model=yolov12-lite.yaml ."
+        )
     if isinstance(settings.pretrained, str):
-        raise UserError(f"pretrained={settings.pretrained}: weights fit one size only, the others would start from less. Leave it away.")
+        raise UserError(
+            f"pretrained={settings.pretrained}: weights fit one size only, the others would start from less. Leave it away."
+        )
     if settings.batch < 1:
-        raise UserError(f"batch={settings.batch:g}: each size would find another batch, and the budgets would differ. Give a number of images.")
+        raise UserError(
+            f"batch={settings.batch:g}: each size would find another batch, and the budgets would differ. Give a number of images."
+        )
     if not settings.save:
         raise UserError("save=False: without checkpoints an experiment cannot go on after a kill. Leave it away.")
 
@@ -130,14 +140,18 @@ def _scales(wanted: str | None, found: ModelFile) -> tuple[str, ...]:
     known = found.document.get("scales")
     known = list(map(str, known)) if isinstance(known, Mapping) else []
     if not known:
-        raise UserError(f"'{found.path.name}' has no scales: there is one size of it only. Give a graph with scales, for example "
-                        "model=yolov12-lite.yaml .")
+        raise UserError(
+            f"'{found.path.name}' has no scales: there is one size of it only. Give a graph with scales, for example "
+            "model=yolov12-lite.yaml ."
+        )
     if wanted is None:
         return tuple(scale for scale in USUAL if scale in known) or tuple(known)
     words = list(dict.fromkeys(word.strip(" '\"") for word in wanted.strip("[]() ").split(",")))
     if wrong := [word for word in words if word not in known]:
-        raise UserError(f"scale={wanted}: '{found.path.name}' has no size {wrong[0]!r}; its sizes are {', '.join(known)}. Give some of "
-                        f"them, for example scale={','.join(known[:2])}.{did_you_mean(wrong[0], known)}")
+        raise UserError(
+            f"scale={wanted}: '{found.path.name}' has no size {wrong[0]!r}; its sizes are {', '.join(known)}. Give some of "
+            f"them, for example scale={','.join(known[:2])}.{did_you_mean(wrong[0], known)}"
+        )
     return tuple(words)
 
 
@@ -158,13 +172,20 @@ def _resumed(settings: Settings) -> Experiment:
     defaults = {key: row["default"] for key, row in live().items()}
     plain = json.loads(json.dumps(typed))  # as the file holds it: lists, not tuples
     changed = {key: value for key, value in plain.items() if value != experiment.settings.get(key, defaults[key])}
-    if fixed := [f"{key}={value} (the experiment: {experiment.settings.get(key, defaults[key])})" for key, value in changed.items()
-                 if key not in CHANGEABLE]:
-        raise UserError(f"An experiment keeps its settings, or its sizes could not be compared: {', '.join(fixed)}. Leave them away; or start "
-                        "a new experiment without resume.")
+    if fixed := [
+        f"{key}={value} (the experiment: {experiment.settings.get(key, defaults[key])})"
+        for key, value in changed.items()
+        if key not in CHANGEABLE
+    ]:
+        raise UserError(
+            f"An experiment keeps its settings, or its sizes could not be compared: {', '.join(fixed)}. Leave them away; or start "
+            "a new experiment without resume."
+        )
     scales = experiment.scales
     if settings.model_scale is not None:  # more sizes may be asked for
-        more = _scales(settings.model_scale, find_model(str(experiment.settings["model"]), experiment.settings.get("variant")))
+        more = _scales(
+            settings.model_scale, find_model(str(experiment.settings["model"]), experiment.settings.get("variant"))
+        )
         scales = (*scales, *(scale for scale in more if scale not in scales))
     return replace(experiment, scales=scales, settings={**experiment.settings, **changed})
 
@@ -175,14 +196,18 @@ def _to_resume(settings: Settings) -> Path:
         path = Path(settings.resume)
         path = path / FILE if path.is_dir() else path
         if not path.is_file() or path.name != FILE:
-            raise UserError(f"resume={settings.resume}: expected the folder of an experiment, with its {FILE}, for example "
-                            "resume=runs/detect/sizes; resume=True takes the newest.")
+            raise UserError(
+                f"resume={settings.resume}: expected the folder of an experiment, with its {FILE}, for example "
+                "resume=runs/detect/sizes; resume=True takes the newest."
+            )
         return path
     top = Path(settings.project or "runs/detect")
     found = [path for path in top.rglob(FILE) if settings.name is None or path.parent.name.startswith(settings.name)]
     if not found:
-        raise UserError(f"resume=True: no experiment lies in or below '{top.resolve()}'. Give resume=<its folder>, or start one without "
-                        "resume.")
+        raise UserError(
+            f"resume=True: no experiment lies in or below '{top.resolve()}'. Give resume=<its folder>, or start one without "
+            "resume."
+        )
     path = max(found, key=lambda one: one.stat().st_mtime)
     print(f"resume=True: the newest experiment here is {path.parent}")
     return path
@@ -195,7 +220,13 @@ def _train(experiment: Experiment, scale: str) -> tuple[Row, dict[str, object]]:
     state = load(last).training if last.is_file() else None
     print(f"\nSize {scale}:")
     if state is None:  # killed before its first checkpoint, or not begun
-        own = {"mode": "train", "model_scale": scale, "project": str(experiment.folder), "name": scale, "exist_ok": True}
+        own = {
+            "mode": "train",
+            "model_scale": scale,
+            "project": str(experiment.folder),
+            "name": scale,
+            "exist_ok": True,
+        }
         metrics = run_train(load_settings({**experiment.settings, **own}), None).metrics
     elif not state.get("ended") and state["epoch"] < state["epochs"]:
         kept = {key: value for key, value in experiment.settings.items() if key in CHANGEABLE}
@@ -204,17 +235,33 @@ def _train(experiment: Experiment, scale: str) -> tuple[Row, dict[str, object]]:
         metrics = _measured(run, load(last))
     opened, ended = load(best), load(last)
     sizes = summary(opened.model(), _side(opened))
-    row = Row(scale, sizes.parameters, sizes.gflops, metrics.ap50, metrics.ap, best.stat().st_size, ended.epoch + 1,
-              ended.training["seconds"])
+    row = Row(
+        scale,
+        sizes.parameters,
+        sizes.gflops,
+        metrics.ap50,
+        metrics.ap,
+        best.stat().st_size,
+        ended.epoch + 1,
+        ended.training["seconds"],
+    )
     return row, {key: ended.settings[key] for key in BUDGET}
 
 
 def _measured(run: Path, last: Checkpoint) -> Metrics:
     """Metrics of a run's best weights, as training itself measures them at its end."""
     keys = live().keys() & last.settings.keys()
-    settings = load_settings({**{key: last.settings[key] for key in keys if key != "cfg"}, "mode": "train", "resume": False})
+    settings = load_settings(
+        {**{key: last.settings[key] for key in keys if key != "cfg"}, "mode": "train", "resume": False}
+    )
     device = select_devices(settings.device)[0]
-    model = load(run / "weights" / "best.pt").model().fuse().requires_grad_(False).to(device, memory_format=torch.channels_last)
+    model = (
+        load(run / "weights" / "best.pt")
+        .model()
+        .fuse()
+        .requires_grad_(False)
+        .to(device, memory_format=torch.channels_last)
+    )
     data, settings = find_data(settings)
     settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings).samples
@@ -239,4 +286,6 @@ def _timed(experiment: Experiment) -> Experiment:
         opened = load(experiment.folder / row.scale / "weights" / "best.pt")
         runs[row.scale] = variants(opened.model(), _side(opened), 1, device, names=[LATENCY])[LATENCY]
     taken = interleave(runs, rounds=ROUNDS, warmup=2, device=device)
-    return replace(experiment, rows=tuple(replace(row, latency=taken[row.scale]) for row in experiment.rows), facts=machine())
+    return replace(
+        experiment, rows=tuple(replace(row, latency=taken[row.scale]) for row in experiment.rows), facts=machine()
+    )

@@ -24,11 +24,31 @@ from ..config.version import __version__
 from ..models.detector import Detector
 
 ROUNDS, WARMUP = 7, 1
-FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimddp", "i8mm", "bf16")  # as Linux names them
+FLAGS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimddp",
+    "i8mm",
+    "bf16",
+)  # as Linux names them
 # What tells of them where there is no /proc/cpuinfo; private to torch, so each may be missing.
-PROBES = {"avx2": "_is_avx2_supported", "avx512f": "_is_avx512_supported", "avx512_vnni": "_is_vnni_supported",
-          "avx512_bf16": "_is_avx512_bf16_supported", "amx_bf16": "_is_amx_tile_supported"}
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")  # variables that forbid instructions the CPU has
+PROBES = {
+    "avx2": "_is_avx2_supported",
+    "avx512f": "_is_avx512_supported",
+    "avx512_vnni": "_is_vnni_supported",
+    "avx512_bf16": "_is_avx512_bf16_supported",
+    "amx_bf16": "_is_amx_tile_supported",
+}
+LIMITS = (
+    "ONEDNN_MAX_CPU_ISA",
+    "DNNL_MAX_CPU_ISA",
+    "ATEN_CPU_CAPABILITY",
+)  # variables that forbid instructions the CPU has
 PACKAGES = ("torchvision", "onnx", "onnxruntime", "openvino")
 
 
@@ -71,14 +91,23 @@ class Timing:
 
     def as_dict(self) -> dict[str, object]:
         """Plain values for a JSON file; `from_dict` reads them."""
-        return {"median_ms": round(self.median, 4), "low_ms": round(self.low, 4), "high_ms": round(self.high, 4), "count": self.count,
-                "rounds_ms": [round(value, 4) for value in self.rounds]}
+        return {
+            "median_ms": round(self.median, 4),
+            "low_ms": round(self.low, 4),
+            "high_ms": round(self.high, 4),
+            "count": self.count,
+            "rounds_ms": [round(value, 4) for value in self.rounds],
+        }
 
     @classmethod
     def from_dict(cls, content: object) -> Timing:
         """What `as_dict` gave. Raises UserError for anything else."""
         rounds = content.get("rounds_ms") if isinstance(content, Mapping) else None
-        if not isinstance(rounds, list) or not rounds or not all(type(value) in (int, float) and value >= 0 for value in rounds):
+        if (
+            not isinstance(rounds, list)
+            or not rounds
+            or not all(type(value) in (int, float) and value >= 0 for value in rounds)
+        ):
             raise UserError("a timing is no mapping with the milliseconds of at least one round (rounds_ms)")
         return cls(tuple(map(float, rounds)))
 
@@ -89,8 +118,14 @@ class Timing:
         return statistics.quantiles(self.rounds, n=4, method="inclusive") if self.count > 1 else [self.median] * 3
 
 
-def interleave(runs: Mapping[str, Callable[[], object]], rounds: int = ROUNDS, warmup: int = WARMUP, seconds: float = 0.0,
-               device: torch.device | None = None, clock: Callable[[], float] = time.perf_counter) -> dict[str, Timing]:
+def interleave(
+    runs: Mapping[str, Callable[[], object]],
+    rounds: int = ROUNDS,
+    warmup: int = WARMUP,
+    seconds: float = 0.0,
+    device: torch.device | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Timing]:
     """Time every candidate once a round, in the order of `runs` and, in every second round, backwards.
 
     warmup: rounds that are not counted. seconds: a candidate is called again until so much time has passed, and its mean counts; 0:
@@ -125,13 +160,27 @@ def machine() -> dict[str, object]:
 
     "instructions": what the CPU has of FLAGS. "limits": variables that forbid some of them. "capability": what torch's own kernels use.
     """
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     versions = {name: _version(name) for name in PACKAGES}
-    return {"cpu": _cpu_name(), "cores": os.cpu_count() or 0, "capability": torch.backends.cpu.get_cpu_capability(),
-            "instructions": _instructions(), "limits": {name: os.environ[name] for name in LIMITS if os.environ.get(name)},
-            "threads": torch.get_num_threads(), "gpu": ", ".join(gpus), "system": f"{platform.system()} {platform.machine()}",
-            "python": platform.python_version(), "torch": str(torch.__version__), "cuda": str(torch.version.cuda or "") if gpus else "",
-            "bitfalcon": __version__, "versions": {name: found for name, found in versions.items() if found}}
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count() or 0,
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "instructions": _instructions(),
+        "limits": {name: os.environ[name] for name in LIMITS if os.environ.get(name)},
+        "threads": torch.get_num_threads(),
+        "gpu": ", ".join(gpus),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "cuda": str(torch.version.cuda or "") if gpus else "",
+        "bitfalcon": __version__,
+        "versions": {name: found for name, found in versions.items() if found},
+    }
 
 
 def told(facts: Mapping[str, object]) -> str:
@@ -139,9 +188,11 @@ def told(facts: Mapping[str, object]) -> str:
     limits = "".join(f", {name}={value}" for name, value in facts.get("limits", {}).items())
     gpu = f"GPU {facts['gpu']}; " if facts.get("gpu") else ""
     packages = ", ".join(f"{name} {found}" for name, found in facts.get("versions", {}).items())
-    return (f"{gpu}CPU {facts.get('cpu')}, {facts.get('capability')} ({', '.join(facts.get('instructions', ())) or 'instructions not known'}"
-            f"{limits}), {facts.get('threads')} of {facts.get('cores')} threads; torch {facts.get('torch')}{', ' + packages if packages else ''}, "
-            f"bitfalcon {facts.get('bitfalcon')}, Python {facts.get('python')}, {facts.get('system')}")
+    return (
+        f"{gpu}CPU {facts.get('cpu')}, {facts.get('capability')} ({', '.join(facts.get('instructions', ())) or 'instructions not known'}"
+        f"{limits}), {facts.get('threads')} of {facts.get('cores')} threads; torch {facts.get('torch')}{', ' + packages if packages else ''}, "
+        f"bitfalcon {facts.get('bitfalcon')}, Python {facts.get('python')}, {facts.get('system')}"
+    )
 
 
 def _cpu_name() -> str:
@@ -179,8 +230,13 @@ VARIANTS: Mapping[str, tuple[torch.dtype, torch.memory_format]] = {
 }
 
 
-def variants(model: Detector, imgsz: int | Sequence[int] = 640, batch: int = 1, device: torch.device | str = "cpu",
-             names: Sequence[str] = tuple(VARIANTS)) -> dict[str, Callable[[], Tensor]]:
+def variants(
+    model: Detector,
+    imgsz: int | Sequence[int] = 640,
+    batch: int = 1,
+    device: torch.device | str = "cpu",
+    names: Sequence[str] = tuple(VARIANTS),
+) -> dict[str, Callable[[], Tensor]]:
     """Callables by name, each a copy of the model, folded, in its type and layout, on one batch of noise; they give decoded predictions.
 
     imgsz: side or (height, width), taken up to the next size that is legal. The model is left as it is. names: of VARIANTS.
@@ -191,7 +247,9 @@ def variants(model: Detector, imgsz: int | Sequence[int] = 640, batch: int = 1, 
     return {name: _variant(model, noise, torch.device(device), *VARIANTS[name]) for name in names}
 
 
-def _variant(model: Detector, noise: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format) -> Callable[[], Tensor]:
+def _variant(
+    model: Detector, noise: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
+) -> Callable[[], Tensor]:
     own = copy.deepcopy(model).eval().fuse().requires_grad_(False).to(device, dtype, memory_format=layout)
     images = noise.to(device, dtype).contiguous(memory_format=layout)
 

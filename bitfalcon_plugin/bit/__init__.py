@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from importlib import import_module
 
-HOMES = {"bitify": "models.bitify", "unbitify": "models.bitify", "freeze": "models.bitify", "calibrate": "bit.calibration",
-         "calibration_images": "bit.calibration", "pack": "bit.packing", "sizes": "bit.packing", "BitConv2d": "models.modules.bit_layers",
-         "BitLinear": "models.modules.bit_layers"}
+HOMES = {
+    "bitify": "models.bitify",
+    "unbitify": "models.bitify",
+    "freeze": "models.bitify",
+    "calibrate": "bit.calibration",
+    "calibration_images": "bit.calibration",
+    "pack": "bit.packing",
+    "sizes": "bit.packing",
+    "BitConv2d": "models.modules.bit_layers",
+    "BitLinear": "models.modules.bit_layers",
+}
 
 
 def __getattr__(name: str):

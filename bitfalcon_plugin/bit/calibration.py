@@ -33,7 +33,9 @@ def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True
     layers = [m for m in model.modules() if isinstance(m, (BitConv2d, BitLinear))] if scales else []
     bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if norms else []
     if norms and not bns:
-        raise UserError("The model has no batch norms to measure: it is folded. Calibrate it before fuse() or freeze().")
+        raise UserError(
+            "The model has no batch norms to measure: it is folded. Calibrate it before fuse() or freeze()."
+        )
     device = next(model.parameters()).device
     before = [(buffer, buffer.clone()) for module in (*layers, *bns) for buffer in module.buffers()]
     modes, momenta = [(m, m.training) for m in model.modules()], [bn.momentum for bn in bns]
@@ -55,7 +57,9 @@ def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True
             if not count:
                 raise UserError("calibrate: no batch of images was given. Give batches of training images.")
             if wrong := [buffer for buffer, _ in before if not buffer.isfinite().all()]:
-                raise UserError(f"calibrate: {len(wrong)} scales and statistics would not be finite. Look at the images, or the weights.")
+                raise UserError(
+                    f"calibrate: {len(wrong)} scales and statistics would not be finite. Look at the images, or the weights."
+                )
     except BaseException:
         with torch.no_grad():
             for buffer, value in before:
@@ -74,21 +78,41 @@ def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True
 
 def _checked(images: object) -> Tensor:
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or len(images) < 2:
-        what = f"a {images.dtype} tensor {tuple(images.shape)}" if isinstance(images, Tensor) else f"a {type(images).__name__}"
-        raise UserError(f"calibrate: a batch is {what}; expected floating-point images (B, 3, H, W) in [0, 1], two or more together.")
+        what = (
+            f"a {images.dtype} tensor {tuple(images.shape)}"
+            if isinstance(images, Tensor)
+            else f"a {type(images).__name__}"
+        )
+        raise UserError(
+            f"calibrate: a batch is {what}; expected floating-point images (B, 3, H, W) in [0, 1], two or more together."
+        )
     return images
 
 
-def calibration_images(samples: Sequence[Sample], settings: Settings, model: Detector, images: int = IMAGES) -> Iterator[Tensor]:
+def calibration_images(
+    samples: Sequence[Sample], settings: Settings, model: Detector, images: int = IMAGES
+) -> Iterator[Tensor]:
     """Batches (B, 3, imgsz, imgsz) of up to `images` samples, spread evenly over all, on the model's device.
 
     Augmented as in the last epochs of training, without mixing: statistics of images as validation sees them are others (a YOLOv12-n
     trained on BCCD loses 0.7 points of mAP with norms measured on the former, 3 to 5 on the latter; its ternary head 3 and 6 to 9).
     """
-    chosen = [samples[round(place)] for place in torch.linspace(0, len(samples) - 1, min(images, len(samples))).tolist()]
+    chosen = [
+        samples[round(place)] for place in torch.linspace(0, len(samples) - 1, min(images, len(samples))).tolist()
+    ]
     chosen = chosen if len(chosen) > 1 else chosen * 2  # one image alone has no variance on the smallest maps
     weight = next(model.parameters())
-    batch = next(size for size in range(BATCH, 1, -1) if len(chosen) % size != 1)  # no batch of a single image at the end
-    loader = TrainLoader(chosen, imgsz=settings.imgsz, batch=batch, workers=0, seed=settings.seed, device=weight.device, multiple=model.multiple)
+    batch = next(
+        size for size in range(BATCH, 1, -1) if len(chosen) % size != 1
+    )  # no batch of a single image at the end
+    loader = TrainLoader(
+        chosen,
+        imgsz=settings.imgsz,
+        batch=batch,
+        workers=0,
+        seed=settings.seed,
+        device=weight.device,
+        multiple=model.multiple,
+    )
     for made, _ in loader.epoch(0, recipe_of(settings, closed=True)):
         yield made.images.to(weight.dtype)

@@ -44,20 +44,33 @@ def packed_of(model: Detector | Checkpoint, fmt: str = "t5", half: bool = True) 
         return replace(known, state=_short(known.state) if half else known.state, packed=fmt)
     model = known.model().fuse() if known else copy.deepcopy(model).eval().fuse()
     if left := [name for name, module in model.named_modules() if isinstance(module, (BitConv2d, BitLinear))]:
-        raise UserError(f"{model.graph.name} has ternary layers that folding leaves as they are: {', '.join(left[:3])} (padding that is no "
-                        "number of zeros). Keep them float, keep=<their names>, to pack the rest.")
+        raise UserError(
+            f"{model.graph.name} has ternary layers that folding leaves as they are: {', '.join(left[:3])} (padding that is no "
+            "number of zeros). Keep them float, keep=<their names>, to pack the rest."
+        )
     state = {name: _single(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
     if not any(name.endswith(CODES) for name in state):
-        raise UserError(f"{model.graph.name} has no ternary layer: packing would not make it smaller. Give a model with ternary layers, "
-                        "for example one trained with bit=head.")
+        raise UserError(
+            f"{model.graph.name} has no ternary layer: packing would not make it smaller. Give a model with ternary layers, "
+            "for example one trained with bit=head."
+        )
     if bad := [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise UserError(f"{model.graph.name} holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}). Give other weights.")
+        raise UserError(
+            f"{model.graph.name} holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}). Give other weights."
+        )
     state = _short(state) if half else state
     if known is None:
         graph = replace(model.graph, names=dict(model.names))
         return Checkpoint(graph, state, norms=odd_norms(model), measured=(model.strides, model.multiple), packed=fmt)
-    return replace(known, state=state, norms=odd_norms(model), measured=(model.strides, model.multiple), training=None, compared=False,
-                   packed=fmt)
+    return replace(
+        known,
+        state=state,
+        norms=odd_norms(model),
+        measured=(model.strides, model.multiple),
+        training=None,
+        compared=False,
+        packed=fmt,
+    )
 
 
 def _short(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -63,13 +63,38 @@ def schedule_of(settings: Settings, checkpoint: Checkpoint, images: int) -> dict
     every four batches 0.472).
     """
     known = checkpoint.settings.get("epochs")
-    epochs = settings.epochs if "epochs" in settings.given else max(LEAST, round(SHARE * known)) if isinstance(known, int) else UNKNOWN_EPOCHS
-    given = settings.given - ({"optimizer"} if settings.optimizer.lower() == "auto" else set())  # auto: the same as not given
-    name, rate = auto_rule(planned_iterations(images, int(settings.batch), int(settings.batch), epochs), checkpoint.graph.nc)
+    epochs = (
+        settings.epochs
+        if "epochs" in settings.given
+        else max(LEAST, round(SHARE * known))
+        if isinstance(known, int)
+        else UNKNOWN_EPOCHS
+    )
+    given = settings.given - (
+        {"optimizer"} if settings.optimizer.lower() == "auto" else set()
+    )  # auto: the same as not given
+    name, rate = auto_rule(
+        planned_iterations(images, int(settings.batch), int(settings.batch), epochs), checkpoint.graph.nc
+    )
     if "optimizer" in given:
-        name, rate = settings.optimizer, SGD_RATE if settings.optimizer.lower() in ("sgd", "rmsprop") else rate if name != "SGD" else LONG_RATE
-    wanted = {"epochs": epochs, "optimizer": name, "lr0": round(PEAK * rate, 7), "momentum": 0.9, "lrf": LAST, "cos_lr": True,
-              "nbs": int(settings.batch), "warmup_epochs": 1, "warmup_floor": 0, "warmup_bias_lr": 0.0, "close_mosaic": -(-epochs // 3), "patience": 0}
+        name, rate = (
+            settings.optimizer,
+            SGD_RATE if settings.optimizer.lower() in ("sgd", "rmsprop") else rate if name != "SGD" else LONG_RATE,
+        )
+    wanted = {
+        "epochs": epochs,
+        "optimizer": name,
+        "lr0": round(PEAK * rate, 7),
+        "momentum": 0.9,
+        "lrf": LAST,
+        "cos_lr": True,
+        "nbs": int(settings.batch),
+        "warmup_epochs": 1,
+        "warmup_floor": 0,
+        "warmup_bias_lr": 0.0,
+        "close_mosaic": -(-epochs // 3),
+        "patience": 0,
+    }
     return {key: value for key, value in wanted.items() if key not in given or key == "epochs"}
 
 
@@ -89,12 +114,18 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
             return _finish_anew(path, last)
         return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
     if settings.model is None or not is_weights(settings.model):
-        raise UserError("bit mode=qat starts from trained weights: give model=best.pt. To train a ternary model from nothing: "
-                        "bitfalcon train model=yolov12.yaml bit=head .")
+        raise UserError(
+            "bit mode=qat starts from trained weights: give model=best.pt. To train a ternary model from nothing: "
+            "bitfalcon train model=yolov12.yaml bit=head ."
+        )
     if settings.batch < 1:
-        raise UserError(f"bit mode=qat batch={settings.batch:g}: expected a number of images, for example batch=16; a step follows each batch.")
+        raise UserError(
+            f"bit mode=qat batch={settings.batch:g}: expected a number of images, for example batch=16; a step follows each batch."
+        )
     if len(select_devices(settings.device)) > 1:
-        raise UserError("bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 .")
+        raise UserError(
+            "bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 ."
+        )
     checkpoint = load_any(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
@@ -118,8 +149,15 @@ def prepared(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sampl
 
 def as_checkpoint(model: Detector, source: Checkpoint) -> Checkpoint:
     """A model's weights as a Checkpoint that keeps what is known of `source`."""
-    return replace(source, graph=model.graph, state={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
-                   norms=odd_norms(model), measured=(model.strides, model.multiple), compared=False, training=None)
+    return replace(
+        source,
+        graph=model.graph,
+        state={name: tensor.detach().cpu() for name, tensor in model.state_dict().items()},
+        norms=odd_norms(model),
+        measured=(model.strides, model.multiple),
+        compared=False,
+        training=None,
+    )
 
 
 def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
@@ -128,7 +166,9 @@ def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
 
 
 def _is_finished(last: Checkpoint) -> bool:
-    return last.training is not None and (bool(last.training.get("ended")) or last.epoch + 1 >= last.settings.get("epochs", 0))
+    return last.training is not None and (
+        bool(last.training.get("ended")) or last.epoch + 1 >= last.settings.get("epochs", 0)
+    )
 
 
 def _finish_anew(path: Path, last: Checkpoint) -> Tuned:
@@ -145,14 +185,23 @@ def _finish_run(result: Result) -> Tuned:
     return finish(trainer.best, trainer.last, trainer.args, run.samples, run.val_samples, run.device, result.metrics)
 
 
-def finish(best_path: Path, last_path: Path, settings: Settings, samples: Sequence[Sample], val: Sequence[Sample], device: torch.device,
-           metrics: Metrics | None = None) -> Tuned:
+def finish(
+    best_path: Path,
+    last_path: Path,
+    settings: Settings,
+    samples: Sequence[Sample],
+    val: Sequence[Sample],
+    device: torch.device,
+    metrics: Metrics | None = None,
+) -> Tuned:
     """Measure the averaged and the last raw weights with statistics measured anew, beside best.pt as it is; the best becomes best.pt.
 
     metrics: of best.pt, where they are known.
     """
     best, last = load(best_path), load(last_path)
-    found: dict[str, tuple[Metrics, Checkpoint]] = {"best.pt as trained": (metrics or accuracy(best.model().to(device), val, settings), best)}
+    found: dict[str, tuple[Metrics, Checkpoint]] = {
+        "best.pt as trained": (metrics or accuracy(best.model().to(device), val, settings), best)
+    }
     raw = replace(last, state=last.training["weights"], training=None) if last.training else None
     for kind, source in (("average, norms measured anew", best), ("raw weights, norms measured anew", raw)):
         if source is not None and source.graph.bit:
@@ -208,8 +257,10 @@ class CodeLog:
             write_text(trainer.save_dir / "codes.csv", text.getvalue())
             layers = len(now)
             changed = sum(float(row[2]) for row in self.rows[-layers:]) / layers
-            trainer.run.say(f"{'codes':>9}  changed {changed:.2%} in the mean of {layers} layers, zeros "
-                            f"{sum(float(row[3]) for row in self.rows[-layers:]) / layers:.1%}")
+            trainer.run.say(
+                f"{'codes':>9}  changed {changed:.2%} in the mean of {layers} layers, zeros "
+                f"{sum(float(row[3]) for row in self.rows[-layers:]) / layers:.1%}"
+            )
 
     @staticmethod
     def _read(trainer) -> dict[str, Tensor]:

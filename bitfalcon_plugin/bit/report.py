@@ -24,7 +24,12 @@ FORMAT, VERSION = "bitfalcon bit steps", 1
 FILE = "steps.json"
 FLOAT, HALF = "fp32", "bf16"  # names of the rows that are always there
 NCHW, LAST, BF16 = VARIANTS  # what steps are compared with
-STAGES = {"ap_raw": "replaced", "ap_norms": "batch norms estimated again", "ap_tuned": "fine-tuned", "ap_packed": "packed"}
+STAGES = {
+    "ap_raw": "replaced",
+    "ap_norms": "batch norms estimated again",
+    "ap_tuned": "fine-tuned",
+    "ap_packed": "packed",
+}
 NUMBERS = (*STAGES, "x_nchw", "x_channels_last", "x_bf16")
 BYTES = ("bytes_fp32", "bytes_fp16", "bytes_packed")
 MISSING = "-"
@@ -67,8 +72,14 @@ class Step:
         return self.bytes_packed or (self.bytes_fp16 if self.name == HALF else self.bytes_fp32)
 
 
-def time_steps(steps: Sequence[Step], runs: Mapping[str, Callable[[], object]], reference: Detector, imgsz: int = 640,
-               device: torch.device | str = "cpu", rounds: int = ROUNDS) -> list[Step]:
+def time_steps(
+    steps: Sequence[Step],
+    runs: Mapping[str, Callable[[], object]],
+    reference: Detector,
+    imgsz: int = 640,
+    device: torch.device | str = "cpu",
+    rounds: int = ROUNDS,
+) -> list[Step]:
     """The steps with latency and ratios, of all `runs` (name of a step -> one forward pass) in turns with the float model.
 
     reference: the float model; its NCHW time becomes the fp32 row's, its bf16 time the bf16 row's, and both rows are added where they
@@ -78,15 +89,25 @@ def time_steps(steps: Sequence[Step], runs: Mapping[str, Callable[[], object]], 
     if unknown := [name for name in runs if name not in known]:
         raise ValueError(f"runs of no step: {', '.join(unknown)}")
     floats = variants(reference, imgsz, 1, device)
-    taken = interleave({**{f"float {name}": run for name, run in floats.items()}, **runs}, rounds=rounds, warmup=2, device=torch.device(device))
+    taken = interleave(
+        {**{f"float {name}": run for name, run in floats.items()}, **runs},
+        rounds=rounds,
+        warmup=2,
+        device=torch.device(device),
+    )
     base = {name: taken[f"float {name}"] for name in floats}
     own = {FLOAT: base[NCHW], HALF: base[BF16], **{name: taken[name] for name in runs}}
     return [_compared(step, own[step.name], base) if step.name in own else step for step in _completed(steps)]
 
 
 def _compared(step: Step, own: Timing, base: Mapping[str, Timing]) -> Step:
-    return replace(step, latency=own, x_nchw=own.faster_than(base[NCHW]), x_channels_last=own.faster_than(base[LAST]),
-                   x_bf16=own.faster_than(base[BF16]))
+    return replace(
+        step,
+        latency=own,
+        x_nchw=own.faster_than(base[NCHW]),
+        x_channels_last=own.faster_than(base[LAST]),
+        x_bf16=own.faster_than(base[BF16]),
+    )
 
 
 def _completed(steps: Iterable[Step]) -> list[Step]:
@@ -105,21 +126,33 @@ def markdown(steps: Sequence[Step], machine: Mapping[str, object]) -> str:
     """
     rows = _completed(steps)
     base = rows[0].ap
-    lines = ["| step | replaced | ternary params % | mAP50-95 replaced | norms estimated again | fine-tuned | packed | "
-             "size MB fp32 / fp16 / packed | latency ms | x fp32 NCHW | x fp32 channels_last | x bf16 | backend |",
-             "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
+    lines = [
+        "| step | replaced | ternary params % | mAP50-95 replaced | norms estimated again | fine-tuned | packed | "
+        "size MB fp32 / fp16 / packed | latency ms | x fp32 NCHW | x fp32 channels_last | x bf16 | backend |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|",
+    ]
     for step in rows:
         points = [_points(getattr(step, name), base, step.name == FLOAT) for name in STAGES]
         sizes = " / ".join(_mega(getattr(step, name)) for name in BYTES)
         ratios = [MISSING if getattr(step, name) is None else f"{getattr(step, name):.2f}" for name in NUMBERS[-3:]]
-        cells = [step.name, _units(step), f"{100 * step.ternary_share:.1f}", *points, sizes, str(step.latency or MISSING), *ratios,
-                 step.backend or MISSING]
+        cells = [
+            step.name,
+            _units(step),
+            f"{100 * step.ternary_share:.1f}",
+            *points,
+            sizes,
+            str(step.latency or MISSING),
+            *ratios,
+            step.backend or MISSING,
+        ]
         lines.append("| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |")
     rounds = {step.latency.count for step in rows if step.latency}
     lines += ["", "mAP50-95 in points, in brackets the change against the float model. Size: 1 MB is 10^6 bytes."]
     if rounds:
-        lines.append(f"Latency: one image, network and decoding, median and quartiles of {max(rounds)} rounds, all rows in turns in one "
-                     "process; x: how many times faster than the float model so computed, by the median of the rounds' ratios.")
+        lines.append(
+            f"Latency: one image, network and decoding, median and quartiles of {max(rounds)} rounds, all rows in turns in one "
+            "process; x: how many times faster than the float model so computed, by the median of the rounds' ratios."
+        )
     if machine:
         lines.append(f"Measured on: {told(machine)}.")
     return "\n".join(lines) + "\n"
@@ -145,12 +178,22 @@ def draw(path: str | Path, steps: Sequence[Step], machine: Mapping[str, object] 
     rows = [step for step in _completed(steps) if step.ap is not None]
     by_size = [step for step in rows if step.bytes is not None]
     by_time = [step for step in rows if step.latency is not None]
-    panels = [_panel("size of the file (MB)", by_size, lambda step: (step.bytes / 1e6, None, None)),
-              _panel("latency of one image (ms)", by_time, lambda step: (step.latency.median, step.latency.low, step.latency.high))]
-    return draw_tradeoff(path, panels, "mAP50-95 (points)", "Ternary layers, step by step", told(machine) if machine else "")
+    panels = [
+        _panel("size of the file (MB)", by_size, lambda step: (step.bytes / 1e6, None, None)),
+        _panel(
+            "latency of one image (ms)",
+            by_time,
+            lambda step: (step.latency.median, step.latency.low, step.latency.high),
+        ),
+    ]
+    return draw_tradeoff(
+        path, panels, "mAP50-95 (points)", "Ternary layers, step by step", told(machine) if machine else ""
+    )
 
 
-def _panel(xlabel: str, steps: Sequence[Step], place: Callable[[Step], tuple[float, float | None, float | None]]) -> Panel:
+def _panel(
+    xlabel: str, steps: Sequence[Step], place: Callable[[Step], tuple[float, float | None, float | None]]
+) -> Panel:
     points, lines = [], []
     for step in steps:
         x, low, high = place(step)
@@ -158,7 +201,9 @@ def _panel(xlabel: str, steps: Sequence[Step], place: Callable[[Step], tuple[flo
         for number, (name, y) in enumerate(stages):
             last = number == len(stages) - 1
             series = "float" if step.name in (FLOAT, HALF) else STAGES[name]
-            points.append(Point(x, y, step.name if last else "", series, low if last else None, high if last else None, dark=last))
+            points.append(
+                Point(x, y, step.name if last else "", series, low if last else None, high if last else None, dark=last)
+            )
         lines.append([(x, y) for _, y in stages])
     order = ["float", *STAGES.values()]
     points.sort(key=lambda point: order.index(point.series))
@@ -169,9 +214,19 @@ def _panel(xlabel: str, steps: Sequence[Step], place: Callable[[Step], tuple[flo
 def save_steps(folder: str | Path, steps: Sequence[Step]) -> Path:
     """Write steps.json into the folder, whole or not at all; returns its path. What is no number (nan) counts as not measured."""
     path = Path(folder) / FILE
-    steps = [replace(step, **{name: None for name in NUMBERS if (getattr(step, name) or 0) != (getattr(step, name) or 0)}) for step in steps]
-    rows = [{**asdict(step), "replaced": list(step.replaced), "latency": step.latency and step.latency.as_dict()} for step in steps]
-    write_text(path, json.dumps({"format": FORMAT, "version": VERSION, "steps": rows}, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    steps = [
+        replace(step, **{name: None for name in NUMBERS if (getattr(step, name) or 0) != (getattr(step, name) or 0)})
+        for step in steps
+    ]
+    rows = [
+        {**asdict(step), "replaced": list(step.replaced), "latency": step.latency and step.latency.as_dict()}
+        for step in steps
+    ]
+    write_text(
+        path,
+        json.dumps({"format": FORMAT, "version": VERSION, "steps": rows}, indent=1, ensure_ascii=False, allow_nan=False)
+        + "\n",
+    )
     return path
 
 
@@ -182,20 +237,35 @@ def load_steps(folder: str | Path) -> list[Step]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise MissingFileError(f"'{path}' does not exist. It is written by the steps of `bitfalcon bit`; give the folder of such a run.") from error
+        raise MissingFileError(
+            f"'{path}' does not exist. It is written by the steps of `bitfalcon bit`; give the folder of such a run."
+        ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"'{path}' cannot be read as JSON ({error}). Give another folder, or measure the steps again.") from error
+        raise UserError(
+            f"'{path}' cannot be read as JSON ({error}). Give another folder, or measure the steps again."
+        ) from error
     if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("version")) is not int:
         raise UserError(f"'{path}' is not a record of steps (no format: {FORMAT!r} in it).")
     if content["version"] > VERSION:
-        raise UserError(f"'{path}' has format version {content['version']}, this package writes {VERSION}. Install a newer bitfalcon.")
+        raise UserError(
+            f"'{path}' has format version {content['version']}, this package writes {VERSION}. Install a newer bitfalcon."
+        )
     rows = content.get("steps")
     problems = [] if isinstance(rows, list) else ["steps is no list"]
     for number, row in enumerate(rows if isinstance(rows, list) else ()):
         problems += [f"row {number + 1}: {problem}" for problem in _wrong(row)]
     if problems:
         raise UserError(f"'{path}' is damaged: {'; '.join(problems[:5])}. Measure the steps again.")
-    return [Step(**{**row, "replaced": tuple(row["replaced"]), "latency": row["latency"] and Timing.from_dict(row["latency"])}) for row in rows]
+    return [
+        Step(
+            **{
+                **row,
+                "replaced": tuple(row["replaced"]),
+                "latency": row["latency"] and Timing.from_dict(row["latency"]),
+            }
+        )
+        for row in rows
+    ]
 
 
 def _wrong(row: object) -> list[str]:
@@ -205,10 +275,14 @@ def _wrong(row: object) -> list[str]:
     names = {field.name for field in fields(Step)}
     if names != row.keys():
         return [f"{', '.join(sorted(names ^ row.keys()))} missing or not known"]
-    checks = {**dict.fromkeys(("name", "backend"), lambda value: isinstance(value, str)),
-              **dict.fromkeys(NUMBERS, lambda value: value is None or _is_number(value)), "ternary_share": _is_number,
-              **dict.fromkeys(BYTES, lambda value: value is None or type(value) is int and value >= 0),
-              "replaced": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value), "latency": _is_timing}
+    checks = {
+        **dict.fromkeys(("name", "backend"), lambda value: isinstance(value, str)),
+        **dict.fromkeys(NUMBERS, lambda value: value is None or _is_number(value)),
+        "ternary_share": _is_number,
+        **dict.fromkeys(BYTES, lambda value: value is None or type(value) is int and value >= 0),
+        "replaced": lambda value: isinstance(value, list) and all(isinstance(item, str) for item in value),
+        "latency": _is_timing,
+    }
     return [f"{name} is {str(row[name])[:40]!r}" for name, check in checks.items() if not check(row[name])]
 
 

@@ -1,10 +1,10 @@
 """The verb bit: the experiment of replacing layers step by step, from a ranking to a small file.
 
-    scan      rank parts, blocks or layers by the mAP that their replacement costs
-    replace   replace from the least harmful unit on, a row a step, until max_drop= points of mAP are lost
-    qat       replace and fine-tune (bit.qat)
-    report    the table of several models beside each other: mAP, size, latency
-    pack      the small file
+scan      rank parts, blocks or layers by the mAP that their replacement costs
+replace   replace from the least harmful unit on, a row a step, until max_drop= points of mAP are lost
+qat       replace and fine-tune (bit.qat)
+report    the table of several models beside each other: mAP, size, latency
+pack      the small file
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ class Subject:
 def run_bit(settings: Settings) -> object:
     """Do the step that mode= (step=) names; returns what that gives. UserError where none is named."""
     if settings.step is None:
-        raise UserError(f"bit needs mode=, one of {', '.join(STEPS)}: bitfalcon bit mode=scan model=best.pt data=data.yaml")
+        raise UserError(
+            f"bit needs mode=, one of {', '.join(STEPS)}: bitfalcon bit mode=scan model=best.pt data=data.yaml"
+        )
     return STEPS[settings.step](settings)
 
 
@@ -99,17 +101,24 @@ def run_replace(settings: Settings) -> list[Step]:
         steps.append(step)
         save_steps(folder, steps)
         drop = 100 * (ranking.ap - step.ap_norms)
-        print(f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} AP {step.ap_norms:.4f} ({-drop:+.1f} points), {step.ternary_share:.0%} ternary, "
-              f"{step.bytes_packed / 1e6:.2f} MB packed")
+        print(
+            f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} AP {step.ap_norms:.4f} ({-drop:+.1f} points), {step.ternary_share:.0%} ternary, "
+            f"{step.bytes_packed / 1e6:.2f} MB packed"
+        )
         if drop > settings.max_drop:
             print(f"max_drop={settings.max_drop:g}: stopped; {kept} units stay within it.")
             break
         kept, model = number, trial
     if kept:
         if model is None:  # of an earlier run, which left numbers only
-            calibrate(model := _walked(subject, ranking, kept), calibration_images(subject.train, settings, subject.model, IMAGES))
+            calibrate(
+                model := _walked(subject, ranking, kept),
+                calibration_images(subject.train, settings, subject.model, IMAGES),
+            )
         save_checkpoint(folder / "replaced.pt", as_checkpoint(model, subject.checkpoint))
-        print(f"{folder / 'replaced.pt'}: fine-tune it with bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}")
+        print(
+            f"{folder / 'replaced.pt'}: fine-tune it with bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}"
+        )
     _write(folder, steps)
     return steps
 
@@ -132,12 +141,16 @@ def run_report(settings: Settings) -> list[Step]:
     """
     paths = [path.strip() for path in str(settings.model or "").split(",") if path.strip()]
     if not paths or not all(map(is_weights, paths)):
-        raise UserError("bit mode=report compares checkpoints: give model=float.pt,head.pt,all.pt , the float one first.")
+        raise UserError(
+            "bit mode=report compares checkpoints: give model=float.pt,head.pt,all.pt , the float one first."
+        )
     subject, folder = _subject(settings.replace(model=paths[0])), _folder(settings)
     settings = subject.settings
     base = accuracy(subject.model, subject.val, settings).ap
     steps, runs = [_first(subject, base)], {}
-    image = torch.zeros(1, subject.model.graph.channels, settings.imgsz, settings.imgsz).contiguous(memory_format=torch.channels_last)
+    image = torch.zeros(1, subject.model.graph.channels, settings.imgsz, settings.imgsz).contiguous(
+        memory_format=torch.channels_last
+    )
     for path in paths[1:]:
         step, model = _reported(path, subject)
         while step.name in {one.name for one in steps}:
@@ -166,7 +179,9 @@ def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
     tuned = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
     small = checkpoint if checkpoint.packed else packed_of(checkpoint)
     packed = accuracy(small.model(), subject.val, settings).ap
-    return _step(_name(built), built, layers, ap_raw=raw, ap_norms=again, ap_tuned=tuned, ap_packed=packed, small=small), ready
+    return _step(
+        _name(built), built, layers, ap_raw=raw, ap_norms=again, ap_tuned=tuned, ap_packed=packed, small=small
+    ), ready
 
 
 def _name(model: Detector) -> str:
@@ -179,7 +194,9 @@ def _name(model: Detector) -> str:
 def run_pack(settings: Settings) -> Path:
     """Write the packed file of a ternary checkpoint (out=, fmt=) and check that it gives the same outputs."""
     if settings.model is None or not is_weights(settings.model):
-        raise UserError("bit mode=pack needs the checkpoint of a ternary model: bitfalcon bit mode=pack model=best.pt out=best-bit.pt")
+        raise UserError(
+            "bit mode=pack needs the checkpoint of a ternary model: bitfalcon bit mode=pack model=best.pt out=best-bit.pt"
+        )
     source = Path(settings.model)
     out = Path(settings.out or source.with_name(source.stem + SUFFIX))
     if out.suffix.lower() not in (".pt", ".pth"):
@@ -187,7 +204,9 @@ def run_pack(settings: Settings) -> Path:
     if out.exists() and out.resolve() == source.resolve():
         raise UserError(f"out={out} is the checkpoint itself; it could not be trained on any more. Give another name.")
     checkpoint = load_any(source)
-    with tempfile.TemporaryDirectory(prefix="bitfalcon-pack-") as scratch:  # what is wrong leaves an earlier file as it is
+    with tempfile.TemporaryDirectory(
+        prefix="bitfalcon-pack-"
+    ) as scratch:  # what is wrong leaves an earlier file as it is
         small = pack(checkpoint, Path(scratch, "x.pt"), settings.fmt)
         _same(small, load_any(Path(scratch, "x.pt")))
     save_checkpoint(out, small)
@@ -209,8 +228,10 @@ def _pack_lines(out: Path, small: Checkpoint) -> str:
     found = sizes(small)
     lines = [f"{out}: {out.stat().st_size / 1e6:.3f} MB, packed {small.packed}; read back, its outputs are the same"]
     for part, of in found.items():
-        lines.append(f"  {part:<6} float32 {of['fp32'] / 1e6:.2f} MB, float16 {of['fp16'] / 1e6:.2f} MB, 2-bit {of['t2'] / 1e6:.3f} MB, "
-                     f"base-3 {of['t5'] / 1e6:.3f} MB ({of['fp32'] / of['t5']:.1f} times smaller than float32, {of['fp16'] / of['t5']:.1f} than float16)")
+        lines.append(
+            f"  {part:<6} float32 {of['fp32'] / 1e6:.2f} MB, float16 {of['fp16'] / 1e6:.2f} MB, 2-bit {of['t2'] / 1e6:.3f} MB, "
+            f"base-3 {of['t5'] / 1e6:.3f} MB ({of['fp32'] / of['t5']:.1f} times smaller than float32, {of['fp16'] / of['t5']:.1f} than float16)"
+        )
     return "\n".join(lines)
 
 
@@ -220,21 +241,34 @@ def _subject(settings: Settings) -> Subject:
     checkpoint = load_any(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
-    model = checkpoint.model().to(select_device(settings.device), memory_format=torch.channels_last).requires_grad_(False)
+    model = (
+        checkpoint.model().to(select_device(settings.device), memory_format=torch.channels_last).requires_grad_(False)
+    )
     if found := ternary_layers(model):
-        raise UserError(f"'{settings.model}' has {len(found)} ternary layers already; mode={settings.step} starts from a float model.")
+        raise UserError(
+            f"'{settings.model}' has {len(found)} ternary layers already; mode={settings.step} starts from a float model."
+        )
     settings = counted_batch(legal_side(settings, model.multiple))
-    return Subject(model, checkpoint, settings, scan_split(data, "train", settings).samples,
-                   scan_split(data, settings.split, settings).samples)
+    return Subject(
+        model,
+        checkpoint,
+        settings,
+        scan_split(data, "train", settings).samples,
+        scan_split(data, settings.split, settings).samples,
+    )
 
 
 def _folder(settings: Settings) -> Path:
     if settings.resume is True:
-        raise UserError("resume=True does not tell which: give the folder of the scan, for example resume=runs/detect/bit.")
+        raise UserError(
+            "resume=True does not tell which: give the folder of the scan, for example resume=runs/detect/bit."
+        )
     if isinstance(settings.resume, str):
         folder = Path(settings.resume)
         if not folder.is_dir():
-            raise MissingFileError(f"resume={settings.resume}: expected the folder of an earlier scan, for example runs/detect/bit.")
+            raise MissingFileError(
+                f"resume={settings.resume}: expected the folder of an earlier scan, for example runs/detect/bit."
+            )
         return folder
     return new_run_dir("bit", settings.project, settings.name, settings.exist_ok)
 
@@ -244,14 +278,26 @@ def _first(subject: Subject, ap: float) -> Step:
     return Step(FLOAT, ap_raw=ap, bytes_fp32=4 * count, bytes_fp16=2 * count, backend="float")
 
 
-def _step(name: str, model: Detector, replaced: tuple[str, ...], small: Checkpoint | None = None, **aps: float | None) -> Step:
+def _step(
+    name: str, model: Detector, replaced: tuple[str, ...], small: Checkpoint | None = None, **aps: float | None
+) -> Step:
     of = sizes(small or copy.deepcopy(model))["whole"]
     layers = ternary_layers(model)
-    weights = {layer: (module.codes if hasattr(module, "codes") else module.weight).numel() for layer, module in layers.items()}
+    weights = {
+        layer: (module.codes if hasattr(module, "codes") else module.weight).numel() for layer, module in layers.items()
+    }
     total = of["fp32"] // 4
     share = sum(count for layer, count in weights.items() if layers[layer].rule != "int8") / total
-    return Step(name, replaced, ternary_share=share, bytes_fp32=of["fp32"], bytes_fp16=of["fp16"], bytes_packed=of["file t5"],
-                backend=describe().partition(", ")[2], **aps)
+    return Step(
+        name,
+        replaced,
+        ternary_share=share,
+        bytes_fp32=of["fp32"],
+        bytes_fp16=of["fp16"],
+        bytes_packed=of["file t5"],
+        backend=describe().partition(", ")[2],
+        **aps,
+    )
 
 
 def _write(folder: Path, steps: Sequence[Step]) -> None:
@@ -267,5 +313,9 @@ def _write(folder: Path, steps: Sequence[Step]) -> None:
 
 
 STEPS: Mapping[str, Callable[[Settings], object]] = {
-    "scan": run_scan, "replace": run_replace, "qat": run_qat, "report": run_report, "pack": run_pack,
+    "scan": run_scan,
+    "replace": run_replace,
+    "qat": run_qat,
+    "report": run_report,
+    "pack": run_pack,
 }

@@ -52,10 +52,15 @@ class Ranking:
 
     def table(self) -> str:
         """Rows for reading, mAP in points."""
-        lines = [f"float: {100 * self.ap:.1f} (on the two halves of the images: {100 * self.halves[0]:.1f}, {100 * self.halves[1]:.1f})",
-                 f"{'unit':<32} {'layers':>6} {'parameters':>10} {'lost, raw':>10} {'lost, norms anew':>17}"]
-        lines += [f"{loss.unit:<32} {len(loss.layers):>6} {loss.parameters:>10} {100 * (self.ap - loss.ap_raw):>10.1f} "
-                  f"{100 * (self.ap - loss.ap_norms):>17.1f}" for loss in self.losses]
+        lines = [
+            f"float: {100 * self.ap:.1f} (on the two halves of the images: {100 * self.halves[0]:.1f}, {100 * self.halves[1]:.1f})",
+            f"{'unit':<32} {'layers':>6} {'parameters':>10} {'lost, raw':>10} {'lost, norms anew':>17}",
+        ]
+        lines += [
+            f"{loss.unit:<32} {len(loss.layers):>6} {loss.parameters:>10} {100 * (self.ap - loss.ap_raw):>10.1f} "
+            f"{100 * (self.ap - loss.ap_norms):>17.1f}"
+            for loss in self.losses
+        ]
         return "\n".join(lines)
 
 
@@ -99,15 +104,26 @@ def price(trial: Detector, train: Sequence[Sample], val: Sequence[Sample], setti
     return raw, accuracy(trial, val, settings).ap
 
 
-def scan_units(model: Detector, units: Mapping[str, Sequence[str]], train: Sequence[Sample], val: Sequence[Sample], settings: Settings,
-               folder: Path, say: Callable[[str], None] = print) -> Ranking:
+def scan_units(
+    model: Detector,
+    units: Mapping[str, Sequence[str]],
+    train: Sequence[Sample],
+    val: Sequence[Sample],
+    settings: Settings,
+    folder: Path,
+    say: Callable[[str], None] = print,
+) -> Ranking:
     """Measure every unit by itself; after each, scan.json holds all so far, and a scan of the same folder goes on from it."""
     before = known_ranking(folder, settings)
-    known = {loss.unit: loss for loss in (before.losses if before else ()) if tuple(units.get(loss.unit, ())) == loss.layers}
+    known = {
+        loss.unit: loss for loss in (before.losses if before else ()) if tuple(units.get(loss.unit, ())) == loss.layers
+    }
     if known:
         say(f"{folder / FILE} has {len(known)} of {len(units)} units already")
     ap = before.ap if before else accuracy(model, val, settings).ap
-    halves = before.halves if before else tuple(accuracy(model, part, settings).ap for part in (val[::2], val[1::2] or val))
+    halves = (
+        before.halves if before else tuple(accuracy(model, part, settings).ap for part in (val[::2], val[1::2] or val))
+    )
     say(f"float: AP {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
     losses: list[Loss] = []
     for number, (unit, layers) in enumerate(units.items(), 1):
@@ -117,7 +133,9 @@ def scan_units(model: Detector, units: Mapping[str, Sequence[str]], train: Seque
             weights = {name: p.numel() for name, p in trial.named_parameters()}
             loss = Loss(unit, tuple(layers), sum(weights[f"{layer}.weight"] for layer in layers), raw, again)
         losses.append(loss)
-        say(f"{number:>3}/{len(units)} {unit:<32} AP {loss.ap_raw:.4f} raw, {loss.ap_norms:.4f} with norms measured anew")
+        say(
+            f"{number:>3}/{len(units)} {unit:<32} AP {loss.ap_raw:.4f} raw, {loss.ap_norms:.4f} with norms measured anew"
+        )
         ranking = Ranking(ap, halves, tuple(sorted(losses, key=lambda one: -one.ap_norms)))
         save_ranking(folder, ranking, settings)
     return ranking
@@ -125,14 +143,31 @@ def scan_units(model: Detector, units: Mapping[str, Sequence[str]], train: Seque
 
 def save_ranking(folder: Path, ranking: Ranking, settings: Settings) -> None:
     """Write scan.json and scan.csv."""
-    content = {"format": FORMAT, "version": 1, "of": _identity(settings), "ap": ranking.ap, "halves": list(ranking.halves),
-               "losses": [asdict(loss) for loss in ranking.losses]}
+    content = {
+        "format": FORMAT,
+        "version": 1,
+        "of": _identity(settings),
+        "ap": ranking.ap,
+        "halves": list(ranking.halves),
+        "losses": [asdict(loss) for loss in ranking.losses],
+    }
     write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
     text = io.StringIO()
-    rows = [(loss.unit, len(loss.layers), loss.parameters, f"{loss.ap_raw:.5f}", f"{loss.ap_norms:.5f}", f"{ranking.ap - loss.ap_raw:.5f}",
-             f"{ranking.ap - loss.ap_norms:.5f}") for loss in ranking.losses]
+    rows = [
+        (
+            loss.unit,
+            len(loss.layers),
+            loss.parameters,
+            f"{loss.ap_raw:.5f}",
+            f"{loss.ap_norms:.5f}",
+            f"{ranking.ap - loss.ap_raw:.5f}",
+            f"{ranking.ap - loss.ap_norms:.5f}",
+        )
+        for loss in ranking.losses
+    ]
     csv.writer(text, lineterminator="\n").writerows(
-        [("unit", "layers", "parameters", "mAP50-95 raw", "mAP50-95 norms anew", "lost raw", "lost norms anew"), *rows])
+        [("unit", "layers", "parameters", "mAP50-95 raw", "mAP50-95 norms anew", "lost raw", "lost norms anew"), *rows]
+    )
     write_text(folder / "scan.csv", text.getvalue())
 
 
@@ -144,12 +179,23 @@ def load_ranking(folder: Path) -> tuple[Ranking, dict[str, object]] | None:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         losses = [Loss(**{**row, "layers": tuple(row["layers"])}) for row in content["losses"]]
-        numbers = [content["ap"], *content["halves"], *(value for loss in losses for value in (loss.ap_raw, loss.ap_norms))]
+        numbers = [
+            content["ap"],
+            *content["halves"],
+            *(value for loss in losses for value in (loss.ap_raw, loss.ap_norms)),
+        ]
         of = content["of"]
-        if content["format"] != FORMAT or not isinstance(of, dict) or len(content["halves"]) != 2 or not all(isinstance(value, (int, float)) for value in numbers):
+        if (
+            content["format"] != FORMAT
+            or not isinstance(of, dict)
+            or len(content["halves"]) != 2
+            or not all(isinstance(value, (int, float)) for value in numbers)
+        ):
             raise ValueError("its entries are not those of a scan")
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"'{path}' cannot be read as the record of a scan ({error}). Remove it, or give another folder.") from error
+        raise UserError(
+            f"'{path}' cannot be read as the record of a scan ({error}). Remove it, or give another folder."
+        ) from error
     return Ranking(content["ap"], tuple(content["halves"]), tuple(losses)), of
 
 
@@ -159,14 +205,26 @@ def known_ranking(folder: Path, settings: Settings) -> Ranking | None:
     if found is None:
         return None
     ranking, of = found
-    other = [f"{key}={value} (the scan: {of.get(key)})" for key, value in _identity(settings).items() if of.get(key) != value]
+    other = [
+        f"{key}={value} (the scan: {of.get(key)})" for key, value in _identity(settings).items() if of.get(key) != value
+    ]
     if other:
-        raise UserError(f"'{folder / FILE}' is of another scan: {', '.join(other)}. Give the settings of that one, or another folder.")
+        raise UserError(
+            f"'{folder / FILE}' is of another scan: {', '.join(other)}. Give the settings of that one, or another folder."
+        )
     return ranking
 
 
 def _identity(settings: Settings) -> dict[str, object]:
     # What makes numbers of two scans comparable.
     path = Path(settings.model).resolve()
-    return {"model": str(path), "checksum": zlib.crc32(path.read_bytes()), "images": IMAGES, "torch": torch.__version__,
-            **{key: settings.as_dict()[key] for key in ("data", "split", "imgsz", "seed", "single_cls", "classes", "conf", "iou", "max_det")}}
+    return {
+        "model": str(path),
+        "checksum": zlib.crc32(path.read_bytes()),
+        "images": IMAGES,
+        "torch": torch.__version__,
+        **{
+            key: settings.as_dict()[key]
+            for key in ("data", "split", "imgsz", "seed", "single_cls", "classes", "conf", "iou", "max_det")
+        },
+    }

@@ -7,11 +7,30 @@ from collections.abc import Callable
 
 from .errors import UserError, did_you_mean
 
-TRAIN = ("on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", "on_train_epoch_start", "on_train_batch_start",
-         "optimizer_step", "on_before_zero_grad", "on_train_batch_end", "on_train_epoch_end", "on_fit_epoch_end", "on_model_save",
-         "on_train_end", "on_params_update", "teardown")
+TRAIN = (
+    "on_pretrain_routine_start",
+    "on_pretrain_routine_end",
+    "on_train_start",
+    "on_train_epoch_start",
+    "on_train_batch_start",
+    "optimizer_step",
+    "on_before_zero_grad",
+    "on_train_batch_end",
+    "on_train_epoch_end",
+    "on_fit_epoch_end",
+    "on_model_save",
+    "on_train_end",
+    "on_params_update",
+    "teardown",
+)
 VAL = ("on_val_start", "on_val_batch_start", "on_val_batch_end", "on_val_end")
-PREDICT = ("on_predict_start", "on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end", "on_predict_end")
+PREDICT = (
+    "on_predict_start",
+    "on_predict_batch_start",
+    "on_predict_postprocess_end",
+    "on_predict_batch_end",
+    "on_predict_end",
+)
 EXPORT = ("on_export_start", "on_export_end")
 EVENTS = (*TRAIN, *VAL, *PREDICT, *EXPORT)
 

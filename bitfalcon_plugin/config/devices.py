@@ -17,7 +17,9 @@ def select_device(device: object) -> torch.device:
     """
     found = _named(device)
     if len(found) > 1:
-        raise UserError(f"device={device!r}: several devices are for training and predict; name one here, for example device={found[0].index}.")
+        raise UserError(
+            f"device={device!r}: several devices are for training and predict; name one here, for example device={found[0].index}."
+        )
     return found[0]
 
 
@@ -32,15 +34,19 @@ def select_devices(device: object) -> list[torch.device]:
         return _named(device)
     local, processes = (_number(name) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
     if "-1" in map(str.strip, _items(device)):
-        raise UserError(f"device={device!r}: processes of torchrun would all choose the same GPU. Name them, as in device=0,1, or none.")
+        raise UserError(
+            f"device={device!r}: processes of torchrun would all choose the same GPU. Name them, as in device=0,1, or none."
+        )
     free = _items(device) in ([""], ["cuda"])  # every GPU of this machine is meant
     found = [torch.device("cuda", i) for i in range(_gpus())] if free else []
     found = found or _named(device)
     if found[0].type != "cuda":
         return found  # processes share a CPU
     if local is None or local >= len(found) or not free and processes not in (None, len(found)):
-        raise UserError(f"device={device!r} is {len(found)} of this machine's GPUs, torchrun started {processes or 'other'} processes "
-                        f"here (LOCAL_RANK={os.environ['LOCAL_RANK']}). Give --nproc-per-node={len(found)}, or as many devices.")
+        raise UserError(
+            f"device={device!r} is {len(found)} of this machine's GPUs, torchrun started {processes or 'other'} processes "
+            f"here (LOCAL_RANK={os.environ['LOCAL_RANK']}). Give --nproc-per-node={len(found)}, or as many devices."
+        )
     return [found[local]]
 
 
@@ -79,7 +85,10 @@ def _named(device: object) -> list[torch.device]:
         problems.append(f"{len(found)} GPUs are asked for")
     if problems:
         raise UserError(f"device={device!r}: {'; '.join(problems)} (known: {known}). Give one of these, or no device.")
-    return [torch.device(item) if isinstance(item, str) else torch.device("cuda", item) for item in _idle_filled(found, count)]
+    return [
+        torch.device(item) if isinstance(item, str) else torch.device("cuda", item)
+        for item in _idle_filled(found, count)
+    ]
 
 
 def _gpus() -> int:
@@ -88,7 +97,11 @@ def _gpus() -> int:
 
 def _items(device: object) -> list[str]:
     # '0', 'cpu', 'cuda', '' or '-1' each; a comma at the end of several is no mistake
-    words = [str(item) for item in device] if isinstance(device, (list, tuple)) else str("" if device is None else device).split(",")
+    words = (
+        [str(item) for item in device]
+        if isinstance(device, (list, tuple))
+        else str("" if device is None else device).split(",")
+    )
     words = [word.strip(" \t'\"()[]").lower() for word in words]
     words = ["" if word == "none" else word.removeprefix("cuda:") for word in words]
     return [word for word in words if word] or [""]

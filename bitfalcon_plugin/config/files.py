@@ -67,7 +67,11 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 def sweep(folder: str | os.PathLike[str]) -> int:
     """Remove what `atomic` left in `folder` when its process was killed; returns how many files. Nobody may be writing there."""
-    left = [path for path in Path(folder).glob(".*") if re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name) and path.is_file()]
+    left = [
+        path
+        for path in Path(folder).glob(".*")
+        if re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name) and path.is_file()
+    ]
     for path in left:
         path.unlink(missing_ok=True)
     return len(left)
@@ -112,18 +116,24 @@ def placed(target: Path, folder: bool) -> Iterator[Path]:
     """
     try:
         _sweep(target, folder)
-        with (_folder(target) if folder else atomic(target)) as path:
+        with _folder(target) if folder else atomic(target) as path:
             yield path
     except OSError as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"'{target}' cannot be written: {error.strerror or error}. Give another place with out= .") from error
+        raise UserError(
+            f"'{target}' cannot be written: {error.strerror or error}. Give another place with out= ."
+        ) from error
 
 
 def _sweep(target: Path, folder: bool) -> None:
     # By the names that the writers below and files.atomic give, of the kind and with the rights that mkstemp and mkdtemp give.
     random = "[a-z0-9_]{8}"
-    name = rf"\.{random}-{re.escape(target.name)}(-old)?" if folder else rf"\.{re.escape(target.stem)}-{random}{re.escape(target.suffix)}"
+    name = (
+        rf"\.{random}-{re.escape(target.name)}(-old)?"
+        if folder
+        else rf"\.{re.escape(target.stem)}-{random}{re.escape(target.suffix)}"
+    )
     for path in target.parent.glob(".*"):
         if not re.fullmatch(name, path.name) or path.is_symlink() or path.is_dir() != folder:
             continue
@@ -139,7 +149,9 @@ def _sweep(target: Path, folder: bool) -> None:
 @contextlib.contextmanager
 def _folder(target: Path) -> Iterator[Path]:
     if target.exists() and not _replaceable(target):
-        raise UserError(f"'{target}' is there already and holds other things than an export. Give another place with out= .")
+        raise UserError(
+            f"'{target}' is there already and holds other things than an export. Give another place with out= ."
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     made = Path(tempfile.mkdtemp(dir=target.parent, prefix=".", suffix=f"-{target.name}"))
     old = made.with_name(f"{made.name}-old")

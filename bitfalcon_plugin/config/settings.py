@@ -65,7 +65,11 @@ def settings_table() -> str:
         lines.append(f"| **{group}** | | | |")
         for key, row in rows.items():
             if "now" in row:
-                cells = ["", f"old name of `{row['now']}`" + (", with the opposite value" if row.get("negate") else ""), ""]
+                cells = [
+                    "",
+                    f"old name of `{row['now']}`" + (", with the opposite value" if row.get("negate") else ""),
+                    "",
+                ]
             else:
                 effect = f"no effect: {row['unused']}" if "unused" in row else ""
                 what = ". ".join(filter(None, (row.get("help", ""), effect)))
@@ -126,7 +130,11 @@ def _parts(value: object, row: Mapping) -> object:
 
 def _part(word: object) -> str | None:
     """A part of a parameter's name: letters, digits, dots and underscores, and no number by itself."""
-    named = isinstance(word, str) and re.fullmatch(r"[\w.]+", word) and not isinstance(literal(word), (int, float, type(None)))
+    named = (
+        isinstance(word, str)
+        and re.fullmatch(r"[\w.]+", word)
+        and not isinstance(literal(word), (int, float, type(None)))
+    )
     return word if named else None
 
 

@@ -68,8 +68,11 @@ def ended_by_signals() -> Iterator[Callable[[], None]]:
 
     before = {}
     if threading.current_thread() is threading.main_thread():
-        before = {number: handler for number in (signal.SIGINT, signal.SIGTERM)
-                  if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)}
+        before = {
+            number: handler
+            for number in (signal.SIGINT, signal.SIGTERM)
+            if (handler := signal.getsignal(number)) in (signal.SIG_DFL, signal.default_int_handler)
+        }
     for number in before:
         signal.signal(number, stop)
     try:

@@ -25,11 +25,13 @@ MAX_BYTES = 1 << 20  # a model YAML has a few kB; more is not one
 MAX_VALUES = 100_000  # that a YAML may hold once its aliases are written out
 
 # Which graph of ours carries a family that the named one does not (rows 1 and 3 differ, spec/families.md section 1).
-SHIPPED_VARIANTS: Mapping[tuple[str, str], str] = MappingProxyType({
-    ("yolov12", "turbo"): "yolov12-turbo",
-    ("yolov12", "turbo-all-residual"): "yolov12-turbo",
-    ("yolov12-turbo", "v1"): "yolov12",
-})
+SHIPPED_VARIANTS: Mapping[tuple[str, str], str] = MappingProxyType(
+    {
+        ("yolov12", "turbo"): "yolov12-turbo",
+        ("yolov12", "turbo-all-residual"): "yolov12-turbo",
+        ("yolov12-turbo", "v1"): "yolov12",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,10 @@ def find_model(model: str | Path, variant: str | None = None) -> ModelFile:
         also = " and in cfg/models" if bare else "; a name without a folder is looked for in cfg/models too"
         odd = OTHER_LETTER.search(_stem(given.name))
         letter = f" {odd[1]!r} is no scale letter; those are n, s, m, l and x." if odd else ""
-        raise MissingFileError(f"Model '{model}' does not exist: {tried}{also} ({', '.join(shipped)}).{letter}"
-                               f"{did_you_mean(given.stem + '.yaml', shipped)}")
+        raise MissingFileError(
+            f"Model '{model}' does not exist: {tried}{also} ({', '.join(shipped)}).{letter}"
+            f"{did_you_mean(given.stem + '.yaml', shipped)}"
+        )
     if variant and path.resolve().parent == _shipped_folder():
         path = path.with_name(SHIPPED_VARIANTS.get((path.stem, variant), path.stem) + ".yaml")
     return ModelFile(path, scale_letter(given.name), load_yaml(path))
@@ -88,8 +92,10 @@ def find_settings(cfg: str | Path) -> Path:
         if found := shipped.get(_canonical(given.name)):
             return found
     names = [path.stem for path in _recipes()]
-    raise MissingFileError(f"there is no such file, and the recipes are {', '.join(names)}."
-                           f"{did_you_mean(_without_suffix(given.name)[0], names)} `bitfalcon copy-cfg` writes a file to edit.")
+    raise MissingFileError(
+        f"there is no such file, and the recipes are {', '.join(names)}."
+        f"{did_you_mean(_without_suffix(given.name)[0], names)} `bitfalcon copy-cfg` writes a file to edit."
+    )
 
 
 def is_recipe(path: Path) -> bool:
@@ -145,8 +151,9 @@ def _check_nodes(root: yaml.Node) -> None:
             seen = set()
             for key, value in node.value:
                 if isinstance(key, yaml.ScalarNode) and key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                    raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} stands twice",
-                                               problem_mark=key.start_mark)
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} stands twice", problem_mark=key.start_mark
+                    )
                 seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
                 waiting += (key, value)
         elif isinstance(node, yaml.SequenceNode):

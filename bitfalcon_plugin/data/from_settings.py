@@ -29,7 +29,9 @@ def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
 
     if settings.data is None:
         data = load_data(DEFAULT_DATA)
-        print(f"No data= is given: using the generated dataset 'shapes' in {data.root} (its data.yaml is an example to copy)")
+        print(
+            f"No data= is given: using the generated dataset 'shapes' in {data.root} (its data.yaml is an example to copy)"
+        )
     else:
         data = load_data(settings.data, allow_outside=settings.allow_outside)
     for note in data.notes:
@@ -40,7 +42,9 @@ def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
     # a path is kept whole, so that the run can be resumed and its weights validated from any folder
     settings = settings.replace(**brought, data=DEFAULT_DATA if settings.data is None else str(data.path.resolve()))
     if not isinstance(settings.imgsz, int):
-        raise UserError(f"imgsz={settings.imgsz}: training and validation take one side, for example imgsz={max(settings.imgsz)}.")
+        raise UserError(
+            f"imgsz={settings.imgsz}: training and validation take one side, for example imgsz={max(settings.imgsz)}."
+        )
     return data, settings
 
 
@@ -48,10 +52,17 @@ def scan_split(data: DataSpec, split: str, settings: Settings) -> Scan:
     """Look through a split and say what is in it."""
     from .dataset import scan
 
-    found = scan(data, split, single_cls=settings.single_cls, classes=settings.classes,
-                 fraction=settings.fraction if split == "train" and settings.mode == "train" else 1.0)
-    print(f"{split:>9}: {len(found.samples)} images, {found.missing + found.empty} backgrounds, {found.unreadable} unreadable, "
-          f"{sum(len(sample.boxes) for sample in found.samples)} boxes ({data.path})")
+    found = scan(
+        data,
+        split,
+        single_cls=settings.single_cls,
+        classes=settings.classes,
+        fraction=settings.fraction if split == "train" and settings.mode == "train" else 1.0,
+    )
+    print(
+        f"{split:>9}: {len(found.samples)} images, {found.missing + found.empty} backgrounds, {found.unreadable} unreadable, "
+        f"{sum(len(sample.boxes) for sample in found.samples)} boxes ({data.path})"
+    )
     for note in found.notes[:20]:
         print(f"note: {note}", file=sys.stderr)
     if len(found.notes) > 20:
@@ -62,12 +73,16 @@ def scan_split(data: DataSpec, split: str, settings: Settings) -> Scan:
 def same_classes(known: Mapping[int, str], names: Mapping[int, str], data: DataSpec) -> None:
     """UserError where a model (classes `known`) and data have another number of classes, or the same in another order; a note for other words."""
     if len(names) != len(known):
-        raise UserError(f"The model knows {len(known)} classes ({', '.join(known.values())}), {data.path} has {len(names)} "
-                        f"({', '.join(names.values())}). Give the data the model was trained for.")
+        raise UserError(
+            f"The model knows {len(known)} classes ({', '.join(known.values())}), {data.path} has {len(names)} "
+            f"({', '.join(names.values())}). Give the data the model was trained for."
+        )
     if names != known:
         if sorted(names.values()) == sorted(known.values()):
-            raise UserError(f"{data.path} has the model's classes in another order ({', '.join(names.values())}; the model: "
-                            f"{', '.join(known.values())}). Put the names of the data in the model's order.")
+            raise UserError(
+                f"{data.path} has the model's classes in another order ({', '.join(names.values())}; the model: "
+                f"{', '.join(known.values())}). Put the names of the data in the model's order."
+            )
         note(f"note: the model calls its classes {', '.join(known.values())}")
 
 

@@ -69,8 +69,14 @@ def look_at_all(images: Sequence[Path], nc: int | None) -> list[Look]:
     with ThreadPoolExecutor(THREADS) as pool:
         visits = list(pool.map(visit, images))
     if file and any(known.get(str(found.image), (None, None))[1] is not found for _, found in visits):
-        _remember(file, [(stamp, found) for stamp, found in visits
-                         if stamp and max(stamp[1], stamp[3]) < started - FRESH and not found.labels.problems])
+        _remember(
+            file,
+            [
+                (stamp, found)
+                for stamp, found in visits
+                if stamp and max(stamp[1], stamp[3]) < started - FRESH and not found.labels.problems
+            ],
+        )
     return [found for _, found in visits]
 
 
@@ -119,7 +125,9 @@ def _remember(file: Path, visits: Sequence[tuple[Stamp, Look]]) -> None:
 
 def _digest(content: dict[str, object]) -> str:
     """Of the whole content: torch's loader does not notice a flipped bit."""
-    found = hashlib.blake2b(repr((content["images"], sorted(content["notes"].items()))).encode("utf-8", "surrogateescape"))
+    found = hashlib.blake2b(
+        repr((content["images"], sorted(content["notes"].items()))).encode("utf-8", "surrogateescape")
+    )
     for name in ("stamps", "sizes", "counts", "rows", "lengths", "points"):
         found.update(content[name].numpy().tobytes())
     return found.hexdigest()

@@ -43,7 +43,11 @@ class Rule:
         return (scores - wanted).abs() <= self.score * wanted.clamp(min=self.floor)
 
 
-RULES = {"float32": Rule(1e-4, 1e-3, 1e-3, 1.0), "half": Rule(1e-2, 0.04, 0.25, 0.95), "int8": Rule(3e-2, 0.15, 1.0, 0.8)}
+RULES = {
+    "float32": Rule(1e-4, 1e-3, 1e-3, 1.0),
+    "half": Rule(1e-2, 0.04, 0.25, 0.95),
+    "int8": Rule(3e-2, 0.15, 1.0, 0.8),
+}
 
 
 @dataclass
@@ -59,12 +63,16 @@ class Agreement:
 
     def describe(self) -> str:
         """One line."""
-        return (f"largest difference {self.pixels:.2g} px, {self.score:.2g} in score; {self.matched} of {self.count} boxes matched "
-                f"on {self.images} images{self.note}")
+        return (
+            f"largest difference {self.pixels:.2g} px, {self.score:.2g} in score; {self.matched} of {self.count} boxes matched "
+            f"on {self.images} images{self.note}"
+        )
 
 
 @torch.inference_mode()
-def compare(model: Detector, engine: Engine, batches: Iterable[Tensor], kind: str, suppression: Suppression | None = None) -> Agreement:
+def compare(
+    model: Detector, engine: Engine, batches: Iterable[Tensor], kind: str, suppression: Suppression | None = None
+) -> Agreement:
     """Run both on batches (B, 3, H, W) that the engine takes; kind: of RULES. Raises MismatchError beyond its tolerance.
 
     model: folded, on the CPU. suppression: that of the file, where it is inside; where it leaves nothing on any image, count is 0.
@@ -86,8 +94,10 @@ def compare(model: Detector, engine: Engine, batches: Iterable[Tensor], kind: st
             _anchors(found, raw, wanted, most, rule)
         found.images += len(images)
     if found.matched < rule.share * found.count:
-        raise MismatchError(f"it differs from the network ({found.describe()}; {rule.share:.0%} must agree to "
-                            f"{most:.2g} px and {rule.score:.2%} of a score)")
+        raise MismatchError(
+            f"it differs from the network ({found.describe()}; {rule.share:.0%} must agree to "
+            f"{most:.2g} px and {rule.score:.2%} of a score)"
+        )
     return found
 
 
@@ -132,8 +142,12 @@ def _rows(found: Agreement, raw: Tensor, wanted: Tensor, most: float, rule: Rule
         least = min(rows[-1, 4].item() if len(rows) == suppression.max_det else 0.0, 1.0)
         slack = rule.score * score.clamp(min=rule.floor)  # (A,)
         hopeful = score > suppression.conf - slack
-        all_ = torch.cat((xyxy_from_xywh(image[:4].t()), score[:, None], label[:, None].float(), slack[:, None]), 1)[hopeful]  # (m, 7)
-        must = (all_[:, 4] > suppression.conf + all_[:, 6]) & (all_[:, 4] > least + all_[:, 6])  # neither at conf nor behind max_det
+        all_ = torch.cat((xyxy_from_xywh(image[:4].t()), score[:, None], label[:, None].float(), slack[:, None]), 1)[
+            hopeful
+        ]  # (m, 7)
+        must = (all_[:, 4] > suppression.conf + all_[:, 6]) & (
+            all_[:, 4] > least + all_[:, 6]
+        )  # neither at conf nor behind max_det
         found.count += len(rows) + int(must.sum())
         if not len(rows) or not len(all_):
             continue

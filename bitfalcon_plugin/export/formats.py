@@ -42,34 +42,77 @@ class Format:
 COMMON = ("dynamic", "half")
 INT8 = "format=openvino int8=True gains"
 FORMATS: dict[str, Format] = {
-    "onnx": Format(".onnx", {"onnxruntime": "export"}, {"onnx": "export"}, options=(*COMMON, "nms", "opset", "simplify"),
-                   not_taken={"int8": f"onnxruntime computes 8-bit graphs slower on CPUs than float32 ones; {INT8}"}),
-    "torchscript": Format(".torchscript", options=(*COMMON, "nms"), not_taken={"int8": f"torch has no faster 8-bit arithmetic for it; {INT8}"}),
-    "pt2": Format(".pt2", options=COMMON, not_taken={
-        "int8": f"torch has no faster 8-bit arithmetic for it; {INT8}",
-        "nms": "suppression ends when nothing is left, which a torch.export graph cannot say; the other formats take it"}),
+    "onnx": Format(
+        ".onnx",
+        {"onnxruntime": "export"},
+        {"onnx": "export"},
+        options=(*COMMON, "nms", "opset", "simplify"),
+        not_taken={"int8": f"onnxruntime computes 8-bit graphs slower on CPUs than float32 ones; {INT8}"},
+    ),
+    "torchscript": Format(
+        ".torchscript",
+        options=(*COMMON, "nms"),
+        not_taken={"int8": f"torch has no faster 8-bit arithmetic for it; {INT8}"},
+    ),
+    "pt2": Format(
+        ".pt2",
+        options=COMMON,
+        not_taken={
+            "int8": f"torch has no faster 8-bit arithmetic for it; {INT8}",
+            "nms": "suppression ends when nothing is left, which a torch.export graph cannot say; the other formats take it",
+        },
+    ),
     # OpenVINO converts what torch's recorder wrote, and that needs onnx.
-    "openvino": Format("_openvino_model", {"openvino": "openvino"}, {"onnx": "openvino"},
-                       {"int8": {"openvino": "int8", "onnx": "int8", "nncf": "int8"}}, (*COMMON, "int8", "nms", "opset")),
-    "engine": Format(".engine", reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
-                                       "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where they are to run"),
-    "coreml": Format(".mlpackage", reason="coremltools predicts on macOS only, so that the file could not be checked; export "
-                                          "format=torchscript and convert it there with coremltools"),
+    "openvino": Format(
+        "_openvino_model",
+        {"openvino": "openvino"},
+        {"onnx": "openvino"},
+        {"int8": {"openvino": "int8", "onnx": "int8", "nncf": "int8"}},
+        (*COMMON, "int8", "nms", "opset"),
+    ),
+    "engine": Format(
+        ".engine",
+        reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
+        "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where they are to run",
+    ),
+    "coreml": Format(
+        ".mlpackage",
+        reason="coremltools predicts on macOS only, so that the file could not be checked; export "
+        "format=torchscript and convert it there with coremltools",
+    ),
     "saved_model": Format("_saved_model", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
     "pb": Format(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
     "tflite": Format(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
     "litert": Format(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
-    "edgetpu": Format("_edgetpu.tflite", reason=f"it needs TensorFlow and Google's compiler; {FROM_ONNX} (onnx2tf, edgetpu_compiler)"),
-    "tfjs": Format("_web_model", reason="it needs TensorFlow; export format=onnx, which onnxruntime-web runs in browsers"),
+    "edgetpu": Format(
+        "_edgetpu.tflite", reason=f"it needs TensorFlow and Google's compiler; {FROM_ONNX} (onnx2tf, edgetpu_compiler)"
+    ),
+    "tfjs": Format(
+        "_web_model", reason="it needs TensorFlow; export format=onnx, which onnxruntime-web runs in browsers"
+    ),
     "paddle": Format("_paddle_model", reason=f"it needs PaddlePaddle; {FROM_ONNX} (x2paddle)"),
     "mnn": Format(".mnn", reason=f"it needs MNN; {FROM_ONNX} (mnnconvert)"),
     "ncnn": Format("_ncnn_model", reason="it needs ncnn; export format=torchscript and convert it with pnnx"),
     "imx": Format("_imx_model", reason=f"it needs Sony's converter; {FROM_ONNX}"),
     "rknn": Format("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),
 }
-ALIASES = {"tensorrt": "engine", "trt": "engine", "jit": "torchscript", "ov": "openvino", "mlpackage": "coreml", "ort": "onnx",
-           "onnxruntime": "onnx"}
-OPTIONS = {"dynamic": False, "half": False, "int8": False, "nms": None, "opset": None, "simplify": True}  # and their defaults
+ALIASES = {
+    "tensorrt": "engine",
+    "trt": "engine",
+    "jit": "torchscript",
+    "ov": "openvino",
+    "mlpackage": "coreml",
+    "ort": "onnx",
+    "onnxruntime": "onnx",
+}
+OPTIONS = {
+    "dynamic": False,
+    "half": False,
+    "int8": False,
+    "nms": None,
+    "opset": None,
+    "simplify": True,
+}  # and their defaults
 WRITTEN = tuple(name for name, row in FORMATS.items() if not row.reason)
 
 
@@ -79,7 +122,9 @@ def find_format(name: str) -> str:
     word = ALIASES.get(word, word)
     if word not in FORMATS:
         hint = did_you_mean(word, (*FORMATS, *ALIASES))
-        raise UserError(f"format={str(name)[:60]}: there is no such format; expected one of {', '.join(WRITTEN)}.{hint}")
+        raise UserError(
+            f"format={str(name)[:60]}: there is no such format; expected one of {', '.join(WRITTEN)}.{hint}"
+        )
     if reason := FORMATS[word].reason:
         raise UserError(f"format={name} is not written here: {reason}.")
     return word
@@ -117,7 +162,11 @@ def support_table() -> str:
         taken = ", ".join(f"`{option}`" for option in row.options)
         taken += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
         extras = ", ".join(f"`bitfalcon[{extra}]`" for extra in sorted(set(row.needs.values())))
-        extras += "".join(f"; `{option}`: `bitfalcon[{extra}]`" for option, needs in row.for_option.items() for extra in {*needs.values()})
+        extras += "".join(
+            f"; `{option}`: `bitfalcon[{extra}]`"
+            for option, needs in row.for_option.items()
+            for extra in {*needs.values()}
+        )
         cells = [f"`{name}`", suffix, f"refused: {row.reason}" if row.reason else row.status, taken, extras]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

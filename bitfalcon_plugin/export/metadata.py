@@ -39,10 +39,20 @@ class Metadata:
     def texts(self) -> dict[str, str]:
         """Key -> text, as a file holds them."""
         values = {
-            "description": self.description, "author": "bitfalcon", "date": self.date or datetime.datetime.now().isoformat(),
-            "version": __version__, "license": self.license or "not stated", "docs": "bitfalcon help", "stride": self.multiple,
-            "task": "detect", "batch": self.batch, "imgsz": list(self.imgsz), "names": dict(self.names), "args": dict(self.args),
-            "channels": 3, "end2end": False,
+            "description": self.description,
+            "author": "bitfalcon",
+            "date": self.date or datetime.datetime.now().isoformat(),
+            "version": __version__,
+            "license": self.license or "not stated",
+            "docs": "bitfalcon help",
+            "stride": self.multiple,
+            "task": "detect",
+            "batch": self.batch,
+            "imgsz": list(self.imgsz),
+            "names": dict(self.names),
+            "args": dict(self.args),
+            "channels": 3,
+            "end2end": False,
         }
         return {key: str(value) for key, value in values.items()}
 
@@ -55,8 +65,10 @@ def read_metadata(texts: Mapping[str, object], path: object) -> Metadata:
     values = {key: _literal(texts.get(key)) for key in ("names", "stride", "imgsz", "batch", "args", "task")}
     if values["names"] is None or values["stride"] is None:
         missing = " and ".join(key for key in ("names", "stride") if values[key] is None)
-        raise UserError(f"'{path}' does not say what it detects (no {missing} in its metadata), as files of other programs: export the "
-                        f"checkpoint with `bitfalcon export`, or add the keys with their maker's tool, for example {EXAMPLE}.")
+        raise UserError(
+            f"'{path}' does not say what it detects (no {missing} in its metadata), as files of other programs: export the "
+            f"checkpoint with `bitfalcon export`, or add the keys with their maker's tool, for example {EXAMPLE}."
+        )
     if values["task"] not in (None, "detect"):
         raise UserError(f"'{path}' is a model for {one_line(str(values['task']), MAX_NAME)}; this package detects.")
     names, stride, imgsz = _names(values["names"]), values["stride"], values["imgsz"]
@@ -66,10 +78,14 @@ def read_metadata(texts: Mapping[str, object], path: object) -> Metadata:
     imgsz = [imgsz, imgsz] if _counts(imgsz) else imgsz if imgsz is not None else [640, 640]
     wrong += [] if isinstance(imgsz, (list, tuple)) and len(imgsz) == 2 and all(map(_counts, imgsz)) else ["imgsz"]
     if wrong:
-        raise UserError(f"'{path}' has metadata that cannot be meant ({', '.join(wrong)}); expected for example {EXAMPLE}, imgsz=[640, 640].")
+        raise UserError(
+            f"'{path}' has metadata that cannot be meant ({', '.join(wrong)}); expected for example {EXAMPLE}, imgsz=[640, 640]."
+        )
     args = values["args"] if isinstance(values["args"], dict) else {}
     said = {key: one_line(str(texts[key]), MAX_NAME) for key in ("license", "description", "date") if texts.get(key)}
-    return Metadata(names, int(stride), tuple(map(int, imgsz)), values["batch"] if _counts(values["batch"]) else 1, args, **said)
+    return Metadata(
+        names, int(stride), tuple(map(int, imgsz)), values["batch"] if _counts(values["batch"]) else 1, args, **said
+    )
 
 
 def _literal(text: object) -> object:

@@ -27,7 +27,9 @@ class Exported(nn.Module):
     dynamic: whether other sizes than that of the recording come.
     """
 
-    def __init__(self, model: Detector, half: bool = False, suppression: Suppression | None = None, dynamic: bool = False):
+    def __init__(
+        self, model: Detector, half: bool = False, suppression: Suppression | None = None, dynamic: bool = False
+    ):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         _plain_attention(self.model, dynamic)
@@ -76,14 +78,17 @@ class PlainAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x)  # (B, 2K+C, H, W)
         keys, count = self.heads * self.key_width, x.shape[2] * x.shape[3]
-        values = qkv[:, 2 * keys:]
+        values = qkv[:, 2 * keys :]
         q, k, v = qkv.flatten(2).split((keys, keys, self.heads * self.value_width), 1)  # (B, width, N)
         added = None
         if self.padded:
             extra = (self.area - count % self.area) % self.area
             q, k, v = (nn.functional.pad(part, (0, extra)) for part in (q, k, v))
             added = nn.functional.pad(v[:1, :1, :count] * 0, (0, extra), value=-LARGE).view(self.area, 1, 1, -1)
-        q, k, v = (self._areas(part, width) for part, width in ((q, self.key_width), (k, self.key_width), (v, self.value_width)))
+        q, k, v = (
+            self._areas(part, width)
+            for part, width in ((q, self.key_width), (k, self.key_width), (v, self.value_width))
+        )
         logits = (q * (1 / math.sqrt(self.key_width))).transpose(-1, -2) @ k  # (B, area, heads, run, run)
         weights = (logits if added is None else logits + added).softmax(-1)
         y = v @ weights.transpose(-1, -2)  # (B, area, heads, width, run)
@@ -100,12 +105,21 @@ class PlainAttention(nn.Module):
 @torch.no_grad()
 def _plain_attention(model: Detector, dynamic: bool) -> None:
     # Whether a size needs added positions is seen at the least image: those of all others are multiples of its own.
-    places = [(parent, name, layer) for parent in model.modules() for name, layer in parent.named_children() if isinstance(layer, Attention)]
+    places = [
+        (parent, name, layer)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if isinstance(layer, Attention)
+    ]
     if not places:
         return
     counts: dict[int, int] = {}
-    hooks = [layer.register_forward_pre_hook(lambda layer, inputs: counts.__setitem__(id(layer), inputs[0].shape[-2:].numel()))
-             for _, _, layer in places]
+    hooks = [
+        layer.register_forward_pre_hook(
+            lambda layer, inputs: counts.__setitem__(id(layer), inputs[0].shape[-2:].numel())
+        )
+        for _, _, layer in places
+    ]
     weight = next(model.parameters())
     model(torch.zeros(1, 3, model.multiple, model.multiple, device=weight.device, dtype=weight.dtype))
     for hook in hooks:

@@ -35,7 +35,9 @@ class Suppression(nn.Module):
             suppress = _recorded_loop() if torch.jit.is_tracing() else _greedy
             kept = suppress(moved, scores, self.conf, self.iou, self.max_det)
         rows = torch.cat((corners, scores.unsqueeze(2), classes.to(corners.dtype).unsqueeze(2)), 2)  # (B, A, 6)
-        best, place = torch.nn.functional.pad(kept, (0, self.max_det)).topk(self.max_det, 1)  # kept: scores, 0 elsewhere
+        best, place = torch.nn.functional.pad(kept, (0, self.max_det)).topk(
+            self.max_det, 1
+        )  # kept: scores, 0 elsewhere
         rows = torch.nn.functional.pad(rows, (0, 0, 0, self.max_det))
         return rows.gather(1, place.unsqueeze(2).expand(-1, -1, 6)) * (best > 0).to(rows.dtype).unsqueeze(2)
 
@@ -80,8 +82,14 @@ class _OnnxSuppression(torch.autograd.Function):
             return g.op("Constant", value_t=torch.tensor(value, dtype=kind))
 
         one_class = g.op("Unsqueeze", scores, number([1], torch.int64))  # (B, 1, A)
-        found = g.op("NonMaxSuppression", boxes, one_class, number([max_det], torch.int64), number([iou], torch.float32),
-                     number([conf], torch.float32))  # (n, 3): image, class, anchor
+        found = g.op(
+            "NonMaxSuppression",
+            boxes,
+            one_class,
+            number([max_det], torch.int64),
+            number([iou], torch.float32),
+            number([conf], torch.float32),
+        )  # (n, 3): image, class, anchor
         places = g.op("Gather", found, number([0, 2], torch.int64), axis_i=1)  # (n, 2)
         empty = g.op("Mul", scores, number(0.0, torch.float32))
         values = g.op("GatherND", scores, places)

@@ -33,23 +33,33 @@ def open_engine(path: str | Path, device: object = None, half: bool = False) -> 
     try:
         engine = getattr(import_module(f".runtimes.{module}", __package__), name)(path, wanted, half)
     except ImportError as error:
-        raise UserError(f"'{path}' needs {' and '.join(FORMATS[format_].needs)}, which is installed but cannot be imported: {last_line(error)}. "
-                        "Install it again: pip install --force-reinstall "
-                        f"'bitfalcon[{', '.join(sorted(set(FORMATS[format_].needs.values())))}]'") from error
+        raise UserError(
+            f"'{path}' needs {' and '.join(FORMATS[format_].needs)}, which is installed but cannot be imported: {last_line(error)}. "
+            "Install it again: pip install --force-reinstall "
+            f"'bitfalcon[{', '.join(sorted(set(FORMATS[format_].needs.values())))}]'"
+        ) from error
     if device not in (None, "") and wanted.type == "cuda" and engine.device.type == "cpu":
-        raise UserError(f"device={device}: {engine.runtime} computes '{path}' on the CPU only. Give device=cpu"
-                        + (", or install onnxruntime-gpu." if format_ == "onnx" else "."))
+        raise UserError(
+            f"device={device}: {engine.runtime} computes '{path}' on the CPU only. Give device=cpu"
+            + (", or install onnxruntime-gpu." if format_ == "onnx" else ".")
+        )
     return engine
 
 
 def _found(path: str | Path) -> tuple[Path, str]:
     path, format_ = Path(path), format_of(path)
     if format_ is None:
-        raise UserError(f"'{path}' is no exported model; those end in {', '.join(row.suffix for row in FORMATS.values() if not row.reason)}.")
+        raise UserError(
+            f"'{path}' is no exported model; those end in {', '.join(row.suffix for row in FORMATS.values() if not row.reason)}."
+        )
     if FORMATS[format_].reason:
-        raise UserError(f"'{path}': files of format {format_} are not run here. Give the checkpoint (.pt) or an export of another format.")
+        raise UserError(
+            f"'{path}': files of format {format_} are not run here. Give the checkpoint (.pt) or an export of another format."
+        )
     if not path.exists():
-        raise MissingFileError(f"Model '{path}' does not exist. `bitfalcon export model=best.pt format={format_}` writes one.")
+        raise MissingFileError(
+            f"Model '{path}' does not exist. `bitfalcon export model=best.pt format={format_}` writes one."
+        )
     require(find_format(format_))
     return path, format_
 
@@ -72,12 +82,16 @@ class Opened:
     def settings(self, mode: str) -> dict[str, object]:
         """What the file says for settings that nobody gave. UserError for a mode that needs the network."""
         if mode not in ("predict", "val"):
-            raise UserError(f"{mode} needs a checkpoint: '{self.path}' is an exported model, which predicts and is measured (val) only. "
-                            "Take the .pt it was made from.")
+            raise UserError(
+                f"{mode} needs a checkpoint: '{self.path}' is an exported model, which predicts and is measured (val) only. "
+                "Take the .pt it was made from."
+            )
         high, wide = self.engine.imgsz
         if mode == "val" and self.engine.fixed and high != wide:
-            raise UserError(f"val measures on squares; '{self.path}' takes {high} x {wide} pixels only. Export it with dynamic=True, or with "
-                            f"imgsz={max(high, wide)}.")
+            raise UserError(
+                f"val measures on squares; '{self.path}' takes {high} x {wide} pixels only. Export it with dynamic=True, or with "
+                f"imgsz={max(high, wide)}."
+            )
         return {"imgsz": high if high == wide else [high, wide]}
 
     def prepared(self, settings: Settings) -> Engine:
@@ -87,13 +101,24 @@ class Opened:
         fixed = self.engine.fixed
         if fixed and wanted != fixed:
             sides = " x ".join(map(str, fixed))
-            raise UserError(f"imgsz={settings.imgsz}: '{self.path}' takes {sides} pixels only. Leave imgsz away, or export again with "
-                            "dynamic=True or this imgsz.")
-        for key, given in (("embed", settings.embed is not None), ("augment", settings.augment and bool(fixed or self.engine.suppressed))):
+            raise UserError(
+                f"imgsz={settings.imgsz}: '{self.path}' takes {sides} pixels only. Leave imgsz away, or export again with "
+                "dynamic=True or this imgsz."
+            )
+        for key, given in (
+            ("embed", settings.embed is not None),
+            ("augment", settings.augment and bool(fixed or self.engine.suppressed)),
+        ):
             if given:
-                raise UserError(f"{key}={getattr(settings, key)}: '{self.path}' is an exported model"
-                                + (", whose rows cannot be looked into" if key == "embed" else " of one size, or with suppression inside")
-                                + ". Take the checkpoint (.pt) it was made from.")
+                raise UserError(
+                    f"{key}={getattr(settings, key)}: '{self.path}' is an exported model"
+                    + (
+                        ", whose rows cannot be looked into"
+                        if key == "embed"
+                        else " of one size, or with suppression inside"
+                    )
+                    + ". Take the checkpoint (.pt) it was made from."
+                )
         self._tell(settings)
         return self._open(settings.device, bool(settings.half))
 
@@ -105,11 +130,17 @@ class Opened:
             least = args.get("conf")
             least = least if isinstance(least, (int, float)) else 0.25
             if asked is not None and asked < least or {"iou", "max_det"} & settings.given:
-                _note(f"suppression is inside '{self.path}' ({inside}): lower scores and boxes that it leaves out do not come back.")
+                _note(
+                    f"suppression is inside '{self.path}' ({inside}): lower scores and boxes that it leaves out do not come back."
+                )
         if settings.half and not args.get("half") and self.format != "openvino":
-            _note(f"half=True: '{self.path}' computes in the type it was exported in, float32; export it with half=True.")
+            _note(
+                f"half=True: '{self.path}' computes in the type it was exported in, float32; export it with half=True."
+            )
         if settings.compile:
-            _note(f"compile={settings.compile}: '{self.path}' is run by {self.engine.runtime}, which compiles by itself or not at all.")
+            _note(
+                f"compile={settings.compile}: '{self.path}' is run by {self.engine.runtime}, which compiles by itself or not at all."
+            )
 
     def _open(self, device: object, half: bool) -> Engine:
         key = str(select_device(device)), half

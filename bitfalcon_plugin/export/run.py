@@ -40,14 +40,45 @@ from .open import open_engine
 from .writers import WRITERS, Job
 
 COMPARED, CALIBRATED = 4, 100  # images for the comparison, and to find the ranges of int8
-TAKES = frozenset(("mode", "task", "model", "data", "source", "imgsz", "batch", "device", "format", "out", "allow_outside", "half", "int8",
-                   "dynamic", "nms", "opset", "simplify", "model_scale", "variant", "pretrained", "verbose", "debug"))
-NO_RANGES = ("int8=True needs data= (or source=): pictures as the model will see them, from which the ranges of its numbers are found")
+TAKES = frozenset(
+    (
+        "mode",
+        "task",
+        "model",
+        "data",
+        "source",
+        "imgsz",
+        "batch",
+        "device",
+        "format",
+        "out",
+        "allow_outside",
+        "half",
+        "int8",
+        "dynamic",
+        "nms",
+        "opset",
+        "simplify",
+        "model_scale",
+        "variant",
+        "pretrained",
+        "verbose",
+        "debug",
+    )
+)
+NO_RANGES = "int8=True needs data= (or source=): pictures as the model will see them, from which the ranges of its numbers are found"
 INSIDE = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # of a suppression that is in the file
 
 
-def run_export(model: Detector, settings: Settings, source: str, license: str | None = None, events: Events | None = None,
-               remembered: bool = False, asked: Collection[str] | None = None) -> Path:
+def run_export(
+    model: Detector,
+    settings: Settings,
+    source: str,
+    license: str | None = None,
+    events: Events | None = None,
+    remembered: bool = False,
+    asked: Collection[str] | None = None,
+) -> Path:
     """Write `model` in settings.format beside `source` (or to settings.out), compared with the network; returns the path.
 
     source: the file that the model is from; a graph's export goes into the working folder. license: of the weights. events:
@@ -71,18 +102,32 @@ def run_export(model: Detector, settings: Settings, source: str, license: str | 
     kind = "int8" if settings.int8 else "half" if settings.half else "float32"
     pictures, what = _pictures(settings, CALIBRATED if settings.int8 else COMPARED, remembered)
     images = [_letterboxed(picture, imgsz) for picture in pictures]
-    job = Job(network=Exported(network, settings.half and format_ != "openvino", suppression, settings.dynamic),
-              images=torch.cat(images * batch)[:batch], about=_about(model, settings, source, imgsz, batch, license),
-              dynamic=settings.dynamic, opset=settings.opset, simplify=settings.simplify, half=settings.half, int8=settings.int8,
-              calibration=tuple(images) if settings.int8 else (), stem=target.name.removesuffix(FORMATS[format_].suffix))
+    job = Job(
+        network=Exported(network, settings.half and format_ != "openvino", suppression, settings.dynamic),
+        images=torch.cat(images * batch)[:batch],
+        about=_about(model, settings, source, imgsz, batch, license),
+        dynamic=settings.dynamic,
+        opset=settings.opset,
+        simplify=settings.simplify,
+        half=settings.half,
+        int8=settings.int8,
+        calibration=tuple(images) if settings.int8 else (),
+        stem=target.name.removesuffix(FORMATS[format_].suffix),
+    )
     batches = list(_batches(images[:COMPARED], pictures, job))
     with ended_by_signals() as heed, _kept_if_equal(target, format_) as path:
         WRITERS[format_](job, path)
         found = compare(network, open_engine(path, "cpu"), batches, kind, suppression)
         if not found.count:  # nothing was above conf: then at least what is suppressed is compared
-            bare = replace(job, network=Exported(network, job.network.half_inside, None, settings.dynamic),
-                           about=replace(job.about, args={**job.about.args, "nms": False}))
-            with tempfile.TemporaryDirectory() as folder, placed(Path(folder) / target.name, _is_folder(format_)) as other:
+            bare = replace(
+                job,
+                network=Exported(network, job.network.half_inside, None, settings.dynamic),
+                about=replace(job.about, args={**job.about.args, "nms": False}),
+            )
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                placed(Path(folder) / target.name, _is_folder(format_)) as other,
+            ):
                 WRITERS[format_](bare, other)
                 found = compare(network, open_engine(other, "cpu"), batches, kind)
         heed()
@@ -119,7 +164,9 @@ def _refuse(format_: str, settings: Settings) -> None:
         raise UserError("int8=True and dynamic=True: ranges of 8-bit numbers are found for one size; give one of them.")
 
 
-def _tell_unused(format_: str, settings: Settings, asked: Collection[str] | None, remembered: bool, device: torch.device) -> None:
+def _tell_unused(
+    format_: str, settings: Settings, asked: Collection[str] | None, remembered: bool, device: torch.device
+) -> None:
     # One note for the settings that were given another value than their own and change nothing here.
     taken = TAKES | (INSIDE if settings.nms else frozenset())
     taken -= {"simplify"} - set(FORMATS[format_].options)
@@ -128,7 +175,9 @@ def _tell_unused(format_: str, settings: Settings, asked: Collection[str] | None
     if asked is None and remembered:
         keys -= {"single_cls"}  # may be the checkpoint's own
     if others := sorted(key for key in keys - taken if getattr(settings, key) != live()[key]["default"]):
-        _note(f"without effect on an export: {', '.join(key + ' (needs nms=True)' * (key in INSIDE) for key in others)}")
+        _note(
+            f"without effect on an export: {', '.join(key + ' (needs nms=True)' * (key in INSIDE) for key in others)}"
+        )
 
 
 def _target(format_: str, settings: Settings, source: str) -> Path:
@@ -136,9 +185,13 @@ def _target(format_: str, settings: Settings, source: str) -> Path:
     if settings.out is None:
         return (origin.parent if origin.suffix.lower() in (".pt", ".pth") else Path()) / f"{origin.stem}{suffix}"
     if not settings.out.rstrip("/\\").endswith(suffix):
-        raise UserError(f"out={settings.out}: a name for format={format_} ends in {suffix}, for example out={origin.stem}{suffix} .")
+        raise UserError(
+            f"out={settings.out}: a name for format={format_} ends in {suffix}, for example out={origin.stem}{suffix} ."
+        )
     if Path(settings.out).name == suffix:
-        raise UserError(f"out={settings.out}: a suffix alone is no name; expected for example out={origin.stem}{suffix} .")
+        raise UserError(
+            f"out={settings.out}: a suffix alone is no name; expected for example out={origin.stem}{suffix} ."
+        )
     return Path(settings.out)
 
 
@@ -146,7 +199,9 @@ def _shape(model: Detector, settings: Settings) -> tuple[tuple[int, int], int]:
     sides = (settings.imgsz,) * 2 if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
     imgsz = tuple(-(-side // model.multiple) * model.multiple for side in sides)
     if imgsz != sides:
-        _note(f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {list(imgsz)}.")
+        _note(
+            f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {list(imgsz)}."
+        )
     batch = settings.batch if "batch" in settings.given else 1
     if batch < 1:
         raise UserError(f"batch={batch:g}: an export has a whole number of images, 1 or more; dynamic=True takes any.")
@@ -154,18 +209,29 @@ def _shape(model: Detector, settings: Settings) -> tuple[tuple[int, int], int]:
 
 
 def _suppression(settings: Settings) -> Suppression:
-    return Suppression(0.25 if settings.conf is None else settings.conf, settings.iou, settings.max_det, settings.agnostic_nms)
+    return Suppression(
+        0.25 if settings.conf is None else settings.conf, settings.iou, settings.max_det, settings.agnostic_nms
+    )
 
 
-def _about(model: Detector, settings: Settings, source: str, imgsz: tuple[int, int], batch: int, license: str | None) -> Metadata:
+def _about(
+    model: Detector, settings: Settings, source: str, imgsz: tuple[int, int], batch: int, license: str | None
+) -> Metadata:
     args = {key: getattr(settings, key) for key in ("format", "dynamic", "half", "int8", "nms", "opset", "simplify")}
     if settings.nms:
         rule = _suppression(settings)
         args.update(conf=rule.conf, iou=rule.iou, max_det=rule.max_det, agnostic_nms=rule.agnostic)
     scale = f" {model.graph.scale}" if model.graph.scale else ""
-    return Metadata(dict(model.names), model.multiple, imgsz, batch, {**args, "batch": batch, "nms": bool(settings.nms)}, license,
-                    f"{Path(model.graph.name).stem}{scale}, {model.nc} classes, from {Path(source).name}",
-                    datetime.datetime.now().isoformat(timespec="seconds"))
+    return Metadata(
+        dict(model.names),
+        model.multiple,
+        imgsz,
+        batch,
+        {**args, "batch": batch, "nms": bool(settings.nms)},
+        license,
+        f"{Path(model.graph.name).stem}{scale}, {model.nc} classes, from {Path(source).name}",
+        datetime.datetime.now().isoformat(timespec="seconds"),
+    )
 
 
 def _pictures(settings: Settings, count: int, remembered: bool) -> tuple[list[Tensor], str]:
@@ -176,13 +242,17 @@ def _pictures(settings: Settings, count: int, remembered: bool) -> tuple[list[Te
     elif settings.data is not None:
         try:
             data = load_data(settings.data, allow_outside=settings.allow_outside)
-            split = "train" if settings.int8 and "train" in data.splits else "val"  # what is measured later has no part in the ranges
+            split = (
+                "train" if settings.int8 and "train" in data.splits else "val"
+            )  # what is measured later has no part in the ranges
             paths = [sample.image for sample in scan(data, split).samples]
         except UserError as error:
             if not remembered or settings.int8 and not isinstance(error, MissingFileError):
                 raise
             if settings.int8:
-                raise UserError(f"{NO_RANGES}; the weights were trained on data={settings.data}, which is not here.") from error
+                raise UserError(
+                    f"{NO_RANGES}; the weights were trained on data={settings.data}, which is not here."
+                ) from error
     found = []
     for path in paths[:: max(len(paths) // count, 1)]:
         try:
@@ -208,14 +278,21 @@ def _batches(images: list[Tensor], pictures: list[Tensor], job: Job) -> Iterator
     # Sizes of other proportions: the least there is, one that is tall, one that is wide, alone and several.
     multiple, (high, wide) = job.about.multiple, job.about.imgsz
     half = [max(side // 2 // multiple, 1) * multiple for side in (high, wide)]
-    for count, canvas in ((1, (multiple, multiple)), (2, (half[0] + multiple, wide)), (1, (high, half[1])), (3, (multiple, 3 * multiple))):
+    for count, canvas in (
+        (1, (multiple, multiple)),
+        (2, (half[0] + multiple, wide)),
+        (1, (high, half[1])),
+        (3, (multiple, 3 * multiple)),
+    ):
         yield torch.cat([_letterboxed(picture, canvas) for picture in (pictures * count)[:count]])
 
 
 def _tell(target: Path, found: Agreement, what: str, job: Job, kind: str) -> None:
     high, wide = job.about.imgsz
     size = "any size and batch" if job.dynamic else f"{job.about.batch} x 3 x {high} x {wide}"
-    print(f"wrote {target}: {size_of(target) / 1e6:.1f} MB, {kind}, {size}; licence of the weights: {job.about.license or 'not stated'}")
+    print(
+        f"wrote {target}: {size_of(target) / 1e6:.1f} MB, {kind}, {size}; licence of the weights: {job.about.license or 'not stated'}"
+    )
     print(f"compared with the network on {what}: {found.describe()}")
     print(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")
 

@@ -59,8 +59,10 @@ def imported(package: str, extra: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a library that is not there is an ImportError, or whatever the package makes of it
-        raise UserError(f"{package} is installed but cannot be imported: {last_line(error)}. Install it again: "
-                        f"pip install --force-reinstall 'bitfalcon[{extra}]'") from error
+        raise UserError(
+            f"{package} is installed but cannot be imported: {last_line(error)}. Install it again: "
+            f"pip install --force-reinstall 'bitfalcon[{extra}]'"
+        ) from error
 
 
 def write_onnx(job: Job, path: Path) -> None:
@@ -98,12 +100,23 @@ def _say_rows(graph: object, job: Job) -> None:
 def _record(job: Job, path: Path) -> None:
     opset = OPSET if job.opset is None else job.opset
     if not LEAST_OPSET <= opset <= MOST_OPSET:
-        raise UserError(f"opset={opset}: expected {LEAST_OPSET} to {MOST_OPSET}, or none for {OPSET}, which runtimes since 2022 take.")
+        raise UserError(
+            f"opset={opset}: expected {LEAST_OPSET} to {MOST_OPSET}, or none for {OPSET}, which runtimes since 2022 take."
+        )
     anchors = {} if job.network.suppression else {2: "anchors"}
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch", **anchors}} if job.dynamic else None
     with quiet(), torch.no_grad():
-        torch.onnx.export(job.network, (job.images,), str(path), input_names=[INPUT], output_names=[OUTPUT], dynamo=False,
-                          opset_version=opset, dynamic_axes=axes, do_constant_folding=True)
+        torch.onnx.export(
+            job.network,
+            (job.images,),
+            str(path),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamo=False,
+            opset_version=opset,
+            dynamic_axes=axes,
+            do_constant_folding=True,
+        )
 
 
 def _simplify(path: Path) -> None:
@@ -131,12 +144,16 @@ def write_pt2(job: Job, path: Path) -> None:
     from torch.export import Dim, export, save
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
-        raise UserError(f"format=pt2 needs torch 2.8 or newer, this is {torch.__version__}: its archives were laid out otherwise before.")
+        raise UserError(
+            f"format=pt2 needs torch 2.8 or newer, this is {torch.__version__}: its archives were laid out otherwise before."
+        )
     shapes = None
     if job.dynamic:
         sides = (job.network.model.multiple * Dim(name, min=1, max=MOST_CELLS) for name in ("rows", "columns"))
         shapes = {INPUT: {0: Dim("batch", min=1, max=MOST_BATCH), **dict(zip((2, 3), sides))}}
-    images = job.images.repeat(2, 1, 1, 1)[:2] if job.dynamic and len(job.images) == 1 else job.images  # 1 would be taken for fixed
+    images = (
+        job.images.repeat(2, 1, 1, 1)[:2] if job.dynamic and len(job.images) == 1 else job.images
+    )  # 1 would be taken for fixed
     with quiet(), torch.no_grad():
         program = export(job.network, (images,), dynamic_shapes=shapes, strict=False)
         for node in program.graph.nodes:
@@ -165,8 +182,16 @@ def write_openvino(job: Job, path: Path) -> None:
         network = _quantised(network, job)
     openvino.save_model(network, path / f"{job.stem}.xml", compress_to_fp16=job.half)
     texts = job.about.texts()
-    plain = {**texts, "stride": job.about.multiple, "batch": job.about.batch, "imgsz": list(job.about.imgsz), "names": dict(job.about.names),
-             "args": dict(job.about.args), "channels": 3, "end2end": False}
+    plain = {
+        **texts,
+        "stride": job.about.multiple,
+        "batch": job.about.batch,
+        "imgsz": list(job.about.imgsz),
+        "names": dict(job.about.names),
+        "args": dict(job.about.args),
+        "channels": 3,
+        "end2end": False,
+    }
     (path / SAYS).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
@@ -176,12 +201,23 @@ def _quantised(network: object, job: Job) -> object:
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
-    attention = {name.rpartition(".")[2] for name, module in job.network.named_modules() if isinstance(module, PlainAttention)}
+    attention = {
+        name.rpartition(".")[2] for name, module in job.network.named_modules() if isinstance(module, PlainAttention)
+    }
     head = len(job.network.model.model) - 1
-    patterns = ["^(?!/model/).*", f"^/model/model\\.{head}/.*", *(f".*/{re.escape(name)}/.*" for name in sorted(attention))]
+    patterns = [
+        "^(?!/model/).*",
+        f"^/model/model\\.{head}/.*",
+        *(f".*/{re.escape(name)}/.*" for name in sorted(attention)),
+    ]
     with contextlib.redirect_stdout(None), quiet():
-        return nncf.quantize(network, nncf.Dataset(job.calibration, lambda x: x.numpy()), subset_size=len(job.calibration),
-                             preset=nncf.QuantizationPreset.MIXED, ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False))
+        return nncf.quantize(
+            network,
+            nncf.Dataset(job.calibration, lambda x: x.numpy()),
+            subset_size=len(job.calibration),
+            preset=nncf.QuantizationPreset.MIXED,
+            ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False),
+        )
 
 
 @contextlib.contextmanager
@@ -201,5 +237,8 @@ def quiet() -> Iterator[None]:
 
 
 WRITERS: dict[str, Callable[[Job, Path], None]] = {
-    "onnx": write_onnx, "torchscript": write_torchscript, "pt2": write_pt2, "openvino": write_openvino,
+    "onnx": write_onnx,
+    "torchscript": write_torchscript,
+    "pt2": write_pt2,
+    "openvino": write_openvino,
 }

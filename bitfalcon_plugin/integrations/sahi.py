@@ -43,7 +43,9 @@ class BitfalconDetectionModel(DetectionModel):
             raise UserError(f"model is a {type(model).__name__}; expected a YOLO object.{hint}")
         names = {str(index): name for index, name in model.names.items()}
         if unnamed := sorted(names.keys() - (self.category_mapping or names).keys(), key=int):
-            raise UserError(f"category_mapping has no name for the model's classes {', '.join(unnamed)} (keys are text: {{'0': 'cat'}}).")
+            raise UserError(
+                f"category_mapping has no name for the model's classes {', '.join(unnamed)} (keys are text: {{'0': 'cat'}})."
+            )
         self.model, self.category_mapping = model.to(str(self.device)), dict(self.category_mapping or names)
 
     @property
@@ -69,20 +71,33 @@ class BitfalconDetectionModel(DetectionModel):
         """Detect in several images at once, each (H, W, 3) RGB uint8."""
         side = {} if self.image_size is None else {"imgsz": self.image_size}
         bgr = [image if image.ndim == 2 else image[..., 2::-1] for image in images]  # also without alpha
-        self._original_predictions = self.model.predict(bgr, conf=self.confidence_threshold, batch=len(bgr), **side) if bgr else []
+        self._original_predictions = (
+            self.model.predict(bgr, conf=self.confidence_threshold, batch=len(bgr), **side) if bgr else []
+        )
 
-    def _create_object_prediction_list_from_original_predictions(self, shift_amount_list: list | None = None,
-                                                                 full_shape_list: list | None = None) -> None:
+    def _create_object_prediction_list_from_original_predictions(
+        self, shift_amount_list: list | None = None, full_shape_list: list | None = None
+    ) -> None:
         # Each image has its own shift and full size, [x, y] and [height, width]; SAHI gives those of a single one bare.
         found: list[Results] = self._original_predictions
         shifts, shapes = _each(shift_amount_list or [0, 0], len(found)), _each(full_shape_list, len(found))
-        self._object_prediction_list_per_image = [self._objects(result, shift, shape) for result, shift, shape
-                                                  in zip(found, shifts, shapes, strict=True)]
+        self._object_prediction_list_per_image = [
+            self._objects(result, shift, shape) for result, shift, shape in zip(found, shifts, shapes, strict=True)
+        ]
 
     def _objects(self, result: Results, shift: list[int], shape: list[int] | None) -> list[ObjectPrediction]:
-        return [ObjectPrediction(bbox=[x1, y1, x2, y2], category_id=int(cls), category_name=self.category_mapping[str(int(cls))],
-                                 score=score, shift_amount=shift, full_shape=shape)
-                for x1, y1, x2, y2, score, cls in result.boxes.data.tolist() if x1 < x2 and y1 < y2]
+        return [
+            ObjectPrediction(
+                bbox=[x1, y1, x2, y2],
+                category_id=int(cls),
+                category_name=self.category_mapping[str(int(cls))],
+                score=score,
+                shift_amount=shift,
+                full_shape=shape,
+            )
+            for x1, y1, x2, y2, score, cls in result.boxes.data.tolist()
+            if x1 < x2 and y1 < y2
+        ]
 
 
 def _each(value: list | None, count: int) -> list:

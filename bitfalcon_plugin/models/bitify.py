@@ -43,8 +43,13 @@ class Changes(tuple):
         head = ("layer", "action", "reason", "parameters", "float32 B", "then B")
         rows = [head, *((c.layer, c.action, c.reason, f"{c.parameters}", f"{c.before}", f"{c.after}") for c in self)]
         widths = [max(len(row[place]) for row in rows) for place in range(len(head))]
-        lines = ["  ".join(f"{text:<{width}}" if place < 3 else f"{text:>{width}}" for place, (text, width) in enumerate(zip(row, widths)))
-                 for row in rows]
+        lines = [
+            "  ".join(
+                f"{text:<{width}}" if place < 3 else f"{text:>{width}}"
+                for place, (text, width) in enumerate(zip(row, widths))
+            )
+            for row in rows
+        ]
         return "\n".join((*lines, self.total()))
 
     def total(self) -> str:
@@ -60,8 +65,16 @@ class Changes(tuple):
         return [c.layer for c in self if c.action in ("ternary", "int8", "float")]
 
 
-def bitify(model: nn.Module, bit: str = "head", keep: str | Sequence[str] = "default", *, rule: str = "absmean", dw: str = "int8",
-           act: str = "static", granularity: str = "channel") -> Changes:
+def bitify(
+    model: nn.Module,
+    bit: str = "head",
+    keep: str | Sequence[str] = "default",
+    *,
+    rule: str = "absmean",
+    dw: str = "int8",
+    act: str = "static",
+    granularity: str = "channel",
+) -> Changes:
     """Put ternary layers in the place of convolutions and linear layers of a Detector, with their weights; in place.
 
     bit: head, neck, backbone, several of them with commas, all, or a regular expression that is searched for in the names of layers.
@@ -74,11 +87,15 @@ def bitify(model: nn.Module, bit: str = "head", keep: str | Sequence[str] = "def
     parts, wanted = parts_of(bit), _matcher("bit", bit)
     patterns = [keep] if isinstance(keep, str) else list(keep)
     kept = [_matcher("keep", pattern) for pattern in patterns if pattern not in KEEP]
-    layers = [layer for layer in _layers(model.model, model.graph) if (layer.part in parts if parts else wanted(layer.name))]
+    layers = [
+        layer for layer in _layers(model.model, model.graph) if (layer.part in parts if parts else wanted(layer.name))
+    ]
     if not layers:
         names = [layer.name for layer in _layers(model.model, model.graph)]
-        raise UserError(f"bit={bit}: no layer of {model.graph.name} is called that; give {', '.join((*PARTS, EVERYTHING))}, or an expression "
-                        f"that is found in names such as {names[len(names) // 2]}.{did_you_mean(bit, (*PARTS, EVERYTHING))}")
+        raise UserError(
+            f"bit={bit}: no layer of {model.graph.name} is called that; give {', '.join((*PARTS, EVERYTHING))}, or an expression "
+            f"that is found in names such as {names[len(names) // 2]}.{did_you_mean(bit, (*PARTS, EVERYTHING))}"
+        )
     policy = Policy((), (), rule, dw, act, granularity)
     changes = Changes(_replace(layers, policy, lambda layer: _reason(layer, NOTHING in patterns, kept)))
     _settle(model.model)
@@ -98,7 +115,9 @@ def unbitify(model: nn.Module, only: Collection[str] | None = None) -> Changes:
     for parent, child, layer in _named(model.model):
         module = getattr(parent, child)
         if isinstance(module, FrozenConv2d):
-            raise UserError(f"{layer}: a folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze().")
+            raise UserError(
+                f"{layer}: a folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze()."
+            )
         if isinstance(module, (BitConv2d, BitLinear)) and (only is None or layer in only):
             setattr(parent, child, module.unquantised())
             changes.append(Change(layer, "float", "", module.weight.numel(), *[_bytes(module, 4)[0]] * 2))
@@ -146,13 +165,22 @@ def replace_alike(model: nn.Module, other: nn.Module) -> None:
     For trying things out: model.graph stays as it is. UserError for a layer that the model has not, or has in another shape.
     """
     wanted, found = ternary_layers(other), {layer.name: layer for layer in _layers(model.model, model.graph)}
-    fits = {name for name, layer in found.items() if name in wanted and type(layer.module) in TERNARY
-            and layer.module.weight.shape == _weights(wanted[name]).shape}
-    raise_problems("The models are of different graphs. Layers that the float model lacks, or has in another shape:",
-                   [name for name in wanted if name not in fits][:20])
+    fits = {
+        name
+        for name, layer in found.items()
+        if name in wanted
+        and type(layer.module) in TERNARY
+        and layer.module.weight.shape == _weights(wanted[name]).shape
+    }
+    raise_problems(
+        "The models are of different graphs. Layers that the float model lacks, or has in another shape:",
+        [name for name in wanted if name not in fits][:20],
+    )
     for name, like in wanted.items():
         layer, act = found[name], "static" if like.act == "given" else like.act
-        new = TERNARY[type(layer.module)].of(layer.module, rule=like.rule, act=act, granularity=getattr(like, "granularity", "channel"))
+        new = TERNARY[type(layer.module)].of(
+            layer.module, rule=like.rule, act=act, granularity=getattr(like, "granularity", "channel")
+        )
         setattr(layer.parent, layer.child, new)
     _settle(model.model)
 
@@ -166,7 +194,11 @@ def observe(model: nn.Module, wanted: bool) -> None:
 
 def ternary_layers(model: nn.Module) -> dict[str, nn.Module]:
     """The ternary and int8 layers of a Detector by name, trained or folded."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, (BitConv2d, BitLinear, FrozenConv2d))}
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (BitConv2d, BitLinear, FrozenConv2d))
+    }
 
 
 @dataclass(frozen=True)
@@ -209,7 +241,12 @@ def _role(module: nn.Module, parent: nn.Module, name: str, row, graph: Graph) ->
 
 def _named(rows: nn.ModuleList) -> list[tuple[nn.Module, str, str]]:
     # (parent, name in it, name in the Detector); shared modules under each of their names
-    return [(parent, child, f"model.{path}.{child}") for path, parent in rows.named_modules() if path for child in parent._modules]
+    return [
+        (parent, child, f"model.{path}.{child}")
+        for path, parent in rows.named_modules()
+        if path
+        for child in parent._modules
+    ]
 
 
 def _reason(layer: Layer, none: bool, kept: Iterable[Callable[[str], bool]]) -> str:
@@ -234,7 +271,9 @@ def _replace(layers: Iterable[Layer], policy: Policy, reason: Callable[[Layer], 
         rule = "int8" if depthwise and policy.dw == "int8" else policy.rule
         new = TERNARY[type(module)].of(module, rule=rule, act=policy.act, granularity=policy.granularity)
         setattr(layer.parent, layer.child, new)
-        yield _change(layer, new, "int8" if rule == "int8" else "ternary", "depthwise" if depthwise else rule, _after(new))
+        yield _change(
+            layer, new, "int8" if rule == "int8" else "ternary", "depthwise" if depthwise else rule, _after(new)
+        )
 
 
 def _change(layer: Layer, module: nn.Module, action: str, reason: str, after: float) -> Change:
@@ -276,14 +315,21 @@ def _matcher(key: str, pattern: str) -> Callable[[str], bool]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise UserError(f"{key}={pattern!r} is no regular expression ({error}). A dot in a name is written \\. , for example "
-                        r"bit='model\.2\.'.") from error
+        raise UserError(
+            f"{key}={pattern!r} is no regular expression ({error}). A dot in a name is written \\. , for example "
+            r"bit='model\.2\.'."
+        ) from error
     return lambda name: compiled.search(name) is not None
 
 
 def _check(given: dict[str, object]) -> None:
-    problems = [f"{key}={given[key]!r} is none of {', '.join(values)}.{did_you_mean(str(given[key]), values)}"
-                for key, values in OPTIONS.items() if given[key] not in values]
+    problems = [
+        f"{key}={given[key]!r} is none of {', '.join(values)}.{did_you_mean(str(given[key]), values)}"
+        for key, values in OPTIONS.items()
+        if given[key] not in values
+    ]
     if not isinstance(given["bit"], str) or not given["bit"].strip():
-        problems.append(f"bit={given['bit']!r}: expected {', '.join((*PARTS, EVERYTHING))}, or a regular expression of layer names")
+        problems.append(
+            f"bit={given['bit']!r}: expected {', '.join((*PARTS, EVERYTHING))}, or a regular expression of layer names"
+        )
     raise_problems("Layers cannot be made ternary:", problems)

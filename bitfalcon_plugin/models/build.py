@@ -26,14 +26,22 @@ def is_weights(model: str | Path) -> bool:
 
 def graph_for(source: str, settings: Settings, names: Mapping[int, str] | None = None) -> Graph:
     """The graph that `source` and the settings name, for the classes `names`; prints what was chosen."""
-    graph = read_graph(source, settings.model_scale or "", variant=settings.variant, nc=len(names) if names else None, names=names)
+    graph = read_graph(
+        source, settings.model_scale or "", variant=settings.variant, nc=len(names) if names else None, names=names
+    )
     for note in graph.notes:
         print(note)
     return graph
 
 
-def build(model: str | Path = "yolov12.yaml", scale: str = "", *, variant: str | None = None, nc: int | None = None,
-          names: Mapping[int, str] | None = None) -> Detector:
+def build(
+    model: str | Path = "yolov12.yaml",
+    scale: str = "",
+    *,
+    variant: str | None = None,
+    nc: int | None = None,
+    names: Mapping[int, str] | None = None,
+) -> Detector:
     """A Detector with fresh weights from a model YAML: `build("yolov12.yaml", "n")`, `build("yolov12n.yaml")`.
 
     variant: v1, turbo or turbo-all-residual. nc and names are of the dataset and win over the YAML's own.
@@ -41,12 +49,19 @@ def build(model: str | Path = "yolov12.yaml", scale: str = "", *, variant: str |
     return Detector(read_graph(model, scale, variant=variant, nc=nc, names=names))
 
 
-def read_graph(model: str | Path, scale: str = "", *, variant: str | None = None, nc: int | None = None,
-               names: Mapping[int, str] | None = None) -> Graph:
+def read_graph(
+    model: str | Path,
+    scale: str = "",
+    *,
+    variant: str | None = None,
+    nc: int | None = None,
+    names: Mapping[int, str] | None = None,
+) -> Graph:
     """Find a model YAML and resolve it; see `build`."""
     found = find_model(model, variant)
-    return graph_of(found.document, name=found.path.name, scale=scale, named_scale=found.letter, variant=variant, nc=nc,
-                    names=names)
+    return graph_of(
+        found.document, name=found.path.name, scale=scale, named_scale=found.letter, variant=variant, nc=nc, names=names
+    )
 
 
 def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:

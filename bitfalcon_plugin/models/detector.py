@@ -78,17 +78,25 @@ class Detector(nn.Module):
         H and W must be multiples of `self.multiple`; ValueError otherwise, naming the nearest sizes that are.
         """
         if images.ndim != 4 or images.shape[1] != self.graph.channels or not images.is_floating_point():
-            raise ValueError(f"images are {images.dtype} {tuple(images.shape)}; expected floating point "
-                             f"(B, {self.graph.channels}, H, W) in [0, 1]")
+            raise ValueError(
+                f"images are {images.dtype} {tuple(images.shape)}; expected floating point "
+                f"(B, {self.graph.channels}, H, W) in [0, 1]"
+            )
         height, width = images.shape[-2:]
         if height % self.multiple or width % self.multiple or not height or not width:
-            raise ValueError(f"images are {height}x{width}; both sides must be multiples of {self.multiple}, the "
-                             f"nearest are {nearest_side(height, self.multiple)}x{nearest_side(width, self.multiple)}")
+            raise ValueError(
+                f"images are {height}x{width}; both sides must be multiples of {self.multiple}, the "
+                f"nearest are {nearest_side(height, self.multiple)}x{nearest_side(width, self.multiple)}"
+            )
         x, maps = images, {}
         for row, module in zip(self.graph.rows, self.model, strict=True):
             inputs = [x if source == row.index - 1 else maps[source] for source in row.sources]
             inputs = inputs if row.kind in ("join", "head") else inputs[0]
-            x = _recomputed(module, inputs) if self.checkpointing and row.kind in ("block", "stage") and self.training else module(inputs)
+            x = (
+                _recomputed(module, inputs)
+                if self.checkpointing and row.kind in ("block", "stage") and self.training
+                else module(inputs)
+            )
             if row.index in self.kept:
                 maps[row.index] = x
         return x
@@ -129,14 +137,19 @@ class Detector(nn.Module):
         for row, module in zip(self.graph.rows, self.model, strict=True):
             if all(source in maps for source in row.sources):  # the row that is missing was told of already
                 _probe(row, module, maps, problems)
-        raise_problems(f"{name} does not fit together (maps are channels x height x width of a {PROBE} px image):",
-                       problems)
+        raise_problems(
+            f"{name} does not fit together (maps are channels x height x width of a {PROBE} px image):", problems
+        )
         self.train(training)
         levels = [(source, *maps[source].shape[-2:]) for source in self.graph.rows[-1].sources]
-        raise_problems(f"{name}: levels of a {PROBE} px image without a stride:", [
-            f"row {source} gives the head {height}x{width} cells; expected squares of a whole number of pixels"
-            for source, height, width in levels if PROBE % height or height != width
-        ])
+        raise_problems(
+            f"{name}: levels of a {PROBE} px image without a stride:",
+            [
+                f"row {source} gives the head {height}x{width} cells; expected squares of a whole number of pixels"
+                for source, height, width in levels
+                if PROBE % height or height != width
+            ],
+        )
         strides = tuple(PROBE / height for _, height, _ in levels)
         inner = (maps[row.index].shape[-2] for row in self.graph.rows[:-1])
         coarsest = max(*strides, *(PROBE / height for height in inner if height > 1))  # one cell: pooled over the image
@@ -145,8 +158,11 @@ class Detector(nn.Module):
 
 def odd_norms(model: nn.Module) -> dict[str, list[float]]:
     """eps and momentum of the batch norms that differ from the usual ones, by module name."""
-    return {name: [module.eps, module.momentum] for name, module in model.named_modules()
-            if isinstance(module, nn.BatchNorm2d) and (module.eps, module.momentum) != (EPS, MOMENTUM)}
+    return {
+        name: [module.eps, module.momentum]
+        for name, module in model.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and (module.eps, module.momentum) != (EPS, MOMENTUM)
+    }
 
 
 def _build(row: Row, problems: list[str]) -> nn.Module:
@@ -165,7 +181,9 @@ def _build(row: Row, problems: list[str]) -> nn.Module:
 
 def _recomputed(module: nn.Module, inputs: Tensor) -> Tensor:
     # The second pass must not move the statistics of the batch norms again: it moves copies of them.
-    return checkpoint(module, inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _untracked(module)))
+    return checkpoint(
+        module, inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _untracked(module))
+    )
 
 
 @contextlib.contextmanager
@@ -174,7 +192,9 @@ def _untracked(module: nn.Module) -> Iterator[None]:
     observers = [layer for layer in module.modules() if isinstance(layer, Quantising) and layer.observing]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
-        norm._buffers.update({name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()})
+        norm._buffers.update(
+            {name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()}
+        )
     for layer in observers:  # scales of activations are those that the first pass came to
         layer.observing = False
     try:
@@ -199,8 +219,10 @@ def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[
     if row.kind == "head" and (not isinstance(out, Mapping) or set(out) != {"boxes", "scores"}):
         problems.append(f"{taken}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
     elif row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
-        problems.append(f"{taken}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
-                        "arguments, or its rule")
+        problems.append(
+            f"{taken}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
+            "arguments, or its rule"
+        )
     else:
         maps[row.index] = out
 
@@ -220,8 +242,10 @@ def _share_activation(model: nn.Module, graph: Graph, problems: list[str]) -> No
     home = nn.SiLU.__module__
     known = ["Identity", *(name for name, value in vars(nn).items() if getattr(value, "__module__", "") == home)]
     if kind not in known or cls is None:
-        problems.append(f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
-                        f"{did_you_mean(kind, known)}")
+        problems.append(
+            f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
+            f"{did_you_mean(kind, known)}"
+        )
         return
     try:
         shared = cls(*args, **keywords)

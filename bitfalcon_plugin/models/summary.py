@@ -30,8 +30,10 @@ def packed_lines(checkpoint: Checkpoint, path: str | Path) -> list[str]:
     for line in lines_of(checkpoint.state):
         counts[line.store] += line.count
     kinds = ", ".join(f"{counts[store]:,} {word}" for store, word in STORES.items() if counts[store])
-    return [f"{path}: packed as {checkpoint.packed} ({FORMATS[checkpoint.packed]}), {os.path.getsize(path):,} bytes: {kinds}; folded, for "
-            "predict and val"]
+    return [
+        f"{path}: packed as {checkpoint.packed} ({FORMATS[checkpoint.packed]}), {os.path.getsize(path):,} bytes: {kinds}; folded, for "
+        "predict and val"
+    ]
 
 
 def show_info(model: Detector, settings: Settings) -> Summary:
@@ -43,8 +45,10 @@ def show_info(model: Detector, settings: Settings) -> Summary:
     for index, source, repeats, parameters, module, arguments in found.rows:
         origin = str(list(source)) if isinstance(source, tuple) else str(source)
         print(f"{index:>5}{origin:>20}{repeats:>4}{parameters:>11}  {module:<{width}}  {arguments}")
-    print(f"{model.graph.name} scale={model.graph.scale or 'none'} summary: {found.layers} layers, {found.parameters:,} parameters, "
-          f"{found.gradients:,} gradients, {found.gflops:.1f} GFLOPs at {imgsz}")
+    print(
+        f"{model.graph.name} scale={model.graph.scale or 'none'} summary: {found.layers} layers, {found.parameters:,} parameters, "
+        f"{found.gradients:,} gradients, {found.gflops:.1f} GFLOPs at {imgsz}"
+    )
     return found
 
 
@@ -77,8 +81,9 @@ def summary(model: Detector, imgsz: int = 640) -> Summary:
     for row, module in zip(model.graph.rows, model.model, strict=True):
         args = [*row.args, *(value for key, value in row.keywords.items() if key == "channels")]
         cls = entry(row.module).cls
-        rows.append((row.index, row.source, row.repeats, _count(module), f"{cls.__module__}.{cls.__qualname__}",
-                     str(args)))
+        rows.append(
+            (row.index, row.source, row.repeats, _count(module), f"{cls.__module__}.{cls.__qualname__}", str(args))
+        )
     layers = sum(1 for module in model.modules() if not list(module.children()) and not isinstance(module, Folded))
     gradients = sum(p.numel() for p in model.parameters() if p.requires_grad)
     side = -(-imgsz // model.multiple) * model.multiple

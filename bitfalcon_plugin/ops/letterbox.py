@@ -74,7 +74,6 @@ def _ceil_to(side: int, stride: int) -> int:
     return math.ceil(side / stride) * stride
 
 
-
 def nearest_side(side: int, multiple: int) -> int:
     """The positive multiple of `multiple` nearest to `side`; the larger of two equally near."""
     return max((2 * side + multiple) // (2 * multiple), 1) * multiple

@@ -27,8 +27,19 @@ WRITTEN = 30  # classes whose numbers are written into the matrix
 TICKS = 90  # classes named along the matrix; of more, every second, third, ...
 SHOWN = 60  # classes that the bar chart shows one by one
 OVERLAID = 1000  # boxes drawn over one another
-IDEOGRAPHS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Source Han Sans", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",
-              "Droid Sans Fallback", "Microsoft YaHei", "Malgun Gothic", "PingFang SC", "Arial Unicode MS", "Unifont")
+IDEOGRAPHS = (
+    "Noto Sans CJK SC",
+    "Noto Sans CJK JP",
+    "Source Han Sans",
+    "WenQuanYi Micro Hei",
+    "WenQuanYi Zen Hei",
+    "Droid Sans Fallback",
+    "Microsoft YaHei",
+    "Malgun Gothic",
+    "PingFang SC",
+    "Arial Unicode MS",
+    "Unifont",
+)
 DPI = 150
 
 
@@ -49,11 +60,22 @@ def page(target: Path, width: float, height: float) -> Iterator:
                 import matplotlib
                 from matplotlib.figure import Figure
             except ImportError as error:
-                raise NoMatplotlib(MISSING if isinstance(error, ModuleNotFoundError) else f"{MISSING} ({error})") from error
+                raise NoMatplotlib(
+                    MISSING if isinstance(error, ModuleNotFoundError) else f"{MISSING} ({error})"
+                ) from error
             plain = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-            with matplotlib.rc_context({**plain, "text.parse_math": False, "font.family": _families(), "font.size": 9,
-                                        "axes.unicode_minus": False, "axes.formatter.useoffset": False,
-                                        "axes.spines.top": False, "axes.spines.right": False}):
+            with matplotlib.rc_context(
+                {
+                    **plain,
+                    "text.parse_math": False,
+                    "font.family": _families(),
+                    "font.size": 9,
+                    "axes.unicode_minus": False,
+                    "axes.formatter.useoffset": False,
+                    "axes.spines.top": False,
+                    "axes.spines.right": False,
+                }
+            ):
                 figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
                 yield figure
                 with atomic(target) as temporary:
@@ -76,8 +98,14 @@ def short(name: str, most: int = 24) -> str:
     return f" {line}" if line.startswith("_") else line
 
 
-def draw_curves(folder: str | Path, results: Sequence[Sequence], names: Sequence[str], ap50: Sequence[float], mean_ap50: float,
-                best: int) -> list[Path]:
+def draw_curves(
+    folder: str | Path,
+    results: Sequence[Sequence],
+    names: Sequence[str],
+    ap50: Sequence[float],
+    mean_ap50: float,
+    best: int,
+) -> list[Path]:
     """Draw PR_curve, F1_curve, P_curve and R_curve.png into `folder`; returns their paths.
 
     results: in that order abscissas (n,), curves (c, n) and the names of the axes. names, ap50: of the c classes, in their
@@ -87,21 +115,44 @@ def draw_curves(folder: str | Path, results: Sequence[Sequence], names: Sequence
     for letter, (grid, curves, x, y) in zip(("PR", "F1", "P", "R"), results, strict=True):
         over_recall = letter == "PR"
         values = ap50 if over_recall else curves[:, best].tolist()
-        mean = f"AP50 {mean_ap50:.3f}" if over_recall else f"{sum(values) / max(len(values), 1):.3f} at {grid[best]:.3f}"
-        drawn.append(draw_curve(
-            Path(folder) / f"{letter}_curve.png", grid, curves, (x, f"{y} at IoU 0.50"), names, values, f"all classes  {mean}",
-            None if over_recall else float(grid[best])))
+        mean = (
+            f"AP50 {mean_ap50:.3f}" if over_recall else f"{sum(values) / max(len(values), 1):.3f} at {grid[best]:.3f}"
+        )
+        drawn.append(
+            draw_curve(
+                Path(folder) / f"{letter}_curve.png",
+                grid,
+                curves,
+                (x, f"{y} at IoU 0.50"),
+                names,
+                values,
+                f"all classes  {mean}",
+                None if over_recall else float(grid[best]),
+            )
+        )
     return drawn
 
 
-def draw_curve(target: Path, grid: np.ndarray, curves: np.ndarray, axes: tuple[str, str], names: Sequence[str],
-               values: Sequence[float], mean: str, mark: float | None = None) -> Path:
+def draw_curve(
+    target: Path,
+    grid: np.ndarray,
+    curves: np.ndarray,
+    axes: tuple[str, str],
+    names: Sequence[str],
+    values: Sequence[float],
+    mean: str,
+    mark: float | None = None,
+) -> Path:
     """Draw curves (c, n) over a grid (n,), both in [0, 1], and their mean, which is called `mean`.
 
     values: a number for each curve, written beside its name; of many curves only those with the lowest numbers are named.
     mark: where a dotted line stands.
     """
-    named = range(len(curves)) if len(curves) <= LEGEND else sorted(range(len(curves)), key=lambda row: values[row])[:LOWEST]
+    named = (
+        range(len(curves))
+        if len(curves) <= LEGEND
+        else sorted(range(len(curves)), key=lambda row: values[row])[:LOWEST]
+    )
     with page(target, 9, 6) as figure:
         ax = figure.subplots()
         for row in set(range(len(curves))) - set(named):
@@ -112,11 +163,19 @@ def draw_curve(target: Path, grid: np.ndarray, curves: np.ndarray, axes: tuple[s
         ax.plot(grid, curves.mean(0) if len(curves) else np.zeros_like(grid), label=mean, color="#0b3d91", linewidth=3)
         if mark is not None:
             ax.axvline(mark, color="black", linewidth=0.8, linestyle=":")
-        ax.set(xlabel=axes[0], ylabel=axes[1], xlim=(0, 1), ylim=(0, 1.02),
-               title=f"{axes[1].split(' at ')[0]} over {axes[0].lower()}")
+        ax.set(
+            xlabel=axes[0],
+            ylabel=axes[1],
+            xlim=(0, 1),
+            ylim=(0, 1.02),
+            title=f"{axes[1].split(' at ')[0]} over {axes[0].lower()}",
+        )
         ax.grid(alpha=0.3, linewidth=0.5)
-        figure.legend(loc="outside right upper", frameon=False,
-                      title=None if len(named) == len(curves) else f"The {len(named)} lowest of {len(curves)} classes")
+        figure.legend(
+            loc="outside right upper",
+            frameon=False,
+            title=None if len(named) == len(curves) else f"The {len(named)} lowest of {len(curves)} classes",
+        )
     return target
 
 
@@ -132,13 +191,20 @@ def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Pa
     side = min(max(2 + 0.5 * count, 5), 14)
     with page(target, side + (1.5 if few else 6), side) as figure:
         ax = figure.subplots()
-        shown = ax.imshow(np.where(matrix > 0, matrix, np.nan), cmap=_blues(), vmin=0, vmax=None if counts else 1,
-                          interpolation="nearest")
+        shown = ax.imshow(
+            np.where(matrix > 0, matrix, np.nan),
+            cmap=_blues(),
+            vmin=0,
+            vmax=None if counts else 1,
+            interpolation="nearest",
+        )
         figure.colorbar(shown, ax=ax, fraction=0.04, pad=0.02).outline.set_visible(False)
         if few:
             _numbers(ax, matrix, counts, 72 * side * 0.62 / count)
         else:
-            figure.text(1 - 4.4 / (side + 6), 0.98, _confusions(matrix, labels, counts), va="top", fontsize=9, linespacing=1.6)
+            figure.text(
+                1 - 4.4 / (side + 6), 0.98, _confusions(matrix, labels, counts), va="top", fontsize=9, linespacing=1.6
+            )
             figure.get_layout_engine().set(rect=(0, 0, 1 - 4.6 / (side + 6), 1))
         places = range(0, count, -(-count // TICKS))
         written = [labels[place] for place in places]
@@ -148,7 +214,11 @@ def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Pa
         else:
             ax.set_xticks(places, written, rotation=30, ha="right", rotation_mode="anchor", fontsize=size)
         ax.set_yticks(places, written, fontsize=size)
-        ax.set(xlabel="True", ylabel="Predicted", title="Confusion matrix" + ("" if counts else ", shares of each true class"))
+        ax.set(
+            xlabel="True",
+            ylabel="Predicted",
+            title="Confusion matrix" + ("" if counts else ", shares of each true class"),
+        )
         ax.axhline(count - 1.5, color="black", linewidth=0.5)
         ax.axvline(count - 1.5, color="black", linewidth=0.5)
     return target
@@ -160,8 +230,15 @@ def _numbers(ax, matrix: np.ndarray, counts: bool, room: float) -> None:
     for row, column in np.argwhere(matrix > 0).tolist():
         value = matrix[row, column]
         text = f"{value}" if counts else f"{value:.2f}"
-        ax.text(column, row, text, ha="center", va="center", fontsize=min(10, 1.4 * room / max(len(text), 3)),
-                color="white" if value > dark else "black")
+        ax.text(
+            column,
+            row,
+            text,
+            ha="center",
+            va="center",
+            fontsize=min(10, 1.4 * room / max(len(text), 3)),
+            color="white" if value > dark else "black",
+        )
 
 
 def _confusions(matrix: np.ndarray, labels: Sequence[str], counts: bool, most: int = 40) -> str:
@@ -207,8 +284,15 @@ def _progress(ax, epochs: np.ndarray, values: np.ndarray, name: str) -> None:
     there = np.isfinite(values)
     epochs, values = epochs[there], values[there]
     smooth = len(epochs) > 4
-    ax.plot(epochs, values, marker="." if len(epochs) <= 60 else None, markersize=4, linewidth=0.8, color=PALETTE[2],
-            alpha=0.6 if smooth else 1)
+    ax.plot(
+        epochs,
+        values,
+        marker="." if len(epochs) <= 60 else None,
+        markersize=4,
+        linewidth=0.8,
+        color=PALETTE[2],
+        alpha=0.6 if smooth else 1,
+    )
     if smooth:
         ax.plot(epochs, smoothed(values), linewidth=2, color=PALETTE[3])
     ax.set_title(name, fontsize=9)
@@ -244,8 +328,9 @@ def draw_labels(target: Path, classes: np.ndarray, boxes: np.ndarray, names: Seq
         _overlay(left, classes, boxes)
         for ax, (x, y), words in ((middle, (0, 1), ("centre x", "centre y")), (right, (2, 3), ("width", "height"))):
             if len(boxes):
-                ax.hist2d(boxes[:, x], boxes[:, y], bins=bins, range=((0, 1), (0, 1)), cmap=_blues(), norm=_log(),
-                          cmin=1)
+                ax.hist2d(
+                    boxes[:, x], boxes[:, y], bins=bins, range=((0, 1), (0, 1)), cmap=_blues(), norm=_log(), cmin=1
+                )
             ax.set(xlabel=words[0], ylabel=words[1], xlim=(0, 1), ylim=(1, 0) if y == 1 else (0, 1), aspect="equal")
     return target
 
@@ -269,7 +354,7 @@ def _bars(ax, counts: np.ndarray, names: Sequence[str]) -> None:
     title = f"{int(counts.sum()):,} boxes, {len(counts)} classes"
     if len(counts) > SHOWN:
         falling = np.argsort(-counts, kind="stable")
-        order = np.concatenate((falling[: SHOWN // 2], falling[-SHOWN // 2:]))
+        order = np.concatenate((falling[: SHOWN // 2], falling[-SHOWN // 2 :]))
         title += f"; the {SHOWN // 2} most frequent and the {SHOWN // 2} rarest"
     places = np.arange(len(order)) + (np.arange(len(order)) >= SHOWN // 2) * (2 if len(counts) > SHOWN else 0)
     bars = ax.bar(places, counts[order], color=[PALETTE[index % len(PALETTE)] for index in order])
@@ -281,8 +366,12 @@ def _bars(ax, counts: np.ndarray, names: Sequence[str]) -> None:
         title += "; logarithmic"
     ax.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
     steep = len(order) > 10
-    ax.set_xticks(places, [short(names[index]) for index in order], rotation=90 if steep else 0,
-                  fontsize=9 if len(order) < 40 else 7)
+    ax.set_xticks(
+        places,
+        [short(names[index]) for index in order],
+        rotation=90 if steep else 0,
+        fontsize=9 if len(order) < 40 else 7,
+    )
     ax.set(ylabel="boxes", title=title, xlim=(-0.7, (places[-1] if len(places) else 0) + 0.7))
 
 

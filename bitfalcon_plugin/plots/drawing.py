@@ -17,22 +17,63 @@ from PIL import Image, ImageDraw, ImageFont
 from ..config.errors import UserError
 
 # Twenty colours at least 31 apart in CIELAB, neighbours at least 52; a class keeps its colour.
-PALETTE = ("#042aff", "#f5261b", "#14c840", "#ff78d2", "#ffc400", "#00c3f0", "#870096", "#b45a00", "#1e7800", "#ff00ff",
-           "#0f4b96", "#87c300", "#ff0f6e", "#4b4b00", "#0078ff", "#2dc39b", "#870f2d", "#ffa587", "#96a5ff", "#d2e196")
+PALETTE = (
+    "#042aff",
+    "#f5261b",
+    "#14c840",
+    "#ff78d2",
+    "#ffc400",
+    "#00c3f0",
+    "#870096",
+    "#b45a00",
+    "#1e7800",
+    "#ff00ff",
+    "#0f4b96",
+    "#87c300",
+    "#ff0f6e",
+    "#4b4b00",
+    "#0078ff",
+    "#2dc39b",
+    "#870f2d",
+    "#ffa587",
+    "#96a5ff",
+    "#d2e196",
+)
 GREY = (114, 114, 114)
 SMALLEST = 6  # px: text below this height is no text
 
 # Pillow's own font knows ASCII only. Names of fonts with more, as systems have them; Pillow looks in their font folders.
 WIDER = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")
-IDEOGRAPHS = ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf", "NotoSansCJK-VF.otf.ttc", "SourceHanSans-Regular.ttc",
-              "wqy-microhei.ttc", "wqy-zenhei.ttc", "DroidSansFallbackFull.ttf", "DroidSansFallback.ttf", "msyh.ttc",
-              "YuGothM.ttc", "malgun.ttf", "PingFang.ttc", "Hiragino Sans GB.ttc", "AppleSDGothicNeo.ttc", "Arial Unicode.ttf",
-              "ArialUnicodeMS.ttf", "unifont.ttf")
+IDEOGRAPHS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansCJKsc-Regular.otf",
+    "NotoSansCJK-VF.otf.ttc",
+    "SourceHanSans-Regular.ttc",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "DroidSansFallback.ttf",
+    "msyh.ttc",
+    "YuGothM.ttc",
+    "malgun.ttf",
+    "PingFang.ttc",
+    "Hiragino Sans GB.ttc",
+    "AppleSDGothicNeo.ttc",
+    "Arial Unicode.ttf",
+    "ArialUnicodeMS.ttf",
+    "unifont.ttf",
+)
 FONT_FOLDERS = {
     "darwin": ("~/Library/Fonts", "/Library/Fonts", "/System/Library/Fonts"),
     "win32": ("%WINDIR%/fonts", "%LOCALAPPDATA%/Microsoft/Windows/Fonts"),
 }
-OTHER_FOLDERS = ("$XDG_DATA_HOME/fonts", "~/.local/share/fonts", "~/.fonts", "/usr/local/share/fonts", "/usr/share/fonts")
+OTHER_FOLDERS = (
+    "$XDG_DATA_HOME/fonts",
+    "~/.local/share/fonts",
+    "~/.fonts",
+    "/usr/local/share/fonts",
+    "/usr/share/fonts",
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +87,18 @@ class Mark:
     after: str = ""
 
 
-def draw_boxes(picture: Image.Image, rows: Sequence[Sequence[float]], names: Mapping[int, str], *, labels: bool = True,
-               conf: bool = True, line_width: float | None = None, text_size: float | None = None, font: str | None = None,
-               instance: bool = False) -> Image.Image:
+def draw_boxes(
+    picture: Image.Image,
+    rows: Sequence[Sequence[float]],
+    names: Mapping[int, str],
+    *,
+    labels: bool = True,
+    conf: bool = True,
+    line_width: float | None = None,
+    text_size: float | None = None,
+    font: str | None = None,
+    instance: bool = False,
+) -> Image.Image:
     """A copy of an RGB picture with boxes. rows: x1, y1, x2, y2 (pixels), [id,] score, class, best first: drawn last.
 
     line_width, text_size: pixels; by the size of the picture and of the boxes where they are not given. font: the file of
@@ -62,13 +112,27 @@ def draw_boxes(picture: Image.Image, rows: Sequence[Sequence[float]], names: Map
         cls, number = int(row[-1]), int(row[4]) if len(row) > 6 else None
         colour = PALETTE[((index if number is None else number) if instance else cls) % len(PALETTE)]
         text = _drawable(str(names.get(cls, cls)), cls, font)
-        marks.append(Mark(tuple(map(float, row[:4])), colour, text, "" if number is None else f"id:{number} ",
-                          f" {row[-2]:.2f}" if conf else ""))
+        marks.append(
+            Mark(
+                tuple(map(float, row[:4])),
+                colour,
+                text,
+                "" if number is None else f"id:{number} ",
+                f" {row[-2]:.2f}" if conf else "",
+            )
+        )
     return draw_marks(picture, marks, labels=labels, line_width=line_width, text_size=text_size, font=font)
 
 
-def draw_marks(picture: Image.Image, marks: Sequence[Mark], *, labels: bool = True, line_width: float | None = None,
-               text_size: float | None = None, font: str | None = None) -> Image.Image:
+def draw_marks(
+    picture: Image.Image,
+    marks: Sequence[Mark],
+    *,
+    labels: bool = True,
+    line_width: float | None = None,
+    text_size: float | None = None,
+    font: str | None = None,
+) -> Image.Image:
     """A copy of an RGB picture with marks, the first on top; labels lie over all boxes and away from one another if they can.
 
     A label never leaves the picture: its name is cut, and where there is no room for text there is no label.
@@ -102,8 +166,14 @@ def _text_size(page: tuple[int, int], boxes: Sequence[tuple[int, ...]]) -> int:
     return round(min(max(side * 0.25, usual * 0.5, 11), usual))
 
 
-def _write(draw: ImageDraw.ImageDraw, page: tuple[int, int], marks: Sequence[Mark], boxes: Sequence[tuple[int, ...]], size: int,
-           name: str | None) -> None:
+def _write(
+    draw: ImageDraw.ImageDraw,
+    page: tuple[int, int],
+    marks: Sequence[Mark],
+    boxes: Sequence[tuple[int, ...]],
+    size: int,
+    name: str | None,
+) -> None:
     # The first marks choose their places first and are drawn last.
     taken, planned, pad = np.zeros((len(marks), 4)), [], max(size // 6, 1)
     objects = np.asarray(boxes, float).reshape(-1, 4)
@@ -116,7 +186,7 @@ def _write(draw: ImageDraw.ImageDraw, page: tuple[int, int], marks: Sequence[Mar
         wide, high = math.ceil(right - left) + 2 * pad, math.ceil(bottom - top) + 2 * pad
         if not text.strip() or high > page[1]:
             continue
-        x, y = _place(box, (wide, high), page, taken[:len(planned)], objects[areas < wide * high])
+        x, y = _place(box, (wide, high), page, taken[: len(planned)], objects[areas < wide * high])
         taken[len(planned)] = x, y, x + wide, y + high
         planned.append((x, y, wide, high, x + pad - left, y + pad - top, text, font, mark.colour))
     for x, y, wide, high, text_x, text_y, text, font, colour in reversed(planned):
@@ -124,7 +194,9 @@ def _write(draw: ImageDraw.ImageDraw, page: tuple[int, int], marks: Sequence[Mar
         draw.text((text_x, text_y), text, fill=ink(colour), font=font)
 
 
-def _fitted(mark: Mark, size: int, name: str | None, room: int) -> tuple[str, ImageFont.ImageFont, tuple[float, ...]] | None:
+def _fitted(
+    mark: Mark, size: int, name: str | None, room: int
+) -> tuple[str, ImageFont.ImageFont, tuple[float, ...]] | None:
     """The label's text, font and extent, at most `room` px wide: its name is cut, then left out; None if that is too wide."""
     whole = " ".join(mark.name.split())[:200]
     if size < SMALLEST:
@@ -139,16 +211,26 @@ def _fitted(mark: Mark, size: int, name: str | None, room: int) -> tuple[str, Im
     return None
 
 
-def _place(box: tuple[int, ...], size: tuple[int, int], page: tuple[int, int], labels: np.ndarray,
-           small: np.ndarray) -> tuple[int, int]:
+def _place(
+    box: tuple[int, ...], size: tuple[int, int], page: tuple[int, int], labels: np.ndarray, small: np.ndarray
+) -> tuple[int, int]:
     """Upper left corner of a label of `size`: above the box if it can be, else in it, below or beside it, where it hides least.
 
     labels (n, 4): xyxy px of the labels placed so far. small (m, 4): boxes that a label could hide.
     """
     (x1, y1, x2, y2), (wide, high) = box, size
     best, least = None, math.inf
-    for x, y in ((x1, y1 - high), (x1, y1), (x2 - wide + 1, y1 - high), (x1, y2 + 1), (x2 - wide + 1, y2 + 1), (x2 + 1, y1),
-                 (x1 - wide, y1), (x1, y2 - high + 1), (x2 - wide + 1, y1)):
+    for x, y in (
+        (x1, y1 - high),
+        (x1, y1),
+        (x2 - wide + 1, y1 - high),
+        (x1, y2 + 1),
+        (x2 - wide + 1, y2 + 1),
+        (x2 + 1, y1),
+        (x1 - wide, y1),
+        (x1, y2 - high + 1),
+        (x2 - wide + 1, y1),
+    ):
         if not 0 <= y <= page[1] - high:
             continue
         x = min(max(x, 0), page[0] - wide)
@@ -169,7 +251,7 @@ def _shared(boxes: np.ndarray, box: tuple[int, ...]) -> float:
 
 def ink(colour: str) -> str:
     """'black' or 'white', whichever has the higher contrast (WCAG 2) on the '#rrggbb' colour."""
-    parts = [int(colour[place:place + 2], 16) / 255 for place in (1, 3, 5)]
+    parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
@@ -208,9 +290,15 @@ def _font_for(letters: str, first: str | None) -> str | None:
 @lru_cache(1)
 def _system_fonts() -> tuple[str, ...]:
     """The files of the system's fonts; upright ones of ordinary weight first."""
-    folders = [Path(os.path.expandvars(os.path.expanduser(name))) for name in FONT_FOLDERS.get(sys.platform, OTHER_FOLDERS)]
-    files = {str(path): path.stem.lower() for folder in dict.fromkeys(folders) for path in sorted(folder.rglob("*"))
-             if path.suffix.lower() in (".ttf", ".otf", ".ttc")}
+    folders = [
+        Path(os.path.expandvars(os.path.expanduser(name))) for name in FONT_FOLDERS.get(sys.platform, OTHER_FOLDERS)
+    ]
+    files = {
+        str(path): path.stem.lower()
+        for folder in dict.fromkeys(folders)
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in (".ttf", ".otf", ".ttc")
+    }
     special = ("bold", "italic", "oblique", "black", "thin", "light", "mono", "serif")
     return tuple(sorted(files, key=lambda path: sum(word in files[path] for word in special)))
 
@@ -254,8 +342,17 @@ def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int =
     return sheet
 
 
-def batch_sheet(images: np.ndarray, rows: Sequence[Sequence[Sequence[float]]], names: Mapping[int, str], *, conf: bool = True,
-                captions: Sequence[str] = (), most: int = 16, limit: int = 1920, least: int = 320) -> Image.Image:
+def batch_sheet(
+    images: np.ndarray,
+    rows: Sequence[Sequence[Sequence[float]]],
+    names: Mapping[int, str],
+    *,
+    conf: bool = True,
+    captions: Sequence[str] = (),
+    most: int = 16,
+    limit: int = 1920,
+    least: int = 320,
+) -> Image.Image:
     """The first `most` images of a batch in a grid as square as can be, no side above `limit` px, with their boxes.
 
     images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image. Images are
@@ -270,10 +367,13 @@ def batch_sheet(images: np.ndarray, rows: Sequence[Sequence[Sequence[float]]], n
     cell = max(int(width * ratio), 1), max(int(height * ratio), 1)
     sheet = Image.new("RGB", (columns * cell[0], lines * cell[1]), GREY)
     for index, image in enumerate(images):
-        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize(cell, Image.Resampling.BILINEAR)
+        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize(
+            cell, Image.Resampling.BILINEAR
+        )
         scaled = [(*(side * ratio for side in row[:4]), *row[4:6]) for row in rows[index]]
-        picture = draw_boxes(picture, scaled, names, conf=conf, line_width=2,
-                             text_size=max(round(sum(cell) * 0.014), 10))
+        picture = draw_boxes(
+            picture, scaled, names, conf=conf, line_width=2, text_size=max(round(sum(cell) * 0.014), 10)
+        )
         if index < len(captions):
             _caption(picture, captions[index])
         ImageDraw.Draw(picture).rectangle((0, 0, cell[0] - 1, cell[1] - 1), outline="white")
@@ -295,8 +395,10 @@ def picture_of(image: np.ndarray) -> Image.Image:
     image = np.asarray(image)
     known = image.ndim == 2 or image.ndim == 3 and image.shape[2] in (1, 3, 4)
     if image.dtype != np.uint8 or not known or not image.size:
-        raise UserError(f"The picture is an array of {image.dtype} and shape {image.shape}; expected uint8 and (H, W, 3) BGR, "
-                        "(H, W, 4) BGRA or (H, W) grey.")
+        raise UserError(
+            f"The picture is an array of {image.dtype} and shape {image.shape}; expected uint8 and (H, W, 3) BGR, "
+            "(H, W, 4) BGRA or (H, W) grey."
+        )
     if image.ndim == 2 or image.shape[2] == 1:
         return Image.fromarray(np.ascontiguousarray(image.reshape(image.shape[:2]))).convert("RGB")
     return Image.fromarray(np.ascontiguousarray(image[..., 2::-1]))

@@ -17,8 +17,16 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 WIDTH, HEIGHT = 5.6, 4.6  # inches of a panel
 REACH = (0, 8, 16, 26, 38, 52, 68, 86)  # points that a name may be pushed away from its place
-PLACES = ((1, 0, "left"), (-1, 0, "right"), (0, 1, "center"), (0, -1, "center"), (1, 1, "left"), (-1, 1, "right"), (1, -1, "left"),
-          (-1, -1, "right"))
+PLACES = (
+    (1, 0, "left"),
+    (-1, 0, "right"),
+    (0, 1, "center"),
+    (0, -1, "center"),
+    (1, 1, "left"),
+    (-1, 1, "right"),
+    (1, -1, "left"),
+    (-1, -1, "right"),
+)
 
 
 @dataclass(frozen=True)
@@ -80,7 +88,14 @@ class Bars:
     dots: bool = False
 
 
-def draw_bars(target: str | Path, names: Sequence[str], series: Sequence[str], panels: Sequence[Bars], title: str = "", note: str = "") -> Path:
+def draw_bars(
+    target: str | Path,
+    names: Sequence[str],
+    series: Sequence[str],
+    panels: Sequence[Bars],
+    title: str = "",
+    note: str = "",
+) -> Path:
     """Draw a line for each name, first above, with a bar in each panel; colours by series. Returns the path.
 
     Raises figures.NoMatplotlib where that is missing.
@@ -120,7 +135,9 @@ def _bars(ax, panel: Bars, colours: Sequence[str]) -> None:
             ax.barh(place, value, height=0.66, color=colours[place])
         if panel.low and panel.low[place] is not None and panel.high[place] is not None:
             ax.plot((panel.low[place], panel.high[place]), (place, place), color="black", linewidth=1.2)
-        ax.annotate(panel.form.format(value), (end, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8)
+        ax.annotate(
+            panel.form.format(value), (end, place), xytext=(6, 0), textcoords="offset points", va="center", fontsize=8
+        )
 
 
 def _scatter(ax, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
@@ -131,8 +148,17 @@ def _scatter(ax, panel: Panel, looks: dict[str, tuple[str, str]]) -> None:
         colour, marker = looks[point.series]
         if point.low is not None and point.high is not None:
             ax.plot((point.low, point.high), (point.y, point.y), color=colour, linewidth=1.4, alpha=0.6, zorder=2)
-        ax.plot(point.x, point.y, marker=marker, markersize=7, linestyle="none", color=colour, markeredgewidth=1.4,
-                markerfacecolor=colour if point.dark else "white", zorder=3)
+        ax.plot(
+            point.x,
+            point.y,
+            marker=marker,
+            markersize=7,
+            linestyle="none",
+            color=colour,
+            markeredgewidth=1.4,
+            markerfacecolor=colour if point.dark else "white",
+            zorder=3,
+        )
     if not panel.points:
         ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes, color="#777777")
         return
@@ -166,10 +192,20 @@ def _legend(figure, looks: dict[str, tuple[str, str]], title: str) -> bool:
     # Whether there is one: of a single series there is none.
     from matplotlib.lines import Line2D
 
-    handles = [Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=6, label=short(name, 40))
-               for name, (colour, marker) in looks.items() if name]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, linestyle="none", markersize=6, label=short(name, 40))
+        for name, (colour, marker) in looks.items()
+        if name
+    ]
     if len(handles) > 1:
-        figure.legend(handles=handles, loc="outside upper center", ncols=min(len(handles), 6), frameon=False, title=title, title_fontsize=11)
+        figure.legend(
+            handles=handles,
+            loc="outside upper center",
+            ncols=min(len(handles), 6),
+            frameon=False,
+            title=title,
+            title_fontsize=11,
+        )
     return len(handles) > 1
 
 
@@ -190,8 +226,11 @@ def _name_points(figure, axes, panels: Sequence[Panel]) -> None:
         half = 6.5 * figure.dpi / 72  # pixels of half a marker
         marks = [ax.transData.transform((point.x, point.y)) for point in panel.points]
         taken = [(x - half, y - half, x + half, y + half) for x, y in marks]
-        ends = [[ax.transData.transform((x, point.y)) for x in (point.low, point.high)] for point in panel.points
-                if None not in (point.low, point.high)]
+        ends = [
+            [ax.transData.transform((x, point.y)) for x in (point.low, point.high)]
+            for point in panel.points
+            if None not in (point.low, point.high)
+        ]
         taken += [(left, y - 3, right, y + 3) for (left, y), (right, _) in ends]
         taken += [box for line in panel.lines for box in _beads(ax.transData.transform(line) if line else ())]
         frame = ax.get_window_extent(renderer)
@@ -210,17 +249,35 @@ def _beads(line: Sequence[tuple[float, float]]) -> list[tuple[float, float, floa
     return beads
 
 
-def _place(ax, renderer, point: Point, mark: tuple[float, float], taken: list, frame) -> tuple[float, float, float, float]:
+def _place(
+    ax, renderer, point: Point, mark: tuple[float, float], taken: list, frame
+) -> tuple[float, float, float, float]:
     # Tries the eight directions near by, then farther away; the first free place, or the one that covers least.
-    best, least, text = None, None, ax.annotate(short(point.label, 30), (point.x, point.y), textcoords="offset points", fontsize=8, zorder=4,
-                                                annotation_clip=False, bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0})
+    best, least, text = (
+        None,
+        None,
+        ax.annotate(
+            short(point.label, 30),
+            (point.x, point.y),
+            textcoords="offset points",
+            fontsize=8,
+            zorder=4,
+            annotation_clip=False,
+            bbox={"facecolor": "white", "alpha": 0.8, "pad": 0.5, "linewidth": 0},
+        ),
+    )
     for reach, (right, up, side) in product(REACH, PLACES):
         offset = (right * (8 + reach), up * (8 + reach) if right == 0 or reach or up else 0)
         text.set(position=offset, ha=side, va="center" if up == 0 else "bottom" if up > 0 else "top")
         box = text.get_window_extent(renderer)
         box = (box.x0 - 2, box.y0 - 1, box.x1 + 2, box.y1 + 1)
         covered = sum(_overlap(box, other) for other in taken)
-        outside = max(frame.x0 - box[0], 0) + max(box[2] - frame.x1, 0) + max(frame.y0 - box[1], 0) + max(box[3] - frame.y1, 0)
+        outside = (
+            max(frame.x0 - box[0], 0)
+            + max(box[2] - frame.x1, 0)
+            + max(frame.y0 - box[1], 0)
+            + max(box[3] - frame.y1, 0)
+        )
         cost = covered + 1e4 * outside
         if least is None or cost < least:
             best, least = (offset, side, text.get_va(), box), cost
@@ -228,8 +285,14 @@ def _place(ax, renderer, point: Point, mark: tuple[float, float], taken: list, f
             break
     text.set(position=best[0], ha=best[1], va=best[2])
     if max(map(abs, best[0])) > 12:  # far away: a line leads to it
-        ax.annotate("", (point.x, point.y), xytext=best[0], textcoords="offset points", annotation_clip=False,
-                    arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4})
+        ax.annotate(
+            "",
+            (point.x, point.y),
+            xytext=best[0],
+            textcoords="offset points",
+            annotation_clip=False,
+            arrowprops={"arrowstyle": "-", "color": "#777777", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4},
+        )
     return best[3]
 
 

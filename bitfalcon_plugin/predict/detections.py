@@ -24,8 +24,10 @@ class Boxes:
         data = data if isinstance(data, (Tensor, np.ndarray)) else torch.as_tensor(data, dtype=torch.float32)
         data = data[None] if data.ndim == 1 else data
         if data.ndim != 2 or data.shape[1] not in (6, 7):
-            raise ValueError(f"Boxes have shape {tuple(data.shape)}, expected (n, 6): x1 y1 x2 y2 score class, or (n, 7): "
-                             "x1 y1 x2 y2 id score class")
+            raise ValueError(
+                f"Boxes have shape {tuple(data.shape)}, expected (n, 6): x1 y1 x2 y2 score class, or (n, 7): "
+                "x1 y1 x2 y2 id score class"
+            )
         self.data, self.orig_shape = data, tuple(orig_shape)
 
     def __len__(self) -> int:
@@ -102,7 +104,9 @@ class Boxes:
         if isinstance(self.data, np.ndarray):
             return self
         data = self.data.detach().cpu()
-        return Boxes((data.float() if data.dtype == torch.bfloat16 else data).numpy(), self.orig_shape)  # numpy has no bfloat16
+        return Boxes(
+            (data.float() if data.dtype == torch.bfloat16 else data).numpy(), self.orig_shape
+        )  # numpy has no bfloat16
 
     def cuda(self, device: int | str | torch.device | None = None) -> Boxes:
         """The same boxes as tensors on a GPU, the current one if none is named."""

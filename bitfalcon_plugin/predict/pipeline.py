@@ -79,11 +79,25 @@ def predict(model: Detector, sources: Iterable[Item], **options) -> Iterator[Res
         yield from batch.results
 
 
-def predict_batches(model: Detector, sources: Iterable[Item], *, imgsz: int | tuple[int, int] = 640, conf: float = 0.25,
-                    iou: float = 0.7, max_det: int = 300, batch: int | None = None, agnostic: bool = False,
-                    classes: Sequence[int] | None = None, augment: bool = False, half: bool = False,
-                    embed: Sequence[int] | None = None, vid_stride: int = 1, keep_all: bool = False,
-                    skipped: Skipped | None = None, watch: Watch | None = None) -> Iterator[Batch]:
+def predict_batches(
+    model: Detector,
+    sources: Iterable[Item],
+    *,
+    imgsz: int | tuple[int, int] = 640,
+    conf: float = 0.25,
+    iou: float = 0.7,
+    max_det: int = 300,
+    batch: int | None = None,
+    agnostic: bool = False,
+    classes: Sequence[int] | None = None,
+    augment: bool = False,
+    half: bool = False,
+    embed: Sequence[int] | None = None,
+    vid_stride: int = 1,
+    keep_all: bool = False,
+    skipped: Skipped | None = None,
+    watch: Watch | None = None,
+) -> Iterator[Batch]:
     """Yield batches of sources that can be read, in order, with their Results. The model must be in eval mode.
 
     imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. conf, iou, max_det, agnostic,
@@ -129,7 +143,9 @@ def _is_live(item: Item) -> bool:
     return isinstance(item, Video) and isinstance(item.place, int)
 
 
-def _computed(chunks: Iterable[Batch], compute: Callable[[int, Batch], list], places: int, ahead: int) -> Iterator[tuple[Batch, list]]:
+def _computed(
+    chunks: Iterable[Batch], compute: Callable[[int, Batch], list], places: int, ahead: int
+) -> Iterator[tuple[Batch, list]]:
     """Each batch and its results, in order, while threads compute up to `ahead` later ones.
 
     compute: results of a batch at one of so many places; at each place one batch at a time.
@@ -168,7 +184,9 @@ def embed_rows(model: Detector, rows: Sequence[int]) -> None:
     """Raise UserError unless each of `rows` is a row of the model whose output is a map."""
     last = len(model.model) - 2
     if wrong := [row for row in rows if not 0 <= row <= last]:
-        raise UserError(f"embed={wrong}: the rows of this model that give maps are 0 to {last}; the usual one is {last}.")
+        raise UserError(
+            f"embed={wrong}: the rows of this model that give maps are 0 to {last}; the usual one is {last}."
+        )
 
 
 def _chunks(pictures: Iterable[Picture | Unread], size: int | None, skipped: Skipped) -> Iterator[Batch]:
@@ -193,8 +211,16 @@ def _kind(picture: Picture) -> tuple:
     return (picture.tile.shape, picture.tile.dtype, picture.tile.device) if picture.together else ()
 
 
-def _results(model: Detector, pictures: list[Picture], imgsz: int | tuple[int, int], augment: bool, half: bool,
-             embed: Sequence[int] | None, rule: dict, room: dict | None = None) -> list:
+def _results(
+    model: Detector,
+    pictures: list[Picture],
+    imgsz: int | tuple[int, int],
+    augment: bool,
+    half: bool,
+    embed: Sequence[int] | None,
+    rule: dict,
+    room: dict | None = None,
+) -> list:
     start = time.perf_counter()
     images, fits = _input(pictures, imgsz, model, room)
     warming = 0.0
@@ -210,11 +236,16 @@ def _results(model: Detector, pictures: list[Picture], imgsz: int | tuple[int, i
     with torch.inference_mode():
         hopeful = (found[:, 4:].amax(1) > rule["conf"]).any(0)  # (A,); nearly all anchors end here
         found = non_max_suppression(found[:, :, hopeful], **rule)
-        rows = [torch.cat((fit.to_original(boxes[:, :4]), boxes[:, 4:]), 1) for fit, boxes in zip(fits, found, strict=True)]
+        rows = [
+            torch.cat((fit.to_original(boxes[:, :4]), boxes[:, 4:]), 1) for fit, boxes in zip(fits, found, strict=True)
+        ]
     done, count, results = _now(images), len(pictures), []
     for picture, boxes in zip(pictures, rows, strict=True):
-        speed = {"preprocess": picture.milliseconds + (prepared - start - warming) * 1e3 / count,
-                 "inference": (inferred - prepared) * 1e3 / count, "postprocess": (done - inferred) * 1e3 / count}
+        speed = {
+            "preprocess": picture.milliseconds + (prepared - start - warming) * 1e3 / count,
+            "inference": (inferred - prepared) * 1e3 / count,
+            "postprocess": (done - inferred) * 1e3 / count,
+        }
         result = Results(picture.pixels, picture.path, model.names, boxes.clone(), speed)
         result.input_shape = tuple(images.shape[2:])
         results.append(result)
@@ -227,7 +258,9 @@ def _now(images: Tensor) -> float:
     return time.perf_counter()
 
 
-def _input(pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector, room: dict | None = None) -> tuple[Tensor, list[Fit]]:
+def _input(
+    pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector, room: dict | None = None
+) -> tuple[Tensor, list[Fit]]:
     """The network input (B, 3, H, W), channels last in memory, and how each image lies on it. room: keeps the letterbox buffer."""
     weight = next(model.parameters())
     if pictures[0].together:
@@ -246,7 +279,9 @@ def _input(pictures: list[Picture], imgsz: int | tuple[int, int], model: Detecto
         if fit.resized != fit.canvas:
             image.fill_(GREY)
         image[top : top + height, left : left + width] = tile
-    return torch.div(canvas.to(weight.device).permute(0, 3, 1, 2), 255).to(weight.dtype), fits  # one pass, and a new tensor
+    return torch.div(canvas.to(weight.device).permute(0, 3, 1, 2), 255).to(
+        weight.dtype
+    ), fits  # one pass, and a new tensor
 
 
 def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector) -> list[Fit]:

@@ -63,8 +63,14 @@ class Unread:
     reason: str
 
 
-def read_pictures(items: Iterable[Item], resized: Callable[[Size], Size], *, depth: int = 8, vid_stride: int = 1,
-                  keep_all: bool = False) -> Iterator[Picture | Unread]:
+def read_pictures(
+    items: Iterable[Item],
+    resized: Callable[[Size], Size],
+    *,
+    depth: int = 8,
+    vid_stride: int = 1,
+    keep_all: bool = False,
+) -> Iterator[Picture | Unread]:
     """Read all items in order. resized: size of an image -> the size that its tile should have.
 
     depth: pictures that may wait. vid_stride: every so many frames of a video. keep_all: also the frames of a webcam that

@@ -43,9 +43,17 @@ class Results:
 
     masks = probs = keypoints = obb = None
 
-    def __init__(self, orig_img: np.ndarray | Callable[[], np.ndarray], path: str | Path, names: Mapping[int, str] | Sequence[str],
-                 boxes: Boxes | Tensor | np.ndarray | None = None, speed: Mapping[str, float] | None = None, *,
-                 orig_shape: tuple[int, int] | None = None, save_dir: str | None = None):
+    def __init__(
+        self,
+        orig_img: np.ndarray | Callable[[], np.ndarray],
+        path: str | Path,
+        names: Mapping[int, str] | Sequence[str],
+        boxes: Boxes | Tensor | np.ndarray | None = None,
+        speed: Mapping[str, float] | None = None,
+        *,
+        orig_shape: tuple[int, int] | None = None,
+        save_dir: str | None = None,
+    ):
         self._image = orig_img
         self.path, self.save_dir = str(path), save_dir
         self.names: dict[int, str] = dict(names if isinstance(names, Mapping) else enumerate(names))
@@ -127,10 +135,23 @@ class Results:
             return "(no detections), "
         return "".join(f"{n} {self.names.get(c, c)}{'s' * (n > 1)}, " for c, n in sorted(counts.items()))
 
-    def plot(self, conf: bool = True, line_width: float | None = None, font_size: float | None = None, font: str | None = None,
-             pil: bool = False, img: np.ndarray | Image.Image | None = None, *, labels: bool = True, boxes: bool = True,
-             show: bool = False, save: bool = False, filename: str | Path | None = None, color_mode: str = "class",
-             **other_tasks: object) -> np.ndarray | Image.Image:
+    def plot(
+        self,
+        conf: bool = True,
+        line_width: float | None = None,
+        font_size: float | None = None,
+        font: str | None = None,
+        pil: bool = False,
+        img: np.ndarray | Image.Image | None = None,
+        *,
+        labels: bool = True,
+        boxes: bool = True,
+        show: bool = False,
+        save: bool = False,
+        filename: str | Path | None = None,
+        color_mode: str = "class",
+        **other_tasks: object,
+    ) -> np.ndarray | Image.Image:
         """The image with its boxes drawn in: (H, W, 3) BGR uint8, or with `pil` an RGB Pillow image.
 
         conf, labels, boxes: whether scores, labels and boxes are drawn. line_width, font_size: px, by the size of the picture
@@ -138,15 +159,32 @@ class Results:
         show: also show it. save: also write it, to filename. color_mode: a colour for each 'class', or 'instance'.
         other_tasks: masks, probs, kpt_radius, kpt_line, kpt_color and im_gpu are taken and mean nothing here.
         """
-        if unknown := set(other_tasks) - {"masks", "probs", "kpt_radius", "kpt_line", "kpt_color", "im_gpu", "txt_color"}:
+        if unknown := set(other_tasks) - {
+            "masks",
+            "probs",
+            "kpt_radius",
+            "kpt_line",
+            "kpt_color",
+            "im_gpu",
+            "txt_color",
+        }:
             raise TypeError(f"plot() got unknown arguments: {', '.join(sorted(unknown))}")
         if color_mode not in ("class", "instance"):
             raise UserError(f"color_mode={color_mode!r}: expected 'class' or 'instance'.")
         source = self.orig_img if img is None else img
         picture = source.convert("RGB") if isinstance(source, Image.Image) else picture_of(source)
         if boxes:
-            picture = draw_boxes(picture, self.boxes.data.tolist(), self.names, labels=labels, conf=conf, line_width=line_width,
-                                 text_size=font_size, font=font, instance=color_mode == "instance")
+            picture = draw_boxes(
+                picture,
+                self.boxes.data.tolist(),
+                self.names,
+                labels=labels,
+                conf=conf,
+                line_width=line_width,
+                text_size=font_size,
+                font=font,
+                instance=color_mode == "instance",
+            )
         if save:
             _write_picture(picture, self._target(filename))
         if show:
@@ -204,7 +242,7 @@ class Results:
             half_w, half_h = (w * CROP_GAIN + CROP_PAD) / 2, (h * CROP_GAIN + CROP_PAD) / 2
             height, width = self.orig_shape
             left, top = max(int(x - half_w), 0), max(int(y - half_h), 0)
-            part = self.orig_img[top:min(int(y + half_h), height), left:min(int(x + half_w), width)]
+            part = self.orig_img[top : min(int(y + half_h), height), left : min(int(x + half_w), width)]
             if part.size:
                 folder = Path(save_dir) / _folder_name(str(self.names.get(int(cls), int(cls))), int(cls))
                 _write_picture(picture_of(part), _free(folder, stem))
@@ -218,8 +256,12 @@ class Results:
         corners = (boxes.xyxyn if normalize else boxes.xyxy).tolist()
         rows = []
         for index, (sides, conf, cls) in enumerate(zip(corners, boxes.conf.tolist(), boxes.cls.tolist())):
-            row = {"name": str(self.names.get(int(cls), int(cls))), "class": int(cls), "confidence": round(conf, decimals),
-                   "box": {key: round(side, decimals) for key, side in zip(("x1", "y1", "x2", "y2"), sides)}}
+            row = {
+                "name": str(self.names.get(int(cls), int(cls))),
+                "class": int(cls),
+                "confidence": round(conf, decimals),
+                "box": {key: round(side, decimals) for key, side in zip(("x1", "y1", "x2", "y2"), sides)},
+            }
             rows.append(row | ({"track_id": int(boxes.id[index])} if boxes.is_track else {}))
         return rows
 
@@ -231,7 +273,16 @@ class Results:
 
     def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
         """`summary` as CSV text, the corners in columns of their own: name,class,confidence,x1,y1,x2,y2[,track_id]."""
-        columns = ["name", "class", "confidence", "x1", "y1", "x2", "y2", *(["track_id"] if self.boxes.is_track else [])]
+        columns = [
+            "name",
+            "class",
+            "confidence",
+            "x1",
+            "y1",
+            "x2",
+            "y2",
+            *(["track_id"] if self.boxes.is_track else []),
+        ]
         text = io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
@@ -254,8 +305,10 @@ class Results:
         try:
             import pandas
         except ImportError as error:
-            raise UserError("to_df() makes a pandas DataFrame, and pandas is not installed: pip install pandas . summary() and "
-                            "to_csv() give the same without it.") from error
+            raise UserError(
+                "to_df() makes a pandas DataFrame, and pandas is not installed: pip install pandas . summary() and "
+                "to_csv() give the same without it."
+            ) from error
         columns = ["name", "class", "confidence", "box", *(["track_id"] if self.boxes.is_track else [])]
         return pandas.DataFrame(self.summary(normalize, decimals), columns=columns)
 
@@ -266,7 +319,9 @@ def _flat(row: dict[str, object]) -> dict[str, object]:
 
 def _write_picture(picture: Image.Image, target: Path) -> None:
     if target.suffix.lower() not in Image.registered_extensions():
-        raise UserError(f"'{target}' cannot be written: '{target.suffix}' is no picture format known here; try .jpg or .png .")
+        raise UserError(
+            f"'{target}' cannot be written: '{target.suffix}' is no picture format known here; try .jpg or .png ."
+        )
     try:
         with atomic(target) as temporary:
             picture.save(temporary, quality=95)

@@ -27,7 +27,9 @@ FEW = 10  # items that need no progress bar
 TOLD = 10  # unreadable sources that are named; the others are counted
 
 
-def run_predict(model: Detector, settings: Settings, source: object, verbose: bool, events: Events | None = None) -> Iterator:
+def run_predict(
+    model: Detector, settings: Settings, source: object, verbose: bool, events: Events | None = None
+) -> Iterator:
     """Yield the Results of a source, or with settings.embed its vectors (n,), and write and print what settings ask for.
 
     What is wrong with the source or the settings is raised by the call itself. verbose: a line an image.
@@ -48,15 +50,27 @@ def run_predict(model: Detector, settings: Settings, source: object, verbose: bo
     sides = (settings.imgsz,) if isinstance(settings.imgsz, int) else settings.imgsz
     if any(side % model.multiple for side in sides):
         rounded = [-(-side // model.multiple) * model.multiple for side in sides]
-        notes.append(f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {rounded}.")
+        notes.append(
+            f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {rounded}."
+        )
     if settings.half and not model.exported and (reason := why_not_half(model)):
         notes.append(f"half=True: {reason}.")
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    options = {"imgsz": settings.imgsz, "conf": 0.25 if settings.conf is None else settings.conf, "iou": settings.iou,
-               "max_det": settings.max_det, "batch": batch, "agnostic": settings.agnostic_nms, "classes": classes,
-               "augment": settings.augment, "half": settings.half, "embed": embed, "vid_stride": settings.vid_stride,
-               "keep_all": settings.stream_buffer}
+    options = {
+        "imgsz": settings.imgsz,
+        "conf": 0.25 if settings.conf is None else settings.conf,
+        "iou": settings.iou,
+        "max_det": settings.max_det,
+        "batch": batch,
+        "agnostic": settings.agnostic_nms,
+        "classes": classes,
+        "augment": settings.augment,
+        "half": settings.half,
+        "embed": embed,
+        "vid_stride": settings.vid_stride,
+        "keep_all": settings.stream_buffer,
+    }
     return _run(Predictor(model, settings, items), options, verbose and settings.verbose, events or Events())
 
 
@@ -90,8 +104,9 @@ def _run(about: Predictor, options: dict, verbose: bool, events: Events) -> Iter
         stack.callback(writer.close)
         bar = stack.enter_context(_bar(items, verbose and not settings.json))
         events.fire("on_predict_start", about)
-        for batch in stack.enter_context(contextlib.closing(
-                predict_batches(about.model, items, **options, skipped=skipped, watch=watch))):
+        for batch in stack.enter_context(
+            contextlib.closing(predict_batches(about.model, items, **options, skipped=skipped, watch=watch))
+        ):
             done(batch)
             bar.update(len(batch.pictures))
             shape = len(batch.pictures), batch.results[0]

@@ -48,7 +48,9 @@ class Ready:
 Item = Path | Image.Image | np.ndarray | Url | Video | Ready
 
 
-def list_sources(source: object, *, allow_url: bool = False, multiple: int = 1, notes: list[str] | None = None) -> list[Item]:
+def list_sources(
+    source: object, *, allow_url: bool = False, multiple: int = 1, notes: list[str] | None = None
+) -> list[Item]:
     """What `source` names, in order.
 
     A file; a folder (its images and videos, not those below) or a glob; a `.txt` or `.csv` list of these, a name a line,
@@ -97,15 +99,19 @@ class _Lister:
             try:
                 self._named(os.fsdecode(source))
             except (OSError, ValueError) as error:  # longer than a name may be, without permission, with a zero in it
-                self.wrong.append(f"{where} {os.fsdecode(source)[:80]!r} cannot be looked at: "
-                                  f"{getattr(error, 'strerror', None) or error}.")
+                self.wrong.append(
+                    f"{where} {os.fsdecode(source)[:80]!r} cannot be looked at: "
+                    f"{getattr(error, 'strerror', None) or error}."
+                )
         elif isinstance(source, int) and not isinstance(source, bool) and source >= 0:
             need_video(f"{where}={source}, a webcam,")
             self.items.append(Video(source))
         else:
             shown = f" ({source})" if isinstance(source, (bool, int, float)) else ""
-            self.wrong.append(f"{where} is a {type(source).__name__}{shown}; expected a path, a glob, the number of a webcam, "
-                              "a Pillow image, a BGR uint8 array, a float tensor (B, 3, H, W), or a list of these.")
+            self.wrong.append(
+                f"{where} is a {type(source).__name__}{shown}; expected a path, a glob, the number of a webcam, "
+                "a Pillow image, a BGR uint8 array, a float tensor (B, 3, H, W), or a list of these."
+            )
 
     def _named(self, name: str, base: Path | None = None) -> None:
         """A path, glob, address or webcam in words. base: folder of the list that it stands in."""
@@ -113,7 +119,9 @@ class _Lister:
         if name.lower().startswith(("http://", "https://")):
             self._address(name)
         elif name.lower().startswith(LIVE):
-            self.wrong.append(f"'{name}': live streams are not opened here. Read its frames and give them as BGR arrays.")
+            self.wrong.append(
+                f"'{name}': live streams are not opened here. Read its frames and give them as BGR arrays."
+            )
         elif name.strip().isdecimal() and not path.exists():
             self.take(int(name), "source")
         elif base is not None and not path.is_absolute() and not _exists(path) and _exists(base / path):
@@ -147,7 +155,9 @@ class _Lister:
         if videos and not has_video():
             if not images:
                 need_video(f"{what[0].upper()}{what[1:]}, which holds videos,")
-            self.notes.append(f"{len(videos)} videos in {what} are left out: they need OpenCV, pip install 'bitfalcon[video]'.")
+            self.notes.append(
+                f"{len(videos)} videos in {what} are left out: they need OpenCV, pip install 'bitfalcon[video]'."
+            )
             videos = []
         if not images + videos:
             known = " ".join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES | VIDEO_SUFFIXES))
@@ -173,7 +183,9 @@ class _Lister:
 
     def _address(self, name: str) -> None:
         if not self.allow_url:
-            self.wrong.append(f"'{name}' is an address, and nothing is fetched unasked. Give allow_url=True, or a file.")
+            self.wrong.append(
+                f"'{name}' is an address, and nothing is fetched unasked. Give allow_url=True, or a file."
+            )
             return
         try:
             check_address(name)
@@ -182,7 +194,11 @@ class _Lister:
             self.wrong.append(str(error))
 
     def _array(self, array: np.ndarray, where: str) -> None:
-        sound = array.dtype == np.uint8 and array.size and (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3, 4))
+        sound = (
+            array.dtype == np.uint8
+            and array.size
+            and (array.ndim == 2 or array.ndim == 3 and array.shape[2] in (1, 3, 4))
+        )
         try:
             if not sound:
                 read_image(array)  # which knows the reason
@@ -203,7 +219,9 @@ class _Lister:
         if not images.is_floating_point():
             images = images.float() / 255
         elif images.amax() > 1:
-            self.notes.append(f"{where}: the tensor's values go up to {float(images.amax()):g}; they are divided by 255.")
+            self.notes.append(
+                f"{where}: the tensor's values go up to {float(images.amax()):g}; they are divided by 255."
+            )
             images = images / 255
         self.items += [Ready(image, len(images)) for image in images]
 
@@ -213,16 +231,22 @@ class _Lister:
         if not (images.is_floating_point() or images.dtype == torch.uint8):
             return f"{what}; expected floats in [0, 1]."
         if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
-            hint = " Channels come before rows and columns: tensor.permute(2, 0, 1)." if images.shape[-1:] == (3,) else ""
+            hint = (
+                " Channels come before rows and columns: tensor.permute(2, 0, 1)." if images.shape[-1:] == (3,) else ""
+            )
             return f"{what}; expected RGB as (B, 3, H, W) or (3, H, W).{hint}"
         sides = images.shape[2:]
         if any(side % self.multiple for side in sides):
             near = "x".join(str(-(-side // self.multiple) * self.multiple) for side in sides)
-            return (f"{what}: a tensor goes to the network as it is, so its sides must be multiples of {self.multiple}; pad it "
-                    f"to {near}, or give an array or a Pillow image, which are fitted.")
+            return (
+                f"{what}: a tensor goes to the network as it is, so its sides must be multiples of {self.multiple}; pad it "
+                f"to {near}, or give an array or a Pillow image, which are fitted."
+            )
         low, high = (float(value) for value in images.aminmax())
         if not (0 <= low and high <= 255):  # true for nan
-            return f"{what} with values from {low:g} to {high:g}; expected RGB in [0, 1] (or up to 255, which is divided)."
+            return (
+                f"{what} with values from {low:g} to {high:g}; expected RGB in [0, 1] (or up to 255, which is divided)."
+            )
         return ""
 
 

@@ -39,8 +39,14 @@ def fetch_picture(address: str, *, seconds: float = SECONDS, most: int = MOST_BY
     check_address(address)
     end = time.monotonic() + seconds
     opener = urllib.request.OpenerDirector()  # without the handlers of files, ftp and data
-    for handler in (urllib.request.ProxyHandler(), urllib.request.HTTPHandler(), urllib.request.HTTPSHandler(), _SameKind(),
-                    urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPErrorProcessor()):
+    for handler in (
+        urllib.request.ProxyHandler(),
+        urllib.request.HTTPHandler(),
+        urllib.request.HTTPSHandler(),
+        _SameKind(),
+        urllib.request.HTTPDefaultErrorHandler(),
+        urllib.request.HTTPErrorProcessor(),
+    ):
         opener.add_handler(handler)
     request = urllib.request.Request(address, headers={"User-Agent": "bitfalcon", "Accept": "image/*"})
     try:

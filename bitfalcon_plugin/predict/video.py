@@ -51,7 +51,9 @@ class VideoFile:
             self._capture = cv2.VideoCapture(place if self.live else str(place))
         if not self._capture.isOpened():
             self._capture.release()
-            raise BrokenVideo("no such webcam, or it is in use" if self.live else "not a video that can be decoded here")
+            raise BrokenVideo(
+                "no such webcam, or it is in use" if self.live else "not a video that can be decoded here"
+            )
         count, rate = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
         self.count = int(count) if not self.live and 0 < count < 1e9 else 0
         self.rate = float(rate) if 0 < rate < 1000 else USUAL_RATE
@@ -81,7 +83,9 @@ class VideoFile:
 @contextmanager
 def _hushed(cv2) -> Iterator[None]:
     # A webcam that is not there takes OpenCV twenty lines; the caller says it in one.
-    log = cv2 if hasattr(cv2, "setLogLevel") else getattr(getattr(cv2, "utils", None), "logging", None)  # there from OpenCV 5 on
+    log = (
+        cv2 if hasattr(cv2, "setLogLevel") else getattr(getattr(cv2, "utils", None), "logging", None)
+    )  # there from OpenCV 5 on
     before = log.getLogLevel() if log else None
     if log:
         log.setLogLevel(0)

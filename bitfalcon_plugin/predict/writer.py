@@ -27,11 +27,24 @@ if TYPE_CHECKING:  # predicting needs no dataset
     from ..data.formats.dataset_yaml import DataSpec
 
 # The ids that COCO's annotations give to its 80 classes.
-COCO_IDS = (*range(1, 12), *range(13, 26), 27, 28, *range(31, 45), *range(46, 66), 67, 70, *range(72, 83), *range(84, 91))
+COCO_IDS = (
+    *range(1, 12),
+    *range(13, 26),
+    27,
+    28,
+    *range(31, 45),
+    *range(46, 66),
+    67,
+    70,
+    *range(72, 83),
+    *range(84, 91),
+)
 COCO_LISTS = ("train2017", "val2017", "test2017", "test-dev2017")
 
 
-def write_files(folder: Path, samples: Sequence[Sample], detections: np.ndarray, settings: Settings, *, coco: bool) -> None:
+def write_files(
+    folder: Path, samples: Sequence[Sample], detections: np.ndarray, settings: Settings, *, coco: bool
+) -> None:
     """Write predictions.json (save_json) and labels/*.txt (save_txt, save_conf) into the run folder.
 
     detections (n, 7): image index, x, y, w, h in original pixels, score, class. coco: give the classes COCO's own ids, 1 to
@@ -40,7 +53,10 @@ def write_files(folder: Path, samples: Sequence[Sample], detections: np.ndarray,
     detections = detections[np.argsort(detections[:, 0], kind="stable")]
     if settings.save_json:
         _write_json(folder / "predictions.json", samples, detections, coco)
-        print(f"predictions.json: {len(detections)} detections, category_id " + ("as in COCO's annotations" if coco else "is the class + 1"))
+        print(
+            f"predictions.json: {len(detections)} detections, category_id "
+            + ("as in COCO's annotations" if coco else "is the class + 1")
+        )
     if settings.save_txt:
         _write_txt(folder / "labels", samples, detections, settings.save_conf)
 
@@ -48,8 +64,13 @@ def write_files(folder: Path, samples: Sequence[Sample], detections: np.ndarray,
 def is_coco(data: DataSpec, split: str) -> bool:
     """Whether a split is one of COCO 2017: 80 classes, and lists or folders of COCO's names below something called coco."""
     paths = [Path(entry) for entry in data.splits.get(split, ())]
-    return bool(paths) and data.nc == len(COCO_IDS) and all(
-        "coco" in str(path).lower() and path.stem in COCO_LISTS and path.suffix in ("", ".txt") for path in paths)
+    return (
+        bool(paths)
+        and data.nc == len(COCO_IDS)
+        and all(
+            "coco" in str(path).lower() and path.stem in COCO_LISTS and path.suffix in ("", ".txt") for path in paths
+        )
+    )
 
 
 def image_ids(samples: Sequence[Sample]) -> list[int | str]:
@@ -59,13 +80,17 @@ def image_ids(samples: Sequence[Sample]) -> list[int | str]:
     if len(counts) == len(found):
         return found
     common = Path(os.path.commonpath([sample.image.parent for sample in samples]))
-    note("note: some images of different folders have the same name: the image_id of these is their path below "
-          f"'{common}', without the suffix.")
+    note(
+        "note: some images of different folders have the same name: the image_id of these is their path below "
+        f"'{common}', without the suffix."
+    )
     paths = [sample.image.relative_to(common).as_posix() for sample in samples]
     bare = [path[: len(path) - len(sample.image.suffix)] for path, sample in zip(paths, samples, strict=True)]
     taken = Counter(bare)  # x.jpg and x.png in one folder
-    return [key if counts[key] == 1 else path if taken[short] > 1 else short
-            for key, path, short in zip(found, paths, bare, strict=True)]
+    return [
+        key if counts[key] == 1 else path if taken[short] > 1 else short
+        for key, path, short in zip(found, paths, bare, strict=True)
+    ]
 
 
 def _number(stem: str) -> int | str:
@@ -76,8 +101,12 @@ def _write_json(target: Path, samples: Sequence[Sample], detections: np.ndarray,
     ids = image_ids(samples)
     with atomic(target) as temporary, open(temporary, "w", encoding="utf-8") as file:
         for place, (image, x, y, w, h, score, cls) in enumerate(detections.tolist()):
-            row = {"image_id": ids[int(image)], "category_id": COCO_IDS[int(cls)] if coco else int(cls) + 1,
-                   "bbox": [round(side, 3) for side in (x, y, w, h)], "score": round(score, 5)}
+            row = {
+                "image_id": ids[int(image)],
+                "category_id": COCO_IDS[int(cls)] if coco else int(cls) + 1,
+                "bbox": [round(side, 3) for side in (x, y, w, h)],
+                "score": round(score, 5),
+            }
             file.write((",\n" if place else "[") + json.dumps(row, ensure_ascii=False))
         file.write("]\n" if len(detections) else "[]\n")
 
@@ -94,8 +123,15 @@ def _write_txt(folder: Path, samples: Sequence[Sample], detections: np.ndarray, 
             stem = f"{sample.image.stem}-{count}"
         taken.add(stem)
         lines = []
-        for _, x, y, w, h, score, cls in detections[first[index]:first[index + 1]].tolist():
-            numbers = int(cls), (x + w / 2) / width, (y + h / 2) / height, w / width, h / height, *([score] if scores else [])
+        for _, x, y, w, h, score, cls in detections[first[index] : first[index + 1]].tolist():
+            numbers = (
+                int(cls),
+                (x + w / 2) / width,
+                (y + h / 2) / height,
+                w / width,
+                h / height,
+                *([score] if scores else []),
+            )
             lines.append(" ".join(f"{number:g}" for number in numbers) + "\n")
         if lines:
             write_text(folder / f"{stem}.txt", "".join(lines))
@@ -117,13 +153,24 @@ def _json(picture: Picture, result: Results) -> str:
     height, width = result.orig_shape
     frame = {"frame": picture.frame} if picture.frame else {}
     speed = {stage: round(ms, 2) for stage, ms in result.speed.items()}
-    return json.dumps({"path": picture.path, **frame, "height": height, "width": width, "detections": result.summary(),
-                       "speed": speed}, ensure_ascii=False)
+    return json.dumps(
+        {
+            "path": picture.path,
+            **frame,
+            "height": height,
+            "width": width,
+            "detections": result.summary(),
+            "speed": speed,
+        },
+        ensure_ascii=False,
+    )
 
 
 def _json_vector(picture: Picture, vector: Tensor) -> str:
     frame = {"frame": picture.frame} if picture.frame else {}
-    return json.dumps({"path": picture.path, **frame, "embedding": [round(value, 6) for value in vector.tolist()]}, ensure_ascii=False)
+    return json.dumps(
+        {"path": picture.path, **frame, "embedding": [round(value, 6) for value in vector.tolist()]}, ensure_ascii=False
+    )
 
 
 class Writer:
@@ -132,8 +179,12 @@ class Writer:
     def __init__(self, about: Predictor):
         settings = about.args
         self.about, self.settings, self.labels = about, settings, 0
-        self._looks = {"conf": settings.show_conf, "labels": settings.show_labels, "boxes": settings.show_boxes,
-                       "line_width": settings.line_width}
+        self._looks = {
+            "conf": settings.show_conf,
+            "labels": settings.show_labels,
+            "boxes": settings.show_boxes,
+            "line_width": settings.line_width,
+        }
         self._taken: Counter[str] = Counter()
         self._current = (0, "")  # number of the source, its stem in this folder
         self._video = contextlib.ExitStack()
@@ -207,9 +258,13 @@ class Writer:
         if self._ids.setdefault(image, stem) != stem:  # 1 and 001
             image = stem
         for x1, y1, x2, y2, score, cls in result.boxes.data.tolist():
-            row = {"image_id": image, "file_name": Path(result.path).name,
-                   "category_id": int(cls) + 1, "bbox": [round(side, 3) for side in (x1, y1, x2 - x1, y2 - y1)],
-                   "score": round(score, 5)}
+            row = {
+                "image_id": image,
+                "file_name": Path(result.path).name,
+                "category_id": int(cls) + 1,
+                "bbox": [round(side, 3) for side in (x1, y1, x2 - x1, y2 - y1)],
+                "score": round(score, 5),
+            }
             self._coco_file.write(self._comma + json.dumps(row, ensure_ascii=False))
             self._comma = ",\n"
 

@@ -26,8 +26,9 @@ def _rows(image: int, fit: Fit, found: Tensor) -> np.ndarray:
     return np.concatenate((np.full((len(rows), 1), float(image)), rows), 1)
 
 
-def coco_metrics(samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str], *,
-                 conf: float = MATRIX_CONF) -> dict[str, object]:
+def coco_metrics(
+    samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str], *, conf: float = MATRIX_CONF
+) -> dict[str, object]:
     """The fields of Metrics from detections (n, 7): image index, x, y, w, h in original pixels, score, class.
 
     conf: the confusion matrix counts detections above it.
@@ -43,21 +44,43 @@ def coco_metrics(samples: Sequence[Sample], detections: np.ndarray, names: Mappi
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    stats = {name: float(value) if value >= 0 else float("nan") for name, value in zip(STATS, evaluation.stats, strict=True)}
+    stats = {
+        name: float(value) if value >= 0 else float("nan") for name, value in zip(STATS, evaluation.stats, strict=True)
+    }
     lines, precision, recall = gather_curves(_matches(evaluation, sorted(names)))
-    all_ap = evaluation.eval["precision"][:, :, :, 0, -1].mean(1).T[lines.classes]  # (IoU, recall, class) -> (class, IoU)
+    all_ap = (
+        evaluation.eval["precision"][:, :, :, 0, -1].mean(1).T[lines.classes]
+    )  # (IoU, recall, class) -> (class, IoU)
     pictures: dict[int, set[int]] = {}
     counts = Counter(label["category_id"] for label in labels)
     for label in labels:
         pictures.setdefault(label["category_id"], set()).add(label["image_id"])
     rows = tuple(
-        ClassRow(names[index], len(pictures[index]), counts[index], precision[row], recall[row], float(all_ap[row, 0]),
-                 float(all_ap[row].mean())) for row, index in enumerate(lines.classes.tolist()))
+        ClassRow(
+            names[index],
+            len(pictures[index]),
+            counts[index],
+            precision[row],
+            recall[row],
+            float(all_ap[row, 0]),
+            float(all_ap[row].mean()),
+        )
+        for row, index in enumerate(lines.classes.tolist())
+    )
     mean = [float(np.mean(values)) if values else 0.0 for values in (precision, recall)]
     truths = [(pixel_boxes(sample).double().numpy(), sample.classes.numpy()) for sample in samples]
-    return {"stats": stats, "classes": rows, "images": len(samples), "instances": len(labels), "precision": mean[0],
-            "recall": mean[1], "box": BoxMetrics(np.array(precision), np.array(recall), all_ap, lines.classes, len(names)),
-            "lines": lines, "confusion_matrix": confusion_matrix(truths, detections, names, conf=conf), "names": dict(names)}
+    return {
+        "stats": stats,
+        "classes": rows,
+        "images": len(samples),
+        "instances": len(labels),
+        "precision": mean[0],
+        "recall": mean[1],
+        "box": BoxMetrics(np.array(precision), np.array(recall), all_ap, lines.classes, len(names)),
+        "lines": lines,
+        "confusion_matrix": confusion_matrix(truths, detections, names, conf=conf),
+        "names": dict(names),
+    }
 
 
 def _coco_truth(samples: Sequence[Sample], names: Mapping[int, str]) -> COCO:
@@ -65,8 +88,16 @@ def _coco_truth(samples: Sequence[Sample], names: Mapping[int, str]) -> COCO:
     for image, sample in enumerate(samples):
         for (x1, y1, x2, y2), cls in zip(pixel_boxes(sample).double().tolist(), sample.classes.tolist(), strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
-            annotations.append({"id": len(annotations) + 1, "image_id": image, "category_id": cls, "bbox": box,
-                                "area": box[2] * box[3], "iscrowd": 0})
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image,
+                    "category_id": cls,
+                    "bbox": box,
+                    "area": box[2] * box[3],
+                    "iscrowd": 0,
+                }
+            )
     truth = COCO()
     truth.dataset = {
         "images": [{"id": i, "height": s.size[0], "width": s.size[1]} for i, s in enumerate(samples)],
@@ -84,9 +115,14 @@ def _matches(evaluation: COCOeval, classes: Sequence[int]) -> dict[int, tuple[np
     found = {}
     for row, index in enumerate(classes):
         start = row * areas * images  # evalImgs runs over class, area (first: all), image
-        items = [item for item in evaluation.evalImgs[start:start + images] if item is not None]
+        items = [item for item in evaluation.evalImgs[start : start + images] if item is not None]
         if truths := sum(len(item["gtIgnore"]) for item in items):
-            counted = ~np.concatenate([item["dtIgnore"][0] for item in items]).astype(bool)  # not: boxes of impossible size
-            found[index] = (np.concatenate([item["dtScores"] for item in items])[counted],
-                            np.concatenate([item["dtMatches"][0] > 0 for item in items])[counted], truths)
+            counted = ~np.concatenate([item["dtIgnore"][0] for item in items]).astype(
+                bool
+            )  # not: boxes of impossible size
+            found[index] = (
+                np.concatenate([item["dtScores"] for item in items])[counted],
+                np.concatenate([item["dtMatches"][0] > 0 for item in items])[counted],
+                truths,
+            )
     return found

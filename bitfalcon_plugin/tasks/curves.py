@@ -58,8 +58,11 @@ def class_curves(scores: np.ndarray, hits: np.ndarray, truths: int) -> tuple[np.
     precision, recall = true / np.arange(1, len(true) + 1), true / truths
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
     place = np.searchsorted(recall, grid, side="left")  # the first detection that reaches this recall
-    return (np.interp(-grid, -falling, precision, left=1), np.interp(-grid, -falling, recall, left=0),
-            np.append(envelope, 0.0)[place])
+    return (
+        np.interp(-grid, -falling, precision, left=1),
+        np.interp(-grid, -falling, recall, left=0),
+        np.append(envelope, 0.0)[place],
+    )
 
 
 def gather_curves(found: Mapping[int, tuple[np.ndarray, np.ndarray, int]]) -> tuple[Curves, list[float], list[float]]:
@@ -100,10 +103,14 @@ class ConfusionMatrix:
         """A dict for each predicted class: its name as 'predicted', then a number for each true class; 'background' last."""
         names = [*(self.names[index] for index in sorted(self.names)), "background"]
         table = self.normalized().round(decimals) if normalize else self.matrix
-        return [{"predicted": name, **dict(zip(names, row, strict=True))}
-                for name, row in zip(names, table.tolist(), strict=True)]
+        return [
+            {"predicted": name, **dict(zip(names, row, strict=True))}
+            for name, row in zip(names, table.tolist(), strict=True)
+        ]
 
-    def plot(self, normalize: bool = True, save_dir: str | Path = ".", names: Sequence[str] | Mapping[int, str] = ()) -> Path:
+    def plot(
+        self, normalize: bool = True, save_dir: str | Path = ".", names: Sequence[str] | Mapping[int, str] = ()
+    ) -> Path:
         """Draw it into save_dir as confusion_matrix_normalized.png, or as confusion_matrix.png; returns the path.
 
         names: of the classes, if others than the matrix knows.
@@ -114,12 +121,17 @@ class ConfusionMatrix:
         given = dict(names if isinstance(names, Mapping) else enumerate(names))
         named = {index: given.get(index, self.names[index]) for index in sorted(self.names)}
         target = Path(save_dir) / f"confusion_matrix{'_normalized' if normalize else ''}.png"
-        return draw_confusion(target, self.normalized() if normalize else self.matrix,
-                              list(named.values()))
+        return draw_confusion(target, self.normalized() if normalize else self.matrix, list(named.values()))
 
 
-def confusion_matrix(labels: Sequence[tuple[np.ndarray, np.ndarray]], detections: np.ndarray, names: Mapping[int, str], *,
-                     conf: float = MATRIX_CONF, iou: float = MATRIX_IOU) -> ConfusionMatrix:
+def confusion_matrix(
+    labels: Sequence[tuple[np.ndarray, np.ndarray]],
+    detections: np.ndarray,
+    names: Mapping[int, str],
+    *,
+    conf: float = MATRIX_CONF,
+    iou: float = MATRIX_IOU,
+) -> ConfusionMatrix:
     """Pair what was predicted with what is there, whatever the classes say, and count the pairs.
 
     labels: for each image the boxes (m, 4) xyxy and classes (m,); detections (n, 7): image index, x, y, w, h in the same
@@ -132,7 +144,7 @@ def confusion_matrix(labels: Sequence[tuple[np.ndarray, np.ndarray]], detections
     chosen = chosen[np.lexsort((-chosen[:, 5], chosen[:, 0]))]  # by image, then falling score; stable
     first = np.searchsorted(chosen[:, 0], np.arange(len(labels) + 1))
     for image, (boxes, classes) in enumerate(labels):
-        rows = chosen[first[image]:first[image + 1]]
+        rows = chosen[first[image] : first[image + 1]]
         corners = np.concatenate((rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]), 1)
         predicted, true = np.full(len(rows), nc), np.full(len(classes), nc)  # the partner's class, background at first
         taken = _pairs(corners, boxes, iou)

@@ -17,7 +17,20 @@ import numpy as np
 from ..config.errors import UserError
 from .curves import ConfusionMatrix, Curves
 
-STATS = ("AP", "AP50", "AP75", "APsmall", "APmedium", "APlarge", "AR1", "AR10", "AR100", "ARsmall", "ARmedium", "ARlarge")
+STATS = (
+    "AP",
+    "AP50",
+    "AP75",
+    "APsmall",
+    "APmedium",
+    "APlarge",
+    "AR1",
+    "AR10",
+    "AR100",
+    "ARsmall",
+    "ARmedium",
+    "ARlarge",
+)
 KEYS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 
 
@@ -176,8 +189,12 @@ class Metrics:
     def curves_results(self) -> list[list[object]]:
         """For each name in `curves`: abscissas (1000,), curves (c, 1000) of the classes with labels, and the axes' names."""
         grid = self.lines.grid
-        return [[grid, self.lines.envelope, "Recall", "Precision"], [grid, self.lines.f1, "Confidence", "F1"],
-                [grid, self.lines.precision, "Confidence", "Precision"], [grid, self.lines.recall, "Confidence", "Recall"]]
+        return [
+            [grid, self.lines.envelope, "Recall", "Precision"],
+            [grid, self.lines.f1, "Confidence", "F1"],
+            [grid, self.lines.precision, "Confidence", "Precision"],
+            [grid, self.lines.recall, "Confidence", "Recall"],
+        ]
 
     def mean_results(self) -> list[float]:
         """Precision, recall, AP50 and AP over all classes."""
@@ -191,10 +208,20 @@ class Metrics:
     def summary(self, decimals: int = 5) -> list[dict[str, object]]:
         """A dict for each class that has labels: index, counts and rounded numbers."""
         f1 = self.box.f1.tolist()
-        return [{"name": row.name, "class": int(index), "images": row.images, "instances": row.instances,
-                 "precision": round(row.precision, decimals), "recall": round(row.recall, decimals),
-                 "f1": round(f1[i], decimals), "ap50": round(row.ap50, decimals), "ap": round(row.ap, decimals)}
-                for i, (index, row) in enumerate(zip(self.ap_class_index, self.classes, strict=True))]
+        return [
+            {
+                "name": row.name,
+                "class": int(index),
+                "images": row.images,
+                "instances": row.instances,
+                "precision": round(row.precision, decimals),
+                "recall": round(row.recall, decimals),
+                "f1": round(f1[i], decimals),
+                "ap50": round(row.ap50, decimals),
+                "ap": round(row.ap, decimals),
+            }
+            for i, (index, row) in enumerate(zip(self.ap_class_index, self.classes, strict=True))
+        ]
 
     def to_json(self, decimals: int = 5) -> str:
         """`summary` as JSON."""
@@ -213,7 +240,9 @@ class Metrics:
         try:
             import pandas
         except ImportError as error:
-            raise UserError("to_df() needs pandas: pip install pandas. summary(), to_csv(), to_json() do without.") from error
+            raise UserError(
+                "to_df() needs pandas: pip install pandas. summary(), to_csv(), to_json() do without."
+            ) from error
         return pandas.DataFrame(self.summary(decimals))
 
     def plot(self, save_dir: str | Path | None = None) -> list[Path]:
@@ -226,7 +255,10 @@ class Metrics:
         folder = Path(save_dir or self.save_dir or ".")
         names = [self.names[index] for index in self.ap_class_index.tolist()]
         drawn = draw_curves(folder, self.curves_results, names, self.box.ap50.tolist(), self.ap50, self.lines.best)
-        return [*drawn, *(self.confusion_matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True))]
+        return [
+            *drawn,
+            *(self.confusion_matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True)),
+        ]
 
     def table(self, verbose: bool = True) -> str:
         """The table people read: all classes (means), one row a class, where P, R and F1 are taken, the COCO numbers by size."""
@@ -235,9 +267,16 @@ class Metrics:
         rows = [("all", self.images, self.instances, *means)]
         if verbose and len(self.classes) > 1:
             rows += [(r.name, r.images, r.instances, r.precision, r.recall, r.f1, r.ap50, r.ap) for r in self.classes]
-        lines = [head, *(f"{name[:21]:>22}{images:>9}{instances:>11}" + "".join(f"{value:>9.3f}" for value in values)
-                         for name, images, instances, *values in rows)]
+        lines = [
+            head,
+            *(
+                f"{name[:21]:>22}{images:>9}{instances:>11}" + "".join(f"{value:>9.3f}" for value in values)
+                for name, images, instances, *values in rows
+            ),
+        ]
         if self.classes:
-            lines.append(f"P, R and F1 at IoU 0.50 and confidence {self.best_conf:.3f}, where the mean F1 of the classes is best")
+            lines.append(
+                f"P, R and F1 at IoU 0.50 and confidence {self.best_conf:.3f}, where the mean F1 of the classes is best"
+            )
         lines.append("COCO (pycocotools): " + "  ".join(f"{name} {self.stats[name]:.3f}" for name in STATS[:6]))
         return "\n".join(lines)

@@ -24,8 +24,10 @@ def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
     Raises UserError where not even the smallest tried one fits.
     """
     if peaks[0][1] > limit:
-        raise UserError(f"A batch of {peaks[0][0]} takes {peaks[0][1] / 2**30:.1f} GiB, more than the {limit / 2**30:.1f} GiB allowed. "
-                        "Give a smaller imgsz=, a smaller scale=, or checkpointing=True.")
+        raise UserError(
+            f"A batch of {peaks[0][0]} takes {peaks[0][1] / 2**30:.1f} GiB, more than the {limit / 2**30:.1f} GiB allowed. "
+            "Give a smaller imgsz=, a smaller scale=, or checkpointing=True."
+        )
     if len(peaks) == 1:
         return peaks[0][0]
     count = len(peaks)
@@ -39,8 +41,14 @@ def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
     return max(min(fit, failed - 1) if failed else fit, held)
 
 
-def search_batch(model: Detector, wanted: float, imgsz: int, device: torch.device, precision: torch.dtype | None,
-                 say: Callable[[str], None]) -> int:
+def search_batch(
+    model: Detector,
+    wanted: float,
+    imgsz: int,
+    device: torch.device,
+    precision: torch.dtype | None,
+    say: Callable[[str], None],
+) -> int:
     """A batch size for training `model` at imgsz; wanted: -1, or the share of the GPU's memory to fill.
 
     Elsewhere than on CUDA it is USUAL_BATCH, with a note. Raises UserError where one image does not fit.
@@ -71,8 +79,11 @@ def _peak(model: Detector, batch: int, imgsz: int, device: torch.device, precisi
     torch.cuda.reset_peak_memory_stats(device)
     images = torch.rand(batch, 3, imgsz, imgsz, device=device).contiguous(memory_format=torch.channels_last)
     corner = torch.rand(batch * BOXES, 2, device=device) * imgsz / 2
-    targets = Targets(torch.cat((corner, corner + imgsz / 8), 1), torch.zeros(batch * BOXES, dtype=torch.int64, device=device),
-                      torch.arange(batch, device=device).repeat_interleave(BOXES))
+    targets = Targets(
+        torch.cat((corner, corner + imgsz / 8), 1),
+        torch.zeros(batch * BOXES, dtype=torch.int64, device=device),
+        torch.arange(batch, device=device).repeat_interleave(BOXES),
+    )
     try:
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             raw = trial(images)

@@ -25,7 +25,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config.errors import UserError
 
-TIMEOUT = timedelta(minutes=30)  # the others wait while rank 0 writes or reads; a rank that dies is noticed by its launcher
+TIMEOUT = timedelta(
+    minutes=30
+)  # the others wait while rank 0 writes or reads; a rank that dies is noticed by its launcher
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 NO_SYNC_BN = "note: sync_bn=True needs several GPUs; every process normalises over its own images."
 
@@ -110,8 +112,12 @@ class World:
             return model
         device = next(model.parameters()).device
         # not static_graph: it looks for tensors in tuples and plain dicts, and Raw is a dict of its own kind
-        network = DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None,
-                                          gradient_as_bucket_view=True, find_unused_parameters=bool(_unreached(model)))
+        network = DistributedDataParallel(
+            model,
+            device_ids=[device.index] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            find_unused_parameters=bool(_unreached(model)),
+        )
         network.broadcast_buffers = False  # the argument has another name in newer torch, the attribute has both
         return network
 
@@ -155,22 +161,33 @@ def join(devices: Sequence[torch.device]) -> Iterator[World]:
         yield world
         return
     if not dist.is_available() or device.type not in ("cpu", "cuda"):
-        raise UserError(f"WORLD_SIZE={world.size}: torch cannot train on several devices of kind {device.type} here. Use one.")
+        raise UserError(
+            f"WORLD_SIZE={world.size}: torch cannot train on several devices of kind {device.type} here. Use one."
+        )
     if device.type == "cuda":
         torch.cuda.set_device(device)
     both = device.type == "cuda" and dist.is_nccl_available()
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
     # a store of its own each time: in that of an earlier group the addresses of its closed connections are still found
     store = dist.PrefixStore(f"bitfalcon {next(_joined)}", store)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if both else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    dist.init_process_group(
+        "cpu:gloo,cuda:nccl" if both else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT
+    )
     try:
         yield world
     except BaseException as error:
-        when = time.time_ns()  # the others fail a moment later, because this process is gone: launch.py looks for the first
+        when = (
+            time.time_ns()
+        )  # the others fail a moment later, because this process is gone: launch.py looks for the first
         gone = isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "gloo" in str(error)
-        problem = error if not gone else Lost(
-            f"Process {world.rank} of {world.size} (counted from 0) cannot reach the others: one of them ended, or the network did "
-            f"({str(error).partition('. ')[0]}).")
+        problem = (
+            error
+            if not gone
+            else Lost(
+                f"Process {world.rank} of {world.size} (counted from 0) cannot reach the others: one of them ended, or the network did "
+                f"({str(error).partition('. ')[0]})."
+            )
+        )
         problem.left_world = when
         _leave(abort=both)
         raise problem
@@ -182,12 +199,16 @@ def check_batch(batch: float, size: int) -> None:
     if size == 1:
         return
     if not float(batch).is_integer() or batch < 1:
-        raise UserError(f"batch={batch} is looked for on one GPU; {size} devices need a number, their total: for example "
-                        f"batch={16 * size}.")
+        raise UserError(
+            f"batch={batch} is looked for on one GPU; {size} devices need a number, their total: for example "
+            f"batch={16 * size}."
+        )
     if batch % size:
         near = max(round(batch / size), 1) * size
-        raise UserError(f"batch={batch:g} is the total of {size} devices and must be a multiple of {size}: for example "
-                        f"batch={near}.")
+        raise UserError(
+            f"batch={batch:g} is the total of {size} devices and must be a multiple of {size}: for example "
+            f"batch={near}."
+        )
 
 
 def _environment() -> World:
@@ -196,11 +217,15 @@ def _environment() -> World:
         return World()
     repair = "Start with torchrun, which sets them all, or unset them."
     if missing := [name for name, text in found.items() if not text]:
-        raise UserError(f"{', '.join(n for n, text in found.items() if text)} are set, {', '.join(missing)} not. {repair}")
+        raise UserError(
+            f"{', '.join(n for n, text in found.items() if text)} are set, {', '.join(missing)} not. {repair}"
+        )
     rank, size, local = (int(text) if text.isdecimal() else -1 for text in (found[name] for name in VARIABLES[:3]))
     if not 0 <= rank < size or not 0 <= local < size:
-        raise UserError(f"RANK={found['RANK']}, WORLD_SIZE={found['WORLD_SIZE']}, LOCAL_RANK={found['LOCAL_RANK']} fit no set of "
-                        f"processes. {repair}")
+        raise UserError(
+            f"RANK={found['RANK']}, WORLD_SIZE={found['WORLD_SIZE']}, LOCAL_RANK={found['LOCAL_RANK']} fit no set of "
+            f"processes. {repair}"
+        )
     return World(rank, size, local)
 
 
@@ -218,7 +243,9 @@ def _unreached(model: nn.Module) -> list[str]:
         return []
     weight = next(iter(wanted.values()))
     modes = [(module, module.training) for module in model.modules()]
-    image = torch.zeros(1, model.graph.channels, 2 * model.multiple, 2 * model.multiple, dtype=weight.dtype, device=weight.device)
+    image = torch.zeros(
+        1, model.graph.channels, 2 * model.multiple, 2 * model.multiple, dtype=weight.dtype, device=weight.device
+    )
     try:
         with torch.enable_grad():
             outputs = sum(output.sum() for output in model.eval()(image).values())

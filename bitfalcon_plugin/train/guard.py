@@ -32,8 +32,11 @@ class Guard:
         self._losses: list[Tensor] = []
         self._indices: list[list[int]] = []
         self._told: set[int] = set()
-        self._buffers = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in
-                         ("running_mean", "running_var", "num_batches_tracked", "act_scale")]
+        self._buffers = [
+            b
+            for name, b in model.named_buffers()
+            if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked", "act_scale")
+        ]
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def state(self) -> dict[str, object]:
@@ -74,7 +77,12 @@ class Guard:
         self.skipped, self.row = self.skipped + 1, self.row + 1
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._kept)
-        bad = [index for loss, indices in zip(self._losses, self._indices) if not bool(loss.isfinite()) for index in indices]
+        bad = [
+            index
+            for loss, indices in zip(self._losses, self._indices)
+            if not bool(loss.isfinite())
+            for index in indices
+        ]
         suspects = bad or [index for indices in self._indices for index in indices]
         new = [index for index in suspects if index not in self._told]
         self._told.update(new)

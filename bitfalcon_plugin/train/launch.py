@@ -46,14 +46,27 @@ def launch(count: int, function: Callable, *args: object) -> object:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if getattr(multiprocessing.current_process(), "_inheriting", False):  # a process that is still importing the user's script
-        raise UserError(f"The script starts training when it is imported, and every process that trains imports it. {GUARD}")
+    if getattr(
+        multiprocessing.current_process(), "_inheriting", False
+    ):  # a process that is still importing the user's script
+        raise UserError(
+            f"The script starts training when it is imported, and every process that trains imports it. {GUARD}"
+        )
     needs_script = _check_pickles(function, args)
     notes = tempfile.TemporaryDirectory(prefix="bitfalcon-", ignore_cleanup_errors=True)
     with notes as folder, _as_before(), script_left_out(needs_script):
         config = LaunchConfig(
-            min_nodes=1, max_nodes=1, nproc_per_node=count, run_id=uuid.uuid4().hex, rdzv_backend="c10d", rdzv_endpoint="localhost:0",
-            local_addr="localhost", max_restarts=0, start_method="spawn", logs_specs=DefaultLogsSpecs(log_dir=folder))
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=count,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            local_addr="localhost",
+            max_restarts=0,
+            start_method="spawn",
+            logs_specs=DefaultLogsSpecs(log_dir=folder),
+        )
         try:
             return elastic_launch(config, _work)(folder, count, function, args)[0]
         except SignalException as error:
@@ -78,7 +91,9 @@ def _work(folder: str, count: int, function: Callable, args: tuple) -> object:
     except Exception as error:
         kind = "lost" if isinstance(error, Lost) else "user" if isinstance(error, UserError) else "error"
         text = traceback.format_exc() if kind == "error" else str(error)
-        (Path(folder) / f"{getattr(error, 'left_world', time.time_ns())}.{rank}.{kind}").write_text(text, encoding="utf-8")
+        (Path(folder) / f"{getattr(error, 'left_world', time.time_ns())}.{rank}.{kind}").write_text(
+            text, encoding="utf-8"
+        )
         if kind != "user":
             time.sleep(GRACE)  # where another rank died, and this is what came of it, the launcher sees that one first
         sys.exit(2 if kind == "user" else 1)
@@ -96,7 +111,9 @@ def _end_with_parent() -> None:
 
 def _told(folder: Path, rank: int, code: int, count: int) -> BaseException:
     """What to raise after the process of `rank` was the first to end, with exit code `code` (-9: by SIGKILL)."""
-    notes = {kind: sorted(folder.glob(f"*.*.{kind}")) for kind in ("user", "error", "lost")}  # by time: the cause comes first
+    notes = {
+        kind: sorted(folder.glob(f"*.*.{kind}")) for kind in ("user", "error", "lost")
+    }  # by time: the cause comes first
     told = {kind: found[0].read_text(encoding="utf-8") for kind, found in notes.items() if found}
     signals = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
     if "user" in told:
@@ -108,9 +125,15 @@ def _told(folder: Path, rank: int, code: int, count: int) -> BaseException:
     if code > 0 and "lost" in told:
         return UserError(told["lost"])
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    memory = " A machine without memory left ends processes so: fewer workers=, or cache=False, need less." if code == -9 else ""
-    return UserError(f"Process {rank} of {count} (counted from 0) {how}; the others were stopped.{memory} The run goes on with "
-                     "resume=<run folder>/weights/last.pt")
+    memory = (
+        " A machine without memory left ends processes so: fewer workers=, or cache=False, need less."
+        if code == -9
+        else ""
+    )
+    return UserError(
+        f"Process {rank} of {count} (counted from 0) {how}; the others were stopped.{memory} The run goes on with "
+        "resume=<run folder>/weights/last.pt"
+    )
 
 
 def _ended(number: int) -> BaseException:
@@ -122,8 +145,10 @@ def _check_pickles(function: Callable, args: tuple) -> bool:
     try:
         content = pickle.dumps((function, args))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
-        raise UserError(f"Several processes need functions and settings that can be sent to them: {error}. A callback must be a "
-                        "function at the top of a module.") from None
+        raise UserError(
+            f"Several processes need functions and settings that can be sent to them: {error}. A callback must be a "
+            "function at the top of a module."
+        ) from None
     return b"__main__" in content
 
 
@@ -155,7 +180,11 @@ def script_left_out(needed: bool) -> Iterator[None]:
 def _as_before() -> Iterator[None]:
     """Undo what the launcher leaves behind: signal handlers, an environment variable; and keep it from logging tracebacks."""
     main = threading.current_thread() is threading.main_thread()
-    handlers = {number: signal.getsignal(number) for name in FORWARDED if (number := getattr(signal, name, None))} if main else {}
+    handlers = (
+        {number: signal.getsignal(number) for name in FORWARDED if (number := getattr(signal, name, None))}
+        if main
+        else {}
+    )
     loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(LOGGERS)]
     loud = [logger for logger in loggers if not logger.disabled]
     for logger in loud:

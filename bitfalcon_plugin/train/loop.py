@@ -65,7 +65,9 @@ def train(run: Run) -> Trainer:
             _close_epoch(trainer, metrics)
             _heed(trainer, interrupts)
         if trainer.guard.skipped and trainer.ema.updates == trainer.began_with:
-            raise UserError(f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}")
+            raise UserError(
+                f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}"
+            )
         trainer.records.finish(trainer.guard.skipped)
     return trainer
 
@@ -77,7 +79,8 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     observe(trainer.model, trainer.epoch < OBSERVED * trainer.epochs)
     recipe = recipe_of(settings, closed=trainer.epoch >= trainer.epochs - settings.close_mosaic)
     bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
-        trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch)
+        trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch
+    )
     schedule, start, done = trainer.planned(), time.perf_counter(), trainer.batch
     for batch, indices in bar:
         trainer.fire("on_train_batch_start")
@@ -101,8 +104,10 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     mixed = "" if recipe.mosaic or not settings.mosaic else "  (mosaic closed)"
     seconds = time.perf_counter() - start
     rate = min((batches - done) * settings.batch, len(trainer.run.samples)) / seconds
-    trainer.run.say(f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_summary(trainer, trainer.tloss / trainer.counted)}  {seconds:.1f} s, "
-                    f"{rate:.1f} images/s, {_left(trainer)}{mixed}")
+    trainer.run.say(
+        f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_summary(trainer, trainer.tloss / trainer.counted)}  {seconds:.1f} s, "
+        f"{rate:.1f} images/s, {_left(trainer)}{mixed}"
+    )
 
 
 def _gradients(trainer: Trainer, batch: Batch, due: bool) -> Losses:
@@ -111,8 +116,14 @@ def _gradients(trainer: Trainer, batch: Batch, due: bool) -> Losses:
     with contextlib.nullcontext() if due else world.accumulating(trainer.network):
         with torch.autocast(device, dtype=trainer.precision, enabled=trainer.precision is not None):
             raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
-        losses = detection_loss(raw, raw.sizes, model.strides, Targets(batch.boxes, batch.classes, batch.owner), gains=trainer.gains,
-                                class_weights=trainer.class_weights)
+        losses = detection_loss(
+            raw,
+            raw.sizes,
+            model.strides,
+            Targets(batch.boxes, batch.classes, batch.owner),
+            gains=trainer.gains,
+            class_weights=trainer.class_weights,
+        )
         trainer.scaler.scale(world.scale_loss(losses.total)).backward()
     return losses
 
@@ -153,7 +164,9 @@ def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     """Validate the averaged weights."""
     settings, events, world = trainer.args, trainer.run.events, trainer.run.world
     world.share(trainer.ema.model)  # statistics of the batch norms are those of the process that writes them
-    validator = trainer.validator = Validator(settings, trainer.save_dir, trainer.val_loader, trainer.device, trainer.ema.model)
+    validator = trainer.validator = Validator(
+        settings, trainer.save_dir, trainer.val_loader, trainer.device, trainer.ema.model
+    )
 
     def notify(event: str) -> None:
         if event != "on_val_end":  # its functions want the numbers
@@ -162,9 +175,17 @@ def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
             _heed(trainer, interrupts)
 
     validator.metrics = validate(
-        trainer.ema.model, trainer.run.val_samples, trainer.val_loader, iou=settings.iou, max_det=settings.max_det,
-        gains=trainer.gains, autocast=trainer.precision, progress=progress("val", world.main), notify=notify,
-        gather=world.gather)
+        trainer.ema.model,
+        trainer.run.val_samples,
+        trainer.val_loader,
+        iou=settings.iou,
+        max_det=settings.max_det,
+        gains=trainer.gains,
+        autocast=trainer.precision,
+        progress=progress("val", world.main),
+        notify=notify,
+        gather=world.gather,
+    )
     events.fire("on_val_end", validator)
     return validator.metrics
 
@@ -194,9 +215,15 @@ def weights_of(trainer: Trainer, epoch: int) -> Checkpoint:
     """The averaged weights as a checkpoint; epoch: the last one that is whole, from 0."""
     model = trainer.model
     return Checkpoint(
-        graph=model.graph, state=trainer.ema.model.state_dict(), settings={**trainer.args.as_dict(), "save_dir": str(trainer.save_dir)},
-        metrics=trainer.metrics, epoch=epoch, license=trainer.run.license, norms=odd_norms(trainer.ema.model),
-        measured=(model.strides, model.multiple))
+        graph=model.graph,
+        state=trainer.ema.model.state_dict(),
+        settings={**trainer.args.as_dict(), "save_dir": str(trainer.save_dir)},
+        metrics=trainer.metrics,
+        epoch=epoch,
+        license=trainer.run.license,
+        norms=odd_norms(trainer.ema.model),
+        measured=(model.strides, model.multiple),
+    )
 
 
 def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
@@ -205,14 +232,18 @@ def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
         return
     interrupts.received = interrupts.received or "SIGTERM"
     if trainer.epoch >= trainer.epochs or trainer.stop and trainer.batch == 0:  # everything is trained and written
-        trainer.run.say(f"{interrupts.received}: stopped after the last epoch, before the final measurement. To have that: "
-                        f"bitfalcon val model={trainer.best} data={trainer.args.data}")
+        trainer.run.say(
+            f"{interrupts.received}: stopped after the last epoch, before the final measurement. To have that: "
+            f"bitfalcon val model={trainer.best} data={trainer.args.data}"
+        )
         raise interrupts.end()
     trainer.run.world.settle(trainer.model)
     trainer.tloss = trainer.run.world.mean(trainer.tloss)
     trainer.records.save_last(weights_of(trainer, trainer.epoch - 1), trainer.state())
-    trainer.run.say(f"{interrupts.received}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
-                    f"batches. To go on: bitfalcon train resume={trainer.last}")
+    trainer.run.say(
+        f"{interrupts.received}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
+        f"batches. To go on: bitfalcon train resume={trainer.last}"
+    )
     raise interrupts.end()
 
 
@@ -223,13 +254,17 @@ def _go_back(trainer: Trainer, reason: WentBad) -> None:
     if not trainer.records.own or not trainer.last.is_file() or not trainer.args.save:
         raise UserError(f"{report}No checkpoint of this run is there to go back to. {REPAIR}")
     if guard.returned >= RETURNS:
-        raise UserError(f"{report}Going back {RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
-                        f"{REPAIR}")
+        raise UserError(
+            f"{report}Going back {RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
+            f"{REPAIR}"
+        )
     found, skipped, returned, slower = load(trainer.last), guard.skipped, guard.returned, trainer.slower
     trainer.restore(found.training, found.state)
     guard.skipped, guard.returned, trainer.slower, guard.row = skipped, returned, slower, 0
     trainer.slow_down()
-    trainer.run.say(f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {trainer.slower:g} of the learning rate.")
+    trainer.run.say(
+        f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {trainer.slower:g} of the learning rate."
+    )
 
 
 def _summary(trainer: Trainer, losses: torch.Tensor) -> str:
@@ -251,4 +286,10 @@ def _left(trainer: Trainer) -> str:
     """How long the rest of the run will take at the pace so far."""
     done = trainer.epoch + 1
     minutes = trainer.records.seconds / done * (trainer.epochs - done) / 60
-    return "last epoch" if done >= trainer.epochs else f"{minutes:.0f} min left" if minutes >= 1 else f"{minutes * 60:.0f} s left"
+    return (
+        "last epoch"
+        if done >= trainer.epochs
+        else f"{minutes:.0f} min left"
+        if minutes >= 1
+        else f"{minutes * 60:.0f} s left"
+    )

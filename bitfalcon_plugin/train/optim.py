@@ -91,8 +91,11 @@ def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
     if not seen:
         raise UserError("Every parameter of the model is frozen: nothing to train. Give a smaller freeze=.")
     decays = {"bias": 0.0, "weight": decay, "norm": 0.0, "rounded": decay}
-    return [{"params": kinds[kind], "weight_decay": decays[kind], "kind": kind, "decay": decays[kind]}
-            for kind in kinds if kinds[kind] or kind != "rounded"]
+    return [
+        {"params": kinds[kind], "weight_decay": decays[kind], "kind": kind, "decay": decays[kind]}
+        for kind in kinds
+        if kinds[kind] or kind != "rounded"
+    ]
 
 
 def choose_optimizer(
@@ -112,14 +115,18 @@ def choose_optimizer(
     """
     if name.lower() == "auto":
         chosen, lr = auto_rule(iterations, nc)
-        rule = f"{iterations} iterations, " + (f"more than {AUTO_LIMIT}" if chosen == "SGD" else f"at most {AUTO_LIMIT}, {nc} classes")
+        rule = f"{iterations} iterations, " + (
+            f"more than {AUTO_LIMIT}" if chosen == "SGD" else f"at most {AUTO_LIMIT}, {nc} classes"
+        )
         momentum, warmup_bias_lr = 0.9, 0.0
         reason = f"optimizer=auto ({rule}); lr0, momentum and warmup_bias_lr as given are not used"
     else:
         chosen, reason = _known(name), f"optimizer={name}"
     kind, arguments, fused = OPTIMIZERS[chosen]
     if "betas" in (extra := arguments(momentum)) and momentum >= 1:
-        raise UserError(f"momentum={momentum:g} is the first beta of {chosen}, which must be below 1: for example momentum=0.9.")
+        raise UserError(
+            f"momentum={momentum:g} is the first beta of {chosen}, which must be below 1: for example momentum=0.9."
+        )
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     if fused and devices <= {"cuda", "cpu"}:
         extra["fused"] = True  # one pass over memory; elsewhere torch takes foreach by itself
@@ -198,7 +205,9 @@ class Schedule:
         for group in optimizer.param_groups:
             start = self.warmup_bias_lr if group["kind"] == "bias" else 0.0
             group["lr"] = self._between(iteration, start, rate) if warms else rate
-            if group["kind"] == "rounded":  # decay moves weights over the thresholds of rounding, which late no step takes back
+            if (
+                group["kind"] == "rounded"
+            ):  # decay moves weights over the thresholds of rounding, which late no step takes back
                 group["weight_decay"] = group["decay"] if 2 * epoch < self.epochs else 0.0
             if "momentum" in group:
                 group["momentum"] = momentum
@@ -255,4 +264,6 @@ def _state_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The tensors of the state dict that are averaged, and those that are copied; a tensor that stands under two names once."""
     tensors = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}.values()
     averaged = [t.is_floating_point() and not name.endswith(UNSET) for name, t in tensors]
-    return [t for (_, t), yes in zip(tensors, averaged) if yes], [t for (_, t), yes in zip(tensors, averaged) if not yes]
+    return [t for (_, t), yes in zip(tensors, averaged) if yes], [
+        t for (_, t), yes in zip(tensors, averaged) if not yes
+    ]

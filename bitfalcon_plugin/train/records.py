@@ -17,8 +17,19 @@ from ..models.weights.checkpoint import Checkpoint, save
 from ..tasks.metrics import Metrics
 
 LOSSES = ("box_loss", "cls_loss", "dfl_loss")
-COLUMNS = ("epoch", "time", *(f"train/{name}" for name in LOSSES), "metrics/precision(B)", "metrics/recall(B)",
-           "metrics/mAP50(B)", "metrics/mAP50-95(B)", *(f"val/{name}" for name in LOSSES), "lr/pg0", "lr/pg1", "lr/pg2")
+COLUMNS = (
+    "epoch",
+    "time",
+    *(f"train/{name}" for name in LOSSES),
+    "metrics/precision(B)",
+    "metrics/recall(B)",
+    "metrics/mAP50(B)",
+    "metrics/mAP50-95(B)",
+    *(f"val/{name}" for name in LOSSES),
+    "lr/pg0",
+    "lr/pg1",
+    "lr/pg2",
+)
 
 
 class Records:
@@ -43,14 +54,26 @@ class Records:
         """Spent on this run, earlier starts included."""
         return time.monotonic() - self._start
 
-    def add(self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]) -> dict[str, float]:
+    def add(
+        self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]
+    ) -> dict[str, float]:
         """Write the row of a finished epoch (0-based); returns it by column."""
         measured = [math.nan] * 7
         if metrics is not None:
-            measured = [metrics.precision, metrics.recall, metrics.ap50, metrics.ap, *(metrics.losses or [math.nan] * 3)]
-            self.say(f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
-                     f"R {metrics.recall:.3f}")
-        self.rows.append([epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured, *rates[:3]])  # rounded weights have the rate of the others
+            measured = [
+                metrics.precision,
+                metrics.recall,
+                metrics.ap50,
+                metrics.ap,
+                *(metrics.losses or [math.nan] * 3),
+            ]
+            self.say(
+                f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
+                f"R {metrics.recall:.3f}"
+            )
+        self.rows.append(
+            [epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured, *rates[:3]]
+        )  # rounded weights have the rate of the others
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(COLUMNS)
@@ -90,7 +113,12 @@ class Records:
 
     def state(self) -> dict[str, object]:
         """What a resumed run takes over."""
-        return {"best_fitness": self.best_fitness, "best_epoch": self.best_epoch, "seconds": self.seconds, "rows": self.rows}
+        return {
+            "best_fitness": self.best_fitness,
+            "best_epoch": self.best_epoch,
+            "seconds": self.seconds,
+            "rows": self.rows,
+        }
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Take up what `state` gave."""
@@ -103,8 +131,10 @@ class Records:
         """Why patience is at its end after this epoch, or an empty string."""
         patience = self.settings.patience
         if patience and self.settings.val and epoch - self.best_epoch >= patience:
-            return (f"Stopping: no better fitness in {patience} epochs; the best is epoch {self.best_epoch + 1}. "
-                    "patience=0 never stops.")
+            return (
+                f"Stopping: no better fitness in {patience} epochs; the best is epoch {self.best_epoch + 1}. "
+                "patience=0 never stops."
+            )
         return ""
 
     def finish(self, skipped: int = 0) -> None:
@@ -112,8 +142,10 @@ class Records:
         if self._unwritten is not None:
             self._write(self.last, self._unwritten)
         if self.rows:
-            self.say(f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}"
-                     + (f"; {skipped} steps were left out, see above" if skipped else ""))
+            self.say(
+                f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}"
+                + (f"; {skipped} steps were left out, see above" if skipped else "")
+            )
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         with self._told(path.name):
@@ -131,4 +163,7 @@ class Records:
             kept = f"{self.last} as last written is whole: make room or mend the folder, then: bitfalcon train resume={self.last}"
             nothing = "nothing was saved before: make room or mend the folder and start again"
             whole = kept if self.own and self.last.is_file() else nothing
-            raise OSError(getattr(error, "errno", None) or errno.EIO, f"{self.folder / name} cannot be written ({reason}); {whole}") from error
+            raise OSError(
+                getattr(error, "errno", None) or errno.EIO,
+                f"{self.folder / name} cannot be written ({reason}); {whole}",
+            ) from error

@@ -56,8 +56,10 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None, events: Events 
     devices = select_devices(settings.device)
     if len(devices) > 1:
         if events and any(events.callbacks.values()):
-            raise UserError("Callbacks stay in the process that added them: start the script itself on every device instead, "
-                            f"torchrun --nproc_per_node={len(devices)} script.py.")
+            raise UserError(
+                "Callbacks stay in the process that added them: start the script itself on every device instead, "
+                f"torchrun --nproc_per_node={len(devices)} script.py."
+            )
         check_batch(settings.batch, len(devices))  # before any process starts
         best, metrics = launch(len(devices), _in_process, settings.replace(device=spelled(devices)), checkpoint)
         return Result(best, metrics)
@@ -80,7 +82,9 @@ def _in_process(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path
     return result.best, result.metrics
 
 
-def _train_here(settings: Settings, checkpoint: Checkpoint | None, events: Events, world: World, device: torch.device) -> Result:
+def _train_here(
+    settings: Settings, checkpoint: Checkpoint | None, events: Events, world: World, device: torch.device
+) -> Result:
     resumed, folder = _resumed(settings)
     if resumed is not None:
         settings = _settings_of(resumed, settings)
@@ -105,14 +109,35 @@ def _train_here(settings: Settings, checkpoint: Checkpoint | None, events: Event
         for line in idle(settings, checkpoint is not None):
             print(f"note: {line}", file=sys.stderr)
     share = -(-settings.batch // world.size)
-    if settings.imgsz == model.multiple and (share == 1 or -(-(len(train_scan.samples) % settings.batch) // world.size) == 1):
-        raise UserError(f"imgsz={settings.imgsz} leaves one cell of a map, and one image a batch: nothing to normalise over. Give "
-                        f"imgsz={2 * model.multiple} or another batch.")
-    folder = world.same(folder or (new_run_dir("train", settings.project, settings.name, settings.exist_ok) if world.main else None))
-    print(f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}"
-        + (f" and {world.size - 1} more" if world.size > 1 else "") + f"; results in {folder}")
-    run = Run(model, settings, train_scan.samples, val_scan.samples, folder, device, license=license, matched=matched, tuned=tuned,
-              start=_start(resumed, settings, len(train_scan.samples)) if resumed else None, events=events, world=world)
+    if settings.imgsz == model.multiple and (
+        share == 1 or -(-(len(train_scan.samples) % settings.batch) // world.size) == 1
+    ):
+        raise UserError(
+            f"imgsz={settings.imgsz} leaves one cell of a map, and one image a batch: nothing to normalise over. Give "
+            f"imgsz={2 * model.multiple} or another batch."
+        )
+    folder = world.same(
+        folder or (new_run_dir("train", settings.project, settings.name, settings.exist_ok) if world.main else None)
+    )
+    print(
+        f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}"
+        + (f" and {world.size - 1} more" if world.size > 1 else "")
+        + f"; results in {folder}"
+    )
+    run = Run(
+        model,
+        settings,
+        train_scan.samples,
+        val_scan.samples,
+        folder,
+        device,
+        license=license,
+        matched=matched,
+        tuned=tuned,
+        start=_start(resumed, settings, len(train_scan.samples)) if resumed else None,
+        events=events,
+        world=world,
+    )
     trainer = train(run)
     metrics = _final(trainer)
     print(f"Best weights: {trainer.best}\nResults: {folder}")
@@ -126,8 +151,18 @@ def _final(trainer: Trainer) -> Metrics:
     settings, run = trainer.args, trainer.run
     run.world.barrier()  # the first process has written the file
     model = load(trainer.best).model().fuse().requires_grad_(False).to(run.device, memory_format=torch.channels_last)
-    validator, found = measure(model, run.val_samples, settings, run.device, folder=trainer.save_dir, pictures=trainer.pictures,
-                               events=run.events, rank=run.world.rank, size=run.world.size, gather=run.world.gather)
+    validator, found = measure(
+        model,
+        run.val_samples,
+        settings,
+        run.device,
+        folder=trainer.save_dir,
+        pictures=trainer.pictures,
+        events=run.events,
+        rank=run.world.rank,
+        size=run.world.size,
+        gather=run.world.gather,
+    )
     metrics, trainer.validator = validator.metrics, validator
     trainer.measured(metrics)
     worst = worst_images(run.val_samples, found, model.names, conf=metrics.best_conf)
@@ -151,23 +186,34 @@ def _applicable(settings: Settings, found: Scan) -> Settings:
     changes: dict[str, object] = {}
     if settings.copy_paste and not found.polygons:
         if "copy_paste" in settings.given:
-            print(f"note: copy_paste={settings.copy_paste:g} needs labels with outlines (polygons); these have boxes only, nothing is pasted.")
+            print(
+                f"note: copy_paste={settings.copy_paste:g} needs labels with outlines (polygons); these have boxes only, nothing is pasted."
+            )
         changes["copy_paste"] = 0.0
     return settings.replace(**changes) if changes else settings
 
 
-def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: DataSpec, resumed: bool) -> tuple[Detector, str | None, str, bool]:
+def _model_to_train(
+    settings: Settings, checkpoint: Checkpoint | None, data: DataSpec, resumed: bool
+) -> tuple[Detector, str | None, str, bool]:
     # The model, the licence of the weights that it starts from, what was taken over from them, and whether that was all.
     torch.manual_seed(settings.seed + 1)  # fresh weights are part of what a seed repeats
     names = class_names(settings, data)
     if checkpoint is not None:
         source, graph = settings.model, checkpoint.graph
         if resumed and dict(graph.names) != names:
-            raise UserError(f"The run was of the classes {', '.join(graph.names.values())}; {data.path} has {', '.join(names.values())}. "
-                            "Give the data of the run, or start a new run with model= and no resume.")
-        document = graph.document if dict(graph.names) == names else {**graph.document, "class_width": class_width(checkpoint)}
-        model = Detector(graph_of(document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names),
-                                  names=names))
+            raise UserError(
+                f"The run was of the classes {', '.join(graph.names.values())}; {data.path} has {', '.join(names.values())}. "
+                "Give the data of the run, or start a new run with model= and no resume."
+            )
+        document = (
+            graph.document if dict(graph.names) == names else {**graph.document, "class_width": class_width(checkpoint)}
+        )
+        model = Detector(
+            graph_of(
+                document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names), names=names
+            )
+        )
     else:
         graph = graph_for(settings.model or DEFAULT_MODEL, settings, names)
         if not isinstance(settings.pretrained, str):
@@ -180,9 +226,13 @@ def _model_to_train(settings: Settings, checkpoint: Checkpoint | None, data: Dat
     if settings.pretrained is False:
         print(f"pretrained=False: '{source}' gives the graph, its weights are not used", file=sys.stderr)
         return model, None, "", False
-    if bad := [name for name, tensor in checkpoint.state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
-        raise UserError(f"'{source}' holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}): nothing can be trained "
-                        "from it. Give other weights.")
+    if bad := [
+        name for name, tensor in checkpoint.state.items() if tensor.is_floating_point() and not tensor.isfinite().all()
+    ]:
+        raise UserError(
+            f"'{source}' holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}): nothing can be trained "
+            "from it. Give other weights."
+        )
     table = transfer(model, checkpoint, source, by_name=settings.cls_remap)
     print(f"Weights of '{source}':\n{table}")
     words = "; ".join(" ".join(line.split()) for line in str(table).splitlines())
@@ -193,5 +243,11 @@ def _same_width(graph: Graph, checkpoint: Checkpoint) -> Graph:
     # The class branches keep the hidden width of the weights, so that these fit.
     if checkpoint.graph.nc == graph.nc or len(checkpoint.graph.rows) != len(graph.rows):
         return graph
-    return graph_of({**graph.document, "class_width": class_width(checkpoint)}, name=graph.name, named_scale=graph.scale,
-                    variant=graph.variant, nc=graph.nc, names=graph.names)
+    return graph_of(
+        {**graph.document, "class_width": class_width(checkpoint)},
+        name=graph.name,
+        named_scale=graph.scale,
+        variant=graph.variant,
+        nc=graph.nc,
+        names=graph.names,
+    )

@@ -152,13 +152,28 @@ class Trainer:
     def state(self) -> dict[str, object]:
         """Everything that going on from here needs, as tensors and plain values; `restore` takes it."""
         return {
-            "optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict(), "weights": self.model.state_dict(),
-            "updates": self.ema.updates, "epoch": self.epoch, "batch": self.batch,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "weights": self.model.state_dict(),
+            "updates": self.ema.updates,
+            "epoch": self.epoch,
+            "batch": self.batch,
             "gradients": {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None},
-            "losses": self.tloss.cpu(), "counted": float(self.counted), "boxes": self.boxes, "slower": self.slower, "returned": self.guard.returned,
-            "skipped": self.guard.skipped, **self.guard.state(), "plan": vars(self.plan), "epochs": self.epochs,
-            "gathered": self.iteration - self.last_step, "images": len(self.run.samples), "given": sorted(self.args.given),
-            "names": self._trained(), **self.records.state()}
+            "losses": self.tloss.cpu(),
+            "counted": float(self.counted),
+            "boxes": self.boxes,
+            "slower": self.slower,
+            "returned": self.guard.returned,
+            "skipped": self.guard.skipped,
+            **self.guard.state(),
+            "plan": vars(self.plan),
+            "epochs": self.epochs,
+            "gathered": self.iteration - self.last_step,
+            "images": len(self.run.samples),
+            "given": sorted(self.args.given),
+            "names": self._trained(),
+            **self.records.state(),
+        }
 
     def restore(self, state: Mapping[str, object], average: Mapping[str, Tensor]) -> None:
         """Go back, or on, to where `state` was taken; average: the weights of the checkpoint's EMA."""
@@ -189,8 +204,10 @@ class Trainer:
             moments = {name: saved["state"].get(index) for index, name in enumerate(state["names"])}
             kept = {index: moments[name] for index, name in enumerate(self._trained()) if moments.get(name)}
             old = {group["kind"]: group for group in saved["param_groups"]}
-            groups = [{**old.get(group["kind"], group), **{key: group[key] for key in ("params", "weight_decay", "decay")}}
-                      for group in own["param_groups"]]
+            groups = [
+                {**old.get(group["kind"], group), **{key: group[key] for key in ("params", "weight_decay", "decay")}}
+                for group in own["param_groups"]
+            ]
             saved = {"state": kept, "param_groups": groups}
         self.optimizer.load_state_dict(saved)
 

@@ -36,12 +36,27 @@ STAGES = ("preprocess", "inference", "loss", "postprocess")
 
 
 @torch.inference_mode()
-def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, conf: float = DEFAULT_CONF, iou: float = 0.7,
-             max_det: int = 300, agnostic: bool = False, gains: Gains | None = None, autocast: torch.dtype | None = None,
-             progress: Callable | None = None, notify: Callable[[str], None] | None = None, watch: Watch | None = None,
-             gather: Callable[[list], list] | None = None, save_dir: Path | None = None, classes: Sequence[int] | None = None,
-             single: bool = False, keep: Callable[[np.ndarray], None] | None = None,
-             looks: Callable[[Detector, Tensor], Tensor] | None = None) -> Metrics:
+def validate(
+    model: Detector,
+    samples: Sequence[Sample],
+    loader: ValLoader,
+    *,
+    conf: float = DEFAULT_CONF,
+    iou: float = 0.7,
+    max_det: int = 300,
+    agnostic: bool = False,
+    gains: Gains | None = None,
+    autocast: torch.dtype | None = None,
+    progress: Callable | None = None,
+    notify: Callable[[str], None] | None = None,
+    watch: Watch | None = None,
+    gather: Callable[[list], list] | None = None,
+    save_dir: Path | None = None,
+    classes: Sequence[int] | None = None,
+    single: bool = False,
+    keep: Callable[[np.ndarray], None] | None = None,
+    looks: Callable[[Detector, Tensor], Tensor] | None = None,
+) -> Metrics:
     """Measure `model` (left in eval mode) on the samples that `loader` reads.
 
     conf, iou, max_det, agnostic: as in boxes.non_max_suppression. The confusion matrix counts detections above 0.25, or above
@@ -74,11 +89,20 @@ def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, c
         clock.lap("inference")
         losses = np.zeros(3)
         if gains is not None and not single:
-            loss = detection_loss(raw, raw.sizes, model.strides, _targets(samples, fits, indices, weight.device), gains=gains)
+            loss = detection_loss(
+                raw, raw.sizes, model.strides, _targets(samples, fits, indices, weight.device), gains=gains
+            )
             losses = torch.stack((loss.box, loss.cls, loss.dfl)).double().cpu().numpy()
         clock.lap("loss")
-        found = non_max_suppression(model.decode(raw) if more is None else more, conf=conf, iou=iou, max_det=max_det, multi_label=not single,
-                                    agnostic=agnostic or single, classes=classes)
+        found = non_max_suppression(
+            model.decode(raw) if more is None else more,
+            conf=conf,
+            iou=iou,
+            max_det=max_det,
+            multi_label=not single,
+            agnostic=agnostic or single,
+            classes=classes,
+        )
         for boxes in found if single else ():
             boxes[:, 5] = 0
         rows = [_rows(index, fit, boxes) for index, fit, boxes in zip(indices, fits, found, strict=True)]
@@ -88,7 +112,9 @@ def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, c
             watch(number, pixels, indices, found)
         tell("on_val_batch_end")
         clock.restart()
-    metrics, detections = _join(gather(parts) if gather else parts, samples, {0: "item"} if single else model.names, conf)
+    metrics, detections = _join(
+        gather(parts) if gather else parts, samples, {0: "item"} if single else model.names, conf
+    )
     metrics = replace(metrics, losses=metrics.losses if gains is not None and not single else None, save_dir=save_dir)
     if keep is not None:
         keep(detections)
@@ -96,8 +122,9 @@ def validate(model: Detector, samples: Sequence[Sample], loader: ValLoader, *, c
     return metrics
 
 
-def _join(parts: list[tuple[np.ndarray, ...]], samples: Sequence[Sample], names: Mapping[int, str],
-          conf: float) -> tuple[Metrics, np.ndarray]:
+def _join(
+    parts: list[tuple[np.ndarray, ...]], samples: Sequence[Sample], names: Mapping[int, str], conf: float
+) -> tuple[Metrics, np.ndarray]:
     # In the order of the samples' indices, so that sums do not depend on who did which batch.
     parts = sorted(parts, key=lambda part: part[0].tolist())
     detections = np.concatenate([part[1] for part in parts]) if parts else np.zeros((0, 7))
@@ -144,4 +171,6 @@ def _targets(samples: Sequence[Sample], fits: Sequence[Fit], indices: Sequence[i
 
 def progress(label: str, shown: bool = True) -> Callable:
     """A tqdm bar that is there on a terminal only and leaves nothing behind."""
-    return partial(tqdm, desc=f"{label:>9}", leave=False, disable=not (shown and sys.stderr.isatty()), dynamic_ncols=True)
+    return partial(
+        tqdm, desc=f"{label:>9}", leave=False, disable=not (shown and sys.stderr.isatty()), dynamic_ncols=True
+    )

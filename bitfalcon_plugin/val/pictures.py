@@ -35,14 +35,21 @@ class Pictures:
     as plots.
     """
 
-    def __init__(self, folder: Path, names: Mapping[int, str], plots: bool, say: Callable[[str], None] = print,
-                 board: bool | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        names: Mapping[int, str],
+        plots: bool,
+        say: Callable[[str], None] = print,
+        board: bool | None = None,
+    ):
         self.folder, self.names, self.plots, self.say = Path(folder), names, plots, say
         self._board = scalars(self.folder) if (plots if board is None else board) else _silent
         self._closed, self._told = 0, False
 
     def labels(self, samples: Sequence[Sample]) -> None:
         """Draw labels.jpg: how many of each class, where and how large."""
+
         def draw() -> None:
             classes = torch.cat([sample.classes for sample in samples]).numpy()
             boxes = torch.cat([sample.boxes for sample in samples]).numpy()
@@ -70,21 +77,34 @@ class Pictures:
 
         fits: how each sample lies on the network input (ValLoader.fits). None where nothing is to be drawn.
         """
+
         def watch(number: int, images: Tensor, indices: Sequence[int], found: list[Tensor]) -> None:
             if number < BATCHES:
-                self._try(f"val_batch{number}_pred.jpg", self.val_batch, number, images, found, [samples[i] for i in indices],
-                          [fits[i] for i in indices])
+                self._try(
+                    f"val_batch{number}_pred.jpg",
+                    self.val_batch,
+                    number,
+                    images,
+                    found,
+                    [samples[i] for i in indices],
+                    [fits[i] for i in indices],
+                )
 
         return watch if self.plots else None
 
-    def val_batch(self, number: int, images: Tensor, found: Sequence[Tensor], samples: Sequence[Sample],
-                  fits: Sequence[Fit]) -> None:
+    def val_batch(
+        self, number: int, images: Tensor, found: Sequence[Tensor], samples: Sequence[Sample], fits: Sequence[Fit]
+    ) -> None:
         """Draw a batch of uint8 images (B, 3, H, W) twice: with its labels, and with what was found, (n, 6) for each image."""
         pixels = images[:16].cpu().numpy()
         captions = [sample.image.name for sample in samples]
-        labels = [_labelled(fit.to_canvas(pixel_boxes(sample)), sample.classes)
-                  for sample, fit in zip(samples[:16], fits[:16], strict=True)]
-        self._write(f"val_batch{number}_labels.jpg", batch_sheet(pixels, labels, self.names, conf=False, captions=captions))
+        labels = [
+            _labelled(fit.to_canvas(pixel_boxes(sample)), sample.classes)
+            for sample, fit in zip(samples[:16], fits[:16], strict=True)
+        ]
+        self._write(
+            f"val_batch{number}_labels.jpg", batch_sheet(pixels, labels, self.names, conf=False, captions=captions)
+        )
         rows = [boxes[boxes[:, 4] > LEAST].tolist() for boxes in found[:16]]
         self._write(f"val_batch{number}_pred.jpg", batch_sheet(pixels, rows, self.names, captions=captions))
 

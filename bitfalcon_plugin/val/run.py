@@ -51,14 +51,24 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     most = max(len(sample.classes) for sample in samples)
     if not most and not settings.save_json:
         kept = "" if settings.classes is None else f" of classes={settings.classes}"
-        raise UserError(f"Split '{settings.split}' of '{data.path}' has no label{kept}: there is nothing to measure against. Give a split "
-                        "with labels, or save_json=True for predictions.json alone.")
+        raise UserError(
+            f"Split '{settings.split}' of '{data.path}' has no label{kept}: there is nothing to measure against. Give a split "
+            "with labels, or save_json=True for predictions.json alone."
+        )
     settings = _enough_boxes(settings, most)
     names = {0: "item"} if single else model.names
     with _run_dir(settings) as folder:
         pictures = Pictures(folder or Path(), names, settings.plots, note, board=False)
-        validator, detections = measure(model, samples, settings, next(model.parameters()).device, folder=folder, pictures=pictures,
-                                        events=events, single=single)
+        validator, detections = measure(
+            model,
+            samples,
+            settings,
+            next(model.parameters()).device,
+            folder=folder,
+            pictures=pictures,
+            events=events,
+            single=single,
+        )
         if most:
             worst = worst_images(samples, detections, names, conf=validator.metrics.best_conf)
             report(validator.metrics, worst, settings)
@@ -70,9 +80,20 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     return validator.metrics
 
 
-def measure(model: Detector, samples: Sequence[Sample], settings: Settings, device: torch.device, *, folder: Path | None,
-            pictures: Pictures, events: Events | None = None, single: bool = False, rank: int = 0, size: int = 1,
-            gather: Callable[[list], list] = list) -> tuple[Validator, np.ndarray]:
+def measure(
+    model: Detector,
+    samples: Sequence[Sample],
+    settings: Settings,
+    device: torch.device,
+    *,
+    folder: Path | None,
+    pictures: Pictures,
+    events: Events | None = None,
+    single: bool = False,
+    rank: int = 0,
+    size: int = 1,
+    gather: Callable[[list], list] = list,
+) -> tuple[Validator, np.ndarray]:
     """Measure a model on samples; returns the Validator, with its Metrics, and all detections as `coco_metrics` takes them.
 
     single, gather: as in `validate`. rank, size: this process measures its share of the samples; with `gather` all processes get the same
@@ -81,8 +102,17 @@ def measure(model: Detector, samples: Sequence[Sample], settings: Settings, devi
     events = events or Events()
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
     rect = rect and not model.fixed
-    loader = ValLoader(samples, imgsz=settings.imgsz, batch=settings.batch, stride=model.multiple, device=device, rect=rect,
-                       workers=workers_for(device, settings), rank=rank, world=size)
+    loader = ValLoader(
+        samples,
+        imgsz=settings.imgsz,
+        batch=settings.batch,
+        stride=model.multiple,
+        device=device,
+        rect=rect,
+        workers=workers_for(device, settings),
+        rank=rank,
+        world=size,
+    )
     validator = Validator(settings, folder, loader, device, model)
     kept: list[np.ndarray] = []
 
@@ -91,11 +121,27 @@ def measure(model: Detector, samples: Sequence[Sample], settings: Settings, devi
             events.fire(event, validator)
 
     validator.metrics = validate(
-        model, samples, loader, conf=DEFAULT_CONF if settings.conf is None else settings.conf, iou=settings.iou,
-        max_det=settings.max_det, agnostic=settings.agnostic_nms or settings.single_cls, gains=None if model.exported else gains_of(settings),
-        autocast=evaluation_precision(settings, device, model) if settings.mode == "val" and not model.exported else None, progress=progress("val", rank == 0), notify=notify,
-        watch=pictures.watch(samples, loader.fits), gather=gather, save_dir=folder, single=single, keep=kept.append,
-        classes=_classes(settings, model), looks=partial(detect, augment=True) if settings.augment and settings.mode == "val" else None)
+        model,
+        samples,
+        loader,
+        conf=DEFAULT_CONF if settings.conf is None else settings.conf,
+        iou=settings.iou,
+        max_det=settings.max_det,
+        agnostic=settings.agnostic_nms or settings.single_cls,
+        gains=None if model.exported else gains_of(settings),
+        autocast=evaluation_precision(settings, device, model)
+        if settings.mode == "val" and not model.exported
+        else None,
+        progress=progress("val", rank == 0),
+        notify=notify,
+        watch=pictures.watch(samples, loader.fits),
+        gather=gather,
+        save_dir=folder,
+        single=single,
+        keep=kept.append,
+        classes=_classes(settings, model),
+        looks=partial(detect, augment=True) if settings.augment and settings.mode == "val" else None,
+    )
     events.fire("on_val_end", validator)
     return validator, kept[0]
 

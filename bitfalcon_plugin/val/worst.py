@@ -72,9 +72,18 @@ class Worst:
 
     def rows(self) -> list[dict[str, object]]:
         """A dict for each image with errors: its path, counts, and which classes were missed and found wrongly."""
-        return [{"image": str(one.image), "labels": len(one.labels), "hits": int(one.hit.sum()), "misses": one.misses,
-                 "false_positives": one.false, "missed": self._named(one.label_classes[~one.hit]),
-                 "found_wrongly": self._named(one.found_classes[~one.right])} for one in self.errors]
+        return [
+            {
+                "image": str(one.image),
+                "labels": len(one.labels),
+                "hits": int(one.hit.sum()),
+                "misses": one.misses,
+                "false_positives": one.false,
+                "missed": self._named(one.label_classes[~one.hit]),
+                "found_wrongly": self._named(one.found_classes[~one.right]),
+            }
+            for one in self.errors
+        ]
 
     def _named(self, classes: np.ndarray) -> str:
         counts = Counter(classes.tolist())
@@ -93,10 +102,14 @@ class Worst:
         where = f"confidence {self.conf:.3f} and IoU {self.iou:.2f}"
         if not self.errors:
             return f"Worst images: none of {self.images} has an error at {where}"
-        lines = [f"Worst images at {where} (in turn by misses and by false positives; {len(self.errors)} of {self.images} have errors)",
-                 f"{'Labels':>8}{'Hits':>7}{'Misses':>8}{'False':>7}  Image"]
-        lines += [f"{row['labels']:>8}{row['hits']:>7}{row['misses']:>8}{row['false_positives']:>7}  {Path(row['image']).name}"
-                  for row in self.rows()[:most]]
+        lines = [
+            f"Worst images at {where} (in turn by misses and by false positives; {len(self.errors)} of {self.images} have errors)",
+            f"{'Labels':>8}{'Hits':>7}{'Misses':>8}{'False':>7}  Image",
+        ]
+        lines += [
+            f"{row['labels']:>8}{row['hits']:>7}{row['misses']:>8}{row['false_positives']:>7}  {Path(row['image']).name}"
+            for row in self.rows()[:most]
+        ]
         return "\n".join(lines)
 
     def draw(self) -> Image.Image:
@@ -130,16 +143,35 @@ class Worst:
         draw, shift = ImageDraw.Draw(cell), np.array([left, top, left, top])
         for box in one.found[one.right] * ratio + shift:
             draw.rectangle(_ordered(box), outline=HIT, width=1)
-        wrong = [(box, FALSE, f"{self.names[index]} {score:.2f}") for box, index, score in
-                 zip(one.found[~one.right], one.found_classes[~one.right].tolist(), one.scores[~one.right].tolist(), strict=True)]
-        wrong += [(box, MISS, str(self.names[index]))
-                  for box, index in zip(one.labels[~one.hit], one.label_classes[~one.hit].tolist(), strict=True)]
+        wrong = [
+            (box, FALSE, f"{self.names[index]} {score:.2f}")
+            for box, index, score in zip(
+                one.found[~one.right],
+                one.found_classes[~one.right].tolist(),
+                one.scores[~one.right].tolist(),
+                strict=True,
+            )
+        ]
+        wrong += [
+            (box, MISS, str(self.names[index]))
+            for box, index in zip(one.labels[~one.hit], one.label_classes[~one.hit].tolist(), strict=True)
+        ]
         placed = [(_ordered(box * ratio + shift), colour, text) for box, colour, text in wrong]
         for corners, colour, _ in placed:
             draw.rectangle(corners, outline=colour, width=3)
-        for (x1, y1, _, y2), colour, text in placed:  # over all boxes; a miss and what it was taken for do not hide each other
-            _text(cell, (x1, y2 - 16 if colour == MISS else y1 - 16 if y1 >= 16 else y1), text, colour,
-                  "white" if colour == MISS else "black")
+        for (
+            x1,
+            y1,
+            _,
+            y2,
+        ), colour, text in placed:  # over all boxes; a miss and what it was taken for do not hide each other
+            _text(
+                cell,
+                (x1, y2 - 16 if colour == MISS else y1 - 16 if y1 >= 16 else y1),
+                text,
+                colour,
+                "white" if colour == MISS else "black",
+            )
 
 
 def _ordered(box: np.ndarray) -> tuple[float, float, float, float]:
@@ -169,8 +201,9 @@ def _legend(sheet: Image.Image, totals: Mapping[str, int], where: str) -> None:
     _text(sheet, (x, 7), f"in all images, {where}", "white", "black")
 
 
-def worst_images(samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str], *, conf: float,
-                 iou: float = IOU) -> Worst:
+def worst_images(
+    samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str], *, conf: float, iou: float = IOU
+) -> Worst:
     """Look for errors on every image.
 
     detections (n, 7): image index, x, y, w, h in original pixels, score, class. Those with a score above `conf` count; a pair
@@ -179,10 +212,12 @@ def worst_images(samples: Sequence[Sample], detections: np.ndarray, names: Mappi
     chosen = detections[detections[:, 5] > conf]
     chosen = chosen[np.lexsort((-chosen[:, 5], chosen[:, 0]))]  # by image, then falling score; stable
     first = np.searchsorted(chosen[:, 0], np.arange(len(samples) + 1))
-    found = [_errors(sample, chosen[first[index]:first[index + 1]], iou) for index, sample in enumerate(samples)]
+    found = [_errors(sample, chosen[first[index] : first[index + 1]], iou) for index, sample in enumerate(samples)]
     labels, misses = sum(len(one.labels) for one in found), sum(one.misses for one in found)
     totals = {"missed": misses, "false": sum(one.false for one in found), "right": labels - misses}
-    return Worst(tuple(_in_turn([one for one in found if one.misses or one.false])), dict(names), len(samples), conf, iou, totals)
+    return Worst(
+        tuple(_in_turn([one for one in found if one.misses or one.false])), dict(names), len(samples), conf, iou, totals
+    )
 
 
 def _errors(sample: Sample, rows: np.ndarray, iou: float) -> Errors:
@@ -200,8 +235,10 @@ def _errors(sample: Sample, rows: np.ndarray, iou: float) -> Errors:
 
 def _in_turn(wrong: Sequence[Errors]) -> Iterator[Errors]:
     """By falling misses and by falling false positives alternately, each image once; equal ones by their other errors."""
-    orders = [sorted(range(len(wrong)), key=lambda i: (-wrong[i].misses, -wrong[i].false)),
-              sorted(range(len(wrong)), key=lambda i: (-wrong[i].false, -wrong[i].misses))]
+    orders = [
+        sorted(range(len(wrong)), key=lambda i: (-wrong[i].misses, -wrong[i].false)),
+        sorted(range(len(wrong)), key=lambda i: (-wrong[i].false, -wrong[i].misses)),
+    ]
     if wrong and not wrong[orders[0][0]].misses:
         orders = orders[1:]
     elif wrong and not wrong[orders[1][0]].false:

@@ -47,8 +47,10 @@ def kernel_times(side: int, width: int, heads: int, area: int, batch: int, devic
     kinds = {"views": heads_of(tokens, heads, area), "apart": heads_of(apart, heads, area)}
     kinds["copies"] = [part.contiguous() for part in kinds["views"]]
     with torch.inference_mode():
-        return {name: milliseconds(lambda qkv=qkv: scaled_dot_product_attention(*qkv), device)
-                for name, qkv in kinds.items()}
+        return {
+            name: milliseconds(lambda qkv=qkv: scaled_dot_product_attention(*qkv), device)
+            for name, qkv in kinds.items()
+        }
 
 
 def block_times(side: int, width: int, heads: int, area: int, batch: int, device: torch.device) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Cost of augmentation in milliseconds per batch, whole and by part. By hand, not a test:
 
-    python tests/bench/augment.py [imgsz] [batch] [device]
+python tests/bench/augment.py [imgsz] [batch] [device]
 """
 
 from __future__ import annotations

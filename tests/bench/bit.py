@@ -49,10 +49,19 @@ def speed(scale: str, imgsz: int, rounds: int) -> None:
     model, x = start(scale, imgsz)
     last = x.contiguous(memory_format=torch.channels_last)
     plain, best = copy.deepcopy(model).fuse(), copy.deepcopy(model).fuse().to(memory_format=torch.channels_last)
-    models = {"bit=all": ternary(model, "all"), "bit=all, dynamic": ternary(model, "all", act="dynamic"), "bit=head": ternary(model, "head"),
-              "bit=neck": ternary(model, "neck"), "bit=backbone": ternary(model, "backbone")}
+    models = {
+        "bit=all": ternary(model, "all"),
+        "bit=all, dynamic": ternary(model, "all", act="dynamic"),
+        "bit=head": ternary(model, "head"),
+        "bit=neck": ternary(model, "neck"),
+        "bit=backbone": ternary(model, "backbone"),
+    }
     usual = prepared(model, torch.device("cpu"))
-    runs = {"float NCHW": lambda: plain(x), "float channels last": lambda: best(last), "float default": lambda: usual(last)}
+    runs = {
+        "float NCHW": lambda: plain(x),
+        "float channels last": lambda: best(last),
+        "float default": lambda: usual(last),
+    }
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and "ONEDNN_MAX_CPU_ISA" not in os.environ:
         half, x16 = copy.deepcopy(best).to(torch.bfloat16), last.to(torch.bfloat16)
         runs["bfloat16 channels last"] = lambda: half(x16)
@@ -61,8 +70,12 @@ def speed(scale: str, imgsz: int, rounds: int) -> None:
         show(interleave(runs, rounds=rounds, warmup=3), "float NCHW", "float channels last")
         maps = [torch.rand(1, c, int(imgsz // s), int(imgsz // s)) for c, s in zip(channels(model), model.strides)]
         lasts = [m.contiguous(memory_format=torch.channels_last) for m in maps]
-        heads = {"head, float NCHW": lambda: plain.head(maps), "head, float channels last": lambda: best.head(lasts),
-                 "head, float default": lambda: usual.head(lasts), "head, bit": lambda: models["bit=head"].head(lasts)}
+        heads = {
+            "head, float NCHW": lambda: plain.head(maps),
+            "head, float channels last": lambda: best.head(lasts),
+            "head, float default": lambda: usual.head(lasts),
+            "head, bit": lambda: models["bit=head"].head(lasts),
+        }
         show(interleave(heads, rounds=3 * rounds, warmup=3), "head, float NCHW", "head, float channels last")
 
 
@@ -92,30 +105,48 @@ def shapes(scale: str, imgsz: int, rounds: int) -> None:
     with torch.inference_mode():
         model(x.contiguous(memory_format=torch.channels_last))
         total = [0.0] * 4
-        for key, layers in sorted(found.items(), key=lambda pair: -len(pair[1]) * pair[0][0][0] * pair[0][0][1] * pair[0][0][2] * pair[0][1]):
+        for key, layers in sorted(
+            found.items(), key=lambda pair: -len(pair[1]) * pair[0][0][0] * pair[0][0][1] * pair[0][0][2] * pair[0][1]
+        ):
             times = one_shape(key, layers[0], rounds)
             total = [all_ + len(layers) * time for all_, time in zip(total, times)]
             (c, h, w), out, kernel, stride, groups = key
-            print(f"{len(layers):>2} x {c}x{h}x{w} -> {out}, {kernel}x{kernel}/{stride}{' depthwise' if groups > 1 else ''}".ljust(48), told_of(times))
+            print(
+                f"{len(layers):>2} x {c}x{h}x{w} -> {out}, {kernel}x{kernel}/{stride}{' depthwise' if groups > 1 else ''}".ljust(
+                    48
+                ),
+                told_of(times),
+            )
         print("all of them".ljust(48), told_of(total))
 
 
 def told_of(times) -> str:
     floats, whole, chained, quantise = times
-    return (f"floats {floats:6.2f} ms, integers {whole:6.2f} ({floats / whole:.2f}x), to bytes {chained:6.2f} ({floats / chained:.2f}x), "
-            f"quantising {quantise:5.2f}")
+    return (
+        f"floats {floats:6.2f} ms, integers {whole:6.2f} ({floats / whole:.2f}x), to bytes {chained:6.2f} ({floats / chained:.2f}x), "
+        f"quantising {quantise:5.2f}"
+    )
 
 
 def one_shape(key: tuple, layer, rounds: int) -> list[float]:
     x = torch.randn(1, *key[0]).contiguous(memory_format=torch.channels_last)
     top, options = (127 if layer.groups > 1 else 1), Geometry(layer.stride, layer.padding, layer.dilation, layer.groups)
-    codes, ones = torch.randint(-top, top + 1, layer.weight.shape).to(torch.int8), torch.full((layer.out_channels,), 0.01)
+    codes, ones = (
+        torch.randint(-top, top + 1, layer.weight.shape).to(torch.int8),
+        torch.full((layer.out_channels,), 0.01),
+    )
     fused, silu, scale = Packed.of(layer, torch.nn.SiLU()), True, inverse_and_limit(0.02)
     layer._forward_hooks.clear()
-    whole, chained = OneDnn(codes, ones, layer.bias, options, silu), OneDnn(codes, ones, layer.bias, options, silu, 0.02)
+    whole, chained = (
+        OneDnn(codes, ones, layer.bias, options, silu),
+        OneDnn(codes, ones, layer.bias, options, silu, 0.02),
+    )
     data = bytes_of(x, *scale)
-    found = interleave({"a": lambda: fused(x), "b": lambda: whole(data), "c": lambda: chained(data), "d": lambda: bytes_of(x, *scale)},
-                       rounds=2 * rounds, warmup=3)
+    found = interleave(
+        {"a": lambda: fused(x), "b": lambda: whole(data), "c": lambda: chained(data), "d": lambda: bytes_of(x, *scale)},
+        rounds=2 * rounds,
+        warmup=3,
+    )
     return [timing.median for timing in found.values()]
 
 
@@ -132,7 +163,9 @@ def profile(scale: str, imgsz: int, rounds: int) -> None:
     rows = sorted(seen.key_averages(), key=lambda row: -row.self_cpu_time_total)
     whole = sum(row.self_cpu_time_total for row in rows)
     for row in rows[:14]:
-        print(f"{row.key:<54} {row.self_cpu_time_total / rounds / 1e3:6.2f} ms {row.self_cpu_time_total / whole:6.1%} {row.count // rounds:4} calls")
+        print(
+            f"{row.key:<54} {row.self_cpu_time_total / rounds / 1e3:6.2f} ms {row.self_cpu_time_total / whole:6.1%} {row.count // rounds:4} calls"
+        )
 
 
 def step(scale: str, rounds: int, imgsz: int = 320, batch: int = 16) -> None:
@@ -140,13 +173,16 @@ def step(scale: str, rounds: int, imgsz: int = 320, batch: int = 16) -> None:
     torch.manual_seed(0)
     model = build("yolov12.yaml", scale).train().to(memory_format=torch.channels_last)
     images = torch.rand(batch, 3, imgsz, imgsz).contiguous(memory_format=torch.channels_last)
-    targets = Targets(torch.tensor([[40.0, 40, 120, 120]]).repeat(batch, 1), torch.zeros(batch, dtype=torch.long), torch.arange(batch))
+    targets = Targets(
+        torch.tensor([[40.0, 40, 120, 120]]).repeat(batch, 1), torch.zeros(batch, dtype=torch.long), torch.arange(batch)
+    )
 
     def run(made):
         def once():
             raw = made(images)
             detection_loss(raw, raw.sizes, made.strides, targets).total.backward()
             made.zero_grad()
+
         return once
 
     models = {"float": model}
@@ -173,7 +209,9 @@ def load(scale: str, rounds: int) -> None:
             made.model()
             taken.append((middle - start, time.perf_counter() - middle))
         reading, building = (sorted(times)[rounds // 2] * 1e3 for times in zip(*taken))
-        print(f"{path.stat().st_size / 1e6:.3f} MB: reading and unpacking {reading:.0f} ms, building the model {building:.0f} ms")
+        print(
+            f"{path.stat().st_size / 1e6:.3f} MB: reading and unpacking {reading:.0f} ms, building the model {building:.0f} ms"
+        )
 
 
 def main(words: list[str]) -> None:
@@ -182,14 +220,26 @@ def main(words: list[str]) -> None:
     scale, imgsz, rounds = options.get("scale", "n"), int(options.get("imgsz", 640)), int(options.get("rounds", 9))
     if what == "isa":
         for isa in ISAS:
-            limits = {"ONEDNN_MAX_CPU_ISA": isa, **({"ATEN_CPU_CAPABILITY": CAPABILITY[isa]} if isa in CAPABILITY else {})}
+            limits = {
+                "ONEDNN_MAX_CPU_ISA": isa,
+                **({"ATEN_CPU_CAPABILITY": CAPABILITY[isa]} if isa in CAPABILITY else {}),
+            }
             print(f"--- {isa}", flush=True)
-            subprocess.run([sys.executable, __file__, "speed", *(f"{k}={v}" for k, v in options.items())], env={**os.environ, **limits}, check=True)
+            subprocess.run(
+                [sys.executable, __file__, "speed", *(f"{k}={v}" for k, v in options.items())],
+                env={**os.environ, **limits},
+                check=True,
+            )
         return
     with threads(int(options.get("threads", 2))):
         print(f"{told(machine())}; {describe()}")
-        {"speed": lambda: speed(scale, imgsz, rounds), "shapes": lambda: shapes(scale, imgsz, rounds),
-         "profile": lambda: profile(scale, imgsz, rounds), "step": lambda: step(scale, rounds), "load": lambda: load(scale, rounds)}[what]()
+        {
+            "speed": lambda: speed(scale, imgsz, rounds),
+            "shapes": lambda: shapes(scale, imgsz, rounds),
+            "profile": lambda: profile(scale, imgsz, rounds),
+            "step": lambda: step(scale, rounds),
+            "load": lambda: load(scale, rounds),
+        }[what]()
 
 
 if __name__ == "__main__":

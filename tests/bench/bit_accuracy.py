@@ -23,8 +23,24 @@ from bitfalcon_plugin.yolo import YOLO
 
 def measured(weights: str, data: str, imgsz: int, epochs: int, seed: int, bit: str, folder: Path) -> dict[str, float]:
     name, common = f"{bit}-{seed}", {"data": data, "imgsz": imgsz, "device": "cpu", "plots": False}
-    tuned = run_qat(load_settings({"mode": "bit", "step": "qat", "model": weights, "bit": bit, "epochs": epochs, "seed": seed, "batch": 16,
-                                   "project": str(folder), "name": name, "exist_ok": True, "cache": "ram", **common}))
+    tuned = run_qat(
+        load_settings(
+            {
+                "mode": "bit",
+                "step": "qat",
+                "model": weights,
+                "bit": bit,
+                "epochs": epochs,
+                "seed": seed,
+                "batch": 16,
+                "project": str(folder),
+                "name": name,
+                "exist_ok": True,
+                "cache": "ram",
+                **common,
+            }
+        )
+    )
     row = {"tuned": tuned.metrics.ap}
     if bit != "none":
         path = folder / f"{name}-bit.pt"
@@ -44,7 +60,9 @@ def main(words: list[str]) -> None:
     for seed in map(int, options.get("seeds", "0,1,2").split(",")):
         for bit in bits:
             if (key := f"{bit}-{seed}") not in rows:
-                rows[key] = measured(weights, data, int(options.get("imgsz", 320)), int(options.get("epochs", 15)), seed, bit, folder)
+                rows[key] = measured(
+                    weights, data, int(options.get("imgsz", 320)), int(options.get("epochs", 15)), seed, bit, folder
+                )
                 write_text(table, json.dumps(rows, indent=1))
     for bit in bits:
         found = {key: row for key, row in rows.items() if key.startswith(f"{bit}-")}

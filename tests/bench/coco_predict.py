@@ -21,8 +21,13 @@ def main() -> None:
     options = dict(word.split("=", 1) for word in rest)
     spec = load_data(data)
     samples = scan(spec, options.get("split", "val")).samples
-    results = YOLO(weights).predict([str(sample.image) for sample in samples], stream=True, conf=0.001, iou=0.7,
-                                    imgsz=int(options.get("imgsz", 320)))
+    results = YOLO(weights).predict(
+        [str(sample.image) for sample in samples],
+        stream=True,
+        conf=0.001,
+        iou=0.7,
+        imgsz=int(options.get("imgsz", 320)),
+    )
     rows = []
     for index, result in enumerate(results):
         boxes = result.boxes.data.double().numpy()

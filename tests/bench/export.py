@@ -26,8 +26,20 @@ from bitfalcon_plugin.models.build import build  # noqa: E402
 from bitfalcon_plugin.models.modules.bit_activations import Quantising  # noqa: E402
 from tests.helpers.tiny_models import lived  # noqa: E402
 
-GRAPHS = ("yolov12.yaml:n", "yolov12.yaml:s", "yolov12-turbo.yaml:n", "yolov12-turbo.yaml:s", "yolo11.yaml:n", "yolo11.yaml:s",
-          "yolov8.yaml:n", "yolov8.yaml:s", "bitfalcon.yaml:n", "bitfalcon.yaml:s", "bitfalcon-p.yaml:n", "yolov12-lite.yaml:n")
+GRAPHS = (
+    "yolov12.yaml:n",
+    "yolov12.yaml:s",
+    "yolov12-turbo.yaml:n",
+    "yolov12-turbo.yaml:s",
+    "yolo11.yaml:n",
+    "yolo11.yaml:s",
+    "yolov8.yaml:n",
+    "yolov8.yaml:s",
+    "bitfalcon.yaml:n",
+    "bitfalcon.yaml:s",
+    "bitfalcon-p.yaml:n",
+    "yolov12-lite.yaml:n",
+)
 
 
 KINDS = {"fixed": {}, "dynamic": {"dynamic": True}, "half": {"half": True}}

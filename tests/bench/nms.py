@@ -22,9 +22,15 @@ SIDE = 640.0
 def scene(kind: str, anchors: int, classes: int, seed: int = 0) -> torch.Tensor:
     """(1, 4 + classes, anchors) in xywh px of a 640 px picture, scores above 0.001."""
     generator = torch.Generator().manual_seed(seed)
-    spread = torch.rand(anchors, 4, generator=generator) * torch.tensor([SIDE, SIDE, 60, 60]) + torch.tensor([0.0, 0, 4, 4])
-    objects = torch.rand(40, 4, generator=generator) * torch.tensor([SIDE, SIDE, 100, 100]) + torch.tensor([0.0, 0, 60, 60])
-    heap = objects[torch.randint(40, (anchors,), generator=generator)] + torch.randn(anchors, 4, generator=generator) * 2
+    spread = torch.rand(anchors, 4, generator=generator) * torch.tensor([SIDE, SIDE, 60, 60]) + torch.tensor(
+        [0.0, 0, 4, 4]
+    )
+    objects = torch.rand(40, 4, generator=generator) * torch.tensor([SIDE, SIDE, 100, 100]) + torch.tensor(
+        [0.0, 0, 60, 60]
+    )
+    heap = (
+        objects[torch.randint(40, (anchors,), generator=generator)] + torch.randn(anchors, 4, generator=generator) * 2
+    )
     scores = torch.rand(anchors, classes, generator=generator) * 0.9 + 0.05
     if kind == "heap":
         spread = heap
@@ -56,8 +62,9 @@ def milliseconds(prediction: torch.Tensor, rounds: int, **options) -> tuple[floa
 
 def main() -> None:
     options = dict(word.split("=", 1) for word in sys.argv[1:])
-    anchors, classes, rounds = (int(options.get(key, usual)) for key, usual in
-                                (("anchors", 8400), ("classes", 80), ("rounds", 7)))
+    anchors, classes, rounds = (
+        int(options.get(key, usual)) for key, usual in (("anchors", 8400), ("classes", 80), ("rounds", 7))
+    )
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {anchors} anchors, {classes} classes")
     for kind in ("spread", "heap", "late", "equal", "usual"):
         prediction = scene(kind, anchors, classes)

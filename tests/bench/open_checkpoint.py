@@ -23,8 +23,10 @@ def main() -> None:
     seconds, used, size = time.perf_counter() - start, time.process_time() - spent, path.stat().st_size
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024  # ru_maxrss is in KiB on Linux
     count = sum(p.numel() for p in model.parameters())
-    print(f"{size / 1e6:.1f} MB, {count / 1e6:.1f} M parameters: {seconds:.2f} s ({used:.2f} s of processor time), "
-          f"peak {grown / size:.2f} times the file's size")
+    print(
+        f"{size / 1e6:.1f} MB, {count / 1e6:.1f} M parameters: {seconds:.2f} s ({used:.2f} s of processor time), "
+        f"peak {grown / size:.2f} times the file's size"
+    )
 
 
 if __name__ == "__main__":

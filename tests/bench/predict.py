@@ -57,9 +57,11 @@ def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: i
         seconds, forward, alone = (statistics.median(values[1:]) for values in (wall, inside, bare))
         cpu = f"; processor time outside {statistics.median(work[1:]):.1%}" if torch.get_num_threads() == 1 else ""
         share = statistics.median(1 - a / b for a, b in zip(inside[1:], wall[1:]))
-        print(f"batch={size}, imgsz={imgsz}, {torch.get_num_threads()} threads: {len(found)} images, wall {seconds:.2f} s, "
-              f"forward {forward:.2f} s, outside {share:.1%}; {len(found) / seconds:.1f} images/s, bare forward "
-              f"{1 / alone:.1f} images/s: {len(found) / seconds * alone:.1%} of it{cpu}")
+        print(
+            f"batch={size}, imgsz={imgsz}, {torch.get_num_threads()} threads: {len(found)} images, wall {seconds:.2f} s, "
+            f"forward {forward:.2f} s, outside {share:.1%}; {len(found) / seconds:.1f} images/s, bare forward "
+            f"{1 / alone:.1f} images/s: {len(found) / seconds * alone:.1%} of it{cpu}"
+        )
 
 
 def _timed(model: torch.nn.Module, spent: list[float]) -> list:

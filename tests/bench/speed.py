@@ -43,7 +43,11 @@ def ways(model: Detector, images: Tensor, compiling: bool) -> dict[str, Callable
     plain = quick.copied(model).eval().requires_grad_(False).fuse()
     before = quick.copied(plain).to(memory_format=torch.channels_last)
     default = quick.prepared(model, CPU)
-    found = {"plain": lambda: plain(images), "channels last, folded": lambda: before(last), "default": lambda: default(last)}
+    found = {
+        "plain": lambda: plain(images),
+        "channels last, folded": lambda: before(last),
+        "default": lambda: default(last),
+    }
     print(f"default: {default.how}")
     if compiling:
         compiled = quick.prepared(model, CPU, compiling=True)
@@ -73,14 +77,18 @@ def compare(model: Detector, images: Tensor, rounds: int, compiling: bool) -> No
         for name, run in found.items():
             ratios = sorted(one / other for one, other in zip(spent["plain"], spent[name]))
             difference = (model.decode(run()) - expected).abs()
-            print(f"  {name:<24} {statistics.median(spent[name]) * 1e3:7.1f} ms (fastest {min(spent[name]) * 1e3:.1f}), "
-                  f"{statistics.median(ratios):.2f}x (quarter to quarter {ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}); "
-                  f"max_diff {difference[:, :4].max():.2g} px, {difference[:, 4:].max():.2g}")
+            print(
+                f"  {name:<24} {statistics.median(spent[name]) * 1e3:7.1f} ms (fastest {min(spent[name]) * 1e3:.1f}), "
+                f"{statistics.median(ratios):.2f}x (quarter to quarter {ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}); "
+                f"max_diff {difference[:, :4].max():.2g} px, {difference[:, 4:].max():.2g}"
+            )
 
 
 def part_of(model: Detector, index: int) -> str:
     """The part that a row belongs to."""
-    first_join = next((row.index for row in model.graph.rows if row.kind == "join" or "Upsample" in row.module), len(model.model))
+    first_join = next(
+        (row.index for row in model.graph.rows if row.kind == "join" or "Upsample" in row.module), len(model.model)
+    )
     if index == len(model.model) - 1:
         return "head"
     return "stem" if index < 2 else "backbone" if index < first_join else "neck"
@@ -88,6 +96,7 @@ def part_of(model: Detector, index: int) -> str:
 
 def hooked(model: Detector, spent: dict[str, float]) -> None:
     """Hooks that add the seconds of each part to `spent`."""
+
     def watch(module: nn.Module, part: str, around: str | None = None) -> None:
         began = [0.0]
 
@@ -133,12 +142,22 @@ def shares(model: Detector, images: Tensor, rounds: int, imgsz: int) -> dict[str
     return {part: statistics.median(times) for part, times in rows.items()}
 
 
-def main(scales: str = "ns", imgsz: int = 640, threads: int = 2, batch: int = 1, rounds: int = 15, compile: int = 1, cpu: int = 0,
-         model: str = "yolov12.yaml") -> None:
+def main(
+    scales: str = "ns",
+    imgsz: int = 640,
+    threads: int = 2,
+    batch: int = 1,
+    rounds: int = 15,
+    compile: int = 1,
+    cpu: int = 0,
+    model: str = "yolov12.yaml",
+) -> None:
     global clock
     clock, threads = (time.thread_time, 1) if cpu else (time.perf_counter, threads)
     torch.set_num_threads(threads)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads, batch {batch}, {imgsz} px, {'processor time' if cpu else 'wall time'}")
+    print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads, batch {batch}, {imgsz} px, {'processor time' if cpu else 'wall time'}"
+    )
     images = torch.rand(batch, 3, imgsz, imgsz)
     for scale in [""] if model.endswith(".pt") else scales:
         torch.manual_seed(0)
@@ -146,13 +165,22 @@ def main(scales: str = "ns", imgsz: int = 640, threads: int = 2, batch: int = 1,
         print(f"{model} {scale}")
         compare(network, images, rounds, bool(compile))
         plain = quick.copied(network).requires_grad_(False).fuse()
-        for name, ready, given in (("before", plain, images),
-                                   ("after", quick.prepared(network, CPU), images.contiguous(memory_format=torch.channels_last))):
+        for name, ready, given in (
+            ("before", plain, images),
+            ("after", quick.prepared(network, CPU), images.contiguous(memory_format=torch.channels_last)),
+        ):
             found = shares(ready, given, max(rounds // 2, 3), imgsz)
             total = sum(found.values())
-            print(f"  {name:<7} {total:.1f} ms: " + ", ".join(f"{part} {ms / total:.1%} ({ms:.1f})" for part, ms in found.items()))
+            print(
+                f"  {name:<7} {total:.1f} ms: "
+                + ", ".join(f"{part} {ms / total:.1%} ({ms:.1f})" for part, ms in found.items())
+            )
 
 
 if __name__ == "__main__":
-    main(**{key: value if key in ("scales", "model") else int(value)
-            for key, _, value in (word.lstrip("-").partition("=") for word in sys.argv[1:])})
+    main(
+        **{
+            key: value if key in ("scales", "model") else int(value)
+            for key, _, value in (word.lstrip("-").partition("=") for word in sys.argv[1:])
+        }
+    )

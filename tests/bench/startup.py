@@ -22,16 +22,28 @@ import tempfile
 import time
 from pathlib import Path
 
-ROWS = {"nothing": ["-c", "pass"], "import bitfalcon_plugin": ["-c", "import bitfalcon_plugin"], "import torch": ["-c", "import torch"],
-        "bitfalcon help": ["-m", "bitfalcon_plugin", "help"]}
+ROWS = {
+    "nothing": ["-c", "pass"],
+    "import bitfalcon_plugin": ["-c", "import bitfalcon_plugin"],
+    "import torch": ["-c", "import torch"],
+    "bitfalcon help": ["-m", "bitfalcon_plugin", "help"],
+}
 
 
 def seconds(arguments: list[str], folder: str) -> tuple[float, float]:
     """Wall and processor seconds of one fresh interpreter."""
-    usual = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}  # as where pip installs: compiled once
+    usual = {
+        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
+    }  # as where pip installs: compiled once
     before, start = os.times(), time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                   env={**usual, "PYTHONPYCACHEPREFIX": str(Path(folder, "compiled"))})
+    subprocess.run(
+        [sys.executable, *arguments],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**usual, "PYTHONPYCACHEPREFIX": str(Path(folder, "compiled"))},
+    )
     wall, after = time.perf_counter() - start, os.times()
     return wall, after.children_user + after.children_system - before.children_user - before.children_system
 
@@ -49,10 +61,12 @@ def measure(rows: dict[str, list[str]], folder: str, rounds: int) -> dict[str, l
 
 def slow_imports(arguments: list[str], folder: str, count: int) -> list[tuple[float, str]]:
     """(milliseconds of its own, module) of what is imported after torch, slowest first."""
-    told = subprocess.run([sys.executable, "-X", "importtime", *arguments], cwd=folder, capture_output=True, text=True, check=True).stderr
+    told = subprocess.run(
+        [sys.executable, "-X", "importtime", *arguments], cwd=folder, capture_output=True, text=True, check=True
+    ).stderr
     lines = [line for line in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", told)]
     end = next(index for index, (_, name) in enumerate(lines) if name == "torch")
-    return sorted(((int(own) / 1e3, name) for own, name in lines[end + 1:]), reverse=True)[:count]
+    return sorted(((int(own) / 1e3, name) for own, name in lines[end + 1 :]), reverse=True)[:count]
 
 
 def files(folder: str) -> tuple[str, str]:
@@ -75,21 +89,38 @@ def main(weights: str | None = None, picture: str | None = None, rounds: int = 5
     with tempfile.TemporaryDirectory() as folder:
         if weights is None or picture is None:
             weights, picture = files(folder)
-        verb = ["-m", "bitfalcon_plugin", "predict", f"model={Path(weights).resolve()}", f"source={Path(picture).resolve()}",
-                "name=x", "exist_ok=True", "device=cpu"]
+        verb = [
+            "-m",
+            "bitfalcon_plugin",
+            "predict",
+            f"model={Path(weights).resolve()}",
+            f"source={Path(picture).resolve()}",
+            "name=x",
+            "exist_ok=True",
+            "device=cpu",
+        ]
         found = measure({**ROWS, "predict": verb}, folder, rounds)
         for name, spent in found.items():
             walls, cpus = zip(*spent)
-            print(f"{name:<24} {statistics.median(walls):.3f} s wall ({min(walls):.3f} to {max(walls):.3f}), "
-                  f"{statistics.median(cpus):.3f} s of processors")
+            print(
+                f"{name:<24} {statistics.median(walls):.3f} s wall ({min(walls):.3f} to {max(walls):.3f}), "
+                f"{statistics.median(cpus):.3f} s of processors"
+            )
         for name, base in (("import bitfalcon_plugin", "nothing"), ("predict", "import torch")):
             added = [[one[kind] - other[kind] for one, other in zip(found[name], found[base])] for kind in (0, 1)]
             share = statistics.median(one[0] / other[0] for one, other in zip(found[name], found[base]))
-            print(f"{name} adds {statistics.median(added[0]):.3f} s wall, {statistics.median(added[1]):.3f} s of processors to "
-                  f"{base} ({share:.2f} times as long)")
-        print("slowest imports after torch: " + ", ".join(f"{name} {spent:.1f} ms" for spent, name in slow_imports(verb, folder, imports)))
+            print(
+                f"{name} adds {statistics.median(added[0]):.3f} s wall, {statistics.median(added[1]):.3f} s of processors to "
+                f"{base} ({share:.2f} times as long)"
+            )
+        print(
+            "slowest imports after torch: "
+            + ", ".join(f"{name} {spent:.1f} ms" for spent, name in slow_imports(verb, folder, imports))
+        )
 
 
 if __name__ == "__main__":
     places = [word for word in sys.argv[1:] if "=" not in word]
-    main(*places, **{key: int(value) for key, _, value in (word.partition("=") for word in sys.argv[1:] if "=" in word)})
+    main(
+        *places, **{key: int(value) for key, _, value in (word.partition("=") for word in sys.argv[1:] if "=" in word)}
+    )

@@ -69,8 +69,9 @@ class Training:
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(".dfl." not in name)
         self.network = compiled(self.model, self.settings.compile)
-        self.optimizer, _ = choose_optimizer("SGD", parameter_groups(self.model, 5e-4), lr=1e-4, momentum=0.9,
-                                             warmup_bias_lr=0.0, iterations=1, nc=nc)
+        self.optimizer, _ = choose_optimizer(
+            "SGD", parameter_groups(self.model, 5e-4), lr=1e-4, momentum=0.9, warmup_bias_lr=0.0, iterations=1, nc=nc
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         self.ema = Ema(self.model)
 
@@ -79,8 +80,13 @@ class Training:
         with clock.of("forward"), torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             raw = self.network(batch.images.contiguous(memory_format=torch.channels_last))
         with clock.of("loss"):
-            losses = detection_loss(raw, raw.sizes, self.model.strides, Targets(batch.boxes, batch.classes, batch.owner),
-                                    gains=gains_of(self.settings))
+            losses = detection_loss(
+                raw,
+                raw.sizes,
+                self.model.strides,
+                Targets(batch.boxes, batch.classes, batch.owner),
+                gains=gains_of(self.settings),
+            )
         with clock.of("backward"):
             self.scaler.scale(losses.total).backward()
         with clock.of("optimizer"):
@@ -100,7 +106,9 @@ class Training:
         self.optimizer.zero_grad()
 
 
-def tiles_in_memory(imgsz: int, count: int, device: torch.device) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
+def tiles_in_memory(
+    imgsz: int, count: int, device: torch.device
+) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
     """What the loader's reader of files would send for a batch."""
     size = (imgsz * 3 // 4, imgsz)
     pixels = torch.randint(0, 256, (count * 3 * size[0] * size[1],), dtype=torch.uint8)
@@ -114,8 +122,14 @@ def made_up(imgsz: int, count: int, boxes: int = 8) -> list[Sample]:
     for index in range(count):
         size = generator.uniform(0.04, 0.5, (boxes, 2))
         rows = np.concatenate([generator.uniform(size / 2, 1 - size / 2), size], axis=1)
-        samples.append(Sample(Path(f"{index}.jpg"), (imgsz * 3 // 4, imgsz), torch.from_numpy(generator.integers(0, 4, boxes)),
-                              torch.from_numpy(rows).float()))
+        samples.append(
+            Sample(
+                Path(f"{index}.jpg"),
+                (imgsz * 3 // 4, imgsz),
+                torch.from_numpy(generator.integers(0, 4, boxes)),
+                torch.from_numpy(rows).float(),
+            )
+        )
     return samples
 
 
@@ -167,8 +181,15 @@ def bare(training: Training, batch: Batch, steps: int) -> float:
     return steps * len(batch.images) / (time.perf_counter() - start)
 
 
-def main(imgsz: int = 320, batch: int = 16, device: str = "", steps: int = 20, data: str = "", workers: int = 0,
-         compile: int = 0) -> None:
+def main(
+    imgsz: int = 320,
+    batch: int = 16,
+    device: str = "",
+    steps: int = 20,
+    data: str = "",
+    workers: int = 0,
+    compile: int = 0,
+) -> None:
     where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     spec = load_data(data) if data else None
     samples = list(scan(spec, "train").samples) if spec else made_up(imgsz, 8 * batch)
@@ -176,14 +197,18 @@ def main(imgsz: int = 320, batch: int = 16, device: str = "", steps: int = 20, d
     loader = TrainLoader(samples, imgsz=imgsz, batch=batch, workers=workers, seed=0, device=where)
     if spec is None:
         loader._loader = [tiles_in_memory(imgsz, batch, where)] * len(loader)  # nothing is read
-    print(f"yolov12 n, imgsz {imgsz}, batch {batch}, {where}, {torch.get_num_threads()} threads, "
-          f"{training.precision or torch.float32}, {data or 'images in memory'}, {workers} workers{', compiled' if compile else ''}")
+    print(
+        f"yolov12 n, imgsz {imgsz}, batch {batch}, {where}, {torch.get_num_threads()} threads, "
+        f"{training.precision or torch.float32}, {data or 'images in memory'}, {workers} workers{', compiled' if compile else ''}"
+    )
     measure(loader, training, 3, parts=False)  # kernels are chosen, buffers made
     speed, _ = measure(loader, training, steps, parts=False)
     _, spent = measure(loader, training, steps, parts=True)
     whole = sum(spent.values())
-    print(f"{speed:.1f} images/s; a step of {whole / steps * 1000:.1f} ms, part by part: "
-          + ", ".join(f"{part} {spent[part] / whole:.1%}" for part in PARTS))
+    print(
+        f"{speed:.1f} images/s; a step of {whole / steps * 1000:.1f} ms, part by part: "
+        + ", ".join(f"{part} {spent[part] / whole:.1%}" for part in PARTS)
+    )
     alone = bare(training, next(passes(loader, training, 1, Clock(where, False))), steps)
     print(f"bare forward and backward: {alone:.1f} images/s; training reaches {speed / alone:.1%} of it")
 

@@ -70,7 +70,12 @@ def test_equal_predictions_agree_wholly_and_shifted_ones_by_the_shift():
 
 def test_what_is_of_another_class_far_away_or_missing_is_not_matched():
     one = boxes((20, 20, 10, 10, 0, 0.9), (60, 60, 10, 10, 1, 0.8))
-    assert agreement([one], [boxes((20, 20, 10, 10, 1, 0.9), (66, 60, 10, 10, 1, 0.8), (99, 99, 4, 4, 0, 0.7))]) == (None, None, 0, 3)
+    assert agreement([one], [boxes((20, 20, 10, 10, 1, 0.9), (66, 60, 10, 10, 1, 0.8), (99, 99, 4, 4, 0, 0.7))]) == (
+        None,
+        None,
+        0,
+        3,
+    )
     assert agreement([one], [boxes((20, 20, 10, 10, 0, 0.1))])[2:] == (0, 2)
 
 
@@ -89,7 +94,11 @@ def test_each_box_is_taken_once():
 
 def test_the_reference_runs_first_and_format_restricts_the_rest():
     names = [one.name for one in contenders(settings(), CPU)]
-    assert names[0] == REFERENCE and names[-1].startswith("compile") and {"onnx", "torchscript", "openvino int8", "pt2 16 bits"} <= set(names)
+    assert (
+        names[0] == REFERENCE
+        and names[-1].startswith("compile")
+        and {"onnx", "torchscript", "openvino int8", "pt2 16 bits"} <= set(names)
+    )
     assert not [name for name in names if "fp16" in name] and len(names) == len(set(names))
     assert "torch fp16 channels_last" in [one.name for one in contenders(settings(), torch.device("cuda"))]
     assert {one.family for one in contenders(settings(format="[onnx, Torch]"), CPU)} == {"torch", "onnx"}
@@ -101,13 +110,34 @@ def test_the_reference_runs_first_and_format_restricts_the_rest():
 
 
 def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, capsys):
-    YOLO("small.yaml").train(scale="n", data="data/data.yaml", imgsz=64, epochs=12, batch=4, nbs=4, plots=False, optimizer="SGD", lr0=0.05,
-                             warmup_epochs=1.0, warmup_floor=0, close_mosaic=1, device="cpu", verbose=False, name="t")
+    YOLO("small.yaml").train(
+        scale="n",
+        data="data/data.yaml",
+        imgsz=64,
+        epochs=12,
+        batch=4,
+        nbs=4,
+        plots=False,
+        optimizer="SGD",
+        lr0=0.05,
+        warmup_epochs=1.0,
+        warmup_floor=0,
+        close_mosaic=1,
+        device="cpu",
+        verbose=False,
+        name="t",
+    )
     best = "runs/detect/t/weights/best.pt"
     found = YOLO(best).benchmark(data="data/data.yaml", imgsz=64, format="torch,torchscript", plots=False, device="cpu")
     names = [row.name for row in found.rows]
-    assert names == ["torch fp32 NCHW", "torch fp32 channels_last", "torch bf16 channels_last", "torch as predict runs it", "torchscript",
-                     "torchscript 16 bits"]
+    assert names == [
+        "torch fp32 NCHW",
+        "torch fp32 channels_last",
+        "torch bf16 channels_last",
+        "torch as predict runs it",
+        "torchscript",
+        "torchscript 16 bits",
+    ]
     ran = {row.name: row for row in found.rows if not row.reason}
     assert set(names[:4]) <= set(ran)
     metrics = YOLO(best).val(data="data/data.yaml", imgsz=64, plots=False, rect=False, device="cpu")
@@ -134,20 +164,32 @@ def test_a_contender_that_fails_is_a_row_with_the_reason_and_not_the_end(weights
             raise RuntimeError("no kernel\nfor this")
         engine = original(one, device)
         if one.name == "torchscript":
-            engine._run = lambda images, calls=[]: calls.append(1) or (1 / 0 if len(calls) > 1 else torch.zeros(1, 7, 5))
+            engine._run = lambda images, calls=[]: (
+                calls.append(1) or (1 / 0 if len(calls) > 1 else torch.zeros(1, 7, 5))
+            )
         return engine
 
     monkeypatch.setattr(bench, "opened", opened)
     slow = Trial(1.0, 0.5, 0.25, 99.0, 1)
-    monkeypatch.setattr(bench, "tried", lambda one, shape, device: slow if one.name == "torchscript 16 bits" else Trial(1.0, 0.5, 0.25, 0.1, 1))
-    assert main(["benchmark", "model=best.pt", "imgsz=64", "format=torch,torchscript", "plots=False", "device=cpu"]) == 0
+    monkeypatch.setattr(
+        bench,
+        "tried",
+        lambda one, shape, device: slow if one.name == "torchscript 16 bits" else Trial(1.0, 0.5, 0.25, 0.1, 1),
+    )
+    assert (
+        main(["benchmark", "model=best.pt", "imgsz=64", "format=torch,torchscript", "plots=False", "device=cpu"]) == 0
+    )
     rows = {row["name"]: row for row in json.loads(Path("runs/detect/benchmark/benchmark.json").read_text())["rows"]}
     assert rows["torch bf16 channels_last"]["reason"] == "RuntimeError: no kernel for this"
-    assert "too slow to take part" in rows["torchscript 16 bits"]["reason"] and rows["torchscript 16 bits"]["load"] == 0.5
+    assert (
+        "too slow to take part" in rows["torchscript 16 bits"]["reason"] and rows["torchscript 16 bits"]["load"] == 0.5
+    )
     assert "division by zero" in rows["torchscript"]["reason"] and rows["torchscript"]["latency"] is None
     assert rows["torch fp32 channels_last"]["latency"]["count"] == 3
     out = capsys.readouterr().out
-    assert "Not, or not wholly, measured:" in out and "- torch bf16 channels_last: RuntimeError: no kernel for this" in out
+    assert (
+        "Not, or not wholly, measured:" in out and "- torch bf16 channels_last: RuntimeError: no kernel for this" in out
+    )
 
 
 def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monkeypatch, tmp_path_factory):
@@ -158,10 +200,14 @@ def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monke
 
     def path(origin=weights, options=(), imgsz=64, batch=1) -> str:
         one = Contender("x", "torchscript", "float32", options=options)
-        return contending.provided(one, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch), CPU).path
+        return contending.provided(
+            one, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch), CPU
+        ).path
 
     assert path() == str(beside) and not made
-    for count, keys in enumerate(({"imgsz": 96}, {"batch": 2}, {"options": ("half",)}, {"origin": weights.with_name("other.pt")}), 1):
+    for count, keys in enumerate(
+        ({"imgsz": 96}, {"batch": 2}, {"options": ("half",)}, {"origin": weights.with_name("other.pt")}), 1
+    ):
         assert Path(path(**keys)).parent == scratch.parent and len(made) == count
     assert made[0].imgsz == 96 and made[1].batch == 2 and made[2].half and made[0].format == "torchscript"
     os.utime(beside, (0, 0))  # of older weights
@@ -170,14 +216,23 @@ def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monke
     assert path() != str(beside) and len(made) == 6
 
 
-@pytest.mark.parametrize("tokens, words", [
-    ([], ["needs model="]), (["model=small.yaml"], ["does not end in .pt"]), (["model=none.pt"], ["none.pt"]),
-    (["model=best.pt", "format=oxxn"], ["oxxn", "benchmark knows"]), (["model=best.pt", "batch=-1"], ["batch=-1"]),
-    (["model=best.pt", "data=nowhere.yaml"], ["nowhere.yaml"]), (["model=best.pt", "data=other.yaml"], ["cat", "red"]),
-    (["model=best.pt", "imgsz=[64,96]", "data=data/data.yaml"], ["give one side"]),
-])
+@pytest.mark.parametrize(
+    "tokens, words",
+    [
+        ([], ["needs model="]),
+        (["model=small.yaml"], ["does not end in .pt"]),
+        (["model=none.pt"], ["none.pt"]),
+        (["model=best.pt", "format=oxxn"], ["oxxn", "benchmark knows"]),
+        (["model=best.pt", "batch=-1"], ["batch=-1"]),
+        (["model=best.pt", "data=nowhere.yaml"], ["nowhere.yaml"]),
+        (["model=best.pt", "data=other.yaml"], ["cat", "red"]),
+        (["model=best.pt", "imgsz=[64,96]", "data=data/data.yaml"], ["give one side"]),
+    ],
+)
 def test_mistakes_are_told_and_leave_no_folder(weights, capsys, tokens, words):
-    Path("other.yaml").write_text(Path("data/data.yaml").read_text().replace("red", "cat").replace("images/", "data/images/"))
+    Path("other.yaml").write_text(
+        Path("data/data.yaml").read_text().replace("red", "cat").replace("images/", "data/images/")
+    )
     assert main(["benchmark", *tokens]) == 2
     err = capsys.readouterr().err
     assert all(word in err for word in words) and "fault of" not in err
@@ -204,13 +259,61 @@ def test_a_trial_that_takes_too_long_or_dies_is_told(weights, monkeypatch):
 
 
 def rows() -> tuple[Row, ...]:
-    return (Row(REFERENCE, "float32", "torch", 10_000_000, 0.5, 0.7, Timing((50.0, 52.0, 48.0)), 1.0, 0.2, 0.1, 500_000_000, 0, 0.0, 0.0, 9, 9),
-            Row("onnx|x", "float32", "onnxruntime", 10_100_000, 0.5, 0.7, Timing((20.0, 21.0, 19.0)), 2.5, 0.3, 0.1, 600_000_000, 0, 0.02, 1e-5, 9, 9),
-            Row("slow", "16 bits", "x", 5_000_000, reason="too slow"), Row("gone", "int8", reason="needs the package nncf"))
+    return (
+        Row(
+            REFERENCE,
+            "float32",
+            "torch",
+            10_000_000,
+            0.5,
+            0.7,
+            Timing((50.0, 52.0, 48.0)),
+            1.0,
+            0.2,
+            0.1,
+            500_000_000,
+            0,
+            0.0,
+            0.0,
+            9,
+            9,
+        ),
+        Row(
+            "onnx|x",
+            "float32",
+            "onnxruntime",
+            10_100_000,
+            0.5,
+            0.7,
+            Timing((20.0, 21.0, 19.0)),
+            2.5,
+            0.3,
+            0.1,
+            600_000_000,
+            0,
+            0.02,
+            1e-5,
+            9,
+            9,
+        ),
+        Row("slow", "16 bits", "x", 5_000_000, reason="too slow"),
+        Row("gone", "int8", reason="needs the package nncf"),
+    )
 
 
 def test_the_table_is_sorted_by_latency_and_tells_what_is_missing(tmp_path):
-    found = Bench("best.pt", "split val of data.yaml, 4 images", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", rows(), machine())
+    found = Bench(
+        "best.pt",
+        "split val of data.yaml, 4 images",
+        (64, 64),
+        2,
+        "cpu",
+        3,
+        REFERENCE,
+        "4 drawn shapes",
+        rows(),
+        machine(),
+    )
     text = markdown(found)
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
@@ -242,4 +345,6 @@ def test_a_network_is_decoded_as_the_detector_is():
         wanted = model.decode(model(images))
         network = contending.Network(model, CPU, torch.float32, torch.channels_last, False)
         assert (network.decode(network(images)) - wanted).abs().max() < 1e-3
-    assert network.names == model.names and network.eval() is network and next(network.parameters()).dtype == torch.float32
+    assert (
+        network.names == model.names and network.eval() is network and next(network.parameters()).dtype == torch.float32
+    )

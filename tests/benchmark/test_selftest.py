@@ -50,14 +50,22 @@ def trained(monkeypatch, tmp_path):
 def test_what_is_trained(trained):
     selftest.run_selftest(load_settings({"mode": "selftest"}))
     found = trained.settings
-    assert (found.model, found.model_scale, found.imgsz, found.epochs, found.mode) == ("yolov12.yaml", "n", 320, 45, "train")
+    assert (found.model, found.model_scale, found.imgsz, found.epochs, found.mode) == (
+        "yolov12.yaml",
+        "n",
+        320,
+        45,
+        "train",
+    )
     suited = yaml.safe_load((cfg_dir() / "datasets/shapes.yaml").read_text())["settings"]
     assert {key: getattr(found, key) for key in suited} == {**suited, "epochs": 45}
     assert trained.images == 2 and found.pretrained is True and not found.resume
 
 
-@pytest.mark.parametrize(("ap50", "code", "word"), [(0.65, 0, "PASS"), (0.9, 0, "PASS"), (0.6499, 1, "FAIL"), (0.0, 1, "FAIL"),
-                                                   (float("nan"), 1, "FAIL")])
+@pytest.mark.parametrize(
+    ("ap50", "code", "word"),
+    [(0.65, 0, "PASS"), (0.9, 0, "PASS"), (0.6499, 1, "FAIL"), (0.0, 1, "FAIL"), (float("nan"), 1, "FAIL")],
+)
 def test_the_verdict_is_the_exit_code(trained, capsys, ap50, code, word):
     trained.ap50 = ap50
     assert main(["selftest", "device=cpu", "epochs=7", "seed=3"]) == code
@@ -78,6 +86,7 @@ def test_nothing_is_left_behind_unless_asked_for(trained, tmp_path):
 def test_the_folder_goes_when_the_training_fails(trained, monkeypatch, tmp_path):
     def fail(settings, checkpoint):
         raise MemoryError
+
     monkeypatch.setattr(selftest, "run_train", fail)
     with pytest.raises(MemoryError):
         selftest.run_selftest(load_settings({}))

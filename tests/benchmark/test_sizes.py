@@ -21,8 +21,21 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.callbacks import Events
 from tests.helpers.coloured import lay_out, place  # noqa: F401  the fixture
 
-COMMON = {"data": "data/data.yaml", "imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "close_mosaic": 1, "plots": False, "workers": 0,
-          "verbose": False, "optimizer": "SGD", "lr0": 0.05, "warmup_epochs": 1.0, "warmup_floor": 0}
+COMMON = {
+    "data": "data/data.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 4,
+    "device": "cpu",
+    "close_mosaic": 1,
+    "plots": False,
+    "workers": 0,
+    "verbose": False,
+    "optimizer": "SGD",
+    "lr0": 0.05,
+    "warmup_epochs": 1.0,
+    "warmup_floor": 0,
+}
 COMMAND = ["task=sizes", "model=small.yaml", *(f"{key}={value}" for key, value in COMMON.items())]
 
 
@@ -37,7 +50,10 @@ def record(folder: str) -> dict:
 
 def lasting(row: dict) -> dict:
     """A row without what a clock measured; of the file's size the first digits, for the paths in it may differ."""
-    return {**{key: value for key, value in row.items() if key not in ("seconds", "latency")}, "bytes": round(row["bytes"], -4)}
+    return {
+        **{key: value for key, value in row.items() if key not in ("seconds", "latency")},
+        "bytes": round(row["bytes"], -4),
+    }
 
 
 def weights(folder: str, scale: str) -> dict[str, torch.Tensor]:
@@ -176,12 +192,21 @@ def test_experiments_lie_side_by_side_and_resume_takes_the_newest_of_the_name(pl
     assert "holds an experiment already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("tokens, words", [
-    (["scale=n,q"], ["no size 'q'", "n, s"]), (["model=best.pt"], ["best.pt is weights of one size"]), (["batch=-1"], ["batch=-1"]),
-    (["save=False"], ["save=False"]), (["pretrained=x.pt"], ["pretrained=x.pt"]), (["data=nowhere.yaml"], ["nowhere.yaml"]),
-    (["model=flat.yaml"], ["flat.yaml", "no scales"]), (["model=none.yaml"], ["none.yaml"]), (["resume=True"], ["no experiment lies"]),
-    (["resume=data"], ["expected the folder of an experiment"]),
-])
+@pytest.mark.parametrize(
+    "tokens, words",
+    [
+        (["scale=n,q"], ["no size 'q'", "n, s"]),
+        (["model=best.pt"], ["best.pt is weights of one size"]),
+        (["batch=-1"], ["batch=-1"]),
+        (["save=False"], ["save=False"]),
+        (["pretrained=x.pt"], ["pretrained=x.pt"]),
+        (["data=nowhere.yaml"], ["nowhere.yaml"]),
+        (["model=flat.yaml"], ["flat.yaml", "no scales"]),
+        (["model=none.yaml"], ["none.yaml"]),
+        (["resume=True"], ["no experiment lies"]),
+        (["resume=data"], ["expected the folder of an experiment"]),
+    ],
+)
 def test_mistakes_are_told_before_anything_is_made(place, capsys, tokens, words):
     flat = Path("small.yaml").read_text().replace("scales: {n: [0.33, 0.25, 256], s: [0.33, 0.5, 256]}", "")
     Path("flat.yaml").write_text(flat)
@@ -192,19 +217,42 @@ def test_mistakes_are_told_before_anything_is_made(place, capsys, tokens, words)
     assert not Path("runs/detect/sizes").exists()
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda found: "{", "cannot be read as JSON"), (lambda found: "[]", "not the record"),
-    (lambda found: json.dumps({**found, "format": "x"}), "not the record"), (lambda found: json.dumps({**found, "version": 9}), "newer bitfalcon"),
-    (lambda found: json.dumps({**found, "rows": [{"scale": "n"}]}), "damaged"),
-    (lambda found: json.dumps({**found, "rows": [{**found["rows"][0], "ap": "high"}]}), "damaged"),
-    (lambda found: json.dumps({**found, "rows": [{**found["rows"][0], "latency": {"rounds_ms": []}}]}), "damaged"),
-    (lambda found: json.dumps({**found, "settings": {}}), "damaged"), (lambda found: json.dumps({**found, "rows": 3}), "damaged"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda found: "{", "cannot be read as JSON"),
+        (lambda found: "[]", "not the record"),
+        (lambda found: json.dumps({**found, "format": "x"}), "not the record"),
+        (lambda found: json.dumps({**found, "version": 9}), "newer bitfalcon"),
+        (lambda found: json.dumps({**found, "rows": [{"scale": "n"}]}), "damaged"),
+        (lambda found: json.dumps({**found, "rows": [{**found["rows"][0], "ap": "high"}]}), "damaged"),
+        (lambda found: json.dumps({**found, "rows": [{**found["rows"][0], "latency": {"rounds_ms": []}}]}), "damaged"),
+        (lambda found: json.dumps({**found, "settings": {}}), "damaged"),
+        (lambda found: json.dumps({**found, "rows": 3}), "damaged"),
+    ],
+)
 def test_a_damaged_record_is_refused(tmp_path, monkeypatch, capsys, change, words):
     monkeypatch.chdir(tmp_path)
-    row = {"scale": "n", "parameters": 1, "gflops": 1.0, "ap50": 0.5, "ap": 0.4, "bytes": 10, "epochs": 1, "seconds": 1.0, "latency": None}
-    found = {"format": "bitfalcon sizes", "version": 1, "settings": {"model": "small.yaml"}, "scales": ["n"], "rows": [row], "used": {},
-             "machine": None}
+    row = {
+        "scale": "n",
+        "parameters": 1,
+        "gflops": 1.0,
+        "ap50": 0.5,
+        "ap": 0.4,
+        "bytes": 10,
+        "epochs": 1,
+        "seconds": 1.0,
+        "latency": None,
+    }
+    found = {
+        "format": "bitfalcon sizes",
+        "version": 1,
+        "settings": {"model": "small.yaml"},
+        "scales": ["n"],
+        "rows": [row],
+        "used": {},
+        "machine": None,
+    }
     Path("sizes.json").write_text(change(found))
     assert main(["sizes", "resume=."]) == 2
     assert words in capsys.readouterr().err
@@ -214,7 +262,11 @@ def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
     pytest.importorskip("matplotlib")
     from PIL import Image
 
-    rows = [Row(scale, 10**6 * (place + 1), 5.0, 0.6, 0.4 + place / 10, 100, 1, 9.0, Timing((4.0 + place, 5.0, 7.0)))
-            for place, scale in enumerate("ns")]
-    path = draw(tmp_path / "sizes.png", Experiment(tmp_path, {"model": "yolov12.yaml"}, ("n", "s"), tuple(rows), machine()))
+    rows = [
+        Row(scale, 10**6 * (place + 1), 5.0, 0.6, 0.4 + place / 10, 100, 1, 9.0, Timing((4.0 + place, 5.0, 7.0)))
+        for place, scale in enumerate("ns")
+    ]
+    path = draw(
+        tmp_path / "sizes.png", Experiment(tmp_path, {"model": "yolov12.yaml"}, ("n", "s"), tuple(rows), machine())
+    )
     assert Image.open(path).width > 1000

@@ -39,14 +39,26 @@ def test_rounds_take_turns_in_both_directions_and_the_warm_up_does_not_count():
     runs = {"a": clock.taking("a", 9.0, 1.0, 2.0, 3.0), "b": clock.taking("b", 9.0, 0.5), "c": clock.taking("c", 0.1)}
     found = interleave(runs, rounds=3, warmup=1, clock=clock)
     assert "".join(clock.calls) == "cba" + "abc" + "cba" + "abc"
-    assert found["a"].rounds == pytest.approx((1000, 2000, 3000)) and found["b"].rounds == pytest.approx((500, 500, 500))
+    assert found["a"].rounds == pytest.approx((1000, 2000, 3000)) and found["b"].rounds == pytest.approx(
+        (500, 500, 500)
+    )
     assert list(found) == ["a", "b", "c"] and found["a"].count == 3
 
 
 def test_short_candidates_are_called_until_the_time_has_passed_and_their_mean_counts():
     clock = Clock()
-    found = interleave({"a": clock.taking("a", 0.25, 0.75, 0.3), "b": clock.taking("b", 2.0)}, rounds=1, warmup=0, seconds=1.0, clock=clock)
-    assert clock.calls == ["a", "a", "b"] and found["a"].median == pytest.approx(500) and found["b"].median == pytest.approx(2000)
+    found = interleave(
+        {"a": clock.taking("a", 0.25, 0.75, 0.3), "b": clock.taking("b", 2.0)},
+        rounds=1,
+        warmup=0,
+        seconds=1.0,
+        clock=clock,
+    )
+    assert (
+        clock.calls == ["a", "a", "b"]
+        and found["a"].median == pytest.approx(500)
+        and found["b"].median == pytest.approx(2000)
+    )
 
 
 def test_quartiles_are_numpy_s():
@@ -69,7 +81,15 @@ def test_how_many_times_faster_is_told_round_by_round():
 def test_a_timing_survives_json_and_a_damaged_one_is_refused():
     one = Timing((1.25, 3.5, 2.0))
     assert Timing.from_dict(json.loads(json.dumps(one.as_dict()))) == one
-    for bad in (None, {}, {"rounds_ms": []}, {"rounds_ms": ["1"]}, {"rounds_ms": [True]}, {"rounds_ms": [-1.0]}, {"median_ms": 3}):
+    for bad in (
+        None,
+        {},
+        {"rounds_ms": []},
+        {"rounds_ms": ["1"]},
+        {"rounds_ms": [True]},
+        {"rounds_ms": [-1.0]},
+        {"median_ms": 3},
+    ):
         with pytest.raises(UserError, match="rounds_ms"):
             Timing.from_dict(bad)
 
@@ -106,16 +126,31 @@ def test_the_machine_is_told_in_plain_values(monkeypatch):
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     facts = machine()
     assert json.loads(json.dumps(facts)) == facts
-    assert facts["limits"]["ONEDNN_MAX_CPU_ISA"] == "AVX2" and facts["torch"] == torch.__version__ and facts["threads"] == torch.get_num_threads()
+    assert (
+        facts["limits"]["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+        and facts["torch"] == torch.__version__
+        and facts["threads"] == torch.get_num_threads()
+    )
     line = told(facts)
-    assert "\n" not in line and "ONEDNN_MAX_CPU_ISA=AVX2" in line and str(facts["cpu"]) in line and f"torch {torch.__version__}" in line
+    assert (
+        "\n" not in line
+        and "ONEDNN_MAX_CPU_ISA=AVX2" in line
+        and str(facts["cpu"]) in line
+        and f"torch {torch.__version__}" in line
+    )
     assert facts["capability"] in line
 
 
-@pytest.mark.parametrize("text, expected", [
-    ("model name\t: Some CPU @ 3 GHz\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", ("Some CPU @ 3 GHz", ["avx2", "avx512f", "avx512_vnni"])),
-    ("processor\t: 0\nFeatures\t: fp asimddp i8mm bf16\n", (None, ["asimddp", "i8mm", "bf16"])),
-])
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        (
+            "model name\t: Some CPU @ 3 GHz\nflags\t\t: fpu avx2 avx512f avx512_vnni\n",
+            ("Some CPU @ 3 GHz", ["avx2", "avx512f", "avx512_vnni"]),
+        ),
+        ("processor\t: 0\nFeatures\t: fp asimddp i8mm bf16\n", (None, ["asimddp", "i8mm", "bf16"])),
+    ],
+)
 def test_the_instruction_set_is_read_where_linux_writes_it(monkeypatch, text, expected):
     monkeypatch.setattr(timing, "_cpuinfo", lambda: text.splitlines())
     facts = machine()
@@ -135,7 +170,9 @@ def test_variants_agree_with_the_model_and_leave_it_alone():
     before = {name: value.clone() for name, value in model.state_dict().items()}
     found = {name: run() for name, run in variants(model, (32, 50), batch=2).items()}
     assert list(found) == ["fp32 NCHW", "fp32 channels_last", "bf16 channels_last"]
-    noise = torch.rand(2, 3, 32, 50, generator=torch.Generator().manual_seed(0))  # both sides are multiples of this model's 2
+    noise = torch.rand(
+        2, 3, 32, 50, generator=torch.Generator().manual_seed(0)
+    )  # both sides are multiples of this model's 2
     with torch.no_grad():
         whole = model.decode(model(noise))
     for name, tolerance in (("fp32 NCHW", 1e-3), ("fp32 channels_last", 1e-3), ("bf16 channels_last", 0.5)):

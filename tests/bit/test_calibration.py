@@ -27,7 +27,10 @@ def test_statistics_are_the_average_over_the_batches():
     outs = [first.conv(images) for images in batches()]
     torch.testing.assert_close(first.bn.running_mean, torch.stack([y.mean((0, 2, 3)) for y in outs]).mean(0))
     torch.testing.assert_close(first.bn.running_var, torch.stack([y.var((0, 2, 3)) for y in outs]).mean(0))
-    second_input = [first.act(nn.functional.batch_norm(y, None, None, first.bn.weight, first.bn.bias, True, 0, first.bn.eps)) for y in outs]
+    second_input = [
+        first.act(nn.functional.batch_norm(y, None, None, first.bn.weight, first.bn.bias, True, 0, first.bn.eps))
+        for y in outs
+    ]
     expected = torch.stack([model.model[1].conv(x).mean((0, 2, 3)) for x in second_input]).mean(0)
     torch.testing.assert_close(model.model[1].bn.running_mean, expected)
     for name, tensor in model.state_dict().items():
@@ -62,8 +65,14 @@ def test_what_cannot_be_calibrated():
     model = small_model(CONV)
     state = copy.deepcopy(lived(model).state_dict())
     bad = torch.full((2, 3, 64, 64), float("nan"))
-    for given, part in (([], "no batch"), (batches()[0], "expected floating-point"), ([batches()[0].byte()], "uint8"), ([bad], "finite"),
-                        ([*batches(1), batches()[0][:1]], "two or more"), ([(batches()[0], None)], "a tuple")):
+    for given, part in (
+        ([], "no batch"),
+        (batches()[0], "expected floating-point"),
+        ([batches()[0].byte()], "uint8"),
+        ([bad], "finite"),
+        ([*batches(1), batches()[0][:1]], "two or more"),
+        ([(batches()[0], None)], "a tuple"),
+    ):
         with pytest.raises(UserError, match=part):
             calibrate(model, given)
         assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())

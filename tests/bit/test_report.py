@@ -13,11 +13,36 @@ from bitfalcon_plugin.bit.report import FILE, Step, draw, load_steps, markdown, 
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from tests.helpers.tiny_models import CONV, lived, small_model
 
-FIRST = Step("fp32", ap_raw=0.612, bytes_fp32=10_240_000, bytes_fp16=5_120_000, latency=Timing((50.0, 52.0, 49.0)), x_nchw=1.0, x_channels_last=0.8,
-             x_bf16=0.5)
-HEAD = Step("head", ("model.21.cv2.0.0", "model.21.cv2.0.1"), 0.18, 0.011, 0.423, 0.607, 0.606, 10_240_000, 5_120_000, 3_600_000,
-            Timing((40.0, 41.0, 39.0)), 1.24, 1.02, 0.7, "onednn")
-ALL = Step("all", tuple(f"model.{i}" for i in range(9)), 0.96, 0.0, 0.2, None, None, 10_240_000, 5_120_000, 660_000, None)
+FIRST = Step(
+    "fp32",
+    ap_raw=0.612,
+    bytes_fp32=10_240_000,
+    bytes_fp16=5_120_000,
+    latency=Timing((50.0, 52.0, 49.0)),
+    x_nchw=1.0,
+    x_channels_last=0.8,
+    x_bf16=0.5,
+)
+HEAD = Step(
+    "head",
+    ("model.21.cv2.0.0", "model.21.cv2.0.1"),
+    0.18,
+    0.011,
+    0.423,
+    0.607,
+    0.606,
+    10_240_000,
+    5_120_000,
+    3_600_000,
+    Timing((40.0, 41.0, 39.0)),
+    1.24,
+    1.02,
+    0.7,
+    "onednn",
+)
+ALL = Step(
+    "all", tuple(f"model.{i}" for i in range(9)), 0.96, 0.0, 0.2, None, None, 10_240_000, 5_120_000, 660_000, None
+)
 
 
 def cells(text: str, name: str) -> list[str]:
@@ -38,18 +63,53 @@ def test_what_is_no_number_is_not_measured(tmp_path):
     assert load_steps(tmp_path) == [Step("fp32", ap_raw=None, ap_norms=0.0)]
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda rows: "{", "cannot be read as JSON"), (lambda rows: "[]", "not a record of steps"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 2, "steps": rows}), "newer bitfalcon"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1}), "steps is no list"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [3]}), "row 1: it is no mapping"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [rows[0], {**rows[1], "ap_raw": "high"}]}), "row 2: ap_raw is 'high'"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "bytes_fp32": True}]}), "bytes_fp32"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "x_bf16": math.nan}]}), "x_bf16"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "latency": {"rounds_ms": []}}]}), "latency"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "replaced": "head"}]}), "replaced"),
-    (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "more": 1}]}), "more missing or not known"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda rows: "{", "cannot be read as JSON"),
+        (lambda rows: "[]", "not a record of steps"),
+        (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 2, "steps": rows}), "newer bitfalcon"),
+        (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1}), "steps is no list"),
+        (
+            lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [3]}),
+            "row 1: it is no mapping",
+        ),
+        (
+            lambda rows: json.dumps(
+                {"format": "bitfalcon bit steps", "version": 1, "steps": [rows[0], {**rows[1], "ap_raw": "high"}]}
+            ),
+            "row 2: ap_raw is 'high'",
+        ),
+        (
+            lambda rows: json.dumps(
+                {"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "bytes_fp32": True}]}
+            ),
+            "bytes_fp32",
+        ),
+        (
+            lambda rows: json.dumps(
+                {"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "x_bf16": math.nan}]}
+            ),
+            "x_bf16",
+        ),
+        (
+            lambda rows: json.dumps(
+                {"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "latency": {"rounds_ms": []}}]}
+            ),
+            "latency",
+        ),
+        (
+            lambda rows: json.dumps(
+                {"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "replaced": "head"}]}
+            ),
+            "replaced",
+        ),
+        (
+            lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "more": 1}]}),
+            "more missing or not known",
+        ),
+    ],
+)
 def test_a_damaged_record_is_refused(tmp_path, change, words):
     rows = json.loads(save_steps(tmp_path, [FIRST, HEAD]).read_text())["steps"]
     (tmp_path / FILE).write_text(change(rows))
@@ -92,12 +152,20 @@ def test_steps_are_timed_in_turns_with_the_float_model():
     torch.manual_seed(0)
     model = lived(small_model(CONV))
     calls = []
-    steps = time_steps([Step("fp32", ap_raw=0.5), Step("head"), Step("all", x_bf16=9.0)], {"head": lambda: calls.append(1)}, model, 32, rounds=3)
+    steps = time_steps(
+        [Step("fp32", ap_raw=0.5), Step("head"), Step("all", x_bf16=9.0)],
+        {"head": lambda: calls.append(1)},
+        model,
+        32,
+        rounds=3,
+    )
     first, half, head, untimed = steps
     assert [step.name for step in steps] == ["fp32", "bf16", "head", "all"] and len(calls) == 3 + 2
     assert first.x_nchw == 1.0 and half.x_bf16 == 1.0 and first.ap_raw == 0.5
     assert {step.latency.count for step in (first, half, head)} == {3}
-    assert head.x_nchw == head.latency.faster_than(first.latency) and head.x_bf16 == head.latency.faster_than(half.latency)
+    assert head.x_nchw == head.latency.faster_than(first.latency) and head.x_bf16 == head.latency.faster_than(
+        half.latency
+    )
     assert untimed == Step("all", x_bf16=9.0)
     with pytest.raises(ValueError, match="runs of no step: neck"):
         time_steps([], {"neck": print}, model, 32)

@@ -64,7 +64,11 @@ def test_problems_are_listed_together():
 def test_counters_that_differ_cannot_merge():
     name = "model.6.m.0.0.attn.{}.bn.num_batches_tracked"
     with pytest.raises(RemapError, match="differ"):
-        apply(TABLES["turbo"], {name.format("qk"): torch.tensor(1), name.format("v"): torch.tensor(2)}, {name.format("qkv"): ()})
+        apply(
+            TABLES["turbo"],
+            {name.format("qk"): torch.tensor(1), name.format("v"): torch.tensor(2)},
+            {name.format("qkv"): ()},
+        )
 
 
 def test_a_bias_in_front_of_a_batch_norm_is_folded_and_written_back_as_zero():
@@ -86,7 +90,10 @@ def test_a_graph_that_mixes_two_kinds_of_attention_is_not_guessed_at():
 @pytest.mark.parametrize("name", [*VECTORS])
 def test_every_family_comes_back_under_its_own_keys(name):
     draw = torch.Generator().manual_seed(1)
-    state = {key: torch.rand(tensor.shape, generator=draw) if tensor.ndim else torch.tensor(5) for key, tensor in empty_state(name).items()}
+    state = {
+        key: torch.rand(tensor.shape, generator=draw) if tensor.ndim else torch.tensor(5)
+        for key, tensor in empty_state(name).items()
+    }
     found = recognise(state)
     ours, _ = apply(TABLES[found.family], state, None)
     assert family_of_ours(ours, found.variant) == found.family

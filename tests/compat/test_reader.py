@@ -35,11 +35,13 @@ def state() -> dict[str, torch.Tensor]:
 
 # Real files.
 
+
 @needs_shared
 @pytest.mark.parametrize("name", ["turbo-n", "v1-n-released-layout"])
 def test_real_files_bit_for_bit(name: str, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(SHARED / "conformance"))
     from tests.data.recorded.fill import fill
+
     recorded = json.loads((SHARED / "conformance" / f"checkpoint-{name}.json").read_text())
     found = read(SHARED / "checkpoints" / f"{name}.pt")
     shapes = [(key, list(tensor.shape)) for key, tensor in found.state.items()]
@@ -69,20 +71,28 @@ def test_a_file_of_a_training() -> None:
 
 # Layouts.
 
+
 def test_stripped(tmp_path, state) -> None:
     graph = {"nc": 2, "scale": "n", "backbone": [[-1, 1, "Conv", [64, 3, 2]]]}
     own = {"yaml": graph, "names": {0: "a", 1: "b"}, "stride": torch.tensor([8.0])}
-    found = read(foreign.write(tmp_path / "x.pt", state, attributes=own, license="AGPL-3.0", date="2025-02-19",
-                               train_args={"imgsz": 640}))
+    found = read(
+        foreign.write(
+            tmp_path / "x.pt", state, attributes=own, license="AGPL-3.0", date="2025-02-19", train_args={"imgsz": 640}
+        )
+    )
     assert same(found, state) and found.half and found.layout == "pickled model" and found.notes == ()
     assert found.attributes["yaml"] == graph and found.attributes["names"] == {0: "a", 1: "b"}
     assert found.attributes["epoch"] == -1 and found.attributes["train_args"] == {"imgsz": 640}
     assert found.attributes["license"] == "AGPL-3.0" and found.attributes["date"] == "2025-02-19"
     assert found.attributes["stride"].tolist() == [8]
     assert not set(found.attributes) & {"model", "ema", "optimizer", "_modules"}
-    assert found.classes == ("torch.nn.modules.batchnorm.BatchNorm2d", "torch.nn.modules.container.Sequential",
-                             "ultralytics.nn.modules.block.Part", "ultralytics.nn.modules.conv.Conv",
-                             "ultralytics.nn.tasks.DetectionModel")
+    assert found.classes == (
+        "torch.nn.modules.batchnorm.BatchNorm2d",
+        "torch.nn.modules.container.Sequential",
+        "ultralytics.nn.modules.block.Part",
+        "ultralytics.nn.modules.conv.Conv",
+        "ultralytics.nn.tasks.DetectionModel",
+    )
     assert not any(tensor.requires_grad or isinstance(tensor, nn.Parameter) for tensor in found.state.values())
 
 
@@ -92,6 +102,7 @@ def test_ema_before_model_in_a_resumable_file(tmp_path, state) -> None:
 
     def both(model, cls):
         return {"epoch": 5, "model": foreign.tree(stepped, cls), "ema": model, "updates": 30, "optimizer": moments}
+
     found = read(foreign.write(tmp_path / "last.pt", state, wrap=both))
     assert same(found, state) and found.layout == "resumable"
     assert found.attributes["epoch"] == 5 and "optimizer" not in found.attributes
@@ -104,12 +115,16 @@ def test_full_precision_and_other_batch_norms(tmp_path) -> None:
     assert found.eps == {"model.0.bn": 1e-5} and found.momentum == {"model.0.bn": 0.1}
 
 
-@pytest.mark.parametrize("wrap", [
-    lambda model, cls: model,
-    lambda model, cls: _with(cls("ultralytics.models.yolo.model.YOLO")(), model=model),
-    lambda model, cls: _with(cls("ultralytics.utils.IterableSimpleNamespace")(), ema=model, updates=3),
-    lambda model, cls: _with(cls("ultralytics.nn.tasks.DetectionModel")(), _orig_mod=model),
-], ids=["model", "facade", "average", "compiled"])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda model, cls: model,
+        lambda model, cls: _with(cls("ultralytics.models.yolo.model.YOLO")(), model=model),
+        lambda model, cls: _with(cls("ultralytics.utils.IterableSimpleNamespace")(), ema=model, updates=3),
+        lambda model, cls: _with(cls("ultralytics.nn.tasks.DetectionModel")(), _orig_mod=model),
+    ],
+    ids=["model", "facade", "average", "compiled"],
+)
 def test_bare_objects(tmp_path, state, wrap) -> None:
     found = read(foreign.write(tmp_path / "x.pt", state, wrap=wrap, attributes={"names": {0: "a"}}))
     assert same(found, state) and found.layout == "bare module"
@@ -125,6 +140,7 @@ def _with(holder, **items):
 def test_wrapped_by_data_parallel(tmp_path, state) -> None:
     def wrap(model, cls):
         return {"model": nn.DataParallel(model)}
+
     found = read(foreign.write(tmp_path / "x.pt", state, attributes={"nc": 9}, wrap=wrap))
     assert same(found, state) and found.attributes["nc"] == 9 and found.layout == "pickled model"
 
@@ -135,11 +151,18 @@ def test_of_the_yolov5_era(tmp_path, state) -> None:
     assert same(found, state) and "models.yolo.Model" in found.classes and found.attributes["best_fitness"] == 0.5
 
 
-@pytest.mark.parametrize("content", [
-    lambda state: state, lambda state: OrderedDict(state), lambda state: {"model": state, "names": {0: "a"}},
-    lambda state: {"state_dict": state}, lambda state: {"ema": state, "model": None},
-    lambda state: {"model_state_dict": state},
-], ids=["bare", "ordered", "model", "state_dict", "ema", "model_state_dict"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        lambda state: state,
+        lambda state: OrderedDict(state),
+        lambda state: {"model": state, "names": {0: "a"}},
+        lambda state: {"state_dict": state},
+        lambda state: {"ema": state, "model": None},
+        lambda state: {"model_state_dict": state},
+    ],
+    ids=["bare", "ordered", "model", "state_dict", "ema", "model_state_dict"],
+)
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_state_dicts(tmp_path, state, content, zipped) -> None:
     torch.save(content(state), tmp_path / "x.pt", _use_new_zipfile_serialization=zipped)
@@ -178,14 +201,18 @@ def test_buffers_that_are_not_saved_and_shared_parts(tmp_path, state) -> None:
         model.model.append(model.model[1])  # one module in two rows: state_dict lists it twice
         wrap.expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}
         return {"model": model}
+
     found = read(foreign.write(tmp_path / "x.pt", state, wrap=wrap))
     assert "model.2.cv1.weight" in found.state and same(found, wrap.expected)
 
 
 def test_memory_layouts_and_views_stay_exact(tmp_path) -> None:
     whole = torch.arange(48.0)
-    state = {"model.0.conv.weight": torch.rand(4, 3, 3, 3).to(memory_format=torch.channels_last),
-             "model.0.bn.weight": whole[8:12], "model.0.bn.bias": whole.view(12, 4).t()[1]}
+    state = {
+        "model.0.conv.weight": torch.rand(4, 3, 3, 3).to(memory_format=torch.channels_last),
+        "model.0.bn.weight": whole[8:12],
+        "model.0.bn.bias": whole.view(12, 4).t()[1],
+    }
     torch.save(state, tmp_path / "x.pt")
     assert same(read(tmp_path / "x.pt"), state)
 
@@ -200,16 +227,34 @@ def test_saved_on_a_gpu(tmp_path, state) -> None:
 
 # Values.
 
+
 def test_plain_values_of_every_kind(tmp_path) -> None:
     with foreign.package() as cls:
         space = cls("ultralytics.utils.IterableSimpleNamespace")(imgsz=640, inner=types.SimpleNamespace(a=1))
-        torch.save({"model": foreign.tree(foreign.small_state(), cls), "args": space, "opt": argparse.Namespace(lr=0.1),
-                    "path": Path("/data/x"), "other": PureWindowsPath("C:/data/x"), "score": np.float32(0.5),
-                    "flag": np.bool_(True), "row": np.arange(6, dtype=np.int32).reshape(2, 3),
-                    "column": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
-                    "size": torch.Size([1, 2]), "kind": torch.float16, "device": torch.device("cuda", 0),
-                    "raw": b"ab\xff", "pair": (1, [2.5, None]), "set": {"b", "a"}, "drop": cls(foreign.ROOT),
-                    "mixed": {"keep": 1, "drop": nn.SiLU()}, "many": [nn.SiLU()], 7: "a number"}, tmp_path / "x.pt")
+        torch.save(
+            {
+                "model": foreign.tree(foreign.small_state(), cls),
+                "args": space,
+                "opt": argparse.Namespace(lr=0.1),
+                "path": Path("/data/x"),
+                "other": PureWindowsPath("C:/data/x"),
+                "score": np.float32(0.5),
+                "flag": np.bool_(True),
+                "row": np.arange(6, dtype=np.int32).reshape(2, 3),
+                "column": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+                "size": torch.Size([1, 2]),
+                "kind": torch.float16,
+                "device": torch.device("cuda", 0),
+                "raw": b"ab\xff",
+                "pair": (1, [2.5, None]),
+                "set": {"b", "a"},
+                "drop": cls(foreign.ROOT),
+                "mixed": {"keep": 1, "drop": nn.SiLU()},
+                "many": [nn.SiLU()],
+                7: "a number",
+            },
+            tmp_path / "x.pt",
+        )
     found = read(tmp_path / "x.pt").attributes
     assert found["args"] == {"imgsz": 640, "inner": {"a": 1}} and found["opt"] == {"lr": 0.1}
     assert found["path"] == "/data/x" and found["other"] == r"C:\data\x"
@@ -231,6 +276,7 @@ def test_weights_that_are_not_finite_are_told(tmp_path, state) -> None:
 
 
 # Independence.
+
 
 class Blocker:
     """Lets nobody import the packages that made the files."""

@@ -29,8 +29,10 @@ def good(tmp_path) -> Path:
 
 # Something else under the name of a checkpoint.
 
+
 def _image(path: Path) -> bytes:
     from PIL import Image
+
     Image.new("RGB", (8, 8)).save(path, "png")
     return path.read_bytes()
 
@@ -79,12 +81,19 @@ def test_a_folder_and_a_pipe(tmp_path) -> None:
         assert "not a regular file" in refusal(tmp_path / "pipe.pt")
 
 
-@pytest.mark.parametrize("content, word", [
-    ({"epoch": 3, "optimizer": {}}, "its entries are epoch, optimizer"), ([1, 2], "holds a list"), ({}, "are none"),
-    ({"model": None, "ema": None}, "holds no model"), ({"state_dict": {"a": torch.ones(1), "b": 3}}, "not tensors: b"),
-    ({"model": {1: torch.ones(1)}}, "not tensors: 1"), ({"a\x1b[2J\ud800": torch.ones(1)}, "names cannot be printed"),
-    (torch.ones(2), "holds a Tensor"),
-])
+@pytest.mark.parametrize(
+    "content, word",
+    [
+        ({"epoch": 3, "optimizer": {}}, "its entries are epoch, optimizer"),
+        ([1, 2], "holds a list"),
+        ({}, "are none"),
+        ({"model": None, "ema": None}, "holds no model"),
+        ({"state_dict": {"a": torch.ones(1), "b": 3}}, "not tensors: b"),
+        ({"model": {1: torch.ones(1)}}, "not tensors: 1"),
+        ({"a\x1b[2J\ud800": torch.ones(1)}, "names cannot be printed"),
+        (torch.ones(2), "holds a Tensor"),
+    ],
+)
 def test_files_without_a_model(tmp_path, content, word) -> None:
     torch.save(content, tmp_path / "x.pt")
     assert word in refusal(tmp_path / "x.pt")
@@ -93,16 +102,18 @@ def test_files_without_a_model(tmp_path, content, word) -> None:
 def test_an_object_that_is_no_model(tmp_path) -> None:
     def wrap(model, cls):
         return cls("ultralytics.utils.IterableSimpleNamespace")(a=1)
+
     path = foreign.write(tmp_path / "x.pt", wrap=wrap)
     assert "IterableSimpleNamespace, which is not a model" in refusal(path)
 
 
 # Cut off and damaged.
 
+
 @pytest.mark.parametrize("keep", [3, 40, 600, 0.3, 0.6, 0.9, -1000, -98, -22, -1])
 def test_truncated_archives(good, keep) -> None:
     data = good.read_bytes()
-    good.write_bytes(data[:int(keep * len(data)) if isinstance(keep, float) else keep])
+    good.write_bytes(data[: int(keep * len(data)) if isinstance(keep, float) else keep])
     assert "is cut off" in refusal(good) or keep == 3
 
 
@@ -118,7 +129,7 @@ def test_a_flipped_bit_in_the_weights(good) -> None:
     data = bytearray(good.read_bytes())
     with zipfile.ZipFile(good) as archive:
         member = archive.getinfo("good/data/0")
-    padding = struct.unpack("<H", data[member.header_offset + 28:][:2])[0]  # the header's last field
+    padding = struct.unpack("<H", data[member.header_offset + 28 :][:2])[0]  # the header's last field
     data[member.header_offset + 30 + len(member.filename) + padding + 5] ^= 1
     good.write_bytes(data)
     assert "Bad CRC-32 for file 'good/data/0'" in refusal(good)
@@ -143,13 +154,19 @@ def test_a_missing_record(good) -> None:
 def test_a_record_of_another_length(good, size) -> None:
     content = {**foreign.members(good), "good/data/1": bytes(size)}
     assert f"holds {size} bytes in record data/1, where 4 values of torch.HalfStorage take 8" in refusal(
-        foreign.write_members(good, content))
+        foreign.write_members(good, content)
+    )
 
 
-@pytest.mark.parametrize("new, word", [
-    (b"FloatStorage", "holds 216 bytes in record data/0"), (b"ShortStorage", "not floating-point: model.0.conv.weight"),
-    (b"ComplexFloatStorage", "ComplexFloatStorage"), (b"NoSuchStorage", "NoSuchStorage"),
-])
+@pytest.mark.parametrize(
+    "new, word",
+    [
+        (b"FloatStorage", "holds 216 bytes in record data/0"),
+        (b"ShortStorage", "not floating-point: model.0.conv.weight"),
+        (b"ComplexFloatStorage", "ComplexFloatStorage"),
+        (b"NoSuchStorage", "NoSuchStorage"),
+    ],
+)
 def test_a_wrong_type(good, new, word) -> None:
     content, old = foreign.members(good), b"HalfStorage"
     assert content["good/data.pkl"].count(old) == 1
@@ -174,11 +191,13 @@ def test_a_module_tree_that_does_not_hold_together(tmp_path) -> None:
     def wrap(model, cls):
         model.model.__dict__["_modules"]["1"] = "row"
         return {"model": model}
+
     assert "has model.1 that is not a module" in refusal(foreign.write(tmp_path / "x.pt", wrap=wrap))
 
     def buffers(model, cls):
         model.__dict__["_buffers"] = {"grid": [1.0]}
         return {"model": model}
+
     assert "has grid that is not a tensor" in refusal(foreign.write(tmp_path / "x.pt", wrap=buffers))
 
 
@@ -190,10 +209,24 @@ def test_shared_weights_more_often_than_the_file_is_large(tmp_path) -> None:
 
 # Archives that readers could see differently, or that lead out of their folder.
 
-@pytest.mark.parametrize("member", [
-    "/etc/passwd", "good/../../x", "good/..", "other/x", "good\\x", "good//x", "x", "good/a\nb", "good/" + "a" * 300,
-    "good/d\u00e4ta", "good/DATA.PKL", "good/data/0",
-])
+
+@pytest.mark.parametrize(
+    "member",
+    [
+        "/etc/passwd",
+        "good/../../x",
+        "good/..",
+        "other/x",
+        "good\\x",
+        "good//x",
+        "x",
+        "good/a\nb",
+        "good/" + "a" * 300,
+        "good/d\u00e4ta",
+        "good/DATA.PKL",
+        "good/data/0",
+    ],
+)
 def test_member_names(good, member) -> None:
     with zipfile.ZipFile(good, "a") as archive, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the double name
@@ -204,10 +237,10 @@ def test_member_names(good, member) -> None:
 def test_a_second_table_of_contents(good) -> None:
     data = good.read_bytes()
     at = len(data) - 98
-    assert data[at:at + 4] == b"PK\6\6"
+    assert data[at : at + 4] == b"PK\6\6"
     for offset, value in ((24, 1), (32, 1), (48, 0)):  # 64-bit numbers of entries and start that differ from the others
         changed = bytearray(data)
-        changed[at + offset:at + offset + 8] = struct.pack("<Q", value)
+        changed[at + offset : at + offset + 8] = struct.pack("<Q", value)
         good.write_bytes(changed)
         assert "two tables of contents" in refusal(good)
     changed = bytearray(data)
@@ -224,11 +257,12 @@ def test_a_comment_and_an_encrypted_member(good) -> None:
     good.write_bytes(data[:-2] + b"\x05\0")  # a comment that is not there
     assert "is cut off or has something behind its end" in refusal(good)
     start = data.rindex(b"PK\x01\x02")
-    good.write_bytes(data[:start + 8] + b"\x01" + data[start + 9:])
+    good.write_bytes(data[: start + 8] + b"\x01" + data[start + 9 :])
     assert "encrypted" in refusal(good)
 
 
 # The format before torch 1.6.
+
 
 @pytest.fixture
 def legacy(tmp_path) -> Path:
@@ -286,6 +320,7 @@ def test_an_old_file_that_is_a_tar_archive_too(legacy) -> None:
 
 # Anything at all.
 
+
 def _mutations(data: bytes, draw: random.Random) -> bytes:
     changed = bytearray(data)
     for _ in range(draw.choice((1, 1, 2, 5))):
@@ -294,9 +329,9 @@ def _mutations(data: bytes, draw: random.Random) -> bytes:
         if kind == 0:
             changed[at] = draw.randrange(256)
         elif kind == 1:
-            del changed[at:at + draw.choice((1, 2, 40))]
+            del changed[at : at + draw.choice((1, 2, 40))]
         else:
-            changed[at:at] = changed[draw.randrange(len(changed)):][:draw.choice((1, 3, 30))]
+            changed[at:at] = changed[draw.randrange(len(changed)) :][: draw.choice((1, 3, 30))]
     return bytes(changed)
 
 

@@ -24,6 +24,7 @@ from tests.helpers.foreign import refusal
 
 # Code.
 
+
 class Call:
     """Pickles as the call of a function."""
 
@@ -77,6 +78,7 @@ def test_no_code_runs(tmp_path, attack, place) -> None:
             return payload
         epoch = payload if place in ("entry", "legacy") else 1
         return {"model": foreign.small_state() if options else model, "epoch": epoch}
+
     path = foreign.write(tmp_path / "x.pt", wrap=wrap, save=options)
     line = refusal(path)
     assert "asks for" in line and "was not read" in line
@@ -149,10 +151,17 @@ def test_hand_made_pickles(tmp_path, case) -> None:
         copyreg.remove_extension("os", "system", 0x7F)
 
 
-@pytest.mark.parametrize("full", [
-    ("torch.nn.modules.module", "torch.os.system"), ("models", "os.system"), ("torch.nn", "Module"),
-    ("torch.nn.init", "eval"), ("pathlib", "os.system"), ("ultralytics.utils", "checks.subprocess.run"),
-])
+@pytest.mark.parametrize(
+    "full",
+    [
+        ("torch.nn.modules.module", "torch.os.system"),
+        ("models", "os.system"),
+        ("torch.nn", "Module"),
+        ("torch.nn.init", "eval"),
+        ("pathlib", "os.system"),
+        ("ultralytics.utils", "checks.subprocess.run"),
+    ],
+)
 def test_names_inside_the_namespaces_are_only_names(tmp_path, full) -> None:
     canary = tmp_path / "canary"
     call = name(*full) + text(f"touch {canary}") + b"\x85R"
@@ -163,6 +172,7 @@ def test_names_inside_the_namespaces_are_only_names(tmp_path, full) -> None:
 
 
 # Bombs: small files that would fill memory, or never end.
+
 
 def number(value: int) -> bytes:
     return b"\x8a\x08" + struct.pack("<q", value)
@@ -213,6 +223,7 @@ def laughing_modules(tmp_path: Path) -> Path:
             outer._modules.update(a=model, b=model)
             model = outer
         return {"model": model}
+
     return foreign.write(tmp_path / "modules.pt", wrap=wrap)
 
 
@@ -268,12 +279,19 @@ for path in sys.argv[2:]:
 @pytest.mark.skipif(sys.platform == "win32", reason="measured with the resource module of POSIX systems")
 def test_bombs_do_not_fill_memory(tmp_path) -> None:
     good = foreign.write(tmp_path / "good.pt")
-    cases = [(foreign.with_pickle(tmp_path / f"{case}.pt", made, {"0": bytes(8)}), word)
-             for case, (made, word) in BOMBS.items()]
-    cases += [(laughing(tmp_path), "100000 parts"), (laughing_modules(tmp_path), "100000 parts"),
-              (deep(tmp_path), "deeper than 64"), (endless(tmp_path), "deeper than 64"),
-              (overlapping(tmp_path), "bytes together"), (deflated(tmp_path, "data.pkl"), "compressed member"),
-              (deflated(tmp_path, "data/0"), "compressed member")]
+    cases = [
+        (foreign.with_pickle(tmp_path / f"{case}.pt", made, {"0": bytes(8)}), word)
+        for case, (made, word) in BOMBS.items()
+    ]
+    cases += [
+        (laughing(tmp_path), "100000 parts"),
+        (laughing_modules(tmp_path), "100000 parts"),
+        (deep(tmp_path), "deeper than 64"),
+        (endless(tmp_path), "deeper than 64"),
+        (overlapping(tmp_path), "bytes together"),
+        (deflated(tmp_path, "data.pkl"), "compressed member"),
+        (deflated(tmp_path, "data/0"), "compressed member"),
+    ]
     paths = [path for path, _ in cases]
     done = subprocess.run([sys.executable, "-c", CHILD, good, *paths], capture_output=True, text=True, timeout=300)
     lines = done.stdout.splitlines()
@@ -286,5 +304,7 @@ def test_bombs_do_not_fill_memory(tmp_path) -> None:
 def test_a_name_that_torch_would_make_itself_is_refused(tmp_path, monkeypatch) -> None:
     path = foreign.write(tmp_path / "x.pt")
     known = torch._weights_only_unpickler._get_allowed_globals
-    monkeypatch.setattr(torch._weights_only_unpickler, "_get_allowed_globals", lambda: {**known(), foreign.ROOT: object})
+    monkeypatch.setattr(
+        torch._weights_only_unpickler, "_get_allowed_globals", lambda: {**known(), foreign.ROOT: object}
+    )
     assert f"asks for {foreign.ROOT}, which torch itself would make" in refusal(path)

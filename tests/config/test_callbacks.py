@@ -13,10 +13,25 @@ from bitfalcon_plugin.config.callbacks import EVENTS
 from bitfalcon_plugin.config.errors import UserError
 from tests.helpers.coloured import place  # noqa: F401  the fixture
 
-COMMON = {"scale": "n", "data": "data/data.yaml", "imgsz": 64, "batch": 4, "nbs": 4, "device": "cpu", "plots": False, "epochs": 2}
+COMMON = {
+    "scale": "n",
+    "data": "data/data.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 4,
+    "device": "cpu",
+    "plots": False,
+    "epochs": 2,
+}
 VAL = ["on_val_start", "on_val_batch_start", "on_val_batch_end", "on_val_end"]
-EPOCH = ["on_train_epoch_start", *["on_train_batch_start", "on_train_batch_end"] * 3, "on_train_epoch_end", *VAL, "on_model_save",
-         "on_fit_epoch_end"]
+EPOCH = [
+    "on_train_epoch_start",
+    *["on_train_batch_start", "on_train_batch_end"] * 3,
+    "on_train_epoch_end",
+    *VAL,
+    "on_model_save",
+    "on_fit_epoch_end",
+]
 SILENT = ("optimizer_step", "on_before_zero_grad")
 
 
@@ -26,8 +41,17 @@ def test_events_come_in_their_order_with_the_trainer_or_the_validator(place):
         yolo.add_callback(event, lambda about, event=event: seen.append((event, about)))
     yolo.train(**COMMON)
     names = [event for event, _ in seen if event not in SILENT]
-    assert names == ["on_pretrain_routine_start", "on_pretrain_routine_end", "on_train_start", *EPOCH, *EPOCH, *VAL, "on_fit_epoch_end",
-                     "on_train_end", "teardown"]
+    assert names == [
+        "on_pretrain_routine_start",
+        "on_pretrain_routine_end",
+        "on_train_start",
+        *EPOCH,
+        *EPOCH,
+        *VAL,
+        "on_fit_epoch_end",
+        "on_train_end",
+        "teardown",
+    ]
     assert [event for event, _ in seen].count("optimizer_step") == 6
     assert all((about is yolo.trainer) is (event not in VAL) for event, about in seen)
     validators = [about for event, about in seen if event == "on_val_end"]
@@ -39,8 +63,19 @@ def test_what_callbacks_read_and_may_set(place):
     yolo, rows = YOLO("small.yaml"), []
 
     def look(trainer):
-        rows.append((trainer.epoch, trainer.epochs, trainer.fitness, trainer.best_fitness, trainer.tloss.tolist(), trainer.loss_items.tolist(),
-                     trainer.lr, trainer.metrics["metrics/mAP50(B)"], trainer.last.is_file()))
+        rows.append(
+            (
+                trainer.epoch,
+                trainer.epochs,
+                trainer.fitness,
+                trainer.best_fitness,
+                trainer.tloss.tolist(),
+                trainer.loss_items.tolist(),
+                trainer.lr,
+                trainer.metrics["metrics/mAP50(B)"],
+                trainer.last.is_file(),
+            )
+        )
         trainer.stop = True
 
     yolo.add_callback("on_fit_epoch_end", look)
@@ -82,9 +117,14 @@ def test_effective_settings_are_said_and_saved(place, capsys):
     out = capsys.readouterr().out
     found = yaml.safe_load(Path("runs/detect/train/effective.yaml").read_text())
     groups = found["optimizer"]["groups"]
-    assert set(groups) == {"bias", "weight", "norm"} and groups["norm"]["weight_decay"] == 0 < groups["weight"]["weight_decay"]
+    assert (
+        set(groups) == {"bias", "weight", "norm"}
+        and groups["norm"]["weight_decay"] == 0 < groups["weight"]["weight_decay"]
+    )
     trained = sum(group["values"] for group in groups.values())
-    frozen = sum(p.numel() for row in yolo.trainer.model.model[:2] for p in row.parameters()) + 16  # and the DFL's expectation
+    frozen = (
+        sum(p.numel() for row in yolo.trainer.model.model[:2] for p in row.parameters()) + 16
+    )  # and the DFL's expectation
     assert trained == found["parameters"] - frozen
     assert found["optimizer"]["name"] == "AdamW" and found["schedule"]["shape"] == "cosine"
     assert found["schedule"]["warmup_iterations"] == 3 and found["schedule"]["accumulate"] == 1

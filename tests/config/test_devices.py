@@ -37,12 +37,36 @@ def gpus(*indices):
     return [torch.device("cuda", index) for index in indices]
 
 
-@pytest.mark.parametrize("given, expected", [
-    (None, [0]), ("", [0]), ("None", [0]), ("cuda", [0]), (2, [2]), ("2", [2]), ("cuda:2", [2]), ("CUDA:1", [1]), (torch.device("cuda:3"), [3]),
-    ("0,1", [0, 1]), ((0, 1), [0, 1]), ([3, 0], [3, 0]), ("cuda:0,1", [0, 1]), ("cuda:0,cuda:1", [0, 1]), (" 0, 2 ", [0, 2]), ("[0, 1]", [0, 1]),
-    (("0", "1"), [0, 1]), ("0,", [0]), ([2], [2]),
-    (-1, [2]), ("-1", [2]), ("-1,-1", [2, 0]), ((-1, -1), [2, 0]), ([2, -1], [2, 0]), ([-1, -1, -1, -1], [2, 0, 3, 1]),
-])
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (None, [0]),
+        ("", [0]),
+        ("None", [0]),
+        ("cuda", [0]),
+        (2, [2]),
+        ("2", [2]),
+        ("cuda:2", [2]),
+        ("CUDA:1", [1]),
+        (torch.device("cuda:3"), [3]),
+        ("0,1", [0, 1]),
+        ((0, 1), [0, 1]),
+        ([3, 0], [3, 0]),
+        ("cuda:0,1", [0, 1]),
+        ("cuda:0,cuda:1", [0, 1]),
+        (" 0, 2 ", [0, 2]),
+        ("[0, 1]", [0, 1]),
+        (("0", "1"), [0, 1]),
+        ("0,", [0]),
+        ([2], [2]),
+        (-1, [2]),
+        ("-1", [2]),
+        ("-1,-1", [2, 0]),
+        ((-1, -1), [2, 0]),
+        ([2, -1], [2, 0]),
+        ([-1, -1, -1, -1], [2, 0, 3, 1]),
+    ],
+)
 def test_gpus_are_named_in_many_ways(given, expected) -> None:
     assert select_devices(given) == gpus(*expected)
     if len(expected) == 1:
@@ -63,12 +87,25 @@ def test_nothing_named_and_no_gpu_is_the_cpu(machine, given) -> None:
     assert select_devices(given) == [torch.device("cpu")]
 
 
-@pytest.mark.parametrize("given, words", [
-    ("0,7", ["'7' is not here", "known: cpu, 0, 1, 2, 3"]), (7, ["device=7", "'7'"]), ("0,0", ["0 is named twice"]), ("1,0,1", ["1 is named twice"]),
-    ("cpu,0", ["only GPUs work together"]), ("cpu,cpu", ["only GPUs work together", "cpu is named twice"]), ("gpu", ["'gpu'"]),
-    ("mps", ["'mps' is not here"]), (-2, ["'-2'"]), ("0.5", ["'0.5'"]), (True, ["'true'"]), ("7,9", ["'7'", "'9'"]), ("-1,-1,-1,-1,-1", ["5 GPUs"]),
-    ("²", ["'²' is not here"]),
-])
+@pytest.mark.parametrize(
+    "given, words",
+    [
+        ("0,7", ["'7' is not here", "known: cpu, 0, 1, 2, 3"]),
+        (7, ["device=7", "'7'"]),
+        ("0,0", ["0 is named twice"]),
+        ("1,0,1", ["1 is named twice"]),
+        ("cpu,0", ["only GPUs work together"]),
+        ("cpu,cpu", ["only GPUs work together", "cpu is named twice"]),
+        ("gpu", ["'gpu'"]),
+        ("mps", ["'mps' is not here"]),
+        (-2, ["'-2'"]),
+        ("0.5", ["'0.5'"]),
+        (True, ["'true'"]),
+        ("7,9", ["'7'", "'9'"]),
+        ("-1,-1,-1,-1,-1", ["5 GPUs"]),
+        ("²", ["'²' is not here"]),
+    ],
+)
 def test_what_cannot_be_is_told_with_what_is_there(given, words) -> None:
     with pytest.raises(UserError) as error:
         select_devices(given)
@@ -100,10 +137,17 @@ def test_processes_of_torchrun_share_the_cpu(machine, monkeypatch) -> None:
     assert select_devices(None) == [torch.device("cpu")]
 
 
-@pytest.mark.parametrize("given, local, processes, words", [
-    ("0,1", "0", "4", "torchrun started 4 processes"), (0, "0", "2", "--nproc-per-node=1"), ("0,1,2", "1", "2", "is 3 of"),
-    (None, "4", "8", "is 4 of"), ("0,1", "x", "2", "LOCAL_RANK=x"), (-1, "0", "2", "would all choose the same GPU"),
-])
+@pytest.mark.parametrize(
+    "given, local, processes, words",
+    [
+        ("0,1", "0", "4", "torchrun started 4 processes"),
+        (0, "0", "2", "--nproc-per-node=1"),
+        ("0,1,2", "1", "2", "is 3 of"),
+        (None, "4", "8", "is 4 of"),
+        ("0,1", "x", "2", "LOCAL_RANK=x"),
+        (-1, "0", "2", "would all choose the same GPU"),
+    ],
+)
 def test_processes_and_devices_must_be_equally_many(monkeypatch, given, local, processes, words) -> None:
     monkeypatch.setenv("LOCAL_RANK", local)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)

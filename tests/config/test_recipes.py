@@ -14,8 +14,10 @@ from bitfalcon_plugin.config.yaml_files import find_settings
 
 # spec/interface.md, end of section 2.
 PUBLISHED = {
-    "n": {"scale": 0.5, "mixup": 0.0, "copy_paste": 0.1}, "s": {"scale": 0.9, "mixup": 0.05, "copy_paste": 0.15},
-    "m": {"scale": 0.9, "mixup": 0.15, "copy_paste": 0.4}, "l": {"scale": 0.9, "mixup": 0.15, "copy_paste": 0.5},
+    "n": {"scale": 0.5, "mixup": 0.0, "copy_paste": 0.1},
+    "s": {"scale": 0.9, "mixup": 0.05, "copy_paste": 0.15},
+    "m": {"scale": 0.9, "mixup": 0.15, "copy_paste": 0.4},
+    "l": {"scale": 0.9, "mixup": 0.15, "copy_paste": 0.5},
     "x": {"scale": 0.9, "mixup": 0.2, "copy_paste": 0.6},
 }
 SHARED = {"epochs": 600, "batch": 256, "imgsz": 640, "mosaic": 1.0}
@@ -48,10 +50,13 @@ def test_by_path(tmp_path):
 def test_keys_given_beside_it_win_and_that_is_said():
     settings = load_settings({"cfg": "yolov12-n", "epochs": 3, "scale": "n", "batch": 8})
     assert (settings.epochs, settings.batch, settings.scale, settings.model_scale) == (3, 8, 0.5, "n")
-    assert settings.notes[0] == ("cfg=yolov12-n sets imgsz=640, mosaic=1.0, scale=0.5, mixup=0.0, copy_paste=0.1; given beside "
-                                 "it: epochs, batch.")
+    assert settings.notes[0] == (
+        "cfg=yolov12-n sets imgsz=640, mosaic=1.0, scale=0.5, mixup=0.0, copy_paste=0.1; given beside "
+        "it: epochs, batch."
+    )
     assert load_settings({"cfg": "yolov12-x"}).notes[0] == (
-        "cfg=yolov12-x sets epochs=600, batch=256, imgsz=640, mosaic=1.0, scale=0.9, mixup=0.2, copy_paste=0.6.")
+        "cfg=yolov12-x sets epochs=600, batch=256, imgsz=640, mosaic=1.0, scale=0.9, mixup=0.2, copy_paste=0.6."
+    )
 
 
 def test_a_file_of_that_name_comes_first(monkeypatch, tmp_path):
@@ -62,11 +67,15 @@ def test_a_file_of_that_name_comes_first(monkeypatch, tmp_path):
     assert load_settings({"cfg": "yolov12-n"}).epochs == 600  # no such file: the recipe
 
 
-@pytest.mark.parametrize(("typed", "told"), [
-    ("yolov12-q", "Did you mean 'yolov12-"), ("yolov12n.yaml", "Did you mean 'yolov12-n'?"),
-    ("zzz", "yolov12-x. `bitfalcon copy-cfg`"),
-    ("nowhere/yolov12-n.yaml", "there is no such file"),
-])
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("yolov12-q", "Did you mean 'yolov12-"),
+        ("yolov12n.yaml", "Did you mean 'yolov12-n'?"),
+        ("zzz", "yolov12-x. `bitfalcon copy-cfg`"),
+        ("nowhere/yolov12-n.yaml", "there is no such file"),
+    ],
+)
 def test_an_unknown_name_lists_the_known_ones(typed, told):
     with pytest.raises(MissingFileError) as error:
         find_settings(typed)

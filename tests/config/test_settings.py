@@ -29,24 +29,110 @@ from tests.helpers.paths import ROOT
 
 # spec/interface.md section 2, column F where it differs: what a YOLOv12 user's scripts rely on.
 REFERENCE = {
-    "task": "detect", "mode": "train", "model": None, "data": None, "epochs": 100, "time": None, "patience": 100,
-    "batch": 16, "imgsz": 640, "save": True, "save_period": -1, "cache": False, "device": None, "workers": 8,
-    "project": None, "name": None, "exist_ok": False, "pretrained": True, "optimizer": "auto", "verbose": True,
-    "seed": 0, "deterministic": True, "single_cls": False, "rect": False, "cos_lr": False, "close_mosaic": 10,
-    "resume": False, "amp": True, "fraction": 1.0, "profile": False, "freeze": None, "multi_scale": False,
-    "overlap_mask": True, "mask_ratio": 4, "dropout": 0.0, "val": True, "split": "val", "save_json": False,
-    "save_hybrid": False, "conf": None, "iou": 0.7, "max_det": 300, "half": False, "dnn": False, "plots": True,
-    "source": None, "vid_stride": 1, "stream_buffer": False, "visualize": False, "augment": False,
-    "agnostic_nms": False, "classes": None, "retina_masks": False, "embed": None, "show": False,
-    "save_frames": False, "save_txt": False, "save_conf": False, "save_crop": False, "show_labels": True,
-    "show_conf": True, "show_boxes": True, "line_width": None, "format": "torchscript", "keras": False,
-    "optimize": False, "int8": False, "dynamic": False, "simplify": True, "opset": None, "workspace": None,
-    "lr0": 0.01, "lrf": 0.01, "momentum": 0.937, "weight_decay": 0.0005, "warmup_epochs": 3.0,
-    "warmup_momentum": 0.8, "warmup_bias_lr": 0.0, "box": 7.5, "cls": 0.5, "dfl": 1.5, "pose": 12.0, "kobj": 1.0,
-    "nbs": 64, "hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4, "degrees": 0.0, "translate": 0.1, "scale": 0.5,
-    "shear": 0.0, "perspective": 0.0, "flipud": 0.0, "fliplr": 0.5, "bgr": 0.0, "mosaic": 1.0, "mixup": 0.0,
-    "copy_paste": 0.1, "copy_paste_mode": "flip", "auto_augment": "randaugment", "erasing": 0.4,
-    "crop_fraction": 1.0, "cfg": None, "tracker": "botsort.yaml",
+    "task": "detect",
+    "mode": "train",
+    "model": None,
+    "data": None,
+    "epochs": 100,
+    "time": None,
+    "patience": 100,
+    "batch": 16,
+    "imgsz": 640,
+    "save": True,
+    "save_period": -1,
+    "cache": False,
+    "device": None,
+    "workers": 8,
+    "project": None,
+    "name": None,
+    "exist_ok": False,
+    "pretrained": True,
+    "optimizer": "auto",
+    "verbose": True,
+    "seed": 0,
+    "deterministic": True,
+    "single_cls": False,
+    "rect": False,
+    "cos_lr": False,
+    "close_mosaic": 10,
+    "resume": False,
+    "amp": True,
+    "fraction": 1.0,
+    "profile": False,
+    "freeze": None,
+    "multi_scale": False,
+    "overlap_mask": True,
+    "mask_ratio": 4,
+    "dropout": 0.0,
+    "val": True,
+    "split": "val",
+    "save_json": False,
+    "save_hybrid": False,
+    "conf": None,
+    "iou": 0.7,
+    "max_det": 300,
+    "half": False,
+    "dnn": False,
+    "plots": True,
+    "source": None,
+    "vid_stride": 1,
+    "stream_buffer": False,
+    "visualize": False,
+    "augment": False,
+    "agnostic_nms": False,
+    "classes": None,
+    "retina_masks": False,
+    "embed": None,
+    "show": False,
+    "save_frames": False,
+    "save_txt": False,
+    "save_conf": False,
+    "save_crop": False,
+    "show_labels": True,
+    "show_conf": True,
+    "show_boxes": True,
+    "line_width": None,
+    "format": "torchscript",
+    "keras": False,
+    "optimize": False,
+    "int8": False,
+    "dynamic": False,
+    "simplify": True,
+    "opset": None,
+    "workspace": None,
+    "lr0": 0.01,
+    "lrf": 0.01,
+    "momentum": 0.937,
+    "weight_decay": 0.0005,
+    "warmup_epochs": 3.0,
+    "warmup_momentum": 0.8,
+    "warmup_bias_lr": 0.0,
+    "box": 7.5,
+    "cls": 0.5,
+    "dfl": 1.5,
+    "pose": 12.0,
+    "kobj": 1.0,
+    "nbs": 64,
+    "hsv_h": 0.015,
+    "hsv_s": 0.7,
+    "hsv_v": 0.4,
+    "degrees": 0.0,
+    "translate": 0.1,
+    "scale": 0.5,
+    "shear": 0.0,
+    "perspective": 0.0,
+    "flipud": 0.0,
+    "fliplr": 0.5,
+    "bgr": 0.0,
+    "mosaic": 1.0,
+    "mixup": 0.0,
+    "copy_paste": 0.1,
+    "copy_paste_mode": "flip",
+    "auto_augment": "randaugment",
+    "erasing": 0.4,
+    "crop_fraction": 1.0,
+    "cfg": None,
+    "tracker": "botsort.yaml",
 }
 
 
@@ -104,7 +190,9 @@ def test_every_setting_is_read_somewhere() -> None:
             continue
         tree = ast.parse(path.read_text())
         for table_of_names in [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]:
-            tree.body.remove(table_of_names)  # which keys a verb takes, or a resumed run: naming one there is not reading it
+            tree.body.remove(
+                table_of_names
+            )  # which keys a verb takes, or a resumed run: naming one there is not reading it
         for node in ast.walk(tree):
             if isinstance(node, ast.ClassDef) and node.name == "Recipe":  # filled from the settings field by field
                 read |= {field.target.id for field in node.body if isinstance(field, ast.AnnAssign)}
@@ -115,46 +203,140 @@ def test_every_setting_is_read_somewhere() -> None:
     assert set(live()) - read == set()
 
 
-@pytest.mark.parametrize(("key", "value", "kept"), [
-    ("epochs", 3, 3), ("epochs", 1e2, 100), ("epochs", np.int64(7), 7), ("imgsz", 320.0, 320),
-    ("imgsz", [320, 640], (320, 640)), ("imgsz", (640,), 640), ("batch", -1, -1), ("batch", 0.7, 0.7),
-    ("batch", 8.0, 8), ("box", 8, 8.0),
-    ("box", Fraction(1, 2), 0.5), ("lr0", 1, 1.0), ("lr0", np.float32(0.5), 0.5), ("workers", 0, 0), ("seed", 0, 0),
-    ("patience", 0, 0), ("save_period", -1, -1), ("resume", "a.pt", "a.pt"), ("resume", True, True),
-    ("optimizer", "adamw", "AdamW"), ("device", 0, 0), ("device", "0,1", "0,1"),
-    ("device", [0, 1], (0, 1)), ("device", -1, -1), ("device", "", ""),
-    ("classes", [0, 3], (0, 3)), ("classes", 0, 0), ("name", 7, "7"),
-    ("project", Path("a/b"), str(Path("a/b"))),
-    ("amp", "bf16", "bf16"), ("conf", None, None),
-    ("freeze", 10, 10), ("freeze", [0, 2], (0, 2)), ("freeze", "23.cv2", ("23.cv2",)), ("freeze", "[23.cv2, 4]", ("23.cv2", 4)),
-    ("freeze", ["backbone", 3, "7"], ("backbone", 3, 7)), ("freeze", "3,4", (3, 4)), ("cls_pw", 0.5, 0.5),
-    ("compile", True, True),
-    ("compile", "MAX-autotune", "max-autotune"), ("deterministic", False, False), ("cls_remap", False, False),
-    ("sync_bn", True, True), ("checkpointing", True, True),
-    ("data", Path("d.yaml"), "d.yaml"), ("shear", -5, -5.0), ("time", 0.1, 0.1), ("variant", "turbo", "turbo"),
-])
+@pytest.mark.parametrize(
+    ("key", "value", "kept"),
+    [
+        ("epochs", 3, 3),
+        ("epochs", 1e2, 100),
+        ("epochs", np.int64(7), 7),
+        ("imgsz", 320.0, 320),
+        ("imgsz", [320, 640], (320, 640)),
+        ("imgsz", (640,), 640),
+        ("batch", -1, -1),
+        ("batch", 0.7, 0.7),
+        ("batch", 8.0, 8),
+        ("box", 8, 8.0),
+        ("box", Fraction(1, 2), 0.5),
+        ("lr0", 1, 1.0),
+        ("lr0", np.float32(0.5), 0.5),
+        ("workers", 0, 0),
+        ("seed", 0, 0),
+        ("patience", 0, 0),
+        ("save_period", -1, -1),
+        ("resume", "a.pt", "a.pt"),
+        ("resume", True, True),
+        ("optimizer", "adamw", "AdamW"),
+        ("device", 0, 0),
+        ("device", "0,1", "0,1"),
+        ("device", [0, 1], (0, 1)),
+        ("device", -1, -1),
+        ("device", "", ""),
+        ("classes", [0, 3], (0, 3)),
+        ("classes", 0, 0),
+        ("name", 7, "7"),
+        ("project", Path("a/b"), str(Path("a/b"))),
+        ("amp", "bf16", "bf16"),
+        ("conf", None, None),
+        ("freeze", 10, 10),
+        ("freeze", [0, 2], (0, 2)),
+        ("freeze", "23.cv2", ("23.cv2",)),
+        ("freeze", "[23.cv2, 4]", ("23.cv2", 4)),
+        ("freeze", ["backbone", 3, "7"], ("backbone", 3, 7)),
+        ("freeze", "3,4", (3, 4)),
+        ("cls_pw", 0.5, 0.5),
+        ("compile", True, True),
+        ("compile", "MAX-autotune", "max-autotune"),
+        ("deterministic", False, False),
+        ("cls_remap", False, False),
+        ("sync_bn", True, True),
+        ("checkpointing", True, True),
+        ("data", Path("d.yaml"), "d.yaml"),
+        ("shear", -5, -5.0),
+        ("time", 0.1, 0.1),
+        ("variant", "turbo", "turbo"),
+    ],
+)
 def test_values_that_are_right(key: str, value: object, kept: object) -> None:
     found = getattr(load_settings({key: value}), key)
     assert found == kept and type(found) is type(kept)
 
 
-@pytest.mark.parametrize(("key", "value"), [
-    ("epochs", 0), ("epochs", 1.5), ("epochs", "many"), ("epochs", True), ("epochs", None), ("epochs", float("inf")),
-    ("epochs", [1]), ("patience", -1), ("nbs", 0), ("max_det", 0), ("vid_stride", 0), ("seed", -1), ("workers", -1),
-    ("lr0", 2), ("lr0", -0.1), ("lr0", float("nan")), ("lr0", "0.1"), ("iou", 1.01), ("mosaic", True), ("fraction", 0),
-    ("save", "yes"), ("save", 1), ("save", None), ("batch", 0), ("batch", -2), ("batch", 1.5),
-    ("batch", 0.0), ("batch", True),
-    ("imgsz", 0), ("imgsz", [320, 320, 3]), ("imgsz", []), ("imgsz", [320, "x"]), ("imgsz", "320"), ("cache", "tape"),
-    ("optimizer", "lion"), ("split", "all"), ("split", None), ("scale", 1.5), ("scale", True), ("scale", "0.5"),
-    ("scale", None),
-    ("data", 3), ("data", ["a.yaml"]), ("model", True), ("freeze", -1), ("freeze", []),
-    ("freeze", ["23.cv2", -1]), ("freeze", 1.5), ("freeze", "2 3"), ("freeze", [["a"]]), ("freeze", [None]), ("freeze", [True]),
-    ("freeze", ["1.5"]), ("freeze", "a,,b"), ("freeze", {"a": 1}), ("time", 0), ("sync_bn", 1), ("checkpointing", "yes"),
-    ("degrees", 400), ("device", {}), ("device", -2), ("task", "segment"), ("mode", "deploy"),
-    ("amp", "fp8"), ("cfg", 3),
-    ("variant", "v2"), ("name", ["a"]), ("close_mosaic", -1), ("save_period", -2),
-    ("warmup_epochs", -1), pytest.param("epochs", 10**400, id="epochs-huge"),
-])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("epochs", "many"),
+        ("epochs", True),
+        ("epochs", None),
+        ("epochs", float("inf")),
+        ("epochs", [1]),
+        ("patience", -1),
+        ("nbs", 0),
+        ("max_det", 0),
+        ("vid_stride", 0),
+        ("seed", -1),
+        ("workers", -1),
+        ("lr0", 2),
+        ("lr0", -0.1),
+        ("lr0", float("nan")),
+        ("lr0", "0.1"),
+        ("iou", 1.01),
+        ("mosaic", True),
+        ("fraction", 0),
+        ("save", "yes"),
+        ("save", 1),
+        ("save", None),
+        ("batch", 0),
+        ("batch", -2),
+        ("batch", 1.5),
+        ("batch", 0.0),
+        ("batch", True),
+        ("imgsz", 0),
+        ("imgsz", [320, 320, 3]),
+        ("imgsz", []),
+        ("imgsz", [320, "x"]),
+        ("imgsz", "320"),
+        ("cache", "tape"),
+        ("optimizer", "lion"),
+        ("split", "all"),
+        ("split", None),
+        ("scale", 1.5),
+        ("scale", True),
+        ("scale", "0.5"),
+        ("scale", None),
+        ("data", 3),
+        ("data", ["a.yaml"]),
+        ("model", True),
+        ("freeze", -1),
+        ("freeze", []),
+        ("freeze", ["23.cv2", -1]),
+        ("freeze", 1.5),
+        ("freeze", "2 3"),
+        ("freeze", [["a"]]),
+        ("freeze", [None]),
+        ("freeze", [True]),
+        ("freeze", ["1.5"]),
+        ("freeze", "a,,b"),
+        ("freeze", {"a": 1}),
+        ("time", 0),
+        ("sync_bn", 1),
+        ("checkpointing", "yes"),
+        ("degrees", 400),
+        ("device", {}),
+        ("device", -2),
+        ("task", "segment"),
+        ("mode", "deploy"),
+        ("amp", "fp8"),
+        ("cfg", 3),
+        ("variant", "v2"),
+        ("name", ["a"]),
+        ("close_mosaic", -1),
+        ("save_period", -2),
+        ("warmup_epochs", -1),
+        pytest.param("epochs", 10**400, id="epochs-huge"),
+    ],
+)
 def test_values_that_are_wrong(key: str, value: object) -> None:
     text = problems(**{key: value})
     row = table()[key]
@@ -195,11 +377,13 @@ def test_old_names_are_translated_and_said() -> None:
 
 
 def test_keys_without_effect_are_said_once_and_are_no_settings() -> None:
-    settings = load_settings({
-        "mask_ratio": 8, "label_smoothing": 0.1, "retina_masks": False, "tracker": "tracktrack.yaml",
-    })
-    assert settings.notes == ("mask_ratio=8 has no effect: masks are not trained here.",
-                              "label_smoothing=0.1 has no effect: the assigner's soft labels take its place.")
+    settings = load_settings(
+        {"mask_ratio": 8, "label_smoothing": 0.1, "retina_masks": False, "tracker": "tracktrack.yaml"}
+    )
+    assert settings.notes == (
+        "mask_ratio=8 has no effect: masks are not trained here.",
+        "label_smoothing=0.1 has no effect: the assigner's soft labels take its place.",
+    )
     assert settings.given == frozenset() and "mask_ratio" not in settings.as_dict()
     with pytest.raises(AttributeError):
         settings.mask_ratio  # noqa: B018
@@ -256,13 +440,18 @@ def test_our_own_files_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert load_settings({"cfg": "default.yaml"}).as_dict() == load_settings({}).as_dict()
 
 
-@pytest.mark.parametrize(("text", "expected"), [
-    ("epcohs: 1\nimgsz: [a]\n", ("mine.yaml: epcohs=1: there is no such setting", "mine.yaml: imgsz=")),
-    ("epochs: [1\n", ("line 2",)), ("- 1\n", ("expected a mapping",)),
-    ("on: 1\n", ("True=1: there is no such setting",)),
-    (b"\xff\xfe\x00", ("not text",)), ("a: !!python/object/apply:os.system [x]\n", ("not YAML",)),
-    (None, ("there is no such file",)),
-])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("epcohs: 1\nimgsz: [a]\n", ("mine.yaml: epcohs=1: there is no such setting", "mine.yaml: imgsz=")),
+        ("epochs: [1\n", ("line 2",)),
+        ("- 1\n", ("expected a mapping",)),
+        ("on: 1\n", ("True=1: there is no such setting",)),
+        (b"\xff\xfe\x00", ("not text",)),
+        ("a: !!python/object/apply:os.system [x]\n", ("not YAML",)),
+        (None, ("there is no such file",)),
+    ],
+)
 def test_a_settings_file_that_is_wrong(tmp_path: Path, text: str | bytes | None, expected: tuple[str, ...]) -> None:
     path = tmp_path / "mine.yaml"
     if text is not None:
@@ -271,14 +460,34 @@ def test_a_settings_file_that_is_wrong(tmp_path: Path, text: str | bytes | None,
     assert "epochs=0: expected" in told and all(part in told for part in expected) and "mine.yaml" in told
 
 
-@pytest.mark.parametrize(("text", "value"), [
-    ("1", 1), ("1e-3", 0.001), ("-1", -1), ("True", True), ("fAlSe", False), ("NONE", None), ("[1, 2]", [1, 2]),
-    ("1,2", (1, 2)), ("{'a': 1}", {"a": 1}), ("'1'", "1"), ("cpu", "cpu"), ("cuda:0", "cuda:0"),
-    ("007", "007"), ("3or 4", "3or 4"),
-    ("1+2j", "1+2j"), ("b'x'", "b'x'"), ("...", "..."), ("__import__('os').getcwd()", "__import__('os').getcwd()"),
-    ("9**9", "9**9"), ("[" * 9 + "]" * 9, "[" * 9 + "]" * 9), ("[" * 400, "[" * 400),
-    ("1" * 1001, "1" * 1001), ("a\0b", "a\0b"),
-])
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1", 1),
+        ("1e-3", 0.001),
+        ("-1", -1),
+        ("True", True),
+        ("fAlSe", False),
+        ("NONE", None),
+        ("[1, 2]", [1, 2]),
+        ("1,2", (1, 2)),
+        ("{'a': 1}", {"a": 1}),
+        ("'1'", "1"),
+        ("cpu", "cpu"),
+        ("cuda:0", "cuda:0"),
+        ("007", "007"),
+        ("3or 4", "3or 4"),
+        ("1+2j", "1+2j"),
+        ("b'x'", "b'x'"),
+        ("...", "..."),
+        ("__import__('os').getcwd()", "__import__('os').getcwd()"),
+        ("9**9", "9**9"),
+        ("[" * 9 + "]" * 9, "[" * 9 + "]" * 9),
+        ("[" * 400, "[" * 400),
+        ("1" * 1001, "1" * 1001),
+        ("a\0b", "a\0b"),
+    ],
+)
 def test_literals_and_nothing_else(text: str, value: object, recwarn: pytest.WarningsRecorder) -> None:
     assert literal(text) == value and type(literal(text)) is type(value)
     assert not recwarn.list
@@ -293,13 +502,17 @@ def test_text_keys_keep_text() -> None:
 def test_the_readme_holds_the_table_of_all_settings() -> None:
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = text.partition("<!-- settings -->\n")[2].partition("<!-- /settings -->")[0]
-    assert found.strip("\n") == settings_table().strip("\n"), "paste the output of `bitfalcon cfg --markdown` between the marks"
+    assert found.strip("\n") == settings_table().strip("\n"), (
+        "paste the output of `bitfalcon cfg --markdown` between the marks"
+    )
 
 
 def test_the_table_is_whole() -> None:
     """Read back by its columns: every key once, with its default, what it is, and why where it has no effect."""
     lines = settings_table().splitlines()
-    rows = {cells[0].strip("`"): cells for cells in (re.split(r"\s*(?<!\\)\|\s*", line[1:-1].strip(" ")) for line in lines)}
+    rows = {
+        cells[0].strip("`"): cells for cells in (re.split(r"\s*(?<!\\)\|\s*", line[1:-1].strip(" ")) for line in lines)
+    }
     assert all(len(cells) == 4 for cells in rows.values())
     assert [key for key in rows if key in table()] == list(table())
     for key, row in table().items():

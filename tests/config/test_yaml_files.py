@@ -21,28 +21,54 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize(("name", "letter"), [
-    ("yolov12l.yaml", "l"), ("yolov12.yaml", ""), ("yolo12x.yaml", "x"), ("yolo12", ""), ("yolo11n", "n"),
-    ("my_yolo12s.yaml", "s"),
-    ("yolov12m_turbo.yaml", "m"), ("yolo12n-seg.yaml", "n"), ("yolov8n6.yaml", "n"), ("yolov5s6.yml", "s"),
-    ("yolov8x-p2.yaml", "x"),
-    ("yoloe-11l.yaml", "l"), ("yolo26.yaml", ""), ("yolo26n.yaml", "n"), ("yolov16.yaml", ""), ("yolov12L.yaml", ""),
-    ("yolov12q.yaml", ""),
-    ("yolov12-lite.yaml", ""), ("bitfalcon.yaml", ""), ("falcon12n.yaml", ""), ("yolov10b.yaml", ""),
-])
+@pytest.mark.parametrize(
+    ("name", "letter"),
+    [
+        ("yolov12l.yaml", "l"),
+        ("yolov12.yaml", ""),
+        ("yolo12x.yaml", "x"),
+        ("yolo12", ""),
+        ("yolo11n", "n"),
+        ("my_yolo12s.yaml", "s"),
+        ("yolov12m_turbo.yaml", "m"),
+        ("yolo12n-seg.yaml", "n"),
+        ("yolov8n6.yaml", "n"),
+        ("yolov5s6.yml", "s"),
+        ("yolov8x-p2.yaml", "x"),
+        ("yoloe-11l.yaml", "l"),
+        ("yolo26.yaml", ""),
+        ("yolo26n.yaml", "n"),
+        ("yolov16.yaml", ""),
+        ("yolov12L.yaml", ""),
+        ("yolov12q.yaml", ""),
+        ("yolov12-lite.yaml", ""),
+        ("bitfalcon.yaml", ""),
+        ("falcon12n.yaml", ""),
+        ("yolov10b.yaml", ""),
+    ],
+)
 def test_the_letter_in_a_name(name, letter):
     assert scale_letter(name) == letter
 
 
-@pytest.mark.parametrize(("typed", "found", "letter"), [
-    ("yolov12.yaml", "yolov12", ""), ("yolov12l.yaml", "yolov12", "l"), ("yolo12l.yaml", "yolov12", "l"),
-    ("yolo12", "yolov12", ""),
-    ("yolov12n", "yolov12", "n"), ("yolov11x.yaml", "yolo11", "x"), ("yolo11.yml", "yolo11", ""),
-    ("yolo8s.yaml", "yolov8", "s"),
-    ("yolov12m-turbo.yaml", "yolov12-turbo", "m"), ("yolo12-turbo", "yolov12-turbo", ""),
-    ("yolo12-lite.yaml", "yolov12-lite", ""),
-    ("bitfalcon", "bitfalcon", ""), ("bitfalcon-p.yaml", "bitfalcon-p", ""),
-])
+@pytest.mark.parametrize(
+    ("typed", "found", "letter"),
+    [
+        ("yolov12.yaml", "yolov12", ""),
+        ("yolov12l.yaml", "yolov12", "l"),
+        ("yolo12l.yaml", "yolov12", "l"),
+        ("yolo12", "yolov12", ""),
+        ("yolov12n", "yolov12", "n"),
+        ("yolov11x.yaml", "yolo11", "x"),
+        ("yolo11.yml", "yolo11", ""),
+        ("yolo8s.yaml", "yolov8", "s"),
+        ("yolov12m-turbo.yaml", "yolov12-turbo", "m"),
+        ("yolo12-turbo", "yolov12-turbo", ""),
+        ("yolo12-lite.yaml", "yolov12-lite", ""),
+        ("bitfalcon", "bitfalcon", ""),
+        ("bitfalcon-p.yaml", "bitfalcon-p", ""),
+    ],
+)
 def test_shipped_models_by_every_name(typed, found, letter):
     model = find_model(typed)
     assert (model.path, model.letter) == ((SHIPPED / f"{found}.yaml").resolve(), letter)
@@ -111,15 +137,19 @@ def test_asked_scale_and_name():
         read_graph("yolov12.yaml", "q")
 
 
-@pytest.mark.parametrize(("typed", "told"), [
-    ("yolov13.yaml", ["'yolov13.yaml' does not exist", "cfg/models", "Did you mean 'yolov12.yaml'"]),
-    ("yolov12nn", ["'yolov12nn.yaml'", "Did you mean 'yolov12.yaml'"]),
-    ("yolov12q.yaml", ["'q' is no scale letter", "n, s, m, l and x", "Did you mean 'yolov12.yaml'"]),
-    ("yolov12L", ["'L' is no scale letter"]), ("yolov12nn", ["'yolov12nn.yaml'"]),
-    ("bitfalcno.yaml", ["Did you mean 'bitfalcon.yaml'"]),
-    ("nowhere/yolov12.yaml", ["'nowhere'", "without a folder"]),
-    ("", ["does not exist"]),
-])
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("yolov13.yaml", ["'yolov13.yaml' does not exist", "cfg/models", "Did you mean 'yolov12.yaml'"]),
+        ("yolov12nn", ["'yolov12nn.yaml'", "Did you mean 'yolov12.yaml'"]),
+        ("yolov12q.yaml", ["'q' is no scale letter", "n, s, m, l and x", "Did you mean 'yolov12.yaml'"]),
+        ("yolov12L", ["'L' is no scale letter"]),
+        ("yolov12nn", ["'yolov12nn.yaml'"]),
+        ("bitfalcno.yaml", ["Did you mean 'bitfalcon.yaml'"]),
+        ("nowhere/yolov12.yaml", ["'nowhere'", "without a folder"]),
+        ("", ["does not exist"]),
+    ],
+)
 def test_a_missing_model_is_told_with_what_was_tried(typed, told):
     with pytest.raises(MissingFileError) as error:
         find_model(typed)
@@ -150,21 +180,44 @@ def refused(tmp_path: Path, content: str | bytes) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize(("content", "told"), [
-    ("nc: 1\nbackbone:\n  - [-1, 1, Conv\nhead: x", "line 4"), ("a: b: c", "line 1, column 5"), ("a:\n\t- b", "line 2"),
-    ("- 1\n- 2\n", "list"), ("just text", "str"), ("", "is empty"), ("# only a comment\n", "is empty"),
-    (b"\xff\xfe\x00\x01\x02", "is not text"), (b"PK\x03\x04\x80\x81", "is not text"), ("a: 1\n---\nb: 2\n", "line 2"),
-    ("nc: 1\nhead: []\nnc: 2\n", "line 3"), ("a: 2024-99-99", "not YAML"), ("a: !!int ''", "not YAML"),
-    ("a: !!bool maybe", "not YAML"),
-    ("a: !!timestamp x", "not YAML"), ("? [a]\n: b", "not YAML"), ("a: *nothing", "line 1"), ("a: \x01", "not YAML"),
-    ("a: " + "9" * 5000, "not YAML"),
-])
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("nc: 1\nbackbone:\n  - [-1, 1, Conv\nhead: x", "line 4"),
+        ("a: b: c", "line 1, column 5"),
+        ("a:\n\t- b", "line 2"),
+        ("- 1\n- 2\n", "list"),
+        ("just text", "str"),
+        ("", "is empty"),
+        ("# only a comment\n", "is empty"),
+        (b"\xff\xfe\x00\x01\x02", "is not text"),
+        (b"PK\x03\x04\x80\x81", "is not text"),
+        ("a: 1\n---\nb: 2\n", "line 2"),
+        ("nc: 1\nhead: []\nnc: 2\n", "line 3"),
+        ("a: 2024-99-99", "not YAML"),
+        ("a: !!int ''", "not YAML"),
+        ("a: !!bool maybe", "not YAML"),
+        ("a: !!timestamp x", "not YAML"),
+        ("? [a]\n: b", "not YAML"),
+        ("a: *nothing", "line 1"),
+        ("a: \x01", "not YAML"),
+        ("a: " + "9" * 5000, "not YAML"),
+    ],
+)
 def test_broken_files_are_told_with_their_line(tmp_path, content, told):
     assert told in refused(tmp_path, content)
 
 
-@pytest.mark.parametrize("tag", ["python/object/apply:os.system", "python/object/new:subprocess.Popen",
-                                 "python/name:os.system", "python/module:os", "python/object:os.environ"])
+@pytest.mark.parametrize(
+    "tag",
+    [
+        "python/object/apply:os.system",
+        "python/object/new:subprocess.Popen",
+        "python/name:os.system",
+        "python/module:os",
+        "python/object:os.environ",
+    ],
+)
 def test_tags_run_nothing(tmp_path, tag):
     text = refused(tmp_path, f"nc: 1\nactivation: !!{tag} ['touch {tmp_path}/hacked']\n")
     assert "line 2" in text and tag in text
@@ -185,8 +238,9 @@ def test_honest_aliases_are_read(tmp_path):
     assert load_yaml(path) == {"a": {"x": 1, "z": 3}, "b": {"x": 1, "z": 3}, "c": {"x": 2, "z": 3}}
 
 
-@pytest.mark.parametrize("content", ["a: " + "[" * 20_000, "a: " + "[" * 5000 + "]" * 5000,
-                                     "{a: " * 5000 + "1" + "}" * 5000])
+@pytest.mark.parametrize(
+    "content", ["a: " + "[" * 20_000, "a: " + "[" * 5000 + "]" * 5000, "{a: " * 5000 + "1" + "}" * 5000]
+)
 def test_deep_nesting_ends_cleanly(tmp_path, content):
     assert "not YAML" in refused(tmp_path, content)
 

@@ -97,7 +97,7 @@ def test_empty_and_absent_splits_are_refused(tmp_path):
 
 
 def test_fraction_keeps_the_first(tmp_path):
-    spec = load_data(dataset(tmp_path, {name: "0 .5 .5 .1 .1" for name in "gfedcba"}))
+    spec = load_data(dataset(tmp_path, dict.fromkeys("gfedcba", "0 .5 .5 .1 .1")))
     for fraction, count in ((1.0, 7), (0.5, 4), (0.2, 1), (0.01, 1)):
         names = [sample.image.stem for sample in scan(spec, "train", fraction=fraction).samples]
         assert names == list("abcdefg")[:count]

@@ -99,7 +99,7 @@ def test_problems_are_told_each_time(path):
 ])  # fmt: skip
 def test_a_broken_memory_costs_a_look_and_no_more(path, harm, tmp_path, monkeypatch):
     first = scan(load_data(path), "train")
-    file, = (tmp_path / "cache" / "scans").iterdir()
+    (file,) = (tmp_path / "cache" / "scans").iterdir()
     whole = file.read_bytes()
     file.write_bytes(harm(whole))
     assert file.read_bytes() != whole
@@ -111,7 +111,7 @@ def test_a_broken_memory_costs_a_look_and_no_more(path, harm, tmp_path, monkeypa
 
 def test_a_memory_of_another_kind_is_no_memory(path, tmp_path, monkeypatch):
     scan(load_data(path), "train")
-    file, = (tmp_path / "cache" / "scans").iterdir()
+    (file,) = (tmp_path / "cache" / "scans").iterdir()
     content = torch.load(file, weights_only=True)
     names = looked(monkeypatch)
     for wrong in ({}, [1], {**content, "rows": content["rows"][:1]}, {**content, "stamps": "text"}):

@@ -55,8 +55,14 @@ def test_the_packaged_name_leads_to_it(cache, monkeypatch, tmp_path):
         spec = load_data(name)
         assert spec.root == cache / "shapes-v1" and spec.path.name == "shapes.yaml"
         assert list(spec.names.values()) == ["circle", "square", "triangle", "star"]
-        assert spec.settings == {"imgsz": 320, "batch": 4, "nbs": 4, "epochs": 18, "warmup_epochs": 1.0,
-                                 "warmup_floor": 0}
+        assert spec.settings == {
+            "imgsz": 320,
+            "batch": 4,
+            "nbs": 4,
+            "epochs": 18,
+            "warmup_epochs": 1.0,
+            "warmup_floor": 0,
+        }
     train, val = scan(spec, "train"), scan(spec, "val")
     assert (len(train.samples), len(val.samples)) == (160, 40)
     assert train.notes == val.notes == () and train.unreadable == val.unreadable == 0

@@ -60,12 +60,19 @@ def test_a_signal_ends_an_export_without_leaving_anything(folder, monkeypatch, u
         run_export(tiny(), made(out=str(out)), "small.yaml")
     assert raised is KeyboardInterrupt or error.value.code == 128 + signal.SIGTERM
     assert [path.name for path in folder.iterdir()] == ["x.torchscript"] and out.read_text() == "an earlier one"
-    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (signal.SIG_DFL, signal.default_int_handler)
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == (
+        signal.SIG_DFL,
+        signal.default_int_handler,
+    )
 
 
-def test_an_interruption_that_a_runtime_made_a_fault_of_ends_as_an_interruption(folder, monkeypatch, capsys, usual_handlers):
+def test_an_interruption_that_a_runtime_made_a_fault_of_ends_as_an_interruption(
+    folder, monkeypatch, capsys, usual_handlers
+):
     monkeypatch.setitem(exporting.WRITERS, "torchscript", Signalled(signal.SIGINT, fault))
-    monkeypatch.setattr("bitfalcon_plugin.export.run.run_export", lambda *_: run_export(tiny(), made(out="x.torchscript"), "small.yaml"))
+    monkeypatch.setattr(
+        "bitfalcon_plugin.export.run.run_export", lambda *_: run_export(tiny(), made(out="x.torchscript"), "small.yaml")
+    )
     assert main(["export", "model=yolov12-lite.yaml", "scale=n"]) == 130
     assert capsys.readouterr().err.strip().endswith("interrupted") and not list(folder.iterdir())
 
@@ -112,9 +119,18 @@ def test_what_a_killed_export_left_goes_with_the_next_of_the_same_name(folder):
 
     left(".best-tfexelo0.onnx", is_folder=False)
     left(".96cgg9d2-best_openvino_model", is_folder=True)
-    left(".96cgg9d2-best_openvino_model-old", is_folder=True, mode=0o755)  # no best_openvino_model is there yet: the only one
-    kept = {".best-tfexelo1.onnx": {"age": 60}, ".best-original.onnx": {"mode": 0o644}, ".last-tfexelo0.onnx": {}, ".best-tfexelo0.pt": {},
-            ".best-tfexelo01.onnx": {}, ".best.onnx": {}, "best-tfexelo0.onnx": {}}
+    left(
+        ".96cgg9d2-best_openvino_model-old", is_folder=True, mode=0o755
+    )  # no best_openvino_model is there yet: the only one
+    kept = {
+        ".best-tfexelo1.onnx": {"age": 60},
+        ".best-original.onnx": {"mode": 0o644},
+        ".last-tfexelo0.onnx": {},
+        ".best-tfexelo0.pt": {},
+        ".best-tfexelo01.onnx": {},
+        ".best.onnx": {},
+        "best-tfexelo0.onnx": {},
+    }
     for name, options in kept.items():
         left(name, is_folder=False, **options)
     left(".96cgg9d3-best_openvino_model", is_folder=True, age=60)

@@ -25,18 +25,29 @@ from tests.helpers.exports import folder, made, needs_int8, needs_onnx, needs_op
 from tests.helpers.paths import ROOT
 
 
-@pytest.mark.parametrize("options, words", [
-    ({"format": "onx"}, "no such format.*'onnx'"), ({"format": "tensorrt"}, "trtexec"), ({"format": "tflite"}, "TensorFlow.*onnx"),
-    ({"format": "torchscript", "int8": True}, "int8=True.*openvino"), ({"format": "pt2", "nms": True}, "nms=True.*torch.export"),
-    ({"format": "torchscript", "opset": 17}, "opset=17"), ({"format": "torchscript", "out": "x.pt"}, "ends in .torchscript"),
-    ({"format": "torchscript", "batch": 0.5}, "batch=0.5"), ({"format": "torchscript", "out": "file/x.torchscript"}, "cannot be written"),
-    ({"format": "torchscript", "half": True, "int8": True}, "int8=True"), ({"source": "nowhere/"}, "does not exist"),
-    pytest.param({"format": "onnx", "opset": 99}, "opset=99: expected 14 to 20", marks=needs_onnx),
-    pytest.param({"format": "openvino", "int8": True}, "needs data=", marks=needs_int8),
-    ({"format": "openvino", "int8": True, "dynamic": True}, "for one size"), ({"device": "banana"}, "banana.*cpu"),
-    ({"device": 99}, "device=99"), ({"out": ".torchscript"}, r"out=.torchscript: a suffix alone.*out=small.torchscript"),
-    pytest.param({"format": "openvino", "out": "a/_openvino_model/"}, "a suffix alone", marks=needs_openvino),
-])
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        ({"format": "onx"}, "no such format.*'onnx'"),
+        ({"format": "tensorrt"}, "trtexec"),
+        ({"format": "tflite"}, "TensorFlow.*onnx"),
+        ({"format": "torchscript", "int8": True}, "int8=True.*openvino"),
+        ({"format": "pt2", "nms": True}, "nms=True.*torch.export"),
+        ({"format": "torchscript", "opset": 17}, "opset=17"),
+        ({"format": "torchscript", "out": "x.pt"}, "ends in .torchscript"),
+        ({"format": "torchscript", "batch": 0.5}, "batch=0.5"),
+        ({"format": "torchscript", "out": "file/x.torchscript"}, "cannot be written"),
+        ({"format": "torchscript", "half": True, "int8": True}, "int8=True"),
+        ({"source": "nowhere/"}, "does not exist"),
+        pytest.param({"format": "onnx", "opset": 99}, "opset=99: expected 14 to 20", marks=needs_onnx),
+        pytest.param({"format": "openvino", "int8": True}, "needs data=", marks=needs_int8),
+        ({"format": "openvino", "int8": True, "dynamic": True}, "for one size"),
+        ({"device": "banana"}, "banana.*cpu"),
+        ({"device": 99}, "device=99"),
+        ({"out": ".torchscript"}, r"out=.torchscript: a suffix alone.*out=small.torchscript"),
+        pytest.param({"format": "openvino", "out": "a/_openvino_model/"}, "a suffix alone", marks=needs_openvino),
+    ],
+)
 def test_one_clear_line_for_what_cannot_be(folder, options, words):
     (folder / "file").write_text("")
     with pytest.raises(UserError, match=words) as raised:
@@ -48,10 +59,14 @@ def test_one_clear_line_for_what_cannot_be(folder, options, words):
 def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
     absent: set[str] = set()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else True)
-    monkeypatch.setattr(exporting, "_pictures", lambda *_: pytest.fail("pictures are read before packages are looked for"))
-    for options, extra, packages in (({"format": "onnx"}, "export", ("onnx", "onnxruntime")),
-                                     ({"format": "openvino"}, "openvino", ("onnx", "openvino")),
-                                     ({"format": "openvino", "int8": True}, "int8", ("onnx", "openvino", "nncf"))):
+    monkeypatch.setattr(
+        exporting, "_pictures", lambda *_: pytest.fail("pictures are read before packages are looked for")
+    )
+    for options, extra, packages in (
+        ({"format": "onnx"}, "export", ("onnx", "onnxruntime")),
+        ({"format": "openvino"}, "openvino", ("onnx", "openvino")),
+        ({"format": "openvino", "int8": True}, "int8", ("onnx", "openvino", "nncf")),
+    ):
         for package in packages:
             absent = {package}
             with pytest.raises(UserError, match=rf"needs the package {package}: pip install 'bitfalcon\[{extra}\]'"):
@@ -64,24 +79,33 @@ def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
 
 def test_the_extras_bring_what_the_formats_need():
     lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
-    brought = {line.partition(" = ")[0]: set(re.findall(r'"([\w-]+)>=', line)) for line in lines if re.match(r"\w+ = \[\"", line)}
+    brought = {
+        line.partition(" = ")[0]: set(re.findall(r'"([\w-]+)>=', line))
+        for line in lines
+        if re.match(r"\w+ = \[\"", line)
+    }
     for row in FORMATS.values():
         for needs in (row.needs, row.to_write, *row.for_option.values()):
             assert all(package in brought[extra] for package, extra in needs.items())
         assert all({*row.needs, *row.to_write} <= set(needs) for needs in row.for_option.values())
 
 
-@pytest.mark.parametrize("package, options, extra", [
-    pytest.param("onnx", {"format": "onnx"}, "export", marks=needs_onnx),
-    pytest.param("onnxruntime", {"format": "onnx"}, "export", marks=needs_onnx),
-    pytest.param("onnxruntime", {"format": "onnx", "simplify": False}, "export", marks=needs_onnx),
-    pytest.param("onnx", {"format": "openvino"}, "openvino", marks=needs_openvino),
-    pytest.param("openvino", {"format": "openvino"}, "openvino", marks=needs_openvino),
-    pytest.param("nncf", {"format": "openvino", "int8": True, "source": "../a.png"}, "int8", marks=needs_int8),
-])
+@pytest.mark.parametrize(
+    "package, options, extra",
+    [
+        pytest.param("onnx", {"format": "onnx"}, "export", marks=needs_onnx),
+        pytest.param("onnxruntime", {"format": "onnx"}, "export", marks=needs_onnx),
+        pytest.param("onnxruntime", {"format": "onnx", "simplify": False}, "export", marks=needs_onnx),
+        pytest.param("onnx", {"format": "openvino"}, "openvino", marks=needs_openvino),
+        pytest.param("openvino", {"format": "openvino"}, "openvino", marks=needs_openvino),
+        pytest.param("nncf", {"format": "openvino", "int8": True, "source": "../a.png"}, "int8", marks=needs_int8),
+    ],
+)
 def test_a_package_that_is_broken_is_told_of_in_one_line(tmp_path, monkeypatch, package, options, extra):
     (tmp_path / "broken" / package).mkdir(parents=True)
-    (tmp_path / "broken" / package / "__init__.py").write_text("raise ImportError('libstrange.so.3:\\ncannot open shared object file')")
+    (tmp_path / "broken" / package / "__init__.py").write_text(
+        "raise ImportError('libstrange.so.3:\\ncannot open shared object file')"
+    )
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
@@ -89,8 +113,10 @@ def test_a_package_that_is_broken_is_told_of_in_one_line(tmp_path, monkeypatch, 
     monkeypatch.delitem(sys.modules, package, raising=False)
     with pytest.raises(UserError) as raised:
         run_export(tiny(), made(**options), "small.yaml")
-    assert str(raised.value) == (f"{package} is installed but cannot be imported: cannot open shared object file. Install it again: "
-                                 f"pip install --force-reinstall 'bitfalcon[{extra}]'")
+    assert str(raised.value) == (
+        f"{package} is installed but cannot be imported: cannot open shared object file. Install it again: "
+        f"pip install --force-reinstall 'bitfalcon[{extra}]'"
+    )
     assert not list(Path().iterdir())
 
 
@@ -103,8 +129,12 @@ def test_recorders_and_8_bits_are_written_in_silence(monkeypatch, caplog, capsys
         print("statistics")
         return network
 
-    stub = types.SimpleNamespace(quantize=quantize, Dataset=lambda *_: None, IgnoredScope=lambda **_: None,
-                                 QuantizationPreset=types.SimpleNamespace(MIXED=0))
+    stub = types.SimpleNamespace(
+        quantize=quantize,
+        Dataset=lambda *_: None,
+        IgnoredScope=lambda **_: None,
+        QuantizationPreset=types.SimpleNamespace(MIXED=0),
+    )
     monkeypatch.setitem(sys.modules, "nncf", stub)
     job = writing.Job(Exported(tiny()), torch.rand(1, 3, 64, 64), None)
     assert writing._quantised("network", job) == "network" and said.level == level
@@ -119,20 +149,31 @@ def test_8_bits_without_pictures_name_no_dataset_that_nobody_gave(folder):
     save("best.pt", Checkpoint(model.graph, model.state_dict(), settings={"data": "gone.yaml", "imgsz": 64}))
     with pytest.raises(UserError) as raised:
         YOLO("best.pt").export(format="openvino", int8=True)
-    assert re.fullmatch(r"int8=True needs data= \(or source=\).*; the weights were trained on data=gone.yaml, which is not here\.", str(raised.value))
+    assert re.fullmatch(
+        r"int8=True needs data= \(or source=\).*; the weights were trained on data=gone.yaml, which is not here\.",
+        str(raised.value),
+    )
     with pytest.raises(UserError, match="other.yaml") as raised:
         YOLO("best.pt").export(format="openvino", int8=True, data="other.yaml")
     assert "gone.yaml" not in str(raised.value)
     assert YOLO("best.pt").export(format="torchscript") == "best.torchscript"  # other kinds go on without
 
 
-@pytest.mark.parametrize("options, told", [
-    ({"conf": 0.3, "iou": 0.5, "max_det": 10, "agnostic_nms": True, "classes": [0]},
-     "agnostic_nms (needs nms=True), classes, conf (needs nms=True), iou (needs nms=True), max_det (needs nms=True)"),
-    ({"nms": True, "conf": 0.3, "iou": 0.5, "max_det": 10, "agnostic_nms": True}, ""),
-    ({"single_cls": True, "epochs": 3, "simplify": False}, "epochs, simplify, single_cls"),
-    ({"device": "cpu", "batch": 2, "half": False, "simplify": True, "iou": 0.7, "verbose": False}, ""),  # taken, or what holds anyway
-])
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        (
+            {"conf": 0.3, "iou": 0.5, "max_det": 10, "agnostic_nms": True, "classes": [0]},
+            "agnostic_nms (needs nms=True), classes, conf (needs nms=True), iou (needs nms=True), max_det (needs nms=True)",
+        ),
+        ({"nms": True, "conf": 0.3, "iou": 0.5, "max_det": 10, "agnostic_nms": True}, ""),
+        ({"single_cls": True, "epochs": 3, "simplify": False}, "epochs, simplify, single_cls"),
+        (
+            {"device": "cpu", "batch": 2, "half": False, "simplify": True, "iou": 0.7, "verbose": False},
+            "",
+        ),  # taken, or what holds anyway
+    ],
+)
 def test_settings_without_effect_are_told_of_once(folder, capsys, options, told):
     run_export(tiny(), made(**options), "small.yaml")
     wanted = [f"note: without effect on an export: {told}"] if told else []

@@ -26,10 +26,16 @@ from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
 from tests.helpers.tiny_models import CONV, lived, small_model
 
-real = pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs ../shared/checkpoints, which is not in the repository")
-needs_onnx = pytest.mark.skipif(not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")),
-                                reason="needs onnx and onnxruntime: pip install -e '.[export]'")
-needs_openvino = pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install -e '.[openvino]'")
+real = pytest.mark.skipif(
+    not (SHARED / "checkpoints").is_dir(), reason="needs ../shared/checkpoints, which is not in the repository"
+)
+needs_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")),
+    reason="needs onnx and onnxruntime: pip install -e '.[export]'",
+)
+needs_openvino = pytest.mark.skipif(
+    importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install -e '.[openvino]'"
+)
 EVERY = ["torchscript", "pt2", pytest.param("onnx", marks=needs_onnx), pytest.param("openvino", marks=needs_openvino)]
 SUFFIX = {"torchscript": ".torchscript", "pt2": ".pt2", "onnx": ".onnx", "openvino": "_openvino_model"}
 
@@ -77,7 +83,12 @@ def test_predict_is_the_same_as_with_the_checkpoint(files, format_):
     found = exported.predict(**options)
     assert exported.names == {0: "a", 1: "b"} and sum(map(len, found)) > 8
     for one, other in zip(wanted, found, strict=True):
-        assert (one.path, one.orig_shape, one.input_shape, one.names) == (other.path, other.orig_shape, other.input_shape, other.names)
+        assert (one.path, one.orig_shape, one.input_shape, one.names) == (
+            other.path,
+            other.orig_shape,
+            other.input_shape,
+            other.names,
+        )
         torch.testing.assert_close(other.boxes.data, one.boxes.data, rtol=1e-3, atol=1e-2)
     both = exported.predict(**options, batch=3, augment=True)
     assert len(both) == 4 and exported.device.type == "cpu" and isinstance(exported.model, Engine)
@@ -104,7 +115,14 @@ def test_a_file_of_one_size_fills_it_and_its_batch(files, format_):
 
 @pytest.mark.parametrize("format_", EVERY)
 def test_val_gives_the_checkpoints_numbers(files, format_, capsys):
-    options = {"data": str(files / "data.yaml"), "imgsz": 64, "batch": 3, "workers": 0, "plots": False, "verbose": False}
+    options = {
+        "data": str(files / "data.yaml"),
+        "imgsz": 64,
+        "batch": 3,
+        "workers": 0,
+        "plots": False,
+        "verbose": False,
+    }
     wanted = YOLO(files / "best.pt").val(**options)
     found = YOLO(files / f"dynamic{SUFFIX[format_]}").val(**options)
     assert wanted.box.map > 0.05 and found.box.map == pytest.approx(wanted.box.map, abs=1e-3) and found.losses is None
@@ -118,7 +136,9 @@ def test_val_gives_the_checkpoints_numbers(files, format_, capsys):
 def test_the_recorded_boxes_hold(tmp_path, format_):
     record = json.loads((SHARED / "conformance" / "predict-bccd.json").read_text())
     shutil.copy(SHARED / "checkpoints" / record["checkpoint"], tmp_path / "best.pt")
-    exported = YOLO(YOLO(tmp_path / "best.pt").export(format=format_, imgsz=[256, 320]))  # the minimal rectangle of these images
+    exported = YOLO(
+        YOLO(tmp_path / "best.pt").export(format=format_, imgsz=[256, 320])
+    )  # the minimal rectangle of these images
     for row in record["images"]:
         (result,) = exported.predict(SHARED / "datasets" / "bccd" / row["file"], **record["predict"])
         wanted, found = torch.tensor(row["xyxy_conf_cls"]), result.boxes.data
@@ -133,9 +153,19 @@ def test_the_recorded_boxes_hold(tmp_path, format_):
 
 def test_what_needs_the_network_says_so(files, capsys):
     exported = YOLO(files / "dynamic.torchscript")
-    for call in (lambda: exported.train(data="x.yaml"), exported.info, lambda: exported.load(files / "best.pt"), exported.fuse,
-                 lambda: exported.save("y.pt"), lambda: exported.export(format="pt2"), exported.reset_weights, exported.half,
-                 lambda: exported.state_dict(), lambda: exported.embed(files / "images"), lambda: exported.predict(files / "images", embed=[1])):
+    for call in (
+        lambda: exported.train(data="x.yaml"),
+        exported.info,
+        lambda: exported.load(files / "best.pt"),
+        exported.fuse,
+        lambda: exported.save("y.pt"),
+        lambda: exported.export(format="pt2"),
+        exported.reset_weights,
+        exported.half,
+        lambda: exported.state_dict(),
+        lambda: exported.embed(files / "images"),
+        lambda: exported.predict(files / "images", embed=[1]),
+    ):
         with pytest.raises(UserError, match="checkpoint"):
             call()
     with pytest.raises(UserError, match="augment=True"):
@@ -149,7 +179,9 @@ def test_what_needs_the_network_says_so(files, capsys):
 
 
 def test_suppression_inside_is_told_of(files, tmp_path, capsys):
-    path = YOLO(files / "best.pt").export(format="torchscript", imgsz=64, dynamic=True, nms=True, conf=0.3, iou=0.4, out=str(tmp_path / "n.torchscript"))
+    path = YOLO(files / "best.pt").export(
+        format="torchscript", imgsz=64, dynamic=True, nms=True, conf=0.3, iou=0.4, out=str(tmp_path / "n.torchscript")
+    )
     capsys.readouterr()
     found = YOLO(path).predict(files / "images", conf=0.3)
     assert "note" not in capsys.readouterr().err
@@ -189,7 +221,9 @@ def test_a_file_that_is_not_there_or_not_run_here(tmp_path):
 
 def test_a_missing_runtime_is_named_with_its_extra(tmp_path, monkeypatch):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *rest: None if name == "onnxruntime" else find(name, *rest)
+    )
     (tmp_path / "x.onnx").write_text("")
     with pytest.raises(UserError, match=r"needs the package onnxruntime: pip install 'bitfalcon\[export\]'"):
         YOLO(tmp_path / "x.onnx")
@@ -215,21 +249,39 @@ def test_an_onnx_file_from_elsewhere(files, tmp_path, capsys):
         YOLO(tmp_path / "wrong.onnx").predict(files / "images", imgsz=64)
 
 
-@pytest.mark.parametrize("texts, words", [
-    ({"names": "{0: 'a'}"}, "no stride"), ({"stride": "32"}, "no names"), ({"names": "__import__('os')", "stride": "32"}, r"\(names\)"),
-    ({"names": "{1: 'a'}", "stride": "32"}, "names"), ({"names": "{0: 'a'}", "stride": "-1"}, "stride"),
-    ({"names": "{0: 'a'}", "stride": "32", "imgsz": "[1, 2, 3]"}, "imgsz"), ({"names": "{0: 'a'}", "stride": "32", "task": "pose"}, "pose"),
-    ({"names": "[" * 5000, "stride": "32"}, "names"),
-])
+@pytest.mark.parametrize(
+    "texts, words",
+    [
+        ({"names": "{0: 'a'}"}, "no stride"),
+        ({"stride": "32"}, "no names"),
+        ({"names": "__import__('os')", "stride": "32"}, r"\(names\)"),
+        ({"names": "{1: 'a'}", "stride": "32"}, "names"),
+        ({"names": "{0: 'a'}", "stride": "-1"}, "stride"),
+        ({"names": "{0: 'a'}", "stride": "32", "imgsz": "[1, 2, 3]"}, "imgsz"),
+        ({"names": "{0: 'a'}", "stride": "32", "task": "pose"}, "pose"),
+        ({"names": "[" * 5000, "stride": "32"}, "names"),
+    ],
+)
 def test_metadata_that_cannot_be_meant(texts, words):
     with pytest.raises(UserError, match=words):
         read_metadata(texts, "x.onnx")
 
 
 def test_metadata_comes_back_as_it_went():
-    about = Metadata({0: "it's", 1: 'a "b"'}, 32, (320, 640), 4, {"dynamic": True, "nms": False, "conf": None}, "MIT", "x", "2026-01-01")
+    about = Metadata(
+        {0: "it's", 1: 'a "b"'},
+        32,
+        (320, 640),
+        4,
+        {"dynamic": True, "nms": False, "conf": None},
+        "MIT",
+        "x",
+        "2026-01-01",
+    )
     assert read_metadata(about.texts(), "x") == about
-    assert read_metadata({"names": {0: "a"}, "stride": [8, 16, 32], "imgsz": 320}, "x") == Metadata({0: "a"}, 32, (320, 320))
+    assert read_metadata({"names": {0: "a"}, "stride": [8, 16, 32], "imgsz": 320}, "x") == Metadata(
+        {0: "a"}, 32, (320, 320)
+    )
     assert read_metadata({"names": "{0: 'a\x1b[2J'}", "stride": "32"}, "x").names == {0: "a?[2J"}
 
 
@@ -276,12 +328,28 @@ def test_a_pt2_archive_with_pickles_runs_none(files, tmp_path, inside):
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("target", ["torch.hub.load", "os.system", "_operator.methodcaller", "torch.ops.aten.from_file.default",
-                                    "torch.ops.aten.__class__.default", "torch.ops.aten.set_.source_Tensor", "torch.ops.aten.silu.overloads", "torch.ops.inductor.x.default",
-                                    "torch.ops.aten.silu.default.__call__", "builtins.eval"])
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.hub.load",
+        "os.system",
+        "_operator.methodcaller",
+        "torch.ops.aten.from_file.default",
+        "torch.ops.aten.__class__.default",
+        "torch.ops.aten.set_.source_Tensor",
+        "torch.ops.aten.silu.overloads",
+        "torch.ops.inductor.x.default",
+        "torch.ops.aten.silu.default.__call__",
+        "builtins.eval",
+    ],
+)
 def test_a_pt2_graph_calls_nothing_but_plain_operations(files, tmp_path, target):
     def change(name, content):
-        return content.replace(b"torch.ops.aten.silu.default", target.encode(), 1) if name == "models/model.json" else content
+        return (
+            content.replace(b"torch.ops.aten.silu.default", target.encode(), 1)
+            if name == "models/model.json"
+            else content
+        )
 
     with pytest.raises(UserError, match="cannot be read as a torch.export archive"):
         open_engine(rewritten(files / "dynamic.pt2", tmp_path / "x.pt2", change), "cpu")
@@ -289,7 +357,11 @@ def test_a_pt2_graph_calls_nothing_but_plain_operations(files, tmp_path, target)
 
 def test_a_pt2_tensor_stays_inside_its_data(files, tmp_path):
     def change(name, content):
-        return content.replace(b'"storage_offset": {"as_int": 0}', b'"storage_offset": {"as_int": 1000000}', 1) if "config" in name else content
+        return (
+            content.replace(b'"storage_offset": {"as_int": 0}', b'"storage_offset": {"as_int": 1000000}', 1)
+            if "config" in name
+            else content
+        )
 
     with pytest.raises(UserError, match="cannot be read"):
         open_engine(rewritten(files / "dynamic.pt2", tmp_path / "x.pt2", change), "cpu")

@@ -36,7 +36,15 @@ from tests.helpers.paths import ROOT
 from tests.helpers.tiny_models import CONV, lived, small_model
 
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITTEN]
-GRAPHS = ("yolov12.yaml", "yolov12-turbo.yaml", "yolo11.yaml", "yolov8.yaml", "bitfalcon.yaml", "bitfalcon-p.yaml", "yolov12-lite.yaml")
+GRAPHS = (
+    "yolov12.yaml",
+    "yolov12-turbo.yaml",
+    "yolo11.yaml",
+    "yolov8.yaml",
+    "bitfalcon.yaml",
+    "bitfalcon-p.yaml",
+    "yolov12-lite.yaml",
+)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -75,7 +83,9 @@ def test_what_is_recorded_is_the_network_for_every_graph_and_size(graph):
 
 
 @needs_onnx
-@pytest.mark.parametrize("graph", ["yolov12.yaml", "yolov12-turbo.yaml", "yolo11.yaml", "yolov8.yaml", "bitfalcon.yaml"])
+@pytest.mark.parametrize(
+    "graph", ["yolov12.yaml", "yolov12-turbo.yaml", "yolo11.yaml", "yolov8.yaml", "bitfalcon.yaml"]
+)
 def test_the_onnx_files_of_every_family_run_in_onnxruntime(folder, monkeypatch, graph):
     """Larger scales, fixed sizes and the other formats: tests/bench/export.py."""
     monkeypatch.setattr(exporting, "COMPARED", 1)
@@ -99,12 +109,33 @@ def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(fol
     shape = [[side.dim_value for side in item.type.tensor_type.shape.dim] for item in (images, output)]
     assert (images.name, output.name) == ("images", "output0") and shape == [[2, 3, 64, 96], [2, 6, 16 * 24]]
     about = {item.key: item.value for item in graph.metadata_props}
-    assert {"description", "author", "date", "version", "license", "docs", "stride", "task", "batch", "imgsz", "names", "args"} <= set(about)
-    assert (about["stride"], about["task"], about["batch"], about["license"]) == (str(model.multiple), "detect", "2", "MIT")
+    assert {
+        "description",
+        "author",
+        "date",
+        "version",
+        "license",
+        "docs",
+        "stride",
+        "task",
+        "batch",
+        "imgsz",
+        "names",
+        "args",
+    } <= set(about)
+    assert (about["stride"], about["task"], about["batch"], about["license"]) == (
+        str(model.multiple),
+        "detect",
+        "2",
+        "MIT",
+    )
     assert ast.literal_eval(about["names"]) == model.names and ast.literal_eval(about["imgsz"]) == [64, 96]
     assert graph.opset_import[0].version == 17 and [item.domain for item in graph.opset_import] == [""]
     wide = onnx.load(run_export(model, made(format="onnx", dynamic=True, opset=16), "small.yaml"))
-    names = [[side.dim_param for side in item.type.tensor_type.shape.dim] for item in (wide.graph.input[0], wide.graph.output[0])]
+    names = [
+        [side.dim_param for side in item.type.tensor_type.shape.dim]
+        for item in (wide.graph.input[0], wide.graph.output[0])
+    ]
     assert names == [["batch", "", "height", "width"], ["batch", "", "anchors"]]
     assert wide.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 6
     assert wide.opset_import[0].version == 16
@@ -115,7 +146,9 @@ def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(fol
 def test_an_onnx_file_with_suppression_says_how_many_rows_it_gives(folder, dynamic):
     import onnx
 
-    path = run_export(tiny(), made(format="onnx", dynamic=dynamic, nms=True, max_det=7, conf=0.01, batch=2), "small.yaml")
+    path = run_export(
+        tiny(), made(format="onnx", dynamic=dynamic, nms=True, max_det=7, conf=0.01, batch=2), "small.yaml"
+    )
     sides = onnx.load(path).graph.output[0].type.tensor_type.shape.dim
     assert [side.dim_param or side.dim_value for side in sides] == ["batch" if dynamic else 2, 7, 6]
 
@@ -136,11 +169,17 @@ def test_torchscript_and_pt2_carry_the_same_keys_and_no_place_of_the_code(folder
             assert json.loads(archive.read(extra))["names"] == "{0: '0', 1: '1'}"
             texts = [archive.read(name) for name in archive.namelist() if name.endswith((".json", ".txt"))]
             assert not any(str(ROOT).encode() in text for text in texts)
-            assert {name.partition("/")[0] for name in archive.namelist()} == {"archive"}  # and no name of a temporary file
+            assert {name.partition("/")[0] for name in archive.namelist()} == {
+                "archive"
+            }  # and no name of a temporary file
 
 
 def test_a_torchscript_graph_names_no_device(folder):
-    path = run_export(tiny((-1, 1, "A2C2f", [64, True, 4])), made(format="torchscript", dynamic=True, nms=True, conf=0.01), "small.yaml")
+    path = run_export(
+        tiny((-1, 1, "A2C2f", [64, True, 4])),
+        made(format="torchscript", dynamic=True, nms=True, conf=0.01),
+        "small.yaml",
+    )
     assert "cpu" not in str(torch.jit.load(str(path)).inlined_graph)
 
 
@@ -171,14 +210,21 @@ def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, forma
     with torch.inference_mode():
         wanted = non_max_suppression(model.decode(model(images)), **rule)
     for found, boxes in zip(rows, wanted, strict=True):
-        assert 3 < len(boxes) and not found[len(boxes):].any()
+        assert 3 < len(boxes) and not found[len(boxes) :].any()
         torch.testing.assert_close(found[: len(boxes)], boxes, rtol=1e-3, atol=1e-2)
     again = non_max_suppression(engine.decode(rows), conf=0.25, iou=0.7)  # as predict and val do
     assert all(len(one) == len(other) for one, other in zip(again, wanted, strict=True))
 
 
-@pytest.mark.parametrize("wrong, share", [(lambda rows: rows, 1.0), (lambda rows: rows[:, :5], 0), (lambda rows: rows + 0.5, 0),
-                                          (lambda rows: torch.cat((rows[:, :1], rows[:, :-1]), 1), 0)])
+@pytest.mark.parametrize(
+    "wrong, share",
+    [
+        (lambda rows: rows, 1.0),
+        (lambda rows: rows[:, :5], 0),
+        (lambda rows: rows + 0.5, 0),
+        (lambda rows: torch.cat((rows[:, :1], rows[:, :-1]), 1), 0),
+    ],
+)
 def test_what_suppression_inside_left_is_compared_without_ties(wrong, share):
     model, rule = tiny().fuse(), Suppression(0.2, 0.5, 60)
     with torch.no_grad():
@@ -217,13 +263,22 @@ def test_what_differs_is_not_kept_and_an_earlier_file_stays(folder, monkeypatch,
     with pytest.raises(MismatchError, match="was not kept: it differs from the network .*boxes matched"):
         run_export(model, made(format="torchscript", out=str(out)), "small.yaml")
     assert [path.name for path in folder.iterdir()] == ["x.torchscript"] and out.read_text() == "an earlier one"
-    monkeypatch.setattr("bitfalcon_plugin.export.run.run_export", lambda *_: run_export(model, made(out=str(out)), "small.yaml"))
+    monkeypatch.setattr(
+        "bitfalcon_plugin.export.run.run_export", lambda *_: run_export(model, made(out=str(out)), "small.yaml")
+    )
     assert main(["export", "model=yolov12-lite.yaml", "scale=n"]) == 1
     assert "not kept" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", [lambda found: found + 1, lambda found: found * float("nan"), lambda found: found[:, :, 1:],
-                                    lambda found: torch.cat((found[:, :4], found[:, 4:] + 0.01), 1)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found + 1,
+        lambda found: found * float("nan"),
+        lambda found: found[:, :, 1:],
+        lambda found: torch.cat((found[:, :4], found[:, 4:] + 0.01), 1),
+    ],
+)
 def test_the_comparison_sees_what_is_wrong(change):
     model = tiny().fuse()
     images = torch.rand(2, 3, 64, 64)
@@ -236,7 +291,9 @@ def test_the_comparison_sees_what_is_wrong(change):
 
 def test_pictures_of_source_are_compared_and_folders_are_replaced_whole(folder, capsys):
     for index in range(6):
-        Image.fromarray(np.random.RandomState(index).randint(0, 255, (40, 50, 3), np.uint8)).save(folder / f"{index}.png")
+        Image.fromarray(np.random.RandomState(index).randint(0, 255, (40, 50, 3), np.uint8)).save(
+            folder / f"{index}.png"
+        )
     run_export(tiny(), made(format="torchscript", source=str(folder)), "small.yaml")
     assert "on 4 images" in capsys.readouterr().out
     target = folder / "y_openvino_model"
@@ -277,13 +334,23 @@ def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, ca
 @needs_int8
 def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
     for index in range(12):
-        Image.fromarray(np.random.RandomState(index).randint(0, 255, (64, 64, 3), np.uint8)).save(folder / f"{index}.png")
+        Image.fromarray(np.random.RandomState(index).randint(0, 255, (64, 64, 3), np.uint8)).save(
+            folder / f"{index}.png"
+        )
     model = tiny((-1, 1, "Conv", [64, 3, 1]), (-1, 1, "A2C2f", [64, True, 1]))
     path = run_export(model, made(format="openvino", int8=True, source=str(folder)), "small.yaml")
     assert "int8" in capsys.readouterr().out
     text = next(path.glob("*.xml")).read_text(encoding="utf-8")
     quantised = [name for name in re.findall(r'<layer id="\d+" name="([^"]*)" type="FakeQuantize"', text)]
-    assert quantised and [name for name in quantised if f"/model.{len(model.model) - 1}/" in name or "MatMul" in name or "Softmax" in name] == []
+    assert (
+        quantised
+        and [
+            name
+            for name in quantised
+            if f"/model.{len(model.model) - 1}/" in name or "MatMul" in name or "Softmax" in name
+        ]
+        == []
+    )
     assert 'element_type="i8"' in text
     engine, images = open_engine(path, "cpu"), torch.rand(1, 3, 64, 64)
     assert engine.about.args["int8"]

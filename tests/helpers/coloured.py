@@ -37,8 +37,9 @@ def lay_out(folder: Path) -> None:
             label = folder / f"data/labels/{split}/{index}.txt"
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text(f"{cls} {(x + 12) / w} {(y + 10) / h} {24 / w} {20 / h}\n")
-    (folder / "data/data.yaml").write_text(yaml.safe_dump(
-        {"train": "images/train", "val": "images/val", "names": ["red", "green", "blue"]}))
+    (folder / "data/data.yaml").write_text(
+        yaml.safe_dump({"train": "images/train", "val": "images/val", "names": ["red", "green", "blue"]})
+    )
 
 
 @pytest.fixture()

@@ -43,7 +43,8 @@ def package() -> Iterator[Callable[[str], type[nn.Module]]]:
         for name in names:
             setattr(made[module], name, type(name, (nn.Module,), {"__module__": module}))
     made["ultralytics.utils"].IterableSimpleNamespace = type(
-        "IterableSimpleNamespace", (types.SimpleNamespace,), {"__module__": "ultralytics.utils"})
+        "IterableSimpleNamespace", (types.SimpleNamespace,), {"__module__": "ultralytics.utils"}
+    )
     before = {name: sys.modules.pop(name) for name in made if name in sys.modules}
     sys.modules.update(made)
     try:
@@ -57,16 +58,29 @@ def package() -> Iterator[Callable[[str], type[nn.Module]]]:
 def small_state(half: bool = True) -> dict[str, Tensor]:
     """Two rows: a convolution with batch norm, and one with a bias; made from a fixed seed."""
     draw = torch.Generator().manual_seed(0)
-    shapes = {"model.0.conv.weight": (4, 3, 3, 3), "model.0.bn.weight": (4,), "model.0.bn.bias": (4,),
-              "model.0.bn.running_mean": (4,), "model.0.bn.running_var": (4,), "model.0.bn.num_batches_tracked": (),
-              "model.1.cv1.weight": (2, 4, 1, 1), "model.1.cv1.bias": (2,)}
+    shapes = {
+        "model.0.conv.weight": (4, 3, 3, 3),
+        "model.0.bn.weight": (4,),
+        "model.0.bn.bias": (4,),
+        "model.0.bn.running_mean": (4,),
+        "model.0.bn.running_var": (4,),
+        "model.0.bn.num_batches_tracked": (),
+        "model.1.cv1.weight": (2, 4, 1, 1),
+        "model.1.cv1.bias": (2,),
+    }
     state = {key: torch.rand(shape, generator=draw) for key, shape in shapes.items()}
     state = {key: tensor.half() if half else tensor for key, tensor in state.items()}
     return {**state, "model.0.bn.num_batches_tracked": torch.tensor(7)}
 
 
-def tree(state: Mapping[str, Tensor], cls: Callable[[str], type[nn.Module]], *, root: str = ROOT, eps: float = 1e-3,
-         momentum: float = 0.03) -> nn.Module:
+def tree(
+    state: Mapping[str, Tensor],
+    cls: Callable[[str], type[nn.Module]],
+    *,
+    root: str = ROOT,
+    eps: float = 1e-3,
+    momentum: float = 0.03,
+) -> nn.Module:
     """A module tree whose state_dict is `state`, in its order: batch norms are real, lists of rows nn.Sequential."""
     top = cls(root)()
     for key, tensor in state.items():
@@ -89,15 +103,24 @@ def tree(state: Mapping[str, Tensor], cls: Callable[[str], type[nn.Module]], *, 
 def _module(state: Mapping[str, Tensor], path: str, cls: Callable[[str], type[nn.Module]]) -> nn.Module:
     if path + "running_var" in state:
         return nn.BatchNorm2d(len(state[path + "running_var"]))
-    below = [key[len(path):] for key in state if key.startswith(path)]
+    below = [key[len(path) :] for key in state if key.startswith(path)]
     if all(key.split(".")[0].isdigit() for key in below):
         return nn.Sequential()
     return cls("ultralytics.nn.modules.conv.Conv" if "conv.weight" in below else "ultralytics.nn.modules.block.Part")()
 
 
-def write(path: Path, state: Mapping[str, Tensor] | None = None, *, root: str = ROOT,
-          attributes: Mapping[str, object] | None = None, wrap: Callable | None = None, eps: float = 1e-3,
-          momentum: float = 0.03, save: Mapping[str, object] | None = None, **entries: object) -> Path:
+def write(
+    path: Path,
+    state: Mapping[str, Tensor] | None = None,
+    *,
+    root: str = ROOT,
+    attributes: Mapping[str, object] | None = None,
+    wrap: Callable | None = None,
+    eps: float = 1e-3,
+    momentum: float = 0.03,
+    save: Mapping[str, object] | None = None,
+    **entries: object,
+) -> Path:
     """A stripped checkpoint with a pickled model of `state`. attributes: the model's own; entries: the file's.
 
     wrap: called with (model, cls), gives what is saved in place of {"model": model, **entries}.

@@ -13,8 +13,18 @@ from pathlib import Path
 
 from tests.helpers.paths import RECORDED
 
-MODELS = ("v1-n", "v1-s", "v1-l", "turbo-n", "turbo-m", "turbo-l", "yolo11-n", "yolov8-n",
-          "checkpoint-turbo-n", "checkpoint-v1-n-released-layout")
+MODELS = (
+    "v1-n",
+    "v1-s",
+    "v1-l",
+    "turbo-n",
+    "turbo-m",
+    "turbo-l",
+    "yolo11-n",
+    "yolov8-n",
+    "checkpoint-turbo-n",
+    "checkpoint-v1-n-released-layout",
+)
 SHAPES_ONLY = ("turbo-n-seg", "turbo-l-seg", "turbo-n-cls")
 
 

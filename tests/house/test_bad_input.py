@@ -41,7 +41,11 @@ REFUSED = {
     "planes first": (RED.transpose(2, 0, 1), UserError, r"\(3, 64, 64\)"),
     "array without pixels": (np.zeros((0, 5, 3), np.uint8), UserError, r"\(0, 5, 3\)"),
     "batch of arrays": (np.zeros((2, 64, 64, 3), np.uint8), UserError, r"\(2, 64, 64, 3\)"),
-    "tensor below 0": (torch.full((1, 3, 32, 32), -0.1), UserError, r"values from -0.1 to -0.1; expected RGB in \[0, 1\]"),
+    "tensor below 0": (
+        torch.full((1, 3, 32, 32), -0.1),
+        UserError,
+        r"values from -0.1 to -0.1; expected RGB in \[0, 1\]",
+    ),
     "tensor above 255": (torch.full((1, 3, 32, 32), 300.0), UserError, r"values from 300 to 300"),
     "tensor of nan": (torch.full((1, 3, 32, 32), torch.nan), UserError, r"values from nan"),
     "tensor with one inf": (torch.tensor([0.5] * 3071 + [torch.inf]).view(1, 3, 32, 32), UserError, r"to inf"),
@@ -118,17 +122,20 @@ def with_alpha():
     return image
 
 
-@pytest.mark.parametrize(("name", "make", "shape", "classes", "colour"), [
-    ("pixel.png", pixel, (1, 1), [0.0], (0, 0, 255)),
-    ("long.png", lambda: Image.new("RGB", (20_000, 10), (0, 0, 255)), (10, 20_000), [2.0], (255, 0, 0)),
-    ("tall.png", lambda: Image.new("RGB", (10, 20_000), (0, 0, 255)), (20_000, 10), [2.0], (255, 0, 0)),
-    ("deep.png", deep, (64, 64), [], (156, 156, 156)),
-    ("deep.tif", deep, (64, 64), [], (156, 156, 156)),
-    ("ink.tif", ink, (64, 64), [0.0], (0, 0, 255)),
-    ("ink.jpg", ink, (64, 64), [0.0], (0, 0, 254)),
-    ("grey.png", lambda: Image.new("L", (64, 64), 200), (64, 64), [], (200, 200, 200)),
-    ("alpha.png", with_alpha, (64, 64), [0.0], (0, 0, 255)),
-])
+@pytest.mark.parametrize(
+    ("name", "make", "shape", "classes", "colour"),
+    [
+        ("pixel.png", pixel, (1, 1), [0.0], (0, 0, 255)),
+        ("long.png", lambda: Image.new("RGB", (20_000, 10), (0, 0, 255)), (10, 20_000), [2.0], (255, 0, 0)),
+        ("tall.png", lambda: Image.new("RGB", (10, 20_000), (0, 0, 255)), (20_000, 10), [2.0], (255, 0, 0)),
+        ("deep.png", deep, (64, 64), [], (156, 156, 156)),
+        ("deep.tif", deep, (64, 64), [], (156, 156, 156)),
+        ("ink.tif", ink, (64, 64), [0.0], (0, 0, 255)),
+        ("ink.jpg", ink, (64, 64), [0.0], (0, 0, 254)),
+        ("grey.png", lambda: Image.new("L", (64, 64), 200), (64, 64), [], (200, 200, 200)),
+        ("alpha.png", with_alpha, (64, 64), [0.0], (0, 0, 255)),
+    ],
+)
 def test_odd_pictures_give_the_right_result(here, name, make, shape, classes, colour):
     make().save(here / name)
     (found,) = predict(BrightBoxes(), list_sources(name), imgsz=320)
@@ -139,8 +146,16 @@ def test_odd_pictures_give_the_right_result(here, name, make, shape, classes, co
         assert (box >= 0).all() and (box <= torch.tensor([width, height, width, height])).all()
 
 
-@pytest.mark.parametrize("make", [lambda a: a[:, ::-1], lambda a: a[::-1, ::-1], lambda a: np.asfortranarray(a),
-                                  lambda a: np.dstack((a, a[..., :1])), lambda a: np.broadcast_to(a, a.shape)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda a: a[:, ::-1],
+        lambda a: a[::-1, ::-1],
+        lambda a: np.asfortranarray(a),
+        lambda a: np.dstack((a, a[..., :1])),
+        lambda a: np.broadcast_to(a, a.shape),
+    ],
+)
 def test_arrays_of_any_layout(make):
     (found,) = predict(BrightBoxes(), list_sources(make(RED)), imgsz=64)
     assert found.boxes.cls.tolist() == [0.0] and found.boxes.xyxy.tolist() == [[16, 16, 48, 48]]

@@ -46,8 +46,11 @@ def tree() -> list[Path]:
 def installed_names() -> set[str]:
     """Where each file of the tree must lie under site-packages."""
     package = Path("bitfalcon_plugin")
-    return {(path if path.parts[0] == "bitfalcon_plugin" else package / path).as_posix()
-            for path in tree() if path.parts[0] in FOLDERS}
+    return {
+        (path if path.parts[0] == "bitfalcon_plugin" else package / path).as_posix()
+        for path in tree()
+        if path.parts[0] in FOLDERS
+    }
 
 
 def build(source: Path, kind: str, into: Path) -> Path:
@@ -86,8 +89,11 @@ def wheel(clean: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_the_tree_and_nothing_else(wheel: Path) -> None:
     names, about = contents(wheel)
     assert names == installed_names()
-    assert {"bitfalcon_plugin/cfg/default.yaml", "bitfalcon_plugin/cfg/models/yolov12.yaml",
-            "bitfalcon_plugin/cfg/hyp/yolov12-n.yaml"} <= names
+    assert {
+        "bitfalcon_plugin/cfg/default.yaml",
+        "bitfalcon_plugin/cfg/models/yolov12.yaml",
+        "bitfalcon_plugin/cfg/hyp/yolov12-n.yaml",
+    } <= names
     assert "bitfalcon_plugin/compat/families.py" in names
     assert "bitfalcon = bitfalcon_plugin.cli:main" in about and "License-Expression: MIT" in about
 
@@ -106,12 +112,15 @@ def test_a_wheel_from_the_sdist_is_the_same(clean: Path, wheel: Path, tmp_path: 
 
 def look(site: Path, *, from_folder: Path) -> list[str]:
     """Where a bare interpreter (no site-packages but `site`) finds the parts of the package."""
-    code = ("import site, sys, importlib.util as u; site.addsitedir(sys.argv[1]);"
-            "print(u.find_spec('bitfalcon_plugin.compat').origin);"
-            "from bitfalcon_plugin.config.files import cfg_dir; print(cfg_dir());"
-            "print([n for n in ('cfg', 'compat', 'tests') if u.find_spec(n)])")
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(site)], cwd=from_folder, capture_output=True,
-                          text=True)
+    code = (
+        "import site, sys, importlib.util as u; site.addsitedir(sys.argv[1]);"
+        "print(u.find_spec('bitfalcon_plugin.compat').origin);"
+        "from bitfalcon_plugin.config.files import cfg_dir; print(cfg_dir());"
+        "print([n for n in ('cfg', 'compat', 'tests') if u.find_spec(n)])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(site)], cwd=from_folder, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
 
@@ -135,11 +144,25 @@ def test_every_dependency_is_permissive() -> None:
     text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     lists = [re.search(rf"^{name} = \[(.*)\]$", text, re.M)[1] for name in ("dependencies", "test")]
     names = re.findall(r'"([\w-]+)>=', ",".join(lists))
-    assert {"torch", "torchvision", "pyyaml", "pycocotools", "tqdm", "pytest", "setuptools", "onnx", "onnxruntime"} == set(names)
+    assert {
+        "torch",
+        "torchvision",
+        "pyyaml",
+        "pycocotools",
+        "tqdm",
+        "pytest",
+        "ruff",
+        "setuptools",
+        "onnx",
+        "onnxruntime",
+    } == set(names)
     for name in names:
         about = metadata.metadata(name)
-        words = [about.get("License-Expression") or "", (about.get("License") or "")[:100],
-                 *(line for line in about.get_all("Classifier") or [] if line.startswith("License"))]
+        words = [
+            about.get("License-Expression") or "",
+            (about.get("License") or "")[:100],
+            *(line for line in about.get_all("Classifier") or [] if line.startswith("License")),
+        ]
         assert PERMISSIVE.search(" ".join(words)) and "GPL" not in " ".join(words), (name, words)
 
 

@@ -58,11 +58,16 @@ def overlap(a: list[float], b: list[float]) -> float:
 
 def test_train_and_plot(trained):
     folder, left = trained
-    assert left["results"].box.map50 > 0.5 and left["metrics"].box.map50 == pytest.approx(left["results"].box.map50, abs=1e-6)
+    assert left["results"].box.map50 > 0.5 and left["metrics"].box.map50 == pytest.approx(
+        left["results"].box.map50, abs=1e-6
+    )
     assert [row["epoch"] for row in left["rows"]] == list(range(1, 41)) and max(left["curve"]) > 0.5
     assert left["model"].names == dict(enumerate(COLOURS))
     for index in range(4):
-        with Image.open(folder / f"results{index}.jpg") as picture, Image.open(folder / f"data/images/val/{index}.png") as plain:
+        with (
+            Image.open(folder / f"results{index}.jpg") as picture,
+            Image.open(folder / f"data/images/val/{index}.png") as plain,
+        ):
             assert picture.size == plain.size
             changed = np.abs(np.asarray(picture, int) - np.asarray(plain.convert("RGB"), int)).max(2) > 60
             assert changed.sum() > 20  # a box is drawn in
@@ -74,7 +79,11 @@ def test_batch_to_csv(trained, here):
         rows = list(csv.DictReader(file))
     found: dict[str, list] = {}
     for row in rows:
-        assert row["class"] in COLOURS and 0.25 < float(row["confidence"]) <= 1 and (row["width"], row["height"]) == ("64", "48")
+        assert (
+            row["class"] in COLOURS
+            and 0.25 < float(row["confidence"]) <= 1
+            and (row["width"], row["height"]) == ("64", "48")
+        )
         found.setdefault(row["image"], []).append((row["class"], [float(row[key]) for key in ("x1", "y1", "x2", "y2")]))
     hits = 0
     for image in sorted(path.name for path in Path("images").iterdir()):
@@ -89,7 +98,9 @@ def test_stream_loop(here):
     pictures = sorted(Path("frames").glob("*.jpg"))
     assert 7 <= len(pictures) <= 12 and left["frame"].shape == (48, 64, 3)
     lines = [line.split() for line in Path("frames/labels.txt").read_text().splitlines()]
-    assert len(lines) == sum(left["counts"].values()) and all(len(line) == 6 and 0 <= float(line[5]) <= 1 for line in lines)
+    assert len(lines) == sum(left["counts"].values()) and all(
+        len(line) == 6 and 0 <= float(line[5]) <= 1 for line in lines
+    )
 
 
 @pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -34,7 +34,7 @@ def cases(paths: list[Path]) -> list:
     return [pytest.param(path, scale, id=f"{path.stem}-{scale}") for path in paths for scale in scales(path)]
 
 
-@lru_cache(maxsize=None)
+@cache
 def shapes_only(path: Path, scale: str, nc: int = 3, variant: str | None = None) -> Detector:
     with torch.device("meta"):
         return build(path, scale, nc=nc, variant=variant)
@@ -42,7 +42,13 @@ def shapes_only(path: Path, scale: str, nc: int = 3, variant: str | None = None)
 
 def test_there_is_something_to_test():
     assert {path.stem for path in SHIPPED} == {
-        "yolov12", "yolov12-turbo", "yolo11", "yolov8", "bitfalcon", "bitfalcon-p", "yolov12-lite"
+        "yolov12",
+        "yolov12-turbo",
+        "yolo11",
+        "yolov8",
+        "bitfalcon",
+        "bitfalcon-p",
+        "yolov12-lite",
     }
     families = ("yolov8", "yolo11", "yolov12")
     assert {path.stem for path in USERS} == {f"{family}-{level}" for family in families for level in ("p2", "p6")}
@@ -130,8 +136,13 @@ def a2c2f(a: int, b: int, n: int, scale: str, variant: str, attends: bool) -> in
     side = 7 if variant == "v1" else 5
     large = {"v1": 1.2, "turbo": 1.5, "turbo-all-residual": 1.0}[variant]
     wide = int(hidden * (large if scale in "lx" else 2.0))
-    block = (conv(hidden, 3 * hidden) + conv(hidden, hidden) + conv(hidden, hidden, side, hidden)
-             + conv(hidden, wide) + conv(wide, hidden))
+    block = (
+        conv(hidden, 3 * hidden)
+        + conv(hidden, hidden)
+        + conv(hidden, hidden, side, hidden)
+        + conv(hidden, wide)
+        + conv(wide, hidden)
+    )
     gamma = b if scale in "lx" or variant == "turbo-all-residual" else 0
     return size + 2 * n * block + gamma
 
@@ -147,8 +158,11 @@ def detect(levels: list[int], nc: int, legacy: bool) -> int:
     size = 16
     for a in levels:
         size += conv(a, box, 3) + conv(box, box, 3) + box * 64 + 64 + hidden * nc + nc
-        size += conv(a, hidden, 3) + conv(hidden, hidden, 3) if legacy else (
-            conv(a, a, 3, a) + conv(a, hidden) + conv(hidden, hidden, 3, hidden) + conv(hidden, hidden))
+        size += (
+            conv(a, hidden, 3) + conv(hidden, hidden, 3)
+            if legacy
+            else (conv(a, a, 3, a) + conv(a, hidden) + conv(hidden, hidden, 3, hidden) + conv(hidden, hidden))
+        )
     return size
 
 
@@ -211,14 +225,18 @@ def test_each_family_fills_in_its_own_attention(variant, scale):
 
 # (layers, parameters, and both when folded), GFLOPs (spec/interface.md section 4; GFLOPs: spec/families.md section 3)
 PUBLISHED = {
-    "yolov12n": ((272, 2602288, 159, 2590824), 7.5), "yolov12s": ((272, 9284096, 159, 9261840), 23.3),
-    "yolov12m": ((292, 20199168, 169, 20166592), 70.7), "yolov12l": ((488, 26450784, 283, 26400752), 95.4),
+    "yolov12n": ((272, 2602288, 159, 2590824), 7.5),
+    "yolov12s": ((272, 9284096, 159, 9261840), 23.3),
+    "yolov12m": ((292, 20199168, 169, 20166592), 70.7),
+    "yolov12l": ((488, 26450784, 283, 26400752), 95.4),
     "yolov12x": ((488, 59210784, 283, 59135744), None),
-    "yolov12n-turbo": ((None, 2553904, None, 2542440), None), "yolov12s-turbo": ((None, 9127424, None, 9105168), None),
+    "yolov12n-turbo": ((None, 2553904, None, 2542440), None),
+    "yolov12s-turbo": ((None, 9127424, None, 9105168), None),
     "yolov12m-turbo": ((None, 19670784, None, 19638208), None),
     "yolov12l-turbo": ((None, 26506496, None, 26455232), None),
     "yolov12x-turbo": ((None, 59414176, None, 59337280), None),
-    "yolo11n": ((181, 2624080, 100, 2616248), 6.5), "yolov8n": ((129, 3157200, 72, 3151904), 8.7),
+    "yolo11n": ((181, 2624080, 100, 2616248), 6.5),
+    "yolov8n": ((129, 3157200, 72, 3151904), 8.7),
 }
 
 

@@ -43,17 +43,29 @@ def measured(detector: Detector) -> Detector:
 
 
 def kinds(detector: Detector) -> dict[str, type]:
-    return {name: type(part) for name, part in detector.named_modules() if isinstance(part, (nn.Conv2d, nn.Linear, FrozenConv2d))}
+    return {
+        name: type(part)
+        for name, part in detector.named_modules()
+        if isinstance(part, (nn.Conv2d, nn.Linear, FrozenConv2d))
+    }
 
 
 def test_all_leaves_the_stem_the_predictions_and_the_distribution():
     detector = model()
     table = bitify(detector, "all")
     floats = {name for name, kind in kinds(detector).items() if kind is nn.Conv2d}
-    expected = {"model.0.conv", "model.21.dfl.conv", *(f"model.21.cv{branch}.{level}.2" for branch in (2, 3) for level in range(3))}
+    expected = {
+        "model.0.conv",
+        "model.21.dfl.conv",
+        *(f"model.21.cv{branch}.{level}.2" for branch in (2, 3) for level in range(3)),
+    }
     assert floats == expected
     reasons = {change.layer: change.reason for change in table if change.action == "kept"}
-    assert reasons == {"model.0.conv": "stem", "model.21.dfl.conv": "distribution", **{name: "prediction" for name in expected if ".cv" in name}}
+    assert reasons == {
+        "model.0.conv": "stem",
+        "model.21.dfl.conv": "distribution",
+        **{name: "prediction" for name in expected if ".cv" in name},
+    }
     depthwise = {name for name, layer in ternary_layers(detector).items() if layer.groups > 1}
     assert depthwise and {change.layer for change in table if change.action == "int8"} == depthwise
     for change in table:  # by hand: 5 weights a byte, or one, and two floats a channel and one for the activations
@@ -77,7 +89,12 @@ def test_a_second_call_changes_nothing_and_parts_add_up():
     bitify(one, "all")
     before, graph = kinds(one), one.graph
     again = bitify(one, "all")
-    assert not again.changed and {change.action for change in again} == {"kept", "already"} and kinds(one) == before and one.graph == graph
+    assert (
+        not again.changed
+        and {change.action for change in again} == {"kept", "already"}
+        and kinds(one) == before
+        and one.graph == graph
+    )
     for part in ("neck", "head", "backbone"):
         bitify(two, part)
     assert kinds(two) == before and bitify(model(), "head, neck,backbone").changed == bitify(model(), "all").changed
@@ -86,20 +103,31 @@ def test_a_second_call_changes_nothing_and_parts_add_up():
 def test_expressions_and_keep():
     detector = model()
     assert bitify(detector, r"model\.2\.m\.").changed == ["model.2.m.0.cv1.conv", "model.2.m.0.cv2.conv"]
-    assert {c.layer: c.reason for c in bitify(detector, "neck", ["default", r"\.m\.", r"^model\.15"]) if c.action == "kept"}.items() >= {
-        ("model.15.conv", "keep"), ("model.11.m.0.cv1.conv", "keep")}
+    assert {
+        c.layer: c.reason for c in bitify(detector, "neck", ["default", r"\.m\.", r"^model\.15"]) if c.action == "kept"
+    }.items() >= {("model.15.conv", "keep"), ("model.11.m.0.cv1.conv", "keep")}
     everything = model()
     bitify(everything, "all", "none")
     assert [name for name, kind in kinds(everything).items() if kind is nn.Conv2d] == ["model.21.dfl.conv"]
     floats = model()
     assert {c.layer for c in bitify(floats, "head", dw="fp") if c.reason == "dw=fp"} == {
-        f"model.21.cv3.{level}.{place}.0.conv" for level in range(3) for place in range(2)}
+        f"model.21.cv3.{level}.{place}.0.conv" for level in range(3) for place in range(2)
+    }
 
 
-@pytest.mark.parametrize(("given", "part"), [
-    ({"bit": "haed"}, "Did you mean 'head'"), ({"bit": "model.99"}, "names such as"), ({"bit": "("}, "no regular expression"),
-    ({"bit": "head", "keep": "["}, "no regular expression"), ({"dw": "int4"}, "int8, ternary, fp"), ({"rule": "bin"}, "absmean, twn"),
-    ({"bit": ""}, "expected"), ({"act": "given"}, "static, dynamic, none")])
+@pytest.mark.parametrize(
+    ("given", "part"),
+    [
+        ({"bit": "haed"}, "Did you mean 'head'"),
+        ({"bit": "model.99"}, "names such as"),
+        ({"bit": "("}, "no regular expression"),
+        ({"bit": "head", "keep": "["}, "no regular expression"),
+        ({"dw": "int4"}, "int8, ternary, fp"),
+        ({"rule": "bin"}, "absmean, twn"),
+        ({"bit": ""}, "expected"),
+        ({"act": "given"}, "static, dynamic, none"),
+    ],
+)
 def test_mistakes_change_nothing(given, part):
     detector = model()
     before = kinds(detector)
@@ -131,7 +159,9 @@ def test_the_owners_head_becomes_a_float_one_and_is_built_again_as_such():
     assert changed and set(ternary_layers(Detector(again.graph))) == set(changed)
 
 
-@pytest.mark.parametrize(("bit", "options"), [("all", {}), ("head", {"dw": "ternary", "rule": "twn"}), (r"\.cv[13]\.", {"act": "dynamic"})])
+@pytest.mark.parametrize(
+    ("bit", "options"), [("all", {}), ("head", {"dw": "ternary", "rule": "twn"}), (r"\.cv[13]\.", {"act": "dynamic"})]
+)
 def test_the_graph_knows_and_a_file_brings_it_back(bit, options, tmp_path):
     detector = model()
     bitify(detector, bit, **options)
@@ -149,8 +179,16 @@ def test_the_graph_knows_and_a_file_brings_it_back(bit, options, tmp_path):
 
 def test_documents_that_are_wrong_are_told():
     document = dict(model().graph.document)
-    for bit, part in (("haed", "did you mean"), ({"parts": ["tail"]}, "names more than"), ({"layer": []}, "unknown"), (7, "neither"),
-                      ({"layers": ["model.99.conv"]}, "not there"), ([{"parts": ["head"]}] * 60, "at most 50"), ({"rule": "sign"}, "absmean, twn"), ({"layers": "head"}, "list of names")):
+    for bit, part in (
+        ("haed", "did you mean"),
+        ({"parts": ["tail"]}, "names more than"),
+        ({"layer": []}, "unknown"),
+        (7, "neither"),
+        ({"layers": ["model.99.conv"]}, "not there"),
+        ([{"parts": ["head"]}] * 60, "at most 50"),
+        ({"rule": "sign"}, "absmean, twn"),
+        ({"layers": "head"}, "list of names"),
+    ):
         with pytest.raises(UserError, match=f"(?i){part}"):
             Detector(graph_of({**document, "bit": bit}, scale="n"))
     assert not ternary_layers(Detector(graph_of({**document, "bit": [{"layers": ["model.21.dfl.conv"]}]}, scale="n")))
@@ -164,15 +202,20 @@ def test_a_head_of_which_one_branch_is_ternary():
         detector = model()
         bitify(detector, bit)
         first = [detector.head.cv3[level][0][0].conv for level in range(3)]
-        assert [getattr(layer, "act", "float") for layer in first] == [{"cv3\\.": "static", "cv2\\.": "float"}.get(bit, "given")] * 3
+        assert [getattr(layer, "act", "float") for layer in first] == [
+            {"cv3\\.": "static", "cv2\\.": "float"}.get(bit, "given")
+        ] * 3
         out = measured(detector)(images())
         assert all(out[key].isfinite().all() for key in out)
-        unbitify(detector, [name for name in ternary_layers(detector) if ".cv2." in name])  # trying out: shared scales are undone
+        unbitify(
+            detector, [name for name in ternary_layers(detector) if ".cv2." in name]
+        )  # trying out: shared scales are undone
         assert not any(getattr(layer, "act", "") == "given" for layer in first)
         detector(images())
 
 
 # ---- folding -------------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("backend", ["auto", "float"])
 @pytest.mark.parametrize("bit", ["all", "head"])
@@ -183,10 +226,14 @@ def test_a_folded_model_computes_what_training_saw(bit, backend):
     expected, x = detector(images()), images()
     frozen = freeze(copy.deepcopy(detector), backend)
     assert not [part for part in frozen.modules() if isinstance(part, (BitConv2d, nn.BatchNorm2d))]
-    assert any(layer.follower for layer in ternary_layers(frozen).values()) and not any(p.requires_grad for p in frozen.parameters())
+    assert any(layer.follower for layer in ternary_layers(frozen).values()) and not any(
+        p.requires_grad for p in frozen.parameters()
+    )
     with torch.inference_mode():
         for found in (frozen(x), copy.deepcopy(frozen)(x), pickle.loads(pickle.dumps(frozen))(x)):
-            for key in found:  # a sum that falls on the other side of a half moves a code by one: few, and small beside the whole
+            for key in (
+                found
+            ):  # a sum that falls on the other side of a half moves a code by one: few, and small beside the whole
                 error, size = (found[key] - expected[key]).abs(), expected[key].abs().max()
                 assert error.mean() < 5e-3 * size and error.max() < 0.15 * size
     assert frozen.fuse() is frozen and freeze(frozen) is frozen
@@ -202,7 +249,17 @@ def test_one_folded_layer_agrees_with_the_three_it_is_made_of(act, activation):
         k, groups = (k % 3) * 2 + 1, 1
         if case % 3 == 0:
             c_out = groups = c_in
-        layer = BitConv2d(c_in, c_out, k, 1 + stride % 2, k // 2, groups=groups, bias=case % 2 == 0, act=act, rule=("absmean", "int8", "twn")[case % 3])
+        layer = BitConv2d(
+            c_in,
+            c_out,
+            k,
+            1 + stride % 2,
+            k // 2,
+            groups=groups,
+            bias=case % 2 == 0,
+            act=act,
+            rule=("absmean", "int8", "twn")[case % 3],
+        )
         bn, x = lived(nn.BatchNorm2d(c_out)), torch.randn(1 + case % 3, c_in, 9, 7)
         bn.weight.mul_(torch.where(torch.arange(c_out) % 2 == 0, -1.0, 1.0))
         layer(x)
@@ -243,7 +300,9 @@ def test_a_folded_model_in_other_types(dtype):
     found = detector.to(dtype)(images().to(dtype))
     for key in found:
         assert found[key].dtype == dtype
-        assert (found[key].float() - expected[key]).abs().mean() < (1e-3 if dtype == torch.float64 else 3e-2) * expected[key].abs().max()
+        assert (found[key].float() - expected[key]).abs().mean() < (
+            1e-3 if dtype == torch.float64 else 3e-2
+        ) * expected[key].abs().max()
 
 
 def test_traced_models_compute_in_floats():

@@ -26,25 +26,36 @@ def kinds(model: nn.Module) -> set[str]:
     return {type(part).__name__ for part in model.modules() if type(part).__module__ == "torch.nn.modules.activation"}
 
 
-@pytest.mark.parametrize(("written", "kind", "check"), [
-    ("torch.nn.ReLU()", nn.ReLU, {}), ("nn.LeakyReLU(0.1)", nn.LeakyReLU, {"negative_slope": 0.1}),
-    ("ReLU", nn.ReLU, {}),
-    ("nn.Hardtanh(min_val=-2, max_val=2)", nn.Hardtanh, {"min_val": -2}),
-    ("nn.ReLU(inplace=True)", nn.ReLU, {"inplace": True}),
-])
+@pytest.mark.parametrize(
+    ("written", "kind", "check"),
+    [
+        ("torch.nn.ReLU()", nn.ReLU, {}),
+        ("nn.LeakyReLU(0.1)", nn.LeakyReLU, {"negative_slope": 0.1}),
+        ("ReLU", nn.ReLU, {}),
+        ("nn.Hardtanh(min_val=-2, max_val=2)", nn.Hardtanh, {"min_val": -2}),
+        ("nn.ReLU(inplace=True)", nn.ReLU, {"inplace": True}),
+    ],
+)
 def test_the_activation_of_a_document_is_that_of_every_block_that_names_none(written, kind, check):
-    rows = [(-1, 1, "Conv", [8, 9, 8]), (-1, 1, "C3k2", [16, True]), (-1, 1, "A2C2f", [64, True, 1]),
-            (-1, 1, "RELAN", [16]),
-            (-1, 1, "SepConv7x7", [16]), (-1, 1, "AreaAttn", [16]), (-1, 1, "nn.Tanh", []),
-            (-1, 1, "Conv", [8, 1, 1, None, 1, 1, False])]
+    rows = [
+        (-1, 1, "Conv", [8, 9, 8]),
+        (-1, 1, "C3k2", [16, True]),
+        (-1, 1, "A2C2f", [64, True, 1]),
+        (-1, 1, "RELAN", [16]),
+        (-1, 1, "SepConv7x7", [16]),
+        (-1, 1, "AreaAttn", [16]),
+        (-1, 1, "nn.Tanh", []),
+        (-1, 1, "Conv", [8, 1, 1, None, 1, 1, False]),
+    ]
     other = small_model(*rows)
     model = small_model(*rows, activation=written)
     assert kinds(model) == {kind.__name__, "Tanh"} and kinds(other) == {"SiLU", "Tanh"}
     assert kinds(small_model(*rows)) == {"SiLU", "Tanh"}  # nothing stays behind for the next model
     blocks = [part for part in model.modules() if isinstance(part, Conv)]
     assert {type(part.act) for part in blocks} == {kind, nn.Identity}
-    assert all(getattr(part, key) == value for part in model.modules() if type(part) is kind for key,
-               value in check.items())
+    assert all(
+        getattr(part, key) == value for part in model.modules() if type(part) is kind for key, value in check.items()
+    )
     assert type(model.model[7].act) is nn.Identity
     raw = model(torch.rand(2, 3, 8, 8))
     (raw["boxes"].sum() + raw["scores"].sum()).backward()
@@ -62,8 +73,18 @@ def test_the_activation_is_applied():
     torch.testing.assert_close(clipped.model[0](x), y.clamp(0, 6))
 
 
-@pytest.mark.parametrize("written", ["nn.Conv2d(1, 1, 1)", "nn.Relu()", "nn.ReLU(1, 2, 3)", "nn.Threshold()",
-                                     "nn.Module()", "nn.functional", "nn.GLU()"])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "nn.Conv2d(1, 1, 1)",
+        "nn.Relu()",
+        "nn.ReLU(1, 2, 3)",
+        "nn.Threshold()",
+        "nn.Module()",
+        "nn.functional",
+        "nn.GLU()",
+    ],
+)
 def test_an_activation_that_is_none_is_refused(written):
     with pytest.raises(UserError):
         small_model((-1, 1, "Conv", [8, 3, 2]), activation=written)
@@ -74,13 +95,20 @@ def test_an_activation_that_is_none_is_refused(written):
 
 @torch.inference_mode()
 def test_rows_of_torch_and_torchvision():
-    rows = [(-1, 1, "nn.Conv2d", [3, 16, 3, 2, 1]), (-1, 1, "torch.nn.Identity", []), (-1, 2, "nn.BatchNorm2d", []),
-            (-1, 1, "nn.ReLU", []),
-            (-1, 1, "nn.ZeroPad2d", [[0, 1, 0, 1]]), (-1, 1, "nn.MaxPool2d", [2, 1, 0]),
-            (-1, 1, "nn.ConvTranspose2d", [8, 2, 2]),
-            (-1, 1, "nn.AvgPool2d", [2]), (-1, 1, "torchvision.ops.SqueezeExcitation", [8, 2]),
-            (-1, 3, "torchvision.ops.Conv2dNormActivation", [8, 8, 3]),
-            ([-1, 0], 1, "Concat", [1]), ([10], 1, "Conv", [8])]
+    rows = [
+        (-1, 1, "nn.Conv2d", [3, 16, 3, 2, 1]),
+        (-1, 1, "torch.nn.Identity", []),
+        (-1, 2, "nn.BatchNorm2d", []),
+        (-1, 1, "nn.ReLU", []),
+        (-1, 1, "nn.ZeroPad2d", [[0, 1, 0, 1]]),
+        (-1, 1, "nn.MaxPool2d", [2, 1, 0]),
+        (-1, 1, "nn.ConvTranspose2d", [8, 2, 2]),
+        (-1, 1, "nn.AvgPool2d", [2]),
+        (-1, 1, "torchvision.ops.SqueezeExcitation", [8, 2]),
+        (-1, 3, "torchvision.ops.Conv2dNormActivation", [8, 8, 3]),
+        ([-1, 0], 1, "Concat", [1]),
+        ([10], 1, "Conv", [8]),
+    ]
     model = small_model(*rows, width_multiple=0.5).eval()
     channels = [row.channels for row in model.graph.rows]
     # widths of nn.X are as written, but for transposed convolutions
@@ -112,8 +140,13 @@ def test_summary_rows_and_totals():
     model = build("yolov12.yaml", "n", nc=2)
     found = summary(model)
     index, source, repeats, parameters, module, arguments = found.rows[2]
-    assert (index, source, repeats, module.rpartition(".")[2],
-            arguments) == (2, -1, 1, "C3k2", "[32, 64, 1, False, 0.25]")
+    assert (index, source, repeats, module.rpartition(".")[2], arguments) == (
+        2,
+        -1,
+        1,
+        "C3k2",
+        "[32, 64, 1, False, 0.25]",
+    )
     assert parameters == sum(p.numel() for p in model.model[2].parameters())
     assert found.rows[8][2] == 2 and found.rows[8][5] == "[256, 256, 2, True, 1]"
     assert found.rows[9][4:] == ("torch.nn.modules.upsampling.Upsample", "[None, 2, 'nearest']")

@@ -43,8 +43,11 @@ def model_with(name: str) -> tuple[Detector, dict]:
     family, scale = family_and_scale(name)
     model = build(GRAPHS[family], scale).eval()
     ours = model.state_dict()
-    state, report = apply(TABLES[family], foreign_state(vector, name.startswith("checkpoint")),
-                          {key: tuple(value.shape) for key, value in ours.items()})
+    state, report = apply(
+        TABLES[family],
+        foreign_state(vector, name.startswith("checkpoint")),
+        {key: tuple(value.shape) for key, value in ours.items()},
+    )
     assert set(report.kept) == set(vector["state_dict"])
     model.load_state_dict(state)
     return model, vector

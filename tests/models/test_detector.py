@@ -17,8 +17,15 @@ from bitfalcon_plugin.models.modules.head import Raw
 from bitfalcon_plugin.ops.letterbox import nearest_side
 from tests.helpers.tiny_models import lived, small_model
 
-GRAPHS = ["yolov12.yaml", "yolov12-turbo.yaml", "yolo11.yaml", "yolov8.yaml", "bitfalcon.yaml", "bitfalcon-p.yaml",
-          "yolov12-lite.yaml"]
+GRAPHS = [
+    "yolov12.yaml",
+    "yolov12-turbo.yaml",
+    "yolo11.yaml",
+    "yolov8.yaml",
+    "bitfalcon.yaml",
+    "bitfalcon-p.yaml",
+    "yolov12-lite.yaml",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -88,9 +95,17 @@ def test_the_memory_format_changes_no_number(name):
             torch.testing.assert_close(raw[key], expected[key], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("height", "width", "nearest"),
-                         [(100, 64, "96x64"), (64, 47, "64x32"), (48, 48, "64x64"), (1, 1, "32x32"),
-                          (639, 641, "640x640"), (0, 32, "32x32")])
+@pytest.mark.parametrize(
+    ("height", "width", "nearest"),
+    [
+        (100, 64, "96x64"),
+        (64, 47, "64x32"),
+        (48, 48, "64x64"),
+        (1, 1, "32x32"),
+        (639, 641, "640x640"),
+        (0, 32, "32x32"),
+    ],
+)
 def test_sides_that_do_not_fit_are_refused_with_the_nearest_that_do(model, height, width, nearest):
     with pytest.raises(ValueError, match=f"{height}x{width}.*multiples of 32.*nearest are {nearest}"):
         model(torch.rand(1, 3, height, width))
@@ -104,8 +119,9 @@ def test_nearest_side():
             assert nearest_side(side, multiple) == max(c for c in candidates if abs(c - side) == best)
 
 
-@pytest.mark.parametrize("images", [torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64),
-                                    torch.zeros(1, 3, 64, 64, dtype=torch.uint8)])
+@pytest.mark.parametrize(
+    "images", [torch.zeros(3, 64, 64), torch.zeros(1, 1, 64, 64), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)]
+)
 def test_what_is_no_batch_of_images_is_refused(model, images):
     with pytest.raises(ValueError, match="floating point"):
         model(images)
@@ -148,8 +164,11 @@ def test_starting_biases(name, nc):
 
 
 def test_every_batch_norm_has_the_constants_of_detection_models():
-    model = small_model((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "nn.BatchNorm2d", []),
-                        (-1, 1, "torchvision.ops.Conv2dNormActivation", [8, 8, 3]))
+    model = small_model(
+        (-1, 1, "Conv", [8, 3, 2]),
+        (-1, 1, "nn.BatchNorm2d", []),
+        (-1, 1, "torchvision.ops.Conv2dNormActivation", [8, 8, 3]),
+    )
     norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
     assert len(norms) > 5 and {(part.eps, part.momentum) for part in norms} == {(1e-3, 0.03)}
 
@@ -179,8 +198,12 @@ def test_copies_give_the_same_outputs(model):
     fresh.load_state_dict(model.state_dict())
     for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False), fresh):
         assert same(other(images), expected)
-        assert (other.names, other.strides, other.multiple,
-                other.graph) == (model.names, model.strides, model.multiple, model.graph)
+        assert (other.names, other.strides, other.multiple, other.graph) == (
+            model.names,
+            model.strides,
+            model.multiple,
+            model.graph,
+        )
 
 
 def test_a_copy_is_independent(model):
@@ -253,8 +276,9 @@ def test_every_parameter_that_reaches_an_output_has_a_gradient(name):
     found = {key for key, p in model.named_parameters() if p.grad is not None}
     assert found == reached(model)
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
-    idle = {int(key.split(".")[1]) for key, p in model.named_parameters()
-            if p.requires_grad} - {int(key.split(".")[1]) for key in found}
+    idle = {int(key.split(".")[1]) for key, p in model.named_parameters() if p.requires_grad} - {
+        int(key.split(".")[1]) for key in found
+    }
     assert idle == ({16, 17} if name == "bitfalcon.yaml" else set())  # 8 and 9 reach the head through 11
 
 

@@ -27,7 +27,11 @@ def slow_nms(prediction, conf, iou, max_det=300, multi_label=False, agnostic=Fal
                 best = max(scores.values())
                 scores = dict([next((c, score) for c, score in scores.items() if score == best)])
             if all(abs(side) < float("inf") for side in box):
-                found += [(*box, score, c) for c, score in scores.items() if score > conf and (classes is None or c in classes)]
+                found += [
+                    (*box, score, c)
+                    for c, score in scores.items()
+                    if score > conf and (classes is None or c in classes)
+                ]
         found.sort(key=lambda detection: -detection[4])
         kept = []
         for one in found[:cap]:
@@ -159,8 +163,11 @@ def random_case(seed: int) -> tuple[torch.Tensor, dict]:
         holes = torch.rand(prediction.shape, generator=generator) < 0.05
         prediction[holes] = chance.choice((torch.nan, torch.inf, -torch.inf))
     return prediction, {
-        "conf": chance.choice((0.0, 0.1, 0.125, 0.5)), "iou": chance.choice((0.0, 1 / 3, 0.5, 0.7, 1.0)),
-        "max_det": chance.choice((1, 3, 10, 300)), "multi_label": chance.random() < 0.5, "agnostic": chance.random() < 0.5,
+        "conf": chance.choice((0.0, 0.1, 0.125, 0.5)),
+        "iou": chance.choice((0.0, 1 / 3, 0.5, 0.7, 1.0)),
+        "max_det": chance.choice((1, 3, 10, 300)),
+        "multi_label": chance.random() < 0.5,
+        "agnostic": chance.random() < 0.5,
         "classes": chance.choice((None, None, [0], [1, 4], [])),
     }
 

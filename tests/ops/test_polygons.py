@@ -39,9 +39,9 @@ def inside(polygon: list[tuple[float, float]], x: float, y: float) -> bool:
 
 def slow_fill(polygons: list[list[tuple[float, float]]]) -> torch.Tensor:
     height, width = SIZE
-    return torch.tensor([
-        [any(inside(polygon, x + 0.5, y + 0.5) for polygon in polygons) for x in range(width)] for y in range(height)
-    ])
+    return torch.tensor(
+        [[any(inside(polygon, x + 0.5, y + 0.5) for polygon in polygons) for x in range(width)] for y in range(height)]
+    )
 
 
 def slow_clip(polygon: list[tuple[float, float]], size: tuple[int, int]) -> list[tuple[float, float]]:
@@ -101,7 +101,10 @@ def test_cutting_does_not_change_what_is_seen(seed):
 
 def test_a_polygon_that_holds_the_whole_picture_becomes_it():
     around = [(-50, -50), (100, -50), (100, 100), (-50, 100)]
-    assert hulls(clip(outlines(around, [(-9, -9), (-1, -9), (-1, -1)]), SIZE)).tolist() == [[0, 0, 28, 20], [0, 0, 0, 0]]
+    assert hulls(clip(outlines(around, [(-9, -9), (-1, -9), (-1, -1)]), SIZE)).tolist() == [
+        [0, 0, 28, 20],
+        [0, 0, 0, 0],
+    ]
     assert fill(clip(outlines(around), SIZE), SIZE).all()
 
 

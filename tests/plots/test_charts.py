@@ -16,9 +16,20 @@ from bitfalcon_plugin.tasks.metrics import Metrics
 from tests.tasks.test_curves import NAMES, coco_metrics, random_case
 
 needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
-ODD = ["猫", "naïve кошка", "_under", "$x_1$ \\frac", "two\nlines", "", "a name that goes on and on and on and on", "\ud7ff\u0000"]
-HEAD = ("epoch,time,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision(B),metrics/recall(B),metrics/mAP50(B),"
-        "metrics/mAP50-95(B),val/box_loss,val/cls_loss,val/dfl_loss,lr/pg0,lr/pg1,lr/pg2")
+ODD = [
+    "猫",
+    "naïve кошка",
+    "_under",
+    "$x_1$ \\frac",
+    "two\nlines",
+    "",
+    "a name that goes on and on and on and on",
+    "\ud7ff\u0000",
+]
+HEAD = (
+    "epoch,time,train/box_loss,train/cls_loss,train/dfl_loss,metrics/precision(B),metrics/recall(B),metrics/mAP50(B),"
+    "metrics/mAP50-95(B),val/box_loss,val/cls_loss,val/dfl_loss,lr/pg0,lr/pg1,lr/pg2"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -53,15 +64,20 @@ def test_metrics_draw_six_figures(tmp_path, quiet):
     drawn = metrics.plot(tmp_path / "run")
     expected = ["PR_curve", "F1_curve", "P_curve", "R_curve", "confusion_matrix", "confusion_matrix_normalized"]
     assert [path.name for path in drawn] == [f"{name}.png" for name in expected]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(path.name for path in drawn)  # no leavings
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
+        path.name for path in drawn
+    )  # no leavings
     assert all(min(size(path)) >= 200 and coloured(path) > 500 for path in drawn)
 
 
 @needs_matplotlib
 def test_metrics_of_nothing_can_be_drawn(tmp_path, quiet):
     samples, _ = random_case(0)
-    metrics = Metrics(**coco_metrics([type(samples[0])(None, (50, 50), samples[0].classes[:0], samples[0].boxes[:0])],
-                                     np.zeros((0, 7)), NAMES))
+    metrics = Metrics(
+        **coco_metrics(
+            [type(samples[0])(None, (50, 50), samples[0].classes[:0], samples[0].boxes[:0])], np.zeros((0, 7)), NAMES
+        )
+    )
     assert len(metrics.plot(tmp_path)) == 6
 
 
@@ -71,8 +87,16 @@ def test_many_classes_and_odd_names(tmp_path, quiet, classes):
     draw = np.random.RandomState(0)
     names = [ODD[i % len(ODD)] for i in range(classes)]
     grid = np.linspace(0, 1, 50)
-    path = draw_curve(tmp_path / "curve.png", grid, draw.rand(classes, 50), ("Recall", "Precision"), names,
-                      draw.rand(classes).tolist(), "all classes", mark=0.5)
+    path = draw_curve(
+        tmp_path / "curve.png",
+        grid,
+        draw.rand(classes, 50),
+        ("Recall", "Precision"),
+        names,
+        draw.rand(classes).tolist(),
+        "all classes",
+        mark=0.5,
+    )
     matrix = draw.randint(0, 9, (classes + 1, classes + 1)) * 1000
     drawn = ConfusionMatrix(matrix, dict(enumerate(names))).plot(normalize=False, save_dir=tmp_path)
     assert drawn == tmp_path / "confusion_matrix.png" and coloured(drawn) > 500
@@ -83,8 +107,12 @@ def test_many_classes_and_odd_names(tmp_path, quiet, classes):
 @pytest.mark.parametrize("classes, boxes", [(3, 2500), (100, 300), (2, 0)])
 def test_labels_of_any_number(tmp_path, quiet, classes, boxes):
     draw = np.random.RandomState(0)
-    target = draw_labels(tmp_path / "labels.jpg", draw.randint(0, classes, boxes) ** 2 // classes, draw.rand(boxes, 4),
-                         [ODD[i % len(ODD)] for i in range(classes)])
+    target = draw_labels(
+        tmp_path / "labels.jpg",
+        draw.randint(0, classes, boxes) ** 2 // classes,
+        draw.rand(boxes, 4),
+        [ODD[i % len(ODD)] for i in range(classes)],
+    )
     with Image.open(target) as picture:
         assert picture.format == "JPEG" and picture.size == (550, 380)
 
@@ -93,7 +121,9 @@ def test_labels_of_any_number(tmp_path, quiet, classes, boxes):
 @pytest.mark.parametrize("epochs, measured", [(1, False), (30, True)])
 def test_results_of_any_length(tmp_path, quiet, epochs, measured):
     value = "0.5" if measured else "nan"
-    rows = [",".join([str(e + 1), "9.5", "1.5", "1.2", "1.1", *[value] * 7, "0.01", "0.01", "0.01"]) for e in range(epochs)]
+    rows = [
+        ",".join([str(e + 1), "9.5", "1.5", "1.2", "1.1", *[value] * 7, "0.01", "0.01", "0.01"]) for e in range(epochs)
+    ]
     (tmp_path / "results.csv").write_text("\n".join([HEAD, *rows]) + "\n")
     target = draw_results(tmp_path / "results.csv", tmp_path / "results.png")
     assert size(target) == (750, 280) and coloured(target) > 100 * measured
@@ -116,7 +146,9 @@ def test_the_callers_style_and_backend_stay(tmp_path, monkeypatch):
     before = dict(dict.items(matplotlib.rcParams))  # looking at the backend in another way would choose one
     draw_curve(tmp_path / "plain.png", np.linspace(0, 1, 9), np.ones((1, 9)) / 2, ("x", "y"), ["a"], [1.0], "mean")
     assert dict(dict.items(matplotlib.rcParams)) == before
-    monkeypatch.setitem(matplotlib.rcParams, "figure.facecolor", "black")  # nor does the caller's style reach the figure
+    monkeypatch.setitem(
+        matplotlib.rcParams, "figure.facecolor", "black"
+    )  # nor does the caller's style reach the figure
     draw_curve(tmp_path / "dark.png", np.linspace(0, 1, 9), np.ones((1, 9)) / 2, ("x", "y"), ["a"], [1.0], "mean")
     assert np.array_equal(Image.open(tmp_path / "plain.png"), Image.open(tmp_path / "dark.png"))
 
@@ -138,4 +170,6 @@ def test_smoothing_keeps_lines_flat_and_is_the_slow_sum():
     values = np.random.RandomState(0).rand(60)
     for place in (0, 7, 59):
         weights = [np.exp(-0.5 * ((place - other) / 2) ** 2) for other in range(60)]
-        assert smoothed(values)[place] == pytest.approx(sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights))
+        assert smoothed(values)[place] == pytest.approx(
+            sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+        )

@@ -25,11 +25,12 @@ NAMES = {0: "cat", 1: "dog"}
 
 
 def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[place:place + 2], 16) for place in (1, 3, 5))
+    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
 
 
 def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
     """WCAG 2's contrast ratio."""
+
     def luminance(colour):
         parts = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
@@ -47,7 +48,11 @@ def test_labels_stand_out_from_their_colour():
 def lab(colour: str) -> np.ndarray:
     """CIELAB of an sRGB colour under D65."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in (part / 255 for part in rgb(colour))]
-    x, y, z = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear / (0.9505, 1, 1.089)
+    x, y, z = (
+        np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+        @ linear
+        / (0.9505, 1, 1.089)
+    )
     fx, fy, fz = (c ** (1 / 3) if c > 0.008856 else 7.787 * c + 16 / 116 for c in (x, y, z))
     return np.array([116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)])
 
@@ -79,9 +84,21 @@ class Pen:
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (40, 30), (30, 300), (2000, 20), (320, 240), (3840, 2160)])
 def test_labels_never_leave_the_picture_nor_text_its_ground(monkeypatch, size):
     pen, (w, h) = Pen(monkeypatch), size
-    names = {0: "cat", 1: "a name of a class that nobody can remember, let alone write down on a picture", 2: "Größe|\n猫", 3: "gjpqy"}
-    places = [(0, 0, w, h), (-50, -50, 5, 5), (w - 3, h - 3, w + 90, h + 90), (w / 2, h / 2, w / 2, h / 2), (w - 1, 0, w, 2),
-              (0, h - 1, 2, h), (-1e9, 3, 1e9, 4)]
+    names = {
+        0: "cat",
+        1: "a name of a class that nobody can remember, let alone write down on a picture",
+        2: "Größe|\n猫",
+        3: "gjpqy",
+    }
+    places = [
+        (0, 0, w, h),
+        (-50, -50, 5, 5),
+        (w - 3, h - 3, w + 90, h + 90),
+        (w / 2, h / 2, w / 2, h / 2),
+        (w - 1, 0, w, 2),
+        (0, h - 1, 2, h),
+        (-1e9, 3, 1e9, 4),
+    ]
     rows = [[*box, 0.9 - index / 100, cls] for index, box in enumerate(places) for cls in names]
     assert draw_boxes(Image.new("RGB", size), rows, names).size == size
     if min(size) >= 200:
@@ -93,7 +110,7 @@ def test_labels_never_leave_the_picture_nor_text_its_ground(monkeypatch, size):
 def test_long_names_are_cut_and_scores_are_not(monkeypatch):
     pen = Pen(monkeypatch)
     draw_boxes(Image.new("RGB", (120, 120)), [[10, 30, 60, 90, 0.87, 0]], {0: "extraordinarily long name"})
-    (text, *_), = pen.labels
+    ((text, *_),) = pen.labels
     assert text.startswith("extra") and text.endswith(".. 0.87")
 
 
@@ -113,20 +130,36 @@ def test_the_first_row_is_drawn_on_top():
 
 
 def test_small_objects_are_seen_inside_their_box_on_a_large_picture():
-    drawn = draw_boxes(Image.new("RGB", (3840, 2160)), [[100, 100, 108, 108, 0.9, 0], [500, 500, 900, 900, 0.9, 0]], NAMES, labels=False)
+    drawn = draw_boxes(
+        Image.new("RGB", (3840, 2160)),
+        [[100, 100, 108, 108, 0.9, 0], [500, 500, 900, 900, 0.9, 0]],
+        NAMES,
+        labels=False,
+    )
     pixels = np.asarray(drawn).any(2)
     assert pixels[100:109, 100:109].sum() == 4 * 8  # one pixel wide
     assert pixels[700, 500:520].sum() == round((3840 + 2160 + 3) / 2 * 0.003) == 9
 
 
 def test_edges_at_and_beyond_the_border_are_seen():
-    pixels = np.asarray(draw_boxes(Image.new("RGB", (50, 40)), [[-5, -5, 60, 40, 0.9, 0]], NAMES, labels=False, line_width=1))
+    pixels = np.asarray(
+        draw_boxes(Image.new("RGB", (50, 40)), [[-5, -5, 60, 40, 0.9, 0]], NAMES, labels=False, line_width=1)
+    )
     assert (pixels[[0, -1]] == rgb(PALETTE[0])).all() and (pixels[:, [0, -1]] == rgb(PALETTE[0])).all()
     assert not pixels[1:-1, 1:-1].any()
 
 
-@pytest.mark.parametrize("size, side, least, most", [((320, 240), 100, 11, 11), ((640, 480), 100, 11, 11), ((3840, 2160), 800, 54, 54),
-                                                     ((3840, 2160), 30, 27, 27), ((3840, 2160), 160, 40, 40), ((64, 64), 5, 11, 11)])
+@pytest.mark.parametrize(
+    "size, side, least, most",
+    [
+        ((320, 240), 100, 11, 11),
+        ((640, 480), 100, 11, 11),
+        ((3840, 2160), 800, 54, 54),
+        ((3840, 2160), 30, 27, 27),
+        ((3840, 2160), 160, 40, 40),
+        ((64, 64), 5, 11, 11),
+    ],
+)
 def test_text_grows_with_the_picture_and_less_over_small_boxes(size, side, least, most):
     assert least <= drawing._text_size(size, [(0, 0, side, side)] * 3) <= most
     assert drawing._text_size(size, []) >= 11
@@ -160,7 +193,9 @@ def test_arrays_become_pictures():
 
 
 def test_edges_are_where_the_box_is():
-    picture = draw_boxes(Image.new("RGB", (200, 100), "white"), [[20, 30, 120, 80, 0.9, 1]], NAMES, labels=False, line_width=1)
+    picture = draw_boxes(
+        Image.new("RGB", (200, 100), "white"), [[20, 30, 120, 80, 0.9, 1]], NAMES, labels=False, line_width=1
+    )
     pixels = np.asarray(picture)
     ys, xs = (pixels == rgb(PALETTE[1])).all(2).nonzero()
     assert (xs.min(), xs.max(), ys.min(), ys.max()) == (20, 120, 30, 80)
@@ -181,7 +216,11 @@ def test_letters_that_no_font_has_are_told_apart(monkeypatch):
 def test_names_of_which_nothing_can_be_written_are_numbers(monkeypatch):
     no_fonts(monkeypatch)
     pen = Pen(monkeypatch)
-    draw_boxes(Image.new("RGB", (300, 300)), [[50, 50, 90, 90, 0.9, cls] for cls in range(4)], {0: "猫", 1: "犬 小", 2: "?", 3: ""})
+    draw_boxes(
+        Image.new("RGB", (300, 300)),
+        [[50, 50, 90, 90, 0.9, cls] for cls in range(4)],
+        {0: "猫", 1: "犬 小", 2: "?", 3: ""},
+    )
     assert [text for text, *_ in pen.labels] == ["0.90", "? 0.90", "class 1 0.90", "class 0 0.90"]
 
 
@@ -199,7 +238,7 @@ def test_any_font_of_the_system_is_searched_for_letters(monkeypatch, tmp_path):
     font.setupGlyphOrder([".notdef", "cat", "space"])
     font.setupCharacterMap(letters)
     font.setupGlyf({".notdef": box(200), "cat": box(800), "space": TTGlyphPen(None).glyph()})
-    font.setupHorizontalMetrics({name: (900, 0) for name in (".notdef", "cat", "space")})
+    font.setupHorizontalMetrics(dict.fromkeys((".notdef", "cat", "space"), (900, 0)))
     font.setupHorizontalHeader(ascent=900, descent=-100)
     font.setupNameTable({"familyName": "Ideographs of a test", "styleName": "Regular"})
     font.setupOS2(), font.setupPost()
@@ -274,8 +313,10 @@ def test_boxes_shrink_with_their_image():
 
 
 def test_captions_and_a_batch_of_none():
-    plain, named = (np.asarray(batch_sheet(images_of(1, 100, 200), [[]], NAMES, captions=words, least=0))
-                    for words in ((), ("a.jpg",)))
+    plain, named = (
+        np.asarray(batch_sheet(images_of(1, 100, 200), [[]], NAMES, captions=words, least=0))
+        for words in ((), ("a.jpg",))
+    )
     assert (plain != named).any(2).nonzero()[0].min() > 75  # in the lower part
     assert batch_sheet(np.zeros((0, 3, 32, 32), np.uint8), [], NAMES, least=0).size == (32, 32)
 

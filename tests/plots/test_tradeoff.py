@@ -19,17 +19,26 @@ def test_crowded_names_do_not_cover_one_another(tmp_path, monkeypatch):
         return boxes[-1]
 
     monkeypatch.setattr(tradeoff, "_place", kept)
-    points = [Point(10 + 0.3 * i, 50 + 0.2 * (i % 3), f"engine {i}", "ab"[i % 2], 9.5 + 0.3 * i, 11 + 0.3 * i) for i in range(9)]
+    points = [
+        Point(10 + 0.3 * i, 50 + 0.2 * (i % 3), f"engine {i}", "ab"[i % 2], 9.5 + 0.3 * i, 11 + 0.3 * i)
+        for i in range(9)
+    ]
     draw_tradeoff(tmp_path / "x.png", [Panel("ms", points)], "AP", "title", "note " * 80)
     assert len(boxes) == 9
-    assert all(tradeoff._overlap(one, two) == 0 for i, one in enumerate(boxes) for two in boxes[i + 1:])
+    assert all(tradeoff._overlap(one, two) == 0 for i, one in enumerate(boxes) for two in boxes[i + 1 :])
 
 
-@pytest.mark.parametrize("panels", [
-    [], [Panel("ms", [])], [Panel("ms", [Point(0, 0, "a")])], [Panel("ms", [Point(5, 5, "a", low=4, high=6)], log=True)],
-    [Panel("ms", [Point(1, -1, "a"), Point(2, -1, "b")], [[(1, -1), (2, -1)]]), Panel("MB", [])],
-    [Panel("ms", [Point(1, 1, "$x$ _日本" * 9, "one"), Point(2, 1, "b", "two")])],
-])
+@pytest.mark.parametrize(
+    "panels",
+    [
+        [],
+        [Panel("ms", [])],
+        [Panel("ms", [Point(0, 0, "a")])],
+        [Panel("ms", [Point(5, 5, "a", low=4, high=6)], log=True)],
+        [Panel("ms", [Point(1, -1, "a"), Point(2, -1, "b")], [[(1, -1), (2, -1)]]), Panel("MB", [])],
+        [Panel("ms", [Point(1, 1, "$x$ _日本" * 9, "one"), Point(2, 1, "b", "two")])],
+    ],
+)
 def test_every_number_of_panels_and_points_gives_a_picture(tmp_path, panels):
     pytest.importorskip("matplotlib")
     path = draw_tradeoff(str(tmp_path / "x.png"), panels, "AP")
@@ -47,10 +56,15 @@ def test_without_matplotlib_it_is_said_and_nothing_is_left(tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("names, panels", [
-    ([], []), (["one"], [Bars("ms", [0.0])]), (["one", "two"], [Bars("ms", [1.0, None], [0.5, None], [2.0, None]), Bars("AP", [0.6, 0.6], dots=True)]),
-    (["one", "two"], [Bars("AP", [None, None], dots=True)]),
-])
+@pytest.mark.parametrize(
+    "names, panels",
+    [
+        ([], []),
+        (["one"], [Bars("ms", [0.0])]),
+        (["one", "two"], [Bars("ms", [1.0, None], [0.5, None], [2.0, None]), Bars("AP", [0.6, 0.6], dots=True)]),
+        (["one", "two"], [Bars("AP", [None, None], dots=True)]),
+    ],
+)
 def test_bars_are_drawn_with_any_number_missing(tmp_path, names, panels):
     pytest.importorskip("matplotlib")
     path = draw_bars(tmp_path / "x.png", names, names, panels, "title", "note")

@@ -29,14 +29,20 @@ def test_boxes_come_back_in_original_pixels(tmp_path, size):
     boxes = found[0].boxes
     assert boxes.cls.tolist() == [1.0] and boxes.conf.tolist() == pytest.approx([0.9])
     pixel = max(w, h) / 320  # one pixel of the network input
-    torch.testing.assert_close(boxes.xyxy[0], torch.tensor(box[1:], dtype=torch.float32), atol=1.01 * max(pixel, 1), rtol=0)
+    torch.testing.assert_close(
+        boxes.xyxy[0], torch.tensor(box[1:], dtype=torch.float32), atol=1.01 * max(pixel, 1), rtol=0
+    )
 
 
 def test_one_size_gives_the_minimal_rectangle_and_several_a_square(tmp_path):
     wide = [painted(tmp_path / f"{i}.png", (640, 480), [(0, 10, 10, 90, 90)]) for i in range(2)]
     tall = painted(tmp_path / "tall.png", (480, 640), [(2, 10, 10, 90, 90)])
     model = BrightBoxes()
-    assert [r.names[int(r.boxes.cls[0])] for r in predict(model, [*wide, tall], imgsz=320, batch=3)] == ["red", "red", "blue"]
+    assert [r.names[int(r.boxes.cls[0])] for r in predict(model, [*wide, tall], imgsz=320, batch=3)] == [
+        "red",
+        "red",
+        "blue",
+    ]
     assert len(list(predict(model, [*wide, tall], imgsz=320))) == 3
     assert model.seen == [(3, 3, 320, 320), (1, 3, 256, 320), (1, 3, 256, 320), (1, 3, 320, 256)]
 
@@ -72,8 +78,10 @@ def test_sources_are_files_folders_and_globs(tmp_path):
     assert [p.name for p in list_sources([tmp_path / "b.jpg", str(tmp_path / "sub")])] == ["b.jpg", "c.jpg"]
 
 
-@pytest.mark.parametrize("source, words", [("nothing.jpg", "does not exist"), ("*.jpg", "No images in pattern"),
-                                           (".", "No images in folder")])
+@pytest.mark.parametrize(
+    "source, words",
+    [("nothing.jpg", "does not exist"), ("*.jpg", "No images in pattern"), (".", "No images in folder")],
+)
 def test_a_source_that_is_not_there_is_an_error(tmp_path, monkeypatch, source, words):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(MissingFileError, match=words):
@@ -134,8 +142,16 @@ def test_the_network_sees_what_a_slow_letterbox_gives(sizes):
         assert np.abs(seen - exact).max() < 0.51
 
 
-@pytest.mark.parametrize(("size", "shape"), [((480, 640), (480, 640)), ((427, 640), (448, 640)), ((1080, 810), (640, 480)),
-                                             ((720, 1280), (384, 640)), ((33, 640), (64, 640))])
+@pytest.mark.parametrize(
+    ("size", "shape"),
+    [
+        ((480, 640), (480, 640)),
+        ((427, 640), (448, 640)),
+        ((1080, 810), (640, 480)),
+        ((720, 1280), (384, 640)),
+        ((33, 640), (64, 640)),
+    ],
+)
 def test_the_rectangles_of_the_specification(size, shape):
     model = BrightBoxes()
     (found,) = predict(model, [np.zeros((*size, 3), np.uint8)], imgsz=640)

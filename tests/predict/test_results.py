@@ -21,7 +21,9 @@ from bitfalcon_plugin.predict import results as module
 from bitfalcon_plugin.predict.detections import Boxes
 from bitfalcon_plugin.predict.results import Results
 
-ROWS = torch.tensor([[10.0, 20.0, 50.0, 80.0, 0.9, 0.0], [0.0, 0.0, 100.0, 200.0, 0.5, 1.0], [5.0, 5.0, 9.0, 9.0, 0.3, 1.0]])
+ROWS = torch.tensor(
+    [[10.0, 20.0, 50.0, 80.0, 0.9, 0.0], [0.0, 0.0, 100.0, 200.0, 0.5, 1.0], [5.0, 5.0, 9.0, 9.0, 0.3, 1.0]]
+)
 TRACKED = torch.cat((ROWS[:, :4], torch.tensor([[7.0], [1234567.0], [9.0]]), ROWS[:, 4:]), 1)
 NAMES = {0: "person", 1: "bus"}
 SHAPE = (200, 100)
@@ -63,15 +65,34 @@ def test_values_of_boxes(name, rows):
 
 def test_tracks_have_numbers():
     for boxes in kinds(TRACKED):
-        assert boxes.is_track and boxes.shape == (3, 7) and boxes.id.tolist() == [7, 1234567, 9] and boxes[1].id.tolist() == [1234567]
+        assert (
+            boxes.is_track
+            and boxes.shape == (3, 7)
+            and boxes.id.tolist() == [7, 1234567, 9]
+            and boxes[1].id.tolist() == [1234567]
+        )
     for boxes in kinds(ROWS):
         assert not boxes.is_track and boxes.id is None and boxes.shape == (3, 6) and boxes.orig_shape == SHAPE
 
 
-INDICES = [(0, [0]), (-1, [2]), (np.int64(1), [1]), (torch.tensor(1), [1]), (slice(None), [0, 1, 2]), (slice(1, None), [1, 2]),
-           (slice(None, None, -1), [2, 1, 0]), (slice(2, 2), []), (range(2), [0, 1]), ([2, 0], [2, 0]), ([], []), (np.array([2, 1]), [2, 1]),
-           (torch.tensor([0, 2]), [0, 2]), (torch.tensor([True, False, True]), [0, 2]), (np.array([False, False, False]), []),
-           ([False, True, False], [1])]
+INDICES = [
+    (0, [0]),
+    (-1, [2]),
+    (np.int64(1), [1]),
+    (torch.tensor(1), [1]),
+    (slice(None), [0, 1, 2]),
+    (slice(1, None), [1, 2]),
+    (slice(None, None, -1), [2, 1, 0]),
+    (slice(2, 2), []),
+    (range(2), [0, 1]),
+    ([2, 0], [2, 0]),
+    ([], []),
+    (np.array([2, 1]), [2, 1]),
+    (torch.tensor([0, 2]), [0, 2]),
+    (torch.tensor([True, False, True]), [0, 2]),
+    (np.array([False, False, False]), []),
+    ([False, True, False], [1]),
+]
 
 
 @pytest.mark.parametrize("index, expected", INDICES, ids=[str(index) for index, _ in INDICES])
@@ -122,7 +143,11 @@ def test_attributes_of_results():
     found = result(speed={"inference": 3.0})
     assert found.speed == {"preprocess": None, "inference": 3.0, "postprocess": None}
     assert (found.masks, found.probs, found.keypoints, found.obb, found.save_dir) == (None,) * 5
-    assert found.orig_shape == SHAPE and found.path == "pictures/street.png" and result(save_dir="runs/x").save_dir == "runs/x"
+    assert (
+        found.orig_shape == SHAPE
+        and found.path == "pictures/street.png"
+        and result(save_dir="runs/x").save_dir == "runs/x"
+    )
     assert Results(found.orig_img, "x.jpg", ["a", "b"]).names == {0: "a", 1: "b"}
     assert result(None).boxes.shape == (0, 6) and "street.png" in repr(found) and "2 buss" in repr(found)
 
@@ -135,18 +160,33 @@ def test_the_picture_is_made_when_it_is_read():
         return np.zeros((*SHAPE, 3), np.uint8)
 
     found = Results(picture, "x.jpg", NAMES, ROWS, orig_shape=SHAPE)
-    assert found.boxes.xywhn.shape == (3, 4) and len(found[0].numpy()) == 1 and found.summary() and found.verbose() and not made
+    assert (
+        found.boxes.xywhn.shape == (3, 4)
+        and len(found[0].numpy()) == 1
+        and found.summary()
+        and found.verbose()
+        and not made
+    )
     assert found.orig_img.shape == (*SHAPE, 3) and found.plot().shape == (*SHAPE, 3) and made == [1]
     assert Results(picture, "x.jpg", NAMES, ROWS).orig_shape == SHAPE
     assert Results(picture, "x.jpg", NAMES, ROWS, orig_shape=SHAPE)[0].orig_img.shape == (*SHAPE, 3)
 
 
-@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "deep", "pickle"])
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["copy", "deep", "pickle"]
+)
 def test_copies(copied):
     image = np.full((*SHAPE, 3), 9, np.uint8)
-    for found in (result(TRACKED, speed={"inference": 1.0}), Results(lambda: image, "x.jpg", NAMES, ROWS.numpy(), orig_shape=SHAPE)):
+    for found in (
+        result(TRACKED, speed={"inference": 1.0}),
+        Results(lambda: image, "x.jpg", NAMES, ROWS.numpy(), orig_shape=SHAPE),
+    ):
         other = copied(found)
-        assert other.summary() == found.summary() and np.array_equal(other.orig_img, found.orig_img) and other.speed == found.speed
+        assert (
+            other.summary() == found.summary()
+            and np.array_equal(other.orig_img, found.orig_img)
+            and other.speed == found.speed
+        )
         assert copied(found.boxes).data.tolist() == found.boxes.data.tolist()
 
 
@@ -165,10 +205,16 @@ def test_new_and_update():
         blank.update(masks=given, probs=given)
 
 
-@pytest.mark.parametrize("rows, words", [
-    (ROWS, "1 person, 2 buss, "), (ROWS[[1, 0]], "1 person, 1 bus, "), (ROWS[:0], "(no detections), "), (TRACKED, "1 person, 2 buss, "),
-    (torch.tensor([[0, 0, 9, 9, 0.5, 77]]), "1 77, "),
-])
+@pytest.mark.parametrize(
+    "rows, words",
+    [
+        (ROWS, "1 person, 2 buss, "),
+        (ROWS[[1, 0]], "1 person, 1 bus, "),
+        (ROWS[:0], "(no detections), "),
+        (TRACKED, "1 person, 2 buss, "),
+        (torch.tensor([[0, 0, 9, 9, 0.5, 77]]), "1 77, "),
+    ],
+)
 def test_verbose_counts_by_class(rows, words):
     assert result(rows).verbose() == words and result(rows).numpy().verbose() == words
 
@@ -195,7 +241,11 @@ def test_csv_has_a_column_for_each_corner():
 def test_xml_has_a_row_for_each_box():
     rows = ElementTree.fromstring(result(TRACKED).to_xml())
     assert [row.findtext("name") for row in rows] == ["person", "bus", "bus"]
-    assert (rows[0].findtext("x2"), rows[0].findtext("confidence"), rows[1].findtext("track_id")) == ("50.0", "0.9", "1234567")
+    assert (rows[0].findtext("x2"), rows[0].findtext("confidence"), rows[1].findtext("track_id")) == (
+        "50.0",
+        "0.9",
+        "1234567",
+    )
     assert len(ElementTree.fromstring(result(ROWS[:0]).to_xml())) == 0
 
 
@@ -208,7 +258,9 @@ def test_a_data_frame_holds_the_summary():
 
 def test_a_data_frame_needs_pandas(monkeypatch):
     real = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", lambda name, *rest: raising() if name == "pandas" else real(name, *rest))
+    monkeypatch.setattr(
+        builtins, "__import__", lambda name, *rest: raising() if name == "pandas" else real(name, *rest)
+    )
 
     def raising():
         raise ImportError("pandas")
@@ -217,13 +269,20 @@ def test_a_data_frame_needs_pandas(monkeypatch):
         result().to_df()
 
 
-@pytest.mark.parametrize("rows, save_conf, lines", [
-    (ROWS, False, ["0 0.3 0.25 0.4 0.3", "1 0.5 0.5 1 1", "1 0.07 0.035 0.04 0.02"]),
-    (ROWS[:1], True, ["0 0.3 0.25 0.4 0.3 0.9"]),
-    (TRACKED[:2], False, ["0 0.3 0.25 0.4 0.3 7", "1 0.5 0.5 1 1 1234567"]),
-    (TRACKED[1:2], True, ["1 0.5 0.5 1 1 0.5 1234567"]),
-    (torch.tensor([[0, 0, 100 / 3, 200 / 7, 0.123456789, 1]]), True, ["1 0.166667 0.0714286 0.333333 0.142857 0.123457"]),
-])
+@pytest.mark.parametrize(
+    "rows, save_conf, lines",
+    [
+        (ROWS, False, ["0 0.3 0.25 0.4 0.3", "1 0.5 0.5 1 1", "1 0.07 0.035 0.04 0.02"]),
+        (ROWS[:1], True, ["0 0.3 0.25 0.4 0.3 0.9"]),
+        (TRACKED[:2], False, ["0 0.3 0.25 0.4 0.3 7", "1 0.5 0.5 1 1 1234567"]),
+        (TRACKED[1:2], True, ["1 0.5 0.5 1 1 0.5 1234567"]),
+        (
+            torch.tensor([[0, 0, 100 / 3, 200 / 7, 0.123456789, 1]]),
+            True,
+            ["1 0.166667 0.0714286 0.333333 0.142857 0.123457"],
+        ),
+    ],
+)
 def test_labels_as_text(tmp_path, rows, save_conf, lines):
     path = tmp_path / "labels" / "a.txt"
     for found in (result(rows), result(rows).numpy()):
@@ -244,7 +303,12 @@ def test_crops(tmp_path):
     found = Results(image, "a.png", names, torch.cat((ROWS, ROWS[:1])))
     found.save_crop(tmp_path, "street.v2.png")
     files = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.jpg"))
-    assert files == ["_b_us/street.v2.jpg", "_b_us/street.v22.jpg", "traffic light/street.v2.jpg", "traffic light/street.v22.jpg"]
+    assert files == [
+        "_b_us/street.v2.jpg",
+        "_b_us/street.v22.jpg",
+        "traffic light/street.v2.jpg",
+        "traffic light/street.v22.jpg",
+    ]
     # 40 x 60 around (30, 50): 50.8 x 71.2, so x from 4.6 to 55.4 and y from 14.4 to 85.6
     expected = Image.fromarray(image[14:85, 4:55, ::-1])
     buffer = io.BytesIO()
@@ -259,7 +323,9 @@ def test_crops(tmp_path):
     assert [path.name for path in (tmp_path / "usual").rglob("*.jpg")] == ["im.jpg"]
 
 
-@pytest.mark.parametrize("name, folder", [("..", "class 0"), ("", "class 0"), ("a/b", "a_b"), ("C:\\x", "C__x"), ("猫", "猫"), (". x.", "x")])
+@pytest.mark.parametrize(
+    "name, folder", [("..", "class 0"), ("", "class 0"), ("a/b", "a_b"), ("C:\\x", "C__x"), ("猫", "猫"), (". x.", "x")]
+)
 def test_crops_never_leave_their_folder(name, folder):
     assert module._folder_name(name, 0) == folder
 
@@ -268,9 +334,15 @@ def test_the_picture_has_the_boxes_and_the_original_is_untouched(tmp_path):
     found = result()
     before = found.orig_img.copy()
     drawn = found.plot()
-    assert drawn.shape == (200, 100, 3) and drawn.dtype == np.uint8 and drawn.flags.c_contiguous and drawn.flags.writeable
+    assert (
+        drawn.shape == (200, 100, 3) and drawn.dtype == np.uint8 and drawn.flags.c_contiguous and drawn.flags.writeable
+    )
     assert np.array_equal(found.orig_img, before) and not np.array_equal(drawn, before)
-    assert drawn[50, 10].tolist() == [0xFF, 0x2A, 0x04]  # left edge of the first box, in its class's colour #042aff, BGR
+    assert drawn[50, 10].tolist() == [
+        0xFF,
+        0x2A,
+        0x04,
+    ]  # left edge of the first box, in its class's colour #042aff, BGR
     assert np.array_equal(result(ROWS[:0]).plot(), before) and np.array_equal(found.plot(boxes=False), before)
     picture = found.plot(pil=True)
     assert isinstance(picture, Image.Image) and np.array_equal(np.asarray(picture)[..., ::-1], drawn)
@@ -281,7 +353,13 @@ def test_arguments_of_plot(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     found = result()
     usual = found.plot()
-    for options in ({"conf": False}, {"line_width": 5}, {"font_size": 20}, {"labels": False}, {"color_mode": "instance"}):
+    for options in (
+        {"conf": False},
+        {"line_width": 5},
+        {"font_size": 20},
+        {"labels": False},
+        {"color_mode": "instance"},
+    ):
         assert not np.array_equal(found.plot(**options), usual), options
     assert np.array_equal(found.plot(font="no such font.ttf"), usual)
     assert np.array_equal(found.plot(True, None, None, None, masks=True, probs=False, kpt_line=True), usual)
@@ -321,7 +399,9 @@ def test_without_a_display_a_file_is_written_and_named(tmp_path, monkeypatch, ca
         monkeypatch.delenv(name, raising=False)
     assert result().show(line_width=1) is None
     told = capsys.readouterr()
-    assert str(tmp_path / "results_street.jpg") in told.err and not told.out and (tmp_path / "results_street.jpg").exists()
+    assert (
+        str(tmp_path / "results_street.jpg") in told.err and not told.out and (tmp_path / "results_street.jpg").exists()
+    )
     shown = []
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(module.ImageShow, "show", lambda picture: shown.append(picture.size) or True)

@@ -45,14 +45,26 @@ def files(folder):
 def test_everything_that_can_be_saved(here):
     found = run(["in", "in/sub"], save=True, save_txt=True, save_conf=True, save_crop=True, save_json=True)
     folder = here / "runs/detect/predict"
-    assert files(folder) == ["a-2.jpg", "a.jpg", "b.jpg", "crops/blue/a-2.jpg", "crops/green/a-2.jpg", "crops/red/a.jpg",
-                             "labels/a-2.txt", "labels/a.txt", "predictions.json"]
+    assert files(folder) == [
+        "a-2.jpg",
+        "a.jpg",
+        "b.jpg",
+        "crops/blue/a-2.jpg",
+        "crops/green/a-2.jpg",
+        "crops/red/a.jpg",
+        "labels/a-2.txt",
+        "labels/a.txt",
+        "predictions.json",
+    ]
     assert all(result.save_dir == str(folder.relative_to(here)) for result in found)
     numbers = [float(number) for number in (folder / "labels/a.txt").read_text().split()]
     assert numbers == pytest.approx([0, 24 / 64, 24 / 48, 32 / 64, 32 / 48, 0.9], abs=0.02)
     rows = json.loads((folder / "predictions.json").read_text())
     assert [(row["image_id"], row["file_name"], row["category_id"]) for row in rows] == [
-        ("a", "a.png", 1), ("a-2", "a.png", 2), ("a-2", "a.png", 3)]
+        ("a", "a.png", 1),
+        ("a-2", "a.png", 2),
+        ("a-2", "a.png", 3),
+    ]
     assert rows[0]["bbox"] == pytest.approx([8, 8, 32, 32], abs=1.1) and rows[0]["score"] == 0.9
     assert Image.open(folder / "a.jpg").size == (64, 48)
 
@@ -103,7 +115,8 @@ def test_json_for_pipes_is_all_that_goes_to_stdout(here, capsys):
     out, err = capsys.readouterr()
     rows = [json.loads(line) for line in out.splitlines()]
     assert [(row["path"], row["height"], row["width"]) for row in rows] == [
-        (str(here / "in" / name), 48, 64) for name in ("a.png", "b.png")]
+        (str(here / "in" / name), 48, 64) for name in ("a.png", "b.png")
+    ]
     (found,) = rows[0]["detections"]
     assert (found["name"], found["class"], found["confidence"]) == ("red", 0, 0.9)
     assert set(found["box"]) == {"x1", "y1", "x2", "y2"}
@@ -115,8 +128,15 @@ def test_a_video_becomes_a_video_frames_and_labels(here, capsys):
     path = write_video(here / f"in/v{video.SUFFIX}", frames=4)
     run(path, lines=True, save=True, save_txt=True, save_crop=True, save_frames=True, vid_stride=2)
     folder = here / "runs/detect/predict"
-    assert files(folder) == ["crops/blue/v_3.jpg", "crops/red/v_1.jpg", "labels/v_1.txt", "labels/v_3.txt",
-                             f"v{video.SUFFIX}", "v_frames/1.jpg", "v_frames/3.jpg"]
+    assert files(folder) == [
+        "crops/blue/v_3.jpg",
+        "crops/red/v_1.jpg",
+        "labels/v_1.txt",
+        "labels/v_3.txt",
+        f"v{video.SUFFIX}",
+        "v_frames/1.jpg",
+        "v_frames/3.jpg",
+    ]
     with video.VideoFile(folder / f"v{video.SUFFIX}") as written:
         assert written.count == 2 and written.rate == 5 and next(written.frames())[1].shape == (48, 64, 3)
     lines = capsys.readouterr().out.splitlines()
@@ -144,11 +164,14 @@ def test_the_events_of_a_prediction_in_order(here):
     found = run(["in/a.png", "in/b.png", "in/sub/a.png"], events=events, batch=2, save=True)
     assert told == [
         ("on_predict_start", 0, 0, False),
-        ("on_predict_batch_start", 0, 0, False), ("on_predict_postprocess_end", 0, 2, False),
+        ("on_predict_batch_start", 0, 0, False),
+        ("on_predict_postprocess_end", 0, 2, False),
         ("on_predict_batch_end", 2, 2, True),
-        ("on_predict_batch_start", 2, 0, True), ("on_predict_postprocess_end", 2, 1, True),
+        ("on_predict_batch_start", 2, 0, True),
+        ("on_predict_postprocess_end", 2, 1, True),
         ("on_predict_batch_end", 3, 1, True),
-        ("on_predict_end", 3, 1, True)]
+        ("on_predict_end", 3, 1, True),
+    ]
     assert len(found) == 3
 
 
@@ -157,7 +180,9 @@ def test_a_callback_sees_the_batch_and_may_change_what_comes_back(here):
 
     def pair(predictor):
         paths, images, lines = predictor.batch
-        batches.append((paths, [image.shape for image in images], len(lines), predictor.args.imgsz, set(predictor.speed)))
+        batches.append(
+            (paths, [image.shape for image in images], len(lines), predictor.args.imgsz, set(predictor.speed))
+        )
         predictor.results = list(zip(predictor.results, images))
 
     events.add("on_predict_batch_end", pair)
@@ -169,16 +194,25 @@ def test_a_callback_sees_the_batch_and_may_change_what_comes_back(here):
 
 
 def test_what_is_wrong_is_raised_by_the_call_itself(here):
-    for source, given, words in (("lost.jpg", {}, "does not exist"), ("in", {"classes": [7]}, r"\[7\]: the model knows 0 to 2"),
-                                 (None, {}, "predict needs source="), ("http://a.b/c.jpg", {}, "allow_url=True")):
+    for source, given, words in (
+        ("lost.jpg", {}, "does not exist"),
+        ("in", {"classes": [7]}, r"\[7\]: the model knows 0 to 2"),
+        (None, {}, "predict needs source="),
+        ("http://a.b/c.jpg", {}, "allow_url=True"),
+    ):
         with pytest.raises(UserError, match=words):
             run_predict(BrightBoxes(), load_settings(given), source, False)
 
 
-@pytest.mark.parametrize(("given", "words"), [
-    ({"half": True}, "goes on in 32 bits"), ({"imgsz": 50}, r"imgsz=50 is no multiple of 32, .*; using \[64\]"),
-    ({"batch": -1}, "using 1"), ({"batch": 0.5}, "batch=0.5: what fits"),
-])
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"half": True}, "goes on in 32 bits"),
+        ({"imgsz": 50}, r"imgsz=50 is no multiple of 32, .*; using \[64\]"),
+        ({"batch": -1}, "using 1"),
+        ({"batch": 0.5}, "batch=0.5: what fits"),
+    ],
+)
 def test_what_is_changed_is_said(here, monkeypatch, capsys, given, words):
     monkeypatch.setattr(precision, "half_type", lambda device: (None, "this device goes on in 32 bits"))
     found = run("in/a.png", **given)
@@ -209,8 +243,10 @@ def test_names_are_given_out_once():
     assert len({writer._free_stem("x", taken) for _ in range(5000)}) == 5000
 
 
-@pytest.mark.parametrize(("count", "lines", "terminal", "shown"), [
-    (11, False, True, True), (10, False, True, False), (50, True, True, False), (50, False, False, False)])
+@pytest.mark.parametrize(
+    ("count", "lines", "terminal", "shown"),
+    [(11, False, True, True), (10, False, True, False), (50, True, True, False), (50, False, False, False)],
+)
 def test_the_progress_bar_is_for_many_images_on_a_terminal(monkeypatch, count, lines, terminal, shown):
     class Screen:
         isatty = staticmethod(lambda: terminal)

@@ -137,7 +137,9 @@ def test_a_picture_from_the_web_is_one_like_others(site):
 
 def test_what_the_web_gives_instead_is_skipped_with_the_reason(site):
     skipped = Skipped()
-    items = list_sources([f"{site}/{name}" for name in ("text", "lost.png", "ftp", "broken.jpg", "a.png")], allow_url=True)
+    items = list_sources(
+        [f"{site}/{name}" for name in ("text", "lost.png", "ftp", "broken.jpg", "a.png")], allow_url=True
+    )
     assert len(list(predict(BrightBoxes(), items, imgsz=64, skipped=skipped))) == 1
     expected = ("text/html, not a picture", "404", "cannot be fetched", "broken.jpg")
     for reason, words in zip(skipped.reasons, expected, strict=True):

@@ -16,7 +16,9 @@ with open("detections.csv", "w", newline="") as f:
     writer = csv.writer(f)
     writer.writerow(["image", "class", "confidence", "x1", "y1", "x2", "y2", "width", "height"])
     for start in range(0, len(images), batch_size):
-        results = model.predict(images[start:start + batch_size], imgsz=64, conf=0.25, iou=0.6, batch=batch_size, verbose=False)
+        results = model.predict(
+            images[start : start + batch_size], imgsz=64, conf=0.25, iou=0.6, batch=batch_size, verbose=False
+        )
         for result in results:
             h, w = result.orig_shape
             result = result.cpu().numpy()

@@ -12,7 +12,7 @@ model.overrides["conf"] = 0.25
 model.overrides["max_det"] = 50
 os.makedirs("frames", exist_ok=True)
 
-counts = {name: 0 for name in model.names.values()}
+counts = dict.fromkeys(model.names.values(), 0)
 started, frames = time.time(), 0
 for result in model.predict(source=SOURCE, stream=True, imgsz=64, device="cpu", verbose=False):
     frame = result.plot(line_width=1, labels=True, conf=True)

@@ -12,8 +12,23 @@ model.add_callback("on_fit_epoch_end", lambda trainer: print(f"epoch {trainer.ep
 model.info()
 
 # Train it
-results = model.train(data="data/data.yaml", epochs=40, imgsz=64, batch=5, nbs=5, optimizer="AdamW", lr0=0.02, warmup_epochs=0, mosaic=0.0,
-                      device="cpu", workers=0, project="runs/detect", name="shapes", exist_ok=True, verbose=False)
+results = model.train(
+    data="data/data.yaml",
+    epochs=40,
+    imgsz=64,
+    batch=5,
+    nbs=5,
+    optimizer="AdamW",
+    lr0=0.02,
+    warmup_epochs=0,
+    mosaic=0.0,
+    device="cpu",
+    workers=0,
+    project="runs/detect",
+    name="shapes",
+    exist_ok=True,
+    verbose=False,
+)
 print("mAP50-95", results.box.map, "mAP50", results.box.map50)
 for i, c in enumerate(results.ap_class_index):
     print(model.names[int(c)], results.class_result(i))

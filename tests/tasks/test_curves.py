@@ -25,26 +25,43 @@ def matrix_of(labels, detections, nc=2, **options):
     """labels: (class, x1, y1, x2, y2) of one image; detections: (class, score, x1, y1, x2, y2)."""
     truth = np.array([row[1:] for row in labels], float).reshape(-1, 4), np.array([row[0] for row in labels], int)
     rows = [[0, x1, y1, x2 - x1, y2 - y1, score, cls] for cls, score, x1, y1, x2, y2 in detections]
-    return confusion_matrix([truth], np.array(rows, float).reshape(-1, 7), dict(enumerate("abcdef"[:nc])), **options).matrix.tolist()
+    return confusion_matrix(
+        [truth], np.array(rows, float).reshape(-1, 7), dict(enumerate("abcdef"[:nc])), **options
+    ).matrix.tolist()
 
 
 BOX, FAR = (10, 10, 50, 50), (60, 60, 90, 90)
 
 
-@pytest.mark.parametrize("labels, detections, expected", [
-    ([(0, *BOX)], [(0, 0.9, *BOX)], [[1, 0, 0], [0, 0, 0], [0, 0, 0]]),  # found
-    ([(0, *BOX)], [(1, 0.9, *BOX)], [[0, 0, 0], [1, 0, 0], [0, 0, 0]]),  # taken for b
-    ([(0, *BOX)], [], [[0, 0, 0], [0, 0, 0], [1, 0, 0]]),  # missed
-    ([], [(1, 0.9, *BOX)], [[0, 0, 0], [0, 0, 1], [0, 0, 0]]),  # nothing is there
-    ([(0, *BOX)], [(0, 0.9, *FAR)], [[0, 0, 1], [0, 0, 0], [1, 0, 0]]),  # elsewhere: missed, and a false one
-    ([(0, *BOX)], [(0, 0.25, *BOX)], [[0, 0, 0], [0, 0, 0], [1, 0, 0]]),  # the score must exceed 0.25
-    ([(0, *BOX)], [(0, 0.9, *BOX), (0, 0.8, *BOX)], [[1, 0, 1], [0, 0, 0], [0, 0, 0]]),  # found twice
-    ([(0, *BOX)], [(1, 0.3, *BOX), (0, 0.8, *BOX)], [[1, 0, 0], [0, 0, 1], [0, 0, 0]]),  # equal overlap: the surer one
-    ([(0, *BOX)], [(1, 0.9, 10, 10, 50, 40), (0, 0.3, *BOX)], [[1, 0, 0], [0, 0, 1], [0, 0, 0]]),  # overlap before score
-    ([(0, *BOX), (1, 12, 10, 52, 50)], [(1, 0.9, *BOX), (0, 0.9, 12, 10, 52, 50)], [[0, 1, 0], [1, 0, 0], [0, 0, 0]]),
-    ([(0, 0, 0, 20, 10)], [(0, 0.9, 0, 0, 9, 10)], [[1, 0, 0], [0, 0, 0], [0, 0, 0]]),  # IoU 0.45
-    ([(0, 0, 0, 20, 10)], [(0, 0.9, 0, 0, 8.9, 10)], [[0, 0, 1], [0, 0, 0], [1, 0, 0]]),  # IoU 0.445
-])
+@pytest.mark.parametrize(
+    "labels, detections, expected",
+    [
+        ([(0, *BOX)], [(0, 0.9, *BOX)], [[1, 0, 0], [0, 0, 0], [0, 0, 0]]),  # found
+        ([(0, *BOX)], [(1, 0.9, *BOX)], [[0, 0, 0], [1, 0, 0], [0, 0, 0]]),  # taken for b
+        ([(0, *BOX)], [], [[0, 0, 0], [0, 0, 0], [1, 0, 0]]),  # missed
+        ([], [(1, 0.9, *BOX)], [[0, 0, 0], [0, 0, 1], [0, 0, 0]]),  # nothing is there
+        ([(0, *BOX)], [(0, 0.9, *FAR)], [[0, 0, 1], [0, 0, 0], [1, 0, 0]]),  # elsewhere: missed, and a false one
+        ([(0, *BOX)], [(0, 0.25, *BOX)], [[0, 0, 0], [0, 0, 0], [1, 0, 0]]),  # the score must exceed 0.25
+        ([(0, *BOX)], [(0, 0.9, *BOX), (0, 0.8, *BOX)], [[1, 0, 1], [0, 0, 0], [0, 0, 0]]),  # found twice
+        (
+            [(0, *BOX)],
+            [(1, 0.3, *BOX), (0, 0.8, *BOX)],
+            [[1, 0, 0], [0, 0, 1], [0, 0, 0]],
+        ),  # equal overlap: the surer one
+        (
+            [(0, *BOX)],
+            [(1, 0.9, 10, 10, 50, 40), (0, 0.3, *BOX)],
+            [[1, 0, 0], [0, 0, 1], [0, 0, 0]],
+        ),  # overlap before score
+        (
+            [(0, *BOX), (1, 12, 10, 52, 50)],
+            [(1, 0.9, *BOX), (0, 0.9, 12, 10, 52, 50)],
+            [[0, 1, 0], [1, 0, 0], [0, 0, 0]],
+        ),
+        ([(0, 0, 0, 20, 10)], [(0, 0.9, 0, 0, 9, 10)], [[1, 0, 0], [0, 0, 0], [0, 0, 0]]),  # IoU 0.45
+        ([(0, 0, 0, 20, 10)], [(0, 0.9, 0, 0, 8.9, 10)], [[0, 0, 1], [0, 0, 0], [1, 0, 0]]),  # IoU 0.445
+    ],
+)
 def test_cases_made_by_hand(labels, detections, expected):
     assert matrix_of(labels, detections) == expected
 
@@ -53,7 +70,10 @@ def test_thresholds_can_be_given():
     labels, detections = [(0, *BOX)], [(0, 0.2, 10, 10, 50, 30)]
     assert matrix_of(labels, detections, 1, conf=0.1, iou=0.4) == [[1, 0], [0, 0]]
     assert matrix_of(labels, detections, 1, conf=0.1, iou=0.6) == [[0, 1], [1, 0]]
-    assert matrix_of([(0, 5, 5, 5, 5)], [(0, 0.9, 5, 5, 5, 5)], 1) == [[0, 1], [1, 0]]  # boxes of no area overlap nothing
+    assert matrix_of([(0, 5, 5, 5, 5)], [(0, 0.9, 5, 5, 5, 5)], 1) == [
+        [0, 1],
+        [1, 0],
+    ]  # boxes of no area overlap nothing
 
 
 def slow_matrix(samples, detections, nc):
@@ -121,7 +141,9 @@ def test_the_envelope_and_the_arrays_are_those_of_cocoeval(monkeypatch, seed):
     found = coco_metrics(samples, detections, NAMES)
     monkeypatch.setattr(curves, "POINTS", 101)  # COCO's recalls
     own = coco._matches
-    monkeypatch.setattr(coco, "_matches", lambda evaluation, classes: kept.update(e=evaluation) or own(evaluation, classes))
+    monkeypatch.setattr(
+        coco, "_matches", lambda evaluation, classes: kept.update(e=evaluation) or own(evaluation, classes)
+    )
     lines = coco_metrics(samples, detections, NAMES)["lines"]
     precision = kept["e"].eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class)
     assert lines.classes.tolist() == [0, 1]  # blue has no labels
@@ -156,7 +178,10 @@ def metrics(tmp_path) -> Metrics:
 
 
 def test_what_scripts_read_of_metrics(metrics):
-    assert metrics.keys == list(metrics.results_dict)[:4] and metrics.mean_results() == list(metrics.results_dict.values())[:4]
+    assert (
+        metrics.keys == list(metrics.results_dict)[:4]
+        and metrics.mean_results() == list(metrics.results_dict.values())[:4]
+    )
     box = metrics.box
     assert metrics.class_result(1) == (box.p[1], box.r[1], box.ap50[1], pytest.approx(box.ap[1]))
     assert metrics.ap_class_index.tolist() == [0, 1] and metrics.maps.shape == (3,) and metrics.names == NAMES
@@ -164,7 +189,9 @@ def test_what_scripts_read_of_metrics(metrics):
     assert box.map == pytest.approx(metrics.ap) and metrics.fitness == pytest.approx(0.1 * box.map50 + 0.9 * box.map)
     assert len(metrics.curves) == len(metrics.curves_results) == 4
     for x, y, across, up in metrics.curves_results:
-        assert x.shape == (1000,) and y.shape == (2, 1000) and {across, up} < {"Recall", "Precision", "Confidence", "F1"}
+        assert (
+            x.shape == (1000,) and y.shape == (2, 1000) and {across, up} < {"Recall", "Precision", "Confidence", "F1"}
+        )
     f1 = 2 * metrics.box.p * metrics.box.r / (metrics.box.p + metrics.box.r)
     np.testing.assert_allclose(metrics.box.f1, f1)
 
@@ -193,7 +220,9 @@ def test_metrics_of_nothing_are_small_and_zero():
 
 def test_a_matrix_is_drawn_with_other_names(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("bitfalcon_plugin.plots.charts.draw_confusion", lambda target, matrix, names: drawn.append(names) or target)
+    monkeypatch.setattr(
+        "bitfalcon_plugin.plots.charts.draw_confusion", lambda target, matrix, names: drawn.append(names) or target
+    )
     matrix = confusion_matrix([], np.zeros((0, 7)), {0: "a", 1: "b"})
     for names in ((), ["x", "y"], {1: "y"}, ["x"]):
         assert matrix.plot(save_dir=tmp_path, names=names) == tmp_path / "confusion_matrix_normalized.png"

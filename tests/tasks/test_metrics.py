@@ -12,8 +12,26 @@ from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.tasks.metrics import STATS, ClassRow, Metrics
 from tests.val.test_loop import NAMES, random_case, sample
 
-SECTION_10 = ("results_dict", "box", "keys", "fitness", "maps", "ap_class_index", "names", "speed", "save_dir", "confusion_matrix", "curves",
-              "curves_results", "class_result", "mean_results", "summary", "to_csv", "to_json", "to_df")
+SECTION_10 = (
+    "results_dict",
+    "box",
+    "keys",
+    "fitness",
+    "maps",
+    "ap_class_index",
+    "names",
+    "speed",
+    "save_dir",
+    "confusion_matrix",
+    "curves",
+    "curves_results",
+    "class_result",
+    "mean_results",
+    "summary",
+    "to_csv",
+    "to_json",
+    "to_df",
+)
 BOX = ("p", "r", "f1", "all_ap", "map", "map50", "map75", "mp", "mr", "maps", "ap", "ap50", "ap_class_index")
 
 
@@ -31,7 +49,9 @@ def test_every_attribute_is_there_and_survives_pickling(metrics, tmp_path):
         np.testing.assert_array_equal(getattr(again.box, name), getattr(metrics.box, name))
     assert all(hasattr(again.confusion_matrix, name) for name in ("matrix", "names", "plot", "summary"))
     assert again.results_dict == metrics.results_dict and again.save_dir == tmp_path and again.speed == metrics.speed
-    assert again.summary() == metrics.summary() and again.to_csv() == metrics.to_csv() and again.table() == metrics.table()
+    assert (
+        again.summary() == metrics.summary() and again.to_csv() == metrics.to_csv() and again.table() == metrics.table()
+    )
 
 
 def test_numbers_of_the_boxes_are_those_of_the_whole(metrics):
@@ -59,7 +79,9 @@ def test_the_best_confidence_is_none_that_was_not_measured():
 
 
 def test_f1_of_a_class_without_detections_is_zero():
-    assert ClassRow("a", 1, 1, 0.0, 0.0, 0.0, 0.0).f1 == 0 and ClassRow("a", 1, 1, 0.5, 1.0, 0.0, 0.0).f1 == pytest.approx(2 / 3)
+    assert ClassRow("a", 1, 1, 0.0, 0.0, 0.0, 0.0).f1 == 0 and ClassRow(
+        "a", 1, 1, 0.5, 1.0, 0.0, 0.0
+    ).f1 == pytest.approx(2 / 3)
 
 
 def test_the_table_says_all_of_it(metrics):
@@ -67,7 +89,12 @@ def test_the_table_says_all_of_it(metrics):
     assert lines[0].split() == ["Class", "Images", "Instances", "P", "R", "F1", "AP50", "AP50-95"]
     means = [metrics.precision, metrics.recall, metrics.box.f1.mean(), metrics.ap50, metrics.ap]
     assert lines[1].split() == ["all", "12", str(metrics.instances), *(f"{value:.3f}" for value in means)]
-    for line, row, values in zip(lines[2:4], metrics.classes, zip(*(getattr(metrics.box, k) for k in ("p", "r", "f1", "ap50", "ap"))), strict=True):
+    for line, row, values in zip(
+        lines[2:4],
+        metrics.classes,
+        zip(*(getattr(metrics.box, k) for k in ("p", "r", "f1", "ap50", "ap"))),
+        strict=True,
+    ):
         assert line.split() == [row.name, str(row.images), str(row.instances), *(f"{value:.3f}" for value in values)]
     assert f"confidence {metrics.best_conf:.3f}" in lines[4]
     assert all(f"{name} {metrics.stats[name]:.3f}" in lines[5] for name in STATS[:6]) and len(lines) == 6

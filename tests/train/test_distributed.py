@@ -88,8 +88,14 @@ def train_some(world: World) -> dict:
         buffers = [{key: value.clone() for key, value in model.named_buffers()}]
         world.share(model)
         buffers.append(dict(model.named_buffers()))
-        found[name] = {"losses": losses, "stepped": stepped, "alone": alone, "waiting": waiting, "buffers": buffers,
-                       "unused": getattr(network, "find_unused_parameters", None)}
+        found[name] = {
+            "losses": losses,
+            "stepped": stepped,
+            "alone": alone,
+            "waiting": waiting,
+            "buffers": buffers,
+            "unused": getattr(network, "find_unused_parameters", None),
+        }
     return found
 
 
@@ -97,9 +103,15 @@ def in_two(sent: dict) -> list:
     """What both ranks got from exchanges; then training, whose results go to files. The group is made twice."""
     with join(select_devices("cpu")) as world:
         tensor = torch.tensor([1.0, world.rank])
-        plain = {"world": world, "sent": sent["seed"], "gather": world.gather([world.rank, "x"] * (world.rank + 1)),
-                 "any": [world.any(world.rank == 1), world.any(True), world.any(False)], "same": world.same({"best": world.rank}),
-                 "mean": world.mean(tensor), "kept": tensor}
+        plain = {
+            "world": world,
+            "sent": sent["seed"],
+            "gather": world.gather([world.rank, "x"] * (world.rank + 1)),
+            "any": [world.any(world.rank == 1), world.any(True), world.any(False)],
+            "same": world.same({"best": world.rank}),
+            "mean": world.mean(tensor),
+            "kept": tensor,
+        }
         world.barrier()
     with join(select_devices("cpu")) as world:
         torch.save(train_some(world), Path(sent["folder"]) / f"{world.rank}.pt")
@@ -135,7 +147,9 @@ def test_values_are_exchanged(both) -> None:
 
 @pytest.mark.parametrize("name", ["yolov12n", "dead row"])
 def test_two_processes_are_one_that_takes_both_halves(both, name, one_thread) -> None:
-    model = networks()[name].train()  # ranks start with rank 0's weights and see their own halves, each normalised by itself
+    model = networks()[
+        name
+    ].train()  # ranks start with rank 0's weights and see their own halves, each normalised by itself
     losses = [sum(backward(model, model, batch, rank) for rank in (0, 1)) for batch in range(BATCHES)]
     expected = gradients(model)
     model.zero_grad()
@@ -143,7 +157,8 @@ def test_two_processes_are_one_that_takes_both_halves(both, name, one_thread) ->
         backward(model, model, BATCHES, rank)
     waiting = gradients(model)
     assert {n for n, p in model.named_parameters() if p.requires_grad} - set(expected) == (
-        {f"model.2.{part}" for part in ("conv.weight", "bn.weight", "bn.bias")} if name == "dead row" else set())
+        {f"model.2.{part}" for part in ("conv.weight", "bn.weight", "bn.bias")} if name == "dead row" else set()
+    )
     for _, trained in both:
         found = trained[name]
         assert found["unused"] is (name == "dead row")
@@ -152,7 +167,9 @@ def test_two_processes_are_one_that_takes_both_halves(both, name, one_thread) ->
         torch.testing.assert_close(found["waiting"], waiting, rtol=1e-5, atol=1e-5)
     assert all(torch.equal(both[0][1][name]["stepped"][key], both[1][1][name]["stepped"][key]) for key in expected)
     alone = [trained[name]["alone"] for _, trained in both]  # not shared: each its own, twice as large
-    torch.testing.assert_close({key: (alone[0][key] + alone[1][key]) / 2 for key in waiting}, waiting, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        {key: (alone[0][key] + alone[1][key]) / 2 for key in waiting}, waiting, rtol=1e-5, atol=1e-5
+    )
     assert any(not torch.allclose(alone[0][key], alone[1][key]) for key in waiting)
 
 
@@ -168,7 +185,9 @@ def test_one_process_is_left_alone() -> None:
     with join([torch.device("cpu")]) as world:
         assert world == World() and world.main
         assert world.wrap(model) is model and world.synchronised(model) is model and world.scale_loss(total) is total
-        assert world.gather([1, 2]) == [1, 2] and world.any(True) and not world.any(False) and world.same(total) is total
+        assert (
+            world.gather([1, 2]) == [1, 2] and world.any(True) and not world.any(False) and world.same(total) is total
+        )
         assert world.mean(tensor) is tensor
         with world.accumulating(model):
             world.barrier()
@@ -180,8 +199,14 @@ def test_one_process_is_left_alone() -> None:
 def test_synchronised_norms_keep_tensors_and_names() -> None:
     model = networks()["yolov12n"]
     model.model[0].bn.eps = 0.5  # as a file of another maker may have it
-    average, keys, tensors = copy.deepcopy(model), list(model.state_dict()), list(map(id, (*model.parameters(), *model.buffers())))
-    assert World(0, 2).synchronised(model) is model and not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())  # a CPU
+    average, keys, tensors = (
+        copy.deepcopy(model),
+        list(model.state_dict()),
+        list(map(id, (*model.parameters(), *model.buffers()))),
+    )
+    assert World(0, 2).synchronised(model) is model and not any(
+        isinstance(m, nn.SyncBatchNorm) for m in model.modules()
+    )  # a CPU
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # what is done on GPUs
     assert converted is model and sum(isinstance(m, nn.SyncBatchNorm) for m in model.modules()) > 50
     assert list(model.state_dict()) == keys == list(average.state_dict())
@@ -190,9 +215,16 @@ def test_synchronised_norms_keep_tensors_and_names() -> None:
     average.load_state_dict(model.state_dict())
 
 
-@pytest.mark.parametrize("batch, size, words", [
-    (15, 2, "multiple of 2: for example batch=16"), (1, 2, "batch=2"), (17, 4, "batch=16"), (-1, 2, "for example batch=32"), (0.7, 2, "need a number"),
-])
+@pytest.mark.parametrize(
+    "batch, size, words",
+    [
+        (15, 2, "multiple of 2: for example batch=16"),
+        (1, 2, "batch=2"),
+        (17, 4, "batch=16"),
+        (-1, 2, "for example batch=32"),
+        (0.7, 2, "need a number"),
+    ],
+)
 def test_a_batch_that_devices_cannot_share(batch, size, words) -> None:
     with pytest.raises(UserError, match=words):
         check_batch(batch, size)
@@ -203,11 +235,16 @@ def test_a_batch_that_devices_cannot_share(batch, size, words) -> None:
 WHOLE = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
 
 
-@pytest.mark.parametrize("environment, words", [
-    ({"RANK": "1"}, "RANK are set, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not"),
-    ({key: WHOLE[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}, "MASTER_ADDR, MASTER_PORT not"),
-    ({**WHOLE, "RANK": "2"}, "RANK=2, WORLD_SIZE=2"), ({**WHOLE, "WORLD_SIZE": "two"}, "WORLD_SIZE=two"), ({**WHOLE, "LOCAL_RANK": "-1"}, "LOCAL_RANK=-1"),
-])
+@pytest.mark.parametrize(
+    "environment, words",
+    [
+        ({"RANK": "1"}, "RANK are set, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT not"),
+        ({key: WHOLE[key] for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}, "MASTER_ADDR, MASTER_PORT not"),
+        ({**WHOLE, "RANK": "2"}, "RANK=2, WORLD_SIZE=2"),
+        ({**WHOLE, "WORLD_SIZE": "two"}, "WORLD_SIZE=two"),
+        ({**WHOLE, "LOCAL_RANK": "-1"}, "LOCAL_RANK=-1"),
+    ],
+)
 def test_an_environment_set_by_half(monkeypatch, environment, words) -> None:
     for name, text in environment.items():
         monkeypatch.setenv(name, text)
@@ -243,13 +280,17 @@ def test_a_mistake_arrives_in_one_line(capfd) -> None:
 
 
 def test_a_fault_arrives_with_its_traceback_and_not_that_of_the_others() -> None:
-    with pytest.raises(RuntimeError, match="^process 1 of 2 failed:\nTraceback(.|\n)*one_finds_a_fault(.|\n)*ValueError: a fault"):
+    with pytest.raises(
+        RuntimeError, match="^process 1 of 2 failed:\nTraceback(.|\n)*one_finds_a_fault(.|\n)*ValueError: a fault"
+    ):
         launch(2, one_finds_a_fault, "here")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
 def test_one_that_dies_ends_all(capfd) -> None:
-    with pytest.raises(UserError, match="^Process 1 of 2 .* killed by SIGKILL; the others were stopped.*resume=") as error:
+    with pytest.raises(
+        UserError, match="^Process 1 of 2 .* killed by SIGKILL; the others were stopped.*resume="
+    ) as error:
         launch(2, one_dies, "here")
     assert "\n" not in str(error.value) and "Traceback" not in capfd.readouterr().err
 
@@ -273,10 +314,14 @@ def test_what_cannot_be_sent_is_told_before_anything_starts() -> None:
         launch(2, one_is_wrong, lambda: 0)
 
 
-@pytest.mark.parametrize("text, imported", [
-    ("import x\nif __name__ == '__main__':\n    x.train()\n", True), ('if "__main__" == __name__: pass', True),
-    ("# __main__\nx.train()\n", False),
-])
+@pytest.mark.parametrize(
+    "text, imported",
+    [
+        ("import x\nif __name__ == '__main__':\n    x.train()\n", True),
+        ('if "__main__" == __name__: pass', True),
+        ("# __main__\nx.train()\n", False),
+    ],
+)
 def test_a_script_that_trains_when_imported_is_left_out(tmp_path, monkeypatch, text, imported) -> None:
     script = tmp_path / "script.py"
     script.write_text(text)
@@ -291,13 +336,27 @@ def test_a_script_that_trains_when_imported_is_left_out(tmp_path, monkeypatch, t
             assert imported
 
 
-@pytest.mark.parametrize("notes, rank, code, kind, words", [
-    ({"2.0.error": "came of it", "1.1.error": "the cause"}, 0, 1, RuntimeError, "process 1 of 2 failed:\nthe cause"),
-    ({"1.0.lost": "gone", "2.1.error": "the cause"}, 0, 1, RuntimeError, "process 1 of 2 failed:\nthe cause"),
-    ({"2.1.user": "your mistake", "1.0.error": "page"}, 0, 1, UserError, "your mistake"),
-    ({"1.0.lost": "gone"}, 0, 1, UserError, "^gone$"), ({"1.0.lost": "came of it"}, 1, -9, UserError, "Process 1 .* SIGKILL.*fewer workers="), ({}, 0, -11, UserError, "Process 0 .* SIGSEGV"),
-    ({}, 1, 7, UserError, "ended with code 7"), ({}, 0, 130, KeyboardInterrupt, "^$"), ({}, 0, 143, Stopped, "143"), ({}, 1, -15, Stopped, "143"),
-])
+@pytest.mark.parametrize(
+    "notes, rank, code, kind, words",
+    [
+        (
+            {"2.0.error": "came of it", "1.1.error": "the cause"},
+            0,
+            1,
+            RuntimeError,
+            "process 1 of 2 failed:\nthe cause",
+        ),
+        ({"1.0.lost": "gone", "2.1.error": "the cause"}, 0, 1, RuntimeError, "process 1 of 2 failed:\nthe cause"),
+        ({"2.1.user": "your mistake", "1.0.error": "page"}, 0, 1, UserError, "your mistake"),
+        ({"1.0.lost": "gone"}, 0, 1, UserError, "^gone$"),
+        ({"1.0.lost": "came of it"}, 1, -9, UserError, "Process 1 .* SIGKILL.*fewer workers="),
+        ({}, 0, -11, UserError, "Process 0 .* SIGSEGV"),
+        ({}, 1, 7, UserError, "ended with code 7"),
+        ({}, 0, 130, KeyboardInterrupt, "^$"),
+        ({}, 0, 143, Stopped, "143"),
+        ({}, 1, -15, Stopped, "143"),
+    ],
+)
 def test_the_cause_is_told_and_not_what_came_of_it(tmp_path, notes, rank, code, kind, words) -> None:
     for name, text in notes.items():
         (tmp_path / name).write_text(text)

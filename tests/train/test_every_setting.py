@@ -20,8 +20,23 @@ from bitfalcon_plugin.train.records import Records
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.coloured import lay_out
 
-SMALL = {"model": "small.yaml", "model_scale": "n", "data": "data/data.yaml", "imgsz": 64, "batch": 4, "nbs": 8, "epochs": 2, "device": "cpu",
-         "plots": False, "optimizer": "SGD", "lr0": 0.02, "warmup_floor": 2, "warmup_epochs": 1.0, "close_mosaic": 1, "project": "runs"}
+SMALL = {
+    "model": "small.yaml",
+    "model_scale": "n",
+    "data": "data/data.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 8,
+    "epochs": 2,
+    "device": "cpu",
+    "plots": False,
+    "optimizer": "SGD",
+    "lr0": 0.02,
+    "warmup_floor": 2,
+    "warmup_epochs": 1.0,
+    "close_mosaic": 1,
+    "project": "runs",
+}
 
 
 @dataclass(frozen=True)
@@ -97,24 +112,75 @@ def _run(changes: dict, number: int) -> Outcome:
     digest = hashlib.sha256()
     for name, tensor in torch.load(trainer.last)["state"].items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    files = frozenset(str(path.relative_to(trainer.save_dir)) for path in trainer.save_dir.rglob("*")
-                      if path.is_file() and not path.name.startswith("events."))  # TensorBoard's, named by time
+    files = frozenset(
+        str(path.relative_to(trainer.save_dir))
+        for path in trainer.save_dir.rglob("*")
+        if path.is_file() and not path.name.startswith("events.")
+    )  # TensorBoard's, named by time
     rows = tuple(tuple(line.split(",")[2:]) for line in (trainer.save_dir / "results.csv").read_text().splitlines())
     stats = tuple(0.0 if math.isnan(value) else value for value in result.metrics.stats.values())
-    return Outcome(digest.hexdigest(), files, rows, said.getvalue(), stats, trainer.model.nc, trainer.model.checkpointing, loaders[0], kernels[0])
+    return Outcome(
+        digest.hexdigest(),
+        files,
+        rows,
+        said.getvalue(),
+        stats,
+        trainer.model.nc,
+        trainer.model.checkpointing,
+        loaders[0],
+        kernels[0],
+    )
 
 
 # key -> (value, settings of both runs beside SMALL): the weights differ
 WEIGHTS = {
-    "model": ("wide.yaml", {}), "model_scale": ("s", {}), "data": ("data/other.yaml", {}), "epochs": (1, {}), "batch": (5, {}),
-    "imgsz": (96, {}), "optimizer": ("Adam", {}), "seed": (1, {}), "single_cls": (True, {}), "rect": (True, {}), "cos_lr": (True, {"epochs": 3}),
-    "close_mosaic": (0, {}), "amp": ("bf16", {}), "fraction": (0.5, {}), "freeze": (2, {}), "multi_scale": (0.5, {}), "classes": ([0], {}),
-    "lr0": (0.01, {}), "lrf": (0.5, {}), "momentum": (0.5, {}), "weight_decay": (0.05, {}), "warmup_epochs": (0.0, {}), "warmup_momentum": (0.1, {}),
-    "warmup_bias_lr": (0.1, {}), "warmup_floor": (100, {"warmup_epochs": 0.1}), "box": (1.0, {}), "cls": (2.0, {}), "dfl": (0.1, {}),
-    "cls_pw": (1.0, {}), "nbs": (4, {}), "hsv_h": (0.2, {}), "hsv_s": (0.1, {}), "hsv_v": (0.1, {}), "degrees": (30.0, {}),
-    "translate": (0.3, {}), "scale": (0.1, {}), "shear": (10.0, {}), "perspective": (0.001, {}), "flipud": (1.0, {}), "fliplr": (0.0, {}),
-    "bgr": (1.0, {}), "mosaic": (0.0, {}), "mixup": (1.0, {}), "cutmix": (1.0, {"mosaic": 0.0}), "copy_paste": (1.0, {"close_mosaic": 0}),
-    "copy_paste_mode": ("mixup", {"copy_paste": 1.0, "close_mosaic": 0}), "time": (1e-9, {}),
+    "model": ("wide.yaml", {}),
+    "model_scale": ("s", {}),
+    "data": ("data/other.yaml", {}),
+    "epochs": (1, {}),
+    "batch": (5, {}),
+    "imgsz": (96, {}),
+    "optimizer": ("Adam", {}),
+    "seed": (1, {}),
+    "single_cls": (True, {}),
+    "rect": (True, {}),
+    "cos_lr": (True, {"epochs": 3}),
+    "close_mosaic": (0, {}),
+    "amp": ("bf16", {}),
+    "fraction": (0.5, {}),
+    "freeze": (2, {}),
+    "multi_scale": (0.5, {}),
+    "classes": ([0], {}),
+    "lr0": (0.01, {}),
+    "lrf": (0.5, {}),
+    "momentum": (0.5, {}),
+    "weight_decay": (0.05, {}),
+    "warmup_epochs": (0.0, {}),
+    "warmup_momentum": (0.1, {}),
+    "warmup_bias_lr": (0.1, {}),
+    "warmup_floor": (100, {"warmup_epochs": 0.1}),
+    "box": (1.0, {}),
+    "cls": (2.0, {}),
+    "dfl": (0.1, {}),
+    "cls_pw": (1.0, {}),
+    "nbs": (4, {}),
+    "hsv_h": (0.2, {}),
+    "hsv_s": (0.1, {}),
+    "hsv_v": (0.1, {}),
+    "degrees": (30.0, {}),
+    "translate": (0.3, {}),
+    "scale": (0.1, {}),
+    "shear": (10.0, {}),
+    "perspective": (0.001, {}),
+    "flipud": (1.0, {}),
+    "fliplr": (0.0, {}),
+    "bgr": (1.0, {}),
+    "mosaic": (0.0, {}),
+    "mixup": (1.0, {}),
+    "cutmix": (1.0, {"mosaic": 0.0}),
+    "copy_paste": (1.0, {"close_mosaic": 0}),
+    "copy_paste_mode": ("mixup", {"copy_paste": 1.0, "close_mosaic": 0}),
+    "time": (1e-9, {}),
 }
 
 
@@ -136,13 +202,19 @@ def test_patience_ends_a_run(runs, monkeypatch):
 
     monkeypatch.setattr(Records, "judge", falls)
     short, whole = runs(epochs=4, patience=2), runs(epochs=4, patience=0)
-    assert (len(short.rows), len(whole.rows)) == (1 + 3, 1 + 4) and "Stopping: no better fitness in 2 epochs" in short.said
+    assert (len(short.rows), len(whole.rows)) == (
+        1 + 3,
+        1 + 4,
+    ) and "Stopping: no better fitness in 2 epochs" in short.said
 
 
-@pytest.mark.parametrize("key, value, files", [
-    ("save_period", 1, {"weights/epoch0.pt", "weights/epoch1.pt"}),
-    ("plots", True, {"train_batch0.jpg", "val_batch0_pred.jpg", "val_batch0_labels.jpg"}),
-])
+@pytest.mark.parametrize(
+    "key, value, files",
+    [
+        ("save_period", 1, {"weights/epoch0.pt", "weights/epoch1.pt"}),
+        ("plots", True, {"train_batch0.jpg", "val_batch0_pred.jpg", "val_batch0_labels.jpg"}),
+    ],
+)
 def test_changing_it_adds_files(runs, key, value, files):
     assert runs(**{key: value}).files >= runs().files | files and not runs().files & files
     assert runs(**{key: value}).weights == runs().weights
@@ -174,7 +246,12 @@ def test_suppression_of_the_final_measurement(runs, key, value):
 
 def test_keys_that_change_how_but_not_what(runs):
     plain = runs()
-    recomputed, read, loose, cached = runs(checkpointing=True), runs(workers=1), runs(deterministic=False), runs(cache="ram")
+    recomputed, read, loose, cached = (
+        runs(checkpointing=True),
+        runs(workers=1),
+        runs(deterministic=False),
+        runs(cache="ram"),
+    )
     assert recomputed.recomputes and not plain.recomputes
     assert (read.workers, plain.workers) == (1, 0)
     assert plain.kernels and not loose.kernels
@@ -185,7 +262,11 @@ def test_keys_that_change_how_but_not_what(runs):
 
 
 def test_what_cannot_apply_is_said_once(runs):
-    for changes, words in (({"amp": "fp16"}, "float32 on cpu"), ({"batch": -1}, "using 16 on cpu"), ({"sync_bn": True}, "sync_bn=True is for several GPUs"),):
+    for changes, words in (
+        ({"amp": "fp16"}, "float32 on cpu"),
+        ({"batch": -1}, "using 16 on cpu"),
+        ({"sync_bn": True}, "sync_bn=True is for several GPUs"),
+    ):
         assert runs(**changes).said.count(words) == 1, changes
     assert runs(batch=-1).weights != runs().weights
 
@@ -201,11 +282,38 @@ def test_pretrained_and_cls_remap(runs, ground):
     assert one.weights != two.weights and "remapped  3 classes" in one.said and "remapped  0 classes" in two.said
 
 
-ELSEWHERE = {"patience": "above", "allow_url": "test_sources", "json": "test_outputs", "device": "test_devices, test_distributed", "compile": "test_compiling", "resume": "test_survival", "exist_ok": "above", "name": "above",
-             "project": "above", "save": "above", "save_period": "above", "plots": "above", "val": "above", "conf": "above", "iou": "above",
-             "max_det": "above", "cache": "above", "workers": "above", "deterministic": "above", "checkpointing": "above", "verbose": "above",
-             "sync_bn": "above", "pretrained": "above", "cls_remap": "above", "variant": "test_model", "to": "test_foreign", "out": "test_foreign",
-             **dict.fromkeys(("bit", "keep", "step", "by", "max_drop", "fmt"), "test_study"), "allow_outside": "test_spec", "debug": "test_cli"}
+ELSEWHERE = {
+    "patience": "above",
+    "allow_url": "test_sources",
+    "json": "test_outputs",
+    "device": "test_devices, test_distributed",
+    "compile": "test_compiling",
+    "resume": "test_survival",
+    "exist_ok": "above",
+    "name": "above",
+    "project": "above",
+    "save": "above",
+    "save_period": "above",
+    "plots": "above",
+    "val": "above",
+    "conf": "above",
+    "iou": "above",
+    "max_det": "above",
+    "cache": "above",
+    "workers": "above",
+    "deterministic": "above",
+    "checkpointing": "above",
+    "verbose": "above",
+    "sync_bn": "above",
+    "pretrained": "above",
+    "cls_remap": "above",
+    "variant": "test_model",
+    "to": "test_foreign",
+    "out": "test_foreign",
+    **dict.fromkeys(("bit", "keep", "step", "by", "max_drop", "fmt"), "test_study"),
+    "allow_outside": "test_spec",
+    "debug": "test_cli",
+}
 
 
 def test_no_training_key_is_forgotten():

@@ -13,7 +13,9 @@ from bitfalcon_plugin.train.guard import IN_A_ROW, Guard, WentBad
 
 def guard_of(model: nn.Module | None = None) -> tuple[Guard, list[str]]:
     said: list[str] = []
-    return Guard(model or nn.Sequential(nn.BatchNorm2d(2)), lambda indices: [f"img{i}.jpg" for i in indices], said.append), said
+    return Guard(
+        model or nn.Sequential(nn.BatchNorm2d(2)), lambda indices: [f"img{i}.jpg" for i in indices], said.append
+    ), said
 
 
 def good(guard: Guard) -> None:
@@ -22,7 +24,9 @@ def good(guard: Guard) -> None:
     guard.keep()
 
 
-@pytest.mark.parametrize("loss, norm", [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (1.0, float("inf"))])
+@pytest.mark.parametrize(
+    "loss, norm", [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (1.0, float("inf"))]
+)
 def test_a_loss_or_a_gradient_that_is_not_finite_is_seen(loss, norm):
     guard, _ = guard_of()
     guard.watch(torch.tensor(1.0), [0])

@@ -19,7 +19,16 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from tests.helpers.coloured import lay_out, place  # noqa: F401  the fixture
 
-COMMON = {"data": "data/data.yaml", "imgsz": 64, "batch": 4, "nbs": 8, "device": "cpu", "close_mosaic": 1, "plots": False, "project": "runs"}
+COMMON = {
+    "data": "data/data.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 8,
+    "device": "cpu",
+    "close_mosaic": 1,
+    "plots": False,
+    "project": "runs",
+}
 TRAIN = ["train", "model=small.yaml", "scale=n", *(f"{key}={value}" for key, value in COMMON.items())]
 
 
@@ -73,7 +82,11 @@ def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(
         process.join()
         kills += 1
     else:
-        end = start("train", f"resume={cut}") if cut.is_file() else start(*TRAIN, "epochs=12", "name=cut", "exist_ok=True")
+        end = (
+            start("train", f"resume={cut}")
+            if cut.is_file()
+            else start(*TRAIN, "epochs=12", "name=cut", "exist_ok=True")
+        )
         end.join()
         assert end.exitcode == 0
     assert kills >= 3
@@ -82,10 +95,15 @@ def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(
     assert not [path for path in Path("runs/cut").rglob(".*")]  # what a kill in the middle of a write left is swept up
 
 
-@pytest.mark.parametrize("event, number, kind, code", [
-    ("on_train_batch_end", 2, signal.SIGTERM, 143), ("on_train_batch_end", 5, signal.SIGINT, 130),
-    ("on_train_batch_end", 3, signal.SIGTERM, 143), ("on_val_batch_end", 1, signal.SIGTERM, 143),
-])
+@pytest.mark.parametrize(
+    "event, number, kind, code",
+    [
+        ("on_train_batch_end", 2, signal.SIGTERM, 143),
+        ("on_train_batch_end", 5, signal.SIGINT, 130),
+        ("on_train_batch_end", 3, signal.SIGTERM, 143),
+        ("on_val_batch_end", 1, signal.SIGTERM, 143),
+    ],
+)
 def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(place, capsys, event, number, kind, code):
     train("whole")
     yolo, seen = YOLO("small.yaml"), []
@@ -113,13 +131,20 @@ def refuse(error):
     def save(*args, **kwargs):
         Path(args[1]).write_bytes(b"half a file")
         raise error
+
     return save
 
 
-@pytest.mark.parametrize("error", [
-    OSError(errno.ENOSPC, "No space left on device"), PermissionError(errno.EACCES, "Permission denied"),
-    RuntimeError("[enforce fail at inline_container.cc:626] . PytorchStreamWriter failed writing file data/0: file write failed"),
-])
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        RuntimeError(
+            "[enforce fail at inline_container.cc:626] . PytorchStreamWriter failed writing file data/0: file write failed"
+        ),
+    ],
+)
 def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place, capsys, monkeypatch, error):
     original, calls = records.save, []
 
@@ -134,7 +159,12 @@ def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place,
     monkeypatch.setattr(records, "save", save)
     assert main([*TRAIN, "epochs=3", "name=full"]) == 1
     err = capsys.readouterr().err
-    assert "cannot be written" in err and f"resume={last('full')}" in err and "Traceback" not in err and "fault of" not in err
+    assert (
+        "cannot be written" in err
+        and f"resume={last('full')}" in err
+        and "Traceback" not in err
+        and "fault of" not in err
+    )
     assert torch.load(last("full"))["epoch"] == 0
     assert sorted(path.name for path in last("full").parent.iterdir()) == ["best.pt", "last.pt"]
     monkeypatch.setattr(records, "save", original)
@@ -188,7 +218,12 @@ def test_three_in_a_row_go_back_to_the_last_checkpoint_with_a_lower_rate(place, 
     assert len(calls) == 3 + 3 + 6  # epoch 1; the three bad batches; two whole epochs
     assert yolo.trainer.slower == 0.5 and yolo.trainer.guard.returned == 1
     assert all(value.isfinite().all() for value in weights("back").values())
-    assert [row.split(",")[0] for row in Path("runs/back/results.csv").read_text().splitlines()] == ["epoch", "1", "2", "3"]
+    assert [row.split(",")[0] for row in Path("runs/back/results.csv").read_text().splitlines()] == [
+        "epoch",
+        "1",
+        "2",
+        "3",
+    ]
 
 
 def test_poison_without_end_ends_the_run_with_a_report(place, capsys, monkeypatch):
@@ -239,14 +274,22 @@ def test_resume_finds_the_newest_run_and_refuses_to_become_another(place, capsys
 
 @pytest.mark.parametrize("poisoned, stop", [((2,), 3), ((2, 3), 4), ((4, 5, 7), 6), ((0,), 1)])
 def test_poison_before_a_stop_is_undone_after_it_too(place, capsys, monkeypatch, poisoned, stop):
-    settings = {**COMMON, "epochs": 3, "batch": 2, "nbs": 6, "warmup_epochs": 0.0}  # five batches an epoch, three a step
+    settings = {
+        **COMMON,
+        "epochs": 3,
+        "batch": 2,
+        "nbs": 6,
+        "warmup_epochs": 0.0,
+    }  # five batches an epoch, three a step
     with monkeypatch.context() as patch:
         poison(patch, lambda number: number in poisoned)
         YOLO("small.yaml").train(scale="n", name="whole", **settings)
     with monkeypatch.context() as patch:
         calls = poison(patch, lambda number: number in poisoned)
         yolo = YOLO("small.yaml")
-        yolo.add_callback("on_train_batch_end", lambda _: os.kill(os.getpid(), signal.SIGTERM) if len(calls) == stop else None)
+        yolo.add_callback(
+            "on_train_batch_end", lambda _: os.kill(os.getpid(), signal.SIGTERM) if len(calls) == stop else None
+        )
         with pytest.raises(SystemExit):
             yolo.train(scale="n", name="cut", **settings)
         assert main(["train", f"resume={last('cut')}"]) == 0  # the calls are counted on
@@ -285,7 +328,11 @@ def test_freeze_may_change_when_a_run_is_resumed(place, before, after):
     assert main([*TRAIN, "epochs=1", "name=frozen", f"freeze={before}", "optimizer=AdamW"]) == 0
     rows = torch.load(last("frozen"))["training"]["weights"]
     assert main(["train", f"resume={last('frozen')}", "epochs=3", f"freeze={after}"]) == 0
-    moved = {key.split(".")[1] for key, value in torch.load(last("frozen"))["training"]["weights"].items() if not torch.equal(value, rows[key])}
+    moved = {
+        key.split(".")[1]
+        for key, value in torch.load(last("frozen"))["training"]["weights"].items()
+        if not torch.equal(value, rows[key])
+    }
     assert moved == {str(row) for row in range(int(after), 6)}
 
 

@@ -17,8 +17,18 @@ from bitfalcon_plugin.tasks.detect import detection_loss
 from bitfalcon_plugin.train.records import COLUMNS
 from tests.helpers.coloured import GRAPH, place  # noqa: F401  the fixture
 
-TRAIN = ["task=train", "model=small.yaml", "scale=n", "data=data/data.yaml", "imgsz=64", "batch=4", "nbs=8", "device=cpu",
-         "close_mosaic=1", "plots=False"]
+TRAIN = [
+    "task=train",
+    "model=small.yaml",
+    "scale=n",
+    "data=data/data.yaml",
+    "imgsz=64",
+    "batch=4",
+    "nbs=8",
+    "device=cpu",
+    "close_mosaic=1",
+    "plots=False",
+]
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -48,14 +58,34 @@ def test_the_whole_path(place, capsys):
     assert main(["predict", f"model={best}", "source=data/images/val", "imgsz=64", "conf=0.001"]) == 0
     out = capsys.readouterr().out
     assert "image 4/4" in out and "64x64" not in out and "Results saved to runs/detect/predict" in out
-    assert sorted(path.name for path in (place / "runs/detect/predict").iterdir()) == ["0.jpg", "1.jpg", "2.jpg", "3.jpg"]
+    assert sorted(path.name for path in (place / "runs/detect/predict").iterdir()) == [
+        "0.jpg",
+        "1.jpg",
+        "2.jpg",
+        "3.jpg",
+    ]
     assert main(["info", best]) == 0
     assert "summary" in capsys.readouterr().out
 
 
 def test_training_learns(place):
-    metrics = YOLO("small.yaml").train(data="data/data.yaml", imgsz=64, batch=5, nbs=5, epochs=45, device="cpu", scale="n", mosaic=0,
-                                       optimizer="AdamW", lr0=0.01, hsv_h=0, hsv_s=0, hsv_v=0, close_mosaic=0, plots=False)
+    metrics = YOLO("small.yaml").train(
+        data="data/data.yaml",
+        imgsz=64,
+        batch=5,
+        nbs=5,
+        epochs=45,
+        device="cpu",
+        scale="n",
+        mosaic=0,
+        optimizer="AdamW",
+        lr0=0.01,
+        hsv_h=0,
+        hsv_s=0,
+        hsv_v=0,
+        close_mosaic=0,
+        plots=False,
+    )
     assert metrics.ap50 > 0.5
 
 
@@ -63,6 +93,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, mon
     assert main([*TRAIN, "epochs=4", "name=whole", "project=runs"]) == 0
 
     import bitfalcon_plugin.train.loop as loop
+
     original, calls = loop._train_epoch, []
 
     def killed(trainer, interrupts):
@@ -79,7 +110,9 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, mon
     one, two = (torch.load(place / f"runs/{name}/weights/last.pt")["state"] for name in ("whole", "cut"))
     assert all(torch.equal(one[key], two[key]) for key in one)
     columns = [column for column in COLUMNS if column != "time"]
-    assert [[row[c] for c in columns] for row in rows(place / "runs/whole")] == [[row[c] for c in columns] for row in rows(place / "runs/cut")]
+    assert [[row[c] for c in columns] for row in rows(place / "runs/whole")] == [
+        [row[c] for c in columns] for row in rows(place / "runs/cut")
+    ]
     assert main(["train", "resume=runs/cut/weights/last.pt"]) == 2  # finished
 
 
@@ -127,8 +160,13 @@ def test_val_and_predict_refuse_classes_that_are_not_the_models(place, capsys):
 
 def test_a_run_is_resumed_in_its_own_folder_from_anywhere(place, monkeypatch):
     import bitfalcon_plugin.train.loop as loop
+
     original = loop._train_epoch
-    monkeypatch.setattr(loop, "_train_epoch", lambda trainer, interrupts: original(trainer, interrupts) if trainer.epoch < 1 else exit_(KeyboardInterrupt))
+    monkeypatch.setattr(
+        loop,
+        "_train_epoch",
+        lambda trainer, interrupts: original(trainer, interrupts) if trainer.epoch < 1 else exit_(KeyboardInterrupt),
+    )
     assert main([*TRAIN, "epochs=2"]) == 130
     monkeypatch.setattr(loop, "_train_epoch", original)
     (place / "elsewhere").mkdir()
@@ -149,22 +187,30 @@ def broken_graph(place):
     (place / "small.yaml").write_text(GRAPH.replace("[[3, 4]", "[[3, 40]"))
 
 
-@pytest.mark.parametrize("prepare, tokens, words", [
-    (None, ["epcohs=1"], "epochs"),
-    (None, ["epochs=many"], "epochs=many"),
-    (None, ["data=none.yaml"], "none.yaml"),
-    (None, ["device=7"], "device=7"),
-    (broken_label, [], "3.txt:1"),
-    (broken_graph, [], "from 40"),
-    (None, ["model=yolov12q.yaml"], "yolov12q.yaml"),
-    (None, ["model=yolov12.yaml", "imgsz=32", "batch=1"], "imgsz=64"),
-    (None, ["model=yolov12.yaml", "imgsz=32", "batch=3"], "imgsz=64"),
-    (None, ["scale=q"], "known: n, s"),
-])
+@pytest.mark.parametrize(
+    "prepare, tokens, words",
+    [
+        (None, ["epcohs=1"], "epochs"),
+        (None, ["epochs=many"], "epochs=many"),
+        (None, ["data=none.yaml"], "none.yaml"),
+        (None, ["device=7"], "device=7"),
+        (broken_label, [], "3.txt:1"),
+        (broken_graph, [], "from 40"),
+        (None, ["model=yolov12q.yaml"], "yolov12q.yaml"),
+        (None, ["model=yolov12.yaml", "imgsz=32", "batch=1"], "imgsz=64"),
+        (None, ["model=yolov12.yaml", "imgsz=32", "batch=3"], "imgsz=64"),
+        (None, ["scale=q"], "known: n, s"),
+    ],
+)
 def test_a_mistake_ends_with_one_message_and_nothing_written(place, capsys, prepare, tokens, words):
     if prepare:
         prepare(place)
-    assert main([*[t for t in TRAIN if t.split("=")[0] not in [x.split("=")[0] for x in tokens]], "epochs=1", *tokens][-20:]) == 2
+    assert (
+        main(
+            [*[t for t in TRAIN if t.split("=")[0] not in [x.split("=")[0] for x in tokens]], "epochs=1", *tokens][-20:]
+        )
+        == 2
+    )
     err = capsys.readouterr().err
     assert words in err and "Traceback" not in err and "fault of bitfalcon" not in err
     assert not (place / "runs").exists()

@@ -30,10 +30,18 @@ def trained(net) -> set[str]:
     return {name for name, parameter in net.named_parameters() if parameter.requires_grad}
 
 
-@pytest.mark.parametrize("wanted, prefixes", [
-    (None, ()), (2, ("model.0.", "model.1.")), ([1], ("model.1.",)), ((0, 2), ("model.0.", "model.2.")),
-    ("4.cv2", ("model.4.cv2.",)), (["model.0", "4.cv3"], ("model.0.", "model.4.cv3.")), (("2.m.0",), ("model.2.m.0.",)),
-])
+@pytest.mark.parametrize(
+    "wanted, prefixes",
+    [
+        (None, ()),
+        (2, ("model.0.", "model.1.")),
+        ([1], ("model.1.",)),
+        ((0, 2), ("model.0.", "model.2.")),
+        ("4.cv2", ("model.4.cv2.",)),
+        (["model.0", "4.cv3"], ("model.0.", "model.4.cv3.")),
+        (("2.m.0",), ("model.2.m.0.",)),
+    ],
+)
 def test_what_is_named_is_frozen_and_nothing_else(wanted, prefixes):
     net = model()
     frozen = freeze(net, wanted)
@@ -52,10 +60,17 @@ def test_parts_that_are_not_there_are_refused_together():
     assert "freeze=9" in str(error.value) and "freeze=4.cv7" in str(error.value) and "freeze=0" not in str(error.value)
 
 
-@pytest.mark.parametrize("given, expected, said", [
-    ({}, None, ""), ({"amp": True}, None, "needs a GPU"), ({"amp": "fp16"}, None, "needs a GPU"), ({"amp": False}, None, ""),
-    ({"amp": "bf16"}, torch.bfloat16, ""), ({"amp": "fp32"}, None, ""),
-])
+@pytest.mark.parametrize(
+    "given, expected, said",
+    [
+        ({}, None, ""),
+        ({"amp": True}, None, "needs a GPU"),
+        ({"amp": "fp16"}, None, "needs a GPU"),
+        ({"amp": False}, None, ""),
+        ({"amp": "bf16"}, torch.bfloat16, ""),
+        ({"amp": "fp32"}, None, ""),
+    ],
+)
 def test_precision_on_the_cpu(given, expected, said):
     lines: list[str] = []
     assert precision_of(load_settings(given), torch.device("cpu"), lines.append) is expected
@@ -83,8 +98,10 @@ def test_class_weights_multiply_the_entropy_of_their_class():
     plain = detection_loss(raw, raw.sizes, net.strides, TARGETS)
     ones = detection_loss(raw, raw.sizes, net.strides, TARGETS, class_weights=torch.ones(2))
     torch.testing.assert_close(ones.total, plain.total)
-    parts = [detection_loss(raw, raw.sizes, net.strides, TARGETS, class_weights=weight).cls
-             for weight in (torch.tensor([1.0, 0]), torch.tensor([0, 1.0]), torch.tensor([1.0, 3]))]
+    parts = [
+        detection_loss(raw, raw.sizes, net.strides, TARGETS, class_weights=weight).cls
+        for weight in (torch.tensor([1.0, 0]), torch.tensor([0, 1.0]), torch.tensor([1.0, 3]))
+    ]
     torch.testing.assert_close(parts[0] + 3 * parts[1], parts[2])
     torch.testing.assert_close(parts[0] + parts[1], plain.cls)
     assert parts[0] > 0 and parts[1] > 0
@@ -99,8 +116,13 @@ def test_recomputing_gives_the_same_loss_gradients_and_statistics():
         raw = net(torch.rand(2, 3, 64, 64))
         loss = detection_loss(raw, raw.sizes, net.strides, TARGETS).total
         loss.backward()
-        results.append((loss.detach(), {name: p.grad for name, p in net.named_parameters() if p.grad is not None},
-                        copy.deepcopy(dict(net.named_buffers()))))
+        results.append(
+            (
+                loss.detach(),
+                {name: p.grad for name, p in net.named_parameters() if p.grad is not None},
+                copy.deepcopy(dict(net.named_buffers())),
+            )
+        )
     for one, two in zip(*results):
         torch.testing.assert_close(one, two, rtol=0, atol=0)
 
@@ -139,5 +161,7 @@ def test_a_captured_graph_gives_the_same_outputs_and_gradients():
         net.zero_grad()
         raw = network(images)
         detection_loss(raw, raw.sizes, net.strides, TARGETS).total.backward()
-        results.append([raw["boxes"].detach(), raw["scores"].detach(), *(p.grad for p in net.parameters() if p.grad is not None)])
+        results.append(
+            [raw["boxes"].detach(), raw["scores"].detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
+        )
     torch.testing.assert_close(*results, rtol=1e-4, atol=1e-5)

@@ -15,9 +15,29 @@ from bitfalcon_plugin.train.launch import launch
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.coloured import lay_out
 
-SETTINGS = {"mode": "train", "model": "small.yaml", "model_scale": "n", "data": "data/data.yaml", "imgsz": 64, "batch": 4, "nbs": 4, "epochs": 30,
-            "device": "cpu", "plots": False, "project": "runs", "name": "two", "optimizer": "AdamW", "lr0": 0.01, "warmup_floor": 0,
-            "mosaic": 0.0, "hsv_h": 0.0, "hsv_s": 0.0, "hsv_v": 0.0, "val": False, "close_mosaic": 0}
+SETTINGS = {
+    "mode": "train",
+    "model": "small.yaml",
+    "model_scale": "n",
+    "data": "data/data.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 4,
+    "epochs": 30,
+    "device": "cpu",
+    "plots": False,
+    "project": "runs",
+    "name": "two",
+    "optimizer": "AdamW",
+    "lr0": 0.01,
+    "warmup_floor": 0,
+    "mosaic": 0.0,
+    "hsv_h": 0.0,
+    "hsv_s": 0.0,
+    "hsv_v": 0.0,
+    "val": False,
+    "close_mosaic": 0,
+}
 
 
 def train_here(folder: str) -> tuple[str, dict[str, float], tuple[float, ...], list[int]]:
@@ -25,7 +45,12 @@ def train_here(folder: str) -> tuple[str, dict[str, float], tuple[float, ...], l
     os.chdir(folder)
     result = run_train(load_settings(SETTINGS), None)
     trainer = result.trainer
-    return str(result.best), result.metrics.stats, result.metrics.losses, [trainer.run.world.size, len(trainer.val_loader), len(trainer.loader)]
+    return (
+        str(result.best),
+        result.metrics.stats,
+        result.metrics.losses,
+        [trainer.run.world.size, len(trainer.val_loader), len(trainer.loader)],
+    )
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +79,8 @@ def test_shares_of_the_validation_give_the_same_map_as_one_process(two, monkeypa
     alone = YOLO(best).val(data="data/data.yaml", imgsz=64, batch=4)
     assert alone.stats["AP"] > 0  # something was learned
     assert {name: value for name, value in stats.items() if value == value} == pytest.approx(
-        {name: value for name, value in alone.stats.items() if value == value}, abs=1e-6)
+        {name: value for name, value in alone.stats.items() if value == value}, abs=1e-6
+    )
     assert losses == pytest.approx(alone.losses, rel=1e-4)
 
 

@@ -30,8 +30,12 @@ NAMES = {0: "red", 1: "green", 2: "blue"}
 def sample(path, size, boxes) -> Sample:
     w, h = size
     corners = torch.tensor([box[1:] for box in boxes], dtype=torch.float32).view(-1, 4)
-    return Sample(path, (h, w), torch.tensor([box[0] for box in boxes], dtype=torch.int64),
-                  xywh_from_xyxy(corners) / torch.tensor([w, h, w, h]))
+    return Sample(
+        path,
+        (h, w),
+        torch.tensor([box[0] for box in boxes], dtype=torch.int64),
+        xywh_from_xyxy(corners) / torch.tensor([w, h, w, h]),
+    )
 
 
 def scene(tmp_path):
@@ -73,18 +77,38 @@ def random_case(seed: int):
             cls = c if draw.rand() < 0.8 else draw.randint(0, 3)
             detections.append([image, x1, y1, x2 - x1, y2 - y1, round(draw.rand(), 1), cls])
         for _ in range(draw.randint(0, 4)):
-            detections.append([image, *draw.rand(2) * 50, *(10 + draw.rand(2) * 90), round(draw.rand(), 1), draw.randint(0, 3)])
+            detections.append(
+                [image, *draw.rand(2) * 50, *(10 + draw.rand(2) * 90), round(draw.rand(), 1), draw.randint(0, 3)]
+            )
     return samples, np.array(detections, dtype=np.float64)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_the_numbers_are_those_of_cocoeval_on_files(tmp_path, seed):
     samples, detections = random_case(seed)
-    labels = [(i, c, b) for i, s in enumerate(samples) for c, b in zip(s.classes.tolist(), pixel_boxes(s).tolist(), strict=True)]
-    truth = {"images": [{"id": i} for i in range(len(samples))], "categories": [{"id": i} for i in NAMES],
-             "annotations": [{"id": n + 1, "image_id": i, "category_id": c, "iscrowd": 0, "area": (b[2] - b[0]) * (b[3] - b[1]),
-                              "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]]} for n, (i, c, b) in enumerate(labels)]}
-    found = [{"image_id": int(r[0]), "bbox": r[1:5].tolist(), "score": r[5], "category_id": int(r[6])} for r in detections]
+    labels = [
+        (i, c, b)
+        for i, s in enumerate(samples)
+        for c, b in zip(s.classes.tolist(), pixel_boxes(s).tolist(), strict=True)
+    ]
+    truth = {
+        "images": [{"id": i} for i in range(len(samples))],
+        "categories": [{"id": i} for i in NAMES],
+        "annotations": [
+            {
+                "id": n + 1,
+                "image_id": i,
+                "category_id": c,
+                "iscrowd": 0,
+                "area": (b[2] - b[0]) * (b[3] - b[1]),
+                "bbox": [b[0], b[1], b[2] - b[0], b[3] - b[1]],
+            }
+            for n, (i, c, b) in enumerate(labels)
+        ],
+    }
+    found = [
+        {"image_id": int(r[0]), "bbox": r[1:5].tolist(), "score": r[5], "category_id": int(r[6])} for r in detections
+    ]
     for name, content in (("truth", truth), ("found", found)):
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -93,7 +117,9 @@ def test_the_numbers_are_those_of_cocoeval_on_files(tmp_path, seed):
         expected.evaluate(), expected.accumulate(), expected.summarize()
     ours = coco_metrics(samples, detections, NAMES)
     for name, value in zip(STATS, expected.stats, strict=True):
-        assert ours["stats"][name] == pytest.approx(value, abs=1e-9) or (value == -1 and math.isnan(ours["stats"][name]))
+        assert ours["stats"][name] == pytest.approx(value, abs=1e-9) or (
+            value == -1 and math.isnan(ours["stats"][name])
+        )
     assert len(ours["classes"]) == 2  # blue has no labels
 
 
@@ -101,7 +127,9 @@ def test_precision_and_recall_are_at_one_confidence():
     # two objects found at 0.8 and 0.7 and a false box at 0.2: the best F1 leaves the false box out (the curve is
     # interpolated between 0.2 and 0.7, hence not quite 1)
     boxes = [(0, 0, 0, 50, 50), (0, 60, 60, 120, 120)]
-    rows = np.array([[0, 0, 0, 50, 50, 0.8, 0], [0, 60, 60, 60, 60, 0.7, 0], [0, 200, 200, 30, 30, 0.2, 0]], dtype=float)
+    rows = np.array(
+        [[0, 0, 0, 50, 50, 0.8, 0], [0, 60, 60, 60, 60, 0.7, 0], [0, 200, 200, 30, 30, 0.2, 0]], dtype=float
+    )
     ours = coco_metrics([sample(None, (300, 300), boxes)], rows, {0: "a"})
     assert ours["precision"] == pytest.approx(1, abs=0.03) and ours["recall"] == 1
 
@@ -117,7 +145,9 @@ def test_nothing_found_and_nothing_labelled():
 def test_events_come_in_order_and_outside_inference_mode(tmp_path):
     samples, heard = scene(tmp_path), []
     loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
-    validate(BrightBoxes(), samples, loader, notify=lambda event: heard.append((event, torch.is_inference_mode_enabled())))
+    validate(
+        BrightBoxes(), samples, loader, notify=lambda event: heard.append((event, torch.is_inference_mode_enabled()))
+    )
     batch = [("on_val_batch_start", False), ("on_val_batch_end", False)]
     assert heard == [("on_val_start", False), *batch * 3, ("on_val_end", False)]
 
@@ -130,15 +160,27 @@ def test_a_watcher_sees_every_batch(tmp_path):
     assert sorted(i for _, _, indices, _ in seen for i in indices) == list(range(7))
     for (_, images, indices, found), (expected, fits, _) in zip(seen, loader, strict=True):
         assert images.dtype == torch.uint8 and torch.equal(images, expected)
-        for index, fit, boxes in zip(indices, fits, found, strict=True):  # on the canvas: to one pixel where the labels are
+        for index, fit, boxes in zip(
+            indices, fits, found, strict=True
+        ):  # on the canvas: to one pixel where the labels are
             labels = fit.to_canvas(pixel_boxes(samples[index]))[samples[index].classes.argsort()]
-            assert boxes.shape == (len(labels), 6) and torch.allclose(boxes[boxes[:, 5].argsort(), :4], labels, atol=1.5)
+            assert boxes.shape == (len(labels), 6) and torch.allclose(
+                boxes[boxes[:, 5].argsort(), :4], labels, atol=1.5
+            )
 
 
 def numbers(metrics):
     """All that must not differ, as plain values."""
-    return (metrics.stats, metrics.classes, metrics.losses, metrics.precision, metrics.confusion_matrix.matrix.tolist(),
-            metrics.lines.envelope.tolist(), metrics.box.all_ap.tolist(), metrics.images)
+    return (
+        metrics.stats,
+        metrics.classes,
+        metrics.losses,
+        metrics.precision,
+        metrics.confusion_matrix.matrix.tolist(),
+        metrics.lines.envelope.tolist(),
+        metrics.box.all_ap.tolist(),
+        metrics.images,
+    )
 
 
 def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
@@ -152,7 +194,10 @@ def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
     for rank in (0, 1):
         validate(model, samples, batches[rank::2], **options, gather=lambda own, rank=rank: parts.setdefault(rank, own))
     shared = pickle.loads(pickle.dumps(parts))
-    found = [validate(model, samples, batches[rank::2], **options, gather=lambda own: shared[1] + shared[0]) for rank in (0, 1)]
+    found = [
+        validate(model, samples, batches[rank::2], **options, gather=lambda own: shared[1] + shared[0])
+        for rank in (0, 1)
+    ]
     assert alone.box.all_ap.shape == (3, 10) and all(loss > 0 for loss in alone.losses)
     assert numbers(found[0]) == numbers(found[1]) == numbers(alone)
     assert found[0].speed == found[1].speed and all(ms > 0 for ms in found[0].speed.values())
@@ -199,4 +244,8 @@ def test_all_that_is_found_may_be_one_class(tmp_path):
     metrics = validate(SpeaksTwice(), samples, loader, single=True, gains=Gains(1, 1, 1), iou=1.0)
     assert metrics.names == {0: "item"} and [row.name for row in metrics.classes] == ["item"] and metrics.losses is None
     assert metrics.confusion_matrix.matrix.tolist() == [[12, 0], [0, 0]]  # no box twice
-    assert (metrics.precision, metrics.recall) == (1, 1) and metrics.ap50 == pytest.approx(1, abs=1e-6) and metrics.conf == 0.001
+    assert (
+        (metrics.precision, metrics.recall) == (1, 1)
+        and metrics.ap50 == pytest.approx(1, abs=1e-6)
+        and metrics.conf == 0.001
+    )

@@ -25,8 +25,9 @@ ROW = {"epoch": 1.0, "time": 2.0, "train/box_loss": 1.5, "metrics/mAP50(B)": 0.2
 
 
 def batch(count=2, side=64) -> Batch:
-    return Batch(torch.ones(count, 3, side, side), torch.tensor([[8.0, 16.0, 40.0, 48.0]]), torch.tensor([2]),
-                 torch.tensor([1]))
+    return Batch(
+        torch.ones(count, 3, side, side), torch.tensor([[8.0, 16.0, 40.0, 48.0]]), torch.tensor([2]), torch.tensor([1])
+    )
 
 
 def files(folder) -> list[str]:
@@ -35,7 +36,7 @@ def files(folder) -> list[str]:
 
 def extent(path, colour):
     """x1, y1, x2, y2 of the pixels near a '#rrggbb' colour (JPEG blurs it), or None."""
-    wanted = [int(colour[place:place + 2], 16) for place in (1, 3, 5)]
+    wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
     near = np.abs(np.asarray(Image.open(path).convert("RGB")).astype(int) - wanted).sum(2) < 90
     ys, xs = near.nonzero()
     return (xs.min(), ys.min(), xs.max(), ys.max()) if len(xs) else None
@@ -83,7 +84,9 @@ def test_a_picture_that_fails_is_a_note(tmp_path):
 def test_a_folder_that_is_gone_or_full_is_a_note(tmp_path, monkeypatch):
     said = []
     drawn = Pictures(tmp_path, NAMES, True, said.append)
-    monkeypatch.setattr(Image.Image, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        Image.Image, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
+    )
     drawn.train_batch(0, batch())
     assert said == ["note: train_batch0.jpg could not be drawn: OSError: [Errno 28] No space left on device"]
     assert files(tmp_path) == []  # the unfinished file is gone
@@ -92,15 +95,21 @@ def test_a_folder_that_is_gone_or_full_is_a_note(tmp_path, monkeypatch):
 def validated(tmp_path, drawn):
     samples = scene(tmp_path / "data")
     loader = ValLoader(samples, imgsz=320, batch=2, stride=32, workers=0)
-    return samples, validate(BrightBoxes(), samples, loader, watch=drawn.watch(samples, loader.fits), save_dir=drawn.folder)
+    return samples, validate(
+        BrightBoxes(), samples, loader, watch=drawn.watch(samples, loader.fits), save_dir=drawn.folder
+    )
 
 
 def test_the_first_validation_batches_with_labels_and_with_detections(tmp_path):
     drawn = Pictures(tmp_path / "run", dict.fromkeys(range(3), ""), True, say=pytest.fail)
     validated(tmp_path, drawn)
-    assert files(tmp_path / "run") == sorted(f"val_batch{n}_{kind}.jpg" for n in range(3) for kind in ("labels", "pred"))
+    assert files(tmp_path / "run") == sorted(
+        f"val_batch{n}_{kind}.jpg" for n in range(3) for kind in ("labels", "pred")
+    )
     for number in range(3):  # this detector finds each label to a pixel
-        labels, found = (extent(tmp_path / "run" / f"val_batch{number}_{kind}.jpg", PALETTE[0]) for kind in ("labels", "pred"))
+        labels, found = (
+            extent(tmp_path / "run" / f"val_batch{number}_{kind}.jpg", PALETTE[0]) for kind in ("labels", "pred")
+        )
         assert (labels is None) == (found is None)
         if labels is not None:  # its score stands above
             assert (labels[0], labels[3]) == pytest.approx((found[0], found[3]), abs=3)
@@ -124,12 +133,26 @@ def test_everything_a_run_draws(tmp_path, monkeypatch):
     monkeypatch.setattr("bitfalcon_plugin.plots.charts.DPI", 40)
     drawn = Pictures(tmp_path / "run", NAMES, True, say=pytest.fail, board=False)
     samples, metrics = validated(tmp_path, drawn)
-    (tmp_path / "run" / "results.csv").write_text("epoch,time,train/box_loss,val/box_loss,metrics/mAP50(B)\n1,2,3,4,nan\n")
+    (tmp_path / "run" / "results.csv").write_text(
+        "epoch,time,train/box_loss,val/box_loss,metrics/mAP50(B)\n1,2,3,4,nan\n"
+    )
     drawn.labels(samples)
     drawn.finish(metrics)
-    expected = {"labels.jpg", "results.png", "PR_curve.png", "F1_curve.png", "P_curve.png", "R_curve.png",
-                "confusion_matrix.png", "confusion_matrix_normalized.png", "val_batch0_labels.jpg", "val_batch0_pred.jpg"}
-    assert expected <= set(files(tmp_path / "run")) and not [name for name in files(tmp_path / "run") if name.startswith(".")]
+    expected = {
+        "labels.jpg",
+        "results.png",
+        "PR_curve.png",
+        "F1_curve.png",
+        "P_curve.png",
+        "R_curve.png",
+        "confusion_matrix.png",
+        "confusion_matrix_normalized.png",
+        "val_batch0_labels.jpg",
+        "val_batch0_pred.jpg",
+    }
+    assert expected <= set(files(tmp_path / "run")) and not [
+        name for name in files(tmp_path / "run") if name.startswith(".")
+    ]
 
 
 def test_tensorboard_reads_the_scalars(tmp_path):
@@ -149,8 +172,11 @@ def test_tensorboard_reads_the_scalars(tmp_path):
 @pytest.mark.parametrize("there", [False, True])
 def test_without_tensorboard_nothing_is_said_or_written(tmp_path, monkeypatch, capfd, there):
     spec = importlib.util.find_spec
-    monkeypatch.setattr(pictures.importlib.util, "find_spec",
-                        lambda name, *rest: (there or None) if name == "tensorboard" else spec(name, *rest))
+    monkeypatch.setattr(
+        pictures.importlib.util,
+        "find_spec",
+        lambda name, *rest: (there or None) if name == "tensorboard" else spec(name, *rest),
+    )
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # or it is there and cannot be imported
     write = scalars(tmp_path)
     write(ROW, 1)

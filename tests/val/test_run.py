@@ -75,7 +75,9 @@ def lay_out_many(folder, names):
         label = folder / f"labels/{name}.txt"
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_text("".join(rows))
-    (folder / "data.yaml").write_text(yaml.safe_dump({"train": "images", "val": "images", "names": ["red", "green", "blue"]}))
+    (folder / "data.yaml").write_text(
+        yaml.safe_dump({"train": "images", "val": "images", "names": ["red", "green", "blue"]})
+    )
 
 
 def truth_of(folder, ids, offset):
@@ -85,10 +87,21 @@ def truth_of(folder, ids, offset):
         for line in (folder / f"labels/{name}.txt").read_text().splitlines():
             cls, cx, cy, w, h = (float(word) for word in line.split())
             box = [(cx - w / 2) * 200, (cy - h / 2) * 80, w * 200, h * 80]
-            labels.append({"id": len(labels) + 1, "image_id": key, "category_id": int(cls) + offset, "bbox": box, "iscrowd": 0,
-                           "area": box[2] * box[3]})
-    return {"images": [{"id": key} for key in ids.values()], "annotations": labels,
-            "categories": [{"id": index + offset} for index in range(3)]}
+            labels.append(
+                {
+                    "id": len(labels) + 1,
+                    "image_id": key,
+                    "category_id": int(cls) + offset,
+                    "bbox": box,
+                    "iscrowd": 0,
+                    "area": box[2] * box[3],
+                }
+            )
+    return {
+        "images": [{"id": key} for key in ids.values()],
+        "annotations": labels,
+        "categories": [{"id": index + offset} for index in range(3)],
+    }
 
 
 @pytest.mark.parametrize("numbers", [True, False])
@@ -100,7 +113,10 @@ def test_pycocotools_gets_the_same_numbers_from_predictions_json(tmp_path, monke
     assert files("runs/detect/val") == {"predictions.json", "worst.csv"}
     rows = json.loads(Path("runs/detect/val/predictions.json").read_text())
     assert all(set(row) == {"image_id", "category_id", "bbox", "score"} for row in rows)
-    assert all(row["bbox"] == [round(side, 3) for side in row["bbox"]] and row["score"] == round(row["score"], 5) for row in rows)
+    assert all(
+        row["bbox"] == [round(side, 3) for side in row["bbox"]] and row["score"] == round(row["score"], 5)
+        for row in rows
+    )
     ids = {name: int(name) if numbers else name for name in names}
     (tmp_path / "truth.json").write_text(json.dumps(truth_of(tmp_path / "data", ids, 1)))
     with contextlib.redirect_stdout(io.StringIO()):
@@ -116,11 +132,19 @@ def spec(*entries, nc=80) -> DataSpec:
     return DataSpec(Path("d.yaml"), Path("/"), {i: str(i) for i in range(nc)}, {"val": tuple(entries)})
 
 
-@pytest.mark.parametrize("data, expected", [
-    (spec("/data/coco/val2017.txt"), True), (spec("/data/COCO/test-dev2017.txt"), True), (spec("/x/coco/images/val2017"), True),
-    (spec("/data/coco/val2017.txt", nc=79), False), (spec("/data/own/val2017.txt"), False), (spec("/data/coco/val.txt"), False),
-    (spec("/data/coco/val2017.txt", "/data/coco/more.txt"), False), (spec("/data/coco/val2017.zip"), False),
-])
+@pytest.mark.parametrize(
+    "data, expected",
+    [
+        (spec("/data/coco/val2017.txt"), True),
+        (spec("/data/COCO/test-dev2017.txt"), True),
+        (spec("/x/coco/images/val2017"), True),
+        (spec("/data/coco/val2017.txt", nc=79), False),
+        (spec("/data/own/val2017.txt"), False),
+        (spec("/data/coco/val.txt"), False),
+        (spec("/data/coco/val2017.txt", "/data/coco/more.txt"), False),
+        (spec("/data/coco/val2017.zip"), False),
+    ],
+)
 def test_what_is_coco(data, expected):
     assert is_coco(data, "val") is expected and not is_coco(data, "test")
 
@@ -139,15 +163,20 @@ def test_coco_gets_its_own_category_ids(place, monkeypatch):
     assert {row["category_id"] for row in plain} == {1, 2, 3}
 
 
-@pytest.mark.parametrize("paths, expected", [
-    (["a/000000000139.jpg", "b/x.jpg", "a/1e3.jpg", "a/-5.jpg", "a/²3.jpg"], [139, "x", "1e3", "-5", "²3"]),
-    (["d/a/1.jpg", "d/b/01.jpg", "d/b/2.jpg"], ["a/1", "b/01", 2]),  # 1 and 01 are the same number
-    (["d/a/x.jpg", "d/a/x.png", "d/y.v1.jpg"], ["a/x.jpg", "a/x.png", "y.v1"]),
-])
+@pytest.mark.parametrize(
+    "paths, expected",
+    [
+        (["a/000000000139.jpg", "b/x.jpg", "a/1e3.jpg", "a/-5.jpg", "a/²3.jpg"], [139, "x", "1e3", "-5", "²3"]),
+        (["d/a/1.jpg", "d/b/01.jpg", "d/b/2.jpg"], ["a/1", "b/01", 2]),  # 1 and 01 are the same number
+        (["d/a/x.jpg", "d/a/x.png", "d/y.v1.jpg"], ["a/x.jpg", "a/x.png", "y.v1"]),
+    ],
+)
 def test_image_ids(paths, expected, capsys):
     samples = [Sample(Path(path), (8, 8), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4)) for path in paths]
     assert image_ids(samples) == expected
-    assert ("same name" in capsys.readouterr().err) == (len({Path(path).stem.lstrip("0") for path in paths}) < len(paths))
+    assert ("same name" in capsys.readouterr().err) == (
+        len({Path(path).stem.lstrip("0") for path in paths}) < len(paths)
+    )
 
 
 @pytest.mark.parametrize("scores", [False, True])
@@ -169,13 +198,21 @@ def test_everything_a_val_leaves(place, capsys):
     assert metrics.save_dir == Path("runs/detect/val")
     curves = {f"{letter}_curve.png" for letter in ("PR", "F1", "P", "R")}
     batches = {f"val_batch{number}_{kind}.jpg" for number in range(2) for kind in ("labels", "pred")}
-    assert files(metrics.save_dir) == {*curves, *batches, "confusion_matrix.png", "confusion_matrix_normalized.png", "worst.csv", "worst.jpg"}
+    assert files(metrics.save_dir) == {
+        *curves,
+        *batches,
+        "confusion_matrix.png",
+        "confusion_matrix_normalized.png",
+        "worst.csv",
+        "worst.jpg",
+    }
     told = capsys.readouterr().out
     assert "green" in told and f"confidence {metrics.best_conf:.3f}" in told and "Worst images" in told
     assert "Results saved to runs/detect/val" in told and "postprocess" in told
     assert val(project="p", name="n", exist_ok=True, **QUIET).save_dir is None and not Path("p").exists()
-    assert [val(project="p", name="n", save_json=True, exist_ok=ok, **QUIET).save_dir for ok in (False, True, False)] == [
-        Path("p/n"), Path("p/n"), Path("p/n2")]
+    assert [
+        val(project="p", name="n", save_json=True, exist_ok=ok, **QUIET).save_dir for ok in (False, True, False)
+    ] == [Path("p/n"), Path("p/n"), Path("p/n2")]
 
 
 def test_validation_is_rectangular_unless_that_is_refused(place):
@@ -196,18 +233,28 @@ def test_all_may_be_one_class(place):
 
 def test_only_some_classes(place):
     metrics = val(classes=[0, 2], save_json=True, **QUIET)
-    assert [row.name for row in metrics.classes] == ["red", "blue"] and metrics.confusion_matrix.matrix.sum() == metrics.instances == 3
+    assert [row.name for row in metrics.classes] == [
+        "red",
+        "blue",
+    ] and metrics.confusion_matrix.matrix.sum() == metrics.instances == 3
     assert {row["category_id"] for row in json.loads(Path("runs/detect/val/predictions.json").read_text())} == {1, 3}
     assert val(classes=1, single_cls=True, **QUIET).confusion_matrix.matrix.tolist() == [[1, 0], [0, 0]]
 
 
-@pytest.mark.parametrize("keys, expected, says", [
-    ({}, 301, "max_det=301"), ({"max_det": 300}, 300, "not all of them can be found"), ({"max_det": 400}, 400, "100 best"),
-])
+@pytest.mark.parametrize(
+    "keys, expected, says",
+    [
+        ({}, 301, "max_det=301"),
+        ({"max_det": 300}, 300, "not all of them can be found"),
+        ({"max_det": 400}, 400, "100 best"),
+    ],
+)
 def test_room_for_all_objects_of_an_image(place, monkeypatch, capsys, keys, expected, says):
     (place / "data/labels/val/0.txt").write_text("".join(f"0 {0.1 + k / 500} 0.5 0.1 0.1\n" for k in range(301)))
     seen, own = [], measuring.validate
-    monkeypatch.setattr(measuring, "validate", lambda *args, **options: seen.append(options["max_det"]) or own(*args, **options))
+    monkeypatch.setattr(
+        measuring, "validate", lambda *args, **options: seen.append(options["max_det"]) or own(*args, **options)
+    )
     val(**keys, **QUIET)
     told = capsys.readouterr()
     assert seen == [expected] and says in told.out + told.err
@@ -216,7 +263,9 @@ def test_room_for_all_objects_of_an_image(place, monkeypatch, capsys, keys, expe
 def seen_by(model, **keys):
     """The types that the first convolution of a model returns."""
     seen = []
-    hook = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    hook = next(m for m in model.modules() if isinstance(m, torch.nn.Conv2d)).register_forward_hook(
+        lambda *call: seen.append(call[2].dtype)
+    )
     metrics = val(model, **keys, **QUIET)
     hook.remove()
     return set(seen), metrics
@@ -232,9 +281,14 @@ def test_half_precision_is_where_it_is_asked_for_and_said_where_it_is_not(place,
     assert "half=True" in (told := capsys.readouterr().err) and "float32" in told and "amp=bf16" in told
     half, close = seen_by(model, amp="bf16")
     assert half == {torch.bfloat16} and capsys.readouterr().err == "" and close.images == metrics.images
-    assert seen_by(model, half=True, amp="bf16")[0] == {torch.bfloat16} and seen_by(model, amp="fp32")[0] == {torch.float32}
+    assert seen_by(model, half=True, amp="bf16")[0] == {torch.bfloat16} and seen_by(model, amp="fp32")[0] == {
+        torch.float32
+    }
     gpu = torch.device("cuda")  # only named: none is needed here
-    assert precision.evaluation_precision(load_settings({"half": True}), gpu) is torch.float16 and precision.evaluation_precision(load_settings({}), gpu) is None
+    assert (
+        precision.evaluation_precision(load_settings({"half": True}), gpu) is torch.float16
+        and precision.evaluation_precision(load_settings({}), gpu) is None
+    )
 
 
 def test_events_get_the_validator(place):
@@ -242,23 +296,39 @@ def test_events_get_the_validator(place):
     for event in EVENTS:
         events.add(event, lambda about, event=event: seen.append((event, about, about.metrics)))
     metrics = val(events=events, plots=True)
-    assert [event for event, *_ in seen] == ["on_val_start", *["on_val_batch_start", "on_val_batch_end"] * 2, "on_val_end"]
+    assert [event for event, *_ in seen] == [
+        "on_val_start",
+        *["on_val_batch_start", "on_val_batch_end"] * 2,
+        "on_val_end",
+    ]
     assert len({id(about) for _, about, _ in seen}) == 1 and seen[-1][2] is metrics and seen[0][2] is None
     about = seen[0][1]
-    assert about.save_dir == metrics.save_dir and len(about.dataloader) == 2 and about.args.imgsz == 64 and about.device.type == "cpu"
+    assert (
+        about.save_dir == metrics.save_dir
+        and len(about.dataloader) == 2
+        and about.args.imgsz == 64
+        and about.device.type == "cpu"
+    )
 
 
-@pytest.mark.parametrize("keys, says", [
-    ({"split": "test"}, "no split 'test'; it has train, val"), ({"classes": [7]}, "expected indices from 0 to 2"),
-    ({"data": "nowhere.yaml"}, "is not there"), ({"imgsz": [64, 32]}, "take one side"),
-])
+@pytest.mark.parametrize(
+    "keys, says",
+    [
+        ({"split": "test"}, "no split 'test'; it has train, val"),
+        ({"classes": [7]}, "expected indices from 0 to 2"),
+        ({"data": "nowhere.yaml"}, "is not there"),
+        ({"imgsz": [64, 32]}, "take one side"),
+    ],
+)
 def test_mistakes_leave_no_folder(place, keys, says):
     with pytest.raises(UserError, match=says):
         val(**keys)
     assert not Path("runs").exists()
 
 
-@pytest.mark.parametrize("keys, says", [({}, "has no label: there is nothing"), ({"classes": 1}, "has no label of classes=1")])
+@pytest.mark.parametrize(
+    "keys, says", [({}, "has no label: there is nothing"), ({"classes": 1}, "has no label of classes=1")]
+)
 def test_a_split_without_labels_is_not_measured(place, keys, says):
     for path in (place / "data/labels/val").iterdir():
         path.write_text("" if not keys else "0 0.5 0.5 0.1 0.1\n")
@@ -272,7 +342,10 @@ def test_a_split_without_labels_gives_its_predictions_alone(place, capsys):
         path.unlink()
     metrics = val(save_json=True)
     told = capsys.readouterr()
-    assert files(metrics.save_dir) == {"predictions.json", *(f"val_batch{n}_{kind}.jpg" for n in (0, 1) for kind in ("labels", "pred"))}
+    assert files(metrics.save_dir) == {
+        "predictions.json",
+        *(f"val_batch{n}_{kind}.jpg" for n in (0, 1) for kind in ("labels", "pred")),
+    }
     assert len(json.loads(Path("runs/detect/val/predictions.json").read_text())) == 4
     assert "AP" not in told.out and "no usable label" in told.err and metrics.stats["AP"] != metrics.stats["AP"]
 
@@ -295,7 +368,9 @@ def test_metrics_of_the_object_that_scripts_use(place):
 
 @pytest.mark.skipif(not (SHARED / "datasets/bccd").is_dir(), reason="the BCCD images are not here")
 def test_the_recorded_numbers_of_bccd():
-    metrics = YOLO(SHARED / "checkpoints/v1-n-bccd-best.pt").val(data=SHARED / "datasets/bccd/data.yaml", imgsz=320, device="cpu", **QUIET)
+    metrics = YOLO(SHARED / "checkpoints/v1-n-bccd-best.pt").val(
+        data=SHARED / "datasets/bccd/data.yaml", imgsz=320, device="cpu", **QUIET
+    )
     assert metrics.ap == pytest.approx(0.531, abs=6e-4)  # recorded with three digits
 
 

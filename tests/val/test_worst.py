@@ -25,7 +25,9 @@ def counts_of_cocoeval(monkeypatch, samples, detections):
     """Image -> labels, hits and false positives at IoU 0.50, summed over classes."""
     kept = {}
     own = coco._matches
-    monkeypatch.setattr(coco, "_matches", lambda evaluation, classes: kept.update(e=evaluation) or own(evaluation, classes))
+    monkeypatch.setattr(
+        coco, "_matches", lambda evaluation, classes: kept.update(e=evaluation) or own(evaluation, classes)
+    )
     coco_metrics(samples, detections, NAMES)
     found = {index: np.zeros(3, int) for index in range(len(samples))}
     for item in kept["e"].evalImgs:
@@ -44,7 +46,12 @@ def test_pairs_are_those_of_cocoeval(monkeypatch, seed, conf):
     found = {row["image"]: row for row in worst.rows()}
     for index, (labels, hits, false) in expected.items():
         if row := found.pop(f"{index:02}.png", None):
-            assert (row["labels"], row["hits"], row["misses"], row["false_positives"]) == (labels, hits, labels - hits, false)
+            assert (row["labels"], row["hits"], row["misses"], row["false_positives"]) == (
+                labels,
+                hits,
+                labels - hits,
+                false,
+            )
         else:
             assert labels == hits and false == 0
     assert not found and worst.images == 12
@@ -61,11 +68,21 @@ def case(*counts):
     return samples, np.array(rows, float).reshape(-1, 7)
 
 
-@pytest.mark.parametrize("counts, expected", [
-    ([(0, 0), (1, 0), (0, 9), (5, 1), (4, 2)], "3 2 4 1"),  # most misses, most false ones, then of those that are left
-    ([(0, 1), (0, 3), (0, 2)], "1 2 0"), ([(1, 0), (3, 0), (2, 0)], "1 2 0"),  # only one kind of error
-    ([(2, 2), (2, 3), (1, 3)], "1 2 0"), ([(3, 5), (0, 4), (1, 0)], "0 1 2"), ([(0, 0), (0, 0)], ""), ([], ""),
-])
+@pytest.mark.parametrize(
+    "counts, expected",
+    [
+        (
+            [(0, 0), (1, 0), (0, 9), (5, 1), (4, 2)],
+            "3 2 4 1",
+        ),  # most misses, most false ones, then of those that are left
+        ([(0, 1), (0, 3), (0, 2)], "1 2 0"),
+        ([(1, 0), (3, 0), (2, 0)], "1 2 0"),  # only one kind of error
+        ([(2, 2), (2, 3), (1, 3)], "1 2 0"),
+        ([(3, 5), (0, 4), (1, 0)], "0 1 2"),
+        ([(0, 0), (0, 0)], ""),
+        ([], ""),
+    ],
+)
 def test_misses_and_false_positives_take_turns(counts, expected):
     worst = worst_images(*case(*counts), NAMES, conf=0.5)  # what is found at 0.5 does not count
     assert " ".join(one.image.stem for one in worst.errors) == expected
@@ -73,15 +90,32 @@ def test_misses_and_false_positives_take_turns(counts, expected):
 
 def test_the_tables():
     labels = [(0, 0, 0, 50, 50), (2, 60, 60, 90, 90), (2, 100, 100, 130, 130)]
-    rows = np.array([[0, 0, 0, 50, 50, 0.9, 1], [0, 60, 60, 30, 30, 0.8, 2], [0, 0, 0, 50, 50, 0.3, 0]])  # red taken for green
+    rows = np.array(
+        [[0, 0, 0, 50, 50, 0.9, 1], [0, 60, 60, 30, 30, 0.8, 2], [0, 0, 0, 50, 50, 0.3, 0]]
+    )  # red taken for green
     worst = worst_images([sample(Path("a/x.png"), (200, 200), labels)], rows, NAMES, conf=0.4)
-    expected = {"image": "a/x.png".replace("/", str(Path("/"))[0]), "labels": 3, "hits": 1, "misses": 2, "false_positives": 1,
-                "missed": "1 red, 1 blue", "found_wrongly": "1 green"}
+    expected = {
+        "image": "a/x.png".replace("/", str(Path("/"))[0]),
+        "labels": 3,
+        "hits": 1,
+        "misses": 2,
+        "false_positives": 1,
+        "missed": "1 red, 1 blue",
+        "found_wrongly": "1 green",
+    }
     assert worst.rows() == [expected]
-    assert [dict(row) for row in csv.DictReader(io.StringIO(worst.to_csv()))] == [{k: str(v) for k, v in expected.items()}]
+    assert [dict(row) for row in csv.DictReader(io.StringIO(worst.to_csv()))] == [
+        {k: str(v) for k, v in expected.items()}
+    ]
     title, head, line = worst.table().splitlines()
     assert "confidence 0.400 and IoU 0.50" in title and "1 of 1" in title
-    assert head.split() == ["Labels", "Hits", "Misses", "False", "Image"] and line.split() == ["3", "1", "2", "1", "x.png"]
+    assert head.split() == ["Labels", "Hits", "Misses", "False", "Image"] and line.split() == [
+        "3",
+        "1",
+        "2",
+        "1",
+        "x.png",
+    ]
     assert "none of 2 has an error" in worst_images(*case((0, 0), (0, 0)), NAMES, conf=0.5).table()
 
 
@@ -92,7 +126,7 @@ def test_ten_lines_are_printed_and_all_are_in_the_file():
 
 def extent(picture, colour, inside):
     """x1, y1, x2, y2 of the pixels of a colour in a region of a picture, or None."""
-    wanted = [int(colour[place:place + 2], 16) for place in (1, 3, 5)]
+    wanted = [int(colour[place : place + 2], 16) for place in (1, 3, 5)]
     ys, xs = (np.asarray(picture.crop(inside)) == wanted).all(2).nonzero()
     return (xs.min(), ys.min(), xs.max(), ys.max()) if len(xs) else None
 
@@ -107,7 +141,11 @@ def test_the_picture(tmp_path):
     assert picture.size == (2 * SIDE, HEAD + SIDE)
     for cell, has_false in ((0, True), (1, False)):
         inside = (cell * SIDE, HEAD, (cell + 1) * SIDE, HEAD + SIDE - 25)  # without the caption
-        for colour, box in ((HIT, (20, 20, 60, 60)), (MISS, (100, 20, 140, 60)), (FALSE, (180, 60, 220, 100) if has_false else None)):
+        for colour, box in (
+            (HIT, (20, 20, 60, 60)),
+            (MISS, (100, 20, 140, 60)),
+            (FALSE, (180, 60, 220, 100) if has_false else None),
+        ):
             found = extent(picture, colour, inside)
             if box is None:
                 assert found is None
@@ -115,7 +153,11 @@ def test_the_picture(tmp_path):
             x1, y1, x2, y2 = box
             expected = (x1 * ratio, y1 * ratio + top, x2 * ratio, y2 * ratio + top)
             slack = (1, 17 if colour == FALSE else 1, 30 if colour == FALSE else 1, 1)  # its name and score stand above
-            assert all(abs(a - b) <= most for a, b, most in zip(found, expected, slack, strict=True)), (colour, found, expected)
+            assert all(abs(a - b) <= most for a, b, most in zip(found, expected, slack, strict=True)), (
+                colour,
+                found,
+                expected,
+            )
 
 
 def test_an_image_that_is_gone_leaves_a_cell_that_says_so(tmp_path):

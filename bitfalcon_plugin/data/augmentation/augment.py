@@ -142,7 +142,11 @@ class _Cast(NamedTuple):
 
 @torch.no_grad()
 def augment(
-    batch: Sequence[Tile], pool: Sequence[Tile], recipe: Recipe, generator: torch.Generator, device: torch.device | str,
+    batch: Sequence[Tile],
+    pool: Sequence[Tile],
+    recipe: Recipe,
+    generator: torch.Generator,
+    device: torch.device | str,
     size: tuple[int, int] | None = None,
 ) -> Batch:
     """Turn tiles into one augmented batch on `device`.
@@ -208,8 +212,14 @@ def _choose(pool: Sequence[Tile], draw: float) -> Tile:
 def _maps(recipe: Recipe, draws: _Draws, cast: _Cast, canvas: Canvas) -> tuple[Tensor, Tensor]:
     """Canvas to output for every scene, flips included: maps (n, 3, 3) and drawn scales (n,)."""
     maps, scale = draw_maps(
-        draws.warp[cast.home, cast.part], size=canvas.size, centre=canvas.centre, degrees=recipe.degrees,
-        translate=recipe.translate, scale=recipe.scale, shear=recipe.shear, perspective=recipe.perspective,
+        draws.warp[cast.home, cast.part],
+        size=canvas.size,
+        centre=canvas.centre,
+        degrees=recipe.degrees,
+        translate=recipe.translate,
+        scale=recipe.scale,
+        shear=recipe.shear,
+        perspective=recipe.perspective,
     )
     # A partner is blended in before the flips, so it is mirrored with the image that it ends up in.
     toss = draws.toss[cast.home]
@@ -232,7 +242,9 @@ def _given(labels: Labels, recipe: Recipe, draws: _Draws, cast: _Cast, canvas: C
     objects, rectangles = {}, {}
     if lenders := cast.playing(LENDS):
         rounding = draws.pasted[:, LENDS].tolist()
-        labels, objects = lend(labels, lenders, canvas.size, recipe.copy_paste, [rounding[part.home] for part in lenders])
+        labels, objects = lend(
+            labels, lenders, canvas.size, recipe.copy_paste, [rounding[part.home] for part in lenders]
+        )
     if cutters := cast.playing(CUTS):
         rows = draws.rectangle.tolist()
         labels, rectangles = cut(labels, cast.home, cutters, canvas.size, [rows[part.home] for part in cutters])
@@ -240,7 +252,11 @@ def _given(labels: Labels, recipe: Recipe, draws: _Draws, cast: _Cast, canvas: C
 
 
 def _render(
-    scenes: list[list[Pasted]], maps: Tensor, recipe: Recipe, canvas: Canvas, device: torch.device,
+    scenes: list[list[Pasted]],
+    maps: Tensor,
+    recipe: Recipe,
+    canvas: Canvas,
+    device: torch.device,
     mirrors: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> Tensor:
     """Paste every scene and read the output from it: (n, 3, H, W) float32 in [0, 1]."""
@@ -298,10 +314,12 @@ def _crop(sheet: Tensor, maps: Tensor, canvas: Canvas) -> Tensor:
     mirrored = (torch.diagonal(maps, dim1=1, dim2=2) < 0).tolist()  # a row (x, y, False) for each image
     if not any(map(any, mirrored)):
         return middle
-    return torch.stack([
-        image.flip([axis for axis, on in ((2, across), (1, down)) if on])
-        for image, (across, down, _) in zip(middle, mirrored)
-    ])
+    return torch.stack(
+        [
+            image.flip([axis for axis, on in ((2, across), (1, down)) if on])
+            for image, (across, down, _) in zip(middle, mirrored)
+        ]
+    )
 
 
 def _blend_(images: Tensor, cast: _Cast, draws: _Draws, given: _Given) -> None:

@@ -99,7 +99,9 @@ def lay_out(scenes: Sequence[Sequence[Pasted]], canvas: Canvas) -> Labels:
     return Labels(torch.where((outlines.counts > 0)[:, None], hulls(outlines), boxes), classes, scene, outlines)
 
 
-def paste_mirrored(labels: Labels, canvas: Canvas, fraction: float, draws: Sequence[float]) -> tuple[Labels, dict[int, Tensor]]:
+def paste_mirrored(
+    labels: Labels, canvas: Canvas, fraction: float, draws: Sequence[float]
+) -> tuple[Labels, dict[int, Tensor]]:
     """Objects of each scene once more, mirrored left to right: all labels, and scene -> mask of the canvas (bool) inside
     which it shows its own mirror image. `draws` holds a number from [0, 1) for each scene."""
     if labels.outlines is None or not fraction:
@@ -110,11 +112,16 @@ def paste_mirrored(labels: Labels, canvas: Canvas, fraction: float, draws: Seque
     points = torch.stack([width - labels.outlines.points[:, 0], labels.outlines.points[:, 1]], dim=1)
     mirrored = replace(labels, boxes=boxes, outlines=Outlines(points, labels.outlines.counts))
     chosen = torch.zeros(len(boxes), dtype=torch.bool)
-    for part, draw in zip(torch.arange(len(boxes)).split(torch.bincount(labels.scene, minlength=len(draws)).tolist()), draws):
+    for part, draw in zip(
+        torch.arange(len(boxes)).split(torch.bincount(labels.scene, minlength=len(draws)).tolist()), draws
+    ):
         candidates = part[labels.outlined[part]]
         chosen[candidates[pick(boxes[candidates], labels.boxes[part], fraction, draw)]] = True
     copies = mirrored.only(chosen)
-    masks = {scene: fill(select(copies.outlines, copies.scene == scene), canvas.sides) for scene in set(copies.scene.tolist())}
+    masks = {
+        scene: fill(select(copies.outlines, copies.scene == scene), canvas.sides)
+        for scene in set(copies.scene.tolist())
+    }
     return _both(labels, copies), masks
 
 
@@ -125,7 +132,9 @@ def pick(candidates: Tensor, existing: Tensor, fraction: float, draw: float) -> 
     `fraction` are taken, the least covering first; `draw` from [0, 1) rounds the number up or down, so that the mean
     is exact.
     """
-    shared = torch.minimum(candidates[:, None, 2:], existing[:, 2:]) - torch.maximum(candidates[:, None, :2], existing[:, :2])
+    shared = torch.minimum(candidates[:, None, 2:], existing[:, 2:]) - torch.maximum(
+        candidates[:, None, :2], existing[:, :2]
+    )
     area = (existing[:, 2:] - existing[:, :2]).prod(dim=1)
     covered = shared.clamp_min(0).prod(dim=2) / area.clamp_min(1e-9)  # (k, m)
     worst = torch.cat([covered, covered.new_zeros(len(candidates), 1)], dim=1).amax(dim=1)
@@ -157,5 +166,9 @@ def _warp(outlines: Outlines, maps: Tensor, size: tuple[int, int]) -> Outlines:
 def _both(first: Labels, second: Labels) -> Labels:
     counts = torch.cat([first.outlines.counts, second.outlines.counts])
     points = torch.cat([first.outlines.points, second.outlines.points])
-    return Labels(torch.cat([first.boxes, second.boxes]), torch.cat([first.classes, second.classes]),
-                  torch.cat([first.scene, second.scene]), Outlines(points, counts))
+    return Labels(
+        torch.cat([first.boxes, second.boxes]),
+        torch.cat([first.classes, second.classes]),
+        torch.cat([first.scene, second.scene]),
+        Outlines(points, counts),
+    )

@@ -16,8 +16,15 @@ HORIZON = 1e-6
 
 
 def draw_maps(
-    uniform: Tensor, *, size: Size, centre: float | tuple[float, float], degrees: float, translate: float, scale: float,
-    shear: float, perspective: float,
+    uniform: Tensor,
+    *,
+    size: Size,
+    centre: float | tuple[float, float],
+    degrees: float,
+    translate: float,
+    scale: float,
+    shear: float,
+    perspective: float,
 ) -> tuple[Tensor, Tensor]:
     """Maps from the canvas to the output image, and the scale in each.
 

@@ -44,7 +44,11 @@ LABEL_NOTES = (
 )
 # Where equal images lie -> (severity, kind, what it is): in train and elsewhere, in val and test, in one split.
 SAME = {
-    "leak": ("error", "leak", "groups of images that are the same file in train and in val or test: the numbers are too good"),
+    "leak": (
+        "error",
+        "leak",
+        "groups of images that are the same file in train and in val or test: the numbers are too good",
+    ),
     "across": ("warning", "duplicate", "groups of images that are the same file in val and in test"),
     "within": ("warning", "duplicate", "groups of images of one split that are the same file"),
 }
@@ -82,8 +86,13 @@ class Report:
 
     def text(self, limit: int = 10) -> str:
         """The report to read; at most `limit` lines of each finding and 40 classes."""
-        lines = [f"Dataset {self.data}: {len(self.classes)} classes", "", *_table("split", self.tables), "",
-                 *_table("class", dict(list(self.classes.items())[:40]))]
+        lines = [
+            f"Dataset {self.data}: {len(self.classes)} classes",
+            "",
+            *_table("split", self.tables),
+            "",
+            *_table("class", dict(list(self.classes.items())[:40])),
+        ]
         lines += [f"... and {len(self.classes) - 40} more"] if len(self.classes) > 40 else []
         for severity in SEVERITIES:
             found = [finding for finding in self.findings if finding.severity == severity]
@@ -99,11 +108,18 @@ class Report:
 
     def as_dict(self) -> dict[str, object]:
         """Everything, unabridged, as plain values."""
-        found = [{"severity": f.severity, "kind": f.kind, "what": f.what, "count": len(f.items), "items": list(f.items)}
-                 for f in self.findings]
-        return {"data": self.data, "imgsz": self.imgsz, "exit_code": self.exit_code, "findings": found,
-                "splits": {split: dict(row) for split, row in self.tables.items()},
-                "classes": {name: dict(row) for name, row in self.classes.items()}}
+        found = [
+            {"severity": f.severity, "kind": f.kind, "what": f.what, "count": len(f.items), "items": list(f.items)}
+            for f in self.findings
+        ]
+        return {
+            "data": self.data,
+            "imgsz": self.imgsz,
+            "exit_code": self.exit_code,
+            "findings": found,
+            "splits": {split: dict(row) for split, row in self.tables.items()},
+            "classes": {name: dict(row) for name, row in self.classes.items()},
+        }
 
 
 def run_doctor(settings: Settings) -> Report:
@@ -115,8 +131,11 @@ def run_doctor(settings: Settings) -> Report:
     if unread := sorted(settings.given - READS):
         print(f"note: doctor only looks; without effect here: {', '.join(unread)}", file=sys.stderr)
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
-    report = examine(survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls), imgsz,
-                     single_cls=settings.single_cls)
+    report = examine(
+        survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls),
+        imgsz,
+        single_cls=settings.single_cls,
+    )
     print(report.text())
     if settings.out:
         write_text(settings.out, json.dumps(report.as_dict(), indent=1) + "\n")
@@ -130,9 +149,13 @@ def examine(found: Survey, imgsz: int, single_cls: bool = False) -> Report:
     boxes = {split: _boxes(pictures, single_cls) for split, pictures in found.splits.items()}
     view = _View(found, names, boxes, imgsz)
     findings = [finding for check in CHECKS for finding in check(view)]
-    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: otherwise in the order of the checks
+    findings.sort(
+        key=lambda finding: SEVERITIES.index(finding.severity)
+    )  # stable: otherwise in the order of the checks
     counts = {split: Counter(table[:, 0].tolist()) for split, table in boxes.items()}  # 1.0 and 1 are one key
-    classes = {f"{index} {name}": {split: count[index] for split, count in counts.items()} for index, name in names.items()}
+    classes = {
+        f"{index} {name}": {split: count[index] for split, count in counts.items()} for index, name in names.items()
+    }
     tables = {split: _row(pictures, boxes[split]) for split, pictures in found.splits.items()}
     return Report(str(found.data.path), imgsz, tables, classes, tuple(findings))
 
@@ -158,8 +181,12 @@ class _View:
 
 
 def _boxes(pictures: Sequence[Picture], single_cls: bool) -> np.ndarray:
-    rows = [(0 if single_cls else row.cls, row.cx, row.cy, row.w, row.h, picture.size[1], picture.size[0], index)
-            for index, picture in enumerate(pictures) if picture.size and picture.labels for row in picture.labels.rows]
+    rows = [
+        (0 if single_cls else row.cls, row.cx, row.cy, row.w, row.h, picture.size[1], picture.size[0], index)
+        for index, picture in enumerate(pictures)
+        if picture.size and picture.labels
+        for row in picture.labels.rows
+    ]
     return np.array(rows, dtype=float).reshape(-1, 8)
 
 
@@ -183,7 +210,9 @@ def _yaml(view: _View) -> Iterator[Finding]:
 def _images(view: _View) -> Iterator[Finding]:
     bad = tuple(f"{view.near(picture.path)}: {picture.problem}" for _, picture in view.pictures() if picture.problem)
     if bad:
-        yield Finding("error", "unreadable", "images that cannot be used (missing, corrupt, truncated or too small)", bad)
+        yield Finding(
+            "error", "unreadable", "images that cannot be used (missing, corrupt, truncated or too small)", bad
+        )
     kinds = defaultdict(list)
     for _, picture in view.pictures():
         for trait in picture.traits:
@@ -200,7 +229,9 @@ def _duplicates(view: _View) -> Iterator[Finding]:
             if picture.look is not None:
                 alike[picture.size, picture.look].append((split, picture))
     yield from _repeats(view, SAME, [group for group in same.values() if len(group) > 1])
-    yield from _repeats(view, ALIKE, [group for group in alike.values() if len({picture.digest for _, picture in group}) > 1])
+    yield from _repeats(
+        view, ALIKE, [group for group in alike.values() if len({picture.digest for _, picture in group}) > 1]
+    )
 
 
 def _repeats(view: _View, table: Mapping[str, tuple[str, str, str]], groups: Sequence[list]) -> Iterator[Finding]:
@@ -217,20 +248,27 @@ def _repeats(view: _View, table: Mapping[str, tuple[str, str, str]], groups: Seq
 
 def _label_files(view: _View) -> Iterator[Finding]:
     read = [picture.labels for _, picture in view.pictures() if picture.labels]
-    for table, messages in ((LABEL_PROBLEMS, [text for labels in read for text in labels.problems]),
-                            (LABEL_NOTES, [text for labels in read for text in labels.notes])):
+    for table, messages in (
+        (LABEL_PROBLEMS, [text for labels in read for text in labels.problems]),
+        (LABEL_NOTES, [text for labels in read for text in labels.notes]),
+    ):
         sorted_out = defaultdict(list)
         for text in dict.fromkeys(messages):  # an image in two splits is read twice
-            sorted_out[next(row for row in table if row[0] in text)].append(text.replace(f"{view.found.data.root}/", ""))
+            sorted_out[next(row for row in table if row[0] in text)].append(
+                text.replace(f"{view.found.data.root}/", "")
+            )
         for (_, severity, kind, what), items in sorted_out.items():
             yield Finding(severity, kind, what, tuple(items))
     if view.found.orphans:
-        yield Finding("warning", "label without image", "label files without an image",
-                      tuple(map(view.near, view.found.orphans)))
+        yield Finding(
+            "warning", "label without image", "label files without an image", tuple(map(view.near, view.found.orphans))
+        )
     for split, pictures in view.found.splits.items():
         usable = [picture for picture in pictures if picture.size]
         missing = [view.near(picture.path) for picture in usable if picture.labels is None]
-        empty = [view.near(picture.path) for picture in usable if picture.labels is not None and not any(picture.labels)]
+        empty = [
+            view.near(picture.path) for picture in usable if picture.labels is not None and not any(picture.labels)
+        ]
         for kind, items in (("image without label", missing), ("empty label file", empty)):
             if items:
                 severity = "warning" if len(items) > MOSTLY * len(usable) else "note"
@@ -263,16 +301,22 @@ def _box_sizes(view: _View) -> Iterator[Finding]:
     sizes = {split: (table[:, 3:5], table[:, 3:5] * table[:, 5:7]) for split, table in view.boxes.items()}  # shares, px
     tiny = {split: ((px < TINY_PIXELS) | (share < TINY_SHARE)).any(1) for split, (share, px) in sizes.items()}
     giant = {split: share.prod(1) > GIANT_SHARE for split, (share, _) in sizes.items()}
-    for kind, masks, what in (("tiny", tiny, f"boxes with a side under {TINY_PIXELS} px or {TINY_SHARE:g} of the image's"),
-                              ("giant", giant, f"boxes that cover more than {GIANT_SHARE:.0%} of their image")):
+    for kind, masks, what in (
+        ("tiny", tiny, f"boxes with a side under {TINY_PIXELS} px or {TINY_SHARE:g} of the image's"),
+        ("giant", giant, f"boxes that cover more than {GIANT_SHARE:.0%} of their image"),
+    ):
         if any(mask.any() for mask in masks.values()):
             yield Finding("warning", f"{kind} box", what, tuple(_where(view, masks)))
     for split, (_, px) in sizes.items():
         scale = view.imgsz / np.maximum(view.boxes[split][:, 5:7].max(1, initial=1), 1)
         small = int(((px * scale[:, None]).min(1, initial=np.inf) < STRIDE).sum())
         if small:
-            yield Finding("note", "small for imgsz", f"{small} of {len(px)} boxes of {split} ({small / len(px):.1%}) have a side "
-                          f"under {STRIDE} px, one cell, at imgsz={view.imgsz}: hard to learn; a larger imgsz= helps.")
+            yield Finding(
+                "note",
+                "small for imgsz",
+                f"{small} of {len(px)} boxes of {split} ({small / len(px):.1%}) have a side "
+                f"under {STRIDE} px, one cell, at imgsz={view.imgsz}: hard to learn; a larger imgsz= helps.",
+            )
 
 
 def _where(view: _View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -280,11 +324,20 @@ def _where(view: _View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:
         for cls, cx, cy, w, h, width, height, index in view.boxes[split][mask].tolist():
             picture = view.found.splits[split][int(index)]
             name = view.names.get(int(cls), "?")
-            yield (f"{split}: {view.near(picture.path)}: {name}, {w * width:.1f} x {h * height:.1f} px around "
-                   f"({cx * width:.0f}, {cy * height:.0f})")
+            yield (
+                f"{split}: {view.near(picture.path)}: {name}, {w * width:.1f} x {h * height:.1f} px around "
+                f"({cx * width:.0f}, {cy * height:.0f})"
+            )
 
 
-CHECKS: Sequence[Callable[[_View], Iterator[Finding]]] = (_yaml, _images, _duplicates, _label_files, _classes, _box_sizes)
+CHECKS: Sequence[Callable[[_View], Iterator[Finding]]] = (
+    _yaml,
+    _images,
+    _duplicates,
+    _label_files,
+    _classes,
+    _box_sizes,
+)
 
 
 def _row(pictures: Sequence[Picture], boxes: np.ndarray) -> dict[str, object]:
@@ -294,20 +347,36 @@ def _row(pictures: Sequence[Picture], boxes: np.ndarray) -> dict[str, object]:
     sizes = Counter(f"{picture.size[1]}x{picture.size[0]}" for picture in usable)
     aspects = sorted(picture.size[1] / picture.size[0] for picture in usable)
     areas = (boxes[:, 3:5] * boxes[:, 5:7]).prod(1)  # px
-    shares = [((areas < SMALL).mean(), "small"), (((areas >= SMALL) & (areas < LARGE)).mean(), "medium"),
-              ((areas >= LARGE).mean(), "large")] if len(boxes) else []
-    row = {"images": len(pictures), "unusable": len(pictures) - len(usable), "boxes": len(boxes),
-           "empty": f"{counts.count(0)} ({counts.count(0) / max(len(usable), 1):.0%})"}
+    shares = (
+        [
+            ((areas < SMALL).mean(), "small"),
+            (((areas >= SMALL) & (areas < LARGE)).mean(), "medium"),
+            ((areas >= LARGE).mean(), "large"),
+        ]
+        if len(boxes)
+        else []
+    )
+    row = {
+        "images": len(pictures),
+        "unusable": len(pictures) - len(usable),
+        "boxes": len(boxes),
+        "empty": f"{counts.count(0)} ({counts.count(0) / max(len(usable), 1):.0%})",
+    }
     row["box sizes"] = " ".join(f"{share:.0%} {word}" for share, word in shares) or "-"
     row["boxes an image: images"] = ", ".join(
-        f"{low if high == low else f'{low}+' if high is None else f'{low}-{high}'}: {number}" for low, high in PER_IMAGE
-        if (number := sum(low <= count and (high is None or count <= high) for count in counts)))
-    (often, number), = sizes.most_common(1) or [("-", 0)]
+        f"{low if high == low else f'{low}+' if high is None else f'{low}-{high}'}: {number}"
+        for low, high in PER_IMAGE
+        if (number := sum(low <= count and (high is None or count <= high) for count in counts))
+    )
+    ((often, number),) = sizes.most_common(1) or [("-", 0)]
     areas_of = sorted((picture.size[0] * picture.size[1], f"{picture.size[1]}x{picture.size[0]}") for picture in usable)
     mostly = f", mostly {often} ({number / len(usable):.0%})" if number > COMMON * len(usable) else ""
-    row["image sizes"] = often if len(sizes) < 2 else f"{areas_of[0][1]} to {areas_of[-1][1]}, {len(sizes)} kinds{mostly}"
-    row["width / height"] = "-" if not aspects else \
-        f"{aspects[0]:.2f} to {aspects[-1]:.2f}, median {aspects[len(aspects) // 2]:.2f}"
+    row["image sizes"] = (
+        often if len(sizes) < 2 else f"{areas_of[0][1]} to {areas_of[-1][1]}, {len(sizes)} kinds{mostly}"
+    )
+    row["width / height"] = (
+        "-" if not aspects else f"{aspects[0]:.2f} to {aspects[-1]:.2f}, median {aspects[len(aspects) // 2]:.2f}"
+    )
     return row
 
 
@@ -319,5 +388,9 @@ def _table(corner: str, rows: Mapping[str, Mapping[str, object]]) -> list[str]:
     cells = [heads, *([name, *map(str, row.values())] for name, row in rows.items())]
     widths = [max(map(len, column)) for column in zip(*cells)]
     right = [False, *(isinstance(value, int) for value in next(iter(rows.values())).values())]
-    return ["  ".join(cell.rjust(width) if at_right else cell.ljust(width)
-                      for cell, width, at_right in zip(line, widths, right)).rstrip() for line in cells]
+    return [
+        "  ".join(
+            cell.rjust(width) if at_right else cell.ljust(width) for cell, width, at_right in zip(line, widths, right)
+        ).rstrip()
+        for line in cells
+    ]

@@ -33,8 +33,14 @@ PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, or all pla
 NO_LABELS = ("classes.txt", "notes.txt", "readme")  # beginnings of text files that labelling tools leave beside labels
 ORIENTATION = 0x0112  # EXIF tag
 USUAL = {"RGB": "", "L": "grey", "P": "palette", "1": "black and white", "CMYK": "CMYK"}
-SUFFIXES_OF = {"JPEG": (".jpg", ".jpeg", ".mpo"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png",), "BMP": (".bmp",),
-               "WEBP": (".webp",), "TIFF": (".tif", ".tiff", ".dng")}
+SUFFIXES_OF = {
+    "JPEG": (".jpg", ".jpeg", ".mpo"),
+    "MPO": (".jpg", ".jpeg", ".mpo"),
+    "PNG": (".png",),
+    "BMP": (".bmp",),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff", ".dng"),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +83,13 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata
             for split, files in paths.items():
-                bar = tqdm(pool.map(lambda path: _look(path, nc), files), total=len(files), desc=split, leave=False,
-                           disable=not sys.stderr.isatty())
+                bar = tqdm(
+                    pool.map(lambda path: _look(path, nc), files),
+                    total=len(files),
+                    desc=split,
+                    leave=False,
+                    disable=not sys.stderr.isatty(),
+                )
                 splits[split] = tuple(bar)
     finally:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for every image
@@ -100,8 +111,10 @@ def _open(data: str | Path, allow_outside: bool) -> tuple[DataSpec, list[str]]:
     raw, passed = load_yaml(path), []  # the problems are known already
     root = _root(raw.get("path"), path, passed)
     entries = _splits(raw, root, True, passed, passed)
-    inside = {split: tuple(entry for entry in found if allow_outside or not leaves(Path(entry), root))
-              for split, found in entries.items()}
+    inside = {
+        split: tuple(entry for entry in found if allow_outside or not leaves(Path(entry), root))
+        for split, found in entries.items()
+    }
     names = _names(raw.get("names"), raw.get("nc"), passed)
     return DataSpec(path, root, names, inside, allow_outside=allow_outside), problems
 
@@ -122,7 +135,9 @@ def _listed(spec: DataSpec, split: str, problems: list[str], absent: list, notes
 
 def _look(path: Path, nc: int | None) -> Picture:
     labels = read_labels(label_path(path), nc)
-    labels = labels and LabelFile(labels.rows, labels.problems, labels.notes)  # outlines of a large dataset take gigabytes
+    labels = labels and LabelFile(
+        labels.rows, labels.problems, labels.notes
+    )  # outlines of a large dataset take gigabytes
     try:
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         image = read_image(path)
@@ -174,14 +189,22 @@ def _orphans(spec: DataSpec, splits: dict[str, Sequence[Picture]]) -> Iterator[P
     lists = {Path(entry) for entries in spec.splits.values() for entry in entries}
     folders = {path.parent for path in known} | {label_path(entry / "x").parent for entry in lists if entry.is_dir()}
     stems: dict[Path, set[str]] = {}
-    files = {Path(place, name) for folder in folders for place, _, names in os.walk(folder) for name in names
-             if name.lower().endswith(".txt") and not name.lower().startswith(NO_LABELS)}
+    files = {
+        Path(place, name)
+        for folder in folders
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.lower().endswith(".txt") and not name.lower().startswith(NO_LABELS)
+    }
     for file in files - known - lists:
         pictured = False
         for folder in (file.parent, _image_folder(file.parent)):
             if folder not in stems:
-                stems[folder] = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES} \
-                    if folder.is_dir() else set()
+                stems[folder] = (
+                    {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+                    if folder.is_dir()
+                    else set()
+                )
             pictured = pictured or file.stem in stems[folder]
         if not pictured:
             yield file

@@ -33,7 +33,9 @@ class LabelFile(NamedTuple):
     rows: tuple[Row, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
-    outlines: Mapping[Row, array] = MappingProxyType({})  # of rows that were polygons: x1 y1 x2 y2 ..., float32, relative
+    outlines: Mapping[Row, array] = MappingProxyType(
+        {}
+    )  # of rows that were polygons: x1 y1 x2 y2 ..., float32, relative
 
 
 def label_path(image: Path) -> Path:

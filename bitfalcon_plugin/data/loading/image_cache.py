@@ -63,8 +63,11 @@ def open_cache(
 def _in_memory(shapes: Sequence[tuple[int, int]], needed: int, copies: int) -> Opened:
     free = free_memory()
     if free is not None and needed * copies * MARGIN > free:
-        return Opened(None, f"cache=ram is off: {len(shapes)} images need {_words(needed * copies)}, times {MARGIN} for "
-                            f"everything else, and {_words(free)} are free; cache=disk keeps them in files.")
+        return Opened(
+            None,
+            f"cache=ram is off: {len(shapes)} images need {_words(needed * copies)}, times {MARGIN} for "
+            f"everything else, and {_words(free)} are free; cache=disk keeps them in files.",
+        )
     try:
         cache = SharedTiles(shapes)
     except OSError as error:
@@ -79,14 +82,17 @@ def _on_disk(paths: Sequence[str], shapes: Sequence[tuple[int, int]], imgsz: int
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        return Opened(None, f"cache=disk is off: '{folder}' cannot be written ({error.strerror}); $BITFALCON_CACHE names "
-                            "another.")
+        return Opened(
+            None, f"cache=disk is off: '{folder}' cannot be written ({error.strerror}); $BITFALCON_CACHE names another."
+        )
     cache = TileFiles(folder, paths, shapes)
     there = sum(cache.path(index).exists() for index in range(len(paths)))
     missing = needed * (len(paths) - there) // max(len(paths), 1)
     if missing > (free := shutil.disk_usage(folder).free):
         return Opened(None, f"cache=disk is off: {_words(missing)} are needed in '{folder}', {_words(free)} are free.")
-    return Opened(cache, f"cache=disk: {there} of {len(paths)} images are in '{folder}', {_words(missing)} will be written.")
+    return Opened(
+        cache, f"cache=disk: {there} of {len(paths)} images are in '{folder}', {_words(missing)} will be written."
+    )
 
 
 class SharedTiles:
@@ -98,7 +104,9 @@ class SharedTiles:
         self._starts = [0]
         for height, width in self.shapes:
             self._starts.append(self._starts[-1] + 3 * height * width)
-        total = max(self._starts[-1] + len(self.shapes), 1)  # behind the pixels a byte for each tile: whether it is there
+        total = max(
+            self._starts[-1] + len(self.shapes), 1
+        )  # behind the pixels a byte for each tile: whether it is there
         if hasattr(os, "memfd_create"):
             handle = os.memfd_create("bitfalcon-tiles")
             self._path = f"/proc/{os.getpid()}/fd/{handle}"

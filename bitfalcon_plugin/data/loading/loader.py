@@ -49,8 +49,19 @@ class TrainLoader:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], *, imgsz: int, batch: int, workers: int, seed: int, device: torch.device | str,
-        cache: bool | str = False, rect: bool = False, multi_scale: bool | float = 0.0, multiple: int = 32, rank: int = 0,
+        self,
+        samples: Sequence[Sample],
+        *,
+        imgsz: int,
+        batch: int,
+        workers: int,
+        seed: int,
+        device: torch.device | str,
+        cache: bool | str = False,
+        rect: bool = False,
+        multi_scale: bool | float = 0.0,
+        multiple: int = 32,
+        rank: int = 0,
         world: int = 1,
     ) -> None:
         self.samples, self.imgsz, self.batch, self.seed = samples, imgsz, batch, seed
@@ -154,8 +165,18 @@ class ValLoader:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], *, imgsz: int, batch: int, stride: int, workers: int, rect: bool = True,
-        device: torch.device | str = "cpu", cache: bool | str = False, rank: int = 0, world: int = 1,
+        self,
+        samples: Sequence[Sample],
+        *,
+        imgsz: int,
+        batch: int,
+        stride: int,
+        workers: int,
+        rect: bool = True,
+        device: torch.device | str = "cpu",
+        cache: bool | str = False,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
         self.device = torch.device(device)
         rank, world = _place_in(rank, world)
@@ -203,7 +224,9 @@ def rect_shape(ratios: Sequence[float], imgsz: int, stride: int, padding: float 
 
 def _drawn_side(side: int, spread: float, multiple: int, generator: torch.Generator) -> int:
     """A multiple of `multiple` within `spread` of `side` to either side, each as likely; `side` where there is none."""
-    low = max(math.ceil(side * (1 - spread) / multiple), min(2, side // multiple))  # a map of one cell has nothing to normalise over
+    low = max(
+        math.ceil(side * (1 - spread) / multiple), min(2, side // multiple)
+    )  # a map of one cell has nothing to normalise over
     high = math.floor(side * (1 + spread) / multiple)
     if high < low:
         return side

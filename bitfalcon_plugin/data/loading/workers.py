@@ -36,7 +36,9 @@ class Order:
 class Tiles(Dataset):
     """Images with their long side at imgsz; a batch travels as one flat tensor, so as one shared file and one copy."""
 
-    def __init__(self, paths: list[str], sizes: list[tuple[int, int]], imgsz: int, cache: TileCache | None = None) -> None:
+    def __init__(
+        self, paths: list[str], sizes: list[tuple[int, int]], imgsz: int, cache: TileCache | None = None
+    ) -> None:
         self.paths, self.sizes, self.imgsz, self.cache = paths, sizes, imgsz, cache
 
     def __len__(self) -> int:
@@ -120,7 +122,9 @@ def worker_death(error: BaseException) -> str | None:
     torch notices a dead reader while it waits for it, and by a signal: then the error comes up wherever the main
     process is at that moment, so that a training loop asks this too.
     """
-    found = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)) if isinstance(error, RuntimeError) else None
+    found = (
+        re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)) if isinstance(error, RuntimeError) else None
+    )
     if found is None:
         return None
     signal = re.search(r"killed by signal: ([\w ]+)", str(error))
@@ -139,11 +143,15 @@ def _told(who: str, signal: str) -> str:
     reasons = {"": "it ended without a word; most often memory or shared memory (/dev/shm) ran out",
                "Killed": "Killed; most likely the system ran out of memory",
                "Bus error": "Bus error; most likely shared memory (/dev/shm) is full"}  # fmt: skip
-    return (f"A process that reads images{who} died: {reasons.get(signal, signal)}. Give fewer workers= (0 reads in the "
-            "training process), or cache=False where cache=ram takes the memory; then go on with resume=True.")
+    return (
+        f"A process that reads images{who} died: {reasons.get(signal, signal)}. Give fewer workers= (0 reads in the "
+        "training process), or cache=False where cache=ram takes the memory; then go on with resume=True."
+    )
 
 
-def _tile(path: str, size: tuple[int, int], shape: tuple[int, int], index: int, cache: TileCache | None) -> Tensor | str:
+def _tile(
+    path: str, size: tuple[int, int], shape: tuple[int, int], index: int, cache: TileCache | None
+) -> Tensor | str:
     """The image resized to `shape`, or what is wrong with it."""
     if cache is not None and (kept := cache.get(index)) is not None:
         return kept

@@ -27,22 +27,36 @@ class OpenVinoEngine(Engine):
 
         graph = _graph(path)
         try:
-            texts = yaml.safe_load((graph.parent / SAYS).read_text(encoding="utf-8")) if (graph.parent / SAYS).is_file() else {}
+            texts = (
+                yaml.safe_load((graph.parent / SAYS).read_text(encoding="utf-8"))
+                if (graph.parent / SAYS).is_file()
+                else {}
+            )
             core = openvino.Core()
             network = core.read_model(graph)
             shape = network.input(0).partial_shape
-            settings = {hints.performance_mode(): hints.PerformanceMode.LATENCY,
-                        openvino.properties.inference_num_threads(): torch.get_num_threads()}
+            settings = {
+                hints.performance_mode(): hints.PerformanceMode.LATENCY,
+                openvino.properties.inference_num_threads(): torch.get_num_threads(),
+            }
             if not half:  # the plugin's own choice is bfloat16 where the CPU has it
                 settings[hints.inference_precision()] = openvino.Type.f32
             self._compiled = core.compile_model(network, "CPU", settings)
         except Exception as error:
             raise unreadable(path, "an OpenVINO model", error) from error
         about = read_metadata(texts if isinstance(texts, dict) else {}, path)
-        if len(network.inputs) != 1 or shape.rank.is_dynamic or len(shape) != 4 or shape[1].is_static and shape[1].get_length() != 3:
+        if (
+            len(network.inputs) != 1
+            or shape.rank.is_dynamic
+            or len(shape) != 4
+            or shape[1].is_static
+            and shape[1].get_length() != 3
+        ):
             raise UserError(f"'{path}' takes {len(network.inputs)} inputs of {shape}; expected one (B, 3, H, W).")
         known = [side.get_length() if side.is_static else None for side in shape]
-        super().__init__(path, about, torch.device("cpu"), known[0], (known[2], known[3]) if known[2] and known[3] else None)
+        super().__init__(
+            path, about, torch.device("cpu"), known[0], (known[2], known[3]) if known[2] and known[3] else None
+        )
         self._requests = threading.local()  # a request serves one thread
         kind = self._compiled.get_property(hints.inference_precision()).get_type_name()
         self.runtime = f"OpenVINO {openvino.__version__.partition('-')[0]} (CPU, {kind})"

@@ -25,15 +25,37 @@ EXTRA = "extra/config.txt"
 MOST_JSON = 200_000_000  # bytes
 NAMED = re.compile(r"torch\.ops\.aten\.(_{0,2}[a-z]\w*)\.(\w+)", re.ASCII)
 MOST_PACKED = 20  # times the size of the file
-MOST_NUMBER = 2 ** 63  # as torch has them
+MOST_NUMBER = 2**63  # as torch has them
 MOST_CREATED = 100_000_000  # numbers of a tensor that an operation makes from nothing
-NUMBERS = {f"_operator.{name}": getattr(operator, name) for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "getitem", "ge", "le", "eq",
-                                                                     "gt", "lt", "ne", "truediv")}
+NUMBERS = {
+    f"_operator.{name}": getattr(operator, name)
+    for name in (
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "mod",
+        "neg",
+        "getitem",
+        "ge",
+        "le",
+        "eq",
+        "gt",
+        "lt",
+        "ne",
+        "truediv",
+    )
+}
 # What detectors are made of. Each computes from the values of tensors, checks the sizes it gets, and knows no file, address or
 # raw memory. A name alone stands for its overload `default`.
-CREATING = frozenset(f"{name}{'' if '.' in name else '.default'}" for name in """
-    arange arange.start arange.start_step full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like""".split())
-OPERATIONS = CREATING | frozenset(f"{name}{'' if '.' in name else '.default'}" for name in """
+CREATING = frozenset(
+    f"{name}{'' if '.' in name else '.default'}"
+    for name in """
+    arange arange.start arange.start_step full full_like new_full new_ones new_zeros ones ones_like zeros zeros_like""".split()
+)
+OPERATIONS = CREATING | frozenset(
+    f"{name}{'' if '.' in name else '.default'}"
+    for name in """
     __and__.Tensor __or__.Tensor abs add.Scalar add.Tensor add_.Scalar add_.Tensor atan atan2 bitwise_and.Tensor bitwise_not
     bitwise_or.Tensor ceil clamp clamp.Tensor clamp_ clamp_max clamp_min copy_ cos div.Scalar div.Tensor div_.Scalar div_.Tensor elu elu_
     eq.Scalar eq.Tensor erf exp exp_ fill_.Scalar floor ge.Scalar ge.Tensor gelu gt.Scalar gt.Tensor hardsigmoid hardsigmoid_ hardswish
@@ -54,11 +76,28 @@ OPERATIONS = CREATING | frozenset(f"{name}{'' if '.' in name else '.default'}" f
     _softmax adaptive_avg_pool2d adaptive_max_pool2d addmm avg_pool2d baddbmm batch_norm bmm conv1d conv2d conv2d.padding
     conv_transpose2d.input convolution dropout dropout_ einsum grid_sampler group_norm instance_norm layer_norm linear matmul max_pool2d
     max_pool2d_with_indices mm scaled_dot_product_attention upsample_bilinear2d upsample_bilinear2d.vec upsample_nearest2d
-    upsample_nearest2d.vec""".split())
-LEFT_OUT = {"_assert_scalar", "_assert_tensor_metadata", "sym_constrain_range_for_size", "sym_constrain_range", "_assert_async"}
+    upsample_nearest2d.vec""".split()
+)
+LEFT_OUT = {
+    "_assert_scalar",
+    "_assert_tensor_metadata",
+    "sym_constrain_range_for_size",
+    "sym_constrain_range",
+    "_assert_async",
+}
 # Numbers of torch's own schema (torch/_export/serde/schema.py).
-DTYPES = {1: torch.uint8, 2: torch.int8, 3: torch.int16, 4: torch.int32, 5: torch.int64, 6: torch.float16, 7: torch.float32,
-          8: torch.float64, 12: torch.bool, 13: torch.bfloat16}
+DTYPES = {
+    1: torch.uint8,
+    2: torch.int8,
+    3: torch.int16,
+    4: torch.int32,
+    5: torch.int64,
+    6: torch.float16,
+    7: torch.float32,
+    8: torch.float64,
+    12: torch.bool,
+    13: torch.bfloat16,
+}
 MEMORY = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
 PLAIN = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_strings")
 
@@ -98,7 +137,10 @@ def _read(path: Path) -> tuple[object, Mapping, dict[str, Tensor]]:
     with zipfile.ZipFile(path) as archive:
         check_packing(archive, path)
         names = {name.partition("/")[2]: name for name in archive.namelist()}
-        if sum(archive.getinfo(names[name]).file_size for name in names if name.endswith((".json", ".txt"))) > MOST_JSON:
+        if (
+            sum(archive.getinfo(names[name]).file_size for name in names if name.endswith((".json", ".txt")))
+            > MOST_JSON
+        ):
             raise ValueError("more text than a detector has")
         if "models/model.json" not in names:
             raise ValueError("no models/model.json in it; archives of torch 2.8 or newer have one")
@@ -117,8 +159,14 @@ def _read(path: Path) -> tuple[object, Mapping, dict[str, Tensor]]:
 
 def _tensor(data: bytes, meta: Mapping) -> Tensor:
     sizes, strides = ([entry["as_int"] for entry in meta[key]] for key in ("sizes", "strides"))
-    flat = torch.frombuffer(bytearray(data), dtype=DTYPES[meta["dtype"]]) if data else torch.empty(0, dtype=DTYPES[meta["dtype"]])
-    return torch.as_strided(flat, sizes, strides, meta["storage_offset"]["as_int"]).clone()  # refuses what lies outside the data
+    flat = (
+        torch.frombuffer(bytearray(data), dtype=DTYPES[meta["dtype"]])
+        if data
+        else torch.empty(0, dtype=DTYPES[meta["dtype"]])
+    )
+    return torch.as_strided(
+        flat, sizes, strides, meta["storage_offset"]["as_int"]
+    ).clone()  # refuses what lies outside the data
 
 
 class Program:
@@ -134,10 +182,14 @@ class Program:
             if kind == "user_input":
                 self._input = row["arg"]["as_tensor"]["name"]
                 continue
-            key = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}[kind]
+            key = {"parameter": "parameter_name", "buffer": "buffer_name", "tensor_constant": "tensor_constant_name"}[
+                kind
+            ]
             self._start[row["arg"]["name"]] = weights[row[key]].to(device)
         self._output = graph["outputs"][0]["as_tensor"]["name"]
-        nodes = [node for node in graph["nodes"] if not node["target"].rpartition("aten.")[2].partition(".")[0] in LEFT_OUT]
+        nodes = [
+            node for node in graph["nodes"] if node["target"].rpartition("aten.")[2].partition(".")[0] not in LEFT_OUT
+        ]
         self._steps = [(_operation(node["target"]), *self._arguments(node), _outputs(node)) for node in nodes]
         self._ends = _last_uses(self._steps, {*self._start, self._output})
 
@@ -145,8 +197,10 @@ class Program:
         """images (B, 3, H, W) on the program's device -> its output."""
         values: dict[str, object] = {**self._start, self._input: images}
         for (operation, arguments, keywords, outputs), ends in zip(self._steps, self._ends):
-            found = operation(*[_given(value, values) for value in arguments],
-                              **{key: _given(value, values) for key, value in keywords.items()})
+            found = operation(
+                *[_given(value, values) for value in arguments],
+                **{key: _given(value, values) for key, value in keywords.items()},
+            )
             if isinstance(outputs, str):
                 values[outputs] = found
             else:
@@ -193,7 +247,9 @@ READERS: Mapping[str, Callable] = {
     "as_tensors": lambda values: [Name(value["name"]) for value in values],
     "as_optional_tensor": lambda value: Name(value["as_tensor"]["name"]) if "as_tensor" in value else None,
     "as_optional_tensors": lambda values: [Name(v["as_tensor"]["name"]) if "as_tensor" in v else None for v in values],
-    "as_sym_int": _symbol, "as_sym_bool": _symbol, "as_sym_float": _symbol,
+    "as_sym_int": _symbol,
+    "as_sym_bool": _symbol,
+    "as_sym_float": _symbol,
     "as_sym_ints": lambda values: [_symbol(value) for value in values],
     "as_scalar_type": lambda value: DTYPES[value],
     "as_memory_format": lambda value: MEMORY[value],
@@ -221,7 +277,10 @@ def _operation(target: str) -> Callable:
 def _arithmetic(operation: Callable) -> Callable:
     # With numbers as sizes are: a text or list times a number, or a square of squares, would fill the memory.
     def compute(*values: object) -> int | float:
-        if not all(isinstance(value, (int, float)) for value in values) or abs(found := operation(*values)) >= MOST_NUMBER:
+        if (
+            not all(isinstance(value, (int, float)) for value in values)
+            or abs(found := operation(*values)) >= MOST_NUMBER
+        ):
             raise ValueError("arithmetic with something else than sizes")
         return found
 

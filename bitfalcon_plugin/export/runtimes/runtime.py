@@ -13,7 +13,19 @@ from ...ops.boxes import xywh_from_xyxy
 from ..metadata import Metadata
 
 ROW = 6  # numbers of a detection where suppression is inside: x1, y1, x2, y2, score, class
-NETWORK_ONLY = ("model", "head", "graph", "state_dict", "fuse", "to", "train", "named_parameters", "half", "float", "forward")
+NETWORK_ONLY = (
+    "model",
+    "head",
+    "graph",
+    "state_dict",
+    "fuse",
+    "to",
+    "train",
+    "named_parameters",
+    "half",
+    "float",
+    "forward",
+)
 
 
 class Engine:
@@ -30,7 +42,9 @@ class Engine:
     format = ""
     exported = True
 
-    def __init__(self, path: Path, about: Metadata, device: torch.device, batch: int | None, fixed: tuple[int, int] | None):
+    def __init__(
+        self, path: Path, about: Metadata, device: torch.device, batch: int | None, fixed: tuple[int, int] | None
+    ):
         self.path, self.about, self.device, self.batch, self.fixed = path, about, device, batch, fixed
         self.names, self.nc, self.multiple = dict(about.names), len(about.names), about.multiple
         self.imgsz = fixed or about.imgsz
@@ -82,42 +96,58 @@ class Engine:
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # a class of its own for each runtime
-            raise UserError(f"'{self.path}' cannot be run on images {tuple(images.shape)}: {last_line(error)}. Export the checkpoint again with "
-                            "`bitfalcon export`.") from error
+            raise UserError(
+                f"'{self.path}' cannot be run on images {tuple(images.shape)}: {last_line(error)}. Export the checkpoint again with "
+                "`bitfalcon export`."
+            ) from error
         found = self._whole(found)
         if not self._sound and not found.isfinite().all():
-            raise UserError(f"'{self.path}' gives numbers that are not finite: it is damaged, or 16 bits do not hold them. Export it again.")
+            raise UserError(
+                f"'{self.path}' gives numbers that are not finite: it is damaged, or 16 bits do not hold them. Export it again."
+            )
         self._sound = True
         return found
 
     def _whole(self, found: object) -> Tensor:
         if not isinstance(found, Tensor):
-            raise UserError(f"'{self.path}' gives {type(found).__name__}, not one tensor: export the checkpoint with `bitfalcon export`.")
+            raise UserError(
+                f"'{self.path}' gives {type(found).__name__}, not one tensor: export the checkpoint with `bitfalcon export`."
+            )
         found = found.float().to(self.device)
         wanted = f"(B, {4 + self.nc}, anchors)" if not self.suppressed else f"(B, boxes, {ROW})"
         if found.ndim != 3 or found.shape[2 if self.suppressed else 1] != (ROW if self.suppressed else 4 + self.nc):
-            raise UserError(f"'{self.path}' gives {tuple(found.shape)}; expected {wanted} for its {self.nc} classes. It is no detector "
-                            "whose output this package knows: export the checkpoint with `bitfalcon export`.")
+            raise UserError(
+                f"'{self.path}' gives {tuple(found.shape)}; expected {wanted} for its {self.nc} classes. It is no detector "
+                "whose output this package knows: export the checkpoint with `bitfalcon export`."
+            )
         return found
 
     @property
     def how(self) -> str:
         """What computes, in words."""
-        return self.runtime + (f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else f" on {self.device}")
+        return self.runtime + (
+            f", {torch.get_num_threads()} threads" if self.device.type == "cpu" else f" on {self.device}"
+        )
 
     def _check(self, shape: tuple[int, ...]) -> None:
         if len(shape) != 4 or shape[1] != 3:
             raise UserError(f"images are {shape}; expected (B, 3, H, W)")
         if self.fixed and shape[2:] != self.fixed:
-            raise UserError(f"'{self.path}' takes images of {self.fixed[0]}x{self.fixed[1]} only, these are {shape[2]}x{shape[3]}. "
-                            "Export it with dynamic=True, or with another imgsz= .")
+            raise UserError(
+                f"'{self.path}' takes images of {self.fixed[0]}x{self.fixed[1]} only, these are {shape[2]}x{shape[3]}. "
+                "Export it with dynamic=True, or with another imgsz= ."
+            )
         if not self.fixed and any(side % self.multiple for side in shape[2:]):
-            raise UserError(f"images are {shape[2]}x{shape[3]}; '{self.path}' takes sides that are multiples of {self.multiple}")
+            raise UserError(
+                f"images are {shape[2]}x{shape[3]}; '{self.path}' takes sides that are multiples of {self.multiple}"
+            )
 
     def __getattr__(self, name: str):
         if name in NETWORK_ONLY:
-            raise UserError(f"'{self.__dict__.get('path')}' is an exported model, without a network to look into or to change ({name}). "
-                            "Take the checkpoint (.pt) it was made from.")
+            raise UserError(
+                f"'{self.__dict__.get('path')}' is an exported model, without a network to look into or to change ({name}). "
+                "Take the checkpoint (.pt) it was made from."
+            )
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
 
 
@@ -130,4 +160,6 @@ def last_line(error: BaseException) -> str:
 def unreadable(path: object, kind: str, error: BaseException) -> UserError:
     """What to raise for a file that its runtime does not take."""
     reason = " ".join(str(error).split())[:200] or type(error).__name__
-    return UserError(f"'{path}' cannot be read as {kind}: {reason}. It is damaged, or of another program; export it again.")
+    return UserError(
+        f"'{path}' cannot be read as {kind}: {reason}. It is damaged, or of another program; export it again."
+    )

@@ -28,7 +28,8 @@ from .runtime import Engine, unreadable
 EXTRA = "config.txt"  # as in spec/interface.md section 9
 MAX_CODE = 100_000_000  # bytes
 # Operations beside those of pt2: what recordings and compiled functions have, and names that parts of a network or values often bear.
-ALLOWED = frozenset(name.partition(".")[0] for name in OPERATIONS) | frozenset("""
+ALLOWED = frozenset(name.partition(".")[0] for name in OPERATIONS) | frozenset(
+    """
     Bool Float FloatImplicit Int IntImplicit NumToTensor RaiseException ScalarImplicit TupleIndex TupleUnpack __contains__
     __derive_index __getitem__ __is__ __isnot__ __not__ __range_length _convolution _convolution_mode _upsample_bicubic2d_aa
     _upsample_bilinear2d_aa _upsample_lanczos2d_aa _upsample_nearest_exact1d _upsample_nearest_exact2d _upsample_nearest_exact3d
@@ -42,14 +43,20 @@ ALLOWED = frozenset(name.partition(".")[0] for name in OPERATIONS) | frozenset("
     requires_grad result_type reverse rms_norm rsqrt_ scatter scatter_ selu selu_ size smooth_l1_loss sqrt_ squeeze_ str
     stride strip swapaxes take_along_dim tensor tensor_split title trace tril triu trunc type unchecked_cast unfold unsqueeze_
     update upper upsample_bicubic2d upsample_linear1d upsample_nearest1d upsample_nearest3d upsample_trilinear3d values vstack warn
-    zero_""".split())
+    zero_""".split()
+)
 WORD = re.compile(r"\w+", re.ASCII)
-TEXT = re.compile(r"""^ *\w+ = "[^"\\\n]*"$""", re.MULTILINE)  # a line for the text of a message, which names what it likes
+TEXT = re.compile(
+    r"""^ *\w+ = "[^"\\\n]*"$""", re.MULTILINE
+)  # a line for the text of a message, which names what it likes
 # What words do not tell: attributes by a text that hides its letters, operations of other libraries, objects of C++, values taken for
 # what they are not, code that runs while the archive is opened, and texts over several lines, in which TEXT would be something else.
-HIDDEN = re.compile(r"""\bgetattr\b(?!\([\w.]+, "[^"\\\n]*"\))|(?<!\w\.)\bops\b(?!\.(?:prim|aten)\.\w|\.torchvision\.nms\b)[.\w]*"""
-                    r"""|\b__torch__\b(?!\.(?!torch\b)\w|\.torch\.(?!classes\b)\w)[.\w]*|\b__setstate__\b|\\\n|\"{3}|'{3}"""
-                    r"""|\bunchecked_cast\b(?!\((?:Tensor|bool|float|int|str|List\[(?:Tensor|float|int)\]), )""", re.ASCII)
+HIDDEN = re.compile(
+    r"""\bgetattr\b(?!\([\w.]+, "[^"\\\n]*"\))|(?<!\w\.)\bops\b(?!\.(?:prim|aten)\.\w|\.torchvision\.nms\b)[.\w]*"""
+    r"""|\b__torch__\b(?!\.(?!torch\b)\w|\.torch\.(?!classes\b)\w)[.\w]*|\b__setstate__\b|\\\n|\"{3}|'{3}"""
+    r"""|\bunchecked_cast\b(?!\((?:Tensor|bool|float|int|str|List\[(?:Tensor|float|int)\]), )""",
+    re.ASCII,
+)
 OBJECTS = re.compile(rb"\btorch[.\n]classes\b")  # those of C++, as a pickle names them
 
 
@@ -99,13 +106,19 @@ def _inspect(path: Path) -> Metadata:
     except (OSError, ValueError, zipfile.BadZipFile, KeyError, NotImplementedError, RuntimeError) as error:
         raise unreadable(path, "TorchScript", error) from error
     if found:
-        raise UserError(f"'{path}' has code that detectors do not need ({', '.join(sorted(found))[:100]}); it is not opened. "
-                        "Export the checkpoint with `bitfalcon export`, or ask its maker for an ONNX file.")
+        raise UserError(
+            f"'{path}' has code that detectors do not need ({', '.join(sorted(found))[:100]}); it is not opened. "
+            "Export the checkpoint with `bitfalcon export`, or ask its maker for an ONNX file."
+        )
     return read_metadata(texts if isinstance(texts, dict) else {}, path)
 
 
 def _reaching(code: str) -> set[str]:
     # What code names that is not of ALLOWED.
     known = torch._C._jit_get_schemas_for_operator
-    foreign = {word for word in set(WORD.findall(TEXT.sub("", code))) - ALLOWED if known(f"aten::{word}") or known(f"prim::{word}")}
+    foreign = {
+        word
+        for word in set(WORD.findall(TEXT.sub("", code))) - ALLOWED
+        if known(f"aten::{word}") or known(f"prim::{word}")
+    }
     return foreign | {match[0].replace("\\\n", "a continued line") for match in HIDDEN.finditer(code)}

@@ -16,7 +16,10 @@ PARTS = ("backbone", "neck", "head")
 EVERYTHING = "all"
 NOTHING = "none"
 OPTIONS = {  # option: what it may be, the default first
-    "rule": ("absmean", "twn"), "dw": ("int8", "ternary", "fp"), "act": ("static", "dynamic", "none"), "granularity": ("channel", "tensor"),
+    "rule": ("absmean", "twn"),
+    "dw": ("int8", "ternary", "fp"),
+    "act": ("static", "dynamic", "none"),
+    "granularity": ("channel", "tensor"),
 }
 MAX_LAYERS, MAX_POLICIES = 10_000, 50
 
@@ -38,8 +41,11 @@ class Policy:
     def plain(self) -> dict[str, object]:
         """As a document holds it: what differs from the defaults."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()
-                if value and value != OPTIONS.get(key, ("",))[0]}
+        return {
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in values.items()
+            if value and value != OPTIONS.get(key, ("",))[0]
+        }
 
 
 def parts_of(words: str) -> tuple[str, ...] | None:
@@ -70,19 +76,32 @@ def _read(item: object, problems: list[str]) -> Policy | None:
     if isinstance(item, str):
         parts = parts_of(item)
         if parts is None:
-            problems.append(f"bit: {shown(item)} is none of {', '.join((*PARTS, EVERYTHING, NOTHING))}.{did_you_mean(item, (*PARTS, EVERYTHING))}")
+            problems.append(
+                f"bit: {shown(item)} is none of {', '.join((*PARTS, EVERYTHING, NOTHING))}.{did_you_mean(item, (*PARTS, EVERYTHING))}"
+            )
             return None
         return Policy(parts)
     if not isinstance(item, Mapping):
-        problems.append(f"bit: {shown(item)} is neither a part ({', '.join((*PARTS, EVERYTHING))}) nor a mapping of parts, layers and options")
+        problems.append(
+            f"bit: {shown(item)} is neither a part ({', '.join((*PARTS, EVERYTHING))}) nor a mapping of parts, layers and options"
+        )
         return None
     known = {field.name for field in fields(Policy)}
-    wrong = [f"bit: key {shown(key)} is unknown (known: {', '.join(sorted(known))})" for key in item if key not in known]
-    wrong += [f"bit: {key}: {shown(item[key])} is none of {', '.join(values)}" for key, values in OPTIONS.items()
-              if key in item and item[key] not in values]
+    wrong = [
+        f"bit: key {shown(key)} is unknown (known: {', '.join(sorted(known))})" for key in item if key not in known
+    ]
+    wrong += [
+        f"bit: {key}: {shown(item[key])} is none of {', '.join(values)}"
+        for key, values in OPTIONS.items()
+        if key in item and item[key] not in values
+    ]
     lists = {key: item.get(key, []) for key in ("parts", "layers")}
     for key, value in lists.items():
-        if not isinstance(value, (list, tuple)) or len(value) > MAX_LAYERS or not all(isinstance(name, str) for name in value):
+        if (
+            not isinstance(value, (list, tuple))
+            or len(value) > MAX_LAYERS
+            or not all(isinstance(name, str) for name in value)
+        ):
             wrong.append(f"bit: {key}: expected a list of names, found {shown(value)}")
         elif key == "parts" and not set(value) <= set(PARTS):
             wrong.append(f"bit: parts: {shown(value)} names more than {', '.join(PARTS)}")

@@ -16,10 +16,27 @@ from .bit_policy import Policy, read_policies
 from .rules import VARIANTS, activation_name, shown
 
 LISTS = ("backbone", "neck", "head")
-DOCUMENT_KEYS = frozenset({
-    "nc", "names", "scales", "scale", "depth_multiple", "width_multiple", "activation", "ch", "channels", "reg_max",
-    "end2end", "inplace", "yaml_file", "variant", "class_width", "bit", *LISTS,
-})
+DOCUMENT_KEYS = frozenset(
+    {
+        "nc",
+        "names",
+        "scales",
+        "scale",
+        "depth_multiple",
+        "width_multiple",
+        "activation",
+        "ch",
+        "channels",
+        "reg_max",
+        "end2end",
+        "inplace",
+        "yaml_file",
+        "variant",
+        "class_width",
+        "bit",
+        *LISTS,
+    }
+)
 # a misspelt one of these changes the model
 SHAPING_KEYS = ("scales", "depth_multiple", "width_multiple", "activation", "reg_max", *LISTS)
 MAX_FACTOR = 100  # depth and width multipliers beyond are no sizes
@@ -48,8 +65,16 @@ class Choices:
     bit: tuple[Policy, ...]  # which layers are ternary
 
 
-def choose(document: Mapping, problems: list[str], notes: list[str], scale: str, named_scale: str, variant: str | None,
-           nc: int | None, names: Mapping[int, str] | None) -> Choices:
+def choose(
+    document: Mapping,
+    problems: list[str],
+    notes: list[str],
+    scale: str,
+    named_scale: str,
+    variant: str | None,
+    nc: int | None,
+    names: Mapping[int, str] | None,
+) -> Choices:
     """Choices for `document`; scale to names are the arguments of graph.resolve."""
     _check_keys(document, problems, notes)
     letter, (depth, width, limit) = _size(document, scale, named_scale, problems, notes)
@@ -57,8 +82,20 @@ def choose(document: Mapping, problems: list[str], notes: list[str], scale: str,
     nc, names = _classes(document, nc, names, problems, notes)
     channels = _count("ch", _first(document, ("ch", "channels"), 3), 1, problems)
     reg_max = _count("reg_max", _first(document, ("reg_max",), 16), 2, problems)
-    return Choices(letter, depth, width, limit, family, nc, names, channels, reg_max, _activation(document, problems),
-                   _count("class_width", document.get("class_width") or 0, 0, problems), read_policies(document.get("bit"), problems))
+    return Choices(
+        letter,
+        depth,
+        width,
+        limit,
+        family,
+        nc,
+        names,
+        channels,
+        reg_max,
+        _activation(document, problems),
+        _count("class_width", document.get("class_width") or 0, 0, problems),
+        read_policies(document.get("bit"), problems),
+    )
 
 
 def _first(document: Mapping, keys: Sequence[str], otherwise: object) -> object:
@@ -77,8 +114,9 @@ def _check_keys(document: Mapping, problems: list[str], notes: list[str]) -> Non
         problems.append("end2end: True asks for a second set of branches, which is not built here; set it to False")
 
 
-def _size(document: Mapping, asked: str, named: str, problems: list[str],
-          notes: list[str]) -> tuple[str, Sequence[float]]:
+def _size(
+    document: Mapping, asked: str, named: str, problems: list[str], notes: list[str]
+) -> tuple[str, Sequence[float]]:
     scales = document.get("scales") or {}
     if not isinstance(scales, Mapping):
         problems.append(f"scales: {shown(scales)} is not a mapping of letter to [depth, width, max_channels]")
@@ -88,8 +126,11 @@ def _size(document: Mapping, asked: str, named: str, problems: list[str],
     if asked and named and asked != named:
         notes.append(f"scale={asked} as asked, not {named!r} as in the file name")
     if not isinstance(letter, str) or letter and letter not in scales and (scales or asked):
-        problems.append(f"scale: {_unknown(letter, scales)}" if scales else
-                        f"scale: {shown(letter)} was asked for, but this YAML has no scales")
+        problems.append(
+            f"scale: {_unknown(letter, scales)}"
+            if scales
+            else f"scale: {shown(letter)} was asked for, but this YAML has no scales"
+        )
         return "", (1.0, 1.0, math.inf)
     if scales and not letter:
         letter = next(iter(scales))
@@ -98,16 +139,21 @@ def _size(document: Mapping, asked: str, named: str, problems: list[str],
     values = scales.get(letter, written)
     if not _is_size(values):
         what = f"scales: {letter}" if scales else "depth_multiple, width_multiple"
-        problems.append(f"{what}: {shown(values)} is not [depth, width, max_channels] of numbers above 0, the first "
-                        f"two at most {MAX_FACTOR}")
+        problems.append(
+            f"{what}: {shown(values)} is not [depth, width, max_channels] of numbers above 0, the first "
+            f"two at most {MAX_FACTOR}"
+        )
         return letter, (1.0, 1.0, math.inf)
     return letter, (*values, math.inf)[:3]
 
 
 def _is_size(values: object) -> bool:
-    return (isinstance(values, (list, tuple)) and len(values) in (2, 3)
-            and all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values)
-            and max(values[:2]) <= MAX_FACTOR)
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) in (2, 3)
+        and all(isinstance(v, (int, float)) and not isinstance(v, bool) and v > 0 for v in values)
+        and max(values[:2]) <= MAX_FACTOR
+    )
 
 
 def _family(document: Mapping, asked: str | None, problems: list[str], notes: list[str]) -> str:
@@ -138,8 +184,9 @@ def _groups(row: object) -> int:
     return args[4] if isinstance(args, list) and len(args) > 4 and isinstance(args[4], int) else 1
 
 
-def _classes(document: Mapping, nc: int | None, names: Mapping[int, str] | None, problems: list[str],
-             notes: list[str]) -> tuple[int, dict[int, str]]:
+def _classes(
+    document: Mapping, nc: int | None, names: Mapping[int, str] | None, problems: list[str], notes: list[str]
+) -> tuple[int, dict[int, str]]:
     own = _own_names(document.get("names"), problems)
     own_nc = document.get("nc")
     if own_nc is None and own is not None:

@@ -18,8 +18,9 @@ from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth,
 
 MAX_CHANNELS = 16_384  # out of one row; more (in a probe of 256 px, 4 GB a map) is a slip, or meant to do harm
 MAX_REPEATS = 1_000
-OTHER_TASKS = frozenset({"Segment", "Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect",
-                         "YOLOEDetect"})
+OTHER_TASKS = frozenset(
+    {"Segment", "Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"}
+)
 
 
 @dataclass(frozen=True)
@@ -92,8 +93,16 @@ def resolve(
     reader.check_last()
     raise_problems(f"{name} cannot be built:", problems)
     chosen = {"nc": choices.nc, "names": choices.names, "scale": choices.scale, "variant": choices.variant}
-    return Graph(name, {**document, **chosen}, tuple(reader.rows), **chosen, activation=choices.activation,
-                 channels=choices.channels, bit=choices.bit, notes=tuple(f"{name}: {note}" for note in notes))
+    return Graph(
+        name,
+        {**document, **chosen},
+        tuple(reader.rows),
+        **chosen,
+        activation=choices.activation,
+        channels=choices.channels,
+        bit=choices.bit,
+        notes=tuple(f"{name}: {note}" for note in notes),
+    )
 
 
 def _written_rows(document: Mapping, problems: list[str]) -> list[tuple[str, object]]:
@@ -113,14 +122,22 @@ def _written_rows(document: Mapping, problems: list[str]) -> list[tuple[str, obj
 class _Rows:
     """Reads rows one after the other. A broken row keeps its place, so that the rows after it are still checked."""
 
-    def __init__(self, choices: Choices, lookup: Callable[[str], Signature], known: Collection[str],
-                 problems: list[str]):
+    def __init__(
+        self, choices: Choices, lookup: Callable[[str], Signature], known: Collection[str], problems: list[str]
+    ):
         self.choices, self.lookup, self.known, self.problems = choices, lookup, known, problems
         self.rows: list[Row] = []
         self.modern = False  # whether a row so far asks for the separable class branch
         self.where = ""  # the place of the row that is read
-        self.variables = {"nc": choices.nc, "reg_max": choices.reg_max, "ch": choices.channels, "scale": choices.scale,
-                          "depth": choices.depth, "width": choices.width, "max_channels": choices.limit}
+        self.variables = {
+            "nc": choices.nc,
+            "reg_max": choices.reg_max,
+            "ch": choices.channels,
+            "scale": choices.scale,
+            "depth": choices.depth,
+            "width": choices.width,
+            "max_channels": choices.limit,
+        }
 
     def problem(self, text: str) -> None:
         self.problems.append(f"{self.where}: {text}")
@@ -161,10 +178,13 @@ class _Rows:
             return self.lookup(module)
         except KeyError:
             ours = ", ".join(sorted(name for name in self.known if "." not in name))
-            self.problem(f"module {module!r} belongs to a task or a head that is not built here; the detection heads "
-                         "are Detect and BitDetect" if module in OTHER_TASKS else
-                         f"module {shown(module)} is unknown.{did_you_mean(module[:80], self.known)} Known: {ours}, "
-                         "nn.<name in torch.nn>, torchvision.ops.<name>")
+            self.problem(
+                f"module {module!r} belongs to a task or a head that is not built here; the detection heads "
+                "are Detect and BitDetect"
+                if module in OTHER_TASKS
+                else f"module {shown(module)} is unknown.{did_you_mean(module[:80], self.known)} Known: {ours}, "
+                "nn.<name in torch.nn>, torchvision.ops.<name>"
+            )
             return None
 
     def _sources(self, index: int, source: object, signature: Signature | None) -> tuple[int, ...]:
@@ -256,5 +276,6 @@ class _Rows:
             return None
         shown_source = tuple(source) if isinstance(source, list) else source
         times = 1 if rule.kind in ("stage", "join", "head") else repeats
-        return Row(index, shown_source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind,
-                   self.where)
+        return Row(
+            index, shown_source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind, self.where
+        )

@@ -18,15 +18,17 @@ from ...config.errors import UserError, did_you_mean
 
 MAX_TEXT = 1000  # characters of a literal or an activation; longer is none, and a parser's stack is finite
 
-KINDS = MappingProxyType({
-    "block": "(c_in, c_out, *args); c_out follows the width rule; repeats stand in a row",
-    "stage": "(c_in, c_out, repeats, *args); c_out follows the width rule; repeats go inside",
-    "same": "(*args); as many channels come out as go in; repeats stand in a row",
-    "norm": "(c_in), whatever the row says; as many channels come out as go in; repeats stand in a row",
-    "plain": "(*args) as written; the second is the number of channels that come out; repeats stand in a row",
-    "join": "(*args); takes a list of maps, their channels add up",
-    "head": "(*args, channels=[...]); the detection head, the last row; forward takes a list of maps and gives Raw",
-})
+KINDS = MappingProxyType(
+    {
+        "block": "(c_in, c_out, *args); c_out follows the width rule; repeats stand in a row",
+        "stage": "(c_in, c_out, repeats, *args); c_out follows the width rule; repeats go inside",
+        "same": "(*args); as many channels come out as go in; repeats stand in a row",
+        "norm": "(c_in), whatever the row says; as many channels come out as go in; repeats stand in a row",
+        "plain": "(*args) as written; the second is the number of channels that come out; repeats stand in a row",
+        "join": "(*args); takes a list of maps, their channels add up",
+        "head": "(*args, channels=[...]); the detection head, the last row; forward takes a list of maps and gives Raw",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -73,19 +75,23 @@ class Variant:
     mlp_ratio: Mapping[str, float] = field(default_factory=dict)  # by size; 2.0 where none is named
 
 
-VARIANTS: Mapping[str, Variant] = MappingProxyType({
-    "v1": Variant(7, "lx", {"l": 1.2, "x": 1.2}),
-    "turbo": Variant(5, "lx", {"l": 1.5, "x": 1.5}),
-    "turbo-all-residual": Variant(5, None, {"l": 1.0, "x": 1.0}),
-})
+VARIANTS: Mapping[str, Variant] = MappingProxyType(
+    {
+        "v1": Variant(7, "lx", {"l": 1.2, "x": 1.2}),
+        "turbo": Variant(5, "lx", {"l": 1.5, "x": 1.5}),
+        "turbo-all-residual": Variant(5, None, {"l": 1.0, "x": 1.0}),
+    }
+)
 
-TYPES: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType({
-    "int": ((int,), "an integer"),
-    "float": ((int, float), "a number"),
-    "bool": ((bool,), "True or False"),
-    "int | None": ((int, type(None)), "an integer or None"),
-    "bool | nn.Module": ((bool, type(None)), "True or False"),
-})
+TYPES: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType(
+    {
+        "int": ((int,), "an integer"),
+        "float": ((int, float), "a number"),
+        "bool": ((bool,), "True or False"),
+        "int | None": ((int, type(None)), "an integer or None"),
+        "bool | nn.Module": ((bool, type(None)), "True or False"),
+    }
+)
 
 
 def mismatch(annotation: str, value: object) -> str:
@@ -140,14 +146,14 @@ def _area_stage(args: list, scale: str, variant: Variant) -> tuple[list, dict]:
     # After the repeats the stage takes a2, area, residual, mlp_ratio; what the row leaves open is filled in.
     filled = list(args)
     if variant.residual is None or (scale and scale in variant.residual):
-        filled += [True, 1, True, variant.mlp_ratio.get(scale, 2.0)][len(args):]
+        filled += [True, 1, True, variant.mlp_ratio.get(scale, 2.0)][len(args) :]
     return filled, {"pe": variant.pe}
 
 
 # (args after c_out, scale, variant) -> args, keywords
-SCALING: Mapping[str, Callable[[list, str, Variant], tuple[list, dict]]] = MappingProxyType({
-    "c3k2": _deep_c3k2, "a2c2f": _area_stage,
-})
+SCALING: Mapping[str, Callable[[list, str, Variant], tuple[list, dict]]] = MappingProxyType(
+    {"c3k2": _deep_c3k2, "a2c2f": _area_stage}
+)
 
 
 def activation_name(value: object) -> tuple[str, tuple, dict] | None:

@@ -32,8 +32,10 @@ def keep_compiled() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"compile: what is compiled cannot be kept in '{folder}' ({error.strerror}). Give BITFALCON_CACHE a folder that can "
-                            "be written, or leave compile away.") from error
+            raise UserError(
+                f"compile: what is compiled cannot be kept in '{folder}' ({error.strerror}). Give BITFALCON_CACHE a folder that can "
+                "be written, or leave compile away."
+            ) from error
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
@@ -46,7 +48,9 @@ def warm(model: nn.Module, images: Tensor, say: Callable[[str], None] | None = N
         return 0.0
     say = say or (lambda text: print(text, file=sys.stderr))
     start = time.perf_counter()
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # else it tells of a CUDA that nobody asked for
+    logging.getLogger("torch.utils.cpp_extension").setLevel(
+        logging.ERROR
+    )  # else it tells of a CUDA that nobody asked for
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("ignore")
@@ -66,7 +70,9 @@ def warm(model: nn.Module, images: Tensor, say: Callable[[str], None] | None = N
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    known = next((line for line in lines if "compiler" in line.lower() or "c++" in line.lower()), lines[0] if lines else "")
+    known = next(
+        (line for line in lines if "compiler" in line.lower() or "c++" in line.lower()), lines[0] if lines else ""
+    )
     return f"{type(error).__name__}: {known[:200]}".rstrip(": .")
 
 

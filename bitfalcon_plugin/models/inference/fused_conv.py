@@ -15,7 +15,9 @@ from torch.nn import functional
 from ..modules.conv import Conv, SepConv7x7
 
 SHAPES = 4  # input shapes for which a convolution keeps its weights laid out
-HEAP = 33_000_000  # bytes; the largest block that glibc keeps for the next use, once it has seen one returned (mallopt(3))
+HEAP = (
+    33_000_000  # bytes; the largest block that glibc keeps for the next use, once it has seen one returned (mallopt(3))
+)
 # Activation -> its name in the operator. A subclass may compute something else: only these very classes.
 FUSED = {nn.SiLU: "swish", nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.Identity: "none"}
 # Numbers in the input up to which oneDNN takes longer to begin than others to finish (0.1 ms): torch's own loops, as torch itself
@@ -40,17 +42,23 @@ class Packed(nn.Conv2d):
         packed._options = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
         packed._loops = FEW if conv.groups == 1 and max(conv.kernel_size) <= 3 else 0
         single = (conv.kernel_size, conv.stride, conv.padding, conv.groups) == ((1, 1), (1, 1), (0, 0), 1)
-        packed._products = SOME if single and conv.weight.dtype == torch.float32 and torch.backends.mkl.is_available() else 0
+        packed._products = (
+            SOME if single and conv.weight.dtype == torch.float32 and torch.backends.mkl.is_available() else 0
+        )
         return packed
 
     def forward(self, x: Tensor) -> Tensor:
         if not self._usable(x):
             return self.after(super().forward(x))
         if (count := x.numel()) <= self._products and (rows := x.permute(0, 2, 3, 1)).is_contiguous():
-            return self._after(functional.linear(rows, self._parameters["weight"].flatten(1), self._parameters["bias"])).permute(0, 3, 1, 2)
+            return self._after(
+                functional.linear(rows, self._parameters["weight"].flatten(1), self._parameters["bias"])
+            ).permute(0, 3, 1, 2)
         if count <= self._loops and len(x) == 1:
             return self._after(super().forward(x))
-        return _operator()(x, self._weights(x.shape), self._parameters["bias"], *self._options, FUSED[type(self.after)], [], "")
+        return _operator()(
+            x, self._weights(x.shape), self._parameters["bias"], *self._options, FUSED[type(self.after)], [], ""
+        )
 
     def _after(self, y: Tensor) -> Tensor:
         return functional.silu(y, inplace=True) if type(self.after) is nn.SiLU else self.after(y)
@@ -59,7 +67,11 @@ class Packed(nn.Conv2d):
         weight = self._parameters["weight"]
         if not x.is_cpu or x.dtype != weight.dtype or x.dtype not in (torch.float32, torch.bfloat16) or not x.numel():
             return False
-        if not torch.is_inference_mode_enabled() and torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        if (
+            not torch.is_inference_mode_enabled()
+            and torch.is_grad_enabled()
+            and (x.requires_grad or weight.requires_grad)
+        ):
             return False
         if torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling() or torch.jit.is_tracing():
             return False
@@ -72,7 +84,7 @@ class Packed(nn.Conv2d):
         if laid is not None:
             return laid
         if shape not in self._seen:
-            self._seen = (*self._seen[1 - SHAPES:], shape)
+            self._seen = (*self._seen[1 - SHAPES :], shape)
             return self.weight
         if shape[0] > 1:
             _keep_memory()
@@ -118,14 +130,23 @@ def shorten(model: nn.Module) -> None:
     """Let each block of which only the convolution is left give way to that, in place: three calls fewer, and other names."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if isinstance(child, Conv) and type(child).forward is Conv.forward and not any(map(_hooked, (child, child.bn, child.act))):
+            if (
+                isinstance(child, Conv)
+                and type(child).forward is Conv.forward
+                and not any(map(_hooked, (child, child.bn, child.act)))
+            ):
                 if isinstance(child.bn, nn.Identity) and isinstance(child.act, nn.Identity):
                     parent._modules[name] = child.conv
 
 
 def _packs(conv: nn.Module) -> bool:
-    return (type(conv) is nn.Conv2d and conv.padding_mode == "zeros" and not isinstance(conv.padding, str) and not _hooked(conv)
-            and not conv.weight.requires_grad)
+    return (
+        type(conv) is nn.Conv2d
+        and conv.padding_mode == "zeros"
+        and not isinstance(conv.padding, str)
+        and not _hooked(conv)
+        and not conv.weight.requires_grad
+    )
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -27,17 +27,29 @@ def evaluation_precision(settings: Settings, device: torch.device, model: Detect
         wanted = named[settings.amp]
     else:
         wanted = (half_type(device)[0] or torch.float16) if settings.half else None
-    if device.type == "cpu" and wanted is torch.bfloat16 and model is not None and next(model.parameters()).dtype is wanted:
+    if (
+        device.type == "cpu"
+        and wanted is torch.bfloat16
+        and model is not None
+        and next(model.parameters()).dtype is wanted
+    ):
         return None
     if wanted is None or device.type == "cuda" and (wanted is torch.float16 or torch.cuda.is_bf16_supported()):
         return wanted
-    if device.type == "cpu" and wanted is torch.bfloat16:  # asked for by name: a CPU with the instructions gains, any CPU can
+    if (
+        device.type == "cpu" and wanted is torch.bfloat16
+    ):  # asked for by name: a CPU with the instructions gains, any CPU can
         return wanted
     if by_name:
-        note(f"note: amp={settings.amp}: {device.type} does not compute well in this type; measuring in float32"
-              + (" (amp=bf16 measures in bfloat16)." if device.type == "cpu" else "."))
+        note(
+            f"note: amp={settings.amp}: {device.type} does not compute well in this type; measuring in float32"
+            + (" (amp=bf16 measures in bfloat16)." if device.type == "cpu" else ".")
+        )
     else:
-        note(f"note: half=True: {half_type(device)[1]}" + (" (float32; amp=bf16 measures in bfloat16)." if device.type == "cpu" else "."))
+        note(
+            f"note: half=True: {half_type(device)[1]}"
+            + (" (float32; amp=bf16 measures in bfloat16)." if device.type == "cpu" else ".")
+        )
     return None
 
 
@@ -64,8 +76,10 @@ def half_type(device: torch.device) -> tuple[torch.dtype | None, str]:
     ratio = _bfloat16_gain()
     if ratio >= GAIN:
         return torch.bfloat16, f"bfloat16, in which a convolution is {ratio:.1f} times as fast here"
-    return None, (f"a convolution in bfloat16 is {ratio:.2g} times as fast as in float32 on this CPU, which has no good instructions for it; "
-                  "this device goes on in 32 bits")
+    return None, (
+        f"a convolution in bfloat16 is {ratio:.2g} times as fast as in float32 on this CPU, which has no good instructions for it; "
+        "this device goes on in 32 bits"
+    )
 
 
 def why_not_half(model: nn.Module) -> str:
@@ -73,7 +87,11 @@ def why_not_half(model: nn.Module) -> str:
     weight = next(model.parameters())
     if weight.is_cuda or weight.dtype.itemsize == 2:
         return ""
-    return half_type(weight.device)[1] if not _has_codes(model) else "layers of codes keep their scales in float32; this model goes on in 32 bits"
+    return (
+        half_type(weight.device)[1]
+        if not _has_codes(model)
+        else "layers of codes keep their scales in float32; this model goes on in 32 bits"
+    )
 
 
 def _bfloat16_gain(rounds: int = 5) -> float:

@@ -41,7 +41,9 @@ def prepared(model: nn.Module, device: torch.device, *, half: bool = False, comp
         if count := pack(ready):
             words.append(f"{count} convolutions with their activations in one step")
             shorten(ready)
-    ready.how = f"{', '.join(words)} on {device}" + (f", {torch.get_num_threads()} threads" if device.type == "cpu" else "")
+    ready.how = f"{', '.join(words)} on {device}" + (
+        f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    )
     return ready
 
 
@@ -65,7 +67,9 @@ def _copied(module: nn.Module, memo: dict[int, object]) -> nn.Module:
         elif name == "_modules":
             known[name] = {key: None if child is None else _copied(child, memo) for key, child in value.items()}
         elif name in ("_parameters", "_buffers"):
-            known[name] = {key: None if tensor is None else _copied_tensor(tensor, memo) for key, tensor in value.items()}
+            known[name] = {
+                key: None if tensor is None else _copied_tensor(tensor, memo) for key, tensor in value.items()
+            }
         elif type(value) in EMPTY and not value:
             known[name] = type(value)()
         elif type(value) is tuple and all(type(item) in PLAIN for item in value):
@@ -79,7 +83,9 @@ def _copied_tensor(tensor: Tensor, memo: dict[int, object]) -> Tensor:
     if id(tensor) not in memo:
         plain = type(tensor) in (Tensor, nn.Parameter) and tensor.is_leaf and tensor.grad is None
         twin = copy.deepcopy(tensor, memo) if not plain else tensor.detach().clone()
-        memo[id(tensor)] = nn.Parameter(twin, tensor.requires_grad) if plain and isinstance(tensor, nn.Parameter) else twin
+        memo[id(tensor)] = (
+            nn.Parameter(twin, tensor.requires_grad) if plain and isinstance(tensor, nn.Parameter) else twin
+        )
     return memo[id(tensor)]
 
 

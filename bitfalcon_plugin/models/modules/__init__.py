@@ -74,8 +74,9 @@ def register(name: str, cls: Callable[..., nn.Module], rule: str | Rule = "block
     """
     rule = Rule(rule) if isinstance(rule, str) else rule
     if not isinstance(name, str) or not name.strip() or not callable(cls) or not isinstance(rule, Rule):
-        raise UserError(f"register({name!r}, {cls!r}, {rule!r}): expected a name, an nn.Module class, and a rule or "
-                        "its name.")
+        raise UserError(
+            f"register({name!r}, {cls!r}, {rule!r}): expected a name, an nn.Module class, and a rule or its name."
+        )
     taken = _find(name)
     if taken is not None and (taken.cls is not cls or taken.rule != rule):
         raise UserError(f"register({name!r}): the name belongs to {taken.cls!r} with {taken.rule}; choose another.")
@@ -92,15 +93,21 @@ def _load_plugins() -> None:
         try:
             point.load()()
         except Exception as error:  # a broken plugin must name itself; whatever it raised
-            raise UserError(f"The plugin {point.name!r} ({point.value}) of the group bitfalcon.modules failed: "
-                            f"{error!r}. Repair or uninstall it.") from error
+            raise UserError(
+                f"The plugin {point.name!r} ({point.value}) of the group bitfalcon.modules failed: "
+                f"{error!r}. Repair or uninstall it."
+            ) from error
 
 
 class _Names(Collection):
     # Listed when they are looked at, which is for the message of an unknown name.
     def __iter__(self) -> Iterator[str]:
-        listed = (prefix + name for prefix, library in LIBRARIES.items() for name in dir(import_module(library))
-                  if _find(prefix + name))
+        listed = (
+            prefix + name
+            for prefix, library in LIBRARIES.items()
+            for name in dir(import_module(library))
+            if _find(prefix + name)
+        )
         return iter(dict.fromkeys((*MODULES, *listed)))
 
     def __len__(self) -> int:
@@ -143,6 +150,6 @@ def lookup(name: str) -> Signature:
     opened = any(p.kind is p.VAR_POSITIONAL for p in parameters)
     positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     kind = found.rule.kind
-    written = [p for p in positional[GIVEN.get(kind, 0):] if p.name not in FILLED.get(kind, ())]
+    written = [p for p in positional[GIVEN.get(kind, 0) :] if p.name not in FILLED.get(kind, ())]
     annotations = tuple((p.name, getattr(p.annotation, "__name__", str(p.annotation))) for p in written)
     return Signature(found.rule, annotations, sum(p.default is p.empty for p in written), opened)

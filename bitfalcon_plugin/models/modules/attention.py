@@ -29,8 +29,9 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, area: int = 1, key_width: int | None = None, pe: int = 7):
         super().__init__()
         if num_heads < 1 or dim % num_heads or area < 1:
-            raise ValueError(f"{dim} channels, {num_heads} heads, area {area}: heads must divide the channels, area be "
-                             "1 or more")
+            raise ValueError(
+                f"{dim} channels, {num_heads} heads, area {area}: heads must divide the channels, area be 1 or more"
+            )
         self.num_heads, self.area = num_heads, area
         self.value_width = dim // num_heads
         self.key_width = key_width or self.value_width
@@ -42,7 +43,7 @@ class Attention(nn.Module):
         # Everything after the projection is channels-last: one copy for a channels-first input, none for the other,
         # and the kernels see q, k and v with contiguous channels (tests/bench/attention.py).
         qkv = self.qkv(x).permute(0, 2, 3, 1).contiguous()  # (B, H, W, 2K+C)
-        values = qkv[..., -self.num_heads * self.value_width:]  # (B, H, W, C)
+        values = qkv[..., -self.num_heads * self.value_width :]  # (B, H, W, C)
         y = self.attend(qkv.flatten(1, 2)).unflatten(1, x.shape[-2:])  # (B, H, W, C)
         return self.proj(_channels_first(y) + self.pe(_channels_first(values)))
 
@@ -121,8 +122,21 @@ class A2C2f(nn.Module):
     The hidden width int(c_out * e) must be a multiple of 32 with a2.
     """
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, a2: bool = True, area: int = 1, residual: bool = False,
-                 mlp_ratio: float = 2.0, e: float = 0.5, g: int = 1, shortcut: bool = True, *, pe: int = 7):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        n: int = 1,
+        a2: bool = True,
+        area: int = 1,
+        residual: bool = False,
+        mlp_ratio: float = 2.0,
+        e: float = 0.5,
+        g: int = 1,
+        shortcut: bool = True,
+        *,
+        pe: int = 7,
+    ):
         super().__init__()
         hidden = int(c_out * e)
         if a2 and (hidden < HEAD_WIDTH or hidden % HEAD_WIDTH):
@@ -134,7 +148,8 @@ class A2C2f(nn.Module):
         self.cv2 = Conv((1 + n) * hidden, c_out)
         self.gamma = nn.Parameter(torch.full((c_out,), 0.01)) if a2 and residual else None
         self.m = nn.ModuleList(
-            nn.Sequential(*(ABlock(hidden, heads, mlp_ratio, area, pe=pe) for _ in range(2))) if a2
+            nn.Sequential(*(ABlock(hidden, heads, mlp_ratio, area, pe=pe) for _ in range(2)))
+            if a2
             else C3k(hidden, hidden, 2, shortcut, g)
             for _ in range(n)
         )

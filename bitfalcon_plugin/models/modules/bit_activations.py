@@ -36,7 +36,9 @@ class StraightThrough(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
         (inside,) = ctx.saved_tensors
-        return gradient if inside is None else torch.where(inside, gradient, 0.0), None  # a product would copy the mask to floats first
+        return gradient if inside is None else torch.where(
+            inside, gradient, 0.0
+        ), None  # a product would copy the mask to floats first
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,9 @@ class Quantising(nn.Module):
         wide = x if x.dtype == torch.float64 else x.float()  # half precision has too few digits for the division
         scale = (self.act_scale if self.act == "static" else self._range(wide)).to(wide.dtype)
         measured = self.act == "dynamic" or self.training and self.observing
-        safe = scale.clamp_min(TINY) if measured else torch.where(scale > 0, scale, 1)  # zero: all of x is, or never measured
+        safe = (
+            scale.clamp_min(TINY) if measured else torch.where(scale > 0, scale, 1)
+        )  # zero: all of x is, or never measured
         steps = steps_of(wide, safe)
         codes = steps.clamp(-TOP, TOP)
         inside = codes == steps
@@ -164,8 +168,11 @@ class Quantising(nn.Module):
         # What it was made of is kept beside it, so that no new tensor can have an old one's id.
         own, following = self._made_of(), self._following()
         sources = (*own, self.bias, scale, following)
-        key = (self.backend, pick(self.backend, self.kind, own[0].device, own[0].dtype),
-               *((id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources if t is not None))
+        key = (
+            self.backend,
+            pick(self.backend, self.kind, own[0].device, own[0].dtype),
+            *((id(t), t.data_ptr(), -1 if t.is_inference() else t._version) for t in sources if t is not None),
+        )
         if self._prepared is None or self._prepared[0] != key:
             self._prepared = key, self._pack(key[1], scale, following), sources
         return self._prepared[1]
@@ -198,7 +205,9 @@ class Quantising(nn.Module):
 
     def forward(self, x: Tensor | Quantised) -> Tensor | Quantised:
         x = x if isinstance(x, Quantised) else self.quantise(x)
-        scale = x.scale if x.scale is not None and x.scale.ndim == 0 else None  # dynamic scales are multiplied on afterwards
+        scale = (
+            x.scale if x.scale is not None and x.scale.ndim == 0 else None
+        )  # dynamic scales are multiplied on afterwards
         if x.codes is None or not self._whole(x.scale) or (ready := self._convolution(scale)) is None:
             return self._finished(self._compute(x.floats(), self._dense()))
         y = self._convolve(ready, x.codes)

@@ -39,8 +39,19 @@ class FrozenConv2d(Quantising):
 
     dims = (-3, -2, -1)
 
-    def __init__(self, codes: Tensor, scale: Tensor, bias: Tensor, geometry: Geometry, *, rule: str, act: str, backend: str,
-                 act_scale: Tensor | None = None, silu: bool = False):
+    def __init__(
+        self,
+        codes: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        geometry: Geometry,
+        *,
+        rule: str,
+        act: str,
+        backend: str,
+        act_scale: Tensor | None = None,
+        silu: bool = False,
+    ):
         super().__init__()
         self._start(act, backend)
         self.observing = False  # also in training mode
@@ -53,7 +64,11 @@ class FrozenConv2d(Quantising):
     def quantise(self, x: Tensor) -> Quantised:
         """The activation as this layer computes with it. See Quantising.quantise; this is quicker where nothing has changed."""
         settled = self._settled_for(x)
-        return super().quantise(x) if settled is None else Quantised(codes=bytes_of(x, settled.inverse, settled.limit), scale=settled.scale)
+        return (
+            super().quantise(x)
+            if settled is None
+            else Quantised(codes=bytes_of(x, settled.inverse, settled.limit), scale=settled.scale)
+        )
 
     def forward(self, x: Tensor | Quantised) -> Tensor | Quantised:
         settled = self._settled_for(x)
@@ -67,7 +82,12 @@ class FrozenConv2d(Quantising):
 
     def _settled_for(self, x: Tensor | Quantised) -> Settled | None:
         settled = self._settled
-        if settled is None or not torch.is_inference_mode_enabled() or torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if (
+            settled is None
+            or not torch.is_inference_mode_enabled()
+            or torch.compiler.is_compiling()
+            or torch.jit.is_tracing()
+        ):
             return None
         if settled.backends != (self.backend, chosen()) or changes(settled.counted) != settled.changes:
             return None
@@ -80,13 +100,20 @@ class FrozenConv2d(Quantising):
 
     def _settle(self, x: Tensor | Quantised) -> None:
         scale = x.scale if isinstance(x, Quantised) else self.act_scale if self.act == "static" else None
-        if scale is None or scale.ndim or not torch.is_inference_mode_enabled() or not self._whole(scale if isinstance(x, Quantised) else x):
+        if (
+            scale is None
+            or scale.ndim
+            or not torch.is_inference_mode_enabled()
+            or not self._whole(scale if isinstance(x, Quantised) else x)
+        ):
             return
         ready = self._convolution(scale)  # not what lies there of an earlier forward
         if type(ready) is OneDnn:
             tensors = self._tensors()
             counted = tuple(t for t in (*tensors, scale) if t is not None and not t.is_inference())
-            self._settled = Settled(tensors, counted, changes(counted), (self.backend, chosen()), ready, scale, *inverse_and_limit(scale))
+            self._settled = Settled(
+                tensors, counted, changes(counted), (self.backend, chosen()), ready, scale, *inverse_and_limit(scale)
+            )
 
     def _tensors(self) -> tuple[Tensor | None, ...]:
         own = self._buffers
@@ -180,5 +207,10 @@ def fold(*blocks: nn.Module) -> None:
             block.fuse()
     layers = [getattr(block, "conv", block) for block in blocks]
     for first, second in zip(layers, layers[1:]):
-        if isinstance(first, FrozenConv2d) and isinstance(second, FrozenConv2d) and first.silu and second.act == "static":
+        if (
+            isinstance(first, FrozenConv2d)
+            and isinstance(second, FrozenConv2d)
+            and first.silu
+            and second.act == "static"
+        ):
             first.follower = (second,)

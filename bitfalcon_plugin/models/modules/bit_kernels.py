@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -23,9 +23,14 @@ from ...config.errors import UserError, did_you_mean
 BACKENDS = ("auto", "onednn", "float")
 TOP = 127  # codes of activations are -127 to 127: symmetric, so that zero padding is code 0
 ZERO = 128  # code 0 as uint8
-ROUNDER = 1.5 * 2 ** 23  # a float32 sum with this is a whole number, the nearest, and its lowest byte is that of the addend
+ROUNDER = (
+    1.5 * 2**23
+)  # a float32 sum with this is a whole number, the nearest, and its lowest byte is that of the addend
 KINDS = {  # kind of weights: largest code, whether depthwise
-    "ternary": (1, False), "ternary depthwise": (1, True), "int8": (127, False), "int8 depthwise": (127, True),
+    "ternary": (1, False),
+    "ternary depthwise": (1, True),
+    "int8": (127, False),
+    "int8 depthwise": (127, True),
 }
 _choice = {"backend": "auto"}
 _buffers = threading.local()
@@ -53,7 +58,13 @@ def steps_of(x: Tensor, scale: Tensor | float) -> Tensor:
     where x / scale is a half, give or take what a division or a product rounds away.
     """
     one = not isinstance(scale, Tensor) or scale.ndim == 0
-    if not one or x.dtype != torch.float32 or x.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if (
+        not one
+        or x.dtype != torch.float32
+        or x.device.type != "cpu"
+        or torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+    ):
         return (x / scale).round_()
     return torch.add(_rounder(0), x, alpha=inverse_and_limit(scale)[0]).sub_(ROUNDER)
 
@@ -86,7 +97,7 @@ def _buffer(x: Tensor) -> Tensor:
     if flat is None or flat.numel() < x.numel():
         with torch.inference_mode(False):  # one of inference could not be written to outside it
             flat = _buffers.flat = torch.empty(x.numel(), dtype=torch.float32)
-    flat = flat[:x.numel()]
+    flat = flat[: x.numel()]
     if x.ndim != 4:
         return flat.view(x.shape)
     batch, channels, height, width = x.shape
@@ -111,8 +122,15 @@ class Floats:
 
     name = "float"
 
-    def __init__(self, weights: Tensor, factor: Tensor, bias: Tensor | None, geometry: Geometry, silu: bool = False,
-                 step: float | None = None):
+    def __init__(
+        self,
+        weights: Tensor,
+        factor: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        silu: bool = False,
+        step: float | None = None,
+    ):
         self.weights, self.factor, self.geometry = weights.to(factor.dtype), factor.view(-1, 1, 1), geometry
         self.bias = None if bias is None else bias.view(-1, 1, 1)
         self.silu, self.step = silu, step
@@ -139,8 +157,15 @@ class OneDnn:
 
     name = "onednn"
 
-    def __init__(self, weights: Tensor, factor: Tensor, bias: Tensor | None, geometry: Geometry, silu: bool = False,
-                 step: float | None = None):
+    def __init__(
+        self,
+        weights: Tensor,
+        factor: Tensor,
+        bias: Tensor | None,
+        geometry: Geometry,
+        silu: bool = False,
+        step: float | None = None,
+    ):
         g, ops = geometry, torch.ops.onednn
         self.run, self.step = _operator(), step
         self.then = (1.0, 0, torch.float32) if step is None else (step, ZERO, torch.uint8)  # scale, zero point, type
@@ -159,7 +184,20 @@ class OneDnn:
     def __call__(self, codes: Tensor) -> Tensor:
         """codes (B, I, H, W) as whole-numbered floats or bytes -> (B, O, H', W') float32, or codes as bytes, channels last."""
         codes = as_bytes(codes).contiguous(memory_format=torch.channels_last)
-        return self.run(codes, 1.0, ZERO, self.weights, self.factor, self.zeros, self.bias, *self.places, *self.then, self.post, [], "")
+        return self.run(
+            codes,
+            1.0,
+            ZERO,
+            self.weights,
+            self.factor,
+            self.zeros,
+            self.bias,
+            *self.places,
+            *self.then,
+            self.post,
+            [],
+            "",
+        )
 
 
 Convolution = Floats | OneDnn
@@ -197,7 +235,9 @@ def describe() -> str:
     for kind in KINDS:
         reason = "asked for" if chosen() == "float" else refusal(kind)
         groups.setdefault(f"float ({reason})" if reason else "onednn", []).append(kind)
-    return f"torch {torch.__version__}, " + "; ".join(f"{backend}: {', '.join(kinds)}" for backend, kinds in groups.items())
+    return f"torch {torch.__version__}, " + "; ".join(
+        f"{backend}: {', '.join(kinds)}" for backend, kinds in groups.items()
+    )
 
 
 def _operator() -> Callable[..., Tensor]:
@@ -206,22 +246,31 @@ def _operator() -> Callable[..., Tensor]:
     return (ops.qconv_pointwise if hasattr(ops, "qconv_pointwise") else ops.qconv2d_pointwise).default
 
 
-@lru_cache(maxsize=None)
+@cache
 def refusal(kind: str) -> str:
     """Why oneDNN does not compute weights of `kind` here; empty where a comparison with sums in float64 came out equal."""
     if not torch.backends.mkldnn.is_available():
         return "this torch has no oneDNN"
     try:
         wrong = [geometry for geometry in _geometries(KINDS[kind][1]) if not _agrees(*KINDS[kind], geometry)]
-    except (AttributeError, RuntimeError, NotImplementedError, TypeError) as error:  # operators outside torch's public interface
+    except (
+        AttributeError,
+        RuntimeError,
+        NotImplementedError,
+        TypeError,
+    ) as error:  # operators outside torch's public interface
         return f"its integer convolution cannot be called: {str(error).partition(chr(10))[0] or type(error).__name__}"
     return "its sums overflow on this CPU" if wrong else ""
 
 
 def _geometries(depthwise: bool) -> list[tuple[int, Geometry]]:
     groups = 32 if depthwise else 1
-    return [(3, Geometry((1, 1), (1, 1), (1, 1), groups)), (3, Geometry((2, 2), (1, 1), (1, 1), groups)),
-            (1, Geometry(groups=groups)), (5, Geometry((1, 1), (2, 2), (1, 1), groups))]
+    return [
+        (3, Geometry((1, 1), (1, 1), (1, 1), groups)),
+        (3, Geometry((2, 2), (1, 1), (1, 1), groups)),
+        (1, Geometry(groups=groups)),
+        (5, Geometry((1, 1), (2, 2), (1, 1), groups)),
+    ]
 
 
 def _agrees(top: int, depthwise: bool, case: tuple[int, Geometry]) -> bool:

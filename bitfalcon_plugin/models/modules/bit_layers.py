@@ -51,8 +51,14 @@ RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"absmean": absmea
 class _Bit(Quantising):
     # What convolution and linear layer have in common.
 
-    def _set_up(self, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto") -> None:
-        for name, value, known in (("rule", rule, RULES), ("act", act, ACTS), ("granularity", granularity, GRANULARITIES)):
+    def _set_up(
+        self, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto"
+    ) -> None:
+        for name, value, known in (
+            ("rule", rule, RULES),
+            ("act", act, ACTS),
+            ("granularity", granularity, GRANULARITIES),
+        ):
             if value not in known:
                 raise UserError(f"{name}={value!r} is none of {', '.join(known)}.{did_you_mean(str(value), known)}")
         self.rule, self.granularity = rule, granularity
@@ -76,7 +82,9 @@ class _Bit(Quantising):
 
     def _replace_weight(self, weight: Tensor) -> tuple[Tensor, None]:
         codes, scale = self._rounded(weight)
-        return torch.empty_like(weight).copy_(codes * scale), None  # in the weights' memory format: gradients keep to it
+        return torch.empty_like(weight).copy_(
+            codes * scale
+        ), None  # in the weights' memory format: gradients keep to it
 
     def _made_of(self) -> tuple[Tensor | None, ...]:
         return self.weight, self.out_scale
@@ -103,8 +111,17 @@ class _Bit(Quantising):
         (codes, scale), bias = layer.codes_and_scales(), layer.bias
         bias = torch.zeros_like(scale) if bias is None else bias.detach().clone()
         act_scale = None if layer.act_scale is None else layer.act_scale.clone()
-        frozen = kind(codes, scale.to(layer.weight.dtype), bias.to(layer.weight.dtype), layer._geometry(), rule=self.rule,
-                      act=self.act, backend=self.backend, act_scale=act_scale, silu=isinstance(act, nn.SiLU))
+        frozen = kind(
+            codes,
+            scale.to(layer.weight.dtype),
+            bias.to(layer.weight.dtype),
+            layer._geometry(),
+            rule=self.rule,
+            act=self.act,
+            backend=self.backend,
+            act_scale=act_scale,
+            silu=isinstance(act, nn.SiLU),
+        )
         return frozen.train(self.training), nn.Identity() if frozen.silu else act
 
     def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors) -> None:
@@ -142,7 +159,15 @@ class BitConv2d(_Bit, nn.Conv2d):
 
     dims = (-3, -2, -1)
 
-    def __init__(self, *args, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto", **keywords):
+    def __init__(
+        self,
+        *args,
+        rule: str = "absmean",
+        act: str = "static",
+        granularity: str = "channel",
+        backend: str = "auto",
+        **keywords,
+    ):
         super().__init__(*args, **keywords)
         self._set_up(rule, act, granularity, backend)
 
@@ -154,10 +179,21 @@ class BitConv2d(_Bit, nn.Conv2d):
     def unquantised(self) -> nn.Conv2d:
         """The float layer with the same parameters (not copies). UserError for a folded one, whose weights lack a factor."""
         if self.out_scale is not None:
-            raise UserError("A folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze().")
+            raise UserError(
+                "A folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze()."
+            )
         with torch.device("meta"):
-            new = nn.Conv2d(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-                            self.groups, self.bias is not None, self.padding_mode)
+            new = nn.Conv2d(
+                self.in_channels,
+                self.out_channels,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                self.bias is not None,
+                self.padding_mode,
+            )
         new.weight, new.bias = self.weight, self.bias
         return new.train(self.training)
 
@@ -181,7 +217,10 @@ class BitConv2d(_Bit, nn.Conv2d):
         factor = bn.weight.to(wide) * (bn.running_var.to(wide) + bn.eps).rsqrt()
         bias = torch.zeros_like(factor) if self.bias is None else self.bias.to(wide)
         out = BitConv2d.of(self, **self._options())
-        out.weight, out.act_scale = nn.Parameter(self.weight.clone()), None if self.act_scale is None else self.act_scale.clone()
+        out.weight, out.act_scale = (
+            nn.Parameter(self.weight.clone()),
+            None if self.act_scale is None else self.act_scale.clone(),
+        )
         out.bias = nn.Parameter(((bias - bn.running_mean.to(wide)) * factor + bn.bias.to(wide)).to(self.weight.dtype))
         out.out_scale = (factor if self.out_scale is None else factor * self.out_scale.to(wide)).to(self.weight.dtype)
         out.observing = self.observing
@@ -196,7 +235,15 @@ class BitLinear(_Bit, nn.Linear):
 
     dims = (-1,)
 
-    def __init__(self, *args, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto", **keywords):
+    def __init__(
+        self,
+        *args,
+        rule: str = "absmean",
+        act: str = "static",
+        granularity: str = "channel",
+        backend: str = "auto",
+        **keywords,
+    ):
         super().__init__(*args, **keywords)
         self._set_up(rule, act, granularity, backend)
 

@@ -29,8 +29,9 @@ class Concat(nn.Module):
 class Bottleneck(nn.Module):
     """Two convolutions with a hidden width e * c_out; the input is added where the widths agree."""
 
-    def __init__(self, c_in: int, c_out: int, shortcut: bool = True, g: int = 1, k: Sequence[int] = (3, 3),
-                 e: float = 0.5):
+    def __init__(
+        self, c_in: int, c_out: int, shortcut: bool = True, g: int = 1, k: Sequence[int] = (3, 3), e: float = 0.5
+    ):
         super().__init__()
         hidden = int(c_out * e)
         self.cv1 = Conv(c_in, hidden, k[0])
@@ -53,8 +54,17 @@ class Bottleneck(nn.Module):
 class C2f(nn.Module):
     """Split in two, a chain of n bottlenecks on the second half, every stage joined. stage: width -> another block."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = False, g: int = 1, e: float = 0.5, *,
-                 stage: Callable[[int], nn.Module] | None = None):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        n: int = 1,
+        shortcut: bool = False,
+        g: int = 1,
+        e: float = 0.5,
+        *,
+        stage: Callable[[int], nn.Module] | None = None,
+    ):
         super().__init__()
         hidden = int(c_out * e)
         stage = stage or (lambda width: Bottleneck(width, width, shortcut, g, e=1.0))
@@ -87,8 +97,17 @@ class C2(nn.Module):
 class C3(nn.Module):
     """Two 1x1 branches, n bottlenecks (1x1, 3x3) on one, both joined. kernels: of the bottlenecks instead."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, *,
-                 kernels: tuple[int, int] = (1, 3)):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        n: int = 1,
+        shortcut: bool = True,
+        g: int = 1,
+        e: float = 0.5,
+        *,
+        kernels: tuple[int, int] = (1, 3),
+    ):
         super().__init__()
         hidden = int(c_out * e)
         self.cv1 = Conv(c_in, hidden)
@@ -103,16 +122,18 @@ class C3(nn.Module):
 class C3k(C3):
     """C3 whose bottlenecks use two k x k convolutions."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5,
-                 k: int = 3):
+    def __init__(
+        self, c_in: int, c_out: int, n: int = 1, shortcut: bool = True, g: int = 1, e: float = 0.5, k: int = 3
+    ):
         super().__init__(c_in, c_out, n, shortcut, g, e, kernels=(k, k))
 
 
 class C3k2(C2f):
     """C2f wiring whose stages are C3k of two bottlenecks (c3k), or bottlenecks that halve their width."""
 
-    def __init__(self, c_in: int, c_out: int, n: int = 1, c3k: bool = False, e: float = 0.5, g: int = 1,
-                 shortcut: bool = True):
+    def __init__(
+        self, c_in: int, c_out: int, n: int = 1, c3k: bool = False, e: float = 0.5, g: int = 1, shortcut: bool = True
+    ):
         def stage(width: int) -> nn.Module:
             return C3k(width, width, 2, shortcut, g) if c3k else Bottleneck(width, width, shortcut, g)
 

@@ -37,8 +37,17 @@ class Conv(nn.Module):
     images (B, c_in, H, W) -> (B, c_out, H', W'). p None pads so that stride 1 keeps the size.
     """
 
-    def __init__(self, c_in: int, c_out: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1, d: int = 1,
-                 act: bool | nn.Module = True):
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        k: int = 1,
+        s: int = 1,
+        p: int | None = None,
+        g: int = 1,
+        d: int = 1,
+        act: bool | nn.Module = True,
+    ):
         super().__init__()
         padding = (d * (k - 1) + 1) // 2 if p is None else p
         self.conv = nn.Conv2d(c_in, c_out, k, s, padding, dilation=d, groups=g, bias=False)

@@ -55,7 +55,9 @@ class Detect(nn.Module):
     class_width: hidden channels of the class branches; 0: by channels and nc. Weights for other classes keep theirs.
     """
 
-    def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], legacy: bool = False, class_width: int = 0):
+    def __init__(
+        self, nc: int, reg_max: int = 16, *, channels: Sequence[int], legacy: bool = False, class_width: int = 0
+    ):
         super().__init__()
         self.nc, self.reg_max = nc, reg_max
         box = max(16, channels[0] // 4, 4 * reg_max)

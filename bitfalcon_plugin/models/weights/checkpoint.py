@@ -37,12 +37,22 @@ PACKED, PACKED_VERSION = "bitfalcon-packed", 1
 FORMATS = (FORMAT, PACKED)
 MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
 MAX_LICENSE = 100_000
-OTHER_TASK = "a {} checkpoint, whose head comes with a later version: `bitfalcon info` and `bitfalcon convert` work on it"
+OTHER_TASK = (
+    "a {} checkpoint, whose head comes with a later version: `bitfalcon info` and `bitfalcon convert` work on it"
+)
 
 
 TEXT = (str, type(None))
-ENTRIES = {"graph": Mapping, "state": Mapping, "settings": Mapping, "metrics": Mapping, "epoch": int, "license": TEXT,
-           "training": (Mapping, type(None)), "date": str}
+ENTRIES = {
+    "graph": Mapping,
+    "state": Mapping,
+    "settings": Mapping,
+    "metrics": Mapping,
+    "epoch": int,
+    "license": TEXT,
+    "training": (Mapping, type(None)),
+    "date": str,
+}
 GRAPH_ENTRIES = {"name": str, "document": Mapping, "scale": str, "variant": str, "nc": int, "names": Mapping}
 
 
@@ -86,25 +96,43 @@ class Checkpoint:
         # What folding leaves of these shapes, as far as it is known without doing it: the weights, which are what takes memory.
         codes = {name: name.removesuffix("weight") + "codes" for name in shapes if name.endswith("weight")}
         expected = {name: tuple(tensor.shape) for name, tensor in self.state.items() if tensor.ndim < 2}
-        return {**expected, **{codes[name] if codes.get(name) in self.state else name: shape for name, shape in shapes.items() if len(shape) > 1}}
+        return {
+            **expected,
+            **{
+                codes[name] if codes.get(name) in self.state else name: shape
+                for name, shape in shapes.items()
+                if len(shape) > 1
+            },
+        }
 
     def _check_codes(self, model: Detector) -> None:
         # Codes beyond 1 would be taken for ternary ones, whose sums cannot overflow.
-        layers = [name for name, module in model.named_modules() if isinstance(module, FrozenConv2d) and module.kind.startswith("ternary")]
+        layers = [
+            name
+            for name, module in model.named_modules()
+            if isinstance(module, FrozenConv2d) and module.kind.startswith("ternary")
+        ]
         wrong = [name for name in layers if any(abs(int(limit)) > 1 for limit in self.state[f"{name}.codes"].aminmax())]
-        raise_problems(f"{self.graph.name} is damaged: these layers are ternary, and their codes are not -1, 0 and 1:", wrong)
+        raise_problems(
+            f"{self.graph.name} is damaged: these layers are ternary, and their codes are not -1, 0 and 1:", wrong
+        )
 
     def to_train(self, path: str | Path) -> Checkpoint:
         """This checkpoint, whose weights can be trained on. UserError for a packed one, which has only their codes."""
         if self.packed:
-            raise UserError(f"'{path}' is a packed model, for predict and val: the weights that were trained are not in it any more. "
-                            "Give the checkpoint that it was packed from.")
+            raise UserError(
+                f"'{path}' is a packed model, for predict and val: the weights that were trained are not in it any more. "
+                "Give the checkpoint that it was packed from."
+            )
         return self
 
     def _compare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         missing = {name for name in shapes.keys() - self.state.keys() if name.endswith(UNSET) and not self.packed}
-        wrong = sorted(name for name in (shapes.keys() | self.state.keys()) - missing
-                       if name not in shapes or name not in self.state or shapes[name] != tuple(self.state[name].shape))
+        wrong = sorted(
+            name
+            for name in (shapes.keys() | self.state.keys()) - missing
+            if name not in shapes or name not in self.state or shapes[name] != tuple(self.state[name].shape)
+        )
         raise_problems(f"The weights do not fit {self.graph.name}:", wrong)
 
     def set_norms(self, model: Detector) -> None:
@@ -113,7 +141,9 @@ class Checkpoint:
         for name, (eps, momentum) in self.norms.items():
             norm = modules.get(name)
             if not isinstance(norm, nn.BatchNorm2d):
-                raise UserError(f"The file has constants for a batch norm {one_line(name, MAX_TEXT)} that {self.graph.name} has not.")
+                raise UserError(
+                    f"The file has constants for a batch norm {one_line(name, MAX_TEXT)} that {self.graph.name} has not."
+                )
             norm.eps, norm.momentum = eps, momentum
 
 
@@ -128,16 +158,28 @@ def content_of(checkpoint: Checkpoint) -> dict[str, object]:
     graph = checkpoint.graph
     document = {key: value for key, value in graph.document.items() if key in DOCUMENT_KEYS}
     content = {
-        "format": FORMAT, "version": VERSION, "bitfalcon": __version__,
+        "format": FORMAT,
+        "version": VERSION,
+        "bitfalcon": __version__,
         "date": checkpoint.date or datetime.datetime.now().isoformat(timespec="seconds"),
-        "graph": {"name": graph.name, "document": _plain(document), "scale": graph.scale, "variant": graph.variant,
-                  "nc": graph.nc, "names": dict(graph.names),
-                  "measured": [list(checkpoint.measured[0]), checkpoint.measured[1]] if checkpoint.measured else None,
-                  "rows": _plain([[r.index, r.source, r.repeats, r.module, r.args, r.keywords] for r in graph.rows])},
+        "graph": {
+            "name": graph.name,
+            "document": _plain(document),
+            "scale": graph.scale,
+            "variant": graph.variant,
+            "nc": graph.nc,
+            "names": dict(graph.names),
+            "measured": [list(checkpoint.measured[0]), checkpoint.measured[1]] if checkpoint.measured else None,
+            "rows": _plain([[r.index, r.source, r.repeats, r.module, r.args, r.keywords] for r in graph.rows]),
+        },
         "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
-        "settings": _plain(dict(checkpoint.settings)), "metrics": _plain(dict(checkpoint.metrics)),
-        "epoch": checkpoint.epoch, "license": checkpoint.license, "training": checkpoint.training,
-        "norms": _plain(dict(checkpoint.norms)), "source": _plain(dict(checkpoint.source)),
+        "settings": _plain(dict(checkpoint.settings)),
+        "metrics": _plain(dict(checkpoint.metrics)),
+        "epoch": checkpoint.epoch,
+        "license": checkpoint.license,
+        "training": checkpoint.training,
+        "norms": _plain(dict(checkpoint.norms)),
+        "source": _plain(dict(checkpoint.source)),
     }
     rules = dict.fromkeys(policy.rule for policy in graph.bit) or ["absmean"]
     return _packed(content, checkpoint.packed, ", ".join(rules)) if checkpoint.packed else content
@@ -145,11 +187,20 @@ def content_of(checkpoint: Checkpoint) -> dict[str, object]:
 
 def _packed(content: Mapping[str, object], fmt: str, rule: str) -> dict[str, object]:
     graph = {key: value for key, value in content["graph"].items() if key != "rows"}
-    graph["document"] = {key: value for key, value in graph["document"].items() if key != "names"}  # they stand beside it
+    graph["document"] = {
+        key: value for key, value in graph["document"].items() if key != "names"
+    }  # they stand beside it
     plain = {key: value for key, value in content.items() if key not in ("state", "training")}
     try:
-        found = {**plain, "format": PACKED, "version": PACKED_VERSION, "graph": graph, "rule": rule, "bn_folded": True,
-                 **flatten(content["state"], fmt)}
+        found = {
+            **plain,
+            "format": PACKED,
+            "version": PACKED_VERSION,
+            "graph": graph,
+            "rule": rule,
+            "bn_folded": True,
+            **flatten(content["state"], fmt),
+        }
         return {**found, "checksum": checksum(found)}
     except ValueError as error:
         raise UserError(f"{content['graph']['name']} cannot be packed: it has {error}.") from error
@@ -160,11 +211,15 @@ def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours. Raises MissingFileError, or UserError that says what the file is instead."""
     path = Path(path)
     if not path.exists():
-        raise MissingFileError(f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have.")
+        raise MissingFileError(
+            f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have."
+        )
     content = unpack(path).content
     if not isinstance(content, dict) or content.get("format") not in FORMATS:
-        raise UserError(f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
-                        "package cannot be resumed; give it as model= instead.")
+        raise UserError(
+            f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
+            "package cannot be resumed; give it as model= instead."
+        )
     return parse(content, path)
 
 
@@ -172,33 +227,65 @@ def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
     """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new, or entries that are none."""
     newest = PACKED_VERSION if content["format"] == PACKED else VERSION
     if type(content.get("version")) is not int:
-        raise UserError(f"'{path}' calls itself a checkpoint of bitfalcon, but has no format version: it is damaged or made by hand.")
+        raise UserError(
+            f"'{path}' calls itself a checkpoint of bitfalcon, but has no format version: it is damaged or made by hand."
+        )
     if content["version"] > newest:
-        raise UserError(f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
-                        f"{newest}). Install a newer bitfalcon.")
+        raise UserError(
+            f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
+            f"{newest}). Install a newer bitfalcon."
+        )
     packed = content["fmt"] if content["format"] == PACKED and isinstance(content.get("fmt"), str) else ""
     content = _unpacked(content, path) if content["format"] == PACKED else content
     if wrong := _misshapen(content):
-        raise UserError(f"'{path}' is a damaged checkpoint of bitfalcon: {', '.join(wrong)} missing or not what is written there. "
-                        "Give another copy of it.")
+        raise UserError(
+            f"'{path}' is a damaged checkpoint of bitfalcon: {', '.join(wrong)} missing or not what is written there. "
+            "Give another copy of it."
+        )
     saved, source = content["graph"], content.get("source", {})
     names = {index: one_line(name, MAX_TEXT) for index, name in saved["names"].items()}
     if source.get("task", "detect") == "detect":
-        graph = graph_of(saved["document"], name=one_line(saved["name"]), named_scale=saved["scale"], variant=saved["variant"],
-                         scale=saved["scale"] if saved["document"].get("scales") else "", nc=saved["nc"], names=names)
+        graph = graph_of(
+            saved["document"],
+            name=one_line(saved["name"]),
+            named_scale=saved["scale"],
+            variant=saved["variant"],
+            scale=saved["scale"] if saved["document"].get("scales") else "",
+            nc=saved["nc"],
+            names=names,
+        )
     else:  # converted, and its head is not built here
-        graph = Graph(one_line(saved["name"]), saved["document"], (), saved["nc"], names, saved["scale"], saved["variant"], None, 3)
+        graph = Graph(
+            one_line(saved["name"]),
+            saved["document"],
+            (),
+            saved["nc"],
+            names,
+            saved["scale"],
+            saved["variant"],
+            None,
+            3,
+        )
     rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "training")}
-    return Checkpoint(graph=graph, norms=content.get("norms", {}), source=source, measured=saved.get("measured"), packed=packed,
-                      license=content["license"] and one_line(content["license"], MAX_LICENSE),
-                      date=one_line(content["date"], MAX_TEXT), **rest)
+    return Checkpoint(
+        graph=graph,
+        norms=content.get("norms", {}),
+        source=source,
+        measured=saved.get("measured"),
+        packed=packed,
+        license=content["license"] and one_line(content["license"], MAX_LICENSE),
+        date=one_line(content["date"], MAX_TEXT),
+        **rest,
+    )
 
 
 def _unpacked(content: Mapping[str, object], path: str | Path) -> dict[str, object]:
     try:
         return {**content, "state": restore(content), "training": None}
     except ValueError as error:
-        raise UserError(f"'{path}' is a damaged packed model: {error}. Give another copy of it, or pack it again.") from error
+        raise UserError(
+            f"'{path}' is a damaged packed model: {error}. Give another copy of it, or pack it again."
+        ) from error
 
 
 def _misshapen(content: Mapping[str, object]) -> list[str]:
@@ -207,12 +294,20 @@ def _misshapen(content: Mapping[str, object]) -> list[str]:
     saved = content.get("graph") if isinstance(content.get("graph"), Mapping) else {}
     wrong += [f"graph.{key}" for key, kind in GRAPH_ENTRIES.items() if not isinstance(saved.get(key), kind)]
     if not wrong:
-        state, names, norms, measured = content["state"], saved["names"], content.get("norms", {}), saved.get("measured")
-        fits = {"state": all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()),
-                "graph.names": all(type(key) is int and isinstance(value, str) for key, value in names.items()),
-                "norms": isinstance(norms, Mapping) and all(_are_numbers(pair) and len(pair) == 2 for pair in norms.values()),
-                "graph.measured": measured is None or _is_measured(measured),
-                "source": isinstance(content.get("source", {}), Mapping)}
+        state, names, norms, measured = (
+            content["state"],
+            saved["names"],
+            content.get("norms", {}),
+            saved.get("measured"),
+        )
+        fits = {
+            "state": all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()),
+            "graph.names": all(type(key) is int and isinstance(value, str) for key, value in names.items()),
+            "norms": isinstance(norms, Mapping)
+            and all(_are_numbers(pair) and len(pair) == 2 for pair in norms.values()),
+            "graph.measured": measured is None or _is_measured(measured),
+            "source": isinstance(content.get("source", {}), Mapping),
+        }
         wrong = [key for key, right in fits.items() if not right]
     return wrong
 

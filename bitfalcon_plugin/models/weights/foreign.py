@@ -67,11 +67,20 @@ class Opened:
     def describe(self) -> str:
         """Family, size, task, classes, epoch, date, licence, tensors in one line; then a line for each thing to know."""
         found = self.found
-        parts = [f"family {found.family}" + (f" (variant {found.variant})" if found.variant not in ("", found.family) else ""),
-                 f"scale {found.scale or 'of its own'}", found.task, f"{found.nc} classes", f"{len(self.foreign.state)} tensors",
-                 "float16" if self.foreign.half else "float32", self.foreign.layout]
+        parts = [
+            f"family {found.family}"
+            + (f" (variant {found.variant})" if found.variant not in ("", found.family) else ""),
+            f"scale {found.scale or 'of its own'}",
+            found.task,
+            f"{found.nc} classes",
+            f"{len(self.foreign.state)} tensors",
+            "float16" if self.foreign.half else "float32",
+            self.foreign.layout,
+        ]
         parts += [f"epoch {self.epoch}"] + ([f"date {self.date}"] if self.date else [])
-        line = f"{self.path}: " + ", ".join(parts) + f"; licence: {(self.license or 'not stated in the file')[:MAX_TEXT]}"
+        line = (
+            f"{self.path}: " + ", ".join(parts) + f"; licence: {(self.license or 'not stated in the file')[:MAX_TEXT]}"
+        )
         unfit = self.foreign.attributes.get("names") is not None and not self.names
         wrong = [f"its class names are not those of classes 0 to {found.nc - 1}: they are left out"] if unfit else []
         return "\n".join((line, *(f"note: {note}" for note in (*self.foreign.notes, *wrong))))
@@ -114,11 +123,23 @@ def to_checkpoint(opened: Opened) -> Checkpoint:
     try:
         state, report = apply(TABLES[opened.found.family], opened.foreign.state, state_shapes(graph))
     except RemapError as error:
-        raise_problems(f"'{opened.path}' does not fit its graph ({graph.name}, scale {graph.scale or 'none'}, variant "
-                       f"{graph.variant}):", error.problems)
-    return Checkpoint(graph, state, settings=_settings(opened.foreign), epoch=opened.epoch, license=opened.license, date=opened.date,
-                      norms=_norms(opened.foreign, report.kept), source=_source(opened), measured=_measured(opened, graph),
-                      compared=True)
+        raise_problems(
+            f"'{opened.path}' does not fit its graph ({graph.name}, scale {graph.scale or 'none'}, variant "
+            f"{graph.variant}):",
+            error.problems,
+        )
+    return Checkpoint(
+        graph,
+        state,
+        settings=_settings(opened.foreign),
+        epoch=opened.epoch,
+        license=opened.license,
+        date=opened.date,
+        norms=_norms(opened.foreign, report.kept),
+        source=_source(opened),
+        measured=_measured(opened, graph),
+        compared=True,
+    )
 
 
 def _by_index(names: Mapping) -> list:
@@ -129,8 +150,13 @@ def _settings(foreign: Foreign) -> dict[str, object]:
     # What does not fit our settings would stop every verb with a complaint about something that the user never gave.
     arguments = foreign.attributes.get("train_args")
     found = {key: arguments.get(key) for key in KEPT_SETTINGS} if isinstance(arguments, Mapping) else {}
-    return {key: value for key, value in found.items() if value is not None and not draft_of({key: value}).problems
-            and (not isinstance(value, str) or value.isprintable())}
+    return {
+        key: value
+        for key, value in found.items()
+        if value is not None
+        and not draft_of({key: value}).problems
+        and (not isinstance(value, str) or value.isprintable())
+    }
 
 
 def _graph(opened: Opened) -> Graph:
@@ -140,21 +166,28 @@ def _graph(opened: Opened) -> Graph:
     document, name = attributes.get("yaml"), opened.path.name
     if not isinstance(document, Mapping):
         if not found.graph or not found.scale:
-            raise UserError(f"'{opened.path}' holds a graph of its own ({found.family}) without its YAML. Give the graph as model= "
-                            "and this file as pretrained= .")
+            raise UserError(
+                f"'{opened.path}' holds a graph of its own ({found.family}) without its YAML. Give the graph as model= "
+                "and this file as pretrained= ."
+            )
         shipped = find_model(found.graph)
         document, name = shipped.document, shipped.path.name
     elif not _is_plain(document) or not all(isinstance(document.get(part) or [], list) for part in LISTS):
-        raise UserError(f"'{opened.path}' carries a model YAML that is none: its {', '.join(LISTS)} are no lists of rows of plain "
-                        "values. Give the graph as model= and this file as pretrained= .")
+        raise UserError(
+            f"'{opened.path}' carries a model YAML that is none: its {', '.join(LISTS)} are no lists of rows of plain "
+            "values. Give the graph as model= and this file as pretrained= ."
+        )
     scale = found.scale or str(document.get("scale") or "")
-    document = {key: value for key, value in document.items() if key not in ("nc", "names", "scale", "variant", "class_width")}
+    document = {
+        key: value for key, value in document.items() if key not in ("nc", "names", "scale", "variant", "class_width")
+    }
     head = f"model.{sum(len(document.get(part) or []) for part in LISTS) - 1}."
     boxes, classes = (opened.foreign.state.get(head + key) for key in ("cv2.0.0.conv.weight", "cv3.0.2.weight"))
     if boxes is not None and classes is not None and classes.shape[1] != max(boxes.shape[1], min(found.nc, 100)):
         document["class_width"] = classes.shape[1]  # fine-tuned from a model of other classes
-    return graph_of(document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc,
-                    names=opened.names or None)
+    return graph_of(
+        document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc, names=opened.names or None
+    )
 
 
 def _is_plain(value: object) -> bool:
@@ -198,8 +231,15 @@ def convert_foreign(opened: Opened) -> Checkpoint:
     document = attributes.get("yaml")
     document = document if isinstance(document, Mapping) and _is_plain(document) else {}
     graph = Graph(opened.path.name, document, (), found.nc, opened.names, found.scale, found.variant, None, 3)
-    return Checkpoint(graph, state, epoch=opened.epoch, license=opened.license, date=opened.date, source=_source(opened),
-                      norms=_norms(opened.foreign, report.kept))
+    return Checkpoint(
+        graph,
+        state,
+        epoch=opened.epoch,
+        license=opened.license,
+        date=opened.date,
+        source=_source(opened),
+        norms=_norms(opened.foreign, report.kept),
+    )
 
 
 def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
@@ -209,8 +249,10 @@ def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[
     Raises UserError when the weights belong to another family, or are packed.
     """
     if checkpoint.packed:
-        raise UserError(f"to={family}: a packed model has codes instead of weights, and other makers' keys have no place for them. Convert "
-                        "the checkpoint that it was packed from.")
+        raise UserError(
+            f"to={family}: a packed model has codes instead of weights, and other makers' keys have no place for them. Convert "
+            "the checkpoint that it was packed from."
+        )
     own = family_of_ours(checkpoint.state, checkpoint.graph.variant)
     if family != own:
         raise UserError(f"to={family}: these are {own} weights; give to={own}.")

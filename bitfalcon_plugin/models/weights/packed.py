@@ -29,7 +29,9 @@ PIECES = {"trits": torch.uint8, "bytes": torch.int8, "halves": torch.float16, "f
 CODES = ".codes"  # what tells a quantised layer
 BESIDE = {"s": "scale", "b": "bias", "a": "act_scale"}  # of a quantised layer: always in full precision
 KEPT = {"h": "halves", "f": "floats", "n": "floats"}
-LINE = re.compile(r"(?P<name>[^\s]{1,300}) (?:(?P<codes>[tb]):(?P<beside>s?b?a?)|(?P<kept>[hfn])) (?P<shape>-|[1-9]\d{0,8}(?:x[1-9]\d{0,8}){0,7})")
+LINE = re.compile(
+    r"(?P<name>[^\s]{1,300}) (?:(?P<codes>[tb]):(?P<beside>s?b?a?)|(?P<kept>[hfn])) (?P<shape>-|[1-9]\d{0,8}(?:x[1-9]\d{0,8}){0,7})"
+)
 MOST = 2**24  # whole numbers up to here are exact in float32
 
 
@@ -82,14 +84,18 @@ def flatten(state: Mapping[str, Tensor], fmt: str) -> dict[str, object]:
     for line in lines:
         if line.store in "tb":
             codes = state[line.name + CODES].detach().cpu()
-            parts["trits" if line.store == "t" else "bytes"].append(pack_trits(codes, fmt) if line.store == "t" else codes.flatten())
+            parts["trits" if line.store == "t" else "bytes"].append(
+                pack_trits(codes, fmt) if line.store == "t" else codes.flatten()
+            )
             for name, _ in line.around():
                 parts["floats"].append(_exact(name, state[name]))
         elif line.store == "h":
             parts["halves"].append(state[line.name].detach().cpu().half().flatten())
         else:
             parts["floats"].append(_exact(line.name, state[line.name]))
-    flat = {piece: torch.cat(parts[piece]) if parts[piece] else torch.zeros(0, dtype=kind) for piece, kind in PIECES.items()}
+    flat = {
+        piece: torch.cat(parts[piece]) if parts[piece] else torch.zeros(0, dtype=kind) for piece, kind in PIECES.items()
+    }
     return {"fmt": fmt, "table": "\n".join(map(str, lines)), **flat}
 
 
@@ -108,7 +114,9 @@ def lines_of(state: Mapping[str, Tensor]) -> list[Line]:
             beside = "".join(letter for letter, word in BESIDE.items() if f"{layer}.{word}" in state)
             lines.append(line := Line(layer, "t" if ternary else "b", tuple(tensor.shape), beside))
             if wrong := [name for name, shape in line.around() if tuple(state[name].shape) != shape]:
-                raise ValueError(f"{wrong[0]} of shape {tuple(state[wrong[0]].shape)} beside codes {tuple(tensor.shape)}")
+                raise ValueError(
+                    f"{wrong[0]} of shape {tuple(state[wrong[0]].shape)} beside codes {tuple(tensor.shape)}"
+                )
         else:
             lines.append(Line(name, _store(tensor), tuple(tensor.shape)))
     if wrong := [line.name for line in lines if not LINE.fullmatch(str(line))]:
@@ -154,7 +162,11 @@ def restore(content: Mapping[str, object]) -> dict[str, Tensor]:
 
 def parse(table: object) -> list[Line]:
     """The lines of a table. ValueError for what is none, or names something twice."""
-    if not isinstance(table, str) or not table.isprintable() and not all(line.isprintable() for line in table.split("\n")):
+    if (
+        not isinstance(table, str)
+        or not table.isprintable()
+        and not all(line.isprintable() for line in table.split("\n"))
+    ):
         raise ValueError("it has no table")
     found, seen = [], set()
     for number, text in enumerate(table.split("\n"), 1):
@@ -182,15 +194,15 @@ def _read(lines: list[Line], pieces: Mapping[str, Tensor], fmt: str) -> dict[str
 
     def take(piece: str, shape: tuple[int, ...]) -> Tensor:
         start, at[piece] = at[piece], at[piece] + math.prod(shape)
-        return whole[piece][start:at[piece]].view(shape)
+        return whole[piece][start : at[piece]].view(shape)
 
     for line in lines:
         if line.store == "t":
             start, at["trits"] = at["trits"], at["trits"] + bytes_of(line.count, fmt)
             end = start * each + line.count
-            if trits[end:at["trits"] * each].any():
+            if trits[end : at["trits"] * each].any():
                 raise ValueError(f"padding behind {line.name[:80]} that is not zero")
-            state[line.name + CODES] = trits[start * each:end].view(line.shape)
+            state[line.name + CODES] = trits[start * each : end].view(line.shape)
         elif line.store == "b":
             state[line.name + CODES] = codes = take("bytes", line.shape)
             if int(codes.min()) < -127:

@@ -80,24 +80,36 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
     return _by_name(own, checkpoint, model.names, sorted(ends), len(kept))
 
 
-def _by_name(own: Mapping[str, Tensor], checkpoint: Checkpoint, names: Mapping[int, str], ends: list[str], kept: int) -> Transfer:
-    old = {name.lower(): index for index, name in checkpoint.graph.names.items() if name != str(index)}  # not placeholders
+def _by_name(
+    own: Mapping[str, Tensor], checkpoint: Checkpoint, names: Mapping[int, str], ends: list[str], kept: int
+) -> Transfer:
+    old = {
+        name.lower(): index for index, name in checkpoint.graph.names.items() if name != str(index)
+    }  # not placeholders
     pairs = {index: old[name.lower()] for index, name in names.items() if name.lower() in old}
     for name in ends:
         for index, source in pairs.items():
             own[name][index].copy_(checkpoint.state[name][source])
     taken = set(pairs.values())
-    return Transfer(kept, tuple(names[index] for index in pairs), tuple(name for i, name in names.items() if i not in pairs),
-                    tuple(name for i, name in checkpoint.graph.names.items() if i not in taken))
+    return Transfer(
+        kept,
+        tuple(names[index] for index in pairs),
+        tuple(name for i, name in names.items() if i not in pairs),
+        tuple(name for i, name in checkpoint.graph.names.items() if i not in taken),
+    )
 
 
 def _misfit(model: Detector, checkpoint: Checkpoint, path: str | Path, wrong: list[str]) -> str:
     theirs, ours = checkpoint.graph, model.graph
-    text = (f"The weights of '{path}' (scale {theirs.scale or 'none'}, variant {theirs.variant}) do not fit {ours.name} "
-            f"(scale {ours.scale or 'none'}, variant {ours.variant}); {len(wrong)} tensors differ, the first is {wrong[0]}.")
+    text = (
+        f"The weights of '{path}' (scale {theirs.scale or 'none'}, variant {theirs.variant}) do not fit {ours.name} "
+        f"(scale {ours.scale or 'none'}, variant {ours.variant}); {len(wrong)} tensors differ, the first is {wrong[0]}."
+    )
     if theirs.scale != ours.scale and theirs.scale:
         text += f" Give scale={theirs.scale}."
     if theirs.variant != ours.variant:
-        text += (f" {theirs.variant} weights have {VARIANT_WORDS[theirs.variant]}; this {ours.variant} graph has "
-                 f"{VARIANT_WORDS[ours.variant]}. Give variant={theirs.variant}.")
+        text += (
+            f" {theirs.variant} weights have {VARIANT_WORDS[theirs.variant]}; this {ours.variant} graph has "
+            f"{VARIANT_WORDS[ours.variant]}. Give variant={theirs.variant}."
+        )
     return text

@@ -49,7 +49,7 @@ def pack_trits(trits: Tensor, fmt: str = "t5") -> Tensor:
     if flat.numel() and not ((flat >= -1) & (flat <= 1) & (flat == flat.round())).all():
         raise ValueError("weights that are not -1, 0 or 1")
     digits = torch.ones(bytes_of(len(flat), fmt) * codec.count, dtype=torch.uint8)
-    digits[:len(flat)] = (flat.to(torch.int8) + 1).view(torch.uint8)
+    digits[: len(flat)] = (flat.to(torch.int8) + 1).view(torch.uint8)
     columns = digits.view(-1, codec.count).unbind(1)
     packed = columns[-1].clone()
     for column in reversed(columns[:-1]):
@@ -69,7 +69,9 @@ def unpack_all(data: Tensor, fmt: str = "t5") -> Tensor:
 def unpack_trits(data: Tensor, count: int, fmt: str = "t5") -> Tensor:
     """Bytes of pack_trits -> int8 (count). ValueError where they are too many or few, mean nothing, or the padding is not zero."""
     if data.dtype != torch.uint8 or data.ndim != 1 or len(data) != bytes_of(count, fmt):
-        raise ValueError(f"{count} weights take {bytes_of(count, fmt)} bytes, not {tuple(data.shape)} of {str(data.dtype)[6:]}")
+        raise ValueError(
+            f"{count} weights take {bytes_of(count, fmt)} bytes, not {tuple(data.shape)} of {str(data.dtype)[6:]}"
+        )
     trits = unpack_all(data, fmt)
     if trits[count:].any():
         raise ValueError("padding that is not zero")

@@ -109,7 +109,14 @@ def test_boxes_without_outlines_are_left_alone():
 def test_later_draws_stand_behind_the_earlier_ones():
     rows = torch.rand(5, 99, generator=seeded(3), dtype=torch.float64)
     draws = stage._Draws.take(5, seeded(3))
-    earlier = [draws.place[:, :2].flatten(1), draws.warp[:, :2].flatten(1), draws.mix, draws.hsv, draws.toss, draws.weight]
+    earlier = [
+        draws.place[:, :2].flatten(1),
+        draws.warp[:, :2].flatten(1),
+        draws.mix,
+        draws.hsv,
+        draws.toss,
+        draws.weight,
+    ]
     assert torch.equal(torch.cat(earlier, dim=1), rows)
 
 
@@ -149,8 +156,12 @@ def test_boxes_of_outlines_fit_the_paint(warp, mosaic):
             x1, y1 = (box[:2] - 4).floor().int().clamp_min(0).tolist()
             x2, y2 = (box[2:] + 4).ceil().int().tolist()
             rows, columns = paint_mask(batch.images[0, :, y1:y2, x1:x2], paint).nonzero().unbind(1)
-            found = torch.tensor([columns.min() + x1, rows.min() + y1, columns.max() + x1 + 1, rows.max() + y1 + 1]).float()
-            torch.testing.assert_close(found, box, atol=4.0, rtol=0)  # the thin tips of triangles are less than half paint
+            found = torch.tensor(
+                [columns.min() + x1, rows.min() + y1, columns.max() + x1 + 1, rows.max() + y1 + 1]
+            ).float()
+            torch.testing.assert_close(
+                found, box, atol=4.0, rtol=0
+            )  # the thin tips of triangles are less than half paint
             assert (found[:2] > box[:2] - 1.1).all() and (found[2:] < box[2:] + 1.1).all()
             compared += 1
     assert compared > 30
@@ -161,9 +172,12 @@ def test_outlines_are_moved_as_point_by_point(seed):
     generator, canvas = seeded(seed), Canvas.around((60, 80), mosaic=False)
     points = torch.rand(5, 2, generator=generator, dtype=torch.float64) * torch.tensor([80.0, 60.0])
     low, high = points.amin(dim=0), points.amax(dim=0)
-    labels = Labels(torch.cat([low, high])[None], torch.tensor([7]), torch.tensor([0]), Outlines(points, torch.tensor([5])))
-    matrix = torch.eye(3, dtype=torch.float64) + torch.randn(3, 3, generator=generator, dtype=torch.float64) * torch.tensor(
-        [[0.3, 0.3, 15.0], [0.3, 0.3, 15.0], [0.001, 0.001, 0.0]])
+    labels = Labels(
+        torch.cat([low, high])[None], torch.tensor([7]), torch.tensor([0]), Outlines(points, torch.tensor([5]))
+    )
+    matrix = torch.eye(3, dtype=torch.float64) + torch.randn(
+        3, 3, generator=generator, dtype=torch.float64
+    ) * torch.tensor([[0.3, 0.3, 15.0], [0.3, 0.3, 15.0], [0.001, 0.001, 0.0]])
     found = move(labels, matrix[None], torch.ones(1, dtype=torch.float64), canvas)
     ring = [(matrix @ torch.tensor([x, y, 1.0], dtype=torch.float64)).tolist() for x, y in points.tolist()]
     ring = slow_clip([(u / w, v / w) for u, v, w in ring], (60, 80))
@@ -173,7 +187,9 @@ def test_outlines_are_moved_as_point_by_point(seed):
         assert found.classes.tolist() == [7] and found.outlines.counts.tolist() == [len(ring)]
     else:
         width, height = (max(side) - min(side) if ring else 0 for side in zip(*ring)) if ring else (0, 0)
-        assert min(width, height) <= 2 or width * height <= 0.01 * float((high - low).prod()) or max(width, height) > 100
+        assert (
+            min(width, height) <= 2 or width * height <= 0.01 * float((high - low).prod()) or max(width, height) > 100
+        )
 
 
 def test_an_outline_may_lose_more_of_its_area_than_a_box():

@@ -70,23 +70,43 @@ def test_a_sound_dataset_has_no_findings_and_its_numbers_are_told(sound):
     assert found.findings == () and found.exit_code == 0
     assert found.classes == {"0 cat": {"train": 12, "val": 3}, "1 dog": {"train": 12, "val": 0}}
     assert found.tables["train"] == {
-        "images": 12, "unusable": 0, "boxes": 24, "empty": "0 (0%)", "box sizes": "100% small 0% medium 0% large",
-        "boxes an image: images": "2-4: 12", "image sizes": "64x48", "width / height": "1.33 to 1.33, median 1.33"}
+        "images": 12,
+        "unusable": 0,
+        "boxes": 24,
+        "empty": "0 (0%)",
+        "box sizes": "100% small 0% medium 0% large",
+        "boxes an image: images": "2-4: 12",
+        "image sizes": "64x48",
+        "width / height": "1.33 to 1.33, median 1.33",
+    }
     assert "nothing is wrong" in found.text() and "1 dog" in found.text()
 
 
 def test_sizes_are_cocos(sound):
     for name, side in (("s", 31), ("m", 32), ("n", 95), ("l", 96)):
-        put(sound, "val", name, ord(name), f"0 0.5 0.5 {side / 200} {side / 200}\n", picture=noise(ord(name), (200, 200)))
+        put(
+            sound,
+            "val",
+            name,
+            ord(name),
+            f"0 0.5 0.5 {side / 200} {side / 200}\n",
+            picture=noise(ord(name), (200, 200)),
+        )
     row = report(sound).tables["val"]
     assert row["box sizes"] == "57% small 29% medium 14% large"  # 3 of the fixture (26 x 19 px) and s; m, n; l
     assert row["image sizes"] == "64x48 to 200x200, 2 kinds, mostly 200x200 (57%)"
 
 
-@pytest.mark.parametrize(("content", "word"), [
-    (b"not a picture", "not a picture"), (b"", "not a picture"), (None, "there is no such file"), ("cut", "truncated"),
-    ("small", "8x8 pixels"),
-])
+@pytest.mark.parametrize(
+    ("content", "word"),
+    [
+        (b"not a picture", "not a picture"),
+        (b"", "not a picture"),
+        (None, "there is no such file"),
+        ("cut", "truncated"),
+        ("small", "8x8 pixels"),
+    ],
+)
 def test_images_that_cannot_be_used_are_named(sound, content, word):
     path = put(sound, "train", "bad", 50, suffix=".jpg")
     if content == "cut":
@@ -113,7 +133,11 @@ def test_the_same_file_in_train_and_val_is_a_leak(sound):
 
 def test_the_same_picture_in_another_format_looks_alike(sound):
     put(sound, "val", "again", 3, suffix=".bmp")  # the pixels of t03.png
-    assert only(sound, "warning", "look alike").items[0].startswith("train: images/train/t03.png = val: images/val/again.bmp")
+    assert (
+        only(sound, "warning", "look alike")
+        .items[0]
+        .startswith("train: images/train/t03.png = val: images/val/again.bmp")
+    )
     (sound / "images/val/again.bmp").unlink()
     (sound / "labels/val/again.txt").unlink()
     put(sound, "train", "again", 3, suffix=".bmp")
@@ -127,7 +151,9 @@ def test_duplicates_in_a_split_and_across_val_and_test(sound):
     write_yaml(sound / "data.yaml", {**MINIMAL, "test": "images/test"})
     found = report(sound).findings
     assert [(one.severity, one.kind, len(one.items)) for one in found] == [
-        ("warning", "duplicate", 1), ("warning", "duplicate", 3)]
+        ("warning", "duplicate", 1),
+        ("warning", "duplicate", 3),
+    ]
     assert "one split" in found[0].what and "val and in test" in found[1].what
 
 
@@ -145,13 +171,21 @@ def test_the_difference_hash_against_a_slow_count():
     assert difference_hash(torch.full((3, 32, 36), 90, dtype=torch.uint8)) is None
 
 
-@pytest.mark.parametrize(("row", "severity", "kind"), [
-    ("0 0.5 0.5 0.2", "error", "malformed"), ("cat 0.5 0.5 0.2 0.2", "error", "malformed"),
-    ("0.5 0.5 0.5 0.2 0.2", "error", "malformed"), ("2 0.5 0.5 0.2 0.2", "error", "class"),
-    ("-1 0.5 0.5 0.2 0.2", "error", "class"), ("0 1.5 0.5 0.2 0.2", "error", "outside"),
-    ("0 32 24 20 20", "error", "outside"), ("0 0.95 0.5 0.2 0.2", "warning", "reaches outside"),
-    ("0 0.5 0.5 0 0.2", "warning", "no area"), ("0 0.5 0.5 0.4 0.4", "warning", "repeated row"),
-])
+@pytest.mark.parametrize(
+    ("row", "severity", "kind"),
+    [
+        ("0 0.5 0.5 0.2", "error", "malformed"),
+        ("cat 0.5 0.5 0.2 0.2", "error", "malformed"),
+        ("0.5 0.5 0.5 0.2 0.2", "error", "malformed"),
+        ("2 0.5 0.5 0.2 0.2", "error", "class"),
+        ("-1 0.5 0.5 0.2 0.2", "error", "class"),
+        ("0 1.5 0.5 0.2 0.2", "error", "outside"),
+        ("0 32 24 20 20", "error", "outside"),
+        ("0 0.95 0.5 0.2 0.2", "warning", "reaches outside"),
+        ("0 0.5 0.5 0 0.2", "warning", "no area"),
+        ("0 0.5 0.5 0.4 0.4", "warning", "repeated row"),
+    ],
+)
 def test_label_rows_are_told_with_file_and_line(sound, row, severity, kind):
     (sound / "labels/train/t02.txt").write_text(f"0 0.5 0.5 0.4 0.4\n\n{row}\n")
     found = only(sound, severity, kind)
@@ -163,10 +197,13 @@ def test_every_kind_of_label_message_has_its_place():
     assert {row[1] for row in LABEL_PROBLEMS} == {"error"}
 
 
-@pytest.mark.parametrize(("row", "kind", "words"), [
-    ("0 0.5 0.5 0.02 0.5", "tiny box", "cat, 1.3 x 24.0 px around (32, 24)"),
-    ("1 0.5 0.5 0.96 0.96", "giant box", "dog, 61.4 x 46.1 px"),
-])
+@pytest.mark.parametrize(
+    ("row", "kind", "words"),
+    [
+        ("0 0.5 0.5 0.02 0.5", "tiny box", "cat, 1.3 x 24.0 px around (32, 24)"),
+        ("1 0.5 0.5 0.96 0.96", "giant box", "dog, 61.4 x 46.1 px"),
+    ],
+)
 def test_tiny_and_giant_boxes(sound, row, kind, words):
     (sound / "labels/train/t02.txt").write_text(row)
     found = findings(sound, imgsz=2048)
@@ -221,7 +258,13 @@ def test_how_images_are_stored(sound):
     put(sound, "val", "cmyk", 7001, suffix=".jpg", picture=noise(7001).convert("CMYK"))
     put(sound, "val", "grey", 7002, picture=noise(7002).convert("L"))
     put(sound, "val", "alpha", 7003, picture=noise(7003).convert("RGBA"))
-    put(sound, "val", "deep", 7004, picture=Image.fromarray(np.asarray(noise(7004).convert("L")).astype(np.uint16) * 256))
+    put(
+        sound,
+        "val",
+        "deep",
+        7004,
+        picture=Image.fromarray(np.asarray(noise(7004).convert("L")).astype(np.uint16) * 256),
+    )
     put(sound, "val", "named", 7005).rename(sound / "images/val/named.jpg")
     told = {one.what.split(";")[0]: one.items for one in report(sound).findings}
     assert told.pop("images are EXIF-rotated") == ("images/val/turned.jpg",)
@@ -296,7 +339,11 @@ def test_everything_at_once_through_the_command(sound, tmp_path, capsys):
     assert "3 errors, 0 warnings, 0 notes: look at the above" in told.out and "... and 20 more" in told.out
     assert "without effect here: epochs" in told.err
     content = json.loads(out.read_text())
-    assert [(one["kind"], one["count"]) for one in content["findings"]] == [("unreadable", 1), ("leak", 1), ("class", 30)]
+    assert [(one["kind"], one["count"]) for one in content["findings"]] == [
+        ("unreadable", 1),
+        ("leak", 1),
+        ("class", 30),
+    ]
     assert len(content["findings"][2]["items"]) == 30 and content["exit_code"] == 1
     assert content["splits"]["train"]["unusable"] == 1 and content["classes"]["0 cat"]["val"] == 3
 

@@ -109,7 +109,7 @@ def test_label_problems_name_file_line_value_and_expectation(tmp_path, row, word
 
 
 def test_problems_of_all_files_come_at_once(tmp_path):
-    path = dataset(tmp_path, {name: "0 0.5\n9 .5 .5 .1 .1" for name in "abc"})
+    path = dataset(tmp_path, dict.fromkeys("abc", "0 0.5\n9 .5 .5 .1 .1"))
     with pytest.raises(UserError) as caught:
         scan(load_data(path), "train")
     assert all(f"{name}.txt:{line}" in str(caught.value) for name in "abc" for line in (1, 2))

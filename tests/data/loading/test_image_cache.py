@@ -45,7 +45,9 @@ def test_batches_are_the_same_with_a_cache(samples, kind, workers, monkeypatch):
     plain, kept = train(samples), train(samples, cache=kind, workers=workers)
     for number in range(3):
         assert_same(epoch(kept, number, FULL), epoch(plain, number, FULL))
-    val, kept_val = (ValLoader(samples, imgsz=64, batch=3, stride=32, workers=workers, cache=found) for found in (False, kind))
+    val, kept_val = (
+        ValLoader(samples, imgsz=64, batch=3, stride=32, workers=workers, cache=found) for found in (False, kind)
+    )
     for _ in range(2):
         for (images, fits, indices), (others, other_fits, other_indices) in zip(list(val), list(kept_val)):
             assert torch.equal(images, others) and fits == other_fits and indices == other_indices
@@ -122,10 +124,17 @@ def test_a_disk_that_is_full_or_closed_is_said_and_costs_nothing_else(samples, t
 def test_memory_that_is_not_there_is_not_taken(samples, monkeypatch):
     shapes = [(64, 48), (64, 64)]
     needed = sum(3 * height * width for height, width in shapes)
-    for free, copies, there in ((needed * 1.5, 1, True), (needed * 1.5 - 1, 1, False), (needed * 2, 2, False), (None, 9, True)):
+    for free, copies, there in (
+        (needed * 1.5, 1, True),
+        (needed * 1.5 - 1, 1, False),
+        (needed * 2, 2, False),
+        (None, 9, True),
+    ):
         monkeypatch.setattr(module, "free_memory", lambda: free)
         opened = open_cache("ram", ["a", "b"], shapes, 64, copies)
-        assert (opened.cache is not None) == there and opened.note.startswith("cache=ram: up" if there else "cache=ram is off")
+        assert (opened.cache is not None) == there and opened.note.startswith(
+            "cache=ram: up" if there else "cache=ram is off"
+        )
     assert open_cache(False, ["a", "b"], shapes, 64) == (None, "")
 
 
@@ -150,8 +159,10 @@ def test_shared_memory_is_the_same_in_a_process_that_was_spawned(samples):
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="elsewhere a temporary file is used")
 def test_shared_memory_leaves_nothing_behind_after_a_kill(tmp_path):
-    code = "from bitfalcon_plugin.data.loading.image_cache import SharedTiles; import torch, os, signal; c = SharedTiles([(9, 9)]);" \
-           "c.put(0, torch.ones(3, 9, 9).byte()); os.kill(os.getpid(), signal.SIGKILL)"
+    code = (
+        "from bitfalcon_plugin.data.loading.image_cache import SharedTiles; import torch, os, signal; c = SharedTiles([(9, 9)]);"
+        "c.put(0, torch.ones(3, 9, 9).byte()); os.kill(os.getpid(), signal.SIGKILL)"
+    )
     seen = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
     ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
     assert ended.returncode == -signal.SIGKILL and list(tmp_path.iterdir()) == []
@@ -243,10 +254,15 @@ def test_a_broken_connection_to_a_dead_reader_is_explained(error):
 def test_what_is_told_of_a_death():
     killed = worker_death(RuntimeError("DataLoader worker (pid 12) is killed by signal: Killed. "))
     assert "(12)" in killed and "ran out of memory" in killed
-    bus = RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
-                       "workers are out of shared memory. Please try to raise your shared memory limit.")
+    bus = RuntimeError(
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's "
+        "workers are out of shared memory. Please try to raise your shared memory limit."
+    )
     assert "shared memory" in worker_death(bus) and "Bus error" in worker_death(bus)
     ended = worker_death(RuntimeError("DataLoader worker (pid(s) 31, 32) exited unexpectedly"))
     assert "(31)" in ended and "without a word" in ended
     assert worker_death(RuntimeError("Caught RuntimeError in DataLoader worker process 0.")) is None
-    assert worker_death(RuntimeError("CUDA out of memory")) is None and worker_death(ValueError("DataLoader worker")) is None
+    assert (
+        worker_death(RuntimeError("CUDA out of memory")) is None
+        and worker_death(ValueError("DataLoader worker")) is None
+    )

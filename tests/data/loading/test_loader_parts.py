@@ -95,7 +95,9 @@ def test_shares_of_few_images():
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_validation_deals_out_whole_batches(samples, world):
     whole = list(ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0))
-    ranks = [ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0, rank=rank, world=world) for rank in range(world)]
+    ranks = [
+        ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0, rank=rank, world=world) for rank in range(world)
+    ]
     for rank, loader in enumerate(ranks):
         found = list(loader)
         assert len(found) == len(loader) == len(whole[rank::world])
@@ -109,7 +111,9 @@ def test_validation_deals_out_whole_batches(samples, world):
 
 @pytest.mark.parametrize("multiple", [32, 64])
 def test_rectangles_hold_like_images_with_the_least_padding(tmp_path, multiple):
-    samples = write(tmp_path, [(64, 48), (30, 128), (48, 64), (20, 80), (128, 30), (96, 64), (60, 64), (33, 128), (128, 33)])
+    samples = write(
+        tmp_path, [(64, 48), (30, 128), (48, 64), (20, 80), (128, 30), (96, 64), (60, 64), (33, 128), (128, 33)]
+    )
     loader = train(samples, imgsz=128, batch=2, rect=True, multiple=multiple)
     recipe, orders = replace(OFF, imgsz=128, mosaic=1, mixup=1, cutmix=1), []  # what needs partners is off
     for number in range(4):
@@ -153,7 +157,11 @@ def test_rectangles_are_sampled_as_by_a_slow_loop(perspective):
     {"fliplr": 1}, {"flipud": 1, "fliplr": 0.5}, {"translate": 0.3, "scale": 0.4, "fliplr": 0.5, "flipud": 0.5},
 ], ids=str)  # fmt: skip
 def test_boxes_follow_their_paint_in_rectangles(changes):
-    tiles = [painted(0, 48, 96, (10, 6, 60, 40)), painted(1, 32, 96, (30, 4, 80, 30)), painted(2, 48, 90, (40, 20, 88, 44))]
+    tiles = [
+        painted(0, 48, 96, (10, 6, 60, 40)),
+        painted(1, 32, 96, (30, 4, 80, 30)),
+        painted(2, 48, 90, (40, 20, 88, 44)),
+    ]
     compared = 0
     for seed in range(20):
         batch = augment(tiles, [], replace(OFF, imgsz=96, **changes), seeded(seed), "cpu", size=(48, 96))

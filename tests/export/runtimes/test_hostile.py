@@ -81,12 +81,21 @@ class Hostile(nn.Module):
 def _plain() -> bytes:
     Hostile.__module__ = "__main__"
     buffer = io.BytesIO()
-    torch.jit.save(torch.jit.trace(Hostile(), torch.rand(1, 3, 16, 16)), buffer, _extra_files={"config.txt": json.dumps(ABOUT)})
+    torch.jit.save(
+        torch.jit.trace(Hostile(), torch.rand(1, 3, 16, 16)), buffer, _extra_files={"config.txt": json.dumps(ABOUT)}
+    )
     return buffer.getvalue()
 
 
-def archive(path: Path, lines: str = "", more: str = "", rename: Callable[[str], str] = str, second: str | None = None,
-            pickled: Callable[[bytes], bytes] = bytes, first: bool = True) -> Path:
+def archive(
+    path: Path,
+    lines: str = "",
+    more: str = "",
+    rename: Callable[[str], str] = str,
+    second: str | None = None,
+    pickled: Callable[[bytes], bytes] = bytes,
+    first: bool = True,
+) -> Path:
     """An archive of TorchScript with `lines` in its forward. second: lines of another file of the same name, before or after it."""
     text = CLASS.format(more=more, lines=lines)
     with zipfile.ZipFile(io.BytesIO(_plain())) as old, zipfile.ZipFile(path, "w") as new:
@@ -144,8 +153,10 @@ def test_torchscript_that_reaches_files_is_refused_however_it_is_written(tmp_pat
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
 
-@pytest.mark.parametrize("call", ["plain", "save", "continuation", "comment", "alias", "brackets", "getattr", "getattr alias", "ops",
-                                  "ops alias"])
+@pytest.mark.parametrize(
+    "call",
+    ["plain", "save", "continuation", "comment", "alias", "brackets", "getattr", "getattr alias", "ops", "ops alias"],
+)
 def test_the_files_above_would_do_harm(tmp_path, call):
     """Otherwise their refusal would prove nothing. They write into a folder of this test."""
     harm, use = tmp_path / "harm", "    images = torch.add(images, torch.mul(torch.sum(z), 0.))\n"
@@ -155,7 +166,10 @@ def test_the_files_above_would_do_harm(tmp_path, call):
 
 
 def test_the_same_archive_without_such_lines_is_opened(tmp_path):
-    engine = open_engine(archive(tmp_path / "x.torchscript", '    _0 = "do not load, save or open()"\n    w = torch.relu(images)\n'), "cpu")
+    engine = open_engine(
+        archive(tmp_path / "x.torchscript", '    _0 = "do not load, save or open()"\n    w = torch.relu(images)\n'),
+        "cpu",
+    )
     assert engine.names == {0: "a"} and engine.imgsz == (16, 16)
 
 
@@ -165,11 +179,16 @@ def test_torchscript_that_reaches_past_its_tensors_is_refused(tmp_path, code):
         open_engine(archive(tmp_path / "x.torchscript", BEYOND[code]), "cpu")
 
 
-@pytest.mark.parametrize("rename", [lambda name: name.replace("/code/", "/CODE/"), lambda name: name[:-3] + ".PY", str.upper],
-                         ids=["folder", "suffix", "both"])
+@pytest.mark.parametrize(
+    "rename",
+    [lambda name: name.replace("/code/", "/CODE/"), lambda name: name[:-3] + ".PY", str.upper],
+    ids=["folder", "suffix", "both"],
+)
 def test_code_is_found_whatever_its_case(tmp_path, rename):
     harm = tmp_path / "harm"
-    path = archive(tmp_path / "x.torchscript", CALLS["plain"].format(harm=harm), rename=lambda name: "x" + rename(name)[1:])
+    path = archive(
+        tmp_path / "x.torchscript", CALLS["plain"].format(harm=harm), rename=lambda name: "x" + rename(name)[1:]
+    )
     with pytest.raises(UserError, match="from_file.*is not opened"):
         open_engine(path, "cpu")
     assert not harm.exists()
@@ -178,7 +197,9 @@ def test_code_is_found_whatever_its_case(tmp_path, rename):
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("rename", [str, str.lower], ids=["same", "lower"])
 def test_two_files_of_one_name_are_refused(tmp_path, first, rename):
-    path = archive(tmp_path / "x.torchscript", CALLS["plain"].format(harm=tmp_path / "harm"), second="", first=first, rename=rename)
+    path = archive(
+        tmp_path / "x.torchscript", CALLS["plain"].format(harm=tmp_path / "harm"), second="", first=first, rename=rename
+    )
     with pytest.raises(UserError, match="two files of one name"):
         open_engine(path, "cpu")
     assert not (tmp_path / "harm").exists()
@@ -219,9 +240,14 @@ def test_code_that_runs_at_opening_and_pickled_objects_of_cpp_are_refused(tmp_pa
     more = "  def __setstate__(self: __torch__.Hostile,\n    state: bool) -> NoneType:\n    return None\n"
     with pytest.raises(UserError, match="__setstate__"):
         open_engine(archive(tmp_path / "x.torchscript", more=more), "cpu")
-    for name in (b"__torch__.torch.classes.profiler\n_RecordFunction\n", b"__torch__.torch\nclasses.profiler._RecordFunction\n"):
-        changed = archive(tmp_path / "x.torchscript",
-                          pickled=lambda data, name=name: data.replace(b"c__torch__\nHostile\n", b"c" + name, 1))
+    for name in (
+        b"__torch__.torch.classes.profiler\n_RecordFunction\n",
+        b"__torch__.torch\nclasses.profiler._RecordFunction\n",
+    ):
+        changed = archive(
+            tmp_path / "x.torchscript",
+            pickled=lambda data, name=name: data.replace(b"c__torch__\nHostile\n", b"c" + name, 1),
+        )
         with pytest.raises(UserError, match="torch.classes"):
             open_engine(changed, "cpu")
 
@@ -243,13 +269,51 @@ def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch, 
 
 def test_what_torchscript_may_call_is_known_and_harmless():
     known = torch._C._jit_get_schemas_for_operator
-    beginnings = ("_sparse", "as_strided", "resize", "set_", "empty", "_unsafe", "_resize", "unsafe", "sparse", "quantize", "rpc", "fork",
-                  "to_here", "data_ptr", "_nested", "new_empty", "manual_seed", "record_stream", "_foreach", "_cudnn", "mkldnn", "fbgemm")
+    beginnings = (
+        "_sparse",
+        "as_strided",
+        "resize",
+        "set_",
+        "empty",
+        "_unsafe",
+        "_resize",
+        "unsafe",
+        "sparse",
+        "quantize",
+        "rpc",
+        "fork",
+        "to_here",
+        "data_ptr",
+        "_nested",
+        "new_empty",
+        "manual_seed",
+        "record_stream",
+        "_foreach",
+        "_cudnn",
+        "mkldnn",
+        "fbgemm",
+    )
     assert not [name for name in ALLOWED if name.startswith(beginnings)]
-    assert not ALLOWED & {"save", "load", "from_file", "open", "backward", "eval", "getattr", "ops", "lift", "set", "put",
-                          "put_", "from_blob"}
-    assert not [name for name in ALLOWED if not known(f"aten::{name}") and not known(f"prim::{name}")
-                and not name.startswith("_upsample")], "spelt otherwise"  # of those some came late
+    assert not ALLOWED & {
+        "save",
+        "load",
+        "from_file",
+        "open",
+        "backward",
+        "eval",
+        "getattr",
+        "ops",
+        "lift",
+        "set",
+        "put",
+        "put_",
+        "from_blob",
+    }
+    assert not [
+        name
+        for name in ALLOWED
+        if not known(f"aten::{name}") and not known(f"prim::{name}") and not name.startswith("_upsample")
+    ], "spelt otherwise"  # of those some came late
 
 
 # torch.export
@@ -260,7 +324,12 @@ def named(name: str, kind: str, value: object, keyword: bool = False) -> dict:
 
 
 def node(target: str, output: str, *inputs: dict) -> dict:
-    return {"target": f"torch.ops.aten.{target}", "inputs": list(inputs), "outputs": [{"as_tensor": {"name": output}}], "metadata": {}}
+    return {
+        "target": f"torch.ops.aten.{target}",
+        "inputs": list(inputs),
+        "outputs": [{"as_tensor": {"name": output}}],
+        "metadata": {},
+    }
 
 
 def tensor(name: str, of: str = "self") -> dict:
@@ -268,14 +337,27 @@ def tensor(name: str, of: str = "self") -> dict:
 
 
 def full(output: str, sizes: list[int], value: int, dtype: int = 5) -> dict:
-    return node("full.default", output, named("size", "as_ints", sizes), named("fill_value", "as_int", value),
-                named("dtype", "as_scalar_type", dtype, True))
+    return node(
+        "full.default",
+        output,
+        named("size", "as_ints", sizes),
+        named("fill_value", "as_int", value),
+        named("dtype", "as_scalar_type", dtype, True),
+    )
 
 
 def program(path: Path, *nodes: dict) -> Path:
     """A pt2 archive of these operations; its output is `out`, which is made of the input where none of them makes it."""
-    made = [*nodes, node("flatten.using_ints", "flat", tensor("images"), named("start_dim", "as_int", 2)),
-            node("cat.default", "out", named("tensors", "as_tensors", [{"name": "flat"}, {"name": "flat"}]), named("dim", "as_int", 1))]
+    made = [
+        *nodes,
+        node("flatten.using_ints", "flat", tensor("images"), named("start_dim", "as_int", 2)),
+        node(
+            "cat.default",
+            "out",
+            named("tensors", "as_tensors", [{"name": "flat"}, {"name": "flat"}]),
+            named("dim", "as_int", 1),
+        ),
+    ]
     graph = {"nodes": made, "outputs": [{"as_tensor": {"name": "out"}}]}
     specs = [{"user_input": {"arg": {"as_tensor": {"name": "images"}}}}]
     text = json.dumps({"graph_module": {"graph": graph, "signature": {"input_specs": specs}}})
@@ -287,7 +369,9 @@ def program(path: Path, *nodes: dict) -> Path:
 
 
 def test_operations_of_the_list_run(tmp_path):
-    engine = open_engine(program(tmp_path / "x.pt2", full("sixes", [2, 2], 6), node("relu.default", "y", tensor("images"))), "cpu")
+    engine = open_engine(
+        program(tmp_path / "x.pt2", full("sixes", [2, 2], 6), node("relu.default", "y", tensor("images"))), "cpu"
+    )
     images = torch.rand(1, 3, 16, 16)
     assert torch.equal(engine(images), torch.cat([images.flatten(2)] * 2, 1))
 
@@ -295,22 +379,69 @@ def test_operations_of_the_list_run(tmp_path):
 OUTSIDE = {  # each ended the process, or would read or write what is no tensor's
     "rows of a sparse table": [
         node("arange.default", "rows", named("end", "as_int", 2), named("dtype", "as_scalar_type", 5, True)),
-        full("columns", [1], 10 ** 12), full("ones", [1], 1, 7),
-        node("_sparse_csr_tensor_unsafe.default", "sparse", tensor("rows", "crow_indices"), tensor("columns", "col_indices"),
-             tensor("ones", "values"), named("size", "as_ints", [1, 4])),
-        full("four", [4, 4], 1, 7), node("mm.default", "y", tensor("sparse"), tensor("four", "mat2"))],
+        full("columns", [1], 10**12),
+        full("ones", [1], 1, 7),
+        node(
+            "_sparse_csr_tensor_unsafe.default",
+            "sparse",
+            tensor("rows", "crow_indices"),
+            tensor("columns", "col_indices"),
+            tensor("ones", "values"),
+            named("size", "as_ints", [1, 4]),
+        ),
+        full("four", [4, 4], 1, 7),
+        node("mm.default", "y", tensor("sparse"), tensor("four", "mat2")),
+    ],
     "places of a sparse table": [
-        full("places", [2, 1], 10 ** 12), full("ones", [1], 1, 7),
-        node("_sparse_coo_tensor_unsafe.default", "sparse", tensor("places", "indices"), tensor("ones", "values"),
-             named("size", "as_ints", [4, 4])),
-        full("four", [4, 4], 1, 7), node("add.Tensor", "y", tensor("four"), tensor("sparse", "other"))],
-    "nested": [node("_nested_view_from_buffer.default", "y", tensor("images"), tensor("images", "nested_size"),
-                    tensor("images", "nested_strides"), tensor("images", "offsets"))],
-    "a file": [node("from_file.default", "y", named("filename", "as_string", "harm"), named("shared", "as_bool", True),
-                    named("size", "as_int", 16))],
-    "strides": [node("as_strided.default", "y", tensor("images"), named("size", "as_ints", [10 ** 6]), named("stride", "as_ints", [1]))],
-    "resized": [node("_resize_output_.default", "y", tensor("images"), named("size", "as_ints", [10 ** 6]),
-                     named("device", "as_device", {"type": "cpu"}))],
+        full("places", [2, 1], 10**12),
+        full("ones", [1], 1, 7),
+        node(
+            "_sparse_coo_tensor_unsafe.default",
+            "sparse",
+            tensor("places", "indices"),
+            tensor("ones", "values"),
+            named("size", "as_ints", [4, 4]),
+        ),
+        full("four", [4, 4], 1, 7),
+        node("add.Tensor", "y", tensor("four"), tensor("sparse", "other")),
+    ],
+    "nested": [
+        node(
+            "_nested_view_from_buffer.default",
+            "y",
+            tensor("images"),
+            tensor("images", "nested_size"),
+            tensor("images", "nested_strides"),
+            tensor("images", "offsets"),
+        )
+    ],
+    "a file": [
+        node(
+            "from_file.default",
+            "y",
+            named("filename", "as_string", "harm"),
+            named("shared", "as_bool", True),
+            named("size", "as_int", 16),
+        )
+    ],
+    "strides": [
+        node(
+            "as_strided.default",
+            "y",
+            tensor("images"),
+            named("size", "as_ints", [10**6]),
+            named("stride", "as_ints", [1]),
+        )
+    ],
+    "resized": [
+        node(
+            "_resize_output_.default",
+            "y",
+            tensor("images"),
+            named("size", "as_ints", [10**6]),
+            named("device", "as_device", {"type": "cpu"}),
+        )
+    ],
     "another overload": [node("add.out", "y", tensor("images"), tensor("images", "other"), tensor("images", "out"))],
     "unknown": [node("nosuch.default", "y", tensor("images"))],
 }
@@ -320,32 +451,82 @@ OUTSIDE = {  # each ended the process, or would read or write what is no tensor'
 def test_a_pt2_file_with_other_operations_is_refused(tmp_path, monkeypatch, operations):
     monkeypatch.chdir(tmp_path)
     path = program(tmp_path / "x.pt2", *OUTSIDE[operations])
-    with pytest.raises(UserError, match=r"cannot be read.*the operation 'torch\.ops\.aten\.\w+\.\w+' is none that detectors need"):
+    with pytest.raises(
+        UserError, match=r"cannot be read.*the operation 'torch\.ops\.aten\.\w+\.\w+' is none that detectors need"
+    ):
         open_engine(path, "cpu")
     assert [item.name for item in tmp_path.iterdir()] == ["x.pt2"]
 
 
-@pytest.mark.parametrize("operations", [
-    [full("y", [10 ** 12], 0, 7)],
-    [node("arange.default", "y", named("end", "as_int", 10 ** 15))],
-    [node("zeros.default", "y", named("size", "as_ints", [10 ** 6, 10 ** 6]))],
-    [{"target": "_operator.mul", "inputs": [named("", "as_string", "x"), named("", "as_int", 10 ** 15)],
-      "outputs": [{"as_sym_int": {"as_name": "y"}}]}],
-    [{"target": "_operator.mul", "inputs": [named("", "as_int", 2 ** 62), named("", "as_int", 2 ** 62)],
-      "outputs": [{"as_sym_int": {"as_name": "y"}}]}],
-    [{"target": "_operator.mod", "inputs": [named("", "as_int", 1), named("", "as_int", 0)],
-      "outputs": [{"as_sym_int": {"as_name": "y"}}]}],
-    [node("add.Tensor", "y", tensor("absent"), tensor("images", "other"))],
-], ids=["full", "arange", "zeros", "text", "large", "zero", "absent"])
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [full("y", [10**12], 0, 7)],
+        [node("arange.default", "y", named("end", "as_int", 10**15))],
+        [node("zeros.default", "y", named("size", "as_ints", [10**6, 10**6]))],
+        [
+            {
+                "target": "_operator.mul",
+                "inputs": [named("", "as_string", "x"), named("", "as_int", 10**15)],
+                "outputs": [{"as_sym_int": {"as_name": "y"}}],
+            }
+        ],
+        [
+            {
+                "target": "_operator.mul",
+                "inputs": [named("", "as_int", 2**62), named("", "as_int", 2**62)],
+                "outputs": [{"as_sym_int": {"as_name": "y"}}],
+            }
+        ],
+        [
+            {
+                "target": "_operator.mod",
+                "inputs": [named("", "as_int", 1), named("", "as_int", 0)],
+                "outputs": [{"as_sym_int": {"as_name": "y"}}],
+            }
+        ],
+        [node("add.Tensor", "y", tensor("absent"), tensor("images", "other"))],
+    ],
+    ids=["full", "arange", "zeros", "text", "large", "zero", "absent"],
+)
 def test_a_pt2_file_that_cannot_be_computed_is_told_of(tmp_path, operations):
     engine = open_engine(program(tmp_path / "x.pt2", *operations), "cpu")
     with pytest.raises(UserError, match="x.pt2"):
         engine(torch.rand(1, 3, 16, 16))
 
 
-DANGEROUS = ("from_file", "save", "load", "set_", "set", "_sparse", "sparse", "as_strided", "resize", "_resize", "_unsafe", "unsafe",
-             "empty", "new_empty", "index_put_", "_index_put", "data_ptr", "_nested", "_foreach", "_reshape_alias", "record_stream", "native_",
-             "_native", "_cudnn", "quantize", "_efficient", "_flash", "_scaled", "_fused", "_convolution")
+DANGEROUS = (
+    "from_file",
+    "save",
+    "load",
+    "set_",
+    "set",
+    "_sparse",
+    "sparse",
+    "as_strided",
+    "resize",
+    "_resize",
+    "_unsafe",
+    "unsafe",
+    "empty",
+    "new_empty",
+    "index_put_",
+    "_index_put",
+    "data_ptr",
+    "_nested",
+    "_foreach",
+    "_reshape_alias",
+    "record_stream",
+    "native_",
+    "_native",
+    "_cudnn",
+    "quantize",
+    "_efficient",
+    "_flash",
+    "_scaled",
+    "_fused",
+    "_convolution",
+)
 
 
 def test_the_operations_of_pt2_exist_and_give_tensors_and_sizes():

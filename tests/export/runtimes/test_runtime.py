@@ -38,11 +38,20 @@ class Given(Engine):
 
 
 @pytest.mark.parametrize("batch", [None, 1])
-@pytest.mark.parametrize("answer, said", [
-    (ValueError("a long dump\n  of frames\nexpected 4 channels.\n"), "cannot be run on images .1, 3, 32, 32.: expected 4 channels. Export"),
-    (AttributeError(), "AttributeError. Export"), ({"boxes": torch.zeros(1)}, "gives dict, not one tensor"),
-    (torch.full((1, 6, 21), math.nan), "not finite"), (torch.full((1, 6, 21), math.inf), "not finite"), (torch.zeros(1, 9, 21), r"gives \(1, 9, 21\)"),
-])
+@pytest.mark.parametrize(
+    "answer, said",
+    [
+        (
+            ValueError("a long dump\n  of frames\nexpected 4 channels.\n"),
+            "cannot be run on images .1, 3, 32, 32.: expected 4 channels. Export",
+        ),
+        (AttributeError(), "AttributeError. Export"),
+        ({"boxes": torch.zeros(1)}, "gives dict, not one tensor"),
+        (torch.full((1, 6, 21), math.nan), "not finite"),
+        (torch.full((1, 6, 21), math.inf), "not finite"),
+        (torch.zeros(1, 9, 21), r"gives \(1, 9, 21\)"),
+    ],
+)
 def test_whatever_a_runtime_does_is_one_line(answer, said, batch):
     with pytest.raises(UserError, match=said) as caught:
         Given(answer, batch)(IMAGES)
@@ -59,8 +68,18 @@ def test_what_is_no_mistake_passes():
     assert engine.how == f"given, {torch.get_num_threads()} threads"
 
 
-@pytest.mark.parametrize("key, value", [("stride", "1e999"), ("imgsz", "[1e999, 320]"), ("names", "{1e999: 'a'}"), ("stride", math.inf),
-                                        ("stride", math.nan), ("imgsz", [math.nan, 64]), ("stride", "1e300")])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("stride", "1e999"),
+        ("imgsz", "[1e999, 320]"),
+        ("names", "{1e999: 'a'}"),
+        ("stride", math.inf),
+        ("stride", math.nan),
+        ("imgsz", [math.nan, 64]),
+        ("stride", "1e300"),
+    ],
+)
 def test_metadata_that_no_number_is(key, value):
     with pytest.raises(UserError, match=f"cannot be meant \\({key}"):
         read_metadata({"names": "{0: 'a'}", "stride": "32", key: value}, "x.onnx")
@@ -87,7 +106,9 @@ def test_a_runtime_that_is_broken_is_installed_again(tmp_path, monkeypatch):
     for name in [name for name in sys.modules if name.split(".")[0] == "onnxruntime"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(UserError, match=r"onnxruntime.*cannot be imported: libx.so.1.*--force-reinstall 'bitfalcon\[export\]'"):
+    with pytest.raises(
+        UserError, match=r"onnxruntime.*cannot be imported: libx.so.1.*--force-reinstall 'bitfalcon\[export\]'"
+    ):
         open_engine(path)
 
 

@@ -38,12 +38,19 @@ def test_printed_arguments_are_those_of_the_specification():
     assert graph.rows[13].sources == (12, 4) and graph.rows[21].sources == (14, 17, 20)
 
 
-@pytest.mark.parametrize(("scale", "variant", "tail"), [
-    ("n", "v1", [True, 4]), ("m", "v1", [True, 4]), ("l", "v1", [True, 4, True, 1.2]),
-    ("x", "v1", [True, 4, True, 1.2]),
-    ("s", "turbo", [True, 4]), ("l", "turbo", [True, 4, True, 1.5]),
-    ("n", "turbo-all-residual", [True, 4, True, 2.0]), ("x", "turbo-all-residual", [True, 4, True, 1.0]),
-])
+@pytest.mark.parametrize(
+    ("scale", "variant", "tail"),
+    [
+        ("n", "v1", [True, 4]),
+        ("m", "v1", [True, 4]),
+        ("l", "v1", [True, 4, True, 1.2]),
+        ("x", "v1", [True, 4, True, 1.2]),
+        ("s", "turbo", [True, 4]),
+        ("l", "turbo", [True, 4, True, 1.5]),
+        ("n", "turbo-all-residual", [True, 4, True, 2.0]),
+        ("x", "turbo-all-residual", [True, 4, True, 1.0]),
+    ],
+)
 def test_attention_stages_by_size_and_family(scale, variant, tail):
     graph = graph_of(document(), scale=scale, variant=variant)
     assert row(graph, 6)[3:] == tail
@@ -92,9 +99,14 @@ def test_multiples_count_only_without_scales():
 
 
 def test_words_in_arguments():
-    doc = small((-1, 1, "Conv", ["max_channels", 3, 2, "None", 1, "1", "True"]),
-                (-1, 1, "nn.Upsample", ["None", 2, "nearest"]),
-                (-1, 1, "Conv", ["ch", "reg_max", 4]), scales={"n": [1.0, 1.0, 48]}, reg_max=9, ch=5)
+    doc = small(
+        (-1, 1, "Conv", ["max_channels", 3, 2, "None", 1, "1", "True"]),
+        (-1, 1, "nn.Upsample", ["None", 2, "nearest"]),
+        (-1, 1, "Conv", ["ch", "reg_max", 4]),
+        scales={"n": [1.0, 1.0, 48]},
+        reg_max=9,
+        ch=5,
+    )
     graph = graph_of(doc)
     assert row(graph, 0) == [5, 48, 3, 2, None, 1, 1, True]
     assert row(graph, 1) == [None, 2, "nearest"]
@@ -116,9 +128,12 @@ def test_the_class_count_comes_from_the_dataset_then_nc_then_names():
 
 
 def test_neck_and_head_are_numbered_on():
-    doc = {"nc": 1, "backbone": [list(CONV), list(CONV)],
-           "neck": [[[0], 1, "Conv", [16, 3, 2]], [[-1, 1], 1, "Concat", [1]]],
-           "head": [[[3], 1, "Detect", ["nc"]]]}
+    doc = {
+        "nc": 1,
+        "backbone": [list(CONV), list(CONV)],
+        "neck": [[[0], 1, "Conv", [16, 3, 2]], [[-1, 1], 1, "Concat", [1]]],
+        "head": [[[3], 1, "Detect", ["nc"]]],
+    }
     assert [r.sources for r in graph_of(doc).rows] == [(-1,), (0,), (0,), (2, 1), (3,)]
     only_neck = {**doc, "neck": doc["neck"] + doc["head"], "head": None}
     assert graph_of(only_neck).rows == graph_of(doc).rows
@@ -163,8 +178,9 @@ def notes(doc: dict, **choices) -> str:
 
 def test_the_first_scale_is_assumed_aloud():
     graph = graph_of(document(), name="my.yaml")
-    assert graph.scale == "n" and any("no scale given, assuming scale='n'" in note and "my.yaml" in note
-                                      for note in graph.notes)
+    assert graph.scale == "n" and any(
+        "no scale given, assuming scale='n'" in note and "my.yaml" in note for note in graph.notes
+    )
     assert "no scale" not in notes(document(), named_scale="s")
 
 
@@ -203,13 +219,33 @@ def test_keys_without_a_meaning_are_said():
 
 def test_literals_and_activations_are_matched():
     assert [literal(x) for x in ("None", "True", "[1, 2]", "0.5", "nearest", "1e3", "os.getcwd()", 7)] == [
-        None, True, [1, 2], 0.5, "nearest", 1000.0, "os.getcwd()", 7]
+        None,
+        True,
+        [1, 2],
+        0.5,
+        "nearest",
+        1000.0,
+        "os.getcwd()",
+        7,
+    ]
     assert activation_name("torch.nn.ReLU()") == ("ReLU", (), {})
     assert activation_name("nn.LeakyReLU(0.1, inplace=True)") == ("LeakyReLU", (0.1,), {"inplace": True})
     assert activation_name("SiLU") == ("SiLU", (), {})
-    for text in ("torch.nn.functional.relu()", "nn.ReLU(open('x'))", "nn.ReLU(*[1])", "nn.ReLU(**{})", "nn.ReLU()()",
-                 "os.nn.ReLU",
-                 "nn.ReLU(x)", "nn['ReLU']", "", "nn.", "ReLU(); x", None, ["nn.ReLU"]):
+    for text in (
+        "torch.nn.functional.relu()",
+        "nn.ReLU(open('x'))",
+        "nn.ReLU(*[1])",
+        "nn.ReLU(**{})",
+        "nn.ReLU()()",
+        "os.nn.ReLU",
+        "nn.ReLU(x)",
+        "nn['ReLU']",
+        "",
+        "nn.",
+        "ReLU(); x",
+        None,
+        ["nn.ReLU"],
+    ):
         assert activation_name(text) is None
 
 

@@ -20,8 +20,10 @@ def refused(doc: object, **choices) -> str:
 
 
 MISTAKES = {
-    "unknown module": ([CONV, (-1, 1, "Convv", [16])],
-                       ["backbone row 1 (Convv)", "'Convv' is unknown", "Did you mean 'Conv'", "C3k2"]),
+    "unknown module": (
+        [CONV, (-1, 1, "Convv", [16])],
+        ["backbone row 1 (Convv)", "'Convv' is unknown", "Did you mean 'Conv'", "C3k2"],
+    ),
     "unknown nn": ([CONV, (-1, 1, "nn.Upsmaple", [None, 2])], ["nn.Upsmaple", "Did you mean 'nn.Upsample'"]),
     "no module class": ([CONV, (-1, 1, "nn.functional", [])], ["row 1", "'nn.functional' is unknown"]),
     "another task": ([CONV, (-1, 1, "Segment", ["nc", 32, 256])], ["row 1 (Segment)", "Detect and BitDetect"]),
@@ -67,8 +69,13 @@ MISTAKES = {
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_in_a_row_is_told_in_place(case):
     rows, told = MISTAKES[case]
-    text = refused({"nc": 2, "backbone": [r if isinstance(r, dict) else list(r) for r in rows],
-                    "head": [[[-1], 1, "Detect", ["nc"]]]})
+    text = refused(
+        {
+            "nc": 2,
+            "backbone": [r if isinstance(r, dict) else list(r) for r in rows],
+            "head": [[[-1], 1, "Detect", ["nc"]]],
+        }
+    )
     assert "my.yaml" in text
     for part in told:
         assert part in text
@@ -106,23 +113,41 @@ DOCUMENT_MISTAKES = {
     "ch": (small(CONV, ch=0), {}, ["ch: 0"]),
     "end2end": (small(CONV, end2end=True), {}, ["end2end"]),
     "misspelt scales": (small(CONV, sclaes={"n": [1, 1]}), {}, ["'sclaes'", "Did you mean 'scales'"]),
-    "misspelt head": ({"nc": 2, "backbone": [list(CONV)], "heads": [[-1, 1, "Detect", ["nc"]]]}, {},
-                      ["Did you mean 'head'", "head: "]),
-    "empty backbone": ({"nc": 2, "backbone": [], "head": [[-1, 1, "Detect", ["nc"]]]}, {},
-                       ["backbone: expected a list of rows", "[]"]),
+    "misspelt head": (
+        {"nc": 2, "backbone": [list(CONV)], "heads": [[-1, 1, "Detect", ["nc"]]]},
+        {},
+        ["Did you mean 'head'", "head: "],
+    ),
+    "empty backbone": (
+        {"nc": 2, "backbone": [], "head": [[-1, 1, "Detect", ["nc"]]]},
+        {},
+        ["backbone: expected a list of rows", "[]"],
+    ),
     "no backbone": ({"nc": 2, "head": [[-1, 1, "Detect", ["nc"]]]}, {}, ["backbone: expected a list of rows"]),
     "backbone text": ({"nc": 2, "backbone": "x", "head": [[-1, 1, "Detect", ["nc"]]]}, {}, ["backbone: ", "'x'"]),
     "no head": ({"nc": 2, "backbone": [list(CONV)]}, {}, ["head: expected a list of rows"]),
     "no detection head": (small(CONV, head=[CONV]), {}, ["head row 1 (Conv)", "expected a detection head"]),
-    "rows after the head": (small(CONV, head=[([0], 1, "Detect", ["nc"]), (0, 1, "Conv", [8])]), {},
-                            ["head row 1 (Detect)", "must be the last row", "head row 2 (Conv)"]),
-    "two heads": (small(CONV, head=[([0], 1, "Detect", ["nc"]), ([0], 1, "Detect", ["nc"])]), {},
-                  ["row 1 (Detect)", "last row"]),
-    "head as a source": (small(CONV, head=[([0], 1, "Detect", ["nc"]), ([-1], 1, "Detect", ["nc"])]), {},
-                         ["from -1 is a detection head"]),
+    "rows after the head": (
+        small(CONV, head=[([0], 1, "Detect", ["nc"]), (0, 1, "Conv", [8])]),
+        {},
+        ["head row 1 (Detect)", "must be the last row", "head row 2 (Conv)"],
+    ),
+    "two heads": (
+        small(CONV, head=[([0], 1, "Detect", ["nc"]), ([0], 1, "Detect", ["nc"])]),
+        {},
+        ["row 1 (Detect)", "last row"],
+    ),
+    "head as a source": (
+        small(CONV, head=[([0], 1, "Detect", ["nc"]), ([-1], 1, "Detect", ["nc"])]),
+        {},
+        ["from -1 is a detection head"],
+    ),
     "other class count": (small(CONV, head=[([0], 1, "Detect", [80])]), {}, ["row 1 (Detect)", "nc=80", "nc=2"]),
-    "head without nc": (small(CONV, head=[([0], 1, "Detect", [])]), {},
-                        ["row 1 (Detect)", "0 arguments", "(nc, reg_max)"]),
+    "head without nc": (
+        small(CONV, head=[([0], 1, "Detect", [])]),
+        {},
+        ["row 1 (Detect)", "0 arguments", "(nc, reg_max)"],
+    ),
     "not a mapping": ([1, 2], {}, ["mapping", "list"]),
 }
 
@@ -140,37 +165,84 @@ def test_a_mistake_in_a_document_is_told(case):
 
 
 def test_all_mistakes_of_a_document_are_told_at_once():
-    doc = small(CONV, (7, 0, "Convv", [16]), (-1, 1, "Conv", [16.5]), (-1, 1), nc="x", activation=5, variant="w",
-                head=[([-1, 99], 1, "Concat", [1]), ([0], 1, "Detect", ["nc"])], scales={"n": "bad"})
+    doc = small(
+        CONV,
+        (7, 0, "Convv", [16]),
+        (-1, 1, "Conv", [16.5]),
+        (-1, 1),
+        nc="x",
+        activation=5,
+        variant="w",
+        head=[([-1, 99], 1, "Concat", [1]), ([0], 1, "Detect", ["nc"])],
+        scales={"n": "bad"},
+    )
     text = refused(doc)
-    for part in ("activation: 5", "variant: 'w'", "nc: 'x'", "scales: n", "backbone row 1 (Convv): from 7",
-                 "repeats 0", "'Convv'",
-                 "backbone row 2 (Conv): c_out=16.5", "backbone row 3: [-1, 1]", "head row 4 (Concat): from 99"):
+    for part in (
+        "activation: 5",
+        "variant: 'w'",
+        "nc: 'x'",
+        "scales: n",
+        "backbone row 1 (Convv): from 7",
+        "repeats 0",
+        "'Convv'",
+        "backbone row 2 (Conv): c_out=16.5",
+        "backbone row 3: [-1, 1]",
+        "head row 4 (Concat): from 99",
+    ):
         assert part in text
     assert text.count("\n  - ") == 10
 
 
 def test_constructors_that_refuse_are_told_together():
-    doc = small((-1, 1, "Conv", [24, 3, 2]), (-1, 1, "A2C2f", [72, True, 1]), (-1, 1, "A2C2f", [64, True, 0]),
-                (-1, 1, "C2PSA", [32]),
-                (-1, 1, "Conv", [30, 3, 1, None, 7]), activation="nn.Relu()")
+    doc = small(
+        (-1, 1, "Conv", [24, 3, 2]),
+        (-1, 1, "A2C2f", [72, True, 1]),
+        (-1, 1, "A2C2f", [64, True, 0]),
+        (-1, 1, "C2PSA", [32]),
+        (-1, 1, "Conv", [30, 3, 1, None, 7]),
+        activation="nn.Relu()",
+    )
     with pytest.raises(UserError) as error:
         Detector(graph_of(doc, name="my.yaml"))
     text = str(error.value)
-    for part in ("my.yaml", "backbone row 1 (A2C2f) (24, 72,", "36", "multiple of 32", "row 2 (A2C2f)", "area 0",
-                 "row 3 (C2PSA", "(64)", "(32)", "row 4 (Conv", "groups", "nn.Relu is no activation",
-                 "Did you mean 'ReLU'"):
+    for part in (
+        "my.yaml",
+        "backbone row 1 (A2C2f) (24, 72,",
+        "36",
+        "multiple of 32",
+        "row 2 (A2C2f)",
+        "area 0",
+        "row 3 (C2PSA",
+        "(64)",
+        "(32)",
+        "row 4 (Conv",
+        "groups",
+        "nn.Relu is no activation",
+        "Did you mean 'ReLU'",
+    ):
         assert part in text
 
 
 def test_maps_that_do_not_fit_are_told_together_with_their_rows():
-    doc = small(CONV, CONV, ([-1, 0], 1, "Concat", [1]), (1, 1, "nn.Flatten", []), (1, 1, "nn.Unflatten", [1, [4, 4]]),
-                (2, 1, "Conv", [8]), head=[([1], 1, "Detect", ["nc"])])
+    doc = small(
+        CONV,
+        CONV,
+        ([-1, 0], 1, "Concat", [1]),
+        (1, 1, "nn.Flatten", []),
+        (1, 1, "nn.Unflatten", [1, [4, 4]]),
+        (2, 1, "Conv", [8]),
+        head=[([1], 1, "Detect", ["nc"])],
+    )
     with pytest.raises(UserError) as error:
         Detector(graph_of(doc, name="my.yaml"))
     text = str(error.value)
-    for part in ("my.yaml", "row 2 (Concat) on row 1 16x64x64 and row 0 16x128x128", "row 3 (nn.Flatten)", "65536",
-                 "row 4 (nn.Unflatten)"):
+    for part in (
+        "my.yaml",
+        "row 2 (Concat) on row 1 16x64x64 and row 0 16x128x128",
+        "row 3 (nn.Flatten)",
+        "65536",
+        "row 4 (nn.Unflatten)",
+    ):
         assert part in text
     assert "row 5" not in text  # it only suffers from row 2
 
@@ -183,15 +255,34 @@ def test_levels_without_a_whole_stride_are_refused():
 # Hostile documents
 
 
-@pytest.mark.parametrize("text", ["__import__('os').system('touch hacked')", "os.system('touch hacked')", "lambda: 0",
-                                  "(" * 5000, "-" * 5000 + "1", "[" * 900 + "]" * 900, "a.b.c()", "9" * 5000,
-                                  "x" * 100_000, "\x00", "{**{}}"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "__import__('os').system('touch hacked')",
+        "os.system('touch hacked')",
+        "lambda: 0",
+        "(" * 5000,
+        "-" * 5000 + "1",
+        "[" * 900 + "]" * 900,
+        "a.b.c()",
+        "9" * 5000,
+        "x" * 100_000,
+        "\x00",
+        "{**{}}",
+    ],
+)
 def test_no_text_is_ever_run(text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for doc in (small(CONV, (-1, 1, "Conv", [16, text])), small((-1, 1, "Conv", [text, 3])),
-                small(CONV, (-1, 1, text, [16])),
-                small(CONV, activation=text), small(CONV, variant=text), small(CONV, scales={text: [1, 1]}, scale="n"),
-                small(CONV, names=text), small((text, 1, "Conv", [16]))):
+    for doc in (
+        small(CONV, (-1, 1, "Conv", [16, text])),
+        small((-1, 1, "Conv", [text, 3])),
+        small(CONV, (-1, 1, text, [16])),
+        small(CONV, activation=text),
+        small(CONV, variant=text),
+        small(CONV, scales={text: [1, 1]}, scale="n"),
+        small(CONV, names=text),
+        small((text, 1, "Conv", [16])),
+    ):
         assert len(refused(doc)) < 5000
     assert not os.listdir(tmp_path)
 

@@ -20,7 +20,9 @@ from tests.helpers.bright import bright, canvas
 from tests.helpers.finder import BrightBoxes
 from tests.helpers.tiny_models import lived
 
-needs_operator = pytest.mark.skipif(not fused_conv.operator_works(), reason="this torch has no fused convolution of oneDNN")
+needs_operator = pytest.mark.skipif(
+    not fused_conv.operator_works(), reason="this torch has no fused convolution of oneDNN"
+)
 CPU = torch.device("cpu")
 
 
@@ -38,7 +40,9 @@ def folded(conv: Conv) -> Conv:
 @needs_operator
 @pytest.mark.parametrize("act", [True, False, nn.ReLU(), nn.Hardswish(), nn.LeakyReLU(0.2), nn.SiLU(inplace=True)])
 @pytest.mark.parametrize(("k", "s", "g", "d"), [(3, 1, 1, 1), (1, 1, 1, 1), (3, 2, 8, 1), (5, 2, 2, 2)])
-@pytest.mark.parametrize("limits", [(0, 0), (0, 2000), (fused_conv.FEW, fused_conv.SOME)])  # oneDNN alone; products; torch's own loops, too
+@pytest.mark.parametrize(
+    "limits", [(0, 0), (0, 2000), (fused_conv.FEW, fused_conv.SOME)]
+)  # oneDNN alone; products; torch's own loops, too
 def test_a_packed_block_is_the_plain_one_at_every_call(act, k, s, g, d, limits, monkeypatch):
     monkeypatch.setattr(fused_conv, "FEW", limits[0])
     monkeypatch.setattr(fused_conv, "SOME", limits[1])
@@ -57,7 +61,9 @@ def test_a_packed_block_is_the_plain_one_at_every_call(act, k, s, g, d, limits, 
 
 @needs_operator
 def test_a_packed_convolution_is_still_a_convolution():
-    model = nn.Sequential(folded(Conv(4, 4, 3)), nn.Conv2d(4, 3, 1).requires_grad_(False), nn.Conv2d(3, 2, 3, padding="same"))
+    model = nn.Sequential(
+        folded(Conv(4, 4, 3)), nn.Conv2d(4, 3, 1).requires_grad_(False), nn.Conv2d(3, 2, 3, padding="same")
+    )
     state = copy.deepcopy(model.state_dict())
     x = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
@@ -67,7 +73,9 @@ def test_a_packed_convolution_is_still_a_convolution():
         torch.testing.assert_close(model(x), expected)
         twin = copy.deepcopy(model)
         torch.testing.assert_close(twin(x), expected)
-        torch.testing.assert_close(model.double()(x.double()), expected.double(), atol=1e-5, rtol=1e-4)  # a type the operator has not
+        torch.testing.assert_close(
+            model.double()(x.double()), expected.double(), atol=1e-5, rtol=1e-4
+        )  # a type the operator has not
     model.float()
     x.requires_grad_(True)
     model(x).sum().backward()  # where a gradient is asked for the plain layers compute
@@ -76,7 +84,10 @@ def test_a_packed_convolution_is_still_a_convolution():
 
 @needs_operator
 def test_a_block_gives_way_to_its_convolution_where_nothing_else_is_left():
-    model = nn.Sequential(*(folded(Conv(4, 4, 3, act=act)) for act in (nn.SiLU(), nn.LeakyReLU(0.2), nn.SiLU(), nn.SiLU())), lived(Conv(4, 4)).eval())
+    model = nn.Sequential(
+        *(folded(Conv(4, 4, 3, act=act)) for act in (nn.SiLU(), nn.LeakyReLU(0.2), nn.SiLU(), nn.SiLU())),
+        lived(Conv(4, 4)).eval(),
+    )
     calls = []
     model[2].register_forward_hook(lambda *_: calls.append("block"))
     model[3].bn.register_forward_pre_hook(lambda *_: calls.append("norm"))
@@ -183,7 +194,11 @@ def test_half_weights_on_a_cpu_that_gains(monkeypatch):
     monkeypatch.setattr(quick, "operator_works", lambda dtype=torch.float32: False)
     model = lived(build("yolov12.yaml", "n")).eval()
     ready = quick.prepared(model, CPU, half=True)
-    assert {p.dtype for p in ready.parameters()} == {torch.bfloat16} and "bfloat16" in ready.how and precision.why_not_half(ready) == ""
+    assert (
+        {p.dtype for p in ready.parameters()} == {torch.bfloat16}
+        and "bfloat16" in ready.how
+        and precision.why_not_half(ready) == ""
+    )
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert quick.prepared(model, CPU).head.cv2[0][0].conv.weight.dtype is torch.float32
 
@@ -202,7 +217,9 @@ def test_a_machine_that_cannot_compile_says_so_and_goes_on(monkeypatch, tmp_path
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model, told = Uncompilable(), []
     model.how = "float32, compiled"
-    model._compiled_call_impl = lambda *args: (_ for _ in ()).throw(RuntimeError("first\nNo working C++ compiler found"))
+    model._compiled_call_impl = lambda *args: (_ for _ in ()).throw(
+        RuntimeError("first\nNo working C++ compiler found")
+    )
     model.warmed = {}
     images = torch.zeros(1, 3, 32, 32)
     assert compiling.warm(model, images, told.append) > 0
@@ -216,7 +233,9 @@ def test_the_warm_up_of_a_shape_is_told_once():
     model.warmed = {}
     for size in ((1, 3, 32, 32), (1, 3, 32, 32), (1, 3, 64, 32)):
         compiling.warm(model, torch.zeros(size), told.append)
-    assert [line.rpartition(" ")[2] for line in told] == ["1x3x32x32", "1x3x64x32"] and all("warm-up" in line for line in told)
+    assert [line.rpartition(" ")[2] for line in told] == ["1x3x32x32", "1x3x64x32"] and all(
+        "warm-up" in line for line in told
+    )
 
 
 def test_batches_are_shared_out_among_devices_and_come_back_in_order():
@@ -283,11 +302,14 @@ def test_predicting_imports_no_more_than_it_needs(tmp_path):
         "         'scipy', 'pandas', 'cv2', 'bitfalcon_plugin.train', 'bitfalcon_plugin.val.loop', 'bitfalcon_plugin.val.run',\n"
         "         'bitfalcon_plugin.data.dataset', 'bitfalcon_plugin.data.loading.loader', 'bitfalcon_plugin.data.doctor.report', 'bitfalcon_plugin.export.run',\n"
         "         'bitfalcon_plugin.train.run', 'bitfalcon_plugin.benchmark.run', 'torch.utils.tensorboard']\n"
-        "found = [name for name in heavy if name in sys.modules]\nprint('found', found)\nsys.exit(bool(found))\n")
+        "found = [name for name in heavy if name in sys.modules]\nprint('found', found)\nsys.exit(bool(found))\n"
+    )
     done = subprocess.run([sys.executable, "go.py"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_package_alone_imports_no_torch():
-    code = "import sys, bitfalcon_plugin; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'yaml', 'PIL')))"
+    code = (
+        "import sys, bitfalcon_plugin; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'yaml', 'PIL')))"
+    )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -25,7 +25,7 @@ def slow_attention(block: Attention, x: Tensor) -> Tensor:
     batch, width, height, breadth = x.shape
     qkv = conv(block.qkv, x, active=False).flatten(2)  # (B, 2K+C, N)
     count, keys = height * breadth, block.num_heads * block.key_width
-    q, k, v = qkv[:, :keys], qkv[:, keys:2 * keys], qkv[:, 2 * keys:]
+    q, k, v = qkv[:, :keys], qkv[:, keys : 2 * keys], qkv[:, 2 * keys :]
     out = torch.zeros(batch, width, count)
     run = math.ceil(count / block.area)
     for b in range(batch):
@@ -34,18 +34,30 @@ def slow_attention(block: Attention, x: Tensor) -> Tensor:
             for head in range(block.num_heads):
                 a, c = head * block.key_width, head * block.value_width
                 for i in positions:
-                    query = q[b, a:a + block.key_width, i]
-                    logits = [(query * k[b, a:a + block.key_width, j]).sum() for j in positions]
+                    query = q[b, a : a + block.key_width, i]
+                    logits = [(query * k[b, a : a + block.key_width, j]).sum() for j in positions]
                     weights = (torch.stack(logits) / math.sqrt(block.key_width)).softmax(0)
                     for weight, j in zip(weights, positions, strict=True):
-                        out[b, c:c + block.value_width, i] += weight * v[b, c:c + block.value_width, j]
+                        out[b, c : c + block.value_width, i] += weight * v[b, c : c + block.value_width, j]
     out = out.view(x.shape) + conv(block.pe, v.reshape(x.shape), active=False)
     return conv(block.proj, out, active=False)
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["nchw", "nhwc"])
-@pytest.mark.parametrize(("area", "size"), [(1, (3, 4)), (4, (4, 2)), (4, (2, 6)), (2, (3, 3)), (4, (3, 3)),
-                                            (4, (1, 3)), (4, (1, 1)), (5, (2, 3)), (3, (2, 2))])
+@pytest.mark.parametrize(
+    ("area", "size"),
+    [
+        (1, (3, 4)),
+        (4, (4, 2)),
+        (4, (2, 6)),
+        (2, (3, 3)),
+        (4, (3, 3)),
+        (4, (1, 3)),
+        (4, (1, 1)),
+        (5, (2, 3)),
+        (3, (2, 2)),
+    ],
+)
 def test_area_attention_is_a_softmax_over_each_run(area, size, memory_format):
     block = lived(AAttn(16, 2, area))
     x = torch.randn(2, 16, *size).to(memory_format=memory_format)
@@ -126,8 +138,12 @@ def test_a2c2f(residual, attends):
     assert ("gamma" in block.state_dict()) is gamma
     if attends:
         first = block.m[0][0]
-        assert (first.attn.num_heads, first.attn.area, first.attn.pe.conv.kernel_size,
-                first.mlp[0].conv.out_channels) == (1, 4, (5, 5), 48)
+        assert (
+            first.attn.num_heads,
+            first.attn.area,
+            first.attn.pe.conv.kernel_size,
+            first.mlp[0].conv.out_channels,
+        ) == (1, 4, (5, 5), 48)
     else:
         assert type(block.m[0]) is C3k and len(block.m[0].m) == 2
 
@@ -143,8 +159,12 @@ def test_a2c2f_that_cannot_be_is_refused():
 
 def test_psa():
     block = lived(PSABlock(64))
-    assert (block.attn.num_heads, block.attn.key_width, block.attn.value_width,
-            block.attn.pe.conv.kernel_size) == (1, 32, 64, (3, 3))
+    assert (block.attn.num_heads, block.attn.key_width, block.attn.value_width, block.attn.pe.conv.kernel_size) == (
+        1,
+        32,
+        64,
+        (3, 3),
+    )
     assert [PSABlock(width).attn.num_heads for width in (32, 128, 256)] == [1, 2, 4]
     x = torch.randn(1, 64, 3, 3)
     y = x + slow_attention(block.attn, x)
@@ -181,7 +201,9 @@ def test_under_autocast_attention_is_computed_in_float32():
     torch.manual_seed(0)
     block = Attention(64, 2, area=4).eval()
     with torch.no_grad():
-        tokens = (torch.randn(1, 64, 192) * 30).bfloat16()  # logits of thousands: 16 bits would round them to whole tens
+        tokens = (
+            torch.randn(1, 64, 192) * 30
+        ).bfloat16()  # logits of thousands: 16 bits would round them to whole tens
         with torch.autocast("cpu", dtype=torch.bfloat16):
             found = block.attend(tokens)
         exact = block.attend(tokens.float())

@@ -19,7 +19,12 @@ needs_integers = pytest.mark.skipif(bool(integer.refusal("ternary")), reason="no
 
 def block() -> nn.Module:
     """A layer with SiLU and the layer that reads it, folded, as `first.conv` and `second.conv`."""
-    made = nn.ModuleDict({"first": nn.ModuleDict({"conv": BitConv2d(8, 8, 3, padding=1)}), "second": nn.ModuleDict({"conv": BitConv2d(8, 4, 1)})})
+    made = nn.ModuleDict(
+        {
+            "first": nn.ModuleDict({"conv": BitConv2d(8, 8, 3, padding=1)}),
+            "second": nn.ModuleDict({"conv": BitConv2d(8, 4, 1)}),
+        }
+    )
     x = torch.randn(2, 8, 9, 9)
     for part in made.values():
         part.conv(x)
@@ -39,7 +44,9 @@ CHANGES = {
     "scale of the input": lambda made: made.first.conv.act_scale.mul_(0.5),
     "scale of what is given on": lambda made: made.second.conv.act_scale.mul_(2),
     "another tensor": lambda made: setattr(made.first.conv, "bias", made.first.conv.bias + 1),
-    "another tensor of the same state": lambda made: made.load_state_dict({k: -v for k, v in made.state_dict().items() if "act" not in k}, strict=False),
+    "another tensor of the same state": lambda made: made.load_state_dict(
+        {k: -v for k, v in made.state_dict().items() if "act" not in k}, strict=False
+    ),
     "backend": lambda made: setattr(made.first.conv, "backend", "float"),
     "no follower": lambda made: setattr(made.first.conv, "follower", ()),
     "float64": lambda made: made.double(),
@@ -75,7 +82,9 @@ def test_what_was_settled_is_for_its_own_kind_of_input():
         codes = integer.codes_of(x, layer.act_scale)
         torch.testing.assert_close(layer(Quantised(codes=codes, scale=layer.act_scale)), expected)
         other = Quantised(codes=codes, scale=layer.act_scale * 2)
-        assert torch.equal(layer(other), copy.deepcopy(layer)(other)) and not torch.allclose(layer(other), expected, atol=1e-2)
+        assert torch.equal(layer(other), copy.deepcopy(layer)(other)) and not torch.allclose(
+            layer(other), expected, atol=1e-2
+        )
         with pytest.raises(RuntimeError, match="type"):  # as of any layer
             layer(x.double())
         assert layer(x[:0]).shape == (0, 4, 7, 6)
@@ -101,7 +110,11 @@ def test_what_an_earlier_forward_left_is_not_settled_for():
         with torch.autocast("cpu"):
             run(made, x)  # in floats: nothing is packed
         found = run(made, x)
-        assert torch.equal(found, run(made, x)) and torch.equal(found, run(copy.deepcopy(made), x)) and not torch.allclose(found, first, atol=1e-3)
+        assert (
+            torch.equal(found, run(made, x))
+            and torch.equal(found, run(copy.deepcopy(made), x))
+            and not torch.allclose(found, first, atol=1e-3)
+        )
 
 
 def test_a_layer_is_no_part_of_what_it_is_chained_to():

@@ -72,7 +72,9 @@ def test_each_level_is_quantised_once_and_inference_is_what_training_saw(backend
         for key in found:
             error = (found[key] - expected[key]).abs()
             assert error.max() < 0.02 * expected[key].abs().max() and error.mean() < 1e-4 * expected[key].abs().max()
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules()) and isinstance(block.cv2[0][0].conv, FrozenConv2d)
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules()) and isinstance(
+        block.cv2[0][0].conv, FrozenConv2d
+    )
 
 
 def test_a_head_on_something_already_quantised():

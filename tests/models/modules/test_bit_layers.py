@@ -185,7 +185,15 @@ def shapes_of_yolov12(side: int) -> dict[str, tuple]:
     model, found = build("yolov12.yaml", "n").eval(), {}
 
     def note(conv: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
-        case = (conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.groups, inputs[0].shape[2:])
+        case = (
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,
+            conv.stride,
+            conv.padding,
+            conv.groups,
+            inputs[0].shape[2:],
+        )
         found.setdefault(str(case), case)
 
     for part in model.modules():
@@ -219,8 +227,19 @@ def test_inference_agrees_with_training_on_random_shapes():
         c_in = groups * draw.randint(1, 9)
         c_out, groups = (c_in, c_in) if depthwise else (groups * draw.randint(1, 9), groups)
         k, s, p, d = draw.choice([1, 3, 5, (1, 3)]), draw.randint(1, 2), draw.randint(0, 2), draw.randint(1, 2)
-        layer = BitConv2d(c_in, c_out, k, s, p, d, groups, draw.random() < 0.5, rule=draw.choice(["absmean", "twn", "int8"]),
-                          act=draw.choice(["static", "dynamic"]), granularity=draw.choice(["channel", "tensor"]))
+        layer = BitConv2d(
+            c_in,
+            c_out,
+            k,
+            s,
+            p,
+            d,
+            groups,
+            draw.random() < 0.5,
+            rule=draw.choice(["absmean", "twn", "int8"]),
+            act=draw.choice(["static", "dynamic"]),
+            granularity=draw.choice(["channel", "tensor"]),
+        )
         x = torch.randn(draw.choice([1, 3]), c_in, draw.randint(9, 14), draw.randint(9, 14))
         x = x.to(memory_format=torch.channels_last) if draw.random() < 0.5 else x
         assert differences(layer, x) <= 1e-5, layer
@@ -232,8 +251,14 @@ def test_inference_agrees_with_training_on_random_shapes():
 @pytest.mark.parametrize("padding", ["same", "reflect", "unbatched", "double"])
 @pytest.mark.parametrize("act", ["static", "dynamic"])
 def test_unusual_convolutions_are_computed_too(padding, act):
-    layer = BitConv2d(4, 4, 3, act=act, padding="same" if padding == "same" else 1,
-                      padding_mode="reflect" if padding == "reflect" else "zeros")
+    layer = BitConv2d(
+        4,
+        4,
+        3,
+        act=act,
+        padding="same" if padding == "same" else 1,
+        padding_mode="reflect" if padding == "reflect" else "zeros",
+    )
     x = torch.randn(4, 8, 8) if padding == "unbatched" else torch.randn(2, 4, 8, 8)
     if padding == "double":
         layer, x = layer.double(), x.double()
@@ -243,9 +268,17 @@ def test_unusual_convolutions_are_computed_too(padding, act):
 @pytest.mark.parametrize("isa", ["AVX2", "AVX2_VNNI", "AVX512_CORE"])
 def test_inference_agrees_with_training_on_older_processors(isa):
     """Emulated: the instruction set is limited. Without VNNI full int8 weights of dense layers are left to floats."""
-    script = "import tests.models.modules.test_bit_layers as t; print(t.integer.describe()); print(t.worst_of_yolov12(64))"
-    run = subprocess.run([sys.executable, "-W", "error", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True,
-                         env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa})
+    script = (
+        "import tests.models.modules.test_bit_layers as t; print(t.integer.describe()); print(t.worst_of_yolov12(64))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa},
+    )
     told, worst = run.stdout.strip().splitlines()
     assert float(worst) <= 1e-5, told
     if not integer.refusal("ternary"):
@@ -264,9 +297,13 @@ def test_the_backend_can_be_chosen_and_is_told():
     layer.backend = "auto" if best == "float" else "onednn"
     assert layer.computed_by() == ("float" if best == "float" else "onednn")
     assert BitConv2d(4, 4, 3, act="none").computed_by() == BitConv2d(4, 4, 3).half().computed_by() == "float"
-    for wrong in (lambda: integer.choose("onedn"), lambda: BitConv2d(4, 4, 3, backend="gpu"),
-                  lambda: BitConv2d(4, 4, 3, rule="binary"), lambda: BitLinear(4, 4, act="int4"),
-                  lambda: BitLinear(4, 4, granularity="row")):
+    for wrong in (
+        lambda: integer.choose("onedn"),
+        lambda: BitConv2d(4, 4, 3, backend="gpu"),
+        lambda: BitConv2d(4, 4, 3, rule="binary"),
+        lambda: BitLinear(4, 4, act="int4"),
+        lambda: BitLinear(4, 4, granularity="row"),
+    ):
         with pytest.raises(UserError, match="is none of"):
             wrong()
     with pytest.raises(UserError, match="Did you mean 'onednn'"):
@@ -316,9 +353,14 @@ def test_copies_pickles_and_modes_after_a_forward():
     stream = io.BytesIO()
     torch.save(layer, stream)
     stream.seek(0)
-    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), torch.load(stream, weights_only=False),
-                  copy.deepcopy(layer).to(memory_format=torch.channels_last), copy.deepcopy(layer).train().eval(),
-                  copy.deepcopy(layer).double().float()):
+    for other in (
+        copy.deepcopy(layer),
+        pickle.loads(pickle.dumps(layer)),
+        torch.load(stream, weights_only=False),
+        copy.deepcopy(layer).to(memory_format=torch.channels_last),
+        copy.deepcopy(layer).train().eval(),
+        copy.deepcopy(layer).double().float(),
+    ):
         with torch.no_grad():
             torch.testing.assert_close(other(x), expected)
     with torch.no_grad():
@@ -326,8 +368,12 @@ def test_copies_pickles_and_modes_after_a_forward():
         doubled(x)
         doubled.load_state_dict({**layer.state_dict(), "weight": 2 * layer.weight, "bias": 2 * layer.bias})
         torch.testing.assert_close(doubled(x), 2 * expected)
-        for change in (lambda: layer.weight.mul_(-1), lambda: layer.bias.add_(1), lambda: layer.act_scale.mul_(2),
-                       lambda: setattr(layer, "weight", nn.Parameter(torch.randn(6, 4, 3, 3)))):
+        for change in (
+            lambda: layer.weight.mul_(-1),
+            lambda: layer.bias.add_(1),
+            lambda: layer.act_scale.mul_(2),
+            lambda: setattr(layer, "weight", nn.Parameter(torch.randn(6, 4, 3, 3))),
+        ):
             change()
             torch.testing.assert_close(layer(x), fresh(layer)(x))
         layer.weight.data = torch.randn(6, 4, 3, 3)
@@ -382,7 +428,9 @@ def test_folding_keeps_every_code_and_the_outputs(rule):
     x = torch.randn(2, 8, 9, 9)
     trained(conv, x)
     folded = conv.folded(bn)
-    assert torch.equal(folded.codes_and_scales()[0], conv.codes_and_scales()[0]) and not any(p.requires_grad for p in folded.parameters())
+    assert torch.equal(folded.codes_and_scales()[0], conv.codes_and_scales()[0]) and not any(
+        p.requires_grad for p in folded.parameters()
+    )
     torch.testing.assert_close(folded(x), bn(conv(x)), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(folded.folded(bn)(x), bn(bn(conv(x))), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(copy.deepcopy(folded)(x), folded(x))

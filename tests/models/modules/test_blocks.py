@@ -24,11 +24,19 @@ def seed():
 # Convolutions
 
 
-@pytest.mark.parametrize(("arguments", "padding", "groups"), [
-    ((8, 12), 0, 1), ((8, 12, 3), 1, 1), ((8, 12, 3, 2), 1, 1), ((8, 12, 3, 2, 0), 0, 1),
-    ((8, 12, 3, 1, None, 4), 1, 4),
-    ((8, 12, 3, 1, None, 1, 2), 2, 1), ((8, 12, 7), 3, 1), ((8, 12, 2), 1, 1),
-])
+@pytest.mark.parametrize(
+    ("arguments", "padding", "groups"),
+    [
+        ((8, 12), 0, 1),
+        ((8, 12, 3), 1, 1),
+        ((8, 12, 3, 2), 1, 1),
+        ((8, 12, 3, 2, 0), 0, 1),
+        ((8, 12, 3, 1, None, 4), 1, 4),
+        ((8, 12, 3, 1, None, 1, 2), 2, 1),
+        ((8, 12, 7), 3, 1),
+        ((8, 12, 2), 1, 1),
+    ],
+)
 def test_conv(arguments, padding, groups):
     block = lived(Conv(*arguments))
     assert block.conv.padding == (padding, padding) and block.conv.groups == groups and block.conv.bias is None
@@ -38,8 +46,14 @@ def test_conv(arguments, padding, groups):
 
 
 def test_conv_keys_are_those_of_published_checkpoints():
-    assert list(Conv(2, 4).state_dict()) == ["conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var",
-                                             "bn.num_batches_tracked"]
+    assert list(Conv(2, 4).state_dict()) == [
+        "conv.weight",
+        "bn.weight",
+        "bn.bias",
+        "bn.running_mean",
+        "bn.running_var",
+        "bn.num_batches_tracked",
+    ]
 
 
 @pytest.mark.parametrize(("widths", "groups"), [((8, 8), 8), ((8, 12), 4), ((8, 9), 1), ((6, 24), 6)])
@@ -59,8 +73,9 @@ def test_activations():
 def test_sepconv():
     block = lived(SepConv7x7(4, 6))
     x = torch.randn(2, 4, 9, 8)
-    y = torch.stack([nn.functional.conv2d(x[:, c:c + 1], block.depthwise.weight[c:c + 1], padding=3)[:, 0]
-                     for c in range(4)], 1)
+    y = torch.stack(
+        [nn.functional.conv2d(x[:, c : c + 1], block.depthwise.weight[c : c + 1], padding=3)[:, 0] for c in range(4)], 1
+    )
     y = torch.einsum("oc,bchw->bohw", block.pointwise.weight[:, :, 0, 0], y)
     bn = block.bn
     y = nn.functional.batch_norm(y, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=1e-3)
@@ -68,9 +83,11 @@ def test_sepconv():
     assert block.depthwise.bias is None and block.pointwise.bias is None
 
 
-@pytest.mark.parametrize("block", [Conv(8, 12, 3, 2, None, 4), DWConv(8, 8, 5), SepConv7x7(8, 12),
-                                   Conv(8, 12, act=False)],
-                         ids=["grouped", "depthwise", "separable", "linear"])
+@pytest.mark.parametrize(
+    "block",
+    [Conv(8, 12, 3, 2, None, 4), DWConv(8, 8, 5), SepConv7x7(8, 12), Conv(8, 12, act=False)],
+    ids=["grouped", "depthwise", "separable", "linear"],
+)
 def test_folding_is_exact_and_happens_once(block):
     block = lived(copy.deepcopy(block)).double()
     x = torch.randn(2, 8, 9, 11, dtype=torch.float64)
@@ -81,8 +98,11 @@ def test_folding_is_exact_and_happens_once(block):
     block.fuse()
     assert all(torch.equal(a, b) for a, b in zip(first, block.parameters(), strict=True))
     assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules())
-    assert not any(p.requires_grad for part in (block.conv if isinstance(block, Conv) else block.pointwise,)
-                   for p in part.parameters())
+    assert not any(
+        p.requires_grad
+        for part in (block.conv if isinstance(block, Conv) else block.pointwise,)
+        for p in part.parameters()
+    )
 
 
 def test_folding_keeps_a_bias_and_the_type():
@@ -122,11 +142,16 @@ def test_bottleneck():
 @pytest.mark.parametrize("n", [1, 3])
 def test_c2f_and_c3k2_join_every_stage(n):
     x = torch.randn(2, 8, 6, 6)
-    for block, kind in ((C2f(8, 16, n, True), Bottleneck), (C2f(8, 16, n), Bottleneck), (C3k2(8, 16, n), Bottleneck),
-                        (C3k2(8, 16, n, True), C3k), (C3k2(8, 16, n, False, 0.25), Bottleneck)):
+    for block, kind in (
+        (C2f(8, 16, n, True), Bottleneck),
+        (C2f(8, 16, n), Bottleneck),
+        (C3k2(8, 16, n), Bottleneck),
+        (C3k2(8, 16, n, True), C3k),
+        (C3k2(8, 16, n, False, 0.25), Bottleneck),
+    ):
         block = lived(block)
         y = conv(block.cv1, x)
-        stages = [y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2:]]
+        stages = [y[:, : y.shape[1] // 2], y[:, y.shape[1] // 2 :]]
         for stage in block.m:
             assert type(stage) is kind
             stages.append(stage(stages[-1]))
@@ -193,7 +218,9 @@ def slow_decode(raw: Raw, strides: list[int], reg_max: int) -> Tensor:
                 for x in range(width):
                     sides = []
                     for side in range(4):
-                        weights = [math.exp(float(v)) for v in raw["boxes"][b, side * reg_max:(side + 1) * reg_max, a]]
+                        weights = [
+                            math.exp(float(v)) for v in raw["boxes"][b, side * reg_max : (side + 1) * reg_max, a]
+                        ]
                         sides.append(sum(i * w for i, w in enumerate(weights)) / sum(weights))
                     left, top, right, bottom = sides
                     x1, y1, x2, y2 = x + 0.5 - left, y + 0.5 - top, x + 0.5 + right, y + 0.5 + bottom
@@ -224,17 +251,24 @@ def test_heads_and_their_decoding(head, reg_max):
         assert torch.equal(block.decode(raw, raw.sizes, [8, 16, 32]), found)
 
 
-@pytest.mark.parametrize(("channels", "nc", "box", "hidden"), [
-    ([64, 128, 256], 80, 64, 80), ([64, 128, 256], 3, 64, 64), ([32], 200, 64, 100), ([512, 512], 80, 128, 512),
-    ([16], 1, 64, 16),
-])
+@pytest.mark.parametrize(
+    ("channels", "nc", "box", "hidden"),
+    [
+        ([64, 128, 256], 80, 64, 80),
+        ([64, 128, 256], 3, 64, 64),
+        ([32], 200, 64, 100),
+        ([512, 512], 80, 128, 512),
+        ([16], 1, 64, 16),
+    ],
+)
 def test_hidden_widths_of_the_branches(channels, nc, box, hidden):
     for legacy in (True, False):
         head = Detect(nc, channels=channels, legacy=legacy)
         for branch, classes, width in zip(head.cv2, head.cv3, channels, strict=True):
             assert [m.out_channels for m in branch.modules() if isinstance(m, nn.Conv2d)] == [box, box, 64]
-            found = [(m.out_channels, m.kernel_size[0], m.groups) for m in classes.modules()
-                     if isinstance(m, nn.Conv2d)]
+            found = [
+                (m.out_channels, m.kernel_size[0], m.groups) for m in classes.modules() if isinstance(m, nn.Conv2d)
+            ]
             dense = [(hidden, 3, 1), (hidden, 3, 1), (nc, 1, 1)]
             separable = [(width, 3, width), (hidden, 1, 1), (hidden, 3, hidden), (hidden, 1, 1), (nc, 1, 1)]
             assert found == (dense if legacy else separable)
@@ -242,9 +276,15 @@ def test_hidden_widths_of_the_branches(channels, nc, box, hidden):
 
 def test_head_keys_are_those_of_published_checkpoints():
     keys = set(Detect(2, channels=[16, 32]).state_dict())
-    for key in ("cv2.0.0.conv.weight", "cv2.1.2.bias", "cv3.0.0.0.conv.weight", "cv3.0.0.1.bn.weight",
-                "cv3.1.1.0.conv.weight",
-                "cv3.1.2.weight", "dfl.conv.weight"):
+    for key in (
+        "cv2.0.0.conv.weight",
+        "cv2.1.2.bias",
+        "cv3.0.0.0.conv.weight",
+        "cv3.0.0.1.bn.weight",
+        "cv3.1.1.0.conv.weight",
+        "cv3.1.2.weight",
+        "dfl.conv.weight",
+    ):
         assert key in keys
     assert "cv3.0.1.conv.weight" in Detect(2, channels=[16], legacy=True).state_dict()
     assert {key for key in BitDetect(2, channels=[16, 32]).state_dict() if not key.endswith(".act_scale")} == keys
@@ -262,17 +302,47 @@ def test_raw_is_a_plain_mapping_that_can_be_copied():
 
 
 def test_every_module_of_the_issue_is_there():
-    assert {"Conv", "DWConv", "Bottleneck", "C2", "C2f", "C3", "C3k", "C3k2", "SPPF", "PSABlock", "C2PSA", "Concat",
-            "AAttn", "ABlock",
-            "A2C2f", "SepConv7x7", "RELAN", "AreaAttn", "Detect", "BitDetect"} <= set(MODULES)
+    assert {
+        "Conv",
+        "DWConv",
+        "Bottleneck",
+        "C2",
+        "C2f",
+        "C3",
+        "C3k",
+        "C3k2",
+        "SPPF",
+        "PSABlock",
+        "C2PSA",
+        "Concat",
+        "AAttn",
+        "ABlock",
+        "A2C2f",
+        "SepConv7x7",
+        "RELAN",
+        "AreaAttn",
+        "Detect",
+        "BitDetect",
+    } <= set(MODULES)
 
 
 BLOCKS = {
-    "Conv": (16, 32, 3), "DWConv": (16, 32, 3), "SepConv7x7": (16, 32), "Bottleneck": (16, 32), "SPPF": (16, 32),
+    "Conv": (16, 32, 3),
+    "DWConv": (16, 32, 3),
+    "SepConv7x7": (16, 32),
+    "Bottleneck": (16, 32),
+    "SPPF": (16, 32),
     "C2": (16, 32, 2),
-    "C2f": (16, 32, 2), "C3": (16, 32, 2), "C3k": (16, 32, 2), "C3k2": (16, 32, 2, True), "C2PSA": (32, 32, 1),
+    "C2f": (16, 32, 2),
+    "C3": (16, 32, 2),
+    "C3k": (16, 32, 2),
+    "C3k2": (16, 32, 2, True),
+    "C2PSA": (32, 32, 1),
     "RELAN": (16, 32, 2),
-    "A2C2f": (16, 64, 1, True, 4), "AreaAttn": (16, 32, 1), "AAttn": (32, 1, 4), "ABlock": (32, 1, 2.0, 4),
+    "A2C2f": (16, 64, 1, True, 4),
+    "AreaAttn": (16, 32, 1),
+    "AAttn": (32, 1, 4),
+    "ABlock": (32, 1, 2.0, 4),
     "PSABlock": (32,),
 }
 

@@ -73,8 +73,9 @@ class Tiny(nn.Module):
         self.classes = nn.ModuleList(nn.Conv2d(c, nc, 1) for c in channels)
 
     def forward(self, maps: list[Tensor]) -> Raw:
-        boxes, scores = ([conv(x).flatten(2) for conv, x in zip(convs, maps, strict=True)]
-                         for convs in (self.boxes, self.classes))
+        boxes, scores = (
+            [conv(x).flatten(2) for conv, x in zip(convs, maps, strict=True)] for convs in (self.boxes, self.classes)
+        )
         return Raw(torch.cat(boxes, 2), torch.cat(scores, 2), [tuple(x.shape[-2:]) for x in maps])
 
 
@@ -90,13 +91,26 @@ def test_every_kind_of_rule():
     register("Plain", nn.Conv2d, "plain")
     register("Sum", Sum, "join")
     register("Tiny", Tiny, "head")
-    doc = document((-1, 2, "Wide", [32, 5]), (-1, 6, "Chain", [64, True]), (-1, 2, "Scale", [0.5]), (-1, 1, "Norm", []),
-                   (-1, 1, "Plain", [32, 10, 3, 2, 1]), ([-1, -1], 1, "Sum", []), head=[[[5, 4], 1, "Tiny", ["nc"]]],
-                   scales={"n": [0.5, 0.5]})
+    doc = document(
+        (-1, 2, "Wide", [32, 5]),
+        (-1, 6, "Chain", [64, True]),
+        (-1, 2, "Scale", [0.5]),
+        (-1, 1, "Norm", []),
+        (-1, 1, "Plain", [32, 10, 3, 2, 1]),
+        ([-1, -1], 1, "Sum", []),
+        head=[[[5, 4], 1, "Tiny", ["nc"]]],
+        scales={"n": [0.5, 0.5]},
+    )
     graph = graph_of(doc)
     assert [(row.args, row.times, row.channels) for row in graph.rows] == [
-        ((3, 16, 5), 1, 16), ((16, 32, 3, True), 1, 32), ((0.5,), 1, 32), ((32,), 1, 32), ((32, 10, 3, 2, 1), 1, 10),
-        ((), 1, 20), ((2,), 1, 0)]
+        ((3, 16, 5), 1, 16),
+        ((16, 32, 3, True), 1, 32),
+        ((0.5,), 1, 32),
+        ((32,), 1, 32),
+        ((32, 10, 3, 2, 1), 1, 10),
+        ((), 1, 20),
+        ((2,), 1, 0),
+    ]
     model = Detector(graph)
     assert model.strides == (2.0, 2.0) and model.reg_max == 2
     raw = model.eval()(torch.rand(1, 3, 8, 8))
@@ -113,9 +127,11 @@ def test_a_rule_with_everything():
 
 def test_a_block_of_ones_own_in_a_yaml_of_the_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "mine.yaml").write_text("nc: 3\nscales:\n  n: [1.0, 0.5]\nbackbone:\n  - [-1, 1, Conv, [16, 3, 2]]\n"
-                                        "  - [-1, 2, Wide, [64, 1]]\n"
-                                        "head:\n  - [[-1], 1, Detect, [nc]]\n")
+    (tmp_path / "mine.yaml").write_text(
+        "nc: 3\nscales:\n  n: [1.0, 0.5]\nbackbone:\n  - [-1, 1, Conv, [16, 3, 2]]\n"
+        "  - [-1, 2, Wide, [64, 1]]\n"
+        "head:\n  - [[-1], 1, Detect, [nc]]\n"
+    )
     with pytest.raises(UserError, match="backbone row 1 .Wide.: module 'Wide' is unknown"):
         build("mine.yaml")
     bitfalcon_plugin.register("Wide", Wide, "block")
@@ -152,12 +168,18 @@ def test_the_same_again_is_fine_and_another_is_refused():
         register("Wide", Wide, "stage")
 
 
-@pytest.mark.parametrize(("name", "cls", "rule", "told"), [
-    ("X", Wide, "blok", "rule 'blok' is unknown.*stage.*Did you mean 'block'"), ("X", 7, "block", "an nn.Module class"),
-    ("", Wide, "block", "expected a name"), (" ", Wide, "block", "expected a name"),
-    (5, Wide, "block", "expected a name"),
-    ("X", Wide, 3, "expected a name.*rule"), ("X", type, "block", "arguments"),
-])
+@pytest.mark.parametrize(
+    ("name", "cls", "rule", "told"),
+    [
+        ("X", Wide, "blok", "rule 'blok' is unknown.*stage.*Did you mean 'block'"),
+        ("X", 7, "block", "an nn.Module class"),
+        ("", Wide, "block", "expected a name"),
+        (" ", Wide, "block", "expected a name"),
+        (5, Wide, "block", "expected a name"),
+        ("X", Wide, 3, "expected a name.*rule"),
+        ("X", type, "block", "arguments"),
+    ],
+)
 def test_what_cannot_be_registered(name, cls, rule, told):
     with pytest.raises(UserError, match=told):
         register(name, cls, rule)
@@ -166,10 +188,14 @@ def test_what_cannot_be_registered(name, cls, rule, told):
         Rule("block", scaling="c3")
 
 
-@pytest.mark.parametrize(("cls", "rule", "args", "told"), [
-    (Chain, "same", [8], "3 to 4: .c_in, c_out, n, twist"), (Scale, "block", [8], "takes 2 positional arguments"),
-    (Wide, "join", [8, 8], "on row 0 8x128x128: conv2d"),
-])
+@pytest.mark.parametrize(
+    ("cls", "rule", "args", "told"),
+    [
+        (Chain, "same", [8], "3 to 4: .c_in, c_out, n, twist"),
+        (Scale, "block", [8], "takes 2 positional arguments"),
+        (Wide, "join", [8, 8], "on row 0 8x128x128: conv2d"),
+    ],
+)
 def test_a_class_that_does_not_fit_its_rule_is_told_with_its_row(cls, rule, args, told):
     register("Odd", cls, rule)
     with pytest.raises(UserError, match=f"row 1 .Odd.*{told}"):
@@ -178,13 +204,15 @@ def test_a_class_that_does_not_fit_its_rule_is_told_with_its_row(cls, rule, args
 
 def test_a_module_that_breaks_the_promise_of_its_rule_is_told():
     register("Liar", lambda c_in, c_out: Conv(c_in, c_out + 1), "block")
-    with pytest.raises(UserError,
-                       match="row 1 .Liar. on row 0 8x128x128: gives 9x128x128; its rule promises a map of 8 channels"):
+    with pytest.raises(
+        UserError, match="row 1 .Liar. on row 0 8x128x128: gives 9x128x128; its rule promises a map of 8 channels"
+    ):
         Detector(graph_of(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Liar", [8]))))
     register("NoHead", lambda nc, channels: Sum(), "head")
     with pytest.raises(UserError, match="row 2 .NoHead.*gives modules.Raw"):
-        Detector(graph_of(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Conv", [8]),
-                                   head=[[[0, 1], 1, "NoHead", ["nc"]]])))
+        Detector(
+            graph_of(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Conv", [8]), head=[[[0, 1], 1, "NoHead", ["nc"]]]))
+        )
 
 
 def test_a_module_that_needs_values_is_counted_too():
@@ -193,8 +221,9 @@ def test_a_module_that_needs_values_is_counted_too():
             return x if x.sum().item() > 1e9 else x + 1
 
     register("Values", Values, "same")
-    plain, other = (Detector(graph_of(document((-1, 1, "Conv", [8, 3, 2]), *rows)))
-                    for rows in ((), ((-1, 1, "Values", []),)))
+    plain, other = (
+        Detector(graph_of(document((-1, 1, "Conv", [8, 3, 2]), *rows))) for rows in ((), ((-1, 1, "Values", []),))
+    )
     state = {key: value.clone() for key, value in other.state_dict().items()}
     assert summary(other, 64).gflops == summary(plain, 64).gflops
     assert all(torch.equal(value, state[key]) for key, value in other.state_dict().items())
@@ -203,8 +232,17 @@ def test_a_module_that_needs_values_is_counted_too():
 def test_names_of_libraries():
     for name in ("nn.Upsample", "torch.nn.Upsample", "torchvision.ops.SqueezeExcitation"):
         assert lookup(name).rule == Rule("same")
-    for name in ("nn.Nothing", "nn.functional", "nn.init", "torchvision.ops.nms", "torchvision.models", "os.system",
-                 "nn.", "", "nn.modules.Conv2d"):
+    for name in (
+        "nn.Nothing",
+        "nn.functional",
+        "nn.init",
+        "torchvision.ops.nms",
+        "torchvision.models",
+        "os.system",
+        "nn.",
+        "",
+        "nn.modules.Conv2d",
+    ):
         with pytest.raises(KeyError):
             entry(name)
     assert {"Conv", "nn.Upsample", "torchvision.ops.MLP", "nn.Conv2d"} <= set(known_modules())
@@ -220,14 +258,22 @@ def distribution(folder: Path, code: str, value: str = "stripes:add") -> None:
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: stripes\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[bitfalcon.modules]\nstripes = {value}\n")
-    (folder / "striped.yaml").write_text("nc: 2\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Stripe, [16]]\n"
-                                         "head:\n  - [[-1], 1, Detect, [nc]]\n")
+    (folder / "striped.yaml").write_text(
+        "nc: 2\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]]\n  - [-1, 1, Stripe, [16]]\n"
+        "head:\n  - [[-1], 1, Detect, [nc]]\n"
+    )
 
 
 def run(folder: Path, code: str) -> subprocess.CompletedProcess:
     path = os.pathsep.join((str(folder), str(ROOT), os.environ.get("PYTHONPATH", "")))
-    return subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"})
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+    )
 
 
 GOOD = """
@@ -268,11 +314,15 @@ def test_a_broken_distribution_ends_cleanly(tmp_path):
     assert done.stdout.startswith("refused The plugin 'stripes' (stripes:add)") and "no licence" in done.stdout
 
 
-@pytest.mark.parametrize(("code", "value", "told"), [
-    ("import nothing_like_it\n", "stripes:add", "nothing_like_it"), (GOOD, "stripes:missing", "missing"),
-    (GOOD.replace('"Stripe", Stripe', '"Conv", Stripe'), "stripes:add", "belongs to"),
-    ("add = 5\n", "stripes:add", "not callable"),
-])
+@pytest.mark.parametrize(
+    ("code", "value", "told"),
+    [
+        ("import nothing_like_it\n", "stripes:add", "nothing_like_it"),
+        (GOOD, "stripes:missing", "missing"),
+        (GOOD.replace('"Stripe", Stripe', '"Conv", Stripe'), "stripes:add", "belongs to"),
+        ("add = 5\n", "stripes:add", "not callable"),
+    ],
+)
 def test_a_broken_distribution_is_named(tmp_path, monkeypatch, code, value, told):
     distribution(tmp_path, code, value)
     monkeypatch.syspath_prepend(tmp_path)

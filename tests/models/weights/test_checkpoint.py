@@ -24,7 +24,12 @@ def model():
 
 def test_a_round_trip_gives_the_same_model(tmp_path, model):
     path = tmp_path / "a.pt"
-    save(path, Checkpoint(model.graph, model.state_dict(), settings={"imgsz": 320, "path": tmp_path}, metrics={"x": 1.0}, epoch=4))
+    save(
+        path,
+        Checkpoint(
+            model.graph, model.state_dict(), settings={"imgsz": 320, "path": tmp_path}, metrics={"x": 1.0}, epoch=4
+        ),
+    )
     content = torch.load(path)
     assert content["format"] == "bitfalcon" and content["version"] == 1 and isinstance(content["state"], dict)
     back = load(path)
@@ -112,23 +117,60 @@ def test_the_file_opens_memory_mapped_and_with_plain_torch(tmp_path, model):
 def test_a_file_of_the_first_version_keeps_loading(tmp_path, model):
     graph = model.graph
     document = {key: graph.document[key] for key in ("nc", "scales", "backbone", "head")}
-    torch.save({  # as version 1 was first written: without rows, norms, source and strides
-        "format": "bitfalcon", "version": 1, "bitfalcon": "0.1.0", "date": "2025-01-01T00:00:00",
-        "graph": {"name": "yolov12.yaml", "document": document, "scale": "n", "variant": "v1", "nc": 2, "names": {0: "cat", 1: "dog"}},
-        "state": dict(model.state_dict()), "settings": {"imgsz": 320}, "metrics": {"x": 1.0}, "epoch": 4, "license": None, "training": None,
-    }, tmp_path / "a.pt")
+    torch.save(
+        {  # as version 1 was first written: without rows, norms, source and strides
+            "format": "bitfalcon",
+            "version": 1,
+            "bitfalcon": "0.1.0",
+            "date": "2025-01-01T00:00:00",
+            "graph": {
+                "name": "yolov12.yaml",
+                "document": document,
+                "scale": "n",
+                "variant": "v1",
+                "nc": 2,
+                "names": {0: "cat", 1: "dog"},
+            },
+            "state": dict(model.state_dict()),
+            "settings": {"imgsz": 320},
+            "metrics": {"x": 1.0},
+            "epoch": 4,
+            "license": None,
+            "training": None,
+        },
+        tmp_path / "a.pt",
+    )
     back = load(tmp_path / "a.pt")
     x = torch.rand(1, 3, 64, 64)
     assert torch.equal(back.model()(x)["scores"], model(x)["scores"])
     assert (back.epoch, back.settings, back.license, back.norms) == (4, {"imgsz": 320}, None, {})
 
 
-@pytest.mark.parametrize("key, value", [
-    ("version", "1"), ("version", None), ("graph", None), ("state", [1]), ("state", {"a": 1}), ("epoch", "x"), ("license", 5), ("date", None),
-    ("settings", None), ("training", 3), ("norms", {"model.0.bn": 1}), ("source", [1]), ("graph.names", {"a": "b"}), ("graph.nc", "2"),
-    ("graph.document", None), ("graph.scale", 1), ("graph.measured", 4),
-    ("graph.measured", [[8, 0], 32]), ("graph.measured", [[8, 16], "x"]), ("norms", {"a": [1, "x"]}),
-])
+@pytest.mark.parametrize(
+    "key, value",
+    [
+        ("version", "1"),
+        ("version", None),
+        ("graph", None),
+        ("state", [1]),
+        ("state", {"a": 1}),
+        ("epoch", "x"),
+        ("license", 5),
+        ("date", None),
+        ("settings", None),
+        ("training", 3),
+        ("norms", {"model.0.bn": 1}),
+        ("source", [1]),
+        ("graph.names", {"a": "b"}),
+        ("graph.nc", "2"),
+        ("graph.document", None),
+        ("graph.scale", 1),
+        ("graph.measured", 4),
+        ("graph.measured", [[8, 0], 32]),
+        ("graph.measured", [[8, 16], "x"]),
+        ("norms", {"a": [1, "x"]}),
+    ],
+)
 def test_entries_that_are_none_are_told(tmp_path, model, key, value):
     save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
     content = torch.load(tmp_path / "a.pt")
@@ -153,7 +195,9 @@ def test_a_graph_beyond_the_weights_is_refused_before_it_is_made(tmp_path, model
     content = torch.load(tmp_path / "a.pt")
     content["graph"]["document"]["scales"] = {"n": [1.0, 8.0, 16384]}
     torch.save(content, tmp_path / "a.pt")
-    monkeypatch.setattr("bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(
+        "bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built")
+    )
     with pytest.raises(UserError, match="do not fit"):
         load(tmp_path / "a.pt").model()
 

@@ -30,7 +30,9 @@ from tests.helpers.tiny_dataset import dataset
 from tests.models.test_conformance import VECTORS, check_output, foreign_state
 from tests.train.test_run import GRAPH
 
-real = pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="needs ../shared/checkpoints, which is not in the repository")
+real = pytest.mark.skipif(
+    not (SHARED / "checkpoints").is_dir(), reason="needs ../shared/checkpoints, which is not in the repository"
+)
 LICENSE = "AGPL-3.0 (https://example.org)"
 
 
@@ -40,7 +42,13 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("foreign")
     for name, vector in (("v1", "checkpoint-v1-n-released-layout"), ("turbo", "checkpoint-turbo-n")):
         state = {k: v.half() if v.is_floating_point() else v for k, v in foreign_state(VECTORS[vector], True).items()}
-        write(folder / f"{name}.pt", state, attributes={"names": {i: f"thing{i}" for i in range(80)}, "nc": 80}, license=LICENSE, epoch=-1)
+        write(
+            folder / f"{name}.pt",
+            state,
+            attributes={"names": {i: f"thing{i}" for i in range(80)}, "nc": 80},
+            license=LICENSE,
+            epoch=-1,
+        )
     return folder
 
 
@@ -48,7 +56,9 @@ def files(tmp_path_factory):
 @torch.inference_mode()
 def test_pickled_models_give_the_recorded_outputs(files, name, vector):
     model = YOLO(files / f"{name}.pt").model
-    check_output(model.decode(model(torch.from_numpy(image(*VECTORS[vector]["input"][2:])).float())), VECTORS[vector]["output"])
+    check_output(
+        model.decode(model(torch.from_numpy(image(*VECTORS[vector]["input"][2:])).float())), VECTORS[vector]["output"]
+    )
     assert model.names[3] == "thing3"
 
 
@@ -59,14 +69,19 @@ def test_plain_state_dicts_of_every_family_give_the_recorded_outputs(tmp_path, n
     state = {prefix + key: tensor for key, tensor in foreign_state(VECTORS[name], False).items()}
     torch.save({"state_dict": state} if prefix else state, tmp_path / "x.pt")
     model = load_any(tmp_path / "x.pt").model()
-    check_output(model.decode(model(torch.from_numpy(image(*VECTORS[name]["input"][2:])).float())), VECTORS[name]["output"]["out.0"])
+    check_output(
+        model.decode(model(torch.from_numpy(image(*VECTORS[name]["input"][2:])).float())),
+        VECTORS[name]["output"]["out.0"],
+    )
 
 
 def test_a_graph_of_its_own_is_built_from_the_yaml_in_the_file(tmp_path):
     document = yaml.safe_load(GRAPH)
     model = Detector(graph_of(document, named_scale="s")).eval()
     state = dict(model.state_dict())
-    write(tmp_path / "own.pt", state, attributes={"yaml": {**document, "scale": "s"}, "names": {0: "a", 1: "b", 2: "c"}})
+    write(
+        tmp_path / "own.pt", state, attributes={"yaml": {**document, "scale": "s"}, "names": {0: "a", 1: "b", 2: "c"}}
+    )
     again = load_any(tmp_path / "own.pt").model()
     x = torch.rand(1, 3, 64, 64)
     assert torch.equal(again(x)["scores"], model(x)["scores"]) and again.names == {0: "a", 1: "b", 2: "c"}
@@ -95,7 +110,9 @@ def test_there_and_back_gives_the_same_bytes(files, tmp_path, name):
 
 
 def test_info_builds_nothing_and_says_what_the_file_is(files, capsys, monkeypatch):
-    monkeypatch.setattr("bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(
+        "bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built")
+    )
     assert main(["info", str(files / "turbo.pt")]) == 0
     out = capsys.readouterr().out
     for words in ("family turbo", "scale n", "detect", "80 classes", "739 tensors", LICENSE, "thing7"):
@@ -105,8 +122,18 @@ def test_info_builds_nothing_and_says_what_the_file_is(files, capsys, monkeypatc
 def test_a_turbo_file_does_not_go_into_a_v1_graph(files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = dataset(tmp_path / "d")
-    tokens = ["train", "model=yolov12.yaml", "scale=n", f"data={data}", "imgsz=64", "epochs=1", "batch=2", "device=cpu", "plots=False",
-              f"pretrained={files / 'turbo.pt'}"]
+    tokens = [
+        "train",
+        "model=yolov12.yaml",
+        "scale=n",
+        f"data={data}",
+        "imgsz=64",
+        "epochs=1",
+        "batch=2",
+        "device=cpu",
+        "plots=False",
+        f"pretrained={files / 'turbo.pt'}",
+    ]
     assert main(tokens) == 2
     err = capsys.readouterr().err
     assert "Give variant=turbo" in err and "rows 1 and 3" in err and "positional convolution" in err
@@ -120,16 +147,36 @@ def test_a_turbo_file_does_not_go_into_a_v1_graph(files, tmp_path, monkeypatch, 
 def test_fine_tuning_keeps_the_hidden_widths_and_classes_of_the_same_name(files, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     data = dataset(tmp_path / "d", keys={"train": "images/train", "val": "images/val", "names": ["new", "Thing5"]})
-    assert main(["train", f"model={files / 'v1.pt'}", f"data={data}", "imgsz=64", "epochs=1", "batch=2", "device=cpu", "plots=False"]) == 0
+    assert (
+        main(
+            [
+                "train",
+                f"model={files / 'v1.pt'}",
+                f"data={data}",
+                "imgsz=64",
+                "epochs=1",
+                "batch=2",
+                "device=cpu",
+                "plots=False",
+            ]
+        )
+        == 0
+    )
     assert "remapped  1 classes: Thing5" in capsys.readouterr().out
     best = load("runs/detect/train/weights/best.pt")
-    assert best.state["model.21.cv3.0.2.weight"].shape == (2, 80, 1, 1) and best.model().names == {0: "new", 1: "Thing5"}
+    assert best.state["model.21.cv3.0.2.weight"].shape == (2, 80, 1, 1) and best.model().names == {
+        0: "new",
+        1: "Thing5",
+    }
 
 
 @pytest.mark.parametrize("name", ["turbo-n-seg", "turbo-n-cls"])
 def test_other_tasks_are_recognised_refused_and_converted(tmp_path, name, capsys):
     vectors = json.loads(gzip.decompress((RECORDED / "conformance.json.gz").read_bytes()))
-    state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in foreign_state(vectors[name], True).items()}
+    state = {
+        key: tensor.half() if tensor.is_floating_point() else tensor
+        for key, tensor in foreign_state(vectors[name], True).items()
+    }
     path = write(tmp_path / "x.pt", state, license=LICENSE)
     task = {"seg": "segment", "cls": "classify"}[name[-3:]]
     with pytest.raises(UserError, match=f"{task} checkpoint.*later version"):
@@ -167,10 +214,13 @@ def test_the_twelve_coco_numbers_of_the_fine_tuned_file():
     recorded = json.loads((SHARED / "conformance" / "predict-bccd.json").read_text())
     spec = load_data(SHARED / "datasets" / "bccd" / "data.yaml")
     samples = scan(spec, "val").samples
-    found = YOLO(SHARED / "checkpoints" / recorded["checkpoint"]).predict([str(s.image) for s in samples], stream=True, conf=0.001,
-                                                                           iou=0.7, imgsz=320)
-    rows = [torch.cat((torch.full((len(r), 1), float(i)), r.boxes.xyxy[:, :2], r.boxes.xywh[:, 2:], r.boxes.data[:, 4:]), 1)
-            for i, r in enumerate(found)]
+    found = YOLO(SHARED / "checkpoints" / recorded["checkpoint"]).predict(
+        [str(s.image) for s in samples], stream=True, conf=0.001, iou=0.7, imgsz=320
+    )
+    rows = [
+        torch.cat((torch.full((len(r), 1), float(i)), r.boxes.xyxy[:, :2], r.boxes.xywh[:, 2:], r.boxes.data[:, 4:]), 1)
+        for i, r in enumerate(found)
+    ]
     stats = coco_metrics(samples, torch.cat(rows).double().numpy(), spec.names)["stats"]
     assert [stats[name] for name in STATS] == pytest.approx(recorded["cocoeval_single_label_predict"]["val"], abs=0.001)
 
@@ -206,8 +256,16 @@ def test_what_a_file_says_cannot_steer_a_terminal(tmp_path, capsys):
     assert load(tmp_path / "ours.pt").license == "?[31mred next?"
 
 
-@pytest.mark.parametrize("names", [{"a": "x", "b": "y", "c": "z"}, {0: "x", 1: "y", 7: "z"}, {None: "x", 1: "y", 2: "z"}, ["x"],
-                                   {0: "x", "0": "w", 1: "y", 2: "z"}])
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"a": "x", "b": "y", "c": "z"},
+        {0: "x", 1: "y", 7: "z"},
+        {None: "x", 1: "y", 2: "z"},
+        ["x"],
+        {0: "x", "0": "w", 1: "y", 2: "z"},
+    ],
+)
 def test_class_names_that_fit_no_class_are_left_out_and_told(tmp_path, names, capsys):
     path = small(tmp_path / "x.pt", names=names)
     assert main(["info", f"model={path}"]) == 0 and "note: its class names" in capsys.readouterr().out
@@ -215,10 +273,19 @@ def test_class_names_that_fit_no_class_are_left_out_and_told(tmp_path, names, ca
 
 
 def test_odd_entries_of_a_file_do_no_harm(tmp_path):
-    found = load_any(small(tmp_path / "x.pt", license=["x"], date=5, epoch=10**300,
-                           train_args={"data": 5, "imgsz": "big", "single_cls": "no"}))
+    found = load_any(
+        small(
+            tmp_path / "x.pt",
+            license=["x"],
+            date=5,
+            epoch=10**300,
+            train_args={"data": 5, "imgsz": "big", "single_cls": "no"},
+        )
+    )
     assert (found.license, found.date, found.epoch, found.settings) == (None, "", -1, {})
-    found = load_any(small(tmp_path / "x.pt", license="L", date="D", epoch=3, train_args={"data": "d.yaml", "imgsz": 96, "lr0": 1}))
+    found = load_any(
+        small(tmp_path / "x.pt", license="L", date="D", epoch=3, train_args={"data": "d.yaml", "imgsz": 96, "lr0": 1})
+    )
     assert (found.license, found.date, found.epoch, found.settings) == ("L", "D", 3, {"data": "d.yaml", "imgsz": 96})
 
 
@@ -248,14 +315,18 @@ def test_weights_of_other_families_are_not_written_under_the_wrong_keys(tmp_path
         convert_ours(ours, "v1", tmp_path / "y.pt")
     assert not (tmp_path / "y.pt").exists()
     back = convert_ours(ours, name[:-2], tmp_path / "y.pt")
-    assert list(back) == list(state) and all(torch.equal(back[key], tensor) for key, tensor in torch.load(tmp_path / "y.pt").items())
+    assert list(back) == list(state) and all(
+        torch.equal(back[key], tensor) for key, tensor in torch.load(tmp_path / "y.pt").items()
+    )
     assert all(torch.equal(back[key], state[key]) for key in state)
 
 
 def test_the_licence_goes_along_with_a_plain_state_dict(files, tmp_path, capsys):
     assert main(["convert", f"model={files / 'turbo.pt'}", "to=turbo", f"out={tmp_path / 'plain.pt'}"]) == 0
     plain = torch.load(tmp_path / "plain.pt")
-    assert plain._metadata == {"": {"license": LICENSE}} and all(isinstance(value, torch.Tensor) for value in plain.values())
+    assert plain._metadata == {"": {"license": LICENSE}} and all(
+        isinstance(value, torch.Tensor) for value in plain.values()
+    )
     model = torch.nn.Sequential(torch.nn.BatchNorm2d(2))
     kept = type(plain)(model.state_dict())
     kept._metadata = plain._metadata

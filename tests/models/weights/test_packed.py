@@ -39,7 +39,11 @@ def some_state(draw: random.Random) -> dict[str, torch.Tensor]:
             if draw.random() < 0.5:
                 state[name + ".act_scale"] = torch.rand(())
         else:
-            state[name + ".weight"] = {"f": torch.randn(shape), "h": torch.randn(shape).half().float(), "n": torch.randint(9, ())}[kind]
+            state[name + ".weight"] = {
+                "f": torch.randn(shape),
+                "h": torch.randn(shape).half().float(),
+                "n": torch.randint(9, ()),
+            }[kind]
     return state
 
 
@@ -64,8 +68,14 @@ def sealed(content: dict) -> dict:
 
 def test_what_has_no_place_is_refused():
     layer = {"a.codes": torch.ones(2, 3, dtype=torch.int8), "a.scale": torch.ones(2), "a.bias": torch.ones(2)}
-    for extra in ({"a.zero": torch.ones(2)}, {"a.scale": torch.ones(3)}, {"a.codes": torch.ones(2, 3)}, {"b c": torch.ones(1)},
-                  {"b": torch.tensor(2**24 + 1)}, {"b": torch.ones(0)}):
+    for extra in (
+        {"a.zero": torch.ones(2)},
+        {"a.scale": torch.ones(3)},
+        {"a.codes": torch.ones(2, 3)},
+        {"b c": torch.ones(1)},
+        {"b": torch.tensor(2**24 + 1)},
+        {"b": torch.ones(0)},
+    ):
         with pytest.raises(ValueError):
             flat.flatten({**layer, **extra}, "t5")
 
@@ -73,7 +83,9 @@ def test_what_has_no_place_is_refused():
 def ternary(bit: object = "all") -> Detector:
     """A small model whose activation scales are set and whose batch norms change what they are given."""
     document = {**yaml.safe_load(GRAPH), "bit": bit}
-    model = Detector(graph_of(document, name="small.yaml", named_scale="n", nc=3, names={0: "red", 1: "green", 2: "blue"}))
+    model = Detector(
+        graph_of(document, name="small.yaml", named_scale="n", nc=3, names={0: "red", 1: "green", 2: "blue"})
+    )
     with torch.no_grad():
         model.train()(torch.rand(2, 3, 64, 64))
     return lived(model)
@@ -103,7 +115,11 @@ def outputs(model: Detector) -> list[torch.Tensor]:
 @pytest.mark.parametrize("of", ["model", "folded", "checkpoint"])
 def test_outputs_are_those_of_the_rounded_model(tmp_path, model, fmt, half, of):
     folded = copy.deepcopy(model).fuse()
-    given = {"model": model, "folded": folded, "checkpoint": Checkpoint(model.graph, model.state_dict(), license="L", epoch=3)}[of]
+    given = {
+        "model": model,
+        "folded": folded,
+        "checkpoint": Checkpoint(model.graph, model.state_dict(), license="L", epoch=3),
+    }[of]
     before = outputs(folded)
     pack(given, tmp_path / "a.pt", fmt, half)
     assert all(map(torch.equal, outputs(folded), before))  # nothing is done to what is given
@@ -118,14 +134,20 @@ def test_outputs_are_those_of_the_rounded_model(tmp_path, model, fmt, half, of):
 def test_the_file_opens_with_plain_torch_and_is_four_tensors(path, model):
     content = torch.load(path)
     assert {key: (value.dtype, value.ndim) for key, value in content.items() if isinstance(value, torch.Tensor)} == {
-        "trits": (torch.uint8, 1), "bytes": (torch.int8, 1), "halves": (torch.float16, 1), "floats": (torch.float32, 1)}
+        "trits": (torch.uint8, 1),
+        "bytes": (torch.int8, 1),
+        "halves": (torch.float16, 1),
+        "floats": (torch.float32, 1),
+    }
     header = {key: content[key] for key in ("format", "version", "fmt", "rule", "bn_folded")}
     assert header == {"format": "bitfalcon-packed", "version": 1, "fmt": "t5", "rule": "absmean", "bn_folded": True}
     assert "state" not in content and content["graph"]["names"] == {0: "red", 1: "green", 2: "blue"}
     weights = copy.deepcopy(model).fuse().state_dict()
-    line = next(line for line in flat.parse(content["table"]) if line.store == "t")  # read by hand, as another runtime would
-    used = content["trits"][:bytes_of(line.count, "t5")].tolist()
-    trits = [byte // 3**place % 3 - 1 for byte in used for place in range(5)][:line.count]
+    line = next(
+        line for line in flat.parse(content["table"]) if line.store == "t"
+    )  # read by hand, as another runtime would
+    used = content["trits"][: bytes_of(line.count, "t5")].tolist()
+    trits = [byte // 3**place % 3 - 1 for byte in used for place in range(5)][: line.count]
     assert torch.equal(torch.tensor(trits).view(line.shape), weights[f"{line.name}.codes"].long())
 
 
@@ -139,16 +161,23 @@ def test_a_state_that_is_read_is_that_of_the_folded_model(path, model):
 def test_every_flipped_byte_is_an_error_or_changes_nothing(path):
     whole, state = path.read_bytes(), load(path).state
     start = whole.index(b"PK", 4)  # behind the pickle
-    places = [*range(0, 64), *random.Random(5).sample(range(len(whole)), 250), *range(start, start + 40), *range(len(whole) - 120, len(whole))]
+    places = [
+        *range(0, 64),
+        *random.Random(5).sample(range(len(whole)), 250),
+        *range(start, start + 40),
+        *range(len(whole) - 120, len(whole)),
+    ]
     refused = 0
     for place in places:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1:])
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
         try:
             found = load_any(path)
         except UserError:
             refused += 1
             continue
-        assert list(found.state) == list(state) and all(torch.equal(found.state[name], state[name]) for name in state), place
+        assert list(found.state) == list(state) and all(
+            torch.equal(found.state[name], state[name]) for name in state
+        ), place
     assert refused > 250
 
 
@@ -176,26 +205,42 @@ def test_without_the_archives_checksums_its_own_finds_a_flipped_byte(path):
 
 # What a file of ours cannot hold: case -> (line of a ternary layer with its name, kind and shape, or entries by the content; what is said)
 LINES = {
-    "negative": ("{n} {k} -{s}", "line 3"), "zero": ("{n} {k} 0x999999999", "line 3"), "many": ("{n} {k} 1" + "x1" * 99, "line 3"),
-    "huge": ("{n} {k} 999999999x999999999x999999999", "trits has"), "digits": ("{n} {k} " + "9" * 4000, "line 3"),
-    "kind": ("{n} q:sba {s}", "line 3"), "letters": ("{n} t:abs {s}", "line 3"), "escape": ("\x1b[31m {k} {s}", "no table"),
-    "scalar codes": ("{n} {k} -", "codes without a shape"), "as floats": ("{n}.codes f {s}", "codes as floats"),
-    "transposed": ("{n} {k} 3x3x8x16", "floats has"), "none": ("", "line 3"), "two": ("{n} {k} {s}\n{n} {k} {s}", "twice"),
+    "negative": ("{n} {k} -{s}", "line 3"),
+    "zero": ("{n} {k} 0x999999999", "line 3"),
+    "many": ("{n} {k} 1" + "x1" * 99, "line 3"),
+    "huge": ("{n} {k} 999999999x999999999x999999999", "trits has"),
+    "digits": ("{n} {k} " + "9" * 4000, "line 3"),
+    "kind": ("{n} q:sba {s}", "line 3"),
+    "letters": ("{n} t:abs {s}", "line 3"),
+    "escape": ("\x1b[31m {k} {s}", "no table"),
+    "scalar codes": ("{n} {k} -", "codes without a shape"),
+    "as floats": ("{n}.codes f {s}", "codes as floats"),
+    "transposed": ("{n} {k} 3x3x8x16", "floats has"),
+    "none": ("", "line 3"),
+    "two": ("{n} {k} {s}\n{n} {k} {s}", "twice"),
     "more": ("{n} {k} {s}\nmodel.99.weight f 1", "floats has"),
 }
 ENTRIES = {
-    "empty": (lambda c: {"table": ""}, "line 1"), "no table": (lambda c: {"table": 5}, "no table"),
-    "short": (lambda c: {"trits": c["trits"][:-1].clone()}, "trits has"), "long": (lambda c: {"floats": c["floats"].repeat(2)}, "floats has"),
+    "empty": (lambda c: {"table": ""}, "line 1"),
+    "no table": (lambda c: {"table": 5}, "no table"),
+    "short": (lambda c: {"trits": c["trits"][:-1].clone()}, "trits has"),
+    "long": (lambda c: {"floats": c["floats"].repeat(2)}, "floats has"),
     "invalid": (lambda c: {"trits": torch.full_like(c["trits"], 250)}, "byte 250 at place 0"),
     "padding": (lambda c: {"trits": torch.full_like(c["trits"], 242)}, "padding behind model.1.conv"),
-    "low": (lambda c: {"bytes": torch.full_like(c["bytes"], -128)}, "below -127"), "other fmt": (lambda c: {"fmt": "t2"}, "trits has"),
-    "type": (lambda c: {"trits": c["trits"].to(torch.int8)}, "no flat tensor"), "ndim": (lambda c: {"floats": c["floats"][None]}, "no flat"),
-    "list": (lambda c: {"halves": [1.0]}, "no flat tensor"), "missing": (lambda c: {"bytes": None}, "no flat tensor of int8"),
-    "fmt": (lambda c: {"fmt": "t7"}, "none of t5, t2"), "list fmt": (lambda c: {"fmt": ["t5"]}, "none of t5, t2"),
+    "low": (lambda c: {"bytes": torch.full_like(c["bytes"], -128)}, "below -127"),
+    "other fmt": (lambda c: {"fmt": "t2"}, "trits has"),
+    "type": (lambda c: {"trits": c["trits"].to(torch.int8)}, "no flat tensor"),
+    "ndim": (lambda c: {"floats": c["floats"][None]}, "no flat"),
+    "list": (lambda c: {"halves": [1.0]}, "no flat tensor"),
+    "missing": (lambda c: {"bytes": None}, "no flat tensor of int8"),
+    "fmt": (lambda c: {"fmt": "t7"}, "none of t5, t2"),
+    "list fmt": (lambda c: {"fmt": ["t5"]}, "none of t5, t2"),
     "NaN": (lambda c: {"floats": torch.full_like(c["floats"], float("nan"))}, "floats that are not finite"),
     "infinite": (lambda c: {"halves": torch.full_like(c["halves"], float("inf"))}, "halves that are not finite"),
-    "tensors": (lambda c: {"settings": {"x": torch.zeros(1)}}, "no plain values"), "no graph": (lambda c: {"graph": None}, "graph"),
-    "no names": (lambda c: {"graph": {**c["graph"], "names": [1]}}, "graph.names"), "norms": (lambda c: {"norms": {"model.9.bn": [1, 2]}}, "norm"),
+    "tensors": (lambda c: {"settings": {"x": torch.zeros(1)}}, "no plain values"),
+    "no graph": (lambda c: {"graph": None}, "graph"),
+    "no names": (lambda c: {"graph": {**c["graph"], "names": [1]}}, "graph.names"),
+    "norms": (lambda c: {"norms": {"model.9.bn": [1, 2]}}, "norm"),
 }
 
 
@@ -236,7 +281,9 @@ def test_a_graph_beyond_the_weights_is_refused_before_it_is_made(path, monkeypat
     graph = content["graph"]
     document = {**graph["document"], "scales": {"n": [1.0, 64.0, 16384]}}
     torch.save(sealed({**content, "graph": {**graph, "document": document}}), path)
-    monkeypatch.setattr("bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(
+        "bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built")
+    )
     with pytest.raises(UserError, match="do not fit"):
         load(path).model()
 
@@ -312,10 +359,15 @@ def test_weights_beyond_sixteen_bits_stay_whole(tmp_path, model):
 
 
 def test_yolo_predicts_measures_and_saves_it_again(place, model):  # noqa: F811
-    pack(Checkpoint(model.graph, model.state_dict(), settings={"data": "data/data.yaml", "imgsz": 64}, license="L"), place / "small-bit.pt")
+    pack(
+        Checkpoint(model.graph, model.state_dict(), settings={"data": "data/data.yaml", "imgsz": 64}, license="L"),
+        place / "small-bit.pt",
+    )
     yolo = YOLO("small-bit.pt")
     direct = rounded(copy.deepcopy(model).fuse())
-    assert yolo.names == {0: "red", 1: "green", 2: "blue"} and all(map(torch.equal, outputs(yolo.model), outputs(direct)))
+    assert yolo.names == {0: "red", 1: "green", 2: "blue"} and all(
+        map(torch.equal, outputs(yolo.model), outputs(direct))
+    )
     found = yolo.predict("data/images/val", imgsz=64, conf=0.001)
     assert len(found) == 4 and sum(len(one) for one in found)
     assert 0 <= yolo.val(imgsz=64, plots=False).box.map <= 1
@@ -331,9 +383,13 @@ def test_yolo_predicts_measures_and_saves_it_again(place, model):  # noqa: F811
 def test_it_is_not_trained_on_and_not_converted(place, model, capsys):  # noqa: F811
     pack(model, place / "small-bit.pt")
     wrong = (
-        lambda: YOLO("small-bit.pt").train(data="data/data.yaml", epochs=1), lambda: YOLO("small.yaml").load("small-bit.pt"),
-        lambda: YOLO("small.yaml").train(data="data/data.yaml", epochs=1, pretrained="small-bit.pt", imgsz=64, device="cpu", plots=False),
-        lambda: YOLO("small-bit.pt").train(resume="small-bit.pt"))
+        lambda: YOLO("small-bit.pt").train(data="data/data.yaml", epochs=1),
+        lambda: YOLO("small.yaml").load("small-bit.pt"),
+        lambda: YOLO("small.yaml").train(
+            data="data/data.yaml", epochs=1, pretrained="small-bit.pt", imgsz=64, device="cpu", plots=False
+        ),
+        lambda: YOLO("small-bit.pt").train(resume="small-bit.pt"),
+    )
     for attempt in wrong:
         with pytest.raises(UserError, match="packed model.*Give the checkpoint that it was packed from"):
             attempt()
@@ -347,16 +403,25 @@ def test_it_is_not_trained_on_and_not_converted(place, model, capsys):  # noqa: 
     assert "packed" in capsys.readouterr().err and not (place / "x.pt").exists()
     assert main(["info", "small-bit.pt"]) == 0
     out = capsys.readouterr().out
-    assert "packed as t5 (five ternary weights in a byte)" in out and f"{(place / 'small-bit.pt').stat().st_size:,} bytes" in out
-    assert f"{sum(line.count for line in flat.lines_of(load('small-bit.pt').state) if line.store == 't'):,} ternary" in out
+    assert (
+        "packed as t5 (five ternary weights in a byte)" in out
+        and f"{(place / 'small-bit.pt').stat().st_size:,} bytes" in out
+    )
+    assert (
+        f"{sum(line.count for line in flat.lines_of(load('small-bit.pt').state) if line.store == 't'):,} ternary" in out
+    )
 
 
 def test_the_sizes_are_those_that_were_promised(tmp_path):
     graph = read_graph("yolov12.yaml", "n", nc=80, names={index: f"class number {index}" for index in range(80)})
-    model = Detector(graph_of({**graph.document, "bit": "all"}, name=graph.name, named_scale="n", nc=80, names=graph.names))
+    model = Detector(
+        graph_of({**graph.document, "bit": "all"}, name=graph.name, named_scale="n", nc=80, names=graph.names)
+    )
     settings = {**load_settings({}).as_dict(), "data": "/home/somebody/datasets/coco/data.yaml"}
     path = tmp_path / "yolov12n-bit.pt"
-    packed = pack(Checkpoint(model.graph, model.state_dict(), settings=settings, metrics={"metrics/mAP50-95(B)": 0.4}), path)
+    packed = pack(
+        Checkpoint(model.graph, model.state_dict(), settings=settings, metrics={"metrics/mAP50-95(B)": 0.4}), path
+    )
     assert path.stat().st_size <= 720_000
     found = sizes(packed)
     assert found["head"]["t5"] <= 220_000 and found["head"]["t2"] <= 220_000

@@ -14,7 +14,10 @@ def spelled(trits: list[int], fmt: str) -> list[int]:
     """The bytes of some trits, one after the other."""
     count, step = (5, 3) if fmt == "t5" else (4, 4)
     padded = [*trits, *[0] * (-len(trits) % count)]
-    return [sum((trit + 1) * step**place for place, trit in enumerate(padded[at:at + count])) for at in range(0, len(padded), count)]
+    return [
+        sum((trit + 1) * step**place for place, trit in enumerate(padded[at : at + count]))
+        for at in range(0, len(padded), count)
+    ]
 
 
 @pytest.mark.parametrize("fmt", FORMATS)
@@ -28,7 +31,10 @@ def test_trits_of_any_number_go_through_their_bytes(fmt):
         assert back.tolist() == trits and back.dtype == torch.int8
 
 
-@pytest.mark.parametrize("fmt, wrong", [("t5", range(243, 256)), ("t2", [v for v in range(256) if 3 in (v & 3, v >> 2 & 3, v >> 4 & 3, v >> 6)])])
+@pytest.mark.parametrize(
+    "fmt, wrong",
+    [("t5", range(243, 256)), ("t2", [v for v in range(256) if 3 in (v & 3, v >> 2 & 3, v >> 4 & 3, v >> 6)])],
+)
 def test_bytes_that_no_weights_give_are_errors(fmt, wrong):
     count = FORMATS[fmt].count
     for value in range(256):
@@ -51,6 +57,11 @@ def test_lengths_and_padding_are_checked(fmt):
         unpack_trits(data, count - 1, fmt)
     with pytest.raises(ValueError, match="bytes"):
         unpack_trits(data.float(), count, fmt)
-    for other in (torch.tensor([2]), torch.tensor([0.5]), torch.tensor([float("nan")]), torch.tensor([-128], dtype=torch.int8)):
+    for other in (
+        torch.tensor([2]),
+        torch.tensor([0.5]),
+        torch.tensor([float("nan")]),
+        torch.tensor([-128], dtype=torch.int8),
+    ):
         with pytest.raises(ValueError, match="not -1, 0 or 1"):
             pack_trits(other, fmt)
