@@ -164,7 +164,7 @@ def test_unknown_attributes_are_the_networks(place):
     assert yolo.stride.tolist() == [8, 16] and yolo.state_dict().keys() == yolo.model.state_dict().keys()
     assert len(list(yolo.parameters())) == len(list(yolo.model.parameters()))
     with pytest.raises(AttributeError, match="predcit.*Did you mean 'predict'"):
-        yolo.predcit
+        yolo.predcit  # noqa: B018
     assert not hasattr(yolo, "_repr_html_") and not hasattr(yolo, "nothing_of_the_kind")
     other = copy.deepcopy(yolo)
     assert other.model is not yolo.model and same_state(other, yolo)

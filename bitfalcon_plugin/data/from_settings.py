@@ -34,8 +34,8 @@ def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
         )
     else:
         data = load_data(settings.data, allow_outside=settings.allow_outside)
-    for note in data.notes:
-        print(f"note: {note}", file=sys.stderr)
+    for text in data.notes:
+        print(f"note: {text}", file=sys.stderr)
     brought = {key: value for key, value in data.settings.items() if key not in settings.given}
     if brought:
         print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in brought.items()))
@@ -63,8 +63,8 @@ def scan_split(data: DataSpec, split: str, settings: Settings) -> Scan:
         f"{split:>9}: {len(found.samples)} images, {found.missing + found.empty} backgrounds, {found.unreadable} unreadable, "
         f"{sum(len(sample.boxes) for sample in found.samples)} boxes ({data.path})"
     )
-    for note in found.notes[:20]:
-        print(f"note: {note}", file=sys.stderr)
+    for text in found.notes[:20]:
+        print(f"note: {text}", file=sys.stderr)
     if len(found.notes) > 20:
         print(f"note: ... and {len(found.notes) - 20} more", file=sys.stderr)
     return found

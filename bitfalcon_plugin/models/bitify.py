@@ -153,7 +153,7 @@ def apply_policies(rows: nn.ModuleList, graph: Graph) -> None:
         raise_problems(f"{graph.name}: bit names layers that are not there:", sorted(unknown)[:20])
         named = frozenset(policy.layers)
         chosen = [layer for layer in layers if layer.part in policy.parts or layer.name in named]
-        for _ in _replace(chosen, policy, lambda layer: _reason(layer, layer.name in named, ())):
+        for _ in _replace(chosen, policy, lambda layer, named=named: _reason(layer, layer.name in named, ())):
             pass
     if graph.bit:
         _settle(rows)

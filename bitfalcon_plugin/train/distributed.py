@@ -190,7 +190,7 @@ def join(devices: Sequence[torch.device]) -> Iterator[World]:
         )
         problem.left_world = when
         _leave(abort=both)
-        raise problem
+        raise problem  # noqa: B904  it may be the error itself
     _leave(abort=False)
 
 

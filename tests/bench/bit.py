@@ -65,7 +65,7 @@ def speed(scale: str, imgsz: int, rounds: int) -> None:
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and "ONEDNN_MAX_CPU_ISA" not in os.environ:
         half, x16 = copy.deepcopy(best).to(torch.bfloat16), last.to(torch.bfloat16)
         runs["bfloat16 channels last"] = lambda: half(x16)
-    runs |= {name: (lambda made: lambda: made(last))(made) for name, made in models.items()}
+    runs |= {name: (lambda network: lambda: network(last))(made) for name, made in models.items()}
     with torch.inference_mode():
         show(interleave(runs, rounds=rounds, warmup=3), "float NCHW", "float channels last")
         maps = [torch.rand(1, c, int(imgsz // s), int(imgsz // s)) for c, s in zip(channels(model), model.strides)]

@@ -102,7 +102,7 @@ def memory(count: int = 10_000) -> None:
             (Path(name) / f"{index:06d}.jpg").write_bytes(data)
         items = list_sources(name)
         tracemalloc.start()
-        for index, result in enumerate(predict(Nothing(), items, imgsz=64, batch=8)):
+        for index, _result in enumerate(predict(Nothing(), items, imgsz=64, batch=8)):
             if index in (count // 10, count // 2, count - 1):
                 gc.collect()
                 traced, _ = tracemalloc.get_traced_memory()

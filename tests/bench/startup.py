@@ -64,7 +64,7 @@ def slow_imports(arguments: list[str], folder: str, count: int) -> list[tuple[fl
     told = subprocess.run(
         [sys.executable, "-X", "importtime", *arguments], cwd=folder, capture_output=True, text=True, check=True
     ).stderr
-    lines = [line for line in re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", told)]
+    lines = list(re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", told))
     end = next(index for index, (_, name) in enumerate(lines) if name == "torch")
     return sorted(((int(own) / 1e3, name) for own, name in lines[end + 1 :]), reverse=True)[:count]
 

@@ -52,9 +52,9 @@ def quick(monkeypatch):
 def boxes(*rows, nc=2):
     """Decoded predictions (1, 4+nc, A) of rows (x, y, w, h, class, score)."""
     found = torch.zeros(1, 4 + nc, len(rows))
-    for place, (x, y, w, h, cls, score) in enumerate(rows):
-        found[0, :4, place] = torch.tensor([x, y, w, h], dtype=torch.float32)
-        found[0, 4 + cls, place] = score
+    for anchor, (x, y, w, h, cls, score) in enumerate(rows):
+        found[0, :4, anchor] = torch.tensor([x, y, w, h], dtype=torch.float32)
+        found[0, 4 + cls, anchor] = score
     return found
 
 

@@ -64,7 +64,7 @@ def test_scan_ranks_and_goes_on_where_it_was_ended(floats, capsys, monkeypatch):
     )
     with open(folder / "scan.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["unit"] for row in rows] == list(row["unit"] for row in found["losses"])
+    assert [row["unit"] for row in rows] == [row["unit"] for row in found["losses"]]
     assert all(abs(float(row["lost raw"]) - (found["ap"] - units[row["unit"]]["ap_raw"])) < 1e-4 for row in rows)
 
     found["losses"] = found["losses"][:3]  # as a kill leaves it

@@ -341,7 +341,7 @@ def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
     path = run_export(model, made(format="openvino", int8=True, source=str(folder)), "small.yaml")
     assert "int8" in capsys.readouterr().out
     text = next(path.glob("*.xml")).read_text(encoding="utf-8")
-    quantised = [name for name in re.findall(r'<layer id="\d+" name="([^"]*)" type="FakeQuantize"', text)]
+    quantised = list(re.findall(r'<layer id="\d+" name="([^"]*)" type="FakeQuantize"', text))
     assert (
         quantised
         and [

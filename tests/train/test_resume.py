@@ -92,7 +92,7 @@ def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(
     assert kills >= 3
     os.chdir(folder)
     assert same(weights("whole"), weights("cut"))
-    assert not [path for path in Path("runs/cut").rglob(".*")]  # what a kill in the middle of a write left is swept up
+    assert not list(Path("runs/cut").rglob(".*"))  # what a kill in the middle of a write left is swept up
 
 
 @pytest.mark.parametrize(

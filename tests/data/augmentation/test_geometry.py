@@ -16,7 +16,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 def test_maps_match_the_steps_taken_one_by_one():
     uniform = torch.rand(20, 8, generator=seeded(), dtype=torch.float64)
-    gains = dict(degrees=40.0, translate=0.2, scale=0.4, shear=15.0, perspective=0.001)
+    gains = {"degrees": 40.0, "translate": 0.2, "scale": 0.4, "shear": 15.0, "perspective": 0.001}
     maps, scales = draw_maps(uniform, size=64, centre=50.0, **gains)
     for row, found, scale in zip(uniform.tolist(), maps, scales.tolist()):
         px, py, turn, grow, sx, sy, tx, ty = (2 * draw - 1 for draw in row)

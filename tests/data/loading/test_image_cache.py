@@ -130,7 +130,7 @@ def test_memory_that_is_not_there_is_not_taken(samples, monkeypatch):
         (needed * 2, 2, False),
         (None, 9, True),
     ):
-        monkeypatch.setattr(module, "free_memory", lambda: free)
+        monkeypatch.setattr(module, "free_memory", lambda free=free: free)
         opened = open_cache("ram", ["a", "b"], shapes, 64, copies)
         assert (opened.cache is not None) == there and opened.note.startswith(
             "cache=ram: up" if there else "cache=ram is off"
@@ -166,7 +166,7 @@ def test_shared_memory_leaves_nothing_behind_after_a_kill(tmp_path):
     seen = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
     ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, "TMPDIR": str(tmp_path)}, check=False)
     assert ended.returncode == -signal.SIGKILL and list(tmp_path.iterdir()) == []
-    assert not {path for path in Path("/dev/shm").glob("*bitfalcon*")} - seen
+    assert not set(Path("/dev/shm").glob("*bitfalcon*")) - seen
 
 
 def test_a_tile_file_is_read_by_its_numbers_alone(tmp_path):

@@ -119,13 +119,13 @@ def test_rectangles_hold_like_images_with_the_least_padding(tmp_path, multiple):
     for number in range(4):
         batches = epoch(loader, number, recipe)
         orders.append([batch[-1] for batch in batches])
-        for images, boxes, classes, owner, indices in batches:
+        for images, boxes, classes, _owner, indices in batches:
             shown = [long_side(samples[i].size, 128) for i in indices]
             ratios = [height / width for height, width in (samples[i].size for i in indices)]
             mixed = min(ratios) < 1 < max(ratios)
             least = [128 if mixed else -(-max(sides) // multiple) * multiple for sides in zip(*shown)]
             assert images.shape == (len(indices), 3, *least) and classes.tolist() == indices
-            for image, box, (height, width), index in zip(images, boxes, shown, indices):
+            for image, box, (height, width), _index in zip(images, boxes, shown, indices):
                 left, top = (least[1] - width) // 2, (least[0] - height) // 2
                 corners = [left + 0.2 * width, top + 0.15 * height, left + 0.8 * width, top + 0.65 * height]
                 torch.testing.assert_close(box, torch.tensor(corners), atol=1e-4, rtol=0)
@@ -192,7 +192,7 @@ def test_sizes_are_drawn_from_multiples_within_the_share(samples):
     for number in range(6):
         plain = epoch(train(samples, imgsz=128, batch=1), number, replace(OFF, imgsz=128))
         drawn = epoch(train(samples, imgsz=128, batch=1, multi_scale=0.5), number, replace(OFF, imgsz=128))
-        for (images, boxes, classes, _, indices), (others, other_boxes, *_, other_indices) in zip(plain, drawn):
+        for (images, boxes, _classes, _, indices), (others, other_boxes, *_, other_indices) in zip(plain, drawn):
             side = others.shape[-1]
             seen.add(side)
             assert indices == other_indices and others.shape == (1, 3, side, side)

@@ -168,8 +168,8 @@ def test_every_flipped_byte_is_an_error_or_changes_nothing(path):
         *range(len(whole) - 120, len(whole)),
     ]
     refused = 0
-    for place in places:
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+    for at in places:
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
         try:
             found = load_any(path)
         except UserError:
@@ -177,7 +177,7 @@ def test_every_flipped_byte_is_an_error_or_changes_nothing(path):
             continue
         assert list(found.state) == list(state) and all(
             torch.equal(found.state[name], state[name]) for name in state
-        ), place
+        ), at
     assert refused > 250
 
 
