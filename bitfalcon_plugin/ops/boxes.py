@@ -1,9 +1,8 @@
-"""Box geometry: formats, overlap, anchors, how an image lies on the network input, and suppression of duplicates.
+"""Box geometry: formats, overlap and pairs by overlap, and the anchor points of a head.
 
 Papers: CIoU, Zheng et al., "Distance-IoU Loss: Faster and Better Learning for Bounding Box Regression" (AAAI 2020,
 equations 8 to 11, and the remark on the constant alpha); centre points with side distances, Tian et al., "FCOS"
-(ICCV 2019, equation 1). Written from these and from spec/interface.md 4 (decode), 5.4 (letterbox), 6.7 (eps) and
-8.2 (suppression).
+(ICCV 2019, equation 1). Written from these and from spec/interface.md 4 (decode) and 6.7 (eps).
 """
 
 from __future__ import annotations
@@ -26,6 +25,38 @@ def xywh_from_xyxy(boxes: Tensor) -> Tensor:
     """(..., 4) corners x1, y1, x2, y2 -> (..., 4) centre x, centre y, width, height, in the same unit."""
     low, high = boxes.chunk(2, -1)  # (..., 2) each
     return torch.cat(((low + high) / 2, high - low), -1)  # (..., 4)
+
+
+def box_iou(a: Tensor, b: Tensor) -> Tensor:
+    """The IoU (n, m) of boxes (n, 4) and (m, 4) xyxy in one unit, in [0, 1]; 0 where both boxes have no area.
+
+    torchvision.ops.box_iou computes the same but for boxes of no area; its import takes longer than most predictions.
+    """
+    low = torch.maximum(a[:, None, :2], b[None, :, :2])  # (n, m, 2)
+    high = torch.minimum(a[:, None, 2:], b[None, :, 2:])  # (n, m, 2)
+    shared = (high - low).clamp(min=0).prod(2)
+    area_a, area_b = ((boxes[:, 2:] - boxes[:, :2]).clamp(min=0).prod(1) for boxes in (a, b))
+    return shared / (area_a[:, None] + area_b[None] - shared).clamp(min=1e-12)
+
+
+def pair_greedily(overlap: Tensor, threshold: float, *, rows_in_turn: bool = False) -> Tensor:
+    """Pair rows with columns of the (n, m) overlap, each at most once; returns (k, 2) indices (row, column).
+
+    The pair with the greatest overlap is taken first, then the greatest among the rows and columns that are left, down to
+    `threshold`, inclusive. rows_in_turn: the first row takes the column that it overlaps most, then the second row takes
+    the best of the columns that are left, and so on. Of equal overlaps the lower row is first, then the lower column.
+    """
+    candidates = (overlap >= threshold).nonzero()  # (c, 2), by row, then by column
+    order = overlap[candidates[:, 0], candidates[:, 1]].argsort(descending=True, stable=True)
+    if rows_in_turn:
+        order = order[candidates[order, 0].argsort(stable=True)]
+    rows, columns, pairs = set(), set(), []
+    for row, column in candidates[order].tolist():
+        if row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+            pairs.append((row, column))
+    return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
 
 def ciou(a: Tensor, b: Tensor, eps: float = 1e-7) -> Tensor:

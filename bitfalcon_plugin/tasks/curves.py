@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
+
+from ..ops.boxes import box_iou, pair_greedily
 
 POINTS = 1000  # of every curve
 MATRIX_IOU, MATRIX_CONF = 0.45, 0.25
@@ -147,33 +150,10 @@ def confusion_matrix(
         rows = chosen[first[image] : first[image + 1]]
         corners = np.concatenate((rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]), 1)
         predicted, true = np.full(len(rows), nc), np.full(len(classes), nc)  # the partner's class, background at first
-        taken = _pairs(corners, boxes, iou)
-        predicted[taken[:, 0]], true[taken[:, 1]] = classes[taken[:, 1]], rows[taken[:, 0], 6]
+        overlap = box_iou(torch.from_numpy(corners), torch.from_numpy(boxes))  # (n, m)
+        detection, label = pair_greedily(overlap, iou).numpy().T
+        predicted[detection], true[label] = classes[label], rows[detection, 6]
         np.add.at(matrix, (rows[:, 6].astype(np.int64), predicted), 1)
         missed = classes[true == nc]
         np.add.at(matrix, (np.full(len(missed), nc), missed), 1)
     return ConfusionMatrix(matrix, dict(names), conf, iou)
-
-
-def _pairs(a: np.ndarray, b: np.ndarray, least: float) -> np.ndarray:
-    # (k, 2) indices into boxes a and b, greedily by falling overlap, each box at most once
-    if not len(a) or not len(b):
-        return np.zeros((0, 2), np.int64)
-    overlap = overlaps(a, b)
-    candidates = np.argwhere(overlap >= least)
-    candidates = candidates[np.argsort(-overlap[tuple(candidates.T)], kind="stable")]
-    used_a, used_b, kept = set(), set(), []
-    for i, j in candidates.tolist():
-        if i not in used_a and j not in used_b:
-            used_a.add(i)
-            used_b.add(j)
-            kept.append((i, j))
-    return np.array(kept, np.int64).reshape(-1, 2)
-
-
-def overlaps(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU (n, m) of boxes (n, 4) and (m, 4) xyxy in one unit; 0 where both have no area."""
-    low, high = np.maximum(a[:, None, :2], b[None, :, :2]), np.minimum(a[:, None, 2:], b[None, :, 2:])
-    shared = (high - low).clip(0).prod(2)
-    areas = (a[:, 2:] - a[:, :2]).prod(1)[:, None] + (b[:, 2:] - b[:, :2]).prod(1)[None]
-    return shared / np.maximum(areas - shared, 1e-12)

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageDraw
 
 from ..data.dataset import Sample, pixel_boxes
 from ..data.images import UnreadableImage, read_image
+from ..ops.boxes import box_iou, pair_greedily
 from ..plots.drawing import GREY, writable
-from ..tasks.curves import overlaps
 
 IOU = 0.5
 MISS, FALSE, HIT = "#ff2d2d", "#ffc400", "#2fbf71"  # colours of the picture
@@ -221,16 +222,15 @@ def worst_images(
 
 
 def _errors(sample: Sample, rows: np.ndarray, iou: float) -> Errors:
-    labels, classes = pixel_boxes(sample).double().numpy(), sample.classes.numpy()
+    labels, classes = pixel_boxes(sample).double(), sample.classes.numpy()
     boxes = np.concatenate((rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]), 1)
     predicted = rows[:, 6].astype(np.int64)
+    overlap = box_iou(torch.from_numpy(boxes), labels)  # (n, m)
+    overlap *= torch.from_numpy(predicted[:, None] == classes[None])
+    detection, label = pair_greedily(overlap, iou, rows_in_turn=True).numpy().T
     hit, right = np.zeros(len(labels), bool), np.zeros(len(rows), bool)
-    shared = np.where(predicted[:, None] == classes[None], overlaps(boxes, labels), 0)  # (n, m)
-    for row, line in enumerate(shared):
-        free = np.where(hit, 0, line)
-        if len(free) and free.max() >= iou:
-            hit[free.argmax()] = right[row] = True
-    return Errors(sample.image, labels, classes, hit, boxes, predicted, rows[:, 5], right)
+    right[detection] = hit[label] = True
+    return Errors(sample.image, labels.numpy(), classes, hit, boxes, predicted, rows[:, 5], right)
 
 
 def _in_turn(wrong: Sequence[Errors]) -> Iterator[Errors]:

@@ -10,9 +10,11 @@ import torchvision
 
 from bitfalcon_plugin.ops.boxes import (
     anchor_points,
+    box_iou,
     boxes_to_distances,
     ciou,
     distances_to_boxes,
+    pair_greedily,
     xywh_from_xyxy,
     xyxy_from_xywh,
 )
@@ -161,3 +163,41 @@ def test_back_projection_uses_each_axis_own_ratio_and_clips():
     boxes = fit.to_original(torch.tensor([[32.0, 53 + 21.3, 64, 53 + 42.6], [-5, -5, 400, 400]]))
     torch.testing.assert_close(boxes, torch.tensor([[64.1, 42.7, 128.2, 85.4], [0, 0, 641, 427]]))
     assert fit.to_original(torch.zeros(0, 4)).shape == (0, 4)
+
+
+def test_iou_agrees_with_torchvision():
+    a, b = random_boxes(30, dtype=torch.float64), random_boxes(20, seed=1, dtype=torch.float64)
+    torch.testing.assert_close(box_iou(a, b), torchvision.ops.box_iou(a, b))
+    assert torch.equal(box_iou(a, a).diagonal(), torch.ones(30, dtype=torch.float64))
+    assert box_iou(a[:0], b).shape == (0, 20)
+
+
+def test_boxes_of_no_area_overlap_nothing():
+    boxes = torch.tensor([[1.0, 1, 1, 1], [0, 0, 2, 2], [5, 5, 3, 3]])  # a point, a square, corners that are swapped
+    assert torch.equal(box_iou(boxes, boxes), torch.diag(torch.tensor([0.0, 1, 0])))
+
+
+def slowly_paired(overlap: torch.Tensor, threshold: float, rows_in_turn: bool) -> list[tuple[int, int]]:
+    pairs, rows, columns = [], set(range(overlap.shape[0])), set(range(overlap.shape[1]))
+    while True:
+        left = [(i, j) for i in rows for j in columns if overlap[i, j] >= threshold]
+        if not left:
+            return pairs
+        pair = min(left, key=lambda at: (at[0] if rows_in_turn else 0, -overlap[at].item(), *at))
+        pairs.append(pair)
+        rows.remove(pair[0])
+        columns.remove(pair[1])
+
+
+@pytest.mark.parametrize("rows_in_turn", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_pairs_are_those_of_a_slow_loop(seed, rows_in_turn):
+    generator = torch.Generator().manual_seed(seed)
+    overlap = torch.randint(0, 11, (9, 7), generator=generator) / 10  # with many ties
+    pairs = pair_greedily(overlap, 0.5, rows_in_turn=rows_in_turn)
+    assert list(map(tuple, pairs.tolist())) == slowly_paired(overlap, 0.5, rows_in_turn)
+
+
+def test_pairs_of_nothing_are_none():
+    for shape in ((0, 3), (3, 0), (0, 0)):
+        assert pair_greedily(torch.zeros(shape), 0.0).shape == (0, 2)
