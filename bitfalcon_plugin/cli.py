@@ -1,17 +1,23 @@
-"""The command `bitfalcon`: one table of verbs, and what each kind of error looks like to the one who typed it.
+"""The command `bitfalcon`: the table of verbs, the help, and the message and exit code of each kind of error.
 
 Exit codes: 0 done, 1 the machine or the program failed, 2 the user's mistake, 130 interrupted, 141 the reader of the
-output went away; doctor and selftest end with 1 where they found something. Written from spec/interface.md section 1.
+output closed it; doctor and selftest end with 1 for a dataset with mistakes and for a failed test. torch is imported
+inside the verbs that need it. Written from spec/interface.md section 1.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from .config.errors import UserError
 from .config.version import __version__
+
+if TYPE_CHECKING:
+    from .config.settings import Settings
 
 HELP = """\
 usage: bitfalcon VERB key=value ...
@@ -56,29 +62,33 @@ Add --debug to see where an error comes from.
 
 HELP_WORDS = ("help", "--help", "-h")
 COPY = "default_copy.yaml"
+EXAMPLE = "for example model=runs/detect/train/weights/best.pt ."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line (without the program's name) and return its exit code. Prints, never raises for errors."""
+    """Run one command line (without the program's name), print its errors, and return the exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         code = _run(tokens)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
-    except Exception as error:  # noqa: BLE001  the last stop: every error ends as a message and a code
+        print("interrupted", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001  every error ends as a message and a code
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return 141
         if any(token.lower() in ("--debug", "debug", "debug=true", "--debug=true") for token in tokens):
             import traceback
 
             traceback.print_exc()
-        return _say(*_verdict(error))
+        message, code = _message_of(error)
+        print(f"error: {message}", file=sys.stderr)
+        return code
 
 
 def _run(tokens: Sequence[str]) -> int:
-    if not tokens or tokens[0] in HELP_WORDS:  # nothing else is imported for it
+    if not tokens or tokens[0] in HELP_WORDS:  # answered without importing anything else
         return _help()
     from .config.command_line import parse_tokens
 
@@ -93,9 +103,7 @@ def _run(tokens: Sequence[str]) -> int:
         notes.append(f"no verb is given: mode={settings.mode}.")
     for note in (*notes, *settings.notes):
         print(f"note: {note}", file=sys.stderr)
-    from . import api
-
-    return getattr(getattr(api, settings.mode)(settings), "exit_code", 0)  # doctor and selftest judge
+    return getattr(VERBS[settings.mode](settings), "exit_code", 0)  # doctor and selftest return a verdict
 
 
 def _help(tokens: Sequence[str] = ()) -> int:
@@ -109,7 +117,7 @@ def _version(tokens: Sequence[str]) -> int:
 
 
 def _cfg(tokens: Sequence[str]) -> int:
-    """The settings as a YAML to edit; with --markdown as the table of the README."""
+    """Print the settings as a YAML to edit; with --markdown as a table of Markdown."""
     from .config.settings import defaults_text, settings_table
 
     print(settings_table() if {"--markdown", "markdown"} & set(tokens) else defaults_text(), end="")
@@ -128,57 +136,9 @@ def _copy_cfg(tokens: Sequence[str]) -> int:
 
 
 def _checks(tokens: Sequence[str]) -> int:
-    """Versions against what the package asks for, and the devices; 1 where a requirement is not met."""
-    import platform
-    import re
-    from importlib import metadata
+    from .config.checks import run_checks
 
-    rows = [
-        ("bitfalcon", __version__),
-        ("Python", platform.python_version()),
-        ("system", platform.platform()),
-        ("processors", str(os.cpu_count())),
-    ]
-    unmet = 0
-    try:
-        requirements = metadata.requires("bitfalcon") or []
-    except metadata.PackageNotFoundError:
-        rows.append(("requirements", "not known: bitfalcon is not installed here"))
-        requirements = []
-    for requirement in requirements:
-        wanted = re.fullmatch(r"([\w.-]+)>=([\d.]+)", requirement.replace(" ", ""))  # not those of an extra
-        if wanted:
-            met, have = _installed(*wanted.groups())
-            unmet += not met
-            rows.append((wanted[1], f"{have} ({'ok' if met else 'NOT MET'}: >={wanted[2]})"))
-    for name, value in (*rows, *_devices()):
-        print(f"{name:<13} {value}")
-    return 1 if unmet else 0
-
-
-def _installed(name: str, least: str) -> tuple[bool, str]:
-    """Whether the installed version of a distribution is at least `least`, and that version."""
-    import re
-    from importlib import metadata
-
-    try:
-        have = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False, "missing"
-    numbers = [[int(part) for part in re.match(r"[\d.]*", text)[0].split(".") if part] for text in (have, least)]
-    return numbers[0] >= numbers[1], have
-
-
-def _devices() -> list[tuple[str, str]]:
-    try:
-        import torch
-    except ImportError as error:
-        return [("torch", f"cannot be imported: {error}")]
-    if not torch.cuda.is_available():
-        return [("GPU", "none that torch can use")]
-    found = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-    rows = [(f"GPU {index}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB") for index, gpu in enumerate(found)]
-    return [*rows, ("CUDA", str(torch.version.cuda))]
+    return run_checks()
 
 
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
@@ -190,29 +150,173 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 }
 
 
-def _verdict(error: Exception) -> tuple[str, int]:
-    """What is said of an error that ends the run, and its exit code."""
+def _train(settings: Settings) -> object:
+    from .export.formats import ModelKind, model_kind
+    from .models.build import DEFAULT_MODEL
+    from .models.weights.foreign import load_any
+    from .train.run import run_train
+
+    source = settings.model or DEFAULT_MODEL
+    kind = model_kind(source)
+    if kind is ModelKind.EXPORTED:
+        raise UserError(
+            f"train needs a graph (.yaml) or a checkpoint (.pt); model={source} is an exported model, whose weights "
+            "cannot be trained. Take the .pt it was made from."
+        )
+    is_start = kind is ModelKind.CHECKPOINT and not settings.resume
+    return run_train(settings, load_any(source) if is_start else None).metrics
+
+
+def _val(settings: Settings) -> object:
+    from .config.settings import given
+    from .yolo import YOLO
+
+    return YOLO(_trained_model(settings)).val(**given(settings))
+
+
+def _predict(settings: Settings) -> None:
+    """Write annotated images and print a line for each image, or with json= an object for each image."""
+    from .config.settings import given
+    from .yolo import YOLO
+
+    if settings.source is None:
+        raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
+    # With json= the objects are all that stdout gets.
+    with contextlib.redirect_stdout(sys.stderr if settings.json else sys.stdout):
+        model = YOLO(_trained_model(settings), verbose=True)
+    count = sum(1 for _ in model.predict(stream=True, **{"save": not settings.json, **given(settings)}))
+    if not count:
+        raise UserError(f"None of the images of source={settings.source} could be read.")
+
+
+def _info(settings: Settings) -> object:
+    from .export.formats import ModelKind, model_kind
+    from .models.build import DEFAULT_MODEL, graph_for
+
+    source = settings.model or DEFAULT_MODEL
+    kind = model_kind(source)
+    if kind is ModelKind.EXPORTED:
+        from .export.open import show_export
+
+        return show_export(source)
+    from .models.info import show_checkpoint, show_graph
+
+    if kind is ModelKind.CHECKPOINT:
+        return show_checkpoint(source, settings)
+    return show_graph(graph_for(source, settings), settings)
+
+
+def _export(settings: Settings) -> object:
+    """Write a file for other programs; of a graph, one with random weights."""
+    from .config.settings import given
+    from .export.formats import ModelKind, model_kind
+    from .models.build import DEFAULT_MODEL
+    from .yolo import YOLO
+
+    source = settings.model or DEFAULT_MODEL
+    if model_kind(source) is not ModelKind.GRAPH:
+        return YOLO(source).export(**given(settings))
+    from .export.run import run_export
+    from .models.build import graph_for
+    from .models.detector import Detector
+
+    print(f"note: {source} is a graph, its weights are random.", file=sys.stderr)
+    return run_export(Detector(graph_for(source, settings)), settings, source)
+
+
+def _benchmark(settings: Settings) -> object:
+    from .config.settings import given
+    from .export.formats import ModelKind, model_kind
+    from .yolo import YOLO
+
+    source = _trained_model(settings)
+    if model_kind(source) is ModelKind.EXPORTED:
+        raise UserError(f"benchmark exports by itself: give the checkpoint that '{source}' was made from.")
+    return YOLO(source).benchmark(**given(settings))
+
+
+def _convert(settings: Settings) -> object:
+    from .export.formats import ModelKind, model_kind
+    from .models.weights.convert import run_convert
+
+    if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
+        raise UserError(
+            "convert needs a checkpoint: bitfalcon convert x.pt, or bitfalcon convert best.pt to=turbo out=y.pt ."
+        )
+    return run_convert(settings.model, settings)
+
+
+def _doctor(settings: Settings) -> object:
+    from .data.doctor.report import run_doctor
+
+    return run_doctor(settings)
+
+
+def _selftest(settings: Settings) -> object:
+    from .benchmark.selftest import run_selftest
+
+    return run_selftest(settings)
+
+
+def _sizes(settings: Settings) -> object:
+    from .benchmark.sizes import run_sizes
+
+    return run_sizes(settings)
+
+
+def _bit(settings: Settings) -> object:
+    from .bit.run import run_bit
+
+    return run_bit(settings)
+
+
+VERBS: dict[str, Callable[[Settings], object]] = {
+    "train": _train,
+    "val": _val,
+    "predict": _predict,
+    "info": _info,
+    "convert": _convert,
+    "doctor": _doctor,
+    "selftest": _selftest,
+    "export": _export,
+    "sizes": _sizes,
+    "benchmark": _benchmark,
+    "bit": _bit,
+}
+
+
+def _trained_model(settings: Settings) -> str:
+    """settings.model; UserError where it does not name trained weights."""
+    from .export.formats import ModelKind, model_kind
+
+    if settings.model is None:
+        raise UserError(f"{settings.mode} needs model=: a trained checkpoint, {EXAMPLE}")
+    if model_kind(settings.model) is ModelKind.GRAPH:
+        raise UserError(
+            f"{settings.mode} needs trained weights; model={settings.model} does not end in .pt. Give a checkpoint, "
+            f"{EXAMPLE}"
+        )
+    return settings.model
+
+
+def _message_of(error: Exception) -> tuple[str, int]:
+    """The message for an error that ends the run, and its exit code."""
     kind, text = type(error).__name__, " ".join(str(error).split()) or "no message"
     if isinstance(error, UserError):
-        return f"error: {error}", 2
-    if kind == "MismatchError":  # of an export
-        return f"error: {error}", 1
+        return str(error), 2
+    if kind == "MismatchError":  # by name, as the class OutOfMemoryError: its module imports torch
+        return str(error), 1
     if kind == "OutOfMemoryError" or isinstance(error, MemoryError):
-        return f"error: out of memory ({text}). Give a smaller batch= or imgsz=, or another device=.", 1
+        return f"out of memory ({text}). Give a smaller batch= or imgsz=, or another device=.", 1
     if isinstance(error, OSError) and error.errno is not None:
-        return f"error: the system refused: {kind}: {text}. Add --debug to see where.", 1
-    return f"error: a fault of bitfalcon, not yours: {kind}: {text}. Run again with --debug to see where.", 1
-
-
-def _say(message: str, code: int) -> int:
-    print(message, file=sys.stderr)
-    return code
+        return f"the system refused: {kind}: {text}. Add --debug to see where.", 1
+    return f"a fault of bitfalcon, not yours: {kind}: {text}. Run again with --debug to see where.", 1
 
 
 def _is_output_closed() -> bool:
-    # The pipe may also have been one between processes of ours. An empty line tells; a second flush does not.
+    """Whether stdout is the pipe that broke; it may also have been one between processes of a run."""
     try:
-        print(flush=True)
+        print(flush=True)  # an empty line shows it, a second flush does not
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return True

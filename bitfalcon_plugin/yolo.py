@@ -17,9 +17,9 @@ from .config.callbacks import Events
 from .config.devices import every_device, select_device
 from .config.errors import MissingFileError, UserError, did_you_mean
 from .config.settings import Settings, load_settings
-from .export.formats import format_of
+from .export.formats import ModelKind, model_kind
 from .export.open import Opened
-from .models.build import DEFAULT_MODEL, graph_for, is_weights, read_graph
+from .models.build import DEFAULT_MODEL, graph_for, read_graph
 from .models.detector import Detector, odd_norms
 from .models.inference.prepare import prepared
 from .models.summary import Info, show_info
@@ -61,13 +61,12 @@ class YOLO:
         self._events = Events()
         self._start: Checkpoint | None = None  # weights that a graph begins with
         self.overrides: dict[str, object] = {"task": self.task, "model": self.source}
-        self._opened = Opened(self.source) if format_of(self.source) else None
-        if is_weights(self.source):
-            self._take(load_any(self.source), self.source)
-        else:
-            if not self._opened:
-                read_graph(self.source)  # a wrong name or graph is told now, not at the first use
-            self._take(None, None)
+        kind = model_kind(self.source)
+        self._opened = Opened(self.source) if kind is ModelKind.EXPORTED else None
+        if kind is ModelKind.GRAPH:
+            read_graph(self.source)  # raises for a wrong name or graph now, not at the first use
+        is_checkpoint = kind is ModelKind.CHECKPOINT
+        self._take(load_any(self.source) if is_checkpoint else None, self.source if is_checkpoint else None)
 
     @property
     def model(self) -> Detector:
@@ -93,7 +92,7 @@ class YOLO:
     @property
     def cfg(self) -> str | None:
         """The graph's file, where the model is not from a checkpoint."""
-        return None if is_weights(self.source) or self._opened else self.source
+        return self.source if model_kind(self.source) is ModelKind.GRAPH else None
 
     @property
     def ckpt(self) -> dict[str, object]:
@@ -196,7 +195,7 @@ class YOLO:
         Classes go by number where there are equally many and the model's have no names, otherwise by name. UserError where
         anything else differs.
         """
-        if not isinstance(weights, (str, Path)) or not is_weights(weights):
+        if not _is_checkpoint_path(weights):
             shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
             raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
         if self._opened:
@@ -216,7 +215,7 @@ class YOLO:
 
     def save(self, filename: str | Path = "saved_model.pt") -> None:
         """Write the weights as they are now, in our format, whole or not at all. The licence of others' weights goes along."""
-        if not isinstance(filename, (str, Path)) or not is_weights(filename):
+        if not _is_checkpoint_path(filename):
             raise UserError(f"save({filename!r}): expected a path that ends in .pt.")
         save_checkpoint(filename, self._current())
 
@@ -420,6 +419,10 @@ def _named_file(model: str | Path) -> str:
     path = Path(model)
     weights = path.with_name(path.name + ".pt")
     return str(weights if not path.suffix and weights.is_file() else model)
+
+
+def _is_checkpoint_path(path: object) -> bool:
+    return isinstance(path, (str, Path)) and model_kind(path) is ModelKind.CHECKPOINT
 
 
 def _plain(value: object) -> object:

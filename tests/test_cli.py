@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import bitfalcon_plugin
 from bitfalcon_plugin import cli
+from bitfalcon_plugin.config import checks
 from bitfalcon_plugin.config import command_line as commands
 from bitfalcon_plugin.config.command_line import parse_tokens
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
@@ -87,6 +89,7 @@ def test_words(line: str, verb: str | None, overrides: dict[str, object]) -> Non
 def test_the_verb_is_the_mode() -> None:
     assert parse_tokens(["val"])[1] == {"mode": "val"} and parse_tokens(["epochs=3"])[1] == {"epochs": 3}
     assert tuple(table()["mode"]["choices"]) == commands.MODES and tuple(cli.COMMANDS) == commands.COMMANDS
+    assert tuple(cli.VERBS) == commands.MODES
 
 
 def test_words_that_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,28 +163,21 @@ def test_wrong_words_and_wrong_settings_are_told_together() -> None:
 
 
 class Recorder:
-    """Stands for api.py: keeps what each verb was called with, or raises."""
+    """Stands for the functions of cli.VERBS: keeps what each verb was called with, or raises."""
 
     def __init__(self, error: BaseException | None = None) -> None:
         self.calls: list[tuple[str, Settings]] = []
         self.error = error
 
-    def module(self) -> SimpleNamespace:
-        def verb(name: str):
-            def call(settings: Settings) -> object:
-                self.calls.append((name, settings))
-                if self.error:
-                    raise self.error
-                return object()
-
-            return call
-
-        return SimpleNamespace(**{name: verb(name) for name in commands.MODES})
+    def verb(self, name: str, settings: Settings) -> object:
+        self.calls.append((name, settings))
+        if self.error:
+            raise self.error
+        return object()
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Recorder:
-        fake = self.module()
-        monkeypatch.setitem(sys.modules, "bitfalcon_plugin.api", fake)
-        monkeypatch.setattr(bitfalcon_plugin, "api", fake, raising=False)
+        for name in commands.MODES:
+            monkeypatch.setitem(cli.VERBS, name, functools.partial(self.verb, name))
         return self
 
 
@@ -276,9 +272,7 @@ def test_cfg_as_a_table(word: str, capsys) -> None:
 
 @pytest.mark.parametrize("code", [0, 1])
 def test_what_a_verb_finds_may_be_the_exit_code(code: int, monkeypatch) -> None:
-    fake = SimpleNamespace(doctor=lambda settings: SimpleNamespace(exit_code=code))
-    monkeypatch.setitem(sys.modules, "bitfalcon_plugin.api", fake)
-    monkeypatch.setattr(bitfalcon_plugin, "api", fake, raising=False)
+    monkeypatch.setitem(cli.VERBS, "doctor", lambda settings: SimpleNamespace(exit_code=code))
     assert cli.main(["doctor", "data=x.yaml"]) == code
 
 
@@ -298,7 +292,7 @@ def test_checks_compares_versions(torch: str | None, code: int, expected: str, m
             raise metadata.PackageNotFoundError(name)
         return {"torch": torch, "pyyaml": "6.0.1"}[name]
 
-    monkeypatch.setattr(cli, "_devices", lambda: [("GPU", "none")])
+    monkeypatch.setattr(checks, "_devices", lambda: [("GPU", "none")])
     monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2.6", "pyyaml>=6", 'pytest>=99; extra == "test"'])
     monkeypatch.setattr(metadata, "version", version)
     assert cli.main(["checks"]) == code

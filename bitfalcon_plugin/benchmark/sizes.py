@@ -21,8 +21,8 @@ from ..config.files import new_run_dir, write_text
 from ..config.settings import Settings, given, live, load_settings
 from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
-from ..export.formats import format_of
-from ..models.build import DEFAULT_MODEL, build, is_weights
+from ..export.formats import ModelKind, model_kind
+from ..models.build import DEFAULT_MODEL, build
 from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load
 from ..plots.charts import NoMatplotlib
@@ -118,7 +118,7 @@ def _begun(settings: Settings) -> Experiment:
 
 
 def _check(settings: Settings) -> None:
-    if settings.model is not None and (is_weights(settings.model) or format_of(settings.model)):
+    if settings.model is not None and model_kind(settings.model) is not ModelKind.GRAPH:
         raise UserError(
             f"sizes trains a graph in several sizes; model={settings.model} is weights of one size. Give a graph, for example "
             "model=yolov12-lite.yaml ."

@@ -24,8 +24,8 @@ from ..config.files import write_text
 from ..config.settings import Settings, given, load_settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
+from ..export.formats import ModelKind, model_kind
 from ..models.bitify import bitify, ternary_layers
-from ..models.build import is_weights
 from ..models.detector import Detector, odd_norms
 from ..models.graph.bit_policy import NOTHING
 from ..models.weights.checkpoint import Checkpoint, load, save
@@ -113,7 +113,7 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
         if "epochs" not in settings.given and _is_finished(last := load(path)):
             return _finish_anew(path, last)
         return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
-    if settings.model is None or not is_weights(settings.model):
+    if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
         raise UserError(
             "bit mode=qat starts from trained weights: give model=best.pt. To train a ternary model from nothing: "
             "bitfalcon train model=yolov12.yaml bit=head ."

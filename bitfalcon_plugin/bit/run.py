@@ -25,8 +25,8 @@ from ..config.files import new_run_dir, write_text
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
+from ..export.formats import ModelKind, model_kind
 from ..models.bitify import parts_by_row, replace_alike, ternary_layers
-from ..models.build import is_weights
 from ..models.detector import Detector
 from ..models.graph.bit_policy import PARTS
 from ..models.inference.prepare import prepared
@@ -140,7 +140,7 @@ def run_report(settings: Settings) -> list[Step]:
     steps.json and report.png.
     """
     paths = [path.strip() for path in str(settings.model or "").split(",") if path.strip()]
-    if not paths or not all(map(is_weights, paths)):
+    if not paths or any(model_kind(path) is not ModelKind.CHECKPOINT for path in paths):
         raise UserError(
             "bit mode=report compares checkpoints: give model=float.pt,head.pt,all.pt , the float one first."
         )
@@ -193,7 +193,7 @@ def _name(model: Detector) -> str:
 
 def run_pack(settings: Settings) -> Path:
     """Write the packed file of a ternary checkpoint (out=, fmt=) and check that it gives the same outputs."""
-    if settings.model is None or not is_weights(settings.model):
+    if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
         raise UserError(
             "bit mode=pack needs the checkpoint of a ternary model: bitfalcon bit mode=pack model=best.pt out=best-bit.pt"
         )
@@ -236,7 +236,7 @@ def _pack_lines(out: Path, small: Checkpoint) -> str:
 
 
 def _subject(settings: Settings) -> Subject:
-    if settings.model is None or not is_weights(settings.model):
+    if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
         raise UserError(f"bit mode={settings.step} starts from trained weights: give model=best.pt.")
     checkpoint = load_any(settings.model).to_train(settings.model)
     data, settings = find_data(settings)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 from ..config.errors import UserError, did_you_mean
@@ -136,6 +137,21 @@ def format_of(path: str | Path) -> str | None:
     if name.endswith((".xml", ".engine", ".trt", ".mlmodel")):
         return {".xml": "openvino", "odel": "coreml"}.get(name[-4:], "engine")
     return next((key for key, row in FORMATS.items() if name.endswith(row.suffix)), None)
+
+
+class ModelKind(Enum):
+    """What the value of `model=` may name."""
+
+    GRAPH = "graph"
+    CHECKPOINT = "checkpoint"
+    EXPORTED = "exported model"
+
+
+def model_kind(model: str | Path) -> ModelKind:
+    """What `model` names, by its suffix alone: a checkpoint (.pt, .pth), an exported model, or else a graph."""
+    if Path(model).suffix.lower() in (".pt", ".pth"):
+        return ModelKind.CHECKPOINT
+    return ModelKind.EXPORTED if format_of(model) else ModelKind.GRAPH
 
 
 def require(format_: str, *, writing: bool = False, options: Iterable[str] = ()) -> None:

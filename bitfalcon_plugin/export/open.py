@@ -64,6 +64,17 @@ def _found(path: str | Path) -> tuple[Path, str]:
     return path, format_
 
 
+def show_export(path: str) -> None:
+    """Print what an exported model says of itself, and its classes: what `bitfalcon info` shows of it."""
+    engine = open_engine(path, "cpu")
+    about = engine.about
+    print(
+        f"{path}: {engine!r}; {about.description or 'no description'}; {about.date or 'no date'}; "
+        f"licence: {about.license or 'not stated'}"
+    )
+    print(f"classes: {', '.join(engine.names.values())}")
+
+
 class Opened:
     """An exported model as a YOLO object holds it: opened when it is first needed, and again for another device or precision.
 

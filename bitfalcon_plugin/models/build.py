@@ -19,11 +19,6 @@ from .modules import known_modules, lookup
 DEFAULT_MODEL = "yolov12.yaml"
 
 
-def is_weights(model: str | Path) -> bool:
-    """Whether `model` names a checkpoint rather than a graph."""
-    return Path(model).suffix.lower() in (".pt", ".pth")
-
-
 def graph_for(source: str, settings: Settings, names: Mapping[int, str] | None = None) -> Graph:
     """The graph that `source` and the settings name, for the classes `names`; prints what was chosen."""
     graph = read_graph(

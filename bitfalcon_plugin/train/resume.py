@@ -9,7 +9,7 @@ import torch
 
 from ..config.errors import UserError
 from ..config.settings import Settings, given, live, load_settings
-from ..models.build import is_weights
+from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load
 
 # What may be changed when a run is resumed; the rest would make another run of it.
@@ -97,13 +97,13 @@ def to_resume(settings: Settings) -> Path:
     if isinstance(settings.resume, str):
         path = Path(settings.resume)
         found = next((one for one in (path / "weights" / "last.pt", path / "last.pt") if one.is_file()), path)
-        if found.is_dir() or not is_weights(found):
+        if found.is_dir() or model_kind(found) is not ModelKind.CHECKPOINT:
             raise UserError(
                 f"resume={settings.resume}: expected a run's last.pt or its folder, for example "
                 "resume=runs/detect/train/weights/last.pt; resume=True takes the newest."
             )
         return found
-    if settings.model is not None and is_weights(settings.model):
+    if settings.model is not None and model_kind(settings.model) is ModelKind.CHECKPOINT:
         beside = Path(settings.model).with_name("last.pt")
         return beside if beside.is_file() else Path(settings.model)
     path = _newest_last(Path(settings.project or "."))

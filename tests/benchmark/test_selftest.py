@@ -9,7 +9,6 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from bitfalcon_plugin import api
 from bitfalcon_plugin.benchmark import selftest
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
@@ -100,7 +99,7 @@ def test_what_would_make_it_another_test_is_refused(trained):
 
 
 def test_a_script_gets_the_verdict(trained):
-    assert api.selftest(load_settings({})).passed
+    assert selftest.run_selftest(load_settings({})).passed
 
 
 def test_one_real_epoch(monkeypatch, tmp_path, capsys):

@@ -94,7 +94,7 @@ def test_killed_in_each_size_it_goes_on_to_the_same_table(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kills")
     lay_out(folder)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bitfalcon_plugin.api"])  # torch is imported once
+    context.set_forkserver_preload(["bitfalcon_plugin.yolo"])  # torch is imported once
 
     def start(*tokens: str):
         process = context.Process(target=attempt, args=(str(folder), [*tokens]))

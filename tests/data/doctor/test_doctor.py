@@ -11,11 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from bitfalcon_plugin import api
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.data.doctor.report import LABEL_NOTES, LABEL_PROBLEMS, examine
+from bitfalcon_plugin.data.doctor.report import LABEL_NOTES, LABEL_PROBLEMS, examine, run_doctor
 from bitfalcon_plugin.data.doctor.survey import difference_hash, survey
 from tests.helpers.tiny_dataset import MINIMAL, write_yaml
 
@@ -357,5 +356,5 @@ def test_the_commands_exit_codes(sound, capsys):
 
 
 def test_a_script_gets_the_report(sound, capsys):
-    found = api.doctor(load_settings({"data": str(sound / "data.yaml"), "mode": "doctor"}))
+    found = run_doctor(load_settings({"data": str(sound / "data.yaml"), "mode": "doctor"}))
     assert found.exit_code == 0 and "nothing is wrong" in capsys.readouterr().out
