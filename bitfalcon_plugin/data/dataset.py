@@ -18,6 +18,7 @@ from ..config.errors import MissingFileError, UserError, nearest, raise_problems
 from ..ops.boxes import xyxy_from_xywh
 from ..ops.polygons import Outlines
 from .formats.dataset_yaml import DataSpec, leaves
+from .formats.keypoint_rows import keypoint_problems
 from .formats.yolo import Row, label_path
 from .images import IMAGE_SUFFIXES
 from .scan_cache import NO_LABELS, look_at_all
@@ -75,6 +76,7 @@ def scan(
     nc = None if single_cls else data.nc
     looks = look_at_all(paths, nc)
     problems = [problem for look in looks for problem in look.labels.problems]
+    problems += keypoint_problems(((label_path(look.image), look.labels.outlines) for look in looks), data.kpt_shape)
     raise_problems(f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:", problems)
     samples = []
     for look in looks:

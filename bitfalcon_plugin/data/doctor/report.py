@@ -17,6 +17,7 @@ import numpy as np
 from ...config.errors import UserError
 from ...config.files import write_text
 from ...config.settings import Settings
+from ..formats.keypoint_rows import refused_keypoints
 from ..formats.yolo import label_path
 from .survey import Picture, Survey, survey
 
@@ -32,6 +33,7 @@ PER_IMAGE = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, None))
 
 # What the label reader says -> (severity, kind, what it is). The first whose words occur in the message; "" is the rest.
 LABEL_PROBLEMS = (
+    ("columns look like class, box and", "error", "keypoints", "label rows of a pose dataset, with keypoints"),
     ("is outside 0 to", "error", "class", "labels of a class that the dataset does not name"),
     ("outside the image; expected", "error", "outside", "labels with coordinates outside the image"),
     ("", "error", "malformed", "label rows that cannot be read"),
@@ -248,8 +250,13 @@ def _repeats(view: _View, table: Mapping[str, tuple[str, str, str]], groups: Seq
 
 def _label_files(view: _View) -> Iterator[Finding]:
     read = [picture.labels for _, picture in view.pictures() if picture.labels]
+    problems = [text for labels in read for text in labels.problems]
+    for pictures in view.found.splits.values():
+        rows = [row for picture in pictures for row in picture.keypoints]
+        polygons = sum(picture.polygons for picture in pictures)
+        problems += refused_keypoints(rows, polygons, view.found.data.kpt_shape)
     for table, messages in (
-        (LABEL_PROBLEMS, [text for labels in read for text in labels.problems]),
+        (LABEL_PROBLEMS, problems),
         (LABEL_NOTES, [text for labels in read for text in labels.notes]),
     ):
         sorted_out = defaultdict(list)

@@ -23,7 +23,8 @@ from tqdm import tqdm
 from ...config.errors import MissingFileError, UserError
 from ...config.yaml_files import load_yaml
 from ..dataset import _lines, _walk
-from ..formats.dataset_yaml import DataSpec, _names, _root, _splits, leaves, load_data
+from ..formats.dataset_yaml import DataSpec, _kpt_shape, _names, _root, _splits, leaves, load_data
+from ..formats.keypoint_rows import keypoint_rows
 from ..formats.yolo import LabelFile, label_path, read_labels
 from ..images import IMAGE_SUFFIXES, UnreadableImage, read_image
 from ..scan_cache import SMALLEST_SIDE
@@ -54,6 +55,8 @@ class Picture:
     look: int | None  # difference hash, 64 bits; None for plain pictures
     traits: tuple[str, ...]  # what is unusual: grey, CMYK, 16-bit, EXIF-rotated, ...
     labels: LabelFile | None  # None where there is no label file
+    polygons: int = 0  # label rows that are polygons, or were read as such
+    keypoints: tuple[str, ...] = ()  # those of them that look like keypoints, one line each
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,7 +87,7 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
             warnings.simplefilter("ignore")  # Pillow's, about metadata
             for split, files in paths.items():
                 bar = tqdm(
-                    pool.map(lambda path: _look(path, nc), files),
+                    pool.map(lambda path: _look(path, nc, spec.kpt_shape), files),
                     total=len(files),
                     desc=split,
                     leave=False,
@@ -116,7 +119,8 @@ def _open(data: str | Path, allow_outside: bool) -> tuple[DataSpec, list[str]]:
         for split, found in entries.items()
     }
     names = _names(raw.get("names"), raw.get("nc"), passed)
-    return DataSpec(path, root, names, inside, allow_outside=allow_outside), problems
+    kpt_shape = _kpt_shape(raw.get("kpt_shape"), passed)
+    return DataSpec(path, root, names, inside, kpt_shape=kpt_shape, allow_outside=allow_outside), problems
 
 
 def _listed(spec: DataSpec, split: str, problems: list[str], absent: list, notes: list[str]) -> Iterator[Path]:
@@ -133,8 +137,10 @@ def _listed(spec: DataSpec, split: str, problems: list[str], absent: list, notes
             problems.append(f"{split}: '{entry}' is neither a folder, a .txt list nor an image")
 
 
-def _look(path: Path, nc: int | None) -> Picture:
+def _look(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> Picture:
     labels = read_labels(label_path(path), nc)
+    outlines = labels.outlines if labels else {}
+    keypoints = tuple(keypoint_rows(label_path(path), outlines, kpt_shape))
     labels = labels and LabelFile(
         labels.rows, labels.problems, labels.notes
     )  # outlines of a large dataset take gigabytes
@@ -148,7 +154,7 @@ def _look(path: Path, nc: int | None) -> Picture:
         return Picture(path, None, "there is no such file", "", None, (), labels)
     except (OSError, UnreadableImage) as error:
         return Picture(path, None, getattr(error, "strerror", None) or str(error), "", None, (), labels)
-    return Picture(path, size, "", digest, difference_hash(image), _traits(path), labels)
+    return Picture(path, size, "", digest, difference_hash(image), _traits(path), labels, len(outlines), keypoints)
 
 
 def difference_hash(image: Tensor) -> int | None:

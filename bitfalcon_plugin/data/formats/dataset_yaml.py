@@ -30,6 +30,7 @@ class DataSpec:
     splits: dict[str, tuple[str, ...]]  # train, val and perhaps test -> absolute folders, lists (.txt) or images
     settings: dict[str, object] = field(default_factory=dict)  # defaults that the dataset brings along
     download: str | None = None  # what the YAML asks to fetch; text for messages, never executed
+    kpt_shape: tuple[int, int] | None = None  # number of keypoints of each label, and 2 (x y) or 3 (x y visibility)
     allow_outside: bool = False  # entries and lines of lists may leave the root
     notes: tuple[str, ...] = ()
 
@@ -65,10 +66,11 @@ def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
     names = _names(raw.get("names"), raw.get("nc"), problems)
     if raw.get("channels", 3) != 3:
         problems.append(f"channels: {raw['channels']!r}; only 3 (colour images) is supported")
+    kpt_shape = _kpt_shape(raw.get("kpt_shape"), problems)
     splits = _splits(raw, root, allow_outside, problems, notes)
     raise_problems(f"Dataset file '{path}' cannot be used:", problems)
     download = None if raw.get("download") is None else str(raw["download"])
-    return DataSpec(path, root, names, splits, settings, download, allow_outside, tuple(notes))
+    return DataSpec(path, root, names, splits, settings, download, kpt_shape, allow_outside, tuple(notes))
 
 
 def _find(data: str | Path) -> Path:
@@ -128,6 +130,17 @@ def _root(value: object, path: Path, problems: list[str]) -> Path:
         return path.parent
     beside = Path(os.path.abspath(path.parent / Path(value).expanduser()))
     return beside if beside.exists() else Path(os.path.abspath(Path(value).expanduser()))
+
+
+def _kpt_shape(value: object, problems: list[str]) -> tuple[int, int] | None:
+    """The pair `kpt_shape: [keypoints, 2 or 3]` of a pose dataset; None without the key."""
+    if value is None:
+        return None
+    if isinstance(value, list) and [type(number) for number in value] == [int, int]:
+        if value[0] > 0 and value[1] in (2, 3):
+            return value[0], value[1]
+    problems.append(f"kpt_shape: {value!r}; expected [number of keypoints, 2 (x y) or 3 (x y visibility)]")
+    return None
 
 
 def _names(names: object, nc: object, problems: list[str]) -> dict[int, str]:

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
+from .keypoint_rows import REPAIR, count_visible_keypoints
+
 TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share of its side (families.md 3)
 
 
@@ -95,6 +97,9 @@ def read_labels(path: Path, nc: int | None) -> LabelFile | None:
 def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
     """What is wrong with one row, in words."""
     count = len(fields)
+    if keypoints := count_visible_keypoints([_number(field) for field in fields[1:]]):
+        yield f"{count} columns look like class, box and {keypoints} keypoints (x y visibility); {REPAIR}"
+        return
     if count != 5 and (count < 7 or count % 2 == 0):
         hint = "; no confidence column belongs in a label" if count == 6 else ""
         if count == 1 and any(mark in fields[0] for mark in ",;"):

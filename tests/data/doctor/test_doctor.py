@@ -300,7 +300,7 @@ def test_class_names_that_cannot_be_read_leave_any_class_to_be(sound, recwarn):
 def test_ctrl_c_does_not_wait_for_the_images(sound, monkeypatch):
     looked = []
 
-    def look(path, nc):
+    def look(path, *options):
         looked.append(path)
         if len(looked) == 1:
             raise KeyboardInterrupt
