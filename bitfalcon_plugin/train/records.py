@@ -153,17 +153,13 @@ class Records:
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:
-        # torch's own writer tells of a full disk with a RuntimeError
         try:
             yield
-        except (OSError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "file" not in str(error):
-                raise
-            reason = getattr(error, "strerror", None) or (str(error).splitlines() or ["unknown"])[0]
+        except OSError as error:
+            reason = error.strerror or (str(error).splitlines() or ["unknown"])[0]
             kept = f"{self.last} as last written is whole: make room or mend the folder, then: bitfalcon train resume={self.last}"
             nothing = "nothing was saved before: make room or mend the folder and start again"
             whole = kept if self.own and self.last.is_file() else nothing
             raise OSError(
-                getattr(error, "errno", None) or errno.EIO,
-                f"{self.folder / name} cannot be written ({reason}); {whole}",
+                error.errno or errno.EIO, f"{self.folder / name} cannot be written ({reason}); {whole}"
             ) from error

@@ -149,8 +149,18 @@ class Checkpoint:
 
 def save(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all; a packed one packed again. UserError where that cannot be."""
-    with atomic(path) as temporary:
-        torch.save(content_of(checkpoint), temporary)
+    write_tensors(path, content_of(checkpoint))
+
+
+def write_tensors(path: str | Path, content: Mapping[str, object]) -> None:
+    """Write `content` with torch.save, whole or not at all. Raises OSError where the disk is full or forbids it."""
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # of torch's writer, when it closes what could not be written
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, object]:

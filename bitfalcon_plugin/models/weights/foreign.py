@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from ...compat.allowed import one_line
@@ -15,14 +14,13 @@ from ...compat.families import TABLES, Recognised, family_of_ours, recognise
 from ...compat.reader import Foreign, foreign_of, uncollected, unpack
 from ...compat.remap import RemapError, apply, invert
 from ...config.errors import UserError, raise_problems
-from ...config.files import atomic
 from ...config.settings import draft_of
 from ...config.yaml_files import find_model
 from ..build import graph_of, state_shapes
 from ..graph.document import LISTS
 from ..graph.rows import Graph
 from ..modules.conv import EPS, MOMENTUM
-from .checkpoint import FORMATS, MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, parse
+from .checkpoint import FORMATS, MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, parse, write_tensors
 
 KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: what a run remembers
 MAX_EPOCH = 10**6
@@ -260,6 +258,5 @@ def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[
     state = OrderedDict((key, tensor.contiguous()) for key, tensor in inverted.items())
     if checkpoint.license:
         state._metadata = {"": {"license": checkpoint.license}}
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    write_tensors(path, state)
     return state

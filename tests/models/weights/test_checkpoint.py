@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import signal
 
 import pytest
 import torch
@@ -48,6 +49,21 @@ def test_a_failed_write_leaves_the_earlier_file(tmp_path, model):
     with pytest.raises(Exception, match="pickle|lambda|local"):
         save(path, Checkpoint(model.graph, model.state_dict(), training={"x": lambda: 0}))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.pt"]
+
+
+@pytest.mark.parametrize("room", [500, 100_000])
+def test_a_full_disk_is_an_error_of_the_system(tmp_path, model, room):
+    """torch's writer raises a RuntimeError about its own bookkeeping over it."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[0][1]))
+    try:
+        with pytest.raises(OSError, match="large"):
+            save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
+        signal.signal(signal.SIGXFSZ, before[1])
+    assert os.listdir(tmp_path) == []
 
 
 class Evil:
