@@ -18,7 +18,7 @@ import torch
 from ..config.devices import select_devices
 from ..config.errors import UserError, did_you_mean
 from ..config.files import new_run_dir, write_text
-from ..config.settings import Settings, given, live, load_settings
+from ..config.settings import Settings, given, load_settings
 from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..export.formats import ModelKind, model_kind
@@ -27,6 +27,7 @@ from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load
 from ..plots.charts import NoMatplotlib
 from ..tasks.metrics import Metrics
+from ..train.resume import changed_settings, is_finished, newest, recorded_settings
 from ..train.run import run_train
 from ..val.pictures import Pictures
 from ..val.run import finish, measure, report
@@ -169,18 +170,8 @@ def _resumed(settings: Settings) -> Experiment:
         typed["model"] = _whole_path(settings.model, str(found))
     if settings.data is not None:
         typed["data"] = _whole_path(settings.data, settings.data)
-    defaults = {key: row["default"] for key, row in live().items()}
     plain = json.loads(json.dumps(typed))  # as the file holds it: lists, not tuples
-    changed = {key: value for key, value in plain.items() if value != experiment.settings.get(key, defaults[key])}
-    if fixed := [
-        f"{key}={value} (the experiment: {experiment.settings.get(key, defaults[key])})"
-        for key, value in changed.items()
-        if key not in CHANGEABLE
-    ]:
-        raise UserError(
-            f"An experiment keeps its settings, or its sizes could not be compared: {', '.join(fixed)}. Leave them away; or start "
-            "a new experiment without resume."
-        )
+    changed = changed_settings(plain, experiment.settings, CHANGEABLE, "experiment")
     scales = experiment.scales
     if settings.model_scale is not None:  # more sizes may be asked for
         more = _scales(
@@ -202,13 +193,12 @@ def _to_resume(settings: Settings) -> Path:
             )
         return path
     top = Path(settings.project or "runs/detect")
-    found = [path for path in top.rglob(FILE) if settings.name is None or path.parent.name.startswith(settings.name)]
-    if not found:
+    path = newest(p for p in top.rglob(FILE) if settings.name is None or p.parent.name.startswith(settings.name))
+    if path is None:
         raise UserError(
             f"resume=True: no experiment lies in or below '{top.resolve()}'. Give resume=<its folder>, or start one without "
             "resume."
         )
-    path = max(found, key=lambda one: one.stat().st_mtime)
     print(f"resume=True: the newest experiment here is {path.parent}")
     return path
 
@@ -217,9 +207,9 @@ def _train(experiment: Experiment, scale: str) -> tuple[Row, dict[str, object]]:
     """Train a size, or what is left of it; its row, and the settings of the budget as they held."""
     run = experiment.folder / scale
     best, last = (run / "weights" / name for name in ("best.pt", "last.pt"))
-    state = load(last).training if last.is_file() else None
+    resumed = load(last) if last.is_file() else None
     print(f"\nSize {scale}:")
-    if state is None:  # killed before its first checkpoint, or not begun
+    if resumed is None:  # killed before its first checkpoint, or not begun
         own = {
             "mode": "train",
             "model_scale": scale,
@@ -228,11 +218,11 @@ def _train(experiment: Experiment, scale: str) -> tuple[Row, dict[str, object]]:
             "exist_ok": True,
         }
         metrics = run_train(load_settings({**experiment.settings, **own}), None).metrics
-    elif not state.get("ended") and state["epoch"] < state["epochs"]:
+    elif not is_finished(resumed):
         kept = {key: value for key, value in experiment.settings.items() if key in CHANGEABLE}
         metrics = run_train(load_settings({**kept, "mode": "train", "resume": str(last)}), None).metrics
     else:  # killed after its last epoch
-        metrics = _measured(run, load(last))
+        metrics = _measured(run, resumed)
     opened, ended = load(best), load(last)
     sizes = summary(opened.model(), _side(opened))
     row = Row(
@@ -250,10 +240,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[Row, dict[str, object]]:
 
 def _measured(run: Path, last: Checkpoint) -> Metrics:
     """Metrics of a run's best weights, as training itself measures them at its end."""
-    keys = live().keys() & last.settings.keys()
-    settings = load_settings(
-        {**{key: last.settings[key] for key in keys if key != "cfg"}, "mode": "train", "resume": False}
-    )
+    settings = recorded_settings(last)
     device = select_devices(settings.device)[0]
     model = (
         load(run / "weights" / "best.pt")

@@ -32,7 +32,7 @@ from ..models.weights.checkpoint import Checkpoint, load, save
 from ..models.weights.foreign import load_any
 from ..tasks.metrics import Metrics
 from ..train.optim import auto_rule, planned_iterations
-from ..train.resume import to_resume
+from ..train.resume import is_finished, recorded_settings, to_resume
 from ..train.run import Result, run_train
 from ..val.pictures import Pictures
 from ..val.run import measure
@@ -110,7 +110,7 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
     events.add("on_train_epoch_end", log.note)
     if settings.resume:
         path = to_resume(settings)
-        if "epochs" not in settings.given and _is_finished(last := load(path)):
+        if "epochs" not in settings.given and is_finished(last := load(path)):
             return _finish_anew(path, last)
         return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
@@ -165,16 +165,9 @@ def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
     return load_settings({**chosen, **schedule, "mode": "train"})
 
 
-def _is_finished(last: Checkpoint) -> bool:
-    return last.training is not None and (
-        bool(last.training.get("ended")) or last.epoch + 1 >= last.settings.get("epochs", 0)
-    )
-
-
 def _finish_anew(path: Path, last: Checkpoint) -> Tuned:
     # Of a run that was ended after its last epoch, before its weights were compared.
-    kept = {key: value for key, value in last.settings.items() if key != "save_dir"}
-    data, settings = find_data(load_settings({**kept, "mode": "train", "resume": False}))
+    data, settings = find_data(recorded_settings(last))
     train, val = (scan_split(data, split, settings).samples for split in ("train", "val"))
     return finish(path.with_name("best.pt"), path, settings, train, val, select_device(settings.device))
 

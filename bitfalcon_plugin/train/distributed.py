@@ -80,7 +80,7 @@ class World:
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return bool(raised)
 
-    def same(self, value):
+    def broadcast(self, value):
         """Rank 0's `value` (anything that pickles), on every rank."""
         if self.size == 1:
             return value
@@ -91,6 +91,15 @@ class World:
     def barrier(self) -> None:
         """Wait until every rank is here."""
         self.any(False)
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """Let rank 0 run the block before all other ranks, which then find the files that rank 0 wrote."""
+        if not self.main:
+            self.barrier()
+        yield
+        if self.main:
+            self.barrier()
 
     def synchronised(self, model: nn.Module) -> nn.Module:
         """`model` with batch norms that normalise over the images of all ranks: in place, on GPUs only.

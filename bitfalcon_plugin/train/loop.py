@@ -155,7 +155,7 @@ def _is_last(trainer: Trainer) -> bool:
     """Whether the epoch that was just trained is the last; with time= the number of epochs follows their speed."""
     done, hours = trainer.epoch + 1, trainer.args.time
     if hours:
-        seconds = trainer.run.world.same(trainer.records.seconds)
+        seconds = trainer.run.world.broadcast(trainer.records.seconds)
         trainer.epochs = max(int(hours * 3600 / (seconds / done)), done)
     return done >= trainer.epochs
 

@@ -1,8 +1,8 @@
-"""Resuming a run: which file is meant, which settings may change, and the state to go on from."""
+"""Resuming a run: which run is meant, which settings may change, and the state that training goes on from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from pathlib import Path
 
 import torch
@@ -12,131 +12,140 @@ from ..config.settings import Settings, given, live, load_settings
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load
 
-# What may be changed when a run is resumed; the rest would make another run of it.
+# What may be changed when a run is resumed; any other setting would make another run of it.
 CHANGEABLE = frozenset(
     (
-        "epochs",
-        "time",
-        "patience",
-        "batch",
-        "imgsz",
-        "device",
-        "workers",
-        "cache",
-        "save",
-        "save_period",
-        "val",
-        "plots",
-        "verbose",
-        "close_mosaic",
-        "freeze",
-        "data",
-        "allow_outside",
-        "amp",
-        "compile",
-        "checkpointing",
-        "sync_bn",
-        "debug",
-        "mosaic",
-        "mixup",
-        "cutmix",
-        "copy_paste",
-        "copy_paste_mode",
-        "hsv_h",
-        "hsv_s",
-        "hsv_v",
-        "degrees",
-        "translate",
-        "scale",
-        "shear",
-        "perspective",
-        "flipud",
-        "fliplr",
-        "bgr",
-        "multi_scale",
-        "conf",
-        "iou",
-        "max_det",
-    )
+        "epochs time patience batch imgsz device workers cache save save_period val plots verbose debug data "
+        "allow_outside amp compile checkpointing sync_bn freeze close_mosaic mosaic mixup cutmix copy_paste "
+        "copy_paste_mode bgr hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr multi_scale "
+        "conf iou max_det"
+    ).split()
 )
-ADDRESS = frozenset(("mode", "task", "model", "resume"))  # which run it is
+ADDRESS = frozenset(("mode", "task", "model", "resume"))  # which run is meant
 
 
-def _resumed(settings: Settings) -> tuple[Checkpoint, Path] | tuple[None, None]:
-    # The interrupted run's checkpoint and its folder, wherever that lies now.
-    if not settings.resume:
-        return None, None
+def resumed_run(settings: Settings) -> tuple[Checkpoint, Path]:
+    """Open the last.pt that resume= means; returns it with the run's folder, wherever that lies now.
+
+    Raises UserError for a file without training state, and for a run that is finished under these settings.
+    """
     path = to_resume(settings)
     checkpoint = load(path).to_train(path)
     if checkpoint.training is None:
         raise UserError(
-            f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the run's "
-            "last.pt; or to train on from these weights, give them as model= without resume."
+            f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the "
+            "run's last.pt; or to train on from these weights, give them as model= without resume."
         )
-    epochs = settings.epochs if "epochs" in settings.given else checkpoint.settings["epochs"]
+    before = checkpoint.settings["epochs"]
+    epochs = settings.epochs if "epochs" in settings.given else before
     ended = checkpoint.training.get("ended", "")
-    if ended and epochs <= checkpoint.settings["epochs"] and not {"patience", "time"} & settings.given:
+    if ended and epochs <= before and not {"patience", "time"} & settings.given:
         raise UserError(
-            f"'{path}' is of a run that ended by itself after {checkpoint.epoch + 1} epochs. {ended} Give patience=0, or a "
-            f"higher number of epochs than {checkpoint.settings['epochs']}, to go on."
+            f"'{path}' is of a run that ended by itself after {checkpoint.epoch + 1} epochs. {ended} Give patience=0, "
+            f"or a higher number of epochs than {before}, to go on."
         )
     if "epochs" not in settings.given and (settings.time or checkpoint.settings.get("time")):
-        epochs = checkpoint.training.get("epochs", epochs)  # time= plans them
+        epochs = checkpoint.training.get("epochs", epochs)  # time= plans the number of epochs
     if "time" in settings.given and settings.time and settings.time > (checkpoint.settings.get("time") or 0):
         epochs = checkpoint.epoch + 2  # more time: at least another epoch
     if checkpoint.epoch + 1 >= epochs:
         raise UserError(
-            f"'{path}' is of a finished run ({checkpoint.epoch + 1} epochs). Give a higher number to extend it, for example "
-            f"epochs={2 * (checkpoint.epoch + 1)}; or train anew from these weights with model={path} and no resume."
+            f"'{path}' is of a finished run ({checkpoint.epoch + 1} epochs). Give a higher number to extend it, for "
+            f"example epochs={2 * (checkpoint.epoch + 1)}; or train anew from these weights with model={path} and no "
+            "resume."
         )
-    return checkpoint, Path(path).resolve().parent.parent
+    return checkpoint, path.resolve().parent.parent
+
+
+def is_finished(checkpoint: Checkpoint) -> bool:
+    """Whether the run of a last.pt trained its last epoch, or was ended by patience."""
+    state = checkpoint.training
+    if state is None:
+        return False
+    return bool(state.get("ended")) or checkpoint.epoch + 1 >= state.get("epochs", checkpoint.settings["epochs"])
 
 
 def to_resume(settings: Settings) -> Path:
-    """The last.pt that is meant: a path, a run's folder, the one beside model=best.pt, or the newest."""
+    """The last.pt that is meant: a path, a run's folder, the last.pt in the folder of model=best.pt, or the newest."""
     if isinstance(settings.resume, str):
-        path = Path(settings.resume)
-        found = next((one for one in (path / "weights" / "last.pt", path / "last.pt") if one.is_file()), path)
-        if found.is_dir() or model_kind(found) is not ModelKind.CHECKPOINT:
+        given_path = Path(settings.resume)
+        candidates = (given_path / "weights" / "last.pt", given_path / "last.pt")
+        path = next((path for path in candidates if path.is_file()), given_path)
+        if path.is_dir() or model_kind(path) is not ModelKind.CHECKPOINT:
             raise UserError(
                 f"resume={settings.resume}: expected a run's last.pt or its folder, for example "
                 "resume=runs/detect/train/weights/last.pt; resume=True takes the newest."
             )
-        return found
+        return path
     if settings.model is not None and model_kind(settings.model) is ModelKind.CHECKPOINT:
-        beside = Path(settings.model).with_name("last.pt")
-        return beside if beside.is_file() else Path(settings.model)
-    path = _newest_last(Path(settings.project or "."))
+        last = Path(settings.model).with_name("last.pt")
+        return last if last.is_file() else Path(settings.model)
+    folder = Path(settings.project or ".")
+    path = newest(folder.rglob("last*.pt"))
+    if path is None:
+        raise UserError(
+            f"resume=True: no last.pt lies in or below '{folder.resolve()}'. Give resume=<run folder>/weights/last.pt ."
+        )
     print(f"resume=True: the newest run here is {path}")
     return path
 
 
-def _newest_last(folder: Path) -> Path:
-    found = [path for path in folder.rglob("last*.pt") if path.is_file()]
-    if not found:
-        raise UserError(
-            f"resume=True: no last.pt lies in or below '{folder.resolve()}'. Give resume=<run folder>/weights/last.pt ."
-        )
-    return max(found, key=lambda path: path.stat().st_mtime)
+def newest(paths: Iterable[Path]) -> Path | None:
+    """The file that was written last; None where `paths` holds no file."""
+    return max((path for path in paths if path.is_file()), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def _settings_of(resumed: Checkpoint, settings: Settings) -> Settings:
-    kept = {key: value for key, value in resumed.settings.items() if key != "save_dir"}
-    changed = {key: value for key, value in given(settings).items() if key not in ADDRESS and value != kept.get(key)}
-    fixed = [f"{key}={changed[key]} (the run: {kept.get(key)})" for key in changed if key not in CHANGEABLE]
-    if fixed:
-        raise UserError(
-            f"A resumed run keeps its settings; these would make another run of it: {', '.join(fixed)}. Leave them away; "
-            "or start a new run from its weights with model= and no resume."
-        )
-    # what nobody gave stays so: workers and amp then follow the machine, and the values are the defaults anyway
-    typed = resumed.training.get("given", kept)
-    kept = {key: value for key, value in kept.items() if key in typed or value != live().get(key, {}).get("default")}
+def resumed_settings(checkpoint: Checkpoint, settings: Settings) -> Settings:
+    """The settings of a run that is resumed: the recorded ones, with what the user changed.
+
+    Raises UserError for changes of settings that are not CHANGEABLE.
+    """
+    recorded = _recorded(checkpoint)
+    typed = {key: value for key, value in given(settings).items() if key not in ADDRESS}
+    changed = changed_settings(typed, recorded, CHANGEABLE, "run")
+    # a setting that nobody gave stays not given: workers and amp then follow the machine, and the value is the default
+    given_before = checkpoint.training.get("given", recorded)
+    kept = {key: value for key, value in recorded.items() if key in given_before or value != _default(key)}
     return load_settings({**kept, **changed, "mode": "train", "resume": True})
 
 
-def _start(resumed: Checkpoint, settings: Settings, images: int) -> Mapping[str, object]:
-    """The training state of a checkpoint for these settings, the EMA's weights with it."""
+def changed_settings(
+    typed: Mapping[str, object], recorded: Mapping[str, object], changeable: Set[str], kind: str
+) -> dict[str, object]:
+    """The typed settings that differ from the recorded ones (a setting without a record has its default).
+
+    kind: what is resumed, "run" or "experiment". Raises UserError with all changes of settings outside `changeable`.
+    """
+    before = {key: recorded.get(key, _default(key)) for key in typed}
+    changed = {key: value for key, value in typed.items() if value != before[key]}
+    fixed = [f"{key}={value} (the {kind}: {before[key]})" for key, value in changed.items() if key not in changeable]
+    if fixed:
+        raise UserError(
+            f"A resumed {kind} keeps its settings; these would make another {kind} of it: {', '.join(fixed)}. Leave "
+            f"them away; or start a new {kind} with model= and without resume."
+        )
+    return changed
+
+
+def recorded_settings(checkpoint: Checkpoint) -> Settings:
+    """The settings that a run was trained with, to measure its weights as the run does at its end."""
+    return load_settings({**_recorded(checkpoint), "mode": "train", "resume": False})
+
+
+def _recorded(checkpoint: Checkpoint) -> dict[str, object]:
+    # without save_dir, which is no setting, and keys that are no settings any more
+    return {key: value for key, value in checkpoint.settings.items() if key in live() and key != "cfg"}
+
+
+def _default(key: str) -> object:
+    return live().get(key, {}).get("default")
+
+
+def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapping[str, object]:
+    """The training state of a last.pt under these settings; the key "average" holds the EMA's weights.
+
+    images: number of training images. An epoch whose batches change begins anew, with a note.
+    """
     state = dict(resumed.training)
     if "batch" not in state:  # version 0.1.0 wrote it at the end of epochs only
         state |= {

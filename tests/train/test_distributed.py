@@ -108,7 +108,7 @@ def in_two(sent: dict) -> list:
             "sent": sent["seed"],
             "gather": world.gather([world.rank, "x"] * (world.rank + 1)),
             "any": [world.any(world.rank == 1), world.any(True), world.any(False)],
-            "same": world.same({"best": world.rank}),
+            "same": world.broadcast({"best": world.rank}),
             "mean": world.mean(tensor),
             "kept": tensor,
         }
@@ -186,7 +186,10 @@ def test_one_process_is_left_alone() -> None:
         assert world == World() and world.main
         assert world.wrap(model) is model and world.synchronised(model) is model and world.scale_loss(total) is total
         assert (
-            world.gather([1, 2]) == [1, 2] and world.any(True) and not world.any(False) and world.same(total) is total
+            world.gather([1, 2]) == [1, 2]
+            and world.any(True)
+            and not world.any(False)
+            and world.broadcast(total) is total
         )
         assert world.mean(tensor) is tensor
         with world.accumulating(model):

@@ -1,0 +1,118 @@
+"""The model that a run starts from: fresh weights, weights taken over from a checkpoint, or those of a resumed run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..config.errors import UserError
+from ..config.settings import Settings
+from ..data.formats.dataset_yaml import DataSpec
+from ..data.from_settings import class_names
+from ..models.bitify import bitify, unbitify
+from ..models.build import DEFAULT_MODEL, graph_for, graph_of
+from ..models.detector import Detector
+from ..models.graph.bit_policy import NOTHING
+from ..models.graph.rows import Graph
+from ..models.weights.checkpoint import Checkpoint
+from ..models.weights.foreign import load_any
+from ..models.weights.transfer import class_width, transfer
+
+
+@dataclass(frozen=True)
+class InitialModel:
+    """The model that a run starts from, and the origin of its weights.
+
+    license: of the weights that were taken over. matched: which weights were taken over, as one line for the records,
+    "" for fresh ones. tuned: whether all weights were taken over, so that no tensor of the model is fresh.
+    """
+
+    model: Detector
+    license: str | None = None
+    matched: str = ""
+    tuned: bool = False
+
+
+def initial_model(settings: Settings, checkpoint: Checkpoint | None, data: DataSpec) -> InitialModel:
+    """Build the model of a new run for the classes of the data; prints which weights are taken over, and from where.
+
+    checkpoint: what model= names, None where that is a graph. Raises UserError for weights that are not finite.
+    """
+    torch.manual_seed(settings.seed + 1)  # fresh weights are part of what a seed repeats
+    names = class_names(settings, data)
+    if checkpoint is not None:
+        width = None if dict(checkpoint.graph.names) == names else class_width(checkpoint)
+        model = Detector(_with_classes(checkpoint.graph, names, width))
+        initial = _with_weights(model, checkpoint, str(settings.model), settings)
+    else:
+        graph = graph_for(settings.model or DEFAULT_MODEL, settings, names)
+        if isinstance(settings.pretrained, str):
+            checkpoint = load_any(settings.pretrained)
+            model = Detector(_as_wide_as(checkpoint, graph))
+            initial = _with_weights(model, checkpoint, settings.pretrained, settings)
+        else:
+            initial = InitialModel(Detector(graph))
+    _set_ternary_layers(initial.model, settings)
+    return initial
+
+
+def resumed_model(settings: Settings, checkpoint: Checkpoint, data: DataSpec) -> InitialModel:
+    """Build the model of a run that is resumed. Its weights follow with the training state.
+
+    Raises UserError where the data have other classes than the run.
+    """
+    torch.manual_seed(settings.seed + 1)
+    before, names = dict(checkpoint.graph.names), class_names(settings, data)
+    if before != names:
+        raise UserError(
+            f"The run was of the classes {', '.join(before.values())}; {data.path} has {', '.join(names.values())}. "
+            "Give the data of the run, or start a new run with model= and no resume."
+        )
+    model = Detector(_with_classes(checkpoint.graph, names))
+    checkpoint.set_norms(model)
+    return InitialModel(model, checkpoint.license)
+
+
+def _with_classes(graph: Graph, names: Mapping[int, str], class_width: int | None = None) -> Graph:
+    """`graph` for the classes `names`; class_width: hidden width of the class branches, None leaves it to the graph."""
+    document = graph.document if class_width is None else {**graph.document, "class_width": class_width}
+    return graph_of(
+        document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names), names=names
+    )
+
+
+def _as_wide_as(checkpoint: Checkpoint, graph: Graph) -> Graph:
+    """`graph` with class branches as wide as the checkpoint's, so that weights for another number of classes fit."""
+    if checkpoint.graph.nc == graph.nc or len(checkpoint.graph.rows) != len(graph.rows):
+        return graph
+    return _with_classes(graph, graph.names, class_width(checkpoint))
+
+
+def _with_weights(model: Detector, checkpoint: Checkpoint, source: str, settings: Settings) -> InitialModel:
+    """Take over the weights of a checkpoint, unless pretrained=False. source: its path, for messages."""
+    if settings.pretrained is False:
+        print(f"pretrained=False: '{source}' gives the graph, its weights are not used", file=sys.stderr)
+        return InitialModel(model)
+    floats = {name: tensor for name, tensor in checkpoint.state.items() if tensor.is_floating_point()}
+    if bad := [name for name, tensor in floats.items() if not tensor.isfinite().all()]:
+        raise UserError(
+            f"'{source}' holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}): nothing can be "
+            "trained from it. Give other weights."
+        )
+    table = transfer(model, checkpoint, source, by_name=settings.cls_remap)
+    print(f"Weights of '{source}':\n{table}")
+    lines = "; ".join(" ".join(line.split()) for line in str(table).splitlines())
+    return InitialModel(model, checkpoint.license, f"{source}: {lines}", tuned=not table.new)
+
+
+def _set_ternary_layers(model: Detector, settings: Settings) -> None:
+    """Make layers ternary as bit= asks, or all float with bit=none; without bit= the graph decides."""
+    if settings.bit == NOTHING:
+        if changes := unbitify(model):
+            print(f"bit=none: {len(changes)} layers are float now")
+    elif settings.bit:
+        changes = bitify(model, settings.bit, settings.keep or "default")
+        print(f"bit={settings.bit}: {changes.total()}")
