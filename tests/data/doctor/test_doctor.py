@@ -14,7 +14,8 @@ from PIL import Image
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.data.doctor.report import LABEL_NOTES, LABEL_PROBLEMS, examine, run_doctor
+from bitfalcon_plugin.data.doctor.checks import LABEL_NOTES, LABEL_PROBLEMS
+from bitfalcon_plugin.data.doctor.report import examine, run_doctor
 from bitfalcon_plugin.data.doctor.survey import difference_hash, survey
 from tests.helpers.tiny_dataset import MINIMAL, write_yaml
 

@@ -1,0 +1,232 @@
+"""What can be wrong or odd in a dataset: one function for each kind of finding."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..formats.keypoint_rows import refused_keypoints
+from ..formats.yolo import label_path
+from .survey import Picture, Survey
+
+STRIDE = 8  # px of the network input: a cell of the finest map of the shipped graphs
+TINY_PIXELS, TINY_SHARE, GIANT_SHARE = 2, 1e-3, 0.9  # of a side, of a side, of the image
+FEW_BOXES = 10  # of a class in train
+MOSTLY = 0.5  # share of images without a box from which it is more than a note
+# What the label reader says -> (severity, kind, what it is). The first whose words occur in the message; "" is the rest.
+LABEL_PROBLEMS = (
+    ("columns look like class, box and", "error", "keypoints", "label rows of a pose dataset, with keypoints"),
+    ("is outside 0 to", "error", "class", "labels of a class that the dataset does not name"),
+    ("outside the image; expected", "error", "outside", "labels with coordinates outside the image"),
+    ("", "error", "malformed", "label rows that cannot be read"),
+)
+LABEL_NOTES = (
+    ("the same row", "warning", "repeated row", "label rows that stand twice in a file"),
+    ("without area", "warning", "no area", "boxes without area, or wholly outside the image"),
+    ("beyond the image", "warning", "reaches outside", "boxes that reach outside the image and are clipped"),
+    ("", "note", "label note", "other remarks about labels"),
+)
+# Where equal images lie -> (severity, kind, what it is): in train and elsewhere, in val and test, in one split.
+SAME = {
+    "leak": (
+        "error",
+        "leak",
+        "groups of images that are the same file in train and in val or test: the numbers are too good",
+    ),
+    "across": ("warning", "duplicate", "groups of images that are the same file in val and in test"),
+    "within": ("warning", "duplicate", "groups of images of one split that are the same file"),
+}
+ALIKE = {
+    "leak": ("warning", "look alike", "groups of images that look alike in train and in val or test: perhaps a leak"),
+    "across": ("note", "look alike", "groups of images that look alike in val and in test"),
+    "within": ("note", "look alike", "groups of images of one split that look alike"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kind of problem. items: where it is, one line each; empty where `what` says it all."""
+
+    severity: str  # error, warning or note
+    kind: str  # a word or two, the same in every report
+    what: str  # continues "<count> "; a whole sentence where there are no items
+    items: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class View:
+    """What the checks look at. boxes: split -> (n, 8): class, cx, cy, w, h (shares), image width, height (px), picture."""
+
+    found: Survey
+    names: Mapping[int, str]
+    boxes: Mapping[str, np.ndarray]
+    imgsz: int
+
+    def near(self, path: Path) -> str:
+        """A path from the dataset's folder."""
+        root = self.found.data.root
+        return str(path.relative_to(root)) if root in path.parents else str(path)
+
+    def pictures(self) -> Iterator[tuple[str, Picture]]:
+        for split, pictures in self.found.splits.items():
+            for picture in pictures:
+                yield split, picture
+
+
+def _yaml(view: View) -> Iterator[Finding]:
+    found = view.found
+    if found.problems:
+        yield Finding("error", "dataset file", "problems of the dataset's YAML and its lists", found.problems)
+    for severity, splits in (("error", ("train", "val")), ("warning", ("test",))):  # test is not needed to train
+        if absent := tuple(f"{split}: {path}" for split, path in found.absent if split in splits):
+            yield Finding(severity, "missing", "folders or files that the YAML names are not there", absent)
+    for split, pictures in found.splits.items():
+        if not pictures and not any(one == split for one, _ in found.absent):
+            yield Finding("error", "no images", f"Split '{split}' has no image.")
+    folded = Counter(name.strip().lower() for name in found.data.names.values())
+    if twice := tuple(name for name in found.data.names.values() if folded[name.strip().lower()] > 1):
+        yield Finding("warning", "names", "class names that stand more than once (case aside)", twice)
+    if found.notes:
+        yield Finding("note", "dataset file", "remarks about the dataset's YAML and its lists", found.notes)
+
+
+def _images(view: View) -> Iterator[Finding]:
+    bad = tuple(f"{view.near(picture.path)}: {picture.problem}" for _, picture in view.pictures() if picture.problem)
+    if bad:
+        yield Finding(
+            "error", "unreadable", "images that cannot be used (missing, corrupt, truncated or too small)", bad
+        )
+    kinds = defaultdict(list)
+    for _, picture in view.pictures():
+        for trait in picture.traits:
+            kinds[trait].append(view.near(picture.path))
+    for trait, paths in sorted(kinds.items()):
+        yield Finding("note", "image kind", f"images are {trait}; they are read as upright 8-bit RGB", tuple(paths))
+
+
+def _duplicates(view: View) -> Iterator[Finding]:
+    same, alike = defaultdict(list), defaultdict(list)
+    for split, picture in view.pictures():
+        if picture.digest:
+            same[picture.digest].append((split, picture))
+            if picture.look is not None:
+                alike[picture.size, picture.look].append((split, picture))
+    yield from _repeats(view, SAME, [group for group in same.values() if len(group) > 1])
+    yield from _repeats(
+        view, ALIKE, [group for group in alike.values() if len({picture.digest for _, picture in group}) > 1]
+    )
+
+
+def _repeats(view: View, table: Mapping[str, tuple[str, str, str]], groups: Sequence[list]) -> Iterator[Finding]:
+    sorted_out = defaultdict(list)
+    for group in groups:
+        splits = {split for split, _ in group}
+        place = "within" if len(splits) == 1 else "leak" if "train" in splits else "across"
+        labels = {picture.labels.rows if picture.labels else () for _, picture in group}
+        members = " = ".join(f"{split}: {view.near(picture.path)}" for split, picture in group)
+        sorted_out[place].append(members + (" (their labels differ)" if len(labels) > 1 else ""))
+    for place, items in sorted_out.items():
+        yield Finding(*table[place], tuple(items))
+
+
+def _label_files(view: View) -> Iterator[Finding]:
+    read = [picture.labels for _, picture in view.pictures() if picture.labels]
+    problems = [text for labels in read for text in labels.problems]
+    for pictures in view.found.splits.values():
+        rows = [row for picture in pictures for row in picture.keypoints]
+        polygons = sum(picture.polygons for picture in pictures)
+        problems += refused_keypoints(rows, polygons, view.found.data.kpt_shape)
+    for table, messages in (
+        (LABEL_PROBLEMS, problems),
+        (LABEL_NOTES, [text for labels in read for text in labels.notes]),
+    ):
+        sorted_out = defaultdict(list)
+        for text in dict.fromkeys(messages):  # an image in two splits is read twice
+            sorted_out[next(row for row in table if row[0] in text)].append(
+                text.replace(f"{view.found.data.root}/", "")
+            )
+        for (_, severity, kind, what), items in sorted_out.items():
+            yield Finding(severity, kind, what, tuple(items))
+    if view.found.orphans:
+        yield Finding(
+            "warning", "label without image", "label files without an image", tuple(map(view.near, view.found.orphans))
+        )
+    for split, pictures in view.found.splits.items():
+        usable = [picture for picture in pictures if picture.size]
+        missing = [view.near(picture.path) for picture in usable if picture.labels is None]
+        empty = [
+            view.near(picture.path) for picture in usable if picture.labels is not None and not any(picture.labels)
+        ]
+        for kind, items in (("image without label", missing), ("empty label file", empty)):
+            if items:
+                severity = "warning" if len(items) > MOSTLY * len(usable) else "note"
+                yield Finding(severity, kind, f"of {len(usable)} images of {split} count as backgrounds", tuple(items))
+
+
+def _classes(view: View) -> Iterator[Finding]:
+    train = Counter(view.boxes["train"][:, 0].tolist()) if "train" in view.boxes else Counter()
+    if "train" in view.boxes and not train:
+        first = next((picture.path for picture in view.found.splits["train"]), None)
+        looked = f" Labels are looked for at such as '{label_path(first)}'." if first else ""
+        yield Finding("error", "no labels", f"Split 'train' has no usable label: nothing can be learned.{looked}")
+        return
+    never, only, few = [], [], []
+    for index, name in view.names.items():
+        others = [split for split, table in view.boxes.items() if split != "train" and (table[:, 0] == index).any()]
+        if not train[index]:
+            (only if others else never).append(f"{index} {name}" + (f": in {', '.join(others)}" if others else ""))
+        elif train[index] < FEW_BOXES:
+            few.append(f"{index} {name}: {train[index]}")
+    if only:
+        yield Finding("warning", "class not in train", "classes occur in other splits, never in train", tuple(only))
+    if never:
+        yield Finding("warning", "class never used", "classes never occur", tuple(never))
+    if few:
+        yield Finding("note", "rare class", f"classes with fewer than {FEW_BOXES} boxes in train", tuple(few))
+
+
+def _box_sizes(view: View) -> Iterator[Finding]:
+    sizes = {split: (table[:, 3:5], table[:, 3:5] * table[:, 5:7]) for split, table in view.boxes.items()}  # shares, px
+    tiny = {split: ((px < TINY_PIXELS) | (share < TINY_SHARE)).any(1) for split, (share, px) in sizes.items()}
+    giant = {split: share.prod(1) > GIANT_SHARE for split, (share, _) in sizes.items()}
+    for kind, masks, what in (
+        ("tiny", tiny, f"boxes with a side under {TINY_PIXELS} px or {TINY_SHARE:g} of the image's"),
+        ("giant", giant, f"boxes that cover more than {GIANT_SHARE:.0%} of their image"),
+    ):
+        if any(mask.any() for mask in masks.values()):
+            yield Finding("warning", f"{kind} box", what, tuple(_where(view, masks)))
+    for split, (_, px) in sizes.items():
+        scale = view.imgsz / np.maximum(view.boxes[split][:, 5:7].max(1, initial=1), 1)
+        small = int(((px * scale[:, None]).min(1, initial=np.inf) < STRIDE).sum())
+        if small:
+            yield Finding(
+                "note",
+                "small for imgsz",
+                f"{small} of {len(px)} boxes of {split} ({small / len(px):.1%}) have a side "
+                f"under {STRIDE} px, one cell, at imgsz={view.imgsz}: hard to learn; a larger imgsz= helps.",
+            )
+
+
+def _where(view: View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:
+    for split, mask in masks.items():
+        for cls, cx, cy, w, h, width, height, index in view.boxes[split][mask].tolist():
+            picture = view.found.splits[split][int(index)]
+            name = view.names.get(int(cls), "?")
+            yield (
+                f"{split}: {view.near(picture.path)}: {name}, {w * width:.1f} x {h * height:.1f} px around "
+                f"({cx * width:.0f}, {cy * height:.0f})"
+            )
+
+
+CHECKS: Sequence[Callable[[View], Iterator[Finding]]] = (
+    _yaml,
+    _images,
+    _duplicates,
+    _label_files,
+    _classes,
+    _box_sizes,
+)
