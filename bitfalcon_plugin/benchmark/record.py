@@ -21,8 +21,8 @@ class Row:
 
     ap, ap50: 0 to 1. bytes: of the file. latency: of a batch, network and decoding. faster: than the reference, by the median of the
     ratios of the rounds. load, first: seconds to open the file and to run the first images, in a process that has torch but nothing
-    else of it. memory: most bytes of that process; gpu: bytes it took on the GPU. pixels, score: largest differences of boxes matched
-    with the reference's; matched of boxes were.
+    else of it. memory: most bytes of that process; gpu: bytes it took on the GPU. pixels, score: largest differences of boxes from
+    the reference's; matched of boxes agree, as export.compare has it.
     """
 
     name: str
@@ -113,8 +113,8 @@ def _notes(bench: Bench) -> list[str]:
         f"{bench.rounds} rounds in which all engines took turns in one process. x: how many times faster than {bench.reference}, by the "
         "median of the rounds' ratios.",
         "- Open, first image and peak memory: of a process of its own, which has imported torch; memory is that of the whole process.",
-        f"- Differences: boxes after suppression (IoU 0.7) against those of {bench.reference}, on {bench.images}; a box is matched with "
-        "one of its class that overlaps by more than half.",
+        f"- Differences: boxes before suppression against those of {bench.reference}, on {bench.images}: those with a score above "
+        "0.25, and at least the 30 best of an image. A box is matched where it differs by no more than `export` allows.",
         "- Precision is that of the numbers in the file; a runtime without fast 16-bit arithmetic computes 16 bits in float32.",
         *([f"- mAP: {bench.data}, square images of {bench.imgsz[0]} px."] if bench.data else []),
         f"- Runtimes: {', '.join(dict.fromkeys(row.runtime for row in bench.rows if row.runtime)) or 'none ran'}.",

@@ -29,9 +29,9 @@ from ..data.from_settings import class_names, find_data, scan_split
 from ..data.images import place, read_image
 from ..data.loading.loader import ValLoader, workers_for
 from ..data.shapes import draw as drawn_shapes
+from ..export.compare import compare_candidates, tolerance_for
 from ..models.detector import Detector
 from ..ops.letterbox import letterbox_fit
-from ..ops.nms import non_max_suppression
 from ..plots.charts import NoMatplotlib
 from ..val.loop import DEFAULT_CONF, validate
 from .candidates import REFERENCE, Contender, contenders, opened, provided, reason, runs_of, tried
@@ -41,8 +41,8 @@ from .timing import Timing, interleave, machine
 ROUNDS, WARMUP = 15, 2
 SLOW = 10.0  # times the reference: one that takes longer does not take part in the rounds
 COMPARED = 4  # batches of images, at most, on which boxes are compared
-OVERLAP, IOU = 0.5, 0.7
-LEAST = (0.25, 0.05, 0.001)  # scores above which boxes are compared: the first that leaves any
+IOU = 0.7
+KINDS = {"float32": "float32", "int8": "int8"}  # precision of a row -> that of a tolerance; others have 16 bits
 TAKES = frozenset(
     (
         "mode",
@@ -240,15 +240,20 @@ def _timed(ready: Mapping[str, object], rows: dict[str, Row], ground: Ground) ->
 
 
 def _judged(engines: Mapping[str, object], rows: dict[str, Row], ground: Ground) -> None:
-    """Agreement with the reference's boxes, and with labels average precision, into the rows."""
-    wanted = None
+    """Write the agreement with the reference and, where there are labels, the average precision into the rows."""
+    reference: Tensor | None = None
     for name, engine in engines.items():  # the reference is the first
         with _told_of(rows, name), torch.inference_mode():
-            found = [engine.decode(engine(images.to(ground.device))).float().cpu() for images in ground.images]
-            wanted = found if wanted is None else wanted
+            batches = [engine.decode(engine(batch.to(ground.device))) for batch in ground.images]
+            candidates = torch.cat(batches).float().cpu()  # (B, 4+nc, A)
+            reference = candidates if reference is None else reference
             if REFERENCE in engines:
-                pixels, score, matched, boxes = agreement(wanted, found)
-                rows[name] = replace(rows[name], pixels=pixels, score=score, matched=matched, boxes=boxes)
+                kind = KINDS.get(rows[name].precision, "half")
+                tolerance, _ = tolerance_for(kind, engines[REFERENCE].model, ground.images[0].to(ground.device))
+                found = compare_candidates(reference, candidates, tolerance, ground.shape)
+                rows[name] = replace(
+                    rows[name], pixels=found.pixels, score=found.score, matched=found.matched, boxes=found.count
+                )
             if ground.samples:
                 print(f"  {name:<24} measuring mAP on {len(ground.samples)} images", flush=True)
                 metrics = _measured(engine, ground)
@@ -271,50 +276,6 @@ def _measured(engine, ground: Ground):
         workers=workers_for(ground.device, settings),
     )
     return validate(engine, ground.samples, loader, conf=DEFAULT_CONF, iou=IOU, max_det=settings.max_det)
-
-
-def agreement(wanted: Sequence[Tensor], found: Sequence[Tensor]) -> tuple[float | None, float | None, int, int]:
-    """How far decoded predictions (B, 4+nc, A) agree after suppression: largest difference of matched boxes in pixels and in score, how
-    many are matched, and how many there are (of the side that has more). None where nothing is matched.
-
-    Boxes above 0.25 are compared; where `wanted` has none, above less. Each box of `found`, best first, takes the box of its class in
-    `wanted` that it overlaps most, by more than half, and that is free.
-    """
-    pairs: list[tuple[Tensor, Tensor]] = []
-    for conf in LEAST:
-        pairs = [
-            pair
-            for one, two in zip(wanted, found, strict=True)
-            for pair in zip(*(non_max_suppression(side, conf=conf, iou=IOU) for side in (one, two)), strict=True)
-        ]
-        if any(len(one) for one, _ in pairs):
-            break
-    pixels, scores, boxes = [], [], 0
-    for ours, theirs in pairs:  # (n, 6) and (m, 6): x1, y1, x2, y2, score, class
-        boxes += max(len(ours), len(theirs))
-        for one, two in _matches(ours, theirs):
-            pixels.append(float((ours[one, :4] - theirs[two, :4]).abs().max()))
-            scores.append(float((ours[one, 4] - theirs[two, 4]).abs()))
-    return max(pixels, default=None), max(scores, default=None), len(pixels), boxes
-
-
-def _matches(ours: Tensor, theirs: Tensor) -> list[tuple[int, int]]:
-    if not len(ours) or not len(theirs):
-        return []
-    low = torch.maximum(ours[:, None, :2], theirs[None, :, :2])
-    high = torch.minimum(ours[:, None, 2:4], theirs[None, :, 2:4])
-    common = (high - low).clamp(min=0).prod(2)
-    areas = [(boxes[:, 2:4] - boxes[:, :2]).prod(1) for boxes in (ours, theirs)]
-    overlap = common / (areas[0][:, None] + areas[1][None] - common).clamp(min=1e-9)
-    overlap[ours[:, None, 5] != theirs[None, :, 5]] = 0
-    taken, pairs = set(), []
-    for two in theirs[:, 4].argsort(descending=True).tolist():
-        order = overlap[:, two].argsort(descending=True).tolist()
-        one = next((row for row in order if row not in taken), None)
-        if one is not None and overlap[one, two] > OVERLAP:
-            taken.add(one)
-            pairs.append((one, two))
-    return pairs
 
 
 @contextlib.contextmanager

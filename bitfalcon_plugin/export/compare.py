@@ -1,11 +1,11 @@
-"""Whether an exported file gives what the network gives.
+"""Compare what two programs compute from the same network: an exported model with the network, or two ways to run it.
 
-Tolerances: those of another runtime for float32 files; for 16 and 8 bits, what leaves average precision as it is.
+The tolerances are those of another runtime for float32; for 16 and 8 bits, what leaves the average precision unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,46 +13,59 @@ from torch import Tensor
 
 from ..models.detector import Detector
 from ..models.modules.bit_activations import Quantising
-from ..ops.boxes import xyxy_from_xywh
+from ..ops.boxes import box_iou, xyxy_from_xywh
 from .nms import Suppression
 from .runtimes.runtime import Engine
 
-CONF = 0.25  # scores that are compared are above it ...
-ENOUGH = 30  # ... or among so many best of an image, where few are
-NUDGE, TWICE = 1e-6, 2.0
-SLACK = 0.02  # of an overlap
-LEAST_SIDE = 320  # pixels: smaller images are held to the tolerance of this side
+CONFIDENCE = 0.25  # candidates with a higher score are compared ...
+MIN_CANDIDATES = 30  # ... and in any case so many of an image, the best ones
+NUDGE = 1e-6  # standard deviation of the noise that shows how far 8-bit activations move by themselves
+NUDGE_MARGIN = 2.0  # the tolerance is so many times what NUDGE moves
+IOU_SLACK = 0.02  # by which the IoU of two pairs of boxes may differ
+MIN_SIDE = 320  # pixels: smaller images get the tolerance of this side
 
 
 class MismatchError(Exception):
-    """An export that does not give what its network gives. It is no fault of the user's."""
+    """An exported model that does not give what its network gives. The user did nothing wrong."""
 
 
 @dataclass(frozen=True)
-class Rule:
-    """side: most that a coordinate may differ, as a share of the image's longer side. score: most that a score may, as a share of it;
-    scores below floor as of that. share: of the boxes that must agree."""
+class Tolerance:
+    """How far two programs may differ and still agree.
+
+    side: the largest difference of a coordinate, as a share of the longer side of the image. score: the largest difference
+    of a score, as a share of the reference's score; a score below `floor` counts as `floor`. share: the share of the boxes
+    that must agree, in [0, 1].
+    """
 
     side: float
     score: float
     floor: float
     share: float
 
-    def near(self, scores: Tensor, wanted: Tensor) -> Tensor:
-        """Whether scores agree."""
-        return (scores - wanted).abs() <= self.score * wanted.clamp(min=self.floor)
+    def pixels(self, image_shape: Sequence[int]) -> float:
+        """The largest difference of a coordinate in pixels, for images of shape (..., H, W)."""
+        return self.side * max(*image_shape[-2:], MIN_SIDE)
+
+    def scores_agree(self, scores: Tensor, reference: Tensor) -> Tensor:
+        """Whether each score is near enough to the reference's (bool, broadcast shape)."""
+        return (scores - reference).abs() <= self.score * reference.clamp(min=self.floor)
 
 
-RULES = {
-    "float32": Rule(1e-4, 1e-3, 1e-3, 1.0),
-    "half": Rule(1e-2, 0.04, 0.25, 0.95),
-    "int8": Rule(3e-2, 0.15, 1.0, 0.8),
+TOLERANCES = {
+    "float32": Tolerance(1e-4, 1e-3, 1e-3, 1.0),
+    "half": Tolerance(1e-2, 0.04, 0.25, 0.95),
+    "int8": Tolerance(3e-2, 0.15, 1.0, 0.8),
 }
 
 
-@dataclass
+@dataclass(frozen=True)
 class Agreement:
-    """What a comparison found. pixels, score: the largest differences of boxes above conf; matched of count boxes agree."""
+    """The result of a comparison; `a + b` is that of both.
+
+    pixels, score: the largest difference of a coordinate and of a score. matched: how many of `count` boxes agree.
+    images: how many images were compared. note: why the tolerance is wider than usual, or "".
+    """
 
     pixels: float = 0.0
     score: float = 0.0
@@ -61,112 +74,164 @@ class Agreement:
     images: int = 0
     note: str = ""
 
-    def describe(self) -> str:
-        """One line."""
-        return (
-            f"largest difference {self.pixels:.2g} px, {self.score:.2g} in score; {self.matched} of {self.count} boxes matched "
-            f"on {self.images} images{self.note}"
+    def __add__(self, other: Agreement) -> Agreement:
+        return Agreement(
+            max(self.pixels, other.pixels),
+            max(self.score, other.score),
+            self.matched + other.matched,
+            self.count + other.count,
+            self.images + other.images,
+            self.note or other.note,
         )
+
+    def describe(self) -> str:
+        """Return the result as one line of text."""
+        return (
+            f"largest difference {self.pixels:.2g} px, {self.score:.2g} in score; {self.matched} of {self.count} boxes "
+            f"matched on {self.images} images{self.note}"
+        )
+
+
+def compare_candidates(reference: Tensor, other: Tensor, tolerance: Tolerance, image_shape: Sequence[int]) -> Agreement:
+    """Compare two decoded predictions (B, 4+nc, A) of the same images (..., H, W), anchor by anchor.
+
+    Suppression has no part in it, because near-ties decide which box it keeps. The candidates that one of the two gives a
+    score above CONFIDENCE are compared, and at least the MIN_CANDIDATES best ones of the reference in each image.
+
+    Raises MismatchError for another shape and for numbers that are not finite.
+    """
+    if other.shape != reference.shape:
+        raise MismatchError(f"it gives {tuple(other.shape)} in the place of {tuple(reference.shape)}")
+    _check_finite(other)
+    best = reference[:, 4:].amax(1)  # (B, A)
+    last = best.topk(min(MIN_CANDIDATES, best.shape[1]), 1).values[:, -1:]  # (B, 1)
+    compared = torch.maximum(best, other[:, 4:].amax(1)) >= last.clamp(max=CONFIDENCE)  # (B, A)
+    corners, reference_corners = (xyxy_from_xywh(side[:, :4].transpose(1, 2)) for side in (other, reference))
+    pixels = (corners - reference_corners).abs().amax(2)  # (B, A)
+    scores = (other[:, 4:] - reference[:, 4:]).abs().amax(1)  # (B, A)
+    agrees = tolerance.scores_agree(other[:, 4:], reference[:, 4:]).all(1) & (pixels <= tolerance.pixels(image_shape))
+    return Agreement(
+        float(pixels[compared].max()),
+        float(scores[compared].max()),
+        int((agrees & compared).sum()),
+        int(compared.sum()),
+        len(reference),
+    )
+
+
+def _check_finite(output: Tensor) -> None:
+    if not output.isfinite().all():
+        raise MismatchError("it gives numbers that are not finite")
+
+
+def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance, str]:
+    """The tolerance for a precision (a key of TOLERANCES), and a note where it is wider than usual, else "".
+
+    In a network with 8-bit activations a rounding that goes the other way moves an activation by a whole step. Two programs
+    that compute such a network may differ by what a change of the images (B, 3, H, W) below any rounding does to it.
+    model: folded, on the device of the images.
+    """
+    usual = TOLERANCES[kind]
+    if not any(isinstance(module, Quantising) and module.act != "none" for module in model.modules()):
+        return usual, ""
+    generator = torch.Generator().manual_seed(0)
+    reference, unrest = model.decode(model(images)), Agreement()
+    for _ in range(2):
+        nudged = images + NUDGE * torch.randn(images.shape, generator=generator).to(images)
+        unrest += compare_candidates(reference, model.decode(model(nudged)), usual, images.shape)
+    side = NUDGE_MARGIN * unrest.pixels / max(*images.shape[2:], MIN_SIDE)
+    score = NUDGE_MARGIN * unrest.score
+    if side <= usual.side and score <= usual.score * usual.floor:
+        return usual, ""
+    note = (
+        f" (8-bit activations: a change of {NUDGE:g} in the image moves the network's own boxes by "
+        f"{unrest.pixels:.2g} px and {unrest.score:.2g})"
+    )
+    return Tolerance(max(side, usual.side), max(score, usual.score), 1.0, min(usual.share, 0.98)), note
 
 
 @torch.inference_mode()
 def compare(
-    model: Detector, engine: Engine, batches: Iterable[Tensor], kind: str, suppression: Suppression | None = None
+    model: Detector, engine: Engine, batches: Sequence[Tensor], kind: str, suppression: Suppression | None = None
 ) -> Agreement:
-    """Run both on batches (B, 3, H, W) that the engine takes; kind: of RULES. Raises MismatchError beyond its tolerance.
+    """Run the network and its exported model on batches of images (B, 3, H, W) that the exported model takes.
 
-    model: folded, on the CPU. suppression: that of the file, where it is inside; where it leaves nothing on any image, count is 0.
+    model: folded, on the CPU. kind: the precision, a key of TOLERANCES. suppression: that of the exported model, where it is
+    inside; where it leaves nothing on any image, the result has a count of 0.
+
+    Raises MismatchError where the two differ by more than the tolerance.
     """
-    found, rule = Agreement(), RULES[kind]
-    for number, images in enumerate(batches):
-        if not number:
-            rule, found.note = _widened(rule, model, images)
-        raw = engine(images).cpu()
-        wanted = model.decode(model(images))
-        if not raw.isfinite().all():
-            raise MismatchError("it gives numbers that are not finite")
-        if suppression is None and raw.shape != wanted.shape:
-            raise MismatchError(f"it gives {tuple(raw.shape)} in the place of {tuple(wanted.shape)}")
-        most = rule.side * max(*images.shape[2:], LEAST_SIDE)
-        if suppression:
-            _rows(found, raw, wanted, most, rule, suppression)
+    tolerance, note = tolerance_for(kind, model, batches[0])
+    agreement = Agreement(note=note)
+    for images in batches:
+        output = engine(images).cpu()
+        candidates = model.decode(model(images))  # (B, 4+nc, A)
+        if suppression is None:
+            agreement += compare_candidates(candidates, output, tolerance, images.shape)
         else:
-            _anchors(found, raw, wanted, most, rule)
-        found.images += len(images)
-    if found.matched < rule.share * found.count:
+            agreement += _compare_detections(candidates, output, tolerance, images.shape, suppression)
+    if agreement.matched < tolerance.share * agreement.count:
         raise MismatchError(
-            f"it differs from the network ({found.describe()}; {rule.share:.0%} must agree to "
-            f"{most:.2g} px and {rule.score:.2%} of a score)"
+            f"it differs from the network ({agreement.describe()}; {tolerance.share:.0%} must agree to "
+            f"{tolerance.pixels(images.shape):.2g} px and {tolerance.score:.2%} of a score)"
         )
-    return found
+    return agreement
 
 
-def _widened(rule: Rule, model: Detector, images: Tensor) -> tuple[Rule, str]:
-    # A rounding that goes the other way moves an activation of 8 bits by a whole step. What a change of the input below any
-    # rounding does to a network with such layers is the least by which two programs that compute it may differ.
-    if not any(isinstance(module, Quantising) and module.act != "none" for module in model.modules()):
-        return rule, ""
-    own, generator = Agreement(), torch.Generator().manual_seed(0)
-    wanted = model.decode(model(images))
-    for _ in range(2):
-        moved = images + torch.randn(images.shape, generator=generator) * NUDGE
-        _anchors(own, model.decode(model(moved)), wanted, 0.0, rule)
-    side, score = (TWICE * value for value in (own.pixels / max(*images.shape[2:], LEAST_SIDE), own.score))
-    if side <= rule.side and score <= rule.score * rule.floor:
-        return rule, ""
-    note = f" (8-bit activations: a change of {NUDGE:g} in the image moves the network's own boxes by {own.pixels:.2g} px and {own.score:.2g})"
-    return Rule(max(side, rule.side), max(score, rule.score), 1.0, min(rule.share, 0.98)), note
+def _compare_detections(
+    candidates: Tensor, output: Tensor, tolerance: Tolerance, image_shape: Sequence[int], suppression: Suppression
+) -> Agreement:
+    """Compare the network's candidates (B, 4+nc, A) with the detections (B, max_det, 6) of suppression in the file."""
+    _check_finite(output)
+    agreement = Agreement()
+    for image, detections in zip(candidates, output, strict=True):
+        agreement += _compare_image(
+            image, detections[detections[:, 4] > 0], tolerance, tolerance.pixels(image_shape), suppression
+        )
+    return agreement
 
 
-def _anchors(found: Agreement, raw: Tensor, wanted: Tensor, most: float, rule: Rule) -> None:
-    # Anchor by anchor: suppression, which near-ties decide, has no part in it.
-    best = wanted[:, 4:].amax(1)  # (B, A)
-    least = torch.minimum(best.topk(min(ENOUGH, best.shape[1]), 1).values[:, -1:], torch.tensor(CONF))
-    hopeful = best >= least
-    pixels = (xyxy_from_xywh(raw[:, :4].transpose(1, 2)) - xyxy_from_xywh(wanted[:, :4].transpose(1, 2))).abs().amax(2)
-    scores = (raw[:, 4:] - wanted[:, 4:]).abs().amax(1)
-    near = rule.near(raw[:, 4:], wanted[:, 4:]).all(1)
-    found.matched += int(((pixels <= most) & near & hopeful).sum())
-    found.count += int(hopeful.sum())
-    found.pixels = max(found.pixels, float(pixels[hopeful].max()))
-    found.score = max(found.score, float(scores[hopeful].max()))
+def _compare_image(
+    candidates: Tensor, detections: Tensor, tolerance: Tolerance, pixels: float, suppression: Suppression
+) -> Agreement:
+    """Compare the candidates (4+nc, A) with the detections (n, 6) of one image.
+
+    Each detection must be one of the candidates and must not overlap a better detection of its class. Each candidate must
+    be a detection or overlap a better one. So a near-tie, of which suppression may keep either, is no difference. A
+    candidate that may fall below conf or behind max_det need not be there.
+    """
+    scores, classes = candidates[4:].max(0)  # (A,) each
+    slack = tolerance.score * scores.clamp(min=tolerance.floor)  # (A,)
+    near = scores > suppression.conf - slack
+    boxes, scores, classes, slack = (
+        xyxy_from_xywh(candidates[:4].t())[near],  # (m, 4)
+        scores[near],
+        classes[near],
+        slack[near],
+    )
+    is_full = len(detections) == suppression.max_det
+    last_score = min(detections[-1, 4].item(), 1.0) if is_full else 0.0
+    needed = (scores > suppression.conf + slack) & (scores > last_score + slack)  # (m,)
+    count = len(detections) + int(needed.sum())
+    if not len(detections) or not len(boxes):
+        return Agreement(count=count, images=1)
+    distance = (detections[:, None, :4] - boxes[None]).abs().amax(2)  # (n, m)
+    score_distance = (detections[:, None, 4] - scores[None]).abs()  # (n, m)
+    same = (distance <= pixels) & tolerance.scores_agree(detections[:, None, 4], scores[None])
+    same &= detections[:, None, 5] == classes[None]
+    repeated = _iou(detections, detections[:, :4], detections[:, 5], suppression).triu(1) > suppression.iou + IOU_SLACK
+    better = detections[:, None, 4] >= scores[None] - slack[None]
+    suppressed = better & (_iou(detections, boxes, classes, suppression) > suppression.iou - IOU_SLACK)
+    matched = int((same.any(1) & ~repeated.any(0)).sum()) + int(((suppressed | same).any(0) & needed).sum())
+    if not same.any():
+        return Agreement(0.0, 0.0, matched, count, 1)
+    largest = [
+        float(values.masked_fill(~same, torch.inf).amin(1)[same.any(1)].max()) for values in (distance, score_distance)
+    ]
+    return Agreement(*largest, matched, count, 1)
 
 
-def _rows(found: Agreement, raw: Tensor, wanted: Tensor, most: float, rule: Rule, suppression: Suppression) -> None:
-    # Each box is one of the network's, none overlaps another of its class, and each of the network's is left, or overlapped by a
-    # better one that is left. So near-ties, of which either may go, have no part in it.
-    iou, classes = suppression.iou, 1 - int(suppression.agnostic)
-    for rows, image in zip(raw, wanted, strict=True):
-        rows = rows[rows[:, 4] > 0]  # (n, 6)
-        score, label = image[4:].max(0)
-        least = min(rows[-1, 4].item() if len(rows) == suppression.max_det else 0.0, 1.0)
-        slack = rule.score * score.clamp(min=rule.floor)  # (A,)
-        hopeful = score > suppression.conf - slack
-        all_ = torch.cat((xyxy_from_xywh(image[:4].t()), score[:, None], label[:, None].float(), slack[:, None]), 1)[
-            hopeful
-        ]  # (m, 7)
-        must = (all_[:, 4] > suppression.conf + all_[:, 6]) & (
-            all_[:, 4] > least + all_[:, 6]
-        )  # neither at conf nor behind max_det
-        found.count += len(rows) + int(must.sum())
-        if not len(rows) or not len(all_):
-            continue
-        pixels = (rows[:, None, :4] - all_[None, :, :4]).abs().amax(2)  # (n, m)
-        like = (pixels <= most) & rule.near(rows[:, None, 4], all_[None, :, 4]) & (rows[:, None, 5] == all_[None, :, 5])
-        same = _overlap(rows, rows, classes).triu(1) > iou + SLACK
-        found.matched += int((like.any(1) & ~same.any(0)).sum())
-        better = rows[:, None, 4] >= all_[None, :, 4] - all_[None, :, 6]
-        found.matched += int((((_overlap(rows, all_, classes) > iou - SLACK) & better | like).any(0) & must).sum())
-        if like.any():
-            found.pixels = max(found.pixels, float(pixels.masked_fill(~like, torch.inf).amin(1)[like.any(1)].max()))
-            scores = (rows[:, None, 4] - all_[None, :, 4]).abs().masked_fill(~like, torch.inf).amin(1)
-            found.score = max(found.score, float(scores[like.any(1)].max()))
-
-
-def _overlap(a: Tensor, b: Tensor, classes: int) -> Tensor:
-    """Rows (n, 6), (m, 6) or longer -> (n, m): overlap, 0 for boxes of different classes where classes is 1."""
-    low, high = torch.maximum(a[:, None, :2], b[None, :, :2]), torch.minimum(a[:, None, 2:4], b[None, :, 2:4])
-    shared = (high - low).clamp(min=0).prod(2)
-    sizes = [(rows[:, 2:4] - rows[:, :2]).clamp(min=0).prod(1) for rows in (a, b)]
-    found = shared / (sizes[0][:, None] + sizes[1][None] - shared).clamp(min=1e-9)
-    return found * ((a[:, None, 5] == b[None, :, 5]) | (not classes))
+def _iou(detections: Tensor, boxes: Tensor, classes: Tensor, suppression: Suppression) -> Tensor:
+    """The IoU (n, m) of detections (n, 6) and boxes (m, 4); 0 for other classes, unless suppression is agnostic."""
+    iou = box_iou(detections[:, :4], boxes)
+    return iou if suppression.agnostic else iou * (detections[:, None, 5] == classes[None])

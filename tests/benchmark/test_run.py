@@ -15,7 +15,6 @@ import bitfalcon_plugin.benchmark.run as bench
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.benchmark.candidates import REFERENCE, Contender, Trial, contenders, tried
 from bitfalcon_plugin.benchmark.record import Bench, Row, draw, markdown, write
-from bitfalcon_plugin.benchmark.run import agreement
 from bitfalcon_plugin.benchmark.timing import Timing, machine
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
@@ -47,49 +46,6 @@ def quick(monkeypatch):
     monkeypatch.setattr(bench, "ROUNDS", 3)
     monkeypatch.setattr(bench, "WARMUP", 0)
     monkeypatch.setattr(bench, "tried", lambda one, shape, device: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
-
-
-def boxes(*rows, nc=2):
-    """Decoded predictions (1, 4+nc, A) of rows (x, y, w, h, class, score)."""
-    found = torch.zeros(1, 4 + nc, len(rows))
-    for anchor, (x, y, w, h, cls, score) in enumerate(rows):
-        found[0, :4, anchor] = torch.tensor([x, y, w, h], dtype=torch.float32)
-        found[0, 4 + cls, anchor] = score
-    return found
-
-
-def test_equal_predictions_agree_wholly_and_shifted_ones_by_the_shift():
-    one = boxes((20, 20, 10, 10, 0, 0.9), (60, 60, 20, 10, 1, 0.5), (90, 20, 8, 8, 0, 0.1))
-    assert agreement([one, one], [one, one]) == (0.0, 0.0, 4, 4)
-    two = one.clone()
-    two[0, 0, 0] += 1.5  # x
-    two[0, 5, 1] += 0.2
-    pixels, score, matched, count = agreement([one], [two])
-    assert (pixels, matched, count) == (1.5, 2, 2) and score == pytest.approx(0.2)
-
-
-def test_what_is_of_another_class_far_away_or_missing_is_not_matched():
-    one = boxes((20, 20, 10, 10, 0, 0.9), (60, 60, 10, 10, 1, 0.8))
-    assert agreement([one], [boxes((20, 20, 10, 10, 1, 0.9), (66, 60, 10, 10, 1, 0.8), (99, 99, 4, 4, 0, 0.7))]) == (
-        None,
-        None,
-        0,
-        3,
-    )
-    assert agreement([one], [boxes((20, 20, 10, 10, 0, 0.1))])[2:] == (0, 2)
-
-
-def test_where_the_reference_is_unsure_lower_scores_are_compared():
-    one = boxes((20, 20, 10, 10, 0, 0.01), (60, 60, 10, 10, 1, 0.02))
-    assert agreement([one], [one]) == (0.0, 0.0, 2, 2)
-    nothing = boxes((20, 20, 10, 10, 0, 0.0))
-    assert agreement([nothing], [nothing]) == (None, None, 0, 0)
-
-
-def test_each_box_is_taken_once():
-    one = boxes((20, 20, 10, 10, 0, 0.9))
-    two = boxes((20, 20, 10, 10, 0, 0.9), (24, 20, 10, 10, 0, 0.8))  # both overlap it, neither is suppressed
-    assert agreement([one], [two])[2:] == (1, 2)
 
 
 def test_the_reference_runs_first_and_format_restricts_the_rest():
