@@ -32,7 +32,7 @@ from .predict.results import Results
 from .predict.run import run_predict
 
 if TYPE_CHECKING:
-    from .benchmark.record import Bench
+    from .benchmark.report import Bench
     from .tasks.metrics import Metrics
 
 

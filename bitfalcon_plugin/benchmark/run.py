@@ -35,7 +35,7 @@ from ..ops.letterbox import letterbox_fit
 from ..plots.charts import NoMatplotlib
 from ..val.loop import DEFAULT_CONF, validate
 from .candidates import REFERENCE, Contender, contenders, opened, provided, reason, runs_of, tried
-from .record import Bench, Row, draw, markdown, write
+from .report import Bench, Row, draw, markdown, write
 from .timing import Timing, interleave, machine
 
 ROUNDS, WARMUP = 15, 2

@@ -14,7 +14,7 @@ import bitfalcon_plugin.benchmark.candidates as contending
 import bitfalcon_plugin.benchmark.run as bench
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.benchmark.candidates import REFERENCE, Contender, Trial, contenders, tried
-from bitfalcon_plugin.benchmark.record import Bench, Row, draw, markdown, write
+from bitfalcon_plugin.benchmark.report import Bench, Row, draw, markdown, write
 from bitfalcon_plugin.benchmark.timing import Timing, machine
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
