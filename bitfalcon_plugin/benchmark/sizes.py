@@ -32,7 +32,18 @@ from ..train.run import run_train
 from ..val.pictures import Pictures
 from ..val.run import finish, measure, report
 from ..val.worst import worst_images
-from .experiment import BUDGET, FILE, ROUNDS, Experiment, Row, budget, draw, load_experiment, markdown, save_experiment
+from .sizes_report import (
+    BUDGET,
+    FILE,
+    ROUNDS,
+    Experiment,
+    Row,
+    budget,
+    draw,
+    load_experiment,
+    markdown,
+    save_experiment,
+)
 from .timing import interleave, machine, variants
 
 USUAL = ("n", "s", "m", "l")  # where scale= names none

@@ -15,7 +15,7 @@ import torch
 
 import bitfalcon_plugin.benchmark.sizes as sizes
 from bitfalcon_plugin import YOLO
-from bitfalcon_plugin.benchmark.experiment import Experiment, Row, draw
+from bitfalcon_plugin.benchmark.sizes_report import Experiment, Row, draw
 from bitfalcon_plugin.benchmark.timing import Timing, machine
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.callbacks import Events
