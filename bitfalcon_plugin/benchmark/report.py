@@ -1,28 +1,30 @@
-"""What a benchmark found: a row for each contender, as a table, as plain values and as a picture."""
+"""The result of a benchmark: a record for each engine, as a table, as JSON and as a picture."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.files import write_text
 from ..plots.tradeoff import Bars, draw_bars
-from .timing import Timing, told
+from .record import Column, RecordFile, markdown_table
+from .timing import Timing, machine_line
 
-FORMAT, VERSION = "bitfalcon benchmark", 1
-MISSING = "-"
+BENCHMARK_FILE = RecordFile(
+    "bitfalcon benchmark", 1, "the record of a benchmark", "`bitfalcon benchmark`", "Run the benchmark again."
+)
 
 
 @dataclass(frozen=True)
-class Row:
-    """A contender. None: not measured; reason: why, where it did not take part.
+class EngineRecord:
+    """The measurements of one engine in one precision. None: not measured; reason: why not, or "".
 
-    ap, ap50: 0 to 1. bytes: of the file. latency: of a batch, network and decoding. faster: than the reference, by the median of the
-    ratios of the rounds. load, first: seconds to open the file and to run the first images, in a process that has torch but nothing
-    else of it. memory: most bytes of that process; gpu: bytes it took on the GPU. pixels, score: largest differences of boxes from
-    the reference's; matched of boxes agree, as export.compare has it.
+    ap, ap50: 0 to 1. bytes: size of the file. latency: of a batch, network and decoding. faster: how many times faster
+    than the reference, the median of the rounds' ratios. load, first: seconds to open the file and to run the first
+    images, in a process that has imported torch and nothing else. memory: peak bytes of that process; gpu: bytes it took
+    on the GPU. boxes: how many were compared; matched: how many agree with the reference, as export.compare means it.
+    pixels, score: largest differences from the reference.
     """
 
     name: str
@@ -46,7 +48,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Bench:
-    """All rows, in the order they were asked for, and what they depend on. images: what the boxes were compared on, in words."""
+    """The records of all engines, in the order in which they were prepared, and the conditions of the measurement.
+
+    imgsz: (height, width). images: the images on which boxes were compared, in words. facts: of `machine`.
+    """
 
     model: str
     data: str
@@ -56,100 +61,92 @@ class Bench:
     rounds: int
     reference: str
     images: str
-    rows: tuple[Row, ...]
+    rows: tuple[EngineRecord, ...]
     facts: Mapping[str, object]
     folder: Path | None = None
 
     @property
-    def fastest(self) -> Row | None:
-        """The row with the least latency."""
+    def fastest(self) -> EngineRecord | None:
+        """The record of the smallest latency; None where nothing ran."""
         return min((row for row in self.rows if row.latency), key=lambda row: row.latency.median, default=None)
 
     def __str__(self) -> str:
         return markdown(self)
 
 
+def _columns(bench: Bench) -> list[Column]:
+    precision = [Column("mAP50-95", "ap", "{:.4f}"), Column("mAP50", "ap50", "{:.4f}")]
+    return [
+        Column("engine", "name", text=True),
+        Column("precision", "precision", text=True),
+        *(precision if bench.data else ()),
+        Column("size MB", "bytes", "{:.2f}", unit=1e6),
+        Column("latency ms", "latency"),
+        Column(f"x {bench.reference}", "faster", "{:.2f}"),
+        Column("images/s", lambda row: row.latency and bench.batch * 1e3 / row.latency.median, "{:.1f}"),
+        Column("open s", "load", "{:.2f}"),
+        Column("first image s", "first", "{:.2f}"),
+        Column("peak memory MB", lambda row: row.memory or None, "{:.0f}", unit=1e6),
+        *([Column("GPU MB", "gpu", "{:.0f}", unit=1e6)] if any(row.gpu for row in bench.rows) else ()),
+        Column("largest box difference px", "pixels", "{:.2g}"),
+        Column("largest score difference", "score", "{:.2g}"),
+        Column("boxes matched", lambda row: None if row.boxes is None else f"{row.matched} of {row.boxes}"),
+    ]
+
+
 def markdown(bench: Bench) -> str:
-    """The table, with what it depends on around it; ends with a line break."""
-    high, wide = bench.imgsz
-    gpu = any(row.gpu for row in bench.rows)
-    ap = (
-        [("mAP50-95", lambda row: _number(row.ap, "{:.4f}")), ("mAP50", lambda row: _number(row.ap50, "{:.4f}"))]
-        if bench.data
-        else []
-    )
-    columns = [
-        ("engine", lambda row: row.name),
-        ("precision", lambda row: row.precision),
-        *ap,
-        ("size MB", lambda row: _number(row.bytes, "{:.2f}", 1e6)),
-        ("latency ms", lambda row: str(row.latency or MISSING)),
-        (f"x {bench.reference}", lambda row: _number(row.faster, "{:.2f}")),
-        ("images/s", lambda row: f"{bench.batch * 1e3 / row.latency.median:.1f}" if row.latency else MISSING),
-        ("open s", lambda row: _number(row.load, "{:.2f}")),
-        ("first image s", lambda row: _number(row.first, "{:.2f}")),
-        ("peak memory MB", lambda row: _number(row.memory or None, "{:.0f}", 1e6)),
-        *([("GPU MB", lambda row: _number(row.gpu, "{:.0f}", 1e6))] if gpu else []),
-        ("largest box difference px", lambda row: _number(row.pixels, "{:.2g}")),
-        ("largest score difference", lambda row: _number(row.score, "{:.2g}")),
-        ("boxes matched", lambda row: MISSING if row.boxes is None else f"{row.matched} of {row.boxes}"),
-    ]
+    """Return the table, the fastest engine first, with its conditions below; ends with a line break."""
+    height, width = bench.imgsz
+    measured = [row for row in bench.rows if row.latency or row.bytes is not None and not row.reason]
+    measured.sort(key=lambda row: row.latency.median if row.latency else float("inf"))
     lines = [
-        f"# Benchmark of {bench.model}, {wide}x{high}, batch {bench.batch}, on {bench.device}",
+        f"# Benchmark of {bench.model}, {width}x{height}, batch {bench.batch}, on {bench.device}",
         "",
-        "| " + " | ".join(name for name, _ in columns) + " |",
-        "|---|---|" + "--:|" * (len(columns) - 2),
+        *markdown_table(measured, _columns(bench)),
+        "",
+        *_notes(bench),
     ]
-    ran = [row for row in bench.rows if row.latency or row.bytes is not None and not row.reason]
-    for row in sorted(ran, key=lambda row: row.latency.median if row.latency else float("inf")):
-        lines.append("| " + " | ".join(value(row).replace("|", "\\|") for _, value in columns) + " |")
-    lines += _notes(bench)
+    if failures := [f"- {row.name}: {row.reason}" for row in bench.rows if row.reason]:
+        lines += ["", "Not, or not wholly, measured:", "", *failures]
     return "\n".join(lines) + "\n"
 
 
 def _notes(bench: Bench) -> list[str]:
-    notes = [
-        f"- Latency: network and decoding of a batch of {bench.batch}, without reading, letterbox and suppression; median and quartiles of "
-        f"{bench.rounds} rounds in which all engines took turns in one process. x: how many times faster than {bench.reference}, by the "
-        "median of the rounds' ratios.",
-        "- Open, first image and peak memory: of a process of its own, which has imported torch; memory is that of the whole process.",
-        f"- Differences: boxes before suppression against those of {bench.reference}, on {bench.images}: those with a score above "
-        "0.25, and at least the 30 best of an image. A box is matched where it differs by no more than `export` allows.",
-        "- Precision is that of the numbers in the file; a runtime without fast 16-bit arithmetic computes 16 bits in float32.",
+    runtimes = ", ".join(dict.fromkeys(row.runtime for row in bench.rows if row.runtime))
+    return [
+        f"- Latency: network and decoding of a batch of {bench.batch}, without reading, letterbox and suppression; "
+        f"median and quartiles of {bench.rounds} rounds in which all engines took turns in one process. "
+        f"x: how many times faster than {bench.reference}, by the median of the rounds' ratios.",
+        "- Open, first image and peak memory: of a process of its own, which has imported torch; "
+        "memory is that of the whole process.",
+        f"- Differences: boxes before suppression against those of {bench.reference}, on {bench.images}: those with a score "
+        "above 0.25, and at least the 30 best of an image. "
+        "A box is matched where it differs by no more than `export` allows.",
+        "- Precision is that of the numbers in the file; "
+        "a runtime without fast 16-bit arithmetic computes 16 bits in float32.",
         *([f"- mAP: {bench.data}, square images of {bench.imgsz[0]} px."] if bench.data else []),
-        f"- Runtimes: {', '.join(dict.fromkeys(row.runtime for row in bench.rows if row.runtime)) or 'none ran'}.",
-        f"- Measured on: {told(bench.facts)}.",
+        f"- Runtimes: {runtimes or 'none ran'}.",
+        f"- Measured on: {machine_line(bench.facts)}.",
     ]
-    missing = [f"- {row.name}: {row.reason}" for row in bench.rows if row.reason]
-    return ["", *notes, *(["", "Not, or not wholly, measured:", "", *missing] if missing else [])]
 
 
-def _number(value: float | None, form: str, unit: float = 1) -> str:
-    return MISSING if value is None else form.format(value / unit)
-
-
-def write(bench: Bench, folder: Path) -> None:
+def save(bench: Bench, folder: Path) -> None:
     """Write benchmark.md and benchmark.json into a folder."""
-    rows = [{**asdict(row), "latency": row.latency and row.latency.as_dict()} for row in bench.rows]
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        **{key: value for key, value in vars(bench).items() if key not in ("rows", "folder")},
-        "rows": rows,
-    }
-    write_text(folder / "benchmark.json", json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    conditions = {key: value for key, value in vars(bench).items() if key not in ("rows", "folder")}
+    BENCHMARK_FILE.save(folder / "benchmark.json", {**conditions, "rows": bench.rows})
     write_text(folder / "benchmark.md", markdown(bench))
 
 
 def draw(target: Path, bench: Bench) -> Path:
-    """Bars of latency, size and peak memory, and marks of the mean average precision. Raises figures.NoMatplotlib."""
+    """Draw bars of latency, size and peak memory, and marks of mAP. Raises NoMatplotlib."""
     rows = sorted((row for row in bench.rows if row.latency), key=lambda row: row.latency.median)
+    timings = [row.latency for row in rows]
     panels = [
         Bars(
             "latency of a batch (ms)",
-            [row.latency.median for row in rows],
-            [row.latency.low for row in rows],
-            [row.latency.high for row in rows],
+            [timing.median for timing in timings],
+            [timing.low for timing in timings],
+            [timing.high for timing in timings],
         )
     ]
     if any(row.ap is not None for row in rows):
@@ -160,5 +157,5 @@ def draw(target: Path, bench: Bench) -> Path:
     ]
     title = markdown(bench).partition("\n")[0].removeprefix("# ")
     return draw_bars(
-        target, [row.name for row in rows], [row.precision for row in rows], panels, title, told(bench.facts)
+        target, [row.name for row in rows], [row.precision for row in rows], panels, title, machine_line(bench.facts)
     )

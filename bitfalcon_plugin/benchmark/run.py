@@ -35,7 +35,7 @@ from ..ops.letterbox import letterbox_fit
 from ..plots.charts import NoMatplotlib
 from ..val.loop import DEFAULT_CONF, validate
 from .candidates import REFERENCE, Contender, contenders, opened, provided, reason, runs_of, tried
-from .report import Bench, Row, draw, markdown, write
+from .report import Bench, EngineRecord, draw, markdown, save
 from .timing import Timing, interleave, machine
 
 ROUNDS, WARMUP = 15, 2
@@ -101,7 +101,7 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
         f"Benchmark of {origin.name}: {len(found)} engines at {ground.shape[3]}x{ground.shape[2]}, batch {ground.shape[0]}, on {device}, "
         f"{torch.get_num_threads()} threads; results in {folder}"
     )
-    rows = {one.name: Row(one.name, one.precision) for one in found}
+    rows = {one.name: EngineRecord(one.name, one.precision) for one in found}
     ready = _made_ready(found, rows, model, weights, origin, ground)
     timed = _timed(ready, rows, ground)
     _judged(timed, rows, ground)
@@ -119,7 +119,7 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
         machine(),
         folder,
     )
-    write(bench, folder)
+    save(bench, folder)
     print(f"\n{markdown(bench)}\nTable: {folder / 'benchmark.md'}, {folder / 'benchmark.json'}")
     if settings.plots:
         try:
@@ -171,7 +171,12 @@ def _ground(model: Detector, settings: Settings, device: torch.device) -> Ground
 
 
 def _made_ready(
-    found: Sequence[Contender], rows: dict[str, Row], model: Detector, weights: Path, origin: Path, ground: Ground
+    found: Sequence[Contender],
+    rows: dict[str, EngineRecord],
+    model: Detector,
+    weights: Path,
+    origin: Path,
+    ground: Ground,
 ) -> dict[str, object]:
     """Name and engine of the contenders that came through. Each gets its file, is tried in a process of its own, then opened here."""
     ready: dict[str, object] = {}
@@ -205,7 +210,7 @@ def _made_ready(
 
 
 @contextlib.contextmanager
-def _told_of(rows: dict[str, Row], name: str) -> Iterator[None]:
+def _told_of(rows: dict[str, EngineRecord], name: str) -> Iterator[None]:
     """A contender that fails is a row with the reason."""
     try:
         yield
@@ -213,7 +218,7 @@ def _told_of(rows: dict[str, Row], name: str) -> Iterator[None]:
         rows[name] = replace(rows[name], reason=reason(error))
 
 
-def _timed(ready: Mapping[str, object], rows: dict[str, Row], ground: Ground) -> dict[str, object]:
+def _timed(ready: Mapping[str, object], rows: dict[str, EngineRecord], ground: Ground) -> dict[str, object]:
     """The engines that ran all rounds, their rows with latencies."""
     failed: dict[str, str] = {}
 
@@ -239,7 +244,7 @@ def _timed(ready: Mapping[str, object], rows: dict[str, Row], ground: Ground) ->
     return {name: engine for name, engine in ready.items() if name not in failed}
 
 
-def _judged(engines: Mapping[str, object], rows: dict[str, Row], ground: Ground) -> None:
+def _judged(engines: Mapping[str, object], rows: dict[str, EngineRecord], ground: Ground) -> None:
     """Write the agreement with the reference and, where there are labels, the average precision into the rows."""
     reference: Tensor | None = None
     for name, engine in engines.items():  # the reference is the first

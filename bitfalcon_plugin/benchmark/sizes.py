@@ -37,7 +37,7 @@ from .sizes_report import (
     FILE,
     ROUNDS,
     Experiment,
-    Row,
+    SizeRecord,
     budget,
     draw,
     load_experiment,
@@ -81,7 +81,7 @@ def run_sizes(settings: Settings) -> Experiment:
     text = markdown(experiment)
     write_text(folder / "sizes.md", text)
     print(f"\n{text}\nTable: {folder / 'sizes.md'}, {folder / FILE}")
-    if experiment.asked.plots:
+    if experiment.resolved.plots:
         try:
             print(f"Picture: {draw(folder / 'sizes.png', experiment)}")
         except NoMatplotlib as error:
@@ -92,7 +92,7 @@ def run_sizes(settings: Settings) -> Experiment:
 def _completed(experiment: Experiment) -> Experiment:
     trained = False
     for scale in experiment.scales:
-        if experiment.row(scale) is None:
+        if experiment.record(scale) is None:
             row, used = _train(experiment, scale)
             experiment = replace(experiment, rows=(*experiment.rows, row), used=used)
             save_experiment(experiment)
@@ -214,7 +214,7 @@ def _to_resume(settings: Settings) -> Path:
     return path
 
 
-def _train(experiment: Experiment, scale: str) -> tuple[Row, dict[str, object]]:
+def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, object]]:
     """Train a size, or what is left of it; its row, and the settings of the budget as they held."""
     run = experiment.folder / scale
     best, last = (run / "weights" / name for name in ("best.pt", "last.pt"))
@@ -236,7 +236,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[Row, dict[str, object]]:
         metrics = _measured(run, resumed)
     opened, ended = load(best), load(last)
     sizes = summary(opened.model(), _side(opened))
-    row = Row(
+    row = SizeRecord(
         scale,
         sizes.parameters,
         sizes.gflops,
@@ -278,12 +278,12 @@ def _side(checkpoint: Checkpoint) -> int:
 
 def _timed(experiment: Experiment) -> Experiment:
     """All rows with latencies, measured in turns in this process."""
-    device = select_devices(experiment.asked.device)[0]
+    device = select_devices(experiment.resolved.device)[0]
     runs = {}
     for row in experiment.rows:
         opened = load(experiment.folder / row.scale / "weights" / "best.pt")
         runs[row.scale] = variants(opened.model(), _side(opened), 1, device, names=[LATENCY])[LATENCY]
     taken = interleave(runs, rounds=ROUNDS, warmup=2, device=device)
     return replace(
-        experiment, rows=tuple(replace(row, latency=taken[row.scale]) for row in experiment.rows), facts=machine()
+        experiment, rows=tuple(replace(row, latency=taken[row.scale]) for row in experiment.rows), machine=machine()
     )

@@ -1,29 +1,36 @@
-"""An experiment with sizes: what was asked, what is done, its record on the disk, its table and its picture."""
+"""An experiment with sizes: its settings, the sizes that are trained, its file, its table and its picture."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..config.errors import MissingFileError, UserError
-from ..config.files import write_text
 from ..config.settings import Settings, load_settings
 from ..data.from_settings import DEFAULT_DATA
 from ..models.build import DEFAULT_MODEL
 from ..plots.tradeoff import Panel, Point, draw_tradeoff
-from .timing import Timing, told
+from .record import Column, RecordFile, markdown_table
+from .timing import Timing, machine_line
 
-FORMAT, VERSION = "bitfalcon sizes", 1
+SIZES_FILE = RecordFile(
+    "bitfalcon sizes",
+    1,
+    "the record of an experiment with sizes",
+    "`bitfalcon sizes`",
+    "Give another experiment, or start anew without resume; runs that are finished stay in their folders.",
+)
 FILE = "sizes.json"
-ROUNDS = 15
+ROUNDS = 15  # of timing
 BUDGET = ("epochs", "time", "patience", "imgsz", "batch", "seed")
 
 
 @dataclass(frozen=True)
-class Row:
-    """One trained size. ap, ap50: of its best epoch, 0 to 1. latency: batch 1, folded, float32, channels last; None until all are trained."""
+class SizeRecord:
+    """One trained size. ap, ap50: of its best epoch, 0 to 1. bytes: of best.pt. seconds: of training.
+
+    latency: of one image, folded, float32, channels last; None until all sizes are trained.
+    """
 
     scale: str
     parameters: int
@@ -38,144 +45,111 @@ class Row:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What was asked (settings that were given, sizes in their order) and what is done.
+    """The sizes of one graph. settings: those the user gave. scales: the sizes, in that order. rows: the trained sizes.
 
-    used: the settings of the budget as they held in training (a dataset may bring its own). facts: of the machine that timed.
+    used: the settings of the budget as training resolved them (a dataset may bring its own). machine: the facts of the
+    machine that timed.
     """
 
     folder: Path
     settings: Mapping[str, object]
     scales: tuple[str, ...]
-    rows: tuple[Row, ...] = ()
-    facts: Mapping[str, object] | None = None
+    rows: tuple[SizeRecord, ...] = ()
     used: Mapping[str, object] = field(default_factory=dict)
+    machine: Mapping[str, object] | None = None
 
-    def row(self, scale: str) -> Row | None:
-        """The row of a size, where it is trained."""
+    def record(self, scale: str) -> SizeRecord | None:
+        """Return the record of a size; None while it is not trained."""
         return next((row for row in self.rows if row.scale == scale), None)
 
     @property
-    def ordered(self) -> list[Row]:
-        """The rows there are, in the order of the sizes."""
-        return [row for scale in self.scales if (row := self.row(scale))]
+    def ordered(self) -> list[SizeRecord]:
+        """The records in the order of the sizes."""
+        return [row for scale in self.scales if (row := self.record(scale))]
 
     @property
-    def asked(self) -> Settings:
-        """All settings, those that nobody gave with their defaults."""
+    def resolved(self) -> Settings:
+        """All settings, with defaults for those that the user did not give."""
         return load_settings({**self.settings, **self.used, "mode": "train"})
 
 
+COLUMNS = (
+    Column("size", "scale", text=True),
+    Column("parameters", "parameters", "{:,}"),
+    Column("GFLOPs", lambda row: f"{row.gflops:.1f}" if row.gflops >= 1 else f"{row.gflops:.3f}"),
+    Column("mAP50", "ap50", "{:.4f}"),
+    Column("mAP50-95", "ap", "{:.4f}"),
+    Column("latency ms", "latency", missing="not measured"),
+    Column("best.pt MB", "bytes", "{:.2f}", unit=1e6),
+    Column("epochs", "epochs"),
+    Column("seconds", "seconds", "{:.0f}"),
+)
+
+
+def title(experiment: Experiment) -> str:
+    """Return the heading of the table and of the picture."""
+    settings = experiment.resolved
+    graph, data = Path(str(settings.model or DEFAULT_MODEL)), Path(str(settings.data or DEFAULT_DATA))
+    return f"Sizes of {graph.name} on {data.name}"
+
+
 def markdown(experiment: Experiment) -> str:
-    """The table, with what it depends on above it; ends with a line break."""
-    settings = experiment.asked
+    """Return the table with its conditions above; ends with a line break."""
     lines = [
-        f"# Sizes of {Path(str(settings.model or DEFAULT_MODEL)).name} on {Path(str(settings.data or DEFAULT_DATA)).name}",
+        f"# {title(experiment)}",
         "",
-        f"Every size was trained from fresh weights under one budget: {budget(experiment)}. mAP is that of the best epoch on the "
-        "validation split. Latency: network and decoding of one image, folded, float32, channels last, the sizes in turns in one "
-        f"process; median and quartiles of {ROUNDS} rounds. GFLOPs and latency at imgsz={settings.imgsz}.",
+        f"Every size was trained from fresh weights under one budget: {budget(experiment)}. "
+        "mAP is that of the best epoch on the validation split. "
+        "Latency: network and decoding of one image, folded, float32, channels last, the sizes in turns in one process; "
+        f"median and quartiles of {ROUNDS} rounds. GFLOPs and latency at imgsz={experiment.resolved.imgsz}.",
         "",
-        "| size | parameters | GFLOPs | mAP50 | mAP50-95 | latency ms | best.pt MB | epochs | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *markdown_table(experiment.ordered, COLUMNS),
     ]
-    for row in experiment.ordered:
-        lines.append(
-            f"| {row.scale} | {row.parameters:,} | {_short(row.gflops)} | {row.ap50:.4f} | {row.ap:.4f} | "
-            f"{row.latency or 'not measured'} | {row.bytes / 1e6:.2f} | {row.epochs} | {row.seconds:.0f} |"
-        )
-    if experiment.facts:
-        lines += ["", f"Timed on: {told(experiment.facts)}."]
+    if experiment.machine:
+        lines += ["", f"Timed on: {machine_line(experiment.machine)}."]
     return "\n".join(lines) + "\n"
 
 
-def _short(value: float) -> str:
-    return f"{value:.1f}" if value >= 1 else f"{value:.3f}"
-
-
 def draw(target: Path, experiment: Experiment) -> Path:
-    """mAP50-95 against parameters and against latency. Raises NoMatplotlib."""
+    """Draw mAP50-95 against parameters and against latency. Raises NoMatplotlib."""
     rows = experiment.ordered
+    timed = [(row, row.latency) for row in rows if row.latency]
     by_size = [Point(row.parameters / 1e6, row.ap, row.scale) for row in rows]
-    timed = [row for row in rows if row.latency]
-    by_time = [
-        Point(row.latency.median, row.ap, row.scale, low=row.latency.low, high=row.latency.high) for row in timed
-    ]
+    by_time = [Point(time.median, row.ap, row.scale, low=time.low, high=time.high) for row, time in timed]
     panels = [
         Panel("parameters (millions)", by_size, [[(p.x, p.y) for p in by_size]]),
         Panel("latency of one image (ms)", by_time, [[(p.x, p.y) for p in by_time]]),
     ]
-    title = markdown(experiment).partition("\n")[0].removeprefix("# ")
-    return draw_tradeoff(target, panels, "mAP50-95", title, told(experiment.facts) if experiment.facts else "")
+    note = machine_line(experiment.machine) if experiment.machine else ""
+    return draw_tradeoff(target, panels, "mAP50-95", title(experiment), note)
 
 
 def budget(experiment: Experiment) -> str:
-    """What every size gets, in words."""
-    settings = experiment.asked
-    hours = f"about {settings.time:g} hours" if settings.time else ""
+    """Return the budget of every size, in words."""
+    settings = experiment.resolved
+    length = f"about {settings.time:g} hours" if settings.time else f"{settings.epochs} epochs"
+    if not settings.time and 0 < settings.patience < settings.epochs:
+        length += f", at most; patience={settings.patience} may end one earlier"
     side = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
-    patience = (
-        f", at most; patience={settings.patience} may end one earlier"
-        if not hours and 0 < settings.patience < settings.epochs
-        else ""
-    )
-    return f"{hours or f'{settings.epochs} epochs{patience}'}, imgsz={side}, batch={settings.batch:g}, seed={settings.seed}"
+    return f"{length}, imgsz={side}, batch={settings.batch:g}, seed={settings.seed}"
 
 
 def save_experiment(experiment: Experiment) -> None:
     """Write sizes.json, whole or not at all."""
-    rows = [{**asdict(row), "latency": row.latency and row.latency.as_dict()} for row in experiment.rows]
-    content = {
-        "format": FORMAT,
-        "version": VERSION,
-        "settings": dict(experiment.settings),
-        "scales": list(experiment.scales),
-        "rows": rows,
-        "used": dict(experiment.used),
-        "machine": experiment.facts,
-    }
-    write_text(experiment.folder / FILE, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    entries = {key: value for key, value in vars(experiment).items() if key != "folder"}
+    SIZES_FILE.save(experiment.folder / FILE, entries)
 
 
 def load_experiment(path: Path) -> Experiment:
-    """An experiment from its sizes.json. Raises UserError for a file that is none, or too new."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise MissingFileError(f"'{path}' does not exist.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"'{path}' cannot be read as JSON ({error}). Give another experiment, or start anew without resume."
-        ) from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT or type(content.get("version")) is not int:
-        raise UserError(f"'{path}' is not the record of an experiment with sizes (no format: {FORMAT!r} in it).")
-    if content["version"] > VERSION:
-        raise UserError(
-            f"'{path}' has format version {content['version']}, this package writes {VERSION}. Install a newer bitfalcon."
-        )
-    kinds = {field.name: field.type for field in fields(Row)}
-    try:
-        rows = tuple(
-            Row(**{**row, "latency": Timing.from_dict(row["latency"]) if row["latency"] else None})
-            for row in content["rows"]
-        )
-        wrong = [
-            row.scale
-            for row in rows
-            if type(row.parameters) is not int
-            or not all(type(getattr(row, name)) in (int, float) for name in kinds if name not in ("scale", "latency"))
-        ]
-        if wrong or not isinstance(content["settings"], dict) or not isinstance(content["settings"]["model"], str):
-            raise TypeError(f"rows of {wrong}")
-        return Experiment(
-            path.parent,
-            content["settings"],
-            tuple(map(str, content["scales"])),
-            rows,
-            content["machine"],
-            content["used"],
-        )
-    except (KeyError, TypeError, UserError) as error:
-        raise UserError(
-            f"'{path}' is damaged ({type(error).__name__}: {error}). Start anew without resume; runs that are finished stay in "
-            "their folders."
-        ) from error
+    """Read an experiment from its sizes.json. Raises UserError for a file that is damaged, too new or something else."""
+    kinds = {
+        "settings": dict,
+        "scales": tuple[str, ...],
+        "rows": tuple[SizeRecord, ...],
+        "used": dict,
+        "machine": dict | None,
+    }
+    entries = SIZES_FILE.load(path, kinds)
+    if not isinstance(entries["settings"].get("model"), str):
+        raise SIZES_FILE.damage(path, ["settings name no model"])
+    return Experiment(path.parent, **entries)

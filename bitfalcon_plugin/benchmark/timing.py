@@ -183,7 +183,7 @@ def machine() -> dict[str, object]:
     }
 
 
-def told(facts: Mapping[str, object]) -> str:
+def machine_line(facts: Mapping[str, object]) -> str:
     """The facts of `machine` as one line of text, for the head of a table."""
     limits = "".join(f", {name}={value}" for name, value in facts.get("limits", {}).items())
     gpu = f"GPU {facts['gpu']}; " if facts.get("gpu") else ""

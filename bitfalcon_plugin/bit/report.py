@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from ..benchmark.timing import ROUNDS, VARIANTS, Timing, interleave, told, variants
+from ..benchmark.timing import ROUNDS, VARIANTS, Timing, interleave, machine_line, variants
 from ..config.errors import MissingFileError, UserError
 from ..config.files import write_text
 from ..models.detector import Detector
@@ -154,7 +154,7 @@ def markdown(steps: Sequence[Step], machine: Mapping[str, object]) -> str:
             "process; x: how many times faster than the float model so computed, by the median of the rounds' ratios."
         )
     if machine:
-        lines.append(f"Measured on: {told(machine)}.")
+        lines.append(f"Measured on: {machine_line(machine)}.")
     return "\n".join(lines) + "\n"
 
 
@@ -187,7 +187,7 @@ def draw(path: str | Path, steps: Sequence[Step], machine: Mapping[str, object] 
         ),
     ]
     return draw_tradeoff(
-        path, panels, "mAP50-95 (points)", "Ternary layers, step by step", told(machine) if machine else ""
+        path, panels, "mAP50-95 (points)", "Ternary layers, step by step", machine_line(machine) if machine else ""
     )
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from bitfalcon_plugin.benchmark.timing import interleave, machine, told
+from bitfalcon_plugin.benchmark.timing import interleave, machine, machine_line
 from bitfalcon_plugin.bit import bitify, calibrate, freeze, pack
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.inference.fused_conv import Packed
@@ -232,7 +232,7 @@ def main(words: list[str]) -> None:
             )
         return
     with threads(int(options.get("threads", 2))):
-        print(f"{told(machine())}; {describe()}")
+        print(f"{machine_line(machine())}; {describe()}")
         {
             "speed": lambda: speed(scale, imgsz, rounds),
             "shapes": lambda: shapes(scale, imgsz, rounds),

@@ -14,7 +14,7 @@ import bitfalcon_plugin.benchmark.candidates as contending
 import bitfalcon_plugin.benchmark.run as bench
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.benchmark.candidates import REFERENCE, Contender, Trial, contenders, tried
-from bitfalcon_plugin.benchmark.report import Bench, Row, draw, markdown, write
+from bitfalcon_plugin.benchmark.report import Bench, EngineRecord, draw, markdown, save
 from bitfalcon_plugin.benchmark.timing import Timing, machine
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
@@ -214,9 +214,9 @@ def test_a_trial_that_takes_too_long_or_dies_is_told(weights, monkeypatch):
         tried(one, (1, 3, 64, 64), CPU)
 
 
-def rows() -> tuple[Row, ...]:
+def rows() -> tuple[EngineRecord, ...]:
     return (
-        Row(
+        EngineRecord(
             REFERENCE,
             "float32",
             "torch",
@@ -234,7 +234,7 @@ def rows() -> tuple[Row, ...]:
             9,
             9,
         ),
-        Row(
+        EngineRecord(
             "onnx|x",
             "float32",
             "onnxruntime",
@@ -252,8 +252,8 @@ def rows() -> tuple[Row, ...]:
             9,
             9,
         ),
-        Row("slow", "16 bits", "x", 5_000_000, reason="too slow"),
-        Row("gone", "int8", reason="needs the package nncf"),
+        EngineRecord("slow", "16 bits", "x", 5_000_000, reason="too slow"),
+        EngineRecord("gone", "int8", reason="needs the package nncf"),
     )
 
 
@@ -277,7 +277,7 @@ def test_the_table_is_sorted_by_latency_and_tells_what_is_missing(tmp_path):
     assert "20.0 (19.5 to 20.5) | 2.50 | 100.0 |" in table[2]  # two images in 20 ms
     assert "- slow: too slow" in text and "- gone: needs the package nncf" in text and "threads" in text
     assert found.fastest.name == "onnx|x" and str(found) == text
-    write(found, tmp_path)
+    save(found, tmp_path)
     assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][1]["latency"]["median_ms"] == 20.0
     nothing = Bench("x", "", (64, 64), 1, "cpu", 3, REFERENCE, "", (), machine())
     assert nothing.fastest is None and "mAP" not in markdown(nothing)

@@ -15,7 +15,7 @@ import torch
 
 import bitfalcon_plugin.benchmark.sizes as sizes
 from bitfalcon_plugin import YOLO
-from bitfalcon_plugin.benchmark.sizes_report import Experiment, Row, draw
+from bitfalcon_plugin.benchmark.sizes_report import Experiment, SizeRecord, draw
 from bitfalcon_plugin.benchmark.timing import Timing, machine
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.callbacks import Events
@@ -263,10 +263,11 @@ def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
     from PIL import Image
 
     rows = [
-        Row(scale, 10**6 * (place + 1), 5.0, 0.6, 0.4 + place / 10, 100, 1, 9.0, Timing((4.0 + place, 5.0, 7.0)))
+        SizeRecord(scale, 10**6 * (place + 1), 5.0, 0.6, 0.4 + place / 10, 100, 1, 9.0, Timing((4.0 + place, 5.0, 7.0)))
         for place, scale in enumerate("ns")
     ]
     path = draw(
-        tmp_path / "sizes.png", Experiment(tmp_path, {"model": "yolov12.yaml"}, ("n", "s"), tuple(rows), machine())
+        tmp_path / "sizes.png",
+        Experiment(tmp_path, {"model": "yolov12.yaml"}, ("n", "s"), tuple(rows), machine=machine()),
     )
     assert Image.open(path).width > 1000

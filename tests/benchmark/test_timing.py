@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import bitfalcon_plugin.benchmark.timing as timing
-from bitfalcon_plugin.benchmark.timing import Timing, interleave, machine, told, variants
+from bitfalcon_plugin.benchmark.timing import Timing, interleave, machine, machine_line, variants
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.inference.threads import threads
 from tests.helpers.tiny_models import CONV, lived, small_model
@@ -131,7 +131,7 @@ def test_the_machine_is_told_in_plain_values(monkeypatch):
         and facts["torch"] == torch.__version__
         and facts["threads"] == torch.get_num_threads()
     )
-    line = told(facts)
+    line = machine_line(facts)
     assert (
         "\n" not in line
         and "ONEDNN_MAX_CPU_ISA=AVX2" in line
