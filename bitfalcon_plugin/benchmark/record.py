@@ -1,4 +1,4 @@
-"""Records of an experiment: dataclasses that are saved as JSON, read back with checks, and shown as a Markdown table."""
+"""Records of an experiment: dataclasses saved as JSON, read back with checks, and shown as a Markdown table."""
 
 from __future__ import annotations
 
@@ -74,9 +74,9 @@ class RecordFile:
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n")
 
     def load(self, path: Path, kinds: Mapping[str, object]) -> dict[str, Any]:
-        """Read the entries that `kinds` names, each as its type: str, int, float, dict, a record, X | None, tuple[X, ...].
+        """Read the entries that `kinds` names, as their types: str, int, float, dict, a record, X | None, tuple[X, ...].
 
-        Numbers are neither negative nor infinite; a number that may be None is not NaN either. Other entries are ignored.
+        Numbers are neither negative nor infinite; a number that may be None is not NaN either. Others are ignored.
         Raises MissingFileError, or UserError for a file that is not JSON, of another format, too new or damaged.
         """
         try:

@@ -22,7 +22,7 @@ class EngineRecord:
 
     ap, ap50: 0 to 1. bytes: size of the file. latency: of a batch, network and decoding. faster: how many times faster
     than the reference, the median of the rounds' ratios. load, first: seconds to open the file and to run the first
-    images, in a process that has imported torch and nothing else. memory: peak bytes of that process; gpu: bytes it took
+    images, in a process that has only imported torch. memory: peak bytes of that process; gpu: bytes it took
     on the GPU. boxes: how many were compared; matched: how many agree with the reference, as export.compare means it.
     pixels, score: largest differences from the reference.
     """

@@ -100,8 +100,8 @@ def markdown(experiment: Experiment) -> str:
         "",
         f"Every size was trained from fresh weights under one budget: {budget(experiment)}. "
         "mAP is that of the best epoch on the validation split. "
-        "Latency: network and decoding of one image, folded, float32, channels last, the sizes in turns in one process; "
-        f"median and quartiles of {ROUNDS} rounds. GFLOPs and latency at imgsz={experiment.resolved.imgsz}.",
+        "Latency: network and decoding of one image, folded, float32, channels last, the sizes in turns "
+        f"in one process; median and quartiles of {ROUNDS} rounds. GFLOPs and latency at imgsz={experiment.resolved.imgsz}.",
         "",
         *markdown_table(experiment.ordered, COLUMNS),
     ]
@@ -141,7 +141,7 @@ def save_experiment(experiment: Experiment) -> None:
 
 
 def load_experiment(path: Path) -> Experiment:
-    """Read an experiment from its sizes.json. Raises UserError for a file that is damaged, too new or something else."""
+    """Read an experiment from its sizes.json. Raises UserError for a file that is damaged, too new or another one."""
     kinds = {
         "settings": dict,
         "scales": tuple[str, ...],
