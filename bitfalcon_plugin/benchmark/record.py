@@ -74,7 +74,7 @@ class RecordFile:
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n")
 
     def load(self, path: Path, kinds: Mapping[str, object]) -> dict[str, Any]:
-        """Read the entries that `kinds` names, as their types: str, int, float, dict, a record, X | None, tuple[X, ...].
+        """Read the entries that `kinds` names, as types: str, int, float, dict, a record, X | None, tuple[X, ...].
 
         Numbers are neither negative nor infinite; a number that may be None is not NaN either. Others are ignored.
         Raises MissingFileError, or UserError for a file that is not JSON, of another format, too new or damaged.

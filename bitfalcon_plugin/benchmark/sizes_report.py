@@ -101,7 +101,8 @@ def markdown(experiment: Experiment) -> str:
         f"Every size was trained from fresh weights under one budget: {budget(experiment)}. "
         "mAP is that of the best epoch on the validation split. "
         "Latency: network and decoding of one image, folded, float32, channels last, the sizes in turns "
-        f"in one process; median and quartiles of {ROUNDS} rounds. GFLOPs and latency at imgsz={experiment.resolved.imgsz}.",
+        f"in one process; median and quartiles of {ROUNDS} rounds. "
+        f"GFLOPs and latency at imgsz={experiment.resolved.imgsz}.",
         "",
         *markdown_table(experiment.ordered, COLUMNS),
     ]
