@@ -18,7 +18,7 @@ from .config.devices import every_device, select_device
 from .config.errors import MissingFileError, UserError, did_you_mean
 from .config.settings import Settings, load_settings
 from .export.formats import ModelKind, model_kind
-from .export.open import Opened
+from .export.open import ExportedModel
 from .models.build import DEFAULT_MODEL, graph_for, read_graph
 from .models.detector import Detector, odd_norms
 from .models.inference.prepare import prepared
@@ -62,7 +62,7 @@ class YOLO:
         self._start: Checkpoint | None = None  # weights that a graph begins with
         self.overrides: dict[str, object] = {"task": self.task, "model": self.source}
         kind = model_kind(self.source)
-        self._opened = Opened(self.source) if kind is ModelKind.EXPORTED else None
+        self._opened = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
         if kind is ModelKind.GRAPH:
             read_graph(self.source)  # raises for a wrong name or graph now, not at the first use
         is_checkpoint = kind is ModelKind.CHECKPOINT
@@ -70,9 +70,9 @@ class YOLO:
 
     @property
     def model(self) -> Detector:
-        """The network; a graph's own is built at its first use, with fresh weights or those of `load`. An Engine of an exported model."""
+        """The network; a graph's own is built at its first use, with fresh weights or those of `load`. A Runtime of an exported model."""
         if self._opened:
-            return self._opened.engine
+            return self._opened.runtime
         if self._model is None:
             with torch.inference_mode(False):  # it is to be trained and changed, whoever asks for it first
                 self._model = self.checkpoint.model() if self.checkpoint else self._built()
@@ -199,7 +199,7 @@ class YOLO:
             shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
             raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
         if self._opened:
-            self._opened.settings("load")  # says that there is nothing to load into
+            self._opened.default_settings("load")  # says that there is nothing to load into
         found = load_any(weights).to_train(weights)
         if self.checkpoint is None:
             self._start, self._model = found, None  # built when it is asked for: train may choose the scale
@@ -378,7 +378,7 @@ class YOLO:
                 f"{mode}(model={str(named)!r}): the model of this object is {self.source!r}; make another: "
                 f"YOLO({str(named)!r})."
             )
-        said = self._opened.settings(mode) if self._opened else {}
+        said = self._opened.default_settings(mode) if self._opened else {}
         settings = load_settings(
             {**said, **self.overrides, **{key: _plain(value) for key, value in given.items()}, "mode": mode}
         )
@@ -389,7 +389,7 @@ class YOLO:
     def _prepared(self, settings: Settings) -> Detector:
         # A folded copy, kept while the weights stay as they are.
         if self._opened:
-            return self._opened.prepared(settings)
+            return self._opened.runtime_for(settings)
         several = settings.mode == "predict"  # a folder is shared out
         devices, model = (
             (every_device if several else lambda wanted: [select_device(wanted)])(settings.device),

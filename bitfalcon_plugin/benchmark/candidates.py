@@ -21,10 +21,10 @@ from torch import Tensor
 from ..config.errors import UserError, did_you_mean
 from ..config.files import size_of
 from ..config.settings import Settings, load_settings
-from ..export.formats import FORMATS, VALIDATED, find_format, require
-from ..export.open import open_engine
+from ..export.formats import EXPORT_FORMATS, VALIDATED, find_format, require
+from ..export.open import open_exported
 from ..export.run import run_export
-from ..export.runtimes.runtime import Engine
+from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
 from ..models.inference.compiling import keep_compiled
 from ..models.inference.prepare import prepared
@@ -133,7 +133,7 @@ def contenders(settings: Settings, device: torch.device) -> list[Contender]:
             found.append(Contender(f"{COMPILED} {variant}", COMPILED, precision, variant=variant))
     if TORCH in wanted:
         found.append(Contender(f"{TORCH} {USUAL}", TORCH, "float32", variant=USUAL))
-    for format_, row in FORMATS.items():
+    for format_, row in EXPORT_FORMATS.items():
         if format_ in wanted and row.status == VALIDATED:
             found.append(Contender(format_, format_, "float32"))
             found += [
@@ -145,7 +145,7 @@ def contenders(settings: Settings, device: torch.device) -> list[Contender]:
 
 
 def _families(settings: Settings) -> set[str]:
-    known = [TORCH, COMPILED, *(name for name, row in FORMATS.items() if row.status == VALIDATED)]
+    known = [TORCH, COMPILED, *(name for name, row in EXPORT_FORMATS.items() if row.status == VALIDATED)]
     if "format" not in settings.given:
         return set(known)
     found = set()
@@ -175,7 +175,7 @@ def provided(
     if one.family in (TORCH, COMPILED):
         return replace(one, path=str(weights))
     require(one.family)
-    suffix = FORMATS[one.family].suffix
+    suffix = EXPORT_FORMATS[one.family].suffix
     beside = origin.with_name(f"{origin.stem}{suffix}")
     if beside.exists() and origin.is_file() and _is_of(beside, origin, one, settings):
         return replace(one, path=str(beside))
@@ -198,7 +198,7 @@ def _is_of(beside: Path, origin: Path, one: Contender, settings: Settings) -> bo
     # Whether an export is not older than the weights, and of this size, batch and precision.
     sides = (settings.imgsz,) * 2 if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
     try:
-        engine = open_engine(beside, "cpu")
+        engine = open_exported(beside, "cpu")
     except UserError:
         return False
     args = engine.about.args
@@ -211,10 +211,10 @@ def _is_of(beside: Path, origin: Path, one: Contender, settings: Settings) -> bo
     )
 
 
-def opened(one: Contender, device: torch.device) -> Network | Engine:
+def opened(one: Contender, device: torch.device) -> Network | Runtime:
     """The contender, ready to be called."""
     if one.family not in (TORCH, COMPILED):
-        return open_engine(one.path, str(device), half="half" in one.options)
+        return open_exported(one.path, str(device), half="half" in one.options)
     model = load_any(one.path).model()
     if one.variant == USUAL:
         return Network(prepared(model, device), device, torch.float32, torch.channels_last, False)
@@ -303,10 +303,10 @@ def reason(error: BaseException) -> str:
     return (text if isinstance(error, UserError) else f"{type(error).__name__}: {text}")[:300]
 
 
-def runs_of(engines: Mapping[str, Network | Engine], images: Tensor) -> dict[str, Callable[[], object]]:
+def runs_of(engines: Mapping[str, Network | Runtime], images: Tensor) -> dict[str, Callable[[], object]]:
     """A callable for each engine: the images through the network, and decoded."""
 
-    def run_of(engine: Network | Engine) -> Callable[[], object]:
+    def run_of(engine: Network | Runtime) -> Callable[[], object]:
         own = images.to(next(engine.parameters()).device)
         return lambda: engine.decode(engine(own))
 

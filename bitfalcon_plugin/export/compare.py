@@ -15,7 +15,7 @@ from ..models.detector import Detector
 from ..models.modules.bit_activations import Quantising
 from ..ops.boxes import box_iou, xyxy_from_xywh
 from .nms import Suppression
-from .runtimes.runtime import Engine
+from .runtimes.runtime import Runtime
 
 CONFIDENCE = 0.25  # candidates with a higher score are compared ...
 MIN_CANDIDATES = 30  # ... and in any case so many of an image, the best ones
@@ -152,7 +152,7 @@ def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance
 
 @torch.inference_mode()
 def compare(
-    model: Detector, engine: Engine, batches: Sequence[Tensor], kind: str, suppression: Suppression | None = None
+    model: Detector, engine: Runtime, batches: Sequence[Tensor], kind: str, suppression: Suppression | None = None
 ) -> Agreement:
     """Run the network and its exported model on batches of images (B, 3, H, W) that the exported model takes.
 

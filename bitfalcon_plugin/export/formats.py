@@ -18,8 +18,8 @@ FROM_ONNX = "export format=onnx and convert that file with the maker's own tool"
 
 
 @dataclass(frozen=True)
-class Format:
-    """A row of FORMATS. suffix: of the file, or of the folder's name. needs: package to run it -> extra of this package that brings it.
+class ExportFormat:
+    """A row of EXPORT_FORMATS. suffix: of the file, or of the folder's name. needs: package to run it -> extra of this package that brings it.
 
     to_write: what writing needs beside; for_option: option -> what writing with it needs, all of it, so that one extra is named.
     options: settings beside imgsz and batch that it takes. reason: why it is refused, and what to do instead.
@@ -42,20 +42,20 @@ class Format:
 
 COMMON = ("dynamic", "half")
 INT8 = "format=openvino int8=True gains"
-FORMATS: dict[str, Format] = {
-    "onnx": Format(
+EXPORT_FORMATS: dict[str, ExportFormat] = {
+    "onnx": ExportFormat(
         ".onnx",
         {"onnxruntime": "export"},
         {"onnx": "export"},
         options=(*COMMON, "nms", "opset", "simplify"),
         not_taken={"int8": f"onnxruntime computes 8-bit graphs slower on CPUs than float32 ones; {INT8}"},
     ),
-    "torchscript": Format(
+    "torchscript": ExportFormat(
         ".torchscript",
         options=(*COMMON, "nms"),
         not_taken={"int8": f"torch has no faster 8-bit arithmetic for it; {INT8}"},
     ),
-    "pt2": Format(
+    "pt2": ExportFormat(
         ".pt2",
         options=COMMON,
         not_taken={
@@ -64,38 +64,38 @@ FORMATS: dict[str, Format] = {
         },
     ),
     # OpenVINO converts what torch's recorder wrote, and that needs onnx.
-    "openvino": Format(
+    "openvino": ExportFormat(
         "_openvino_model",
         {"openvino": "openvino"},
         {"onnx": "openvino"},
         {"int8": {"openvino": "int8", "onnx": "int8", "nncf": "int8"}},
         (*COMMON, "int8", "nms", "opset"),
     ),
-    "engine": Format(
+    "engine": ExportFormat(
         ".engine",
         reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
         "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where they are to run",
     ),
-    "coreml": Format(
+    "coreml": ExportFormat(
         ".mlpackage",
         reason="coremltools predicts on macOS only, so that the file could not be checked; export "
         "format=torchscript and convert it there with coremltools",
     ),
-    "saved_model": Format("_saved_model", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
-    "pb": Format(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
-    "tflite": Format(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
-    "litert": Format(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
-    "edgetpu": Format(
+    "saved_model": ExportFormat("_saved_model", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "pb": ExportFormat(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
+    "tflite": ExportFormat(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "litert": ExportFormat(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "edgetpu": ExportFormat(
         "_edgetpu.tflite", reason=f"it needs TensorFlow and Google's compiler; {FROM_ONNX} (onnx2tf, edgetpu_compiler)"
     ),
-    "tfjs": Format(
+    "tfjs": ExportFormat(
         "_web_model", reason="it needs TensorFlow; export format=onnx, which onnxruntime-web runs in browsers"
     ),
-    "paddle": Format("_paddle_model", reason=f"it needs PaddlePaddle; {FROM_ONNX} (x2paddle)"),
-    "mnn": Format(".mnn", reason=f"it needs MNN; {FROM_ONNX} (mnnconvert)"),
-    "ncnn": Format("_ncnn_model", reason="it needs ncnn; export format=torchscript and convert it with pnnx"),
-    "imx": Format("_imx_model", reason=f"it needs Sony's converter; {FROM_ONNX}"),
-    "rknn": Format("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),
+    "paddle": ExportFormat("_paddle_model", reason=f"it needs PaddlePaddle; {FROM_ONNX} (x2paddle)"),
+    "mnn": ExportFormat(".mnn", reason=f"it needs MNN; {FROM_ONNX} (mnnconvert)"),
+    "ncnn": ExportFormat("_ncnn_model", reason="it needs ncnn; export format=torchscript and convert it with pnnx"),
+    "imx": ExportFormat("_imx_model", reason=f"it needs Sony's converter; {FROM_ONNX}"),
+    "rknn": ExportFormat("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),
 }
 ALIASES = {
     "tensorrt": "engine",
@@ -114,19 +114,19 @@ OPTIONS = {
     "opset": None,
     "simplify": True,
 }  # and their defaults
-WRITTEN = tuple(name for name, row in FORMATS.items() if not row.reason)
+WRITABLE_FORMATS = tuple(name for name, row in EXPORT_FORMATS.items() if not row.reason)
 
 
 def find_format(name: str) -> str:
     """The format that `name` means. UserError, with the nearest, for an unknown one, and with what to do for a refused one."""
     word = str(name).strip().lower().removeprefix(".")
     word = ALIASES.get(word, word)
-    if word not in FORMATS:
-        hint = did_you_mean(word, (*FORMATS, *ALIASES))
+    if word not in EXPORT_FORMATS:
+        hint = did_you_mean(word, (*EXPORT_FORMATS, *ALIASES))
         raise UserError(
-            f"format={str(name)[:60]}: there is no such format; expected one of {', '.join(WRITTEN)}.{hint}"
+            f"format={str(name)[:60]}: there is no such format; expected one of {', '.join(WRITABLE_FORMATS)}.{hint}"
         )
-    if reason := FORMATS[word].reason:
+    if reason := EXPORT_FORMATS[word].reason:
         raise UserError(f"format={name} is not written here: {reason}.")
     return word
 
@@ -136,7 +136,7 @@ def format_of(path: str | Path) -> str | None:
     name = str(path).rstrip("/\\").lower()
     if name.endswith((".xml", ".engine", ".trt", ".mlmodel")):
         return {".xml": "openvino", "odel": "coreml"}.get(name[-4:], "engine")
-    return next((key for key, row in FORMATS.items() if name.endswith(row.suffix)), None)
+    return next((key for key, row in EXPORT_FORMATS.items() if name.endswith(row.suffix)), None)
 
 
 class ModelKind(Enum):
@@ -159,7 +159,7 @@ def require(format_: str, *, writing: bool = False, options: Iterable[str] = ())
 
     writing: whether a file is to be written, with these options.
     """
-    row = FORMATS[format_]
+    row = EXPORT_FORMATS[format_]
     asked = [option for option in options if writing and option in row.for_option]
     needs = {**row.needs, **(row.to_write if writing else {})}
     for option in asked:
@@ -173,7 +173,7 @@ def require(format_: str, *, writing: bool = False, options: Iterable[str] = ())
 def support_table() -> str:
     """The table of the README: Markdown, a row a format; ends with a line break."""
     lines = ["| format | file | status | takes, beside `imgsz` and `batch` | needs |", "|---|---|---|---|---|"]
-    for name, row in FORMATS.items():
+    for name, row in EXPORT_FORMATS.items():
         suffix = f"`x{row.suffix}{'' if '.' in row.suffix else '/'}`"
         taken = ", ".join(f"`{option}`" for option in row.options)
         taken += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())

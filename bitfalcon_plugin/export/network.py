@@ -20,7 +20,7 @@ from .nms import Suppression
 LARGE = 1e4  # what is taken from the logits of added positions: exp(-1e4) is 0 in every type
 
 
-class Exported(nn.Module):
+class ExportedNetwork(nn.Module):
     """images (B, 3, H, W) float32 in [0, 1] -> (B, 4+nc, A) float32, or with suppression (B, max_det, 6).
 
     model: a folded Detector; what it consists of is copied. half: float16 inside. Input and output stay float32.

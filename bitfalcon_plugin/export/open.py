@@ -1,4 +1,4 @@
-"""From the name of an exported model to an Engine, and what a YOLO object does with one."""
+"""From the name of an exported model to an Runtime, and what a YOLO object does with one."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from pathlib import Path
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError
 from ..config.settings import Settings
-from .formats import FORMATS, find_format, format_of, require
-from .runtimes.runtime import Engine, last_line
+from .formats import EXPORT_FORMATS, find_format, format_of, require
+from .runtimes.runtime import Runtime, last_line
 
-ENGINES = {  # format: module of this package, class
-    "onnx": ("onnx", "OnnxEngine"),
-    "torchscript": ("torchscript", "TorchScriptEngine"),
-    "pt2": ("pt2", "Pt2Engine"),
-    "openvino": ("openvino", "OpenVinoEngine"),
+RUNTIMES = {  # format: module of this package, class
+    "onnx": ("onnx", "OnnxRuntime"),
+    "torchscript": ("torchscript", "TorchScriptRuntime"),
+    "pt2": ("pt2", "Pt2Runtime"),
+    "openvino": ("openvino", "OpenVinoRuntime"),
 }
 
 
-def open_engine(path: str | Path, device: object = None, half: bool = False) -> Engine:
+def open_exported(path: str | Path, device: object = None, half: bool = False) -> Runtime:
     """The engine of an exported model, on a device (see devices.select_device); half: 16-bit arithmetic where the runtime chooses.
 
     Without a device the best that torch and the runtime both have.
@@ -29,14 +29,14 @@ def open_engine(path: str | Path, device: object = None, half: bool = False) -> 
     """
     path, format_ = _found(path)
     wanted = select_device(device)
-    module, name = ENGINES[format_]
+    module, name = RUNTIMES[format_]
     try:
         engine = getattr(import_module(f".runtimes.{module}", __package__), name)(path, wanted, half)
     except ImportError as error:
         raise UserError(
-            f"'{path}' needs {' and '.join(FORMATS[format_].needs)}, which is installed but cannot be imported: {last_line(error)}. "
+            f"'{path}' needs {' and '.join(EXPORT_FORMATS[format_].needs)}, which is installed but cannot be imported: {last_line(error)}. "
             "Install it again: pip install --force-reinstall "
-            f"'bitfalcon[{', '.join(sorted(set(FORMATS[format_].needs.values())))}]'"
+            f"'bitfalcon[{', '.join(sorted(set(EXPORT_FORMATS[format_].needs.values())))}]'"
         ) from error
     if device not in (None, "") and wanted.type == "cuda" and engine.device.type == "cpu":
         raise UserError(
@@ -50,9 +50,9 @@ def _found(path: str | Path) -> tuple[Path, str]:
     path, format_ = Path(path), format_of(path)
     if format_ is None:
         raise UserError(
-            f"'{path}' is no exported model; those end in {', '.join(row.suffix for row in FORMATS.values() if not row.reason)}."
+            f"'{path}' is no exported model; those end in {', '.join(row.suffix for row in EXPORT_FORMATS.values() if not row.reason)}."
         )
-    if FORMATS[format_].reason:
+    if EXPORT_FORMATS[format_].reason:
         raise UserError(
             f"'{path}': files of format {format_} are not run here. Give the checkpoint (.pt) or an export of another format."
         )
@@ -66,7 +66,7 @@ def _found(path: str | Path) -> tuple[Path, str]:
 
 def show_export(path: str) -> None:
     """Print what an exported model says of itself, and its classes: what `bitfalcon info` shows of it."""
-    engine = open_engine(path, "cpu")
+    engine = open_exported(path, "cpu")
     about = engine.about
     print(
         f"{path}: {engine!r}; {about.description or 'no description'}; {about.date or 'no date'}; "
@@ -75,41 +75,41 @@ def show_export(path: str) -> None:
     print(f"classes: {', '.join(engine.names.values())}")
 
 
-class Opened:
+class ExportedModel:
     """An exported model as a YOLO object holds it: opened when it is first needed, and again for another device or precision.
 
-    Raises as `open_engine` at once where the file or its package is not there.
+    Raises as `open_exported` at once where the file or its package is not there.
     """
 
     def __init__(self, path: str | Path):
         self.path, self.format = _found(path)
-        self._engine: tuple[tuple, Engine] | None = None
+        self._opened: tuple[tuple, Runtime] | None = None
 
     @property
-    def engine(self) -> Engine:
+    def runtime(self) -> Runtime:
         """The engine as it was last opened; on the CPU where it never was."""
-        return self._engine[1] if self._engine else self._open("cpu", False)
+        return self._opened[1] if self._opened else self._open("cpu", False)
 
-    def settings(self, mode: str) -> dict[str, object]:
+    def default_settings(self, mode: str) -> dict[str, object]:
         """What the file says for settings that nobody gave. UserError for a mode that needs the network."""
         if mode not in ("predict", "val"):
             raise UserError(
                 f"{mode} needs a checkpoint: '{self.path}' is an exported model, which predicts and is measured (val) only. "
                 "Take the .pt it was made from."
             )
-        high, wide = self.engine.imgsz
-        if mode == "val" and self.engine.fixed and high != wide:
+        high, wide = self.runtime.imgsz
+        if mode == "val" and self.runtime.fixed and high != wide:
             raise UserError(
                 f"val measures on squares; '{self.path}' takes {high} x {wide} pixels only. Export it with dynamic=True, or with "
                 f"imgsz={max(high, wide)}."
             )
         return {"imgsz": high if high == wide else [high, wide]}
 
-    def prepared(self, settings: Settings) -> Engine:
+    def runtime_for(self, settings: Settings) -> Runtime:
         """The engine for a run with these settings. UserError for what this file cannot do."""
         wanted = (settings.imgsz, settings.imgsz) if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
         wanted = wanted if len(wanted) == 2 else wanted * 2
-        fixed = self.engine.fixed
+        fixed = self.runtime.fixed
         if fixed and wanted != fixed:
             sides = " x ".join(map(str, fixed))
             raise UserError(
@@ -118,7 +118,7 @@ class Opened:
             )
         for key, given in (
             ("embed", settings.embed is not None),
-            ("augment", settings.augment and bool(fixed or self.engine.suppressed)),
+            ("augment", settings.augment and bool(fixed or self.runtime.suppressed)),
         ):
             if given:
                 raise UserError(
@@ -135,8 +135,8 @@ class Opened:
 
     def _tell(self, settings: Settings) -> None:
         # What was decided when the file was written.
-        args, asked = self.engine.about.args, settings.conf if settings.mode == "predict" else settings.conf or 0.001
-        if self.engine.suppressed:
+        args, asked = self.runtime.about.args, settings.conf if settings.mode == "predict" else settings.conf or 0.001
+        if self.runtime.suppressed:
             inside = ", ".join(f"{key}={args[key]}" for key in ("conf", "iou", "max_det") if key in args)
             least = args.get("conf")
             least = least if isinstance(least, (int, float)) else 0.25
@@ -150,14 +150,14 @@ class Opened:
             )
         if settings.compile:
             _note(
-                f"compile={settings.compile}: '{self.path}' is run by {self.engine.runtime}, which compiles by itself or not at all."
+                f"compile={settings.compile}: '{self.path}' is run by {self.runtime.runtime}, which compiles by itself or not at all."
             )
 
-    def _open(self, device: object, half: bool) -> Engine:
+    def _open(self, device: object, half: bool) -> Runtime:
         key = str(select_device(device)), half
-        if self._engine is None or self._engine[0] != key:
-            self._engine = key, open_engine(self.path, device, half)
-        return self._engine[1]
+        if self._opened is None or self._opened[0] != key:
+            self._opened = key, open_exported(self.path, device, half)
+        return self._opened[1]
 
 
 def _note(text: str) -> None:

@@ -32,12 +32,12 @@ from ..models.detector import Detector
 from ..ops.letterbox import letterbox_fit
 from ..predict.sources import list_sources
 from .compare import Agreement, MismatchError, compare
-from .formats import FORMATS, OPTIONS, find_format, require
+from .formats import EXPORT_FORMATS, OPTIONS, find_format, require
 from .metadata import Metadata
-from .network import Exported
+from .network import ExportedNetwork
 from .nms import Suppression
-from .open import open_engine
-from .writers import WRITERS, Job
+from .open import open_exported
+from .writers import WRITERS, ExportJob
 
 COMPARED, CALIBRATED = 4, 100  # images for the comparison, and to find the ranges of int8
 TAKES = frozenset(
@@ -102,8 +102,8 @@ def run_export(
     kind = "int8" if settings.int8 else "half" if settings.half else "float32"
     pictures, what = _pictures(settings, CALIBRATED if settings.int8 else COMPARED, remembered)
     images = [_letterboxed(picture, imgsz) for picture in pictures]
-    job = Job(
-        network=Exported(network, settings.half and format_ != "openvino", suppression, settings.dynamic),
+    job = ExportJob(
+        network=ExportedNetwork(network, settings.half and format_ != "openvino", suppression, settings.dynamic),
         images=torch.cat(images * batch)[:batch],
         about=_about(model, settings, source, imgsz, batch, license),
         dynamic=settings.dynamic,
@@ -112,16 +112,16 @@ def run_export(
         half=settings.half,
         int8=settings.int8,
         calibration=tuple(images) if settings.int8 else (),
-        stem=target.name.removesuffix(FORMATS[format_].suffix),
+        stem=target.name.removesuffix(EXPORT_FORMATS[format_].suffix),
     )
     batches = list(_batches(images[:COMPARED], pictures, job))
     with ended_by_signals() as heed, _kept_if_equal(target, format_) as path:
         WRITERS[format_](job, path)
-        found = compare(network, open_engine(path, "cpu"), batches, kind, suppression)
+        found = compare(network, open_exported(path, "cpu"), batches, kind, suppression)
         if not found.count:  # nothing was above conf: then at least what is suppressed is compared
             bare = replace(
                 job,
-                network=Exported(network, job.network.half_inside, None, settings.dynamic),
+                network=ExportedNetwork(network, job.network.half_inside, None, settings.dynamic),
                 about=replace(job.about, args={**job.about.args, "nms": False}),
             )
             with (
@@ -129,7 +129,7 @@ def run_export(
                 placed(Path(folder) / target.name, _is_folder(format_)) as other,
             ):
                 WRITERS[format_](bare, other)
-                found = compare(network, open_engine(other, "cpu"), batches, kind)
+                found = compare(network, open_exported(other, "cpu"), batches, kind)
         heed()
     _tell(target, found, what, job, kind)
     events.fire("on_export_end", settings)
@@ -146,17 +146,17 @@ def _kept_if_equal(target: Path, format_: str) -> Iterator[Path]:
 
 
 def _is_folder(format_: str) -> bool:
-    return "." not in FORMATS[format_].suffix
+    return "." not in EXPORT_FORMATS[format_].suffix
 
 
 def _refuse(format_: str, settings: Settings) -> None:
     # Options that the format does not take and that were given another value than the one that asks for nothing.
-    taken = FORMATS[format_].options
+    taken = EXPORT_FORMATS[format_].options
     for option, default in OPTIONS.items():
         value = getattr(settings, option)
         if option in taken or value in (default, False, None) or option == "simplify":
             continue
-        reason = FORMATS[format_].not_taken.get(option, f"it takes {', '.join(taken)}")
+        reason = EXPORT_FORMATS[format_].not_taken.get(option, f"it takes {', '.join(taken)}")
         raise UserError(f"{option}={value} is nothing for format={format_}: {reason}.")
     if settings.half and settings.int8:
         raise UserError("half=True and int8=True: give one of them.")
@@ -169,7 +169,7 @@ def _tell_unused(
 ) -> None:
     # One note for the settings that were given another value than their own and change nothing here.
     taken = TAKES | (INSIDE if settings.nms else frozenset())
-    taken -= {"simplify"} - set(FORMATS[format_].options)
+    taken -= {"simplify"} - set(EXPORT_FORMATS[format_].options)
     taken -= {"device"} if device.type != "cpu" else set()
     keys = settings.given if asked is None else settings.given & set(asked)
     if asked is None and remembered:
@@ -181,7 +181,7 @@ def _tell_unused(
 
 
 def _target(format_: str, settings: Settings, source: str) -> Path:
-    suffix, origin = FORMATS[format_].suffix, Path(source)
+    suffix, origin = EXPORT_FORMATS[format_].suffix, Path(source)
     if settings.out is None:
         return (origin.parent if origin.suffix.lower() in (".pt", ".pth") else Path()) / f"{origin.stem}{suffix}"
     if not settings.out.rstrip("/\\").endswith(suffix):
@@ -271,7 +271,7 @@ def _letterboxed(picture: Tensor, canvas: tuple[int, int]) -> Tensor:
     return place(picture, letterbox_fit(tuple(picture.shape[1:]), canvas))[None].float() / 255  # (1, 3, H, W)
 
 
-def _batches(images: list[Tensor], pictures: list[Tensor], job: Job) -> Iterator[Tensor]:
+def _batches(images: list[Tensor], pictures: list[Tensor], job: ExportJob) -> Iterator[Tensor]:
     yield torch.cat(images)
     if not job.dynamic:
         return
@@ -287,7 +287,7 @@ def _batches(images: list[Tensor], pictures: list[Tensor], job: Job) -> Iterator
         yield torch.cat([_letterboxed(picture, canvas) for picture in (pictures * count)[:count]])
 
 
-def _tell(target: Path, found: Agreement, what: str, job: Job, kind: str) -> None:
+def _tell(target: Path, found: Agreement, what: str, job: ExportJob, kind: str) -> None:
     high, wide = job.about.imgsz
     size = "any size and batch" if job.dynamic else f"{job.about.batch} x 3 x {high} x {wide}"
     print(

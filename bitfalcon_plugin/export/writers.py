@@ -1,4 +1,4 @@
-"""The writers: an Exported network to a file of each format. Every writer gets a path to fill and leaves nothing beside it."""
+"""The writers: an ExportedNetwork network to a file of each format. Every writer gets a path to fill and leaves nothing beside it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from .metadata import Metadata
-from .network import Exported, PlainAttention
+from .network import ExportedNetwork, PlainAttention
 from .runtimes.openvino import SAYS
 from .runtimes.runtime import last_line
 from .runtimes.torchscript import EXTRA
@@ -30,13 +30,13 @@ INPUT, OUTPUT = "images", "output0"
 
 
 @dataclass(frozen=True)
-class Job:
+class ExportJob:
     """One export. images: an example of the input, of the size to record. calibration: of int8, images of that size.
 
     stem: the name of the file in a format that is a folder.
     """
 
-    network: Exported
+    network: ExportedNetwork
     images: Tensor
     about: Metadata
     dynamic: bool = False
@@ -65,7 +65,7 @@ def imported(package: str, extra: str) -> Iterator[None]:
         ) from error
 
 
-def write_onnx(job: Job, path: Path) -> None:
+def write_onnx(job: ExportJob, path: Path) -> None:
     """An ONNX file: input `images`, output `output0`, the metadata as metadata_props."""
     with imported("onnx", "export"):
         import onnx
@@ -88,7 +88,7 @@ def write_onnx(job: Job, path: Path) -> None:
     onnx.save(graph, str(path))
 
 
-def _say_rows(graph: object, job: Job) -> None:
+def _say_rows(graph: object, job: ExportJob) -> None:
     # The recorder names what it cannot follow. Other runtimes read the number of classes from here.
     sides = graph.graph.output[0].type.tensor_type.shape.dim
     rule = job.network.suppression
@@ -97,7 +97,7 @@ def _say_rows(graph: object, job: Job) -> None:
         sides[0].dim_value = job.about.batch
 
 
-def _record(job: Job, path: Path) -> None:
+def _record(job: ExportJob, path: Path) -> None:
     opset = OPSET if job.opset is None else job.opset
     if not LEAST_OPSET <= opset <= MOST_OPSET:
         raise UserError(
@@ -130,7 +130,7 @@ def _simplify(path: Path) -> None:
     onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
 
 
-def write_torchscript(job: Job, path: Path) -> None:
+def write_torchscript(job: ExportJob, path: Path) -> None:
     """A TorchScript archive, the metadata as JSON in its extra file config.txt."""
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(job.network, (job.images,), check_trace=False, strict=False)
@@ -139,7 +139,7 @@ def write_torchscript(job: Job, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def write_pt2(job: Job, path: Path) -> None:
+def write_pt2(job: ExportJob, path: Path) -> None:
     """A torch.export archive, the metadata as JSON in its extra file config.txt. Without traces of where the code lay."""
     from torch.export import Dim, export, save
 
@@ -164,7 +164,7 @@ def write_pt2(job: Job, path: Path) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def write_openvino(job: Job, path: Path) -> None:
+def write_openvino(job: ExportJob, path: Path) -> None:
     """A folder: <job.stem>.xml and .bin, and metadata.yaml. `path` is the folder, which exists and is empty."""
     with imported("onnx", job.extra):
         import onnx  # noqa: F401  torch's recorder takes it
@@ -195,7 +195,7 @@ def write_openvino(job: Job, path: Path) -> None:
     (path / SAYS).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
-def _quantised(network: object, job: Job) -> object:
+def _quantised(network: object, job: ExportJob) -> object:
     # Attention, the head and what decodes it stay in floating point: with them in 8 bits a detector of scale n lost 0.026 AP, without
     # 0.008. Nodes are named after the modules they come from.
     import nncf
@@ -236,7 +236,7 @@ def quiet() -> Iterator[None]:
                 logging.getLogger(name).setLevel(level)
 
 
-WRITERS: dict[str, Callable[[Job, Path], None]] = {
+WRITERS: dict[str, Callable[[ExportJob, Path], None]] = {
     "onnx": write_onnx,
     "torchscript": write_torchscript,
     "pt2": write_pt2,

@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from bitfalcon_plugin.config.settings import load_settings  # noqa: E402
-from bitfalcon_plugin.export.formats import FORMATS, WRITTEN  # noqa: E402
+from bitfalcon_plugin.export.formats import EXPORT_FORMATS, WRITABLE_FORMATS  # noqa: E402
 from bitfalcon_plugin.export.run import run_export  # noqa: E402
 from bitfalcon_plugin.models.build import build  # noqa: E402
 from bitfalcon_plugin.models.modules.bit_activations import Quantising  # noqa: E402
@@ -64,7 +64,7 @@ def model_of(name: str) -> torch.nn.Module:
 
 def main() -> int:
     wanted = [word for word in sys.argv[1:] if ".yaml" in word] or GRAPHS
-    formats = [word for word in sys.argv[1:] if word in WRITTEN] or WRITTEN
+    formats = [word for word in sys.argv[1:] if word in WRITABLE_FORMATS] or WRITABLE_FORMATS
     failed = 0
     for name in wanted:
         model = model_of(name)
@@ -74,7 +74,7 @@ def main() -> int:
                 start = time.perf_counter()
                 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
                     try:
-                        run_export(model, settings.replace(out=f"{folder}/x{FORMATS[format_].suffix}"), name)
+                        run_export(model, settings.replace(out=f"{folder}/x{EXPORT_FORMATS[format_].suffix}"), name)
                         told = said.getvalue().splitlines()[1].partition(": ")[2]
                     except Exception as error:  # noqa: BLE001  the next may do
                         failed, told = failed + 1, f"FAILED {type(error).__name__}: {str(error)[:300]}"

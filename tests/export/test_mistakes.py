@@ -17,8 +17,8 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.export import run as exporting
 from bitfalcon_plugin.export import writers as writing
-from bitfalcon_plugin.export.formats import FORMATS, require
-from bitfalcon_plugin.export.network import Exported
+from bitfalcon_plugin.export.formats import EXPORT_FORMATS, require
+from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save
 from tests.helpers.exports import folder, made, needs_int8, needs_onnx, needs_openvino, tiny  # noqa: F401  a fixture
@@ -84,7 +84,7 @@ def test_the_extras_bring_what_the_formats_need():
         for line in lines
         if re.match(r"\w+ = \[\"", line)
     }
-    for row in FORMATS.values():
+    for row in EXPORT_FORMATS.values():
         for needs in (row.needs, row.to_write, *row.for_option.values()):
             assert all(package in brought[extra] for package, extra in needs.items())
         assert all({*row.needs, *row.to_write} <= set(needs) for needs in row.for_option.values())
@@ -136,7 +136,7 @@ def test_recorders_and_8_bits_are_written_in_silence(monkeypatch, caplog, capsys
         QuantizationPreset=types.SimpleNamespace(MIXED=0),
     )
     monkeypatch.setitem(sys.modules, "nncf", stub)
-    job = writing.Job(Exported(tiny()), torch.rand(1, 3, 64, 64), None)
+    job = writing.ExportJob(ExportedNetwork(tiny()), torch.rand(1, 3, 64, 64), None)
     assert writing._quantised("network", job) == "network" and said.level == level
     assert not caplog.records and capsys.readouterr() == ("", "")
     said.warning("seen")

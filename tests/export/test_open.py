@@ -1,4 +1,4 @@
-"""Exported models as YOLO takes them: predict and val as with the checkpoint, files of others, damaged and hostile ones."""
+"""ExportedNetwork models as YOLO takes them: predict and val as with the checkpoint, files of others, damaged and hostile ones."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.export.metadata import Metadata, read_metadata
-from bitfalcon_plugin.export.open import open_engine
-from bitfalcon_plugin.export.runtimes.runtime import Engine
+from bitfalcon_plugin.export.open import open_exported
+from bitfalcon_plugin.export.runtimes.runtime import Runtime
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
@@ -91,7 +91,7 @@ def test_predict_is_the_same_as_with_the_checkpoint(files, format_):
         )
         torch.testing.assert_close(other.boxes.data, one.boxes.data, rtol=1e-3, atol=1e-2)
     both = exported.predict(**options, batch=3, augment=True)
-    assert len(both) == 4 and exported.device.type == "cpu" and isinstance(exported.model, Engine)
+    assert len(both) == 4 and exported.device.type == "cpu" and isinstance(exported.model, Runtime)
 
 
 @pytest.mark.parametrize("format_", EVERY)
@@ -321,10 +321,10 @@ def test_a_pt2_archive_with_pickles_runs_none(files, tmp_path, inside):
 
     path = rewritten(files / "dynamic.pt2", tmp_path / "x.pt2", change)
     if "sample" in inside:  # which nobody reads here
-        assert open_engine(path, "cpu")(torch.rand(1, 3, 64, 64)).shape == (1, 6, 256)
+        assert open_exported(path, "cpu")(torch.rand(1, 3, 64, 64)).shape == (1, 6, 256)
     else:
         with pytest.raises(UserError, match="is pickled"):
-            open_engine(path, "cpu")
+            open_exported(path, "cpu")
     assert not (tmp_path / "harm").exists()
 
 
@@ -352,7 +352,7 @@ def test_a_pt2_graph_calls_nothing_but_plain_operations(files, tmp_path, target)
         )
 
     with pytest.raises(UserError, match="cannot be read as a torch.export archive"):
-        open_engine(rewritten(files / "dynamic.pt2", tmp_path / "x.pt2", change), "cpu")
+        open_exported(rewritten(files / "dynamic.pt2", tmp_path / "x.pt2", change), "cpu")
 
 
 def test_a_pt2_tensor_stays_inside_its_data(files, tmp_path):
@@ -364,7 +364,7 @@ def test_a_pt2_tensor_stays_inside_its_data(files, tmp_path):
         )
 
     with pytest.raises(UserError, match="cannot be read"):
-        open_engine(rewritten(files / "dynamic.pt2", tmp_path / "x.pt2", change), "cpu")
+        open_exported(rewritten(files / "dynamic.pt2", tmp_path / "x.pt2", change), "cpu")
 
 
 def test_torchscript_that_reaches_files_is_not_opened(files, tmp_path):
@@ -376,10 +376,10 @@ def test_torchscript_that_reaches_files_is_not_opened(files, tmp_path):
     about = Metadata({0: "a"}, 32, (64, 64)).texts()
     torch.jit.save(torch.jit.script(Reaching()), str(path), _extra_files={"config.txt": json.dumps(about)})
     with pytest.raises(UserError, match="from_file.*not opened"):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", pickle.dumps(Harm(tmp_path / "harm")))
         archive.writestr("x/extra/config.txt", json.dumps(about))
     with pytest.raises(UserError, match="cannot be read as TorchScript"):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
     assert not (tmp_path / "harm").exists()

@@ -22,10 +22,10 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import placed
 from bitfalcon_plugin.export import run as exporting
 from bitfalcon_plugin.export.compare import MismatchError, compare
-from bitfalcon_plugin.export.formats import FORMATS, WRITTEN, find_format, format_of, support_table
-from bitfalcon_plugin.export.network import Exported
+from bitfalcon_plugin.export.formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, support_table
+from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.nms import Suppression
-from bitfalcon_plugin.export.open import open_engine
+from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.modules.bit_layers import BitConv2d
@@ -35,7 +35,7 @@ from tests.helpers.exports import MARKS, folder, made, needs_int8, needs_onnx, n
 from tests.helpers.paths import ROOT
 from tests.helpers.tiny_models import CONV, lived, small_model
 
-EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITTEN]
+EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITABLE_FORMATS]
 GRAPHS = (
     "yolov12.yaml",
     "yolov12-turbo.yaml",
@@ -53,11 +53,11 @@ def test_each_format_is_written_compared_and_gives_what_the_network_gives(folder
     # 1 position at the least image, 4 areas: some sizes need added ones. torch.export takes a minute to see it
     model = tiny() if dynamic and format_ == "pt2" else tiny((-1, 1, "A2C2f", [64, True, 4]))
     path = run_export(model, made(format=format_, dynamic=dynamic), "small.yaml", license="CC0")
-    assert path == Path(f"small{FORMATS[format_].suffix}")
+    assert path == Path(f"small{EXPORT_FORMATS[format_].suffix}")
     assert [item.name for item in folder.iterdir()] == [path.name]  # and nothing beside it
     told = capsys.readouterr().out
     assert "MB, float32" in told and "CC0" in told and "boxes matched" in told and f"predict model={path}" in told
-    engine = open_engine(path, "cpu")
+    engine = open_exported(path, "cpu")
     assert (engine.names, engine.nc, engine.multiple) == (model.names, model.nc, model.multiple)
     assert engine.about.license == "CC0" and engine.about.imgsz == (64, 64)
     for shape in [(1, 3, 64, 64)] + [(3, 3, 36, 60), (2, 3, 4, 4), (1, 3, 4, 20)] * dynamic:
@@ -76,7 +76,7 @@ def test_what_is_recorded_is_the_network_for_every_graph_and_size(graph):
         with torch.no_grad():
             model.train()(torch.rand(1, 3, 64, 64))
     model = lived(model).requires_grad_(False).fuse()
-    network = Exported(model, dynamic=True)
+    network = ExportedNetwork(model, dynamic=True)
     for shape in ((2, 3, model.multiple, model.multiple), (1, 3, 3 * model.multiple, model.multiple)):
         images = torch.rand(shape)
         torch.testing.assert_close(network(images), model.decode(model(images)), rtol=1e-3, atol=1e-2)
@@ -91,7 +91,7 @@ def test_the_onnx_files_of_every_family_run_in_onnxruntime(folder, monkeypatch, 
     monkeypatch.setattr(exporting, "COMPARED", 1)
     torch.manual_seed(0)
     model = lived(build(graph, "n"))
-    engine = open_engine(run_export(model, made(format="onnx", dynamic=True, simplify=False, imgsz=32), graph), "cpu")
+    engine = open_exported(run_export(model, made(format="onnx", dynamic=True, simplify=False, imgsz=32), graph), "cpu")
     images = torch.rand(2, 3, 32, 96)
     with torch.inference_mode():
         torch.testing.assert_close(engine(images), model.decode(model(images)), rtol=1e-3, atol=1e-2)
@@ -159,7 +159,7 @@ def test_the_files_of_an_openvino_folder_have_its_name(folder):
         (path / "model.xml").write_text("an earlier one, of another name")
     path = run_export(tiny(), made(format="openvino", out="b.st_openvino_model"), "small.yaml")
     assert sorted(item.name for item in path.iterdir()) == ["b.st.bin", "b.st.xml", "metadata.yaml"]
-    assert open_engine(path, "cpu")(torch.rand(1, 3, 64, 64)).shape == (1, 6, 256)
+    assert open_exported(path, "cpu")(torch.rand(1, 3, 64, 64)).shape == (1, 6, 256)
 
 
 def test_torchscript_and_pt2_carry_the_same_keys_and_no_place_of_the_code(folder):
@@ -188,7 +188,7 @@ def test_half_precision_keeps_the_boxes_and_takes_float32(folder, format_):
     model = tiny()
     whole, half = (run_export(model, made(format=format_, half=half), "small.yaml") for half in (False, True))
     images = torch.rand(1, 3, 64, 64)
-    found = open_engine(half, "cpu")(images)
+    found = open_exported(half, "cpu")(images)
     with torch.inference_mode():
         wanted = model.decode(model(images))
     assert found.dtype == torch.float32
@@ -204,7 +204,7 @@ def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, forma
             branch[-1].bias.fill_(-1)
     rule = {"conf": 0.3, "iou": 0.4, "max_det": 40}
     path = run_export(model, made(format=format_, dynamic=True, nms=True, **rule), "small.yaml")
-    engine, images = open_engine(path, "cpu"), torch.rand(2, 3, 64, 48)
+    engine, images = open_exported(path, "cpu"), torch.rand(2, 3, 64, 48)
     rows = engine(images)
     assert rows.shape == (2, 40, 6) and engine.suppressed
     with torch.inference_mode():
@@ -352,7 +352,7 @@ def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
         == []
     )
     assert 'element_type="i8"' in text
-    engine, images = open_engine(path, "cpu"), torch.rand(1, 3, 64, 64)
+    engine, images = open_exported(path, "cpu"), torch.rand(1, 3, 64, 64)
     assert engine.about.args["int8"]
     with torch.inference_mode():
         wanted = model.decode(model(images))
@@ -369,7 +369,7 @@ def test_names_of_formats():
 def test_the_readme_holds_the_table_of_formats():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.partition("<!-- exports -->\n")[2].partition("\n<!-- /exports -->")[0] == support_table()
-    for name, row in FORMATS.items():
+    for name, row in EXPORT_FORMATS.items():
         assert bool(row.reason) == (name not in exporting.WRITERS)
 
 
@@ -399,4 +399,4 @@ def test_heads_of_others_are_exported_with_their_own_decoding(folder):
     odd.forward = lambda maps: Raw(*forward(maps).values(), [tuple(maps[0].shape[-2:])])
     with torch.inference_mode():
         images = torch.rand(1, 3, 64, 64)
-        torch.testing.assert_close(Exported(model)(images), model.decode(model(images)))
+        torch.testing.assert_close(ExportedNetwork(model)(images), model.decode(model(images)))

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from ...config.errors import UserError
 from ..metadata import read_metadata
-from .runtime import Engine, unreadable
+from .runtime import Runtime, unreadable
 
 CUDA = "CUDAExecutionProvider"
 
 
-class OnnxEngine(Engine):
+class OnnxRuntime(Runtime):
     """An .onnx file. On a GPU where this onnxruntime has its provider for CUDA, otherwise on the CPU. Threads: torch's own number."""
 
     format = "onnx"

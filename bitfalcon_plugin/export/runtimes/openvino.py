@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ...config.errors import UserError
 from ..metadata import read_metadata
-from .runtime import Engine, unreadable
+from .runtime import Runtime, unreadable
 
 SAYS = "metadata.yaml"
 
 
-class OpenVinoEngine(Engine):
+class OpenVinoRuntime(Runtime):
     """A folder with an .xml, or the .xml itself. On the CPU, in float32; with half in the 16-bit type that the CPU is fast with."""
 
     format = "openvino"

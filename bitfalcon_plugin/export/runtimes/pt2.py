@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..metadata import read_metadata
-from .runtime import Engine, unreadable
+from .runtime import Runtime, unreadable
 
 EXTRA = "extra/config.txt"
 MOST_JSON = 200_000_000  # bytes
@@ -102,7 +102,7 @@ MEMORY = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_
 PLAIN = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_strings")
 
 
-class Pt2Engine(Engine):
+class Pt2Runtime(Runtime):
     """A .pt2 file of torch 2.8 or newer, on any device that torch has."""
 
     format = "pt2"

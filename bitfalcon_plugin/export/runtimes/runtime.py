@@ -28,7 +28,7 @@ NETWORK_ONLY = (
 )
 
 
-class Engine:
+class Runtime:
     """An exported model. `engine.decode(engine(images))` is what it is for a Detector; predict and val take either.
 
     names, nc, multiple: as of a Detector. imgsz: (H, W) it was exported for; fixed: the same where it takes no other size,
@@ -82,7 +82,7 @@ class Engine:
         """One empty tensor, of the type and on the device that images are wanted in."""
         yield torch.empty(0, device=self.device)
 
-    def eval(self) -> Engine:
+    def eval(self) -> Runtime:
         """Itself."""
         return self
 

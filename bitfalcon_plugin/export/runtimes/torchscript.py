@@ -23,7 +23,7 @@ from torch import Tensor
 from ...config.errors import UserError
 from ..metadata import Metadata, read_metadata
 from .pt2 import OPERATIONS, check_packing
-from .runtime import Engine, unreadable
+from .runtime import Runtime, unreadable
 
 EXTRA = "config.txt"  # as in spec/interface.md section 9
 MAX_CODE = 100_000_000  # bytes
@@ -60,7 +60,7 @@ HIDDEN = re.compile(
 OBJECTS = re.compile(rb"\btorch[.\n]classes\b")  # those of C++, as a pickle names them
 
 
-class TorchScriptEngine(Engine):
+class TorchScriptRuntime(Runtime):
     """A .torchscript file, on any device that torch has."""
 
     format = "torchscript"

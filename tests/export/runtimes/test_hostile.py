@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.export.metadata import Metadata
-from bitfalcon_plugin.export.open import open_engine
+from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.runtimes import pt2 as with_pt2
 from bitfalcon_plugin.export.runtimes.pt2 import CREATING, OPERATIONS
 from bitfalcon_plugin.export.runtimes.torchscript import ALLOWED
@@ -52,7 +52,7 @@ def recorded(path: Path, script: bool = False) -> Path:
 def test_a_network_of_somebody_else_runs(tmp_path, script):
     torch.manual_seed(0)
     network, images = Foreign().eval(), torch.rand(2, 3, 16, 16)
-    engine = open_engine(recorded(tmp_path / "x.torchscript", script), "cpu")
+    engine = open_exported(recorded(tmp_path / "x.torchscript", script), "cpu")
     with torch.no_grad():
         wanted = torch.cat([network(image[None]) for image in images])
     torch.testing.assert_close(engine(images), wanted)
@@ -149,7 +149,7 @@ def test_torchscript_that_reaches_files_is_refused_however_it_is_written(tmp_pat
     harm = tmp_path / "harm"
     path = archive(tmp_path / "x.torchscript", CALLS[call].format(harm=harm))
     with pytest.raises(UserError, match="(from_file|save|getattr|ops).*is not opened"):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
 
@@ -166,7 +166,7 @@ def test_the_files_above_would_do_harm(tmp_path, call):
 
 
 def test_the_same_archive_without_such_lines_is_opened(tmp_path):
-    engine = open_engine(
+    engine = open_exported(
         archive(tmp_path / "x.torchscript", '    _0 = "do not load, save or open()"\n    w = torch.relu(images)\n'),
         "cpu",
     )
@@ -176,7 +176,7 @@ def test_the_same_archive_without_such_lines_is_opened(tmp_path):
 @pytest.mark.parametrize("code", BEYOND)
 def test_torchscript_that_reaches_past_its_tensors_is_refused(tmp_path, code):
     with pytest.raises(UserError, match="is not opened"):
-        open_engine(archive(tmp_path / "x.torchscript", BEYOND[code]), "cpu")
+        open_exported(archive(tmp_path / "x.torchscript", BEYOND[code]), "cpu")
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_code_is_found_whatever_its_case(tmp_path, rename):
         tmp_path / "x.torchscript", CALLS["plain"].format(harm=harm), rename=lambda name: "x" + rename(name)[1:]
     )
     with pytest.raises(UserError, match="from_file.*is not opened"):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
     assert not harm.exists()
 
 
@@ -201,7 +201,7 @@ def test_two_files_of_one_name_are_refused(tmp_path, first, rename):
         tmp_path / "x.torchscript", CALLS["plain"].format(harm=tmp_path / "harm"), second="", first=first, rename=rename
     )
     with pytest.raises(UserError, match="two files of one name"):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
     assert not (tmp_path / "harm").exists()
 
 
@@ -217,7 +217,7 @@ def test_a_second_name_that_only_zipfile_reads_hides_no_code(tmp_path):
                 item.extra = struct.pack("<HHBI", 0x7075, 5 + len(other), 1, zipfile.crc32(name.encode())) + other
             new.writestr(item, old.read(name))
     with pytest.raises(UserError, match="from_file.*is not opened"):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
     assert not (tmp_path / "harm").exists()
 
 
@@ -233,13 +233,13 @@ def test_a_second_table_of_contents_that_only_zipfile_reads_hides_no_code(tmp_pa
         assert b"from_file" not in seen.read(MAIN)
     assert b"from_file" in torch._C.PyTorchFileReader(str(path)).get_record("code/__torch__.py")
     with pytest.raises(UserError, match="from_file.*is not opened"):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
 
 
 def test_code_that_runs_at_opening_and_pickled_objects_of_cpp_are_refused(tmp_path):
     more = "  def __setstate__(self: __torch__.Hostile,\n    state: bool) -> NoneType:\n    return None\n"
     with pytest.raises(UserError, match="__setstate__"):
-        open_engine(archive(tmp_path / "x.torchscript", more=more), "cpu")
+        open_exported(archive(tmp_path / "x.torchscript", more=more), "cpu")
     for name in (
         b"__torch__.torch.classes.profiler\n_RecordFunction\n",
         b"__torch__.torch\nclasses.profiler._RecordFunction\n",
@@ -249,14 +249,14 @@ def test_code_that_runs_at_opening_and_pickled_objects_of_cpp_are_refused(tmp_pa
             pickled=lambda data, name=name: data.replace(b"c__torch__\nHostile\n", b"c" + name, 1),
         )
         with pytest.raises(UserError, match="torch.classes"):
-            open_engine(changed, "cpu")
+            open_exported(changed, "cpu")
 
 
 @pytest.mark.parametrize("suffix", ["torchscript", "pt2"])
 def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch, suffix):
     monkeypatch.setattr(with_pt2, "MOST_JSON", 100_000)
     whole = (archive if suffix == "torchscript" else program)(tmp_path / f"x.{suffix}")
-    open_engine(whole, "cpu")
+    open_exported(whole, "cpu")
     for name in ("x/data/9", "x/code/more.py", "x/data/weights/9"):
         path = tmp_path / f"y.{suffix}"
         with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
@@ -264,7 +264,7 @@ def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch, 
                 new.writestr(item, old.read(item))
             new.writestr(name, bytes(1_000_000))
         with pytest.raises(UserError, match="unpacks to more"):
-            open_engine(path, "cpu")
+            open_exported(path, "cpu")
 
 
 def test_what_torchscript_may_call_is_known_and_harmless():
@@ -369,7 +369,7 @@ def program(path: Path, *nodes: dict) -> Path:
 
 
 def test_operations_of_the_list_run(tmp_path):
-    engine = open_engine(
+    engine = open_exported(
         program(tmp_path / "x.pt2", full("sixes", [2, 2], 6), node("relu.default", "y", tensor("images"))), "cpu"
     )
     images = torch.rand(1, 3, 16, 16)
@@ -454,7 +454,7 @@ def test_a_pt2_file_with_other_operations_is_refused(tmp_path, monkeypatch, oper
     with pytest.raises(
         UserError, match=r"cannot be read.*the operation 'torch\.ops\.aten\.\w+\.\w+' is none that detectors need"
     ):
-        open_engine(path, "cpu")
+        open_exported(path, "cpu")
     assert [item.name for item in tmp_path.iterdir()] == ["x.pt2"]
 
 
@@ -490,7 +490,7 @@ def test_a_pt2_file_with_other_operations_is_refused(tmp_path, monkeypatch, oper
     ids=["full", "arange", "zeros", "text", "large", "zero", "absent"],
 )
 def test_a_pt2_file_that_cannot_be_computed_is_told_of(tmp_path, operations):
-    engine = open_engine(program(tmp_path / "x.pt2", *operations), "cpu")
+    engine = open_exported(program(tmp_path / "x.pt2", *operations), "cpu")
     with pytest.raises(UserError, match="x.pt2"):
         engine(torch.rand(1, 3, 16, 16))
 

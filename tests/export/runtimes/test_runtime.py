@@ -14,15 +14,15 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.export.metadata import Metadata, read_metadata
-from bitfalcon_plugin.export.open import open_engine
-from bitfalcon_plugin.export.runtimes.runtime import Engine
+from bitfalcon_plugin.export.open import open_exported
+from bitfalcon_plugin.export.runtimes.runtime import Runtime
 from bitfalcon_plugin.models.inference import compiling
 from tests.export.test_open import checkpoint, needs_onnx
 
 IMAGES = torch.zeros(1, 3, 32, 32)
 
 
-class Given(Engine):
+class Given(Runtime):
     """Answers what it is told to."""
 
     format = "given"
@@ -109,7 +109,7 @@ def test_a_runtime_that_is_broken_is_installed_again(tmp_path, monkeypatch):
     with pytest.raises(
         UserError, match=r"onnxruntime.*cannot be imported: libx.so.1.*--force-reinstall 'bitfalcon\[export\]'"
     ):
-        open_engine(path)
+        open_exported(path)
 
 
 @needs_onnx
@@ -121,7 +121,7 @@ def test_an_onnx_file_for_other_images(tmp_path):
     graph.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 4
     onnx.save(graph, path)
     with pytest.raises(UserError, match="expected one input of floats"):
-        open_engine(path)
+        open_exported(path)
 
 
 def test_compiling_needs_a_folder_to_keep_it_in(tmp_path, monkeypatch, capsys):
