@@ -29,7 +29,6 @@ TIMEOUT = timedelta(
     minutes=30
 )  # the others wait while rank 0 writes or reads; a rank that dies is noticed by its launcher
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-NO_SYNC_BN = "note: sync_bn=True needs several GPUs; every process normalises over its own images."
 
 
 class Lost(UserError):
@@ -101,7 +100,7 @@ class World:
         if self.main:
             self.barrier()
 
-    def synchronised(self, model: nn.Module) -> nn.Module:
+    def synchronise_norms(self, model: nn.Module) -> nn.Module:
         """`model` with batch norms that normalise over the images of all ranks: in place, on GPUs only.
 
         Parameters and buffers stay the same tensors under the same names. Copy the model for the EMA before: the copy then

@@ -64,7 +64,7 @@ def train(run: Run) -> Trainer:
             metrics = _measure(trainer, interrupts) if run.settings.val or last else None
             _close_epoch(trainer, metrics)
             _heed(trainer, interrupts)
-        if trainer.guard.skipped and trainer.ema.updates == trainer.began_with:
+        if trainer.guard.skipped and trainer.ema.updates == trainer.first_updates:
             raise UserError(
                 f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}"
             )

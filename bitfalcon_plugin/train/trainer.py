@@ -84,7 +84,7 @@ class Trainer:
     metrics: dict[str, float] = field(default_factory=dict)
     stop: bool = False
     slower: float = 1.0
-    began_with: int = 0  # updates of the average before this run's first
+    first_updates: int = 0  # updates of the average before this run's first
     validator: Validator | None = None
 
     @property

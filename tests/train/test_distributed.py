@@ -184,7 +184,9 @@ def test_one_process_is_left_alone() -> None:
     model, total, tensor = small_model(CONV), torch.tensor(2.0), torch.ones(2)
     with join([torch.device("cpu")]) as world:
         assert world == World() and world.main
-        assert world.wrap(model) is model and world.synchronised(model) is model and world.scale_loss(total) is total
+        assert (
+            world.wrap(model) is model and world.synchronise_norms(model) is model and world.scale_loss(total) is total
+        )
         assert (
             world.gather([1, 2]) == [1, 2]
             and world.any(True)
@@ -207,7 +209,7 @@ def test_synchronised_norms_keep_tensors_and_names() -> None:
         list(model.state_dict()),
         list(map(id, (*model.parameters(), *model.buffers()))),
     )
-    assert World(0, 2).synchronised(model) is model and not any(
+    assert World(0, 2).synchronise_norms(model) is model and not any(
         isinstance(m, nn.SyncBatchNorm) for m in model.modules()
     )  # a CPU
     converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # what is done on GPUs
