@@ -26,7 +26,7 @@ from ..config.files import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, scan_split
-from ..data.images import place, read_image
+from ..data.images import letterbox, read_image
 from ..data.loading.loader import ValLoader, workers_for
 from ..data.shapes import draw as drawn_shapes
 from ..export.compare import compare_candidates, tolerance_for
@@ -163,7 +163,7 @@ def _ground(model: Detector, settings: Settings, device: torch.device) -> Ground
             torch.from_numpy(drawn_shapes(np.random.RandomState(number))[0]).permute(2, 0, 1) for number in range(count)
         ]
     tiles = [
-        place(picture, letterbox_fit(tuple(picture.shape[1:]), (high, wide))).float() / 255 for picture in pictures
+        letterbox(picture, letterbox_fit(tuple(picture.shape[1:]), (high, wide))).float() / 255 for picture in pictures
     ]
     tiles = (tiles * count)[: max(len(tiles) // int(batch), 1) * int(batch)]
     images = [part.contiguous() for part in torch.stack(tiles).split(int(batch))]

@@ -1,8 +1,8 @@
-"""Image files and arrays to uint8 RGB tensors, and their way onto the network input.
+"""Decode image files and arrays to uint8 RGB tensors, and fit them onto the network input.
 
-Decoding is Pillow's. Every way in which a picture can fail ends as UnreadableImage with the reason, so that a caller
-can set it aside and count it. The resize is bilinear with half-pixel centres and the result rounded half up, which
-the recorded detections need (interface.md 5.4). Written from interface.md 5.2, 5.4 and 8.1.
+Pillow decodes. Whatever is wrong with a picture is raised as UnreadableImage with the reason, so that a caller can set
+the picture aside and count it. The resize is bilinear with half-pixel centres and rounds half up, as the recorded
+detections need it. Written from interface.md 5.2, 5.4 and 8.1.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch.nn import functional
 
 from ..ops.letterbox import Fit
 
-# What either upstream accepts. A format that this Pillow cannot decode is set aside with that reason.
+# All suffixes that either upstream accepts. A file that this Pillow cannot decode is unreadable.
 IMAGE_SUFFIXES = frozenset(".avif .bmp .dng .heic .heif .jp2 .jpeg .jpg .mpo .pfm .png .tif .tiff .webp".split())
 GREY = 114  # padding around a letterboxed image
 
 _ORIENTATION = 0x0112  # EXIF tag
-_UPRIGHT = {
+_UPRIGHT = {  # EXIF orientation -> the Pillow operation that turns the picture upright
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -35,41 +35,41 @@ _UPRIGHT = {
 }
 
 
+MAX_PIXELS = 178_956_970  # twice the number from which Pillow warns; half a gigabyte of RGB
+
+
 class UnreadableImage(Exception):
-    """A picture that cannot be decoded; the message is the reason alone, without the path."""
+    """A picture that cannot be decoded. The message is the reason, without the path."""
 
 
-MOST_PIXELS = 178_956_970  # twice what Pillow warns of; half a gigabyte of RGB
+class _WithoutWarnings:
+    """A context that silences Pillow's warnings while at least one thread is inside.
 
-
-class _Quiet:
-    """Silences Pillow's warnings while at least one thread is inside.
-
-    `warnings.catch_warnings` swaps a process-wide list, so overlapping threads would restore it in the wrong order:
-    only the first one in and the last one out touch it.
+    `warnings.catch_warnings` swaps a process-wide list, and overlapping threads would restore it in the wrong order. So
+    only the first thread that enters and the last that leaves touch it.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._inside = 0
+        self._threads = 0
         self._saved: warnings.catch_warnings | None = None
 
     def __enter__(self) -> None:
         with self._lock:
-            if self._inside == 0:
+            if self._threads == 0:
                 self._saved = warnings.catch_warnings()
                 self._saved.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-            self._inside += 1
+            self._threads += 1
 
     def __exit__(self, *error: object) -> None:
         with self._lock:
-            self._inside -= 1
-            if self._inside == 0:
+            self._threads -= 1
+            if self._threads == 0:
                 self._saved.__exit__(None, None, None)
 
 
-_quiet = _Quiet()
+_without_warnings = _WithoutWarnings()
 
 
 def read_image(source: Path | str | Image.Image | np.ndarray) -> Tensor:
@@ -79,39 +79,39 @@ def read_image(source: Path | str | Image.Image | np.ndarray) -> Tensor:
         source: a file; a Pillow image; or a uint8 array in OpenCV's order: (H, W, 3) BGR, (H, W, 4) BGRA,
             (H, W) or (H, W, 1) grey. The tensor never shares memory with it.
 
-    EXIF orientation is applied, alpha dropped, 16-bit samples divided by 256. Raises UnreadableImage with the reason:
-    not a picture, truncated, a decompression bomb, another dtype or shape.
+    EXIF orientation is applied, alpha is dropped, 16-bit samples are divided by 256. Raises UnreadableImage with the
+    reason: not a picture, truncated, a decompression bomb, another dtype or shape.
     """
     if isinstance(source, np.ndarray):
         rgb = _rgb_of_array(source)
     else:
-        with _quiet:
+        with _without_warnings:
             try:
                 if isinstance(source, Image.Image):
                     rgb = _rgb(source)
                 else:
                     with Image.open(source) as image:
-                        _bounded(image)
+                        _check_size(image)
                         rgb = _rgb(image)
-            except Exception as error:  # Pillow's plugins raise whatever a broken file makes them stumble over
+            except Exception as error:  # Pillow's plugins raise errors of any class for broken files
                 raise UnreadableImage(_reason(error)) from error
     return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(height, width) of the picture that `read_image(path)` gives, from the header where the file is visibly whole.
+    """Return (height, width) of the picture that `read_image(path)` gives.
 
-    A file that does not end as its format says, and formats without a cheap check, are decoded in full. Raises
-    UnreadableImage with the reason.
+    A file that is complete is read only as far as its header. A file that does not end as its format says, or that is
+    of a format without a cheap check, is decoded. Raises UnreadableImage with the reason.
     """
-    with _quiet:
+    with _without_warnings:
         try:
             with Image.open(path) as image:
-                _bounded(image)
-                whole = _WHOLE.get(image.format)
-                if whole and whole(path, image):
+                _check_size(image)
+                is_complete = _COMPLETE.get(image.format)
+                if is_complete and is_complete(path, image):
                     width, height = image.size
-                    # a PNG with EXIF was not "whole", and asking one without it would decode the pixels
+                    # A PNG that comes here has no EXIF, and Pillow would decode the pixels to say so.
                     turned = image.format != "PNG" and _orientation(image) in (5, 6, 7, 8)
                     return (width, height) if turned else (height, width)
         except Exception as error:
@@ -120,16 +120,16 @@ def image_size(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def _bounded(image: Image.Image) -> None:
-    # Pillow's own limit is a variable that other packages of a process switch off.
-    if image.width * image.height > MOST_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels, more than {MOST_PIXELS}: a decompression bomb?")
+def _check_size(image: Image.Image) -> None:
+    # Pillow has a limit too, but any other package of the process can switch it off.
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}: a decompression bomb?")
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (3, H, W) uint8 to (3, *size) uint8, on the image's device; the image itself where the size is the same.
+    """Resize (3, H, W) uint8 to (3, *size) uint8 on the image's device; return the same tensor if it has that size.
 
-    Bilinear between the half-pixel centres, edges repeated, no antialiasing; rounded half up: floor(x + 0.5).
+    Bilinear between half-pixel centres, edges repeated, no antialiasing. Values are rounded half up: floor(x + 0.5).
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
@@ -137,8 +137,8 @@ def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     return scaled[0].add_(0.5).to(torch.uint8)  # positive, so the cast is the floor
 
 
-def place(image: Tensor, fit: Fit) -> Tensor:
-    """Put (3, H, W) uint8 on the canvas of `fit`: resized, padded with grey 114 -> (3, *fit.canvas) uint8."""
+def letterbox(image: Tensor, fit: Fit) -> Tensor:
+    """Resize (3, H, W) uint8 as `fit` says and pad it with grey 114 -> (3, *fit.canvas) uint8."""
     scaled = resize(image, fit.resized)
     if fit.resized == fit.canvas:
         return scaled
@@ -149,10 +149,10 @@ def place(image: Tensor, fit: Fit) -> Tensor:
 
 
 def _rgb(image: Image.Image) -> np.ndarray:
-    """Pillow image -> (H, W, 3) uint8 RGB, upright."""
-    image.load()  # first: only now a truncated file is noticed, and Pillow itself turns a TIFF upright
+    """Convert a Pillow image to (H, W, 3) uint8 RGB, upright."""
+    image.load()  # raises for a truncated file, and turns a TIFF upright
     method = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
-    if method is not None:  # mirroring is 0
+    if method is not None:  # not `if method`: FLIP_LEFT_RIGHT is 0
         image = image.transpose(method)
     if image.mode[0] in "IF":
         grey = _eight_bits(np.asarray(image), image.mode)
@@ -161,9 +161,12 @@ def _rgb(image: Image.Image) -> np.ndarray:
 
 
 def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:
-    """Deep grey to uint8: 16-bit integers / 256 as OpenCV does, floats in [0, 1] * 255; other ranges are refused."""
+    """Convert grey samples of more than 8 bits to uint8: 16-bit integers / 256 as OpenCV does, floats in [0, 1] * 255.
+
+    Raises ValueError for other ranges.
+    """
     low, high = grey.min(), grey.max()
-    if mode == "F" and 0 <= low and high <= 1:  # false for nan
+    if mode == "F" and 0 <= low and high <= 1:  # False for nan
         return (grey * 255 + 0.5).astype(np.uint8)
     if mode != "F" and 0 <= low and high <= 0xFFFF:
         return (grey // 256).astype(np.uint8)
@@ -171,7 +174,7 @@ def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:
 
 
 def _rgb_of_array(array: np.ndarray) -> np.ndarray:
-    """OpenCV-ordered array -> (H, W, 3) uint8 RGB of its own memory."""
+    """Copy an array in OpenCV's order to (H, W, 3) uint8 RGB."""
     if array.dtype != np.uint8:
         raise UnreadableImage(f"array of {array.dtype}; expected uint8 samples from 0 to 255")
     if array.ndim == 2:
@@ -180,41 +183,46 @@ def _rgb_of_array(array: np.ndarray) -> np.ndarray:
         raise UnreadableImage(f"array of shape {array.shape}; expected (H, W, 3) BGR, (H, W, 4) BGRA or (H, W) grey")
     if array.shape[2] == 1:
         return np.repeat(array, 3, axis=2)  # (H, W, 1) -> (H, W, 3)
-    return np.array(array[..., 2::-1], order="C")  # a copy, whatever the strides were
+    return np.array(array[..., 2::-1], order="C")
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation 1 to 8; 1 where there is none or it cannot be read."""
+    """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # broken EXIF in a sound picture
         return 1
 
 
-def _jpeg_whole(path: Path, image: Image.Image) -> bool:
+def _is_complete_jpeg(path: Path, image: Image.Image) -> bool:
     with open(path, "rb") as file:
         file.seek(-2, 2)
         return file.read() == b"\xff\xd9"  # end marker
 
 
-def _png_whole(path: Path, image: Image.Image) -> bool:
-    # EXIF may stand behind the pixels, where only decoding finds it: such files take the slow way.
+def _is_complete_png(path: Path, image: Image.Image) -> bool:
+    # EXIF may follow the pixels, where only decoding finds it: such files are decoded.
     data = path.read_bytes()
     if any(name in data for name in (b"eXIf", b"Raw profile type", b"XML:com.adobe.xmp")):
         return False
     try:
         image.verify()  # every checksum
     except Exception:
-        return False  # decoding will say what is wrong, if it matters
+        return False  # decoding finds out whether the error matters
     return True
 
 
-# Format -> whether the file is visibly complete, without decoding it. Opening a WebP has already parsed it to its end.
-_WHOLE = {"JPEG": _jpeg_whole, "MPO": _jpeg_whole, "PNG": _png_whole, "WEBP": lambda path, image: True}
+# Format -> check whether a file is complete, without decoding it. Opening a WebP has already parsed it to its end.
+_COMPLETE = {
+    "JPEG": _is_complete_jpeg,
+    "MPO": _is_complete_jpeg,
+    "PNG": _is_complete_png,
+    "WEBP": lambda path, image: True,
+}
 
 
 def _reason(error: Exception) -> str:
-    """What went wrong, in one line and without Pillow's object addresses."""
+    """The text of an error in one line, without the object addresses that Pillow puts into it."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that can be decoded here"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__

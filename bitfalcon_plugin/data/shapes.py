@@ -1,7 +1,7 @@
 """The embedded dataset: textured shapes on cluttered pictures, drawn once into the user's cache folder.
 
-Ordinary JPEG images, txt labels and a commented data.yaml, so that it is also an example to copy. Each image has its
-own random generator, seeded by split and number: the same pictures on every machine. Ours; no outside source.
+It has ordinary JPEG images, txt labels and a commented data.yaml, and so is also an example to copy. Each image has its
+own random generator, seeded by split and number: the pictures are the same on every machine. No outside source.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from ..config.files import cache_dir
 NAMES = ("circle", "square", "triangle", "star")
 COUNTS = {"train": 160, "val": 40}
 SIZES = (14.0, 180.0)  # px, the longer side of a shape's box
-TURN = math.pi / 5  # at most so far from upright, in radians
-RIM = 0.88  # where a shape's texture begins, as a share of its size
-LEAST_VISIBLE = 0.4  # share of a shape that later shapes and the image border must leave
-EMPTY = 16  # every 16th image of a split has no object
-_SUPERSAMPLE = 4  # for smooth outlines
+MAX_TURN = math.pi / 5  # radians from upright
+RIM = 0.88  # size of the textured part as a share of the shape's size
+MIN_VISIBLE = 0.4  # share of a shape that later shapes and the image border must leave uncovered
+EMPTY = 16  # every 16th image of a split is without objects
+_SUPERSAMPLE = 4  # pixels a side that are drawn for each pixel, for smooth outlines
 
 _DATA_YAML = """\
 # A dataset as bitfalcon reads it. This one was drawn by the program; copy the folder to make your own.
@@ -47,15 +47,15 @@ names:
 
 @dataclass(frozen=True)
 class Shape:
-    """One object: an outline in pixels of the image, where it may reach over the border."""
+    """One object: an outline in pixels, which may reach over the border of the image."""
 
     kind: int  # index into NAMES
     outline: np.ndarray  # (k, 2) float64 x, y in px
 
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """x1, y1, x2, y2 in px of the part inside an image of `size` (h, w), covered or not; zeros where there is none.
+        """The box (x1, y1, x2, y2) in px of the part inside an image of `size` (h, w), covered or not; or zeros.
 
-        The extremes lie on the outline: no shape is wide enough to hold a whole side of the image.
+        The extremes of that part lie on the outline, because no shape is wide enough to hold a whole side of the image.
         """
         start, limit = self.outline, np.array([size[1], size[0]], dtype=float)
         along = np.roll(start, -1, axis=0) - start  # (k, 2) edges
@@ -71,21 +71,20 @@ class Shape:
 
 
 def ensure_shapes(folder: Path | None = None) -> Path:
-    """The data.yaml of the generated dataset in `folder` (default: the user's cache), drawn now if it is not there.
+    """Return the data.yaml of the generated dataset in `folder` (default: the user's cache); draw what is missing.
 
-    It is drawn into a temporary folder that is then renamed, so a killed or a second process leaves nothing half made.
-    In a folder that is there but lacks files, the missing ones are put back and nothing else is touched. Raises
-    UserError where it cannot be written.
+    The dataset is drawn into a temporary folder that is then renamed, so that a killed or a second process leaves
+    nothing incomplete. In an existing folder only missing files are put back. Raises UserError if it cannot be written.
     """
     target = Path(folder) if folder else cache_dir() / "shapes-v1"
-    wanted = _files()
-    if _absent(target, wanted):
+    names = _file_names()
+    if _missing(target, names):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-                made = Path(scratch, "made")
-                _generate(made)
-                _install(made, target, wanted)
+                drawn = Path(scratch, "drawn")
+                _draw_dataset(drawn)
+                _install(drawn, target, names)
         except OSError as error:
             raise UserError(
                 f"The example dataset cannot be written to '{target}': {error}. "
@@ -94,8 +93,8 @@ def ensure_shapes(folder: Path | None = None) -> Path:
     return target / "data.yaml"
 
 
-def _files() -> list[str]:
-    """Every file of the dataset, data.yaml last: where it is, all are."""
+def _file_names() -> list[str]:
+    """Every file of the dataset. data.yaml comes last, so that all others are installed before it."""
     names = []
     for split, count in COUNTS.items():
         for index in range(count):
@@ -103,35 +102,33 @@ def _files() -> list[str]:
     return [*names, "data.yaml"]
 
 
-def _absent(folder: Path, wanted: list[str]) -> list[str]:
-    """The files that are not there; a label may be empty, nothing else may."""
-    absent = []
-    for name in wanted:
+def _missing(folder: Path, names: list[str]) -> list[str]:
+    """The files that `folder` lacks. An empty file counts as missing, unless it is a label file."""
+
+    def is_missing(path: Path) -> bool:
         try:
-            there = (folder / name).stat().st_size > 0 or name.endswith(".txt")
+            return path.stat().st_size == 0 and path.suffix != ".txt"
         except OSError:
-            there = False
-        if not there:
-            absent.append(name)
-    return absent
+            return True
+
+    return [name for name in names if is_missing(folder / name)]
 
 
-def _install(made: Path, target: Path, wanted: list[str]) -> None:
-    """Rename the folder into place; where one is already, move only the absent files there."""
+def _install(drawn: Path, target: Path, names: list[str]) -> None:
+    """Rename folder `drawn` to `target`. If `target` exists, move only the missing files into it."""
     try:
         if not target.exists():
-            os.rename(made, target)
+            os.rename(drawn, target)
             return
-    except OSError:
+    except OSError:  # perhaps another process was faster
         if not target.is_dir():
             raise
-        # another process was first
-    for name in _absent(target, wanted):
+    for name in _missing(target, names):
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made / name, target / name)
+        os.replace(drawn / name, target / name)
 
 
-def _generate(folder: Path) -> None:
+def _draw_dataset(folder: Path) -> None:
     """Draw the whole dataset into a new folder."""
     for code, (split, count) in enumerate(COUNTS.items()):
         images, labels = folder / "images" / split, folder / "labels" / split
@@ -157,7 +154,7 @@ def _label_text(shapes: list[Shape], size: tuple[int, int]) -> str:
 
 
 def draw(random: RandomState, empty: bool = False) -> tuple[np.ndarray, list[Shape]]:
-    """One picture, (H, W, 3) uint8 RGB of about 230 to 336 px a side, and its objects from back to front."""
+    """Draw one picture, (H, W, 3) uint8 RGB sides of 230 to 336 px; return it with its objects, back to front."""
     long = random.randint(304, 337)
     short = int(long * random.uniform(0.75, 1.0))
     size = (long, short) if random.rand() < 0.35 else (short, long)  # (h, w)
@@ -170,9 +167,9 @@ def draw(random: RandomState, empty: bool = False) -> tuple[np.ndarray, list[Sha
 
 
 def arrange(random: RandomState, size: tuple[int, int]) -> list[Shape]:
-    """1 to 8 shapes, back to front, each at least LEAST_VISIBLE uncovered in the end.
+    """Arrange 1 to 8 shapes, back to front, so that a share of MIN_VISIBLE or more of each stays visible.
 
-    A place that would hide too much of an earlier shape, or lie too far outside, is drawn again.
+    A shape that would cover too much of an earlier shape, or lie too far outside, is drawn again, up to 12 times.
     """
     shapes: list[Shape] = []
     areas: list[float] = []  # whole area of each shape
@@ -181,31 +178,33 @@ def arrange(random: RandomState, size: tuple[int, int]) -> list[Shape]:
         for _ in range(12):
             shape = _random_shape(random, size)
             cover = coverage(shape, size) > 0.5  # (H, W)
-            left = [mask & ~cover for mask in visible]
+            uncovered = [mask & ~cover for mask in visible]
             area = _area(shape.outline)
-            shares = [mask.sum() / whole for mask, whole in zip([*left, cover], [*areas, area])]
-            if min(shares) >= LEAST_VISIBLE:
-                shapes, areas, visible = [*shapes, shape], [*areas, area], [*left, cover]
+            shares = [mask.sum() / whole for mask, whole in zip([*uncovered, cover], [*areas, area])]
+            if min(shares) >= MIN_VISIBLE:
+                shapes.append(shape)
+                areas.append(area)
+                visible = [*uncovered, cover]
                 break
     return shapes
 
 
 def _random_shape(random: RandomState, size: tuple[int, int]) -> Shape:
-    """A shape of any class, size (on a log scale, large ones more often), slight turn and place."""
+    """A shape of random class, size (on a log scale, large ones more often), slight turn and position."""
     kind = random.randint(len(NAMES))
     outline = _unit_outline(kind)
-    turn = random.uniform(-TURN, TURN)
+    turn = random.uniform(-MAX_TURN, MAX_TURN)
     squeeze = random.uniform(0.85, 1.0)  # a slight foreshortening
     outline = outline * (1.0, squeeze) @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     extent = np.ptp(outline, axis=0).max()
     low, high = np.log(SIZES)
     side = math.exp(low + (high - low) * random.rand() ** 0.7)
-    place = random.uniform(0, 1, 2) * (size[1], size[0])
-    return Shape(kind, outline * (side / extent) + place)
+    centre = random.uniform(0, 1, 2) * (size[1], size[0])
+    return Shape(kind, outline * (side / extent) + centre)
 
 
 def _unit_outline(kind: int) -> np.ndarray:
-    """(k, 2) x, y of a class's corners, upright, on or within the unit circle."""
+    """The corners (k, 2) x, y of a class, upright, on or within the unit circle."""
     corners = {"circle": 72, "square": 4, "triangle": 3, "star": 10}[NAMES[kind]]
     first = -math.pi / 4 if NAMES[kind] == "square" else -math.pi / 2  # a square lies flat, the others point up
     angles = np.arange(corners) * (2 * math.pi / corners) + first
@@ -214,25 +213,25 @@ def _unit_outline(kind: int) -> np.ndarray:
 
 
 def _area(outline: np.ndarray) -> float:
-    """Area of a polygon (k, 2), the shoelace formula."""
+    """The area of a polygon (k, 2), by the shoelace formula."""
     x, y = outline.T
     return abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
 
 
 def window(shape: Shape, size: tuple[int, int]) -> tuple[slice, slice]:
-    """Rows and columns of the pixels that the shape's box touches."""
+    """The rows and columns of the pixels that the shape's box touches."""
     x1, y1, x2, y2 = shape.box(size)
     return slice(int(y1), max(math.ceil(y2), int(y1))), slice(int(x1), max(math.ceil(x2), int(x1)))
 
 
 def coverage(shape: Shape, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) float32 in [0, 1]: the share of each pixel of an image of `size` that the shape fills."""
+    """The share of each pixel that the shape fills: (H, W) float32 in [0, 1] for an image of `size` (h, w)."""
     share = np.zeros(size, dtype=np.float32)
     rows, columns = window(shape, size)
     height, width = rows.stop - rows.start, columns.stop - columns.start
     if height > 0 and width > 0:
         fine = Image.new("L", (width * _SUPERSAMPLE, height * _SUPERSAMPLE))
-        # Pillow's whole coordinates are pixel centres
+        # Pillow counts coordinates from pixel centres.
         corners = (shape.outline - (columns.start, rows.start)) * _SUPERSAMPLE - 0.5
         ImageDraw.Draw(fine).polygon([tuple(corner) for corner in corners], fill=255)
         share[rows, columns] = np.asarray(fine.reduce(_SUPERSAMPLE), dtype=np.float32) / 255
@@ -240,18 +239,19 @@ def coverage(shape: Shape, size: tuple[int, int]) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, shape: Shape, random: RandomState) -> None:
-    """Lay the shape, a rim around a random texture, over `canvas` (H, W, 3) float RGB, in place."""
+    """Draw the shape, a rim around a random texture, over `canvas` (H, W, 3) float RGB, in place."""
     rows, columns = window(shape, canvas.shape[:2])
     middle = shape.outline.mean(0)
     inner = Shape(shape.kind, middle + (shape.outline - middle) * RIM)
     part = canvas[rows, columns]  # (h, w, 3), a view
-    rim = _colour(random, (0.0, 0.5), (0.9, 1.0) if random.rand() < 0.5 else (0.0, 0.2))  # light or dark
+    brightness = (0.9, 1.0) if random.rand() < 0.5 else (0.0, 0.2)
+    rim = _colour(random, (0.0, 0.5), brightness)
     for layer, pixels in ((shape, rim), (inner, _texture(random, shape, rows, columns))):
         part += coverage(layer, canvas.shape[:2])[rows, columns, None] * (pixels - part)
 
 
 def _texture(random: RandomState, shape: Shape, rows: slice, columns: slice) -> np.ndarray:
-    """(h, w, 3) float RGB for a window: a pattern of a light and a dark colour of random hues, at a random angle."""
+    """A pattern (h, w, 3), float RGB, for a window: a light and a dark colour of random hues, at a random angle."""
     light = _colour(random, (0.4, 1.0), (0.8, 1.0))
     dark = _colour(random, (0.5, 1.0), (0.25, 0.55))
     y, x = np.mgrid[rows, columns]
@@ -264,7 +264,7 @@ def _texture(random: RandomState, shape: Shape, rows: slice, columns: slice) -> 
 
 
 def _band(u: np.ndarray, period: float, duty: float = 0.5) -> np.ndarray:
-    """1 in a share `duty` of each unit of `u`, 0 in the rest, with edges one pixel wide."""
+    """1 in a share `duty` of each unit of `u`, elsewhere 0, with edges one pixel wide."""
     return ((duty / 2 - abs(u % 1 - 0.5)) * period + 0.5).clip(0, 1)
 
 
@@ -291,12 +291,12 @@ _PATTERNS = (_stripes, _checks, _dots, _grain)
 
 
 def _colour(random: RandomState, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
-    """(3,) float RGB in [0, 255] of a random hue."""
+    """A colour (3,), float RGB in [0, 255], of a random hue."""
     return 255 * np.array(colorsys.hsv_to_rgb(random.rand(), random.uniform(*saturation), random.uniform(*value)))
 
 
 def background(random: RandomState, size: tuple[int, int]) -> np.ndarray:
-    """(H, W, 3) float RGB: a muted gradient, clouds, and clutter of ragged patches and crooked lines."""
+    """A background (H, W, 3), float RGB: a muted gradient, clouds, and clutter of ragged patches and crooked lines."""
     height, width = size
     first, second = (_colour(random, (0.0, 0.4), (0.3, 0.8)) for _ in range(2))
     angle = random.uniform(0, 2 * math.pi)
@@ -318,7 +318,7 @@ def background(random: RandomState, size: tuple[int, int]) -> np.ndarray:
 
 
 def _patch(random: RandomState, pen: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
-    """A ragged patch of a muted colour that resembles no class."""
+    """Draw a ragged patch of a muted colour that resembles no class."""
     corners = random.randint(9, 15)
     angles = np.arange(corners) * (2 * math.pi / corners)
     radius = random.uniform(0.03, 0.16) * size[0] * random.uniform(0.45, 1.0, corners)
@@ -327,7 +327,7 @@ def _patch(random: RandomState, pen: ImageDraw.ImageDraw, size: tuple[int, int])
 
 
 def _line(random: RandomState, pen: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
-    """A crooked line of two to four pieces."""
+    """Draw a crooked line of two to four pieces."""
     turns = np.cumsum(random.normal(0, 0.2, (random.randint(3, 6), 2)), axis=0) + random.uniform(0, 1, 2)
     pen.line([tuple(turn) for turn in turns * size], fill=_muted(random), width=random.randint(2, 9))
 

@@ -26,7 +26,7 @@ from ..config.settings import Settings, live
 from ..config.signals import ended_by_signals
 from ..data.dataset import scan
 from ..data.formats.dataset_yaml import load_data
-from ..data.images import UnreadableImage, place, read_image
+from ..data.images import UnreadableImage, letterbox, read_image
 from ..data.shapes import draw
 from ..models.detector import Detector
 from ..ops.letterbox import letterbox_fit
@@ -268,7 +268,7 @@ def _pictures(settings: Settings, count: int, remembered: bool) -> tuple[list[Te
 
 
 def _letterboxed(picture: Tensor, canvas: tuple[int, int]) -> Tensor:
-    return place(picture, letterbox_fit(tuple(picture.shape[1:]), canvas))[None].float() / 255  # (1, 3, H, W)
+    return letterbox(picture, letterbox_fit(tuple(picture.shape[1:]), canvas))[None].float() / 255  # (1, 3, H, W)
 
 
 def _batches(images: list[Tensor], pictures: list[Tensor], job: ExportJob) -> Iterator[Tensor]:

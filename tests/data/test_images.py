@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitfalcon_plugin.data.images import IMAGE_SUFFIXES, UnreadableImage, image_size, place, read_image, resize
+from bitfalcon_plugin.data.images import IMAGE_SUFFIXES, UnreadableImage, image_size, letterbox, read_image, resize
 from bitfalcon_plugin.ops.letterbox import Fit, letterbox_fit
 
 PIXELS = np.random.RandomState(0).randint(0, 256, (23, 31, 3)).astype(np.uint8)  # RGB
@@ -95,7 +95,7 @@ def test_resize_keeps_extreme_values():
 def test_place_pads_with_grey(canvas):
     image = as_tensor(PIXELS)
     fit = letterbox_fit((23, 31), canvas)
-    placed = place(image, fit)
+    placed = letterbox(image, fit)
     assert placed.shape == (3, *canvas) and placed.dtype == torch.uint8
     (top, left), (height, width) = fit.pad, fit.resized
     assert torch.equal(placed[:, top : top + height, left : left + width], resize(image, fit.resized))
@@ -106,7 +106,7 @@ def test_place_pads_with_grey(canvas):
 
 def test_place_follows_the_fit():
     fit = Fit(original=(23, 31), resized=(23, 31), canvas=(30, 40), pad=(2, 5))
-    placed = place(as_tensor(PIXELS), fit)
+    placed = letterbox(as_tensor(PIXELS), fit)
     assert torch.equal(placed[:, 2:25, 5:36], as_tensor(PIXELS))
     assert (placed[:, :2] == 114).all() and (placed[:, 25:] == 114).all() and (placed[:, :, :5] == 114).all()
 

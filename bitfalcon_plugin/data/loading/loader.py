@@ -26,7 +26,7 @@ from ...ops.letterbox import Fit
 from ..augmentation.augment import Batch, Recipe, augment
 from ..augmentation.compose import Tile
 from .image_cache import open_cache
-from .workers import Order, Placed, Tiles, batches, long_side, read
+from .workers import Letterboxed, Order, Tiles, batches, long_side, read
 
 if TYPE_CHECKING:
     from ..dataset import Sample
@@ -194,7 +194,7 @@ class ValLoader:
                 self.fits[i] = _centred(sizes[i], long_side(sizes[i], imgsz), shape)
         paths = [str(sample.image) for sample in samples]
         store, self.note = open_cache(cache, paths, [fit.resized for fit in self.fits], imgsz, world)
-        self._loader = batches(Placed(paths, self.fits, store), self._order, workers, self.device)
+        self._loader = batches(Letterboxed(paths, self.fits, store), self._order, workers, self.device)
 
     def __len__(self) -> int:
         return len(self._order.chunks)

@@ -1,7 +1,7 @@
-"""What loader processes do: read, decode and resize images, or take them from a cache, and send a batch as one tensor.
+"""The work of loader processes: read, decode and resize images, or take them from a cache, send batches as one tensor.
 
-They hold plain paths and sizes only, so that they can be started by fork, forkserver or spawn, and tell a file that
-cannot be read as text: an exception would arrive with the worker's traceback.
+The datasets hold plain paths and sizes only, so that processes can be started by fork, forkserver or spawn. A file that
+cannot be read travels as text, because an exception would arrive with the worker's traceback.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 
 from ...config.errors import UserError
 from ...ops.letterbox import Fit
-from ..images import UnreadableImage, place, read_image, resize
+from ..images import UnreadableImage, letterbox, read_image, resize
 from .image_cache import TileCache
+
+Size = tuple[int, int]  # (h, w) pixels
 
 
 class Order:
-    """The batches of indices that a DataLoader reads next; the list is replaced between passes."""
+    """A batch sampler: the lists of indices that a DataLoader reads next. `chunks` is replaced between passes."""
 
     def __init__(self) -> None:
         self.chunks: Sequence[list[int]] = []
@@ -34,30 +36,29 @@ class Order:
 
 
 class Tiles(Dataset):
-    """Images with their long side at imgsz; a batch travels as one flat tensor, so as one shared file and one copy."""
+    """Images whose longer side is resized to imgsz. A batch travels as one flat tensor: one shared file, one copy."""
 
-    def __init__(
-        self, paths: list[str], sizes: list[tuple[int, int]], imgsz: int, cache: TileCache | None = None
-    ) -> None:
+    def __init__(self, paths: list[str], sizes: list[Size], imgsz: int, cache: TileCache | None = None) -> None:
         self.paths, self.sizes, self.imgsz, self.cache = paths, sizes, imgsz, cache
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> Tensor | str:
-        return _tile(self.paths[index], self.sizes[index], long_side(self.sizes[index], self.imgsz), index, self.cache)
+        size = self.sizes[index]
+        return _tile(self.paths[index], size, long_side(size, self.imgsz), index, self.cache)
 
     @staticmethod
-    def collate(items: list[Tensor | str]) -> tuple[Tensor, list[tuple[int, int]], list[str]]:
-        """Pixels (sum of 3 * h * w,), the (h, w) of each image, and problems; without pixels if there are problems."""
+    def collate(items: list[Tensor | str]) -> tuple[Tensor, list[Size], list[str]]:
+        """Return pixels (sum of 3 * h * w,), the (h, w) of each image, and problems; no pixels with problems."""
         if problems := [item for item in items if isinstance(item, str)]:
             return torch.empty(0, dtype=torch.uint8), [], problems
         sizes = [(item.shape[1], item.shape[2]) for item in items]
         return torch.cat([item.flatten() for item in items]), sizes, []
 
 
-class Placed(Dataset):
-    """Images on their canvases; a batch is (B, 3, H, W)."""
+class Letterboxed(Dataset):
+    """Images resized and padded as their `fits` say; a batch is (B, 3, H, W)."""
 
     def __init__(self, paths: list[str], fits: list[Fit], cache: TileCache | None = None) -> None:
         self.paths, self.fits, self.cache = paths, fits, cache
@@ -68,100 +69,105 @@ class Placed(Dataset):
     def __getitem__(self, index: int) -> Tensor | str:
         fit = self.fits[index]
         tile = _tile(self.paths[index], fit.original, fit.resized, index, self.cache)
-        return tile if isinstance(tile, str) else place(tile, fit)  # which finds it resized already
+        return tile if isinstance(tile, str) else letterbox(tile, fit)  # the tile has its final size already
 
     @staticmethod
     def collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
-        """Images (B, 3, H, W) and problems; without images if there are problems."""
-        problems = [item for item in items if isinstance(item, str)]
-        return (torch.empty(0, dtype=torch.uint8) if problems else torch.stack(items)), problems
+        """Return images (B, 3, H, W) and problems; no images if there are problems."""
+        if problems := [item for item in items if isinstance(item, str)]:
+            return torch.empty(0, dtype=torch.uint8), problems
+        return torch.stack(items), []
 
 
-def long_side(size: tuple[int, int], imgsz: int) -> tuple[int, int]:
-    """(h, w) scaled so that the longer side is `imgsz`, the other rounded up in whole numbers: no float decides it."""
+def long_side(size: Size, imgsz: int) -> Size:
+    """Scale (h, w) so that the longer side is `imgsz`; round the other one up, without any float."""
     longest = max(size)
     return -(-size[0] * imgsz // longest), -(-size[1] * imgsz // longest)
 
 
-def batches(files: Tiles | Placed, order: Order, workers: int, device: torch.device) -> DataLoader:
-    """What reads the batches of `order`, pass after pass, in so many processes (0: in this one)."""
-    workers = min(workers, len(files), os.cpu_count() or 1)
+def batches(images: Tiles | Letterboxed, order: Order, workers: int, device: torch.device) -> DataLoader:
+    """A loader that reads the batches of `order`, pass after pass, in `workers` processes (0: in this process)."""
+    workers = min(workers, len(images), os.cpu_count() or 1)
     return DataLoader(
-        files,
+        images,
         batch_sampler=order,
         num_workers=workers,
-        collate_fn=files.collate,
+        collate_fn=images.collate,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own: the global one stays where the caller left it
+        generator=torch.Generator(),  # so that torch's global generator is not advanced
     )
 
 
 def read(loader: DataLoader) -> Iterator[tuple]:
-    """One pass over a loader. Raises UserError when one of its processes died."""
-    passing = iter(loader)
+    """Yield the batches of one pass over a loader. Raises UserError when a reader process died."""
+    batches_of_pass = iter(loader)
     while True:
         try:
-            found = next(passing)
+            batch = next(batches_of_pass)
         except StopIteration:
             return
         except (RuntimeError, OSError, EOFError) as error:
-            told = worker_death(error)
-            # A reader that dies while it hands over a batch is noticed as a broken connection first.
-            if told is None and isinstance(error, (ConnectionError, FileNotFoundError, EOFError)) and _lost(passing):
-                told = _told("", "")
-            if told is None:
+            message = worker_death(error)
+            # A reader that dies while it hands over a batch shows first as a broken connection.
+            broken = isinstance(error, (ConnectionError, FileNotFoundError, EOFError))
+            if message is None and broken and _reader_ended(batches_of_pass):
+                message = _death_message("", "")
+            if message is None:
                 raise
-            raise UserError(told) from error
-        yield found
+            raise UserError(message) from error
+        yield batch
 
 
 def worker_death(error: BaseException) -> str | None:
-    """What happened to an image reader and what to do about it, in one line; None where `error` tells of something else.
+    """Explain the death of a reader process and its repair in one line; None if `error` is another error.
 
-    torch notices a dead reader while it waits for it, and by a signal: then the error comes up wherever the main
-    process is at that moment, so that a training loop asks this too.
+    torch notices a dead reader while it waits for a batch, and by a signal: then the error is raised wherever the main
+    process is at that moment. So a training loop calls this function too.
     """
-    found = (
-        re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error)) if isinstance(error, RuntimeError) else None
-    )
-    if found is None:
+    if not isinstance(error, RuntimeError):
+        return None
+    process = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error))  # torch has no class of error for it
+    if process is None:
         return None
     signal = re.search(r"killed by signal: ([\w ]+)", str(error))
-    return _told(f" ({found[1]})", signal[1].strip() if signal else "")
+    return _death_message(f" ({process[1]})", signal[1].strip() if signal else "")
 
 
-def _lost(passing: object) -> bool:
-    """Whether a reader of this pass has ended, or does within a second."""
-    workers = getattr(passing, "_workers", [])
+def _reader_ended(batches_of_pass: object) -> bool:
+    """Whether a reader of this pass has ended or ends within a second."""
+    workers = getattr(batches_of_pass, "_workers", [])
     for worker in workers:
         worker.join(1 / len(workers))
     return not all(worker.is_alive() for worker in workers)
 
 
-def _told(who: str, signal: str) -> str:
-    reasons = {"": "it ended without a word; most often memory or shared memory (/dev/shm) ran out",
-               "Killed": "Killed; most likely the system ran out of memory",
-               "Bus error": "Bus error; most likely shared memory (/dev/shm) is full"}  # fmt: skip
+_DEATHS = {  # signal -> its most likely reason
+    "": "it ended without a word; most often memory or shared memory (/dev/shm) ran out",
+    "Killed": "Killed; most likely the system ran out of memory",
+    "Bus error": "Bus error; most likely shared memory (/dev/shm) is full",
+}
+
+
+def _death_message(process: str, signal: str) -> str:
     return (
-        f"A process that reads images{who} died: {reasons.get(signal, signal)}. Give fewer workers= (0 reads in the "
-        "training process), or cache=False where cache=ram takes the memory; then go on with resume=True."
+        f"A process that reads images{process} died: {_DEATHS.get(signal, signal)}. "
+        "Give fewer workers= (0 reads in the training process), or cache=False where cache=ram takes the memory; "
+        "then go on with resume=True."
     )
 
 
-def _tile(
-    path: str, size: tuple[int, int], shape: tuple[int, int], index: int, cache: TileCache | None
-) -> Tensor | str:
-    """The image resized to `shape`, or what is wrong with it."""
-    if cache is not None and (kept := cache.get(index)) is not None:
-        return kept
+def _tile(path: str, size: Size, resized: Size, index: int, cache: TileCache | None) -> Tensor | str:
+    """The image, of `size` (h, w) when it was scanned, in the size `resized`; or a problem as text."""
+    if cache is not None and (cached := cache.get(index)) is not None:
+        return cached
     try:
         image = read_image(path)
     except UnreadableImage as error:
         return f"{path}: {error}. Restore the file, or start again to have it set aside."
     if tuple(image.shape[1:]) != tuple(size):
         return f"{path}: {tuple(image.shape[1:])} pixels (h, w), was {tuple(size)} when scanned. Start again."
-    tile = resize(image, shape)
+    tile = resize(image, resized)
     if cache is not None:
         cache.put(index, tile)
     return tile

@@ -1,4 +1,4 @@
-"""data/cache.py and data/reading.py: the same batches with a cache, files that change, full disks, and readers that die."""
+"""The same batches with a cache and without, files that change, full disks, and reader processes that die."""
 
 from __future__ import annotations
 
@@ -86,8 +86,9 @@ def test_a_changed_image_is_read_anew(samples, monkeypatch):
 
 
 @pytest.mark.parametrize("harm", [
-    lambda data: data[:-1], lambda data: data + b"x", lambda data: data[:10], lambda data: b"", lambda data: b"x" * len(data),
-    lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:], lambda data: data[:40] + bytes(len(data) - 40),
+    lambda data: data[:-1], lambda data: data + b"x", lambda data: data[:10], lambda data: b"",
+    lambda data: b"x" * len(data), lambda data: data[:-3] + bytes([data[-3] ^ 1]) + data[-2:],
+    lambda data: data[:40] + bytes(len(data) - 40),
     lambda data: b"\x93NUMPY" + data[6:],
 ])  # fmt: skip
 def test_a_broken_file_is_written_again(samples, harm, tmp_path):
@@ -98,8 +99,8 @@ def test_a_broken_file_is_written_again(samples, harm, tmp_path):
         file.write_bytes(harm(file.read_bytes()))
     assert_same(epoch(train(samples, cache="disk"), 0, FULL), epoch(train(samples), 0, FULL))
     assert [file.read_bytes() for file in files] == whole
-    assert sorted((tmp_path / "cache").rglob("*")) == sorted({*files, *(part for file in files for part in file.parents
-                                                                        if tmp_path / "cache" in part.parents)})  # fmt: skip
+    folders = {part for file in files for part in file.parents if tmp_path / "cache" in part.parents}
+    assert set((tmp_path / "cache").rglob("*")) == {*files, *folders}
 
 
 def test_a_disk_that_is_full_or_closed_is_said_and_costs_nothing_else(samples, tmp_path, monkeypatch):
@@ -124,17 +125,16 @@ def test_a_disk_that_is_full_or_closed_is_said_and_costs_nothing_else(samples, t
 def test_memory_that_is_not_there_is_not_taken(samples, monkeypatch):
     shapes = [(64, 48), (64, 64)]
     needed = sum(3 * height * width for height, width in shapes)
-    for free, copies, there in (
+    for free, copies, opened in (
         (needed * 1.5, 1, True),
         (needed * 1.5 - 1, 1, False),
         (needed * 2, 2, False),
         (None, 9, True),
     ):
         monkeypatch.setattr(module, "free_memory", lambda free=free: free)
-        opened = open_cache("ram", ["a", "b"], shapes, 64, copies)
-        assert (opened.cache is not None) == there and opened.note.startswith(
-            "cache=ram: up" if there else "cache=ram is off"
-        )
+        cache, note = open_cache("ram", ["a", "b"], shapes, 64, copies)
+        assert (cache is not None) == opened
+        assert note.startswith("cache=ram: up" if opened else "cache=ram is off")
     assert open_cache(False, ["a", "b"], shapes, 64) == (None, "")
 
 
@@ -160,7 +160,8 @@ def test_shared_memory_is_the_same_in_a_process_that_was_spawned(samples):
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="elsewhere a temporary file is used")
 def test_shared_memory_leaves_nothing_behind_after_a_kill(tmp_path):
     code = (
-        "from bitfalcon_plugin.data.loading.image_cache import SharedTiles; import torch, os, signal; c = SharedTiles([(9, 9)]);"
+        "from bitfalcon_plugin.data.loading.image_cache import SharedTiles; "
+        "import torch, os, signal; c = SharedTiles([(9, 9)]);"
         "c.put(0, torch.ones(3, 9, 9).byte()); os.kill(os.getpid(), signal.SIGKILL)"
     )
     seen = set(Path("/dev/shm").iterdir()) if Path("/dev/shm").is_dir() else set()
@@ -214,7 +215,7 @@ os._exit(0)  # without waiting for the other readers
 
 @pytest.mark.skipif(sys.platform != "linux", reason="forks, and the numbers of signals are Linux's")
 def test_a_reader_that_dies_is_explained(tmp_path):
-    # In processes of their own: torch's signal handler raises wherever the main process is, and would hit pytest as well.
+    # In separate processes: torch's signal handler raises wherever the main process is, so in pytest as well.
     command = [sys.executable, "-c", DYING, str(ROOT), str(tmp_path)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
     told = ended.stdout.splitlines()
