@@ -30,8 +30,7 @@ from ..tasks.metrics import Metrics
 from ..train.resume import changed_settings, is_finished, newest, recorded_settings
 from ..train.run import run_train
 from ..val.pictures import Pictures
-from ..val.run import finish, measure, report
-from ..val.worst import worst_images
+from ..val.run import evaluate_and_report
 from .sizes_report import (
     BUDGET,
     FILE,
@@ -264,10 +263,7 @@ def _measured(run: Path, last: Checkpoint) -> Metrics:
     settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings).samples
     pictures = Pictures(run, model.names, settings.plots, print, board=False)
-    validator, found = measure(model, samples, settings, device, folder=run, pictures=pictures)
-    worst = worst_images(samples, found, model.names, conf=validator.metrics.best_conf)
-    report(validator.metrics, worst, settings)
-    finish(run, validator.metrics, worst, pictures)
+    validator, _ = evaluate_and_report(model, samples, settings, folder=run, pictures=pictures)
     return validator.metrics
 
 

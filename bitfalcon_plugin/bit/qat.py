@@ -213,9 +213,8 @@ def finish(
 def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
     """COCO numbers of a model, folded in a copy of its own; prints and writes nothing."""
     folded = copy.deepcopy(model).eval().fuse().requires_grad_(False).to(memory_format=torch.channels_last)
-    device = next(model.parameters()).device
     pictures = Pictures(Path(), model.names, False, lambda text: print(text, file=sys.stderr), board=False)
-    validator, _ = measure(folded, samples, settings.replace(mode="train"), device, folder=None, pictures=pictures)
+    validator, _ = measure(folded, samples, settings.replace(mode="train"), folder=None, pictures=pictures)
     return validator.metrics
 
 

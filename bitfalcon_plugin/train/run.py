@@ -24,8 +24,7 @@ from ..models.detector import Detector
 from ..models.inference.precision import precision_of
 from ..models.weights.checkpoint import Checkpoint, load
 from ..tasks.metrics import Metrics
-from ..val.run import finish, measure, report
-from ..val.worst import worst_images
+from ..val.run import evaluate_and_report
 from .batch_size import search_batch
 from .distributed import World, check_batch, join
 from .initial_model import initial_model, resumed_model
@@ -174,11 +173,10 @@ def _measure_best(trainer: Trainer) -> Metrics:
     settings, run = trainer.args, trainer.run
     run.world.barrier()  # the first process has written the file
     model = load(trainer.best).model().fuse().requires_grad_(False).to(run.device, memory_format=torch.channels_last)
-    validator, detections = measure(
+    validator, _ = evaluate_and_report(
         model,
         run.val_samples,
         settings,
-        run.device,
         folder=trainer.save_dir,
         pictures=trainer.pictures,
         events=run.events,
@@ -186,11 +184,7 @@ def _measure_best(trainer: Trainer) -> Metrics:
         size=run.world.size,
         gather=run.world.gather,
     )
-    metrics, trainer.validator = validator.metrics, validator
-    trainer.measured(metrics)
-    worst = worst_images(run.val_samples, detections, model.names, conf=metrics.best_conf)
-    report(metrics, worst, settings)
-    if run.world.main:
-        finish(trainer.save_dir, metrics, worst, trainer.pictures)
+    trainer.validator = validator
+    trainer.measured(validator.metrics)
     trainer.fire("on_fit_epoch_end")
-    return metrics
+    return validator.metrics

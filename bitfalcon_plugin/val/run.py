@@ -30,7 +30,7 @@ from ..tasks.detect import detect, gains_of
 from ..tasks.metrics import Metrics
 from .loop import DEFAULT_CONF, progress, validate
 from .pictures import Pictures
-from .worst import Worst, worst_images
+from .worst import worst_images
 
 COUNTED = 100  # detections of a class and image that COCO's numbers go by, best first
 
@@ -59,32 +59,49 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     names = {0: "item"} if single else model.names
     with _run_dir(settings) as folder:
         pictures = Pictures(folder or Path(), names, settings.plots, note, board=False)
-        validator, detections = measure(
-            model,
-            samples,
-            settings,
-            next(model.parameters()).device,
-            folder=folder,
-            pictures=pictures,
-            events=events,
-            single=single,
+        evaluate = evaluate_and_report if most else measure
+        validator, detections = evaluate(
+            model, samples, settings, folder=folder, pictures=pictures, events=events, single=single
         )
-        if most:
-            worst = worst_images(samples, detections, names, conf=validator.metrics.best_conf)
-            report(validator.metrics, worst, settings)
-            if folder is not None:
-                finish(folder, validator.metrics, worst, pictures)
         if folder is not None:
             write_files(folder, samples, detections, settings, coco=not single and is_coco(data, settings.split))
             print(f"Results saved to {folder}")
     return validator.metrics
 
 
+def evaluate_and_report(
+    model: Detector,
+    samples: Sequence[Sample],
+    settings: Settings,
+    *,
+    folder: Path | None,
+    pictures: Pictures,
+    **options,
+) -> tuple[Validator, np.ndarray]:
+    """Measure a model as `measure` does, print the tables and the speed, and write worst.csv and the pictures into `folder`.
+
+    options: further arguments of `measure`. The process of rank 0 writes. With verbose the table has every class, and the
+    worst images are printed.
+    """
+    validator, detections = measure(model, samples, settings, folder=folder, pictures=pictures, **options)
+    metrics = validator.metrics
+    names = {0: "item"} if options.get("single") else model.names
+    worst = worst_images(samples, detections, names, conf=metrics.best_conf)
+    print(metrics.table(settings.verbose))
+    if settings.verbose:
+        print(worst.table())
+    print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
+    if folder is not None and options.get("rank", 0) == 0:
+        write_text(folder / "worst.csv", worst.to_csv())
+        pictures.worst(worst)
+        pictures.finish(metrics)
+    return validator, detections
+
+
 def measure(
     model: Detector,
     samples: Sequence[Sample],
     settings: Settings,
-    device: torch.device,
     *,
     folder: Path | None,
     pictures: Pictures,
@@ -100,6 +117,7 @@ def measure(
     Metrics. events get the Validator.
     """
     events = events or Events()
+    device = next(model.parameters()).device
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
     rect = rect and not model.fixed
     loader = ValLoader(
@@ -144,21 +162,6 @@ def measure(
     )
     events.fire("on_val_end", validator)
     return validator, kept[0]
-
-
-def report(metrics: Metrics, worst: Worst, settings: Settings) -> None:
-    """Print the tables and the speed; with verbose every class and the worst images."""
-    print(metrics.table(settings.verbose))
-    if settings.verbose:
-        print(worst.table())
-    print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
-
-
-def finish(folder: Path, metrics: Metrics, worst: Worst, pictures: Pictures) -> None:
-    """Write worst.csv, and draw the worst images, the curves and the confusion matrices."""
-    write_text(folder / "worst.csv", worst.to_csv())
-    pictures.worst(worst)
-    pictures.finish(metrics)
 
 
 def counted_batch(settings: Settings) -> Settings:
