@@ -70,7 +70,7 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
         scale="n",
         data="data/data.yaml",
         imgsz=64,
-        epochs=12,
+        epochs=24,
         batch=4,
         nbs=4,
         plots=False,

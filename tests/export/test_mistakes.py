@@ -123,6 +123,8 @@ def test_a_package_that_is_broken_is_told_of_in_one_line(tmp_path, monkeypatch, 
 def test_recorders_and_8_bits_are_written_in_silence(monkeypatch, caplog, capsys):
     said = logging.getLogger("torch.utils.cpp_extension")
     level = said.level
+    monkeypatch.setattr(said, "propagate", False)  # loggers above are set up anew when torch is told what to log
+    said.addHandler(caplog.handler)
 
     def quantize(network, *_, **__):
         said.warning("No CUDA runtime is found")
@@ -140,6 +142,7 @@ def test_recorders_and_8_bits_are_written_in_silence(monkeypatch, caplog, capsys
     assert writing._quantised("network", job) == "network" and said.level == level
     assert not caplog.records and capsys.readouterr() == ("", "")
     said.warning("seen")
+    said.removeHandler(caplog.handler)
     assert [record.message for record in caplog.records] == ["seen"]
 
 

@@ -1,0 +1,21 @@
+"""How pytest runs here: the whole suite on several processes, a choice of files in one, each process with one thread of torch."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+MAX_PROCESSES = 4
+
+# Networks of tests are so small that a second thread costs more than it brings. Processes that tests start inherit the number.
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Return the number of processes of `-n auto`: 0, which is this process alone, where files or tests are named."""
+    if config.getoption("file_or_dir"):
+        return 0
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(processors, MAX_PROCESSES) if processors > 1 else 0
