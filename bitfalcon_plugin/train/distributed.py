@@ -1,10 +1,11 @@
-"""Training on several devices: one process each, gradients averaged by DistributedDataParallel, rank 0 writes the files.
+"""Training on several devices: a process for each, gradients averaged over them, files written by rank 0.
 
 Paper: Li et al., "PyTorch Distributed: Experiences on Accelerating Data Parallel Training" (VLDB 2020). Written from
-spec/interface.md 6.10. The processes come from torchrun, or from torch's elastic launcher, which is what torchrun runs.
-What has to be alike on all ranks is alike for these reasons: the weights start as rank 0's (DistributedDataParallel sends
-them) and every rank makes the same step from the same averaged gradient; the loss scale follows from that gradient; every
-rank's share of a batch is seeded by (seed, epoch, batch), not by what the process did before.
+spec/interface.md 6.10. The processes come from torchrun, or from torch's elastic launcher, which is what torchrun
+runs. What has to be alike on all ranks is alike for these reasons: the weights start as rank 0's
+(DistributedDataParallel sends them) and every rank makes the same step from the same averaged gradient; the loss
+scale follows from that gradient; every rank's share of a batch is seeded by (seed, epoch, batch), not by what the
+process did before.
 """
 
 from __future__ import annotations
@@ -25,25 +26,24 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..config.errors import UserError
 
-TIMEOUT = timedelta(
-    minutes=30
-)  # the others wait while rank 0 writes or reads; a rank that dies is noticed by its launcher
+# Other ranks wait while rank 0 reads or writes files; a rank that dies is noticed by its launcher, at once.
+TIMEOUT = timedelta(minutes=30)
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-class Lost(UserError):
-    """Another process of the training does not answer any more; what happened to it is told there."""
-
-
 _joined = itertools.count()  # groups that this process was in; equal on all ranks, which join together
+
+
+class LostPeer(UserError):
+    """Another process of the training cannot be reached any more; its own error says why."""
 
 
 @dataclass(frozen=True)
 class World:
     """The processes that train together; this one is `rank` of `size`, and number `local_rank` on its machine.
 
-    A World of one process does nothing, so that a loop needs no branches. Methods that exchange something must be called by
-    all ranks in the same order.
+    A World of one process does nothing, so that a loop needs no branches. Methods that exchange something must be
+    called by all ranks in the same order.
     """
 
     rank: int = 0
@@ -59,12 +59,12 @@ class World:
         """The items of every rank's `parts`, in the order of ranks; every rank gets all. Items are pickled."""
         if self.size == 1:
             return list(parts)
-        found: list = [None] * self.size
-        dist.all_gather_object(found, list(parts))
-        return [item for items in found for item in items]
+        lists: list = [None] * self.size
+        dist.all_gather_object(lists, list(parts))
+        return [item for items in lists for item in items]
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The average over the ranks of a floating tensor; `tensor` itself stays as it is."""
+        """The average over the ranks of a floating tensor; `tensor` itself is not changed."""
         if self.size == 1:
             return tensor
         total = tensor.clone()
@@ -75,17 +75,17 @@ class World:
         """Whether `flag` is true on some rank. Goes over the CPU: no GPU is waited for."""
         if self.size == 1:
             return bool(flag)
-        raised = torch.tensor([int(flag)])
-        dist.all_reduce(raised, dist.ReduceOp.MAX)
-        return bool(raised)
+        highest = torch.tensor([int(flag)])
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        return bool(highest)
 
     def broadcast(self, value):
         """Rank 0's `value` (anything that pickles), on every rank."""
         if self.size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -101,10 +101,10 @@ class World:
             self.barrier()
 
     def synchronise_norms(self, model: nn.Module) -> nn.Module:
-        """`model` with batch norms that normalise over the images of all ranks: in place, on GPUs only.
+        """Let batch norms normalise over the images of all ranks, on GPUs only; in place, returns `model`.
 
-        Parameters and buffers stay the same tensors under the same names. Copy the model for the EMA before: the copy then
-        keeps nn.BatchNorm2d, which is what folding and odd_norms know.
+        Parameters and buffers stay the same tensors under the same names. Copy the model for the EMA before: the copy
+        then keeps nn.BatchNorm2d, which folding and odd_norms expect.
         """
         on_gpu = all(parameter.device.type == "cuda" for parameter in model.parameters())
         return nn.SyncBatchNorm.convert_sync_batchnorm(model) if self.size > 1 and on_gpu else model
@@ -112,9 +112,9 @@ class World:
     def wrap(self, model: nn.Module) -> nn.Module:
         """The network to run forward and backward: with several processes DistributedDataParallel(model), else `model`.
 
-        Freeze before, and keep `model` for all else: its parameters are those that are trained. Buffers are not sent at
-        every forward: training does not read running statistics. Files are written by rank 0, so its statistics are the
-        ones that count; `share` brings them to all where they are read.
+        Freeze parameters before. `model` has the parameters that are trained, and is what files are written from.
+        Buffers are not sent at every forward: training does not read running statistics. Rank 0 writes the files, so
+        its statistics count; `broadcast_buffers` sends them to all ranks before a validation.
         """
         if self.size == 1:
             return model
@@ -124,7 +124,7 @@ class World:
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            find_unused_parameters=bool(_unreached(model)),
+            find_unused_parameters=bool(_without_gradient(model)),
         )
         network.broadcast_buffers = False  # the argument has another name in newer torch, the attribute has both
         return network
@@ -134,35 +134,39 @@ class World:
         return network.no_sync() if self.size > 1 else contextlib.nullcontext()
 
     def scale_loss(self, total: Tensor) -> Tensor:
-        """The loss to run backward from. A batch's loss is a sum over its images, and gradients are averaged over the ranks:
+        """The loss to run backward from: `total` times the number of ranks.
 
-        times their number they become the sum that one process gets from all shares one after the other.
+        A batch's loss is a sum over its images, and DistributedDataParallel averages gradients over the ranks; times
+        their number the average is the sum that one process gets from all shares.
         """
-        return total * self.size if self.size > 1 else total
+        return total * self.size if self.size > 1 else total  # one process keeps the very tensor
 
     @torch.no_grad()
-    def settle(self, model: nn.Module) -> None:
-        """Average, in place, gradients that wait for a step, before a checkpoint holds them.
+    def average_gradients(self, model: nn.Module) -> None:
+        """Average over the ranks, in place, the gradients that wait for a step, before a checkpoint holds them.
 
-        What rank 0 writes is then whole, and a run that goes on from it, on any number of processes, steps from the same sum.
+        The checkpoint of rank 0 then has the gradients of all ranks, and a resumed run, on any number of processes,
+        makes the same step from them.
         """
         if self.size > 1:
-            waiting = [p.grad for p in model.parameters() if p.grad is not None]
-            _together(waiting, lambda flat: dist.all_reduce(flat.div_(self.size)))
+            gradients = [p.grad for p in model.parameters() if p.grad is not None]
+            _exchange_together(gradients, lambda flat: dist.all_reduce(flat.div_(self.size)))
 
     @torch.no_grad()
-    def share(self, *modules: nn.Module) -> None:
-        """Give every rank rank 0's buffers, as before a validation that all ranks take part in."""
+    def broadcast_buffers(self, *modules: nn.Module) -> None:
+        """Give every rank the buffers of rank 0, as before a validation that all ranks take part in."""
         if self.size > 1:
-            _together([b for module in modules for b in module.buffers()], lambda flat: dist.broadcast(flat, src=0))
+            buffers = [buffer for module in modules for buffer in module.buffers()]
+            _exchange_together(buffers, lambda flat: dist.broadcast(flat, src=0))
 
 
 @contextmanager
 def join(devices: Sequence[torch.device]) -> Iterator[World]:
-    """The World that torchrun's environment describes, of one process where there is none; left again at the end.
+    """Join the processes that torchrun's environment describes, and leave them at the end; alone where there is none.
 
-    devices: this process's own, as devices.select_devices gives it. GPUs talk by nccl, CPUs (and plain values) by gloo. Raises
-    UserError for an environment that is set by half, and devices that cannot train together.
+    devices: this process's own, as select_devices gives it. GPUs exchange tensors by nccl, CPUs (and plain values) by
+    gloo. Raises UserError for an environment that is set by half, devices that cannot train together, and a lost
+    process.
     """
     world, device = _environment(), devices[0]
     if world.size == 1 or dist.is_available() and dist.is_initialized():  # a script's own group stays the script's
@@ -176,39 +180,39 @@ def join(devices: Sequence[torch.device]) -> Iterator[World]:
         torch.cuda.set_device(device)
     both = device.type == "cuda" and dist.is_nccl_available()
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
-    # a store of its own each time: in that of an earlier group the addresses of its closed connections are still found
+    # a store for each group: the store of an earlier group still lists addresses of closed connections
     store = dist.PrefixStore(f"bitfalcon {next(_joined)}", store)
-    dist.init_process_group(
-        "cpu:gloo,cuda:nccl" if both else "gloo", store=store, rank=rank, world_size=size, timeout=TIMEOUT
-    )
+    backend = "cpu:gloo,cuda:nccl" if both else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield world
     except BaseException as error:
-        when = (
-            time.time_ns()
-        )  # the others fail a moment later, because this process is gone: launch.py looks for the first
-        gone = isinstance(error, dist.DistError) or isinstance(error, RuntimeError) and "gloo" in str(error)
-        problem = (
-            error
-            if not gone
-            else Lost(
-                f"Process {world.rank} of {world.size} (counted from 0) cannot reach the others: one of them ended, or the network did "
-                f"({str(error).partition('. ')[0]})."
-            )
-        )
-        problem.left_world = when
+        problem = _lost_peer(error, world) or error
+        # Once this process has left, the others fail too; launch.py finds the first failure by this time.
+        problem.failed_at = time.time_ns()
         _leave(abort=both)
         raise problem  # noqa: B904  it may be the error itself
     _leave(abort=False)
 
 
+def _lost_peer(error: BaseException, world: World) -> LostPeer | None:
+    """The error for the user where torch reports that another process is gone, else None."""
+    # gloo raises plain RuntimeErrors, which only their text tells apart
+    if not isinstance(error, dist.DistError) and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
+        return None
+    return LostPeer(
+        f"Process {world.rank} of {world.size} (counted from 0) cannot reach the others: one of them ended, or the "
+        f"network did ({str(error).partition('. ')[0]})."
+    )
+
+
 def check_batch(batch: float, size: int) -> None:
-    """Raises UserError for a batch (the total) that `size` devices cannot share equally."""
+    """Raise UserError for a batch (the total) that `size` devices cannot share equally."""
     if size == 1:
         return
     if not float(batch).is_integer() or batch < 1:
         raise UserError(
-            f"batch={batch} is looked for on one GPU; {size} devices need a number, their total: for example "
+            f"batch={batch} is searched for on one GPU; {size} devices need a number, their total: for example "
             f"batch={16 * size}."
         )
     if batch % size:
@@ -220,57 +224,61 @@ def check_batch(batch: float, size: int) -> None:
 
 
 def _environment() -> World:
-    found = {name: os.environ.get(name, "") for name in VARIABLES}
-    if not any(found[name] for name in VARIABLES[:3]):  # an address alone is no world: schedulers set it for others
+    """The World of torchrun's environment variables. Raises UserError where they are incomplete or wrong."""
+    values = {name: os.environ.get(name, "") for name in VARIABLES}
+    if not any(values[name] for name in VARIABLES[:3]):  # schedulers set an address for other purposes
         return World()
     repair = "Start with torchrun, which sets them all, or unset them."
-    if missing := [name for name, text in found.items() if not text]:
-        raise UserError(
-            f"{', '.join(n for n, text in found.items() if text)} are set, {', '.join(missing)} not. {repair}"
-        )
-    rank, size, local = (int(text) if text.isdecimal() else -1 for text in (found[name] for name in VARIABLES[:3]))
+    missing = [name for name, text in values.items() if not text]
+    if missing:
+        present = [name for name, text in values.items() if text]
+        raise UserError(f"{', '.join(present)} are set, {', '.join(missing)} not. {repair}")
+    numbers = (values[name] for name in VARIABLES[:3])
+    rank, size, local = (int(text) if text.isdecimal() else -1 for text in numbers)
     if not 0 <= rank < size or not 0 <= local < size:
         raise UserError(
-            f"RANK={found['RANK']}, WORLD_SIZE={found['WORLD_SIZE']}, LOCAL_RANK={found['LOCAL_RANK']} fit no set of "
-            f"processes. {repair}"
+            f"RANK={values['RANK']}, WORLD_SIZE={values['WORLD_SIZE']}, LOCAL_RANK={values['LOCAL_RANK']} fit no set "
+            f"of processes. {repair}"
         )
     return World(rank, size, local)
 
 
 def _leave(abort: bool) -> None:
-    # Closing nccl in order waits for all ranks, and after an error they may be elsewhere: they learn of it by an abort.
-    quit_at_once = getattr(dist.distributed_c10d, "_abort_process_group", None)
+    """Leave the group of processes; abort: without waiting, as after an error, when other ranks may be elsewhere."""
+    abort_group = getattr(dist.distributed_c10d, "_abort_process_group", None)
     with contextlib.suppress(RuntimeError, ValueError):
-        quit_at_once() if abort and quit_at_once else dist.destroy_process_group()
+        if abort and abort_group:
+            abort_group()
+        else:
+            dist.destroy_process_group()  # closing nccl waits for all ranks
 
 
-def _unreached(model: nn.Module) -> list[str]:
-    """Names of the parameters that ask for a gradient and get none from the outputs, as of rows that nobody reads."""
-    wanted = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not wanted:
+def _without_gradient(model: nn.Module) -> list[str]:
+    """Names of the trainable parameters that no output depends on, as those of rows that no other row reads."""
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not parameters:
         return []
-    weight = next(iter(wanted.values()))
+    weight = next(iter(parameters.values()))
     modes = [(module, module.training) for module in model.modules()]
-    image = torch.zeros(
-        1, model.graph.channels, 2 * model.multiple, 2 * model.multiple, dtype=weight.dtype, device=weight.device
-    )
+    side = 2 * model.multiple
+    image = torch.zeros(1, model.graph.channels, side, side, dtype=weight.dtype, device=weight.device)
     try:
         with torch.enable_grad():
-            outputs = sum(output.sum() for output in model.eval()(image).values())
-            gradients = torch.autograd.grad(outputs, list(wanted.values()), allow_unused=True)
+            total = sum(output.sum() for output in model.eval()(image).values())
+            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
     finally:
         for module, training in modes:
             module.training = training
-    return [name for name, gradient in zip(wanted, gradients) if gradient is None]
+    return [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
 
 
-def _together(tensors: Iterable[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Put tensors through `exchange`, which works in place, as one flat tensor a type: one message instead of hundreds."""
-    kinds: dict[torch.dtype, list[Tensor]] = {}
+def _exchange_together(tensors: Iterable[Tensor], exchange: Callable[[Tensor], object]) -> None:
+    """Put tensors through `exchange`, which works in place, as one flat tensor for each type: few messages."""
+    by_dtype: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
-        kinds.setdefault(tensor.dtype, []).append(tensor)
-    for group in kinds.values():
+        by_dtype.setdefault(tensor.dtype, []).append(tensor)
+    for group in by_dtype.values():
         flat = torch.cat([tensor.flatten() for tensor in group])
         exchange(flat)
-        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group])):
+        for tensor, part in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
             tensor.copy_(part.view(tensor.shape))

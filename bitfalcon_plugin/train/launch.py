@@ -1,6 +1,6 @@
 """Several processes on this machine for `device=0,1` typed without torchrun, by torch's own elastic launcher.
 
-What a process raises arrives here as if it had been raised here; if one dies, the others are ended.
+What a process raises is raised here; if one process dies, the others are ended.
 """
 
 from __future__ import annotations
@@ -25,36 +25,35 @@ import torch
 
 from ..config.errors import UserError
 from ..config.signals import Stopped
-from .distributed import Lost
+from .distributed import LostPeer
 
-FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # what the launcher hands on to the processes
-LOGGERS = ("torch.distributed", "torch.multiprocessing")  # they tell of every failure by a page
-PATIENCE = 30  # seconds to save in, as the launcher gives
-GRACE = 1.0  # seconds that an error stays behind the one it may follow from
+FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # signals that the launcher hands on to the processes
+LOGGERS = ("torch.distributed", "torch.multiprocessing")  # each of them logs a page about every failure
+SAVING = 30  # seconds that a process has for writing its checkpoint when it is to end, as the launcher gives
+GRACE = 1.0  # seconds that a process with an error outlives the process whose end may have caused the error
 PROTECTED = r"""__name__\s*[!=]=\s*['"]__main__|['"]__main__['"]\s*[!=]=\s*__name__"""
 GUARD = "Put what your script does under `if __name__ == '__main__':`, or the function into a module of its own."
 
 
 def launch(count: int, function: Callable, *args: object) -> object:
-    """Run `function(*args)` in `count` processes, with torchrun's environment set for each; returns what rank 0 returned.
+    """Run `function(*args)` in `count` processes, each with torchrun's environment; returns what rank 0 returned.
 
-    Function and arguments are pickled. Raises the UserError of a process, UserError for a process that was killed, and
-    RuntimeError with the traceback for any other exception. Ctrl-C and SIGTERM are handed on, and awaited for half a minute:
-    KeyboardInterrupt or Stopped then.
+    Function and arguments are pickled. Raises the UserError of a process, UserError for a process that was killed,
+    and RuntimeError with the traceback for any other exception. Ctrl-C and SIGTERM are handed on to the processes,
+    which get half a minute to save; KeyboardInterrupt or Stopped follows.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    if getattr(
-        multiprocessing.current_process(), "_inheriting", False
-    ):  # a process that is still importing the user's script
+    # true in a process that is still importing the user's script
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise UserError(
             f"The script starts training when it is imported, and every process that trains imports it. {GUARD}"
         )
     needs_script = _check_pickles(function, args)
     notes = tempfile.TemporaryDirectory(prefix="bitfalcon-", ignore_cleanup_errors=True)
-    with notes as folder, _as_before(), script_left_out(needs_script):
+    with notes as folder, _launcher_undone(), script_left_out(needs_script):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -68,18 +67,18 @@ def launch(count: int, function: Callable, *args: object) -> object:
             logs_specs=DefaultLogsSpecs(log_dir=folder),
         )
         try:
-            return elastic_launch(config, _work)(folder, count, function, args)[0]
+            return elastic_launch(config, _run_worker)(folder, count, function, args)[0]
         except SignalException as error:
-            raise _ended(error.sigval) from None
+            raise _stopped(error.sigval) from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
-            raise _told(Path(folder), rank, failure.exitcode, count) from None
+            raise failure_of(Path(folder), rank, failure.exitcode, count) from None
 
 
-def _work(folder: str, count: int, function: Callable, args: tuple) -> object:
-    """What each process runs: the function, and if it fails a note of why in `folder`."""
+def _run_worker(folder: str, count: int, function: Callable, args: tuple) -> object:
+    """Run the function in a new process; if it fails, write a note of the failure into `folder`."""
     if hasattr(os, "setpgid"):
-        os.setpgid(0, 0)  # a terminal's Ctrl-C comes by the launcher alone; twice would mean: at once
+        os.setpgid(0, 0)  # a terminal's Ctrl-C comes by the launcher alone; a second one would mean: end at once
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max((os.cpu_count() or 1) // count, 1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -89,59 +88,72 @@ def _work(folder: str, count: int, function: Callable, args: tuple) -> object:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)  # some versions of torch would end the process as if it had finished
     except Exception as error:
-        kind = "lost" if isinstance(error, Lost) else "user" if isinstance(error, UserError) else "error"
-        text = traceback.format_exc() if kind == "error" else str(error)
-        (Path(folder) / f"{getattr(error, 'left_world', time.time_ns())}.{rank}.{kind}").write_text(
-            text, encoding="utf-8"
-        )
+        kind = _write_note(Path(folder), rank, error)
         if kind != "user":
-            time.sleep(GRACE)  # where another rank died, and this is what came of it, the launcher sees that one first
+            time.sleep(GRACE)  # the launcher names the process that ends first: let that be the cause
         sys.exit(2 if kind == "user" else 1)
     return value if rank == 0 else None
 
 
+def _write_note(folder: Path, rank: int, error: Exception) -> str:
+    """Write the failure of a process to <nanoseconds>.<rank>.<kind>; returns the kind: "user", "lost" or "error".
+
+    torch's own notes (elastic's `record`, which wraps every process already) cannot replace these: they count whole
+    seconds, and of several processes that fail within one the launcher names the first to end, not the first to fail.
+    """
+    if isinstance(error, LostPeer):
+        kind = "lost"
+    else:
+        kind = "user" if isinstance(error, UserError) else "error"
+    text = traceback.format_exc() if kind == "error" else str(error)
+    failed_at = getattr(error, "failed_at", time.time_ns())
+    (folder / f"{failed_at}.{rank}.{kind}").write_text(text, encoding="utf-8")
+    return kind
+
+
 def _end_with_parent() -> None:
-    """Leave nobody behind when the launcher is killed. On Linux torch has a SIGINT sent then, which a process may miss."""
+    """End this process when the launcher is killed. On Linux torch has a SIGINT sent then, which a process may miss."""
     multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
     if sys.platform != "linux":
         os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(PATIENCE)
+    time.sleep(SAVING)
     os._exit(1)
 
 
-def _told(folder: Path, rank: int, code: int, count: int) -> BaseException:
-    """What to raise after the process of `rank` was the first to end, with exit code `code` (-9: by SIGKILL)."""
-    notes = {
-        kind: sorted(folder.glob(f"*.*.{kind}")) for kind in ("user", "error", "lost")
-    }  # by time: the cause comes first
-    told = {kind: found[0].read_text(encoding="utf-8") for kind, found in notes.items() if found}
+def failure_of(folder: Path, rank: int, code: int, count: int) -> BaseException:
+    """The exception to raise after a failure, from the notes in `folder`.
+
+    rank, code: of the process that ended first, with its exit code (-9: ended by SIGKILL).
+    """
+    # sorted by time, because the cause comes first
+    notes = {kind: sorted(folder.glob(f"*.*.{kind}")) for kind in ("user", "error", "lost")}
+    texts = {kind: paths[0].read_text(encoding="utf-8") for kind, paths in notes.items() if paths}
     signals = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
-    if "user" in told:
-        return UserError(told["user"])
-    if code in signals or -code in signals.values():  # somebody stopped this one, not the launcher
-        return _ended(signals.get(code, -code))
-    if code > 0 and "error" in told:
-        return RuntimeError(f"process {notes['error'][0].suffixes[0][1:]} of {count} failed:\n{told['error']}")
-    if code > 0 and "lost" in told:
-        return UserError(told["lost"])
-    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-    memory = (
-        " A machine without memory left ends processes so: fewer workers=, or cache=False, need less."
-        if code == -9
-        else ""
-    )
+    if "user" in texts:
+        return UserError(texts["user"])
+    if code in signals or -code in signals.values():  # the process was stopped, and not by the launcher
+        return _stopped(signals.get(code, -code))
+    if code > 0 and "error" in texts:
+        failed_rank = notes["error"][0].suffixes[0][1:]
+        return RuntimeError(f"process {failed_rank} of {count} failed:\n{texts['error']}")
+    if code > 0 and "lost" in texts:
+        return UserError(texts["lost"])
+    end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+    memory = ""
+    if code == -9:
+        memory = " A machine without memory left ends processes so: fewer workers=, or cache=False, need less."
     return UserError(
-        f"Process {rank} of {count} (counted from 0) {how}; the others were stopped.{memory} The run goes on with "
+        f"Process {rank} of {count} (counted from 0) {end}; the others were stopped.{memory} The run goes on with "
         "resume=<run folder>/weights/last.pt"
     )
 
 
-def _ended(number: int) -> BaseException:
+def _stopped(number: int) -> BaseException:
     return KeyboardInterrupt() if number == signal.SIGINT else Stopped(128 + number)
 
 
 def _check_pickles(function: Callable, args: tuple) -> bool:
-    """Whether the processes need the user's script to find what they are given. Raises UserError where that cannot be."""
+    """Whether the pickled function or arguments come from the user's script. Raises UserError where pickling fails."""
     try:
         content = pickle.dumps((function, args))
     except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -154,22 +166,21 @@ def _check_pickles(function: Callable, args: tuple) -> bool:
 
 @contextmanager
 def script_left_out(needed: bool) -> Iterator[None]:
-    """New processes import the user's script again; one that would start training there, too, is left out.
+    """Keep new processes from importing the user's script, where the import would start the training again.
 
-    A script that compares `__name__` somewhere is taken to protect itself, as multiprocessing asks for.
+    A script that compares `__name__` with "__main__" protects itself, as multiprocessing asks for, and is imported.
+    needed: whether the processes cannot do without the script; raises UserError then where it does not protect
+    itself.
     """
     main = sys.modules["__main__"]
     path = getattr(main, "__file__", None)
-    if path is None or getattr(main, "__spec__", None) is not None or not path.endswith(".py"):
-        yield
-        return
-    text = Path(path).read_text(encoding="utf-8", errors="replace")
-    if re.search(PROTECTED, text):
+    is_script = path is not None and getattr(main, "__spec__", None) is None and path.endswith(".py")
+    if not is_script or re.search(PROTECTED, Path(path).read_text(encoding="utf-8", errors="replace")):
         yield
         return
     if needed:
         raise UserError(f"'{path}' cannot be imported by the processes that train: it would start them again. {GUARD}")
-    del main.__file__
+    del main.__file__  # multiprocessing has no switch for this: it imports the file that __main__ names, if any
     try:
         yield
     finally:
@@ -177,22 +188,20 @@ def script_left_out(needed: bool) -> Iterator[None]:
 
 
 @contextmanager
-def _as_before() -> Iterator[None]:
-    """Undo what the launcher leaves behind: signal handlers, an environment variable; and keep it from logging tracebacks."""
-    main = threading.current_thread() is threading.main_thread()
-    handlers = (
-        {number: signal.getsignal(number) for name in FORWARDED if (number := getattr(signal, name, None))}
-        if main
-        else {}
-    )
+def _launcher_undone() -> Iterator[None]:
+    """Undo what the launcher leaves behind, signal handlers and an environment variable; keep it from logging."""
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        numbers = (getattr(signal, name) for name in FORWARDED if hasattr(signal, name))
+        handlers = {number: signal.getsignal(number) for number in numbers}
     loggers = [logging.getLogger(name) for name in list(logging.root.manager.loggerDict) if name.startswith(LOGGERS)]
-    loud = [logger for logger in loggers if not logger.disabled]
-    for logger in loud:
+    enabled = [logger for logger in loggers if not logger.disabled]
+    for logger in enabled:
         logger.disabled = True
     try:
         yield
     finally:
-        for logger in loud:
+        for logger in enabled:
             logger.disabled = False
         for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -163,7 +163,9 @@ def _is_last(trainer: Trainer) -> bool:
 def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     """Validate the averaged weights."""
     settings, events, world = trainer.args, trainer.run.events, trainer.run.world
-    world.share(trainer.ema.model)  # statistics of the batch norms are those of the process that writes them
+    world.broadcast_buffers(
+        trainer.ema.model
+    )  # statistics of the batch norms are those of the process that writes them
     validator = trainer.validator = Validator(
         settings, trainer.save_dir, trainer.val_loader, trainer.device, trainer.ema.model
     )
@@ -201,7 +203,7 @@ def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     reason = records.stop_reason(epoch)
     if reason and epoch + 1 < trainer.epochs:
         trainer.run.say(reason)
-    trainer.run.world.settle(trainer.model)
+    trainer.run.world.average_gradients(trainer.model)
     begun = {"epoch": epoch + 1, "batch": 0, "losses": torch.zeros(3), "counted": 0.0, "boxes": 0, "ended": reason}
     records.save(weights_of(trainer, epoch), {**trainer.state(), **begun}, improved=improved)
     trainer.fire("on_model_save")
@@ -237,7 +239,7 @@ def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
             f"bitfalcon val model={trainer.best} data={trainer.args.data}"
         )
         raise interrupts.end()
-    trainer.run.world.settle(trainer.model)
+    trainer.run.world.average_gradients(trainer.model)
     trainer.tloss = trainer.run.world.mean(trainer.tloss)
     trainer.records.save_last(weights_of(trainer, trainer.epoch - 1), trainer.state())
     trainer.run.say(

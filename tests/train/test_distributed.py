@@ -83,10 +83,10 @@ def train_some(world: World) -> dict:
         with world.accumulating(network):
             backward(model, network, BATCHES, world.rank, world.scale_loss)
         alone = gradients(model)
-        world.settle(model)
+        world.average_gradients(model)
         waiting = gradients(model)
         buffers = [{key: value.clone() for key, value in model.named_buffers()}]
-        world.share(model)
+        world.broadcast_buffers(model)
         buffers.append(dict(model.named_buffers()))
         found[name] = {
             "losses": losses,
@@ -196,8 +196,8 @@ def test_one_process_is_left_alone() -> None:
         assert world.mean(tensor) is tensor
         with world.accumulating(model):
             world.barrier()
-            world.settle(model)
-            world.share(model)
+            world.average_gradients(model)
+            world.broadcast_buffers(model)
     assert not torch.distributed.is_initialized()
 
 
@@ -366,4 +366,4 @@ def test_the_cause_is_told_and_not_what_came_of_it(tmp_path, notes, rank, code, 
     for name, text in notes.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(kind, match=words):
-        raise module._told(tmp_path, rank, code, 2)
+        raise module.failure_of(tmp_path, rank, code, 2)
