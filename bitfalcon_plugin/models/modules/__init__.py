@@ -7,7 +7,7 @@ entry point names a callable that is called once, without arguments, and registe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module, metadata
@@ -144,12 +144,18 @@ def _find(name: str) -> Entry | None:
 
 
 def lookup(name: str) -> Signature:
-    """What the graph needs to know of a module name; KeyError when it is unknown."""
-    found = entry(name)
-    parameters = inspect.signature(found.cls).parameters.values()
-    opened = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    kind = found.rule.kind
-    written = [p for p in positional[GIVEN.get(kind, 0) :] if p.name not in FILLED.get(kind, ())]
+    """The Signature of a module name: what the graph needs to know of it. KeyError when the name is unknown."""
+    module = entry(name)
+    kind = module.rule.kind
+    parameters = list(inspect.signature(module.cls).parameters.values())
+    has_any_number = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    written = [p for p in _positional(parameters)[GIVEN.get(kind, 0) :] if p.name not in FILLED.get(kind, ())]
+    if has_any_number and hasattr(module.cls, "Options"):  # a block whose `*row` is a dataclass (see modules.blocks)
+        has_any_number = False
+        written += _positional(inspect.signature(module.cls.Options).parameters.values())
     annotations = tuple((p.name, getattr(p.annotation, "__name__", str(p.annotation))) for p in written)
-    return Signature(found.rule, annotations, sum(p.default is p.empty for p in written), opened)
+    return Signature(module.rule, annotations, sum(p.default is p.empty for p in written), has_any_number)
+
+
+def _positional(parameters: Iterable[inspect.Parameter]) -> list[inspect.Parameter]:
+    return [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]

@@ -7,12 +7,14 @@ mapped into it by bitfalcon_plugin.compat. Every block maps (B, c, H, W) -> (B, 
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from .bit_folded import fold
-from .blocks import C3k
+from .blocks import C3k, chain, join
 from .conv import Conv
 
 HEAD_WIDTH = 32  # channels a head of A2C2f (spec/interface.md section 0)
@@ -115,50 +117,56 @@ class ABlock(nn.Module):
         fold(*self.mlp)
 
 
+@dataclass(frozen=True)
+class A2C2fOptions:
+    """Options of a row of A2C2f, in their order; `pe` is chosen by the family (see graph.rules.Variant)."""
+
+    a2: bool = True  # parts are pairs of area-attention blocks; otherwise C3k
+    area: int = 1  # runs of positions that attend within themselves; unused without a2
+    residual: bool = False  # input + gamma * output; unused without a2
+    mlp_ratio: float = 2.0  # hidden channels of the feed-forward over its width; unused without a2
+    e: float = 0.5  # hidden channels over c_out
+    g: int = 1  # groups inside C3k
+    shortcut: bool = True  # of the bottlenecks inside C3k
+    pe: int = field(default=7, kw_only=True)  # side of the positional convolution
+
+    def check(self, c_in: int, c_out: int, hidden: int) -> None:
+        """Raise ValueError for widths that attention cannot have."""
+        if hidden < HEAD_WIDTH or hidden % HEAD_WIDTH:
+            raise ValueError(f"hidden width {hidden} (c_out {c_out} x e {self.e}) is not a multiple of {HEAD_WIDTH}")
+        if self.residual and c_in != c_out:
+            raise ValueError(f"a residual stage needs as many channels in ({c_in}) as out ({c_out})")
+
+    def part(self, width: int) -> nn.Module:
+        """One part of the chain: (B, width, H, W) -> (B, width, H, W)."""
+        if not self.a2:
+            return C3k(width, width, 2, self.shortcut, self.g)
+        heads = width // HEAD_WIDTH
+        return nn.Sequential(*(ABlock(width, heads, self.mlp_ratio, self.area, pe=self.pe) for _ in range(2)))
+
+
 class A2C2f(nn.Module):
-    """R-ELAN stage of YOLOv12: n pairs of area-attention blocks (a2), or n C3k, every stage joined.
+    """R-ELAN stage of YOLOv12: a chain of n pairs of area-attention blocks (a2) or n C3k, everything joined.
 
     (B, c_in, H, W) -> (B, c_out, H, W). residual: input + gamma * output with a learned gamma a channel, from 0.01.
-    The hidden width int(c_out * e) must be a multiple of 32 with a2.
+    The hidden width int(c_out * e) must be a multiple of 32 with a2. row, named: see A2C2fOptions.
     """
 
-    def __init__(
-        self,
-        c_in: int,
-        c_out: int,
-        n: int = 1,
-        a2: bool = True,
-        area: int = 1,
-        residual: bool = False,
-        mlp_ratio: float = 2.0,
-        e: float = 0.5,
-        g: int = 1,
-        shortcut: bool = True,
-        *,
-        pe: int = 7,
-    ):
+    Options = A2C2fOptions
+
+    def __init__(self, c_in: int, c_out: int, n: int = 1, *row, **named):
         super().__init__()
-        hidden = int(c_out * e)
-        if a2 and (hidden < HEAD_WIDTH or hidden % HEAD_WIDTH):
-            raise ValueError(f"hidden width {hidden} (c_out {c_out} x e {e}) is not a multiple of {HEAD_WIDTH}")
-        if a2 and residual and c_in != c_out:
-            raise ValueError(f"a residual stage needs as many channels in ({c_in}) as out ({c_out})")
-        heads = hidden // HEAD_WIDTH
-        self.cv1 = Conv(c_in, hidden)
-        self.cv2 = Conv((1 + n) * hidden, c_out)
-        self.gamma = nn.Parameter(torch.full((c_out,), 0.01)) if a2 and residual else None
-        self.m = nn.ModuleList(
-            nn.Sequential(*(ABlock(hidden, heads, mlp_ratio, area, pe=pe) for _ in range(2)))
-            if a2
-            else C3k(hidden, hidden, 2, shortcut, g)
-            for _ in range(n)
-        )
+        options = self.Options(*row, **named)
+        width = int(c_out * options.e)
+        if options.a2:
+            options.check(c_in, c_out, width)
+        self.cv1, self.cv2 = Conv(c_in, width), Conv((1 + n) * width, c_out)
+        scaled = options.a2 and options.residual
+        self.gamma = nn.Parameter(torch.full((c_out,), 0.01)) if scaled else None
+        self.m = nn.ModuleList(options.part(width) for _ in range(n))
 
     def forward(self, x: Tensor) -> Tensor:
-        stages = [self.cv1(x)]
-        for stage in self.m:
-            stages.append(stage(stages[-1]))
-        y = self.cv2(torch.cat(stages, 1))
+        y = self.cv2(chain([self.cv1(x)], self.m))
         return y if self.gamma is None else x + self.gamma.view(-1, 1, 1) * y
 
 
@@ -189,13 +197,12 @@ class C2PSA(nn.Module):
         if c_in != c_out:
             raise ValueError(f"C2PSA needs as many channels in ({c_in}) as out ({c_out})")
         hidden = int(c_in * e)
-        self.cv1 = Conv(c_in, 2 * hidden)
-        self.cv2 = Conv(2 * hidden, c_in)
+        self.cv1, self.cv2 = Conv(c_in, 2 * hidden), Conv(2 * hidden, c_in)
         self.m = nn.Sequential(*(PSABlock(hidden) for _ in range(n)))
 
     def forward(self, x: Tensor) -> Tensor:
-        a, b = self.cv1(x).chunk(2, 1)  # (B, hidden, H, W) each
-        return self.cv2(torch.cat((a, self.m(b)), 1))
+        passed, changed = self.cv1(x).chunk(2, 1)  # (B, hidden, H, W) each
+        return self.cv2(join(passed, self.m(changed)))
 
 
 class AreaAttn(nn.Module):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bitfalcon_plugin.models.modules import MODULES
+from bitfalcon_plugin.models.modules import MODULES, lookup
 from bitfalcon_plugin.models.modules.blocks import C2, C3, RELAN, SPPF, Bottleneck, C2f, C3k, C3k2, Concat
 from bitfalcon_plugin.models.modules.conv import Conv, DefaultActivation, DWConv, Folded, SepConv7x7, activation, folded
 from bitfalcon_plugin.models.modules.head import BitDetect, Detect, Raw
@@ -365,3 +365,12 @@ def test_every_block_in_every_layout_type_and_after_folding(name):
     torch.testing.assert_close(folding(x), y, atol=1e-5, rtol=1e-4)
     block.train()(x).square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in block.parameters())
+
+
+def test_a_row_names_the_options_of_a_block_in_their_order():
+    assert lookup("C2f").parameters == (("shortcut", "bool"), ("g", "int"), ("e", "float"))
+    assert lookup("C3k").parameters == (*lookup("C2f").parameters, ("k", "int"))
+    assert [name for name, _ in lookup("C3k2").parameters] == ["c3k", "e", "g", "shortcut"]
+    stage = ["a2", "area", "residual", "mlp_ratio", "e", "g", "shortcut"]
+    assert [name for name, _ in lookup("A2C2f").parameters] == stage
+    assert not any(lookup(name).required or lookup(name).open for name in ("Bottleneck", "C2", "C3", "A2C2f"))
