@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from .config.errors import UserError
+from .config.notes import print_note
 from .config.version import __version__
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ def _run(tokens: Sequence[str]) -> int:
     settings = load_settings(overrides)
     if verb is None:
         notes.append(f"no verb is given: mode={settings.mode}.")
-    for note in (*notes, *settings.notes):
-        print(f"note: {note}", file=sys.stderr)
+    print_note(*notes, *settings.notes)
     return getattr(VERBS[settings.mode](settings), "exit_code", 0)  # doctor and selftest return a verdict
 
 
@@ -168,15 +168,13 @@ def _train(settings: Settings) -> object:
 
 
 def _val(settings: Settings) -> object:
-    from .config.settings import given
     from .yolo import YOLO
 
-    return YOLO(_trained_model(settings)).val(**given(settings))
+    return YOLO(_trained_model(settings)).val(settings=settings)
 
 
 def _predict(settings: Settings) -> None:
     """Write annotated images and print a line for each image, or with json= an object for each image."""
-    from .config.settings import given
     from .yolo import YOLO
 
     if settings.source is None:
@@ -184,8 +182,8 @@ def _predict(settings: Settings) -> None:
     # With json= the objects are all that stdout gets.
     with contextlib.redirect_stdout(sys.stderr if settings.json else sys.stdout):
         model = YOLO(_trained_model(settings), verbose=True)
-    count = sum(1 for _ in model.predict(stream=True, **{"save": not settings.json, **given(settings)}))
-    if not count:
+    settings = settings.with_defaults({"save": not settings.json})
+    if not sum(1 for _ in model.predict(stream=True, settings=settings)):
         raise UserError(f"None of the images of source={settings.source} could be read.")
 
 
@@ -208,31 +206,29 @@ def _info(settings: Settings) -> object:
 
 def _export(settings: Settings) -> object:
     """Write a file for other programs; of a graph, one with random weights."""
-    from .config.settings import given
     from .export.formats import ModelKind, model_kind
     from .models.build import DEFAULT_MODEL
     from .yolo import YOLO
 
     source = settings.model or DEFAULT_MODEL
     if model_kind(source) is not ModelKind.GRAPH:
-        return YOLO(source).export(**given(settings))
+        return YOLO(source).export(settings=settings)
     from .export.run import run_export
     from .models.build import graph_for
     from .models.detector import Detector
 
-    print(f"note: {source} is a graph, its weights are random.", file=sys.stderr)
+    print_note(f"{source} is a graph, its weights are random.")
     return run_export(Detector(graph_for(source, settings)), settings, source)
 
 
 def _benchmark(settings: Settings) -> object:
-    from .config.settings import given
     from .export.formats import ModelKind, model_kind
     from .yolo import YOLO
 
     source = _trained_model(settings)
     if model_kind(source) is ModelKind.EXPORTED:
         raise UserError(f"benchmark exports by itself: give the checkpoint that '{source}' was made from.")
-    return YOLO(source).benchmark(**given(settings))
+    return YOLO(source).benchmark(settings=settings)
 
 
 def _convert(settings: Settings) -> object:

@@ -199,6 +199,31 @@ def test_a_second_call_uses_the_prepared_model_until_the_weights_change(place):
     assert yolo("data/images/val", imgsz=64)[0].names[1] == "b"
 
 
+def test_changes_of_weights_are_noticed_however_they_are_made(place):
+    yolo = YOLO(weights(place, "x.pt"))
+    before = boxes(yolo)  # prepares a copy before the script has the network
+    bias, weight = yolo.model.head.cv3[0][-1].bias, yolo.model.model[1].conv.weight
+    bias.data += 1
+    assert not same(before, boxes(yolo))
+    bias.data -= 1
+    assert same(before, boxes(yolo))
+    used = yolo.predictor.model
+    boxes(yolo)
+    assert yolo.predictor.model is used
+    for change in (
+        lambda: bias.data[0].add_(1),  # one number
+        lambda: setattr(bias, "data", bias.data * 2),  # another tensor in its place
+        lambda: setattr(weight, "data", weight.data.flip(0)),  # the same numbers in another order
+        lambda: weight.data.neg_(),
+        lambda: yolo.model.model[1].bn.running_mean.data.add_(1),
+        lambda: yolo.state_dict()["model.1.conv.weight"].zero_(),
+    ):
+        change()
+        boxes(yolo)
+        assert yolo.predictor.model is not used
+        used = yolo.predictor.model
+
+
 def test_predictions_after_training_are_those_of_the_best_weights(place):
     yolo = YOLO(weights(place, "x.pt"))
     before = boxes(yolo, conf=0.0001)

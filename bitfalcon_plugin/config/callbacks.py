@@ -36,10 +36,12 @@ EVENTS = (*TRAIN, *VAL, *PREDICT, *EXPORT)
 
 
 class Events:
-    """Functions by event. Each is called with the one thing the event is about: trainer, validator or predictor."""
+    """Functions by event, at first those of `others`. Each is called with the trainer, validator or predictor."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: Events | None = None) -> None:
         self.callbacks: defaultdict[str, list[Callable[[object], object]]] = defaultdict(list)
+        for event, functions in others.callbacks.items() if others else ():
+            self.callbacks[event] = list(functions)
 
     def add(self, event: str, function: Callable[[object], object]) -> None:
         """Call `function` at each `event`, after those added before. Raises UserError for a name that is no event."""

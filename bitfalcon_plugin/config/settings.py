@@ -291,8 +291,8 @@ def _told(cfg: object, recipe: Mapping[str, object], overrides: Mapping[str, obj
 class Settings:
     """Every live key of cfg/default.yaml as an attribute; frozen, checked, comparable, picklable.
 
-    given: the keys the user gave, himself or in a cfg= file; `replace` leaves it as it is. notes: what should be
-    said aloud once (old names, keys without effect). Lists are tuples.
+    given: the keys that the user gave, alone or in a cfg= file; `replace` leaves them as they are. notes: lines to print
+    once (old names, keys without effect). Lists are tuples.
     """
 
     __slots__ = ("_values", "given", "notes")
@@ -328,6 +328,16 @@ class Settings:
         draft = draft_of(changes)
         raise_problems("Settings that cannot be:", draft.problems)
         return Settings({**self._values, **draft.values}, self.given, self.notes)
+
+    def with_defaults(self, defaults: Mapping[str, object]) -> Settings:
+        """A copy in which keys that were not given have the values of `defaults`, checked, and count as given.
+
+        Its notes are those about `defaults`. Raises UserError with all problems.
+        """
+        draft = draft_of(defaults)
+        raise_problems("Settings that cannot be:", draft.problems)
+        new = {key: value for key, value in draft.values.items() if key not in self.given}
+        return Settings({**self._values, **new}, self.given | new.keys(), draft.notes)
 
     def as_dict(self) -> dict[str, object]:
         """Key -> plain value (tuples as lists), in the order of cfg/default.yaml."""

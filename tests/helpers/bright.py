@@ -22,7 +22,7 @@ def bright(folder: Path, **settings) -> YOLO:
     """It finds the red (0), green (1) and blue (2) area of an image, one box a colour; imgsz is 64."""
     (folder / "bright.yaml").write_text(GRAPH)
     yolo = YOLO(folder / "bright.yaml")
-    yolo._model = Bright()
+    yolo._working.built = Bright()
     yolo.overrides.update({"imgsz": 64, "device": "cpu", **settings})
     return yolo
 

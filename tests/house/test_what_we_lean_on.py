@@ -200,7 +200,7 @@ LEANS: dict[str, Lean] = {
         schema_numbers_hold,
     ),
     "Tensor._version: counts changes of a tensor in place": Lean(
-        r"\._version\b", ("models.modules", "yolo"), "AttributeError at the first prediction", change_is_counted
+        r"\._version\b", ("models.modules",), "AttributeError at the first prediction", change_is_counted
     ),
     "Module._parameters, _buffers, _modules: the dicts of a module's parts": Lean(
         r"(?<!self)(?<!layer)\._(parameters|buffers|modules)\b|\"_(parameters|buffers|modules)\"",

@@ -1,0 +1,146 @@
+"""The network of a graph or a checkpoint between the calls of a script: built when needed, changed, prepared to run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..config.devices import every_device, select_device
+from ..config.notes import print_note
+from ..config.settings import Settings, load_settings
+from .build import graph_for
+from .detector import Detector, odd_norms
+from .inference.prepare import prepared
+from .inference.snapshot import Snapshot
+from .weights.checkpoint import Checkpoint
+from .weights.foreign import load_any
+from .weights.transfer import transfer
+
+
+class WorkingModel:
+    """A network that scripts may change, and the checkpoint that its weights came from.
+
+    source: path of the graph, or of the checkpoint opened first. checkpoint, path: where the weights came from; None
+    for a graph. built: the network, None before its first use. start, start_path: the checkpoint that a graph's weights
+    begin with.
+    """
+
+    def __init__(self, source: str, checkpoint: Checkpoint | None):
+        self.source = source
+        self.start: Checkpoint | None = None
+        self.start_path: str | None = None
+        self.use(checkpoint, None if checkpoint is None else source)
+
+    def use(self, checkpoint: Checkpoint | None, path: str | None) -> None:
+        """Go on with the weights of a checkpoint, or without one as a graph that is built at its first use."""
+        self.checkpoint, self.path = checkpoint, path
+        self.built: Detector | None = None
+        self._is_random = False  # whether the weights are those that a graph was built with
+        self._weights: Snapshot | None = None  # once a script has the network: the weights that `_ready` was made of
+        self._ready: tuple[tuple[object, ...], Detector] | None = None  # its choices, and the copy for predict and val
+        self._unfolded: dict[str, torch.Tensor] | None = None  # the weights from before `fuse`
+
+    @property
+    def network(self) -> Detector:
+        """The network, for code that tells this object of its changes. See `hand_out`."""
+        if self.built is None:
+            with torch.inference_mode(False):  # the weights may be trained later, whoever asks for them first
+                self.built = self.checkpoint.model() if self.checkpoint else self._of_graph()
+        return self.built
+
+    def hand_out(self) -> Detector:
+        """The network, for scripts: from now on each `prepared` compares its weights, which a script may change."""
+        if self._weights is None:
+            self._weights = Snapshot(self.network)
+        return self.network
+
+    def current(self) -> Checkpoint:
+        """The present weights as a checkpoint, to train on or to write."""
+        model = self.network
+        checkpoint = self.checkpoint or Checkpoint(
+            model.graph,
+            {},
+            license=self.start and self.start.license,
+            norms=odd_norms(model),
+            measured=(model.strides, model.multiple),
+        )
+        return replace(
+            checkpoint,
+            graph=replace(checkpoint.graph, names=dict(model.names)),
+            training=None,
+            compared=False,
+            state={name: tensor.cpu() for name, tensor in (self._unfolded or model.state_dict()).items()},
+        )
+
+    def load(self, path: str | Path) -> None:
+        """Take over the weights of the checkpoint at `path`: a graph starts with them, others are replaced.
+
+        Raises UserError where anything but the classes differs.
+        """
+        loaded = load_any(path).to_train(path)
+        if self.checkpoint is None:
+            self.use(None, None)  # training may yet choose the scale, so that nothing is built here
+            self.start, self.start_path = loaded, str(path)
+            return
+        self.checkpoint.to_train(self.path)
+        if self._unfolded is not None:  # folded weights have no place for batch norms
+            self.use(self.current(), self.path)
+        transfer(self.network, loaded, path, by_name=_by_name(self.network, loaded))
+        licences = dict.fromkeys(text for text in (self.checkpoint.license, loaded.license) if text)
+        self.use(replace(self.current(), license="; ".join(licences) or None), str(path))
+
+    def reset(self) -> None:
+        """Replace the weights by fresh ones for the same graph, on the same device."""
+        old, checkpoint = self.network, self.checkpoint
+        fresh = Detector(old.graph, (old.strides, old.multiple)).to(next(old.parameters()).device)
+        if checkpoint is not None:
+            checkpoint = Checkpoint(old.graph, fresh.state_dict(), settings=checkpoint.settings)
+        self.use(checkpoint, self.path)
+        self.built, self.start, self._is_random = fresh, None, checkpoint is None
+
+    def fuse(self) -> None:
+        """Fold the batch norms in place; `current` still has the weights from before."""
+        if self._unfolded is None:
+            self._unfolded = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        self.network.fuse()
+        self._ready = None
+
+    def to(self, *args, **kwargs) -> None:
+        """Move the weights or change their type, as torch.nn.Module.to."""
+        self.network.to(*args, **kwargs)
+        self._ready = None
+
+    def prepared(self, settings: Settings) -> Detector:
+        """The network for predict and val: a folded copy, which is kept while weights and choices stay the same."""
+        model = self.network
+        if self._weights is not None and not self._weights.matches(model):
+            self._weights, self._ready, self._is_random = Snapshot(model), None, False
+        if self._is_random:
+            print_note(f"{self.source} is a graph, its weights are random until train() or load().")
+        # predict shares its batches out among several devices
+        is_predict = settings.mode == "predict"
+        devices = every_device(settings.device) if is_predict else [select_device(settings.device)]
+        choices = (devices, settings.half, settings.compile)
+        if self._ready is None or self._ready[0] != choices:
+            copies = [prepared(model, device, half=settings.half, compiling=settings.compile) for device in devices]
+            copies[0].twins = tuple(copies[1:])
+            self._ready = choices, copies[0]
+        ready = self._ready[1]
+        ready.names = dict(model.names)
+        return ready
+
+    def _of_graph(self) -> Detector:
+        model = Detector(graph_for(self.source, load_settings({})))
+        self._is_random = self.start is None
+        if self.start is not None:
+            by_name = _by_name(model, self.start)
+            transfer(model, self.start, self.start_path, by_name=by_name)
+            model.names = model.names if by_name else dict(self.start.graph.names)
+        return model
+
+
+def _by_name(model: Detector, checkpoint: Checkpoint) -> bool:
+    """Whether classes go by name: by number only where both have as many and the model calls them 0, 1, 2, ..."""
+    return model.nc != checkpoint.graph.nc or any(name != str(index) for index, name in model.names.items())
