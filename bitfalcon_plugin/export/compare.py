@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..models.detector import Detector
-from ..models.modules.bit_activations import Quantising
+from ..models.modules.bit_activations import QuantisedLayer
 from ..ops.boxes import box_iou, xyxy_from_xywh
 from .nms import Suppression
 from .runtimes.runtime import Runtime
@@ -132,7 +132,7 @@ def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance
     model: folded, on the device of the images.
     """
     usual = TOLERANCES[kind]
-    if not any(isinstance(module, Quantising) and module.act != "none" for module in model.modules()):
+    if not any(isinstance(module, QuantisedLayer) and module.act != "none" for module in model.modules()):
         return usual, ""
     generator = torch.Generator().manual_seed(0)
     reference, unrest = model.decode(model(images)), Agreement()

@@ -15,7 +15,7 @@ from ..config.errors import UserError, did_you_mean, raise_problems
 from .graph.bit_policy import EVERYTHING, NOTHING, OPTIONS, PARTS, Policy, parts_of
 from .graph.rows import Graph
 from .modules.bit_folded import FrozenConv2d
-from .modules.bit_kernels import checked
+from .modules.bit_kernels import check_backend
 from .modules.bit_layers import BitConv2d, BitLinear
 from .modules.conv import Conv
 from .modules.head import Detect, share
@@ -133,7 +133,7 @@ def freeze(model: nn.Module, backend: str = "auto") -> nn.Module:
     backend: of integer.BACKENDS, for its ternary layers; `integer.describe` tells what each kind is computed by. The file to keep is
     the one from before, or what bit.packing writes. UserError for a backend that cannot be had.
     """
-    checked(backend)
+    check_backend(backend)
     model.eval().fuse().requires_grad_(False)
     for layer in ternary_layers(model).values():
         layer.backend = backend

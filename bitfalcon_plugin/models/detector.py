@@ -19,7 +19,7 @@ from .bitify import apply_policies
 from .graph.rows import Graph, Row
 from .graph.rules import shown
 from .modules import entry
-from .modules.bit_activations import Quantising
+from .modules.bit_activations import QuantisedLayer
 from .modules.conv import EPS, MOMENTUM, DefaultActivation
 from .modules.head import Raw
 
@@ -189,7 +189,7 @@ def _recomputed(module: nn.Module, inputs: Tensor) -> Tensor:
 @contextlib.contextmanager
 def _untracked(module: nn.Module) -> Iterator[None]:
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training]
-    observers = [layer for layer in module.modules() if isinstance(layer, Quantising) and layer.observing]
+    observers = [layer for layer in module.modules() if isinstance(layer, QuantisedLayer) and layer.observing]
     kept = [dict(norm._buffers) for norm in norms]
     for norm in norms:
         norm._buffers.update(

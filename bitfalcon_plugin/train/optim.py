@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from ..config.errors import UserError, did_you_mean
-from ..models.modules.bit_activations import UNSET, Quantising
+from ..models.modules.bit_activations import ACT_SCALE, QuantisedLayer
 
 TUNED_UPDATES = 6000  # what the average of weights that are trained already begins with: it remembers about 20 updates
 AUTO_LIMIT = 10_000  # optimizer iterations; longer runs get SGD
@@ -86,7 +86,7 @@ def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad and parameter not in seen:
                 seen.add(parameter)
-                weight = "rounded" if isinstance(module, Quantising) else "weight"
+                weight = "rounded" if isinstance(module, QuantisedLayer) else "weight"
                 kinds["bias" if "bias" in name else "norm" if of_norm else weight].append(parameter)
     if not seen:
         raise UserError("Every parameter of the model is frozen: nothing to train. Give a smaller freeze=.")
@@ -263,7 +263,7 @@ class Ema:
 def _state_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The tensors of the state dict that are averaged, and those that are copied; a tensor that stands under two names once."""
     tensors = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}.values()
-    averaged = [t.is_floating_point() and not name.endswith(UNSET) for name, t in tensors]
+    averaged = [t.is_floating_point() and not name.endswith(ACT_SCALE) for name, t in tensors]
     return [t for (_, t), yes in zip(tensors, averaged) if yes], [
         t for (_, t), yes in zip(tensors, averaged) if not yes
     ]

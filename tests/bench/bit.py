@@ -24,7 +24,7 @@ from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.inference.fused_conv import Packed
 from bitfalcon_plugin.models.inference.prepare import prepared
 from bitfalcon_plugin.models.inference.threads import threads
-from bitfalcon_plugin.models.modules.bit_kernels import Geometry, OneDnn, bytes_of, describe, inverse_and_limit
+from bitfalcon_plugin.models.modules.bit_kernels import Geometry, OneDnn, byte_codes, describe
 from bitfalcon_plugin.models.weights.foreign import load_any
 from bitfalcon_plugin.tasks.assign import Targets
 from bitfalcon_plugin.tasks.detect import detection_loss
@@ -135,15 +135,20 @@ def one_shape(key: tuple, layer, rounds: int) -> list[float]:
         torch.randint(-top, top + 1, layer.weight.shape).to(torch.int8),
         torch.full((layer.out_channels,), 0.01),
     )
-    fused, silu, scale = Packed.of(layer, torch.nn.SiLU()), True, inverse_and_limit(0.02)
+    fused, silu, scale = Packed.of(layer, torch.nn.SiLU()), True, 0.02
     layer._forward_hooks.clear()
     whole, chained = (
         OneDnn(codes, ones, layer.bias, options, silu),
         OneDnn(codes, ones, layer.bias, options, silu, 0.02),
     )
-    data = bytes_of(x, *scale)
+    data = byte_codes(x, scale)
     found = interleave(
-        {"a": lambda: fused(x), "b": lambda: whole(data), "c": lambda: chained(data), "d": lambda: bytes_of(x, *scale)},
+        {
+            "a": lambda: fused(x),
+            "b": lambda: whole(data),
+            "c": lambda: chained(data),
+            "d": lambda: byte_codes(x, scale),
+        },
         rounds=2 * rounds,
         warmup=3,
     )

@@ -23,7 +23,7 @@ from bitfalcon_plugin.config.settings import load_settings  # noqa: E402
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS, WRITABLE_FORMATS  # noqa: E402
 from bitfalcon_plugin.export.run import run_export  # noqa: E402
 from bitfalcon_plugin.models.build import build  # noqa: E402
-from bitfalcon_plugin.models.modules.bit_activations import Quantising  # noqa: E402
+from bitfalcon_plugin.models.modules.bit_activations import QuantisedLayer  # noqa: E402
 from tests.helpers.tiny_models import lived  # noqa: E402
 
 GRAPHS = (
@@ -50,7 +50,7 @@ def model_of(name: str) -> torch.nn.Module:
     graph, _, scale = name.partition(":")
     torch.manual_seed(0)
     model = build(graph, scale)
-    layers = [layer for layer in model.modules() if isinstance(layer, Quantising)]
+    layers = [layer for layer in model.modules() if isinstance(layer, QuantisedLayer)]
     if layers:
         with torch.no_grad():
             model.train()(torch.rand(2, 3, 128, 128))

@@ -353,7 +353,7 @@ def test_chained_layers_agree_however_small_the_scale():
         expected, folded = block(x), copy.deepcopy(block)
         folded.fuse()
         assert (folded(x) - expected).abs().mean() <= 2e-3 * expected.abs().max()
-        assert (folded.cv1.conv._convolution(folded.cv1.conv.act_scale).step is not None) == (scale > 0.2785)
+        assert (folded.cv1.conv._convolution(folded.cv1.conv.act_scale).output_scale is not None) == (scale > 0.2785)
 
     class Twice(Bottleneck):
         def forward(self, x):

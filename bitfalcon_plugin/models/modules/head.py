@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...ops.boxes import anchor_points, distances_to_boxes, xywh_from_xyxy
-from .bit_activations import Quantised, Quantising
+from .bit_activations import Quantised, QuantisedLayer
 from .bit_folded import fold
 from .bit_layers import BitConv2d
 from .conv import Conv, DWConv
@@ -78,7 +78,7 @@ class Detect(nn.Module):
     def _shared(self, level: int, x: Tensor) -> Tensor | Quantised:
         # A level that both branches take as codes is quantised once, by the box branch (see `share`).
         first, other = _first(self.cv2[level]), _first(self.cv3[level])
-        return first.quantise(x) if isinstance(other, Quantising) and other.act == "given" else x
+        return first.quantise(x) if isinstance(other, QuantisedLayer) and other.act == "given" else x
 
     def fuse(self) -> None:
         """Fold the branches; a ternary layer gives the next one codes."""
@@ -104,8 +104,8 @@ def share(head: Detect) -> None:
     """Let the first ternary layer of each class branch take what that of the box branch quantised, where both are ternary."""
     for boxes, classes in zip(head.cv2, head.cv3):
         first, other = _first(boxes), _first(classes)
-        if hasattr(other, "take"):  # not one that is folded
-            other.take(first.act_scale if isinstance(first, Quantising) and first.act == "static" else None)
+        if hasattr(other, "take_scale"):  # not one that is folded
+            other.take_scale(first.act_scale if isinstance(first, QuantisedLayer) and first.act == "static" else None)
 
 
 def blocks_of(branch: nn.Module) -> Iterator[Conv]:

@@ -28,7 +28,7 @@ from ..build import graph_of, state_shapes
 from ..detector import Detector
 from ..graph.document import DOCUMENT_KEYS
 from ..graph.rows import Graph
-from ..modules.bit_activations import UNSET
+from ..modules.bit_activations import ACT_SCALE
 from ..modules.bit_folded import FrozenConv2d
 from .packed import checksum, flatten, restore
 
@@ -127,7 +127,7 @@ class Checkpoint:
         return self
 
     def _compare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        missing = {name for name in shapes.keys() - self.state.keys() if name.endswith(UNSET) and not self.packed}
+        missing = {name for name in shapes.keys() - self.state.keys() if name.endswith(ACT_SCALE) and not self.packed}
         wrong = sorted(
             name
             for name in (shapes.keys() | self.state.keys()) - missing

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...config.errors import UserError
 from ..detector import Detector
-from ..modules.bit_activations import UNSET
+from ..modules.bit_activations import ACT_SCALE
 from .checkpoint import Checkpoint
 
 # What tells the families apart in a checkpoint (spec/families.md section 1).
@@ -64,7 +64,9 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
     same = dict(checkpoint.graph.names) == dict(model.names) or not by_name and checkpoint.graph.nc == model.nc
     fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
     kept = fits if same else fits - ends
-    unset = {name for name in own.keys() - checkpoint.state.keys() if name.endswith(UNSET)}  # a float head's weights
+    unset = {
+        name for name in own.keys() - checkpoint.state.keys() if name.endswith(ACT_SCALE)
+    }  # a float head's weights
     wrong = sorted((own.keys() | checkpoint.state.keys()) - kept - unset - (set() if same else ends))
     if wrong:
         raise UserError(_misfit(model, checkpoint, path, wrong))

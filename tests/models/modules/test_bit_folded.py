@@ -1,4 +1,4 @@
-"""Folded ternary layers: what they found out at one forward is taken at the next only while it still holds."""
+"""Folded ternary layers: a prepared convolution serves the next forward only while nothing has changed."""
 
 from __future__ import annotations
 
@@ -55,31 +55,33 @@ CHANGES = {
 
 @needs_integers
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_was_settled_is_forgotten_when_something_changes(change):
+def test_a_prepared_convolution_is_made_again_when_something_changes(change):
     made, x = block(), torch.randn(1, 8, 7, 6)
     with torch.inference_mode():
         first, again = run(made, x), run(made, x)
-    assert torch.equal(first, again) and made.first.conv._settled is not None and made.second.conv._settled is not None
+    before = [part.conv._prepared for part in made.values()]
+    assert torch.equal(first, again) and None not in before
     with torch.no_grad():
         CHANGES[change](made)
-    assert copy.deepcopy(made).first.conv._settled is None
+    assert copy.deepcopy(made).first.conv._prepared is None
     x = x.to(made.first.conv.scale.dtype)
     with torch.inference_mode():
         found, expected = run(made, x), run(copy.deepcopy(made), x)
     assert torch.equal(found, expected)
+    assert any(part.conv._prepared is not old for part, old in zip(made.values(), before, strict=True))
     if change not in ("backend", "no follower", "float64"):
         assert not torch.allclose(found, first, atol=1e-3)
 
 
 @needs_integers
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
-def test_what_was_settled_is_for_its_own_kind_of_input():
+def test_a_prepared_convolution_takes_every_kind_of_input():
     made, x = block(), torch.randn(2, 8, 7, 6)
     layer = made.second.conv
     with torch.inference_mode():
         expected = layer(x)
-        assert layer._settled is not None and torch.equal(layer(x[0]), expected[0])  # one image without a batch
-        codes = integer.codes_of(x, layer.act_scale)
+        assert layer._prepared is not None and torch.equal(layer(x[0]), expected[0])  # one image without a batch
+        codes = integer.float_codes(x, layer.act_scale)
         torch.testing.assert_close(layer(Quantised(codes=codes, scale=layer.act_scale)), expected)
         other = Quantised(codes=codes, scale=layer.act_scale * 2)
         assert torch.equal(layer(other), copy.deepcopy(layer)(other)) and not torch.allclose(
@@ -88,11 +90,11 @@ def test_what_was_settled_is_for_its_own_kind_of_input():
         with pytest.raises(RuntimeError, match="type"):  # as of any layer
             layer(x.double())
         assert layer(x[:0]).shape == (0, 4, 7, 6)
-        integer.choose("float")
+        integer.set_default_backend("float")
         try:
             torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
         finally:
-            integer.choose("auto")
+            integer.set_default_backend("auto")
     wanted = x.clone().requires_grad_()
     layer(wanted).sum().backward()  # outside inference mode gradients go through
     assert wanted.grad.abs().sum() > 0
@@ -100,7 +102,7 @@ def test_what_was_settled_is_for_its_own_kind_of_input():
 
 
 @needs_integers
-def test_what_an_earlier_forward_left_is_not_settled_for():
+def test_a_forward_in_floats_between_leaves_no_outdated_convolution():
     made, x = block(), torch.randn(1, 8, 7, 6)
     with torch.inference_mode():
         first = run(made, x)
@@ -130,7 +132,7 @@ def test_both_ways_to_round_find_the_same_codes_at_halves(side):
         halves = (torch.randint(-135, 135, (1, 3, side, side)) + 0.5) * scale
         for x in (halves, torch.nextafter(halves, torch.tensor(1e9)), torch.nextafter(halves, torch.tensor(-1e9))):
             x = x.contiguous(memory_format=torch.channels_last)
-            floats = integer.codes_of(x, scale)
-            assert torch.equal(integer.as_floats(integer.bytes_of(x, *integer.inverse_and_limit(scale))), floats)
+            floats = integer.float_codes(x, scale)
+            assert torch.equal(integer.as_floats(integer.byte_codes(x, float(scale))), floats)
             exact = (x.double() / scale.double()).clamp(-127, 127)
             assert (floats - exact).abs().max() <= 0.5 + 1e-4 and floats.abs().max() <= 127

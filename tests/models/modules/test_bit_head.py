@@ -52,14 +52,14 @@ def test_what_is_ternary_and_what_stays_float():
 @pytest.mark.parametrize("backend", ["auto", "float"])
 @torch.no_grad()
 def test_each_level_is_quantised_once_and_inference_is_what_training_saw(backend, monkeypatch):
-    integer.choose(backend)
+    integer.set_default_backend(backend)
     block, maps = head(), levels()
     for part in block.modules():
         if isinstance(part, BitConv2d):
             part.train()  # the scales only: batch norms keep what they are given
     block(maps)
-    calls, original = [], BitConv2d.quantise
-    monkeypatch.setattr(BitConv2d, "quantise", lambda self, x: calls.append(self) or original(self, x))
+    calls, original = [], BitConv2d._quantise
+    monkeypatch.setattr(BitConv2d, "_quantise", lambda self, x: calls.append(self) or original(self, x))
     first = [branch[0].conv for branch in block.cv2]
     for part in block.modules():
         part.observing = False
@@ -81,7 +81,7 @@ def test_a_head_on_something_already_quantised():
     layer = BitConv2d(4, 4, 3, act="given")
     x = torch.randn(1, 4, 6, 6)
     torch.testing.assert_close(layer(Quantised(x)), layer(x))
-    codes = integer.codes_of(x, torch.tensor(0.05))
+    codes = integer.float_codes(x, torch.tensor(0.05))
     with torch.no_grad():
         torch.testing.assert_close(layer.eval()(Quantised(codes=codes, scale=torch.tensor(0.05))), layer(codes * 0.05))
 

@@ -30,9 +30,9 @@ from tests.helpers.tiny_models import lived
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
-    integer.choose("auto")
+    integer.set_default_backend("auto")
     yield
-    integer.choose("auto")
+    integer.set_default_backend("auto")
 
 
 def slow_codes(weight: torch.Tensor, rule: str, per_tensor: bool = False) -> torch.Tensor:
@@ -67,7 +67,7 @@ def trained(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 def test_weights_are_those_of_the_formulas(rule, granularity):
     layer = BitConv2d(6, 8, 3, groups=2, rule=rule, act="none", granularity=granularity)
     expected = slow_codes(layer.weight.detach(), rule, granularity == "tensor")
-    torch.testing.assert_close(layer._dense().detach(), expected, atol=1e-7, rtol=1e-5)
+    torch.testing.assert_close(layer._float_weight().detach(), expected, atol=1e-7, rtol=1e-5)
     codes, scale = layer.codes_and_scales()
     assert codes.dtype == torch.int8 and scale.shape == (8,) and codes.abs().max() == (127 if rule == "int8" else 1)
     torch.testing.assert_close(codes * scale.view(-1, 1, 1, 1), expected, atol=1e-7, rtol=1e-5)
@@ -292,13 +292,13 @@ def test_the_backend_can_be_chosen_and_is_told():
     layer = BitConv2d(4, 4, 3)
     best = "float" if integer.refusal("ternary") else "onednn"
     assert layer.computed_by() == best and "backend=auto" in repr(layer) and torch.__version__ in integer.describe()
-    integer.choose("float")
+    integer.set_default_backend("float")
     assert layer.computed_by() == "float" and "asked for" in integer.describe() and "onednn" not in integer.describe()
     layer.backend = "auto" if best == "float" else "onednn"
     assert layer.computed_by() == ("float" if best == "float" else "onednn")
     assert BitConv2d(4, 4, 3, act="none").computed_by() == BitConv2d(4, 4, 3).half().computed_by() == "float"
     for wrong in (
-        lambda: integer.choose("onedn"),
+        lambda: integer.set_default_backend("onedn"),
         lambda: BitConv2d(4, 4, 3, backend="gpu"),
         lambda: BitConv2d(4, 4, 3, rule="binary"),
         lambda: BitLinear(4, 4, act="int4"),
@@ -307,7 +307,7 @@ def test_the_backend_can_be_chosen_and_is_told():
         with pytest.raises(UserError, match="is none of"):
             wrong()
     with pytest.raises(UserError, match="Did you mean 'onednn'"):
-        integer.choose("onedn")
+        integer.set_default_backend("onedn")
 
 
 def test_a_machine_without_the_operator_computes_in_floats(monkeypatch):
@@ -324,7 +324,7 @@ def test_a_machine_without_the_operator_computes_in_floats(monkeypatch):
         with torch.no_grad():
             torch.testing.assert_close(layer(x), expected)
         with pytest.raises(UserError, match="cannot be used here"):
-            integer.choose("onednn")
+            integer.set_default_backend("onednn")
         monkeypatch.setattr(integer.OneDnn, "__call__", lambda self, codes: torch.zeros(2, 32, 1, 1))
         integer.refusal.cache_clear()
         assert "overflow" in integer.refusal("int8") and layer.computed_by() == "float"
