@@ -1,4 +1,4 @@
-"""What happens when a loss or a gradient is not finite: the step is left out, named, and the third in a row goes back.
+"""Steps whose loss or gradient is not finite: left out, with the images named; the third in a row ends the attempt.
 
 One comparison a step, the only time that the loop waits for the device.
 """
@@ -10,99 +10,97 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-IN_A_ROW = 3  # bad steps before the run goes back to its last checkpoint
-RETURNS = 3  # times a run may go back before it ends
-SLOWER = 0.5  # what the learning rate is multiplied by each time
-NAMED = 5  # images in a message
+MAX_IN_A_ROW = 3  # bad steps, at which the run goes back to its last checkpoint
+MAX_RETURNS = 3  # times that a run may go back
+SLOWER = 0.5  # factor of the learning rate each time that a run goes back
+MAX_NAMES = 5  # images in a message
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "act_scale")  # buffers that a forward changes
 
 
-class WentBad(Exception):
-    """Steps in a row were not finite: go back to the last good checkpoint."""
+class NotFinite(Exception):
+    """Too many steps in a row were not finite: the run has to go back to its last checkpoint."""
 
 
 class Guard:
-    """Keeps one bad batch from spoiling the weights, the statistics of the batch norms and the log.
+    """Leaves out steps that are not finite, and restores the statistics of layers that their batches changed.
 
-    skipped: optimizer steps left out so far; returned: how often the run went back.
+    skipped: optimizer steps left out so far; in_a_row: the latest of them without a good one between; returned: how
+    often the run went back to a checkpoint. names: gives the names of images by their indices.
     """
 
     def __init__(self, model: nn.Module, names: Callable[[Sequence[int]], list[str]], say: Callable[[str], None]):
         self.names, self.say = names, say
-        self.skipped = self.returned = self.row = 0
-        self._losses: list[Tensor] = []
+        self.skipped = self.returned = self.in_a_row = 0
+        self._losses: list[Tensor] = []  # of the batches whose gradients are gathered for the next step
         self._indices: list[list[int]] = []
-        self._told: set[int] = set()
-        self._buffers = [
-            b
-            for name, b in model.named_buffers()
-            if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked", "act_scale")
-        ]
-        self._kept = [buffer.clone() for buffer in self._buffers]
+        self._reported: set[int] = set()  # images that were named once
+        self._buffers = [b for name, b in model.named_buffers() if name.rpartition(".")[2] in STATISTICS]
+        self._good = [buffer.clone() for buffer in self._buffers]  # the statistics after the last good step
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint needs: the statistics before the step that is being gathered, and the bad steps in a row."""
-        return {"row": self.row, "statistics": self._kept}
+        """What a checkpoint needs: the statistics after the last good step, and the bad steps in a row."""
+        return {"row": self.in_a_row, "statistics": self._good}
 
     @torch.no_grad()
-    def restore(self, row: int, statistics: Sequence[Tensor] | None) -> None:
-        """Take up what `state` gave; None (of older files): the statistics as they are now are good."""
-        self.keep()
-        for kept, saved in zip(self._kept, statistics or ()):
-            kept.copy_(saved)
-        self.row = row
+    def restore(self, in_a_row: int, statistics: Sequence[Tensor] | None) -> None:
+        """Restore what `state` gave; without statistics (older files) those of the model now are good."""
+        self.accept()
+        for good, saved in zip(self._good, statistics or (), strict=False):
+            good.copy_(saved)
+        self.in_a_row = in_a_row
 
     def watch(self, loss: Tensor, indices: Sequence[int]) -> None:
-        """Remember a batch of the step that is being gathered: its loss (scalar), and which samples it was made of."""
+        """Remember a batch of the next step: its loss (scalar), and the indices of its samples."""
         self._losses.append(loss.detach())
         self._indices.append(list(indices))
 
-    def is_fine(self, norm: Tensor) -> bool:
+    def is_finite(self, norm: Tensor) -> bool:
         """Whether the gradient's norm and all losses of the step are finite. Waits for the device."""
         return bool(torch.stack([norm.detach().float(), *(loss.float() for loss in self._losses)]).isfinite().all())
 
-    @torch.no_grad()
-    def keep(self) -> None:
-        """The step was good: this is what a bad one goes back to."""
-        if self._buffers:
-            torch._foreach_copy_(self._kept, self._buffers)
-        self.row = 0
-        self._forget()
-
-    @torch.no_grad()
-    def skip(self, where: str) -> None:
-        """The step is left out: undo what the batch did to the statistics, say once whose fault it was.
-
-        Raises WentBad at the third in a row.
-        """
-        self.skipped, self.row = self.skipped + 1, self.row + 1
-        if self._buffers:
-            torch._foreach_copy_(self._buffers, self._kept)
-        bad = [
-            index
-            for loss, indices in zip(self._losses, self._indices)
-            if not bool(loss.isfinite())
-            for index in indices
-        ]
-        suspects = bad or [index for indices in self._indices for index in indices]
-        new = [index for index in suspects if index not in self._told]
-        self._told.update(new)
-        what = "the loss" if bad else "the gradient"
-        text = f"{what} is not finite at {where}: step left out ({self.skipped} so far, {self.row} in a row)"
-        if new:
-            more = f" and {len(new) - NAMED} more" if len(new) > NAMED else ""
-            text += f"; its images: {', '.join(self.names(new[:NAMED]))}{more}"
-        self.say(f"note: {text}")
-        self._forget()
-        if self.row >= IN_A_ROW:
-            raise WentBad(text)
-
-    def overflowed(self) -> None:
-        """A step whose gradient only overflowed 16 bits: the scaler left it out and lowers its scale; losses were fine."""
-        self._forget()
-
     def losses_are_finite(self) -> bool:
-        """Of the step at hand. Waits for the device."""
+        """Whether all losses of the step are finite. Waits for the device."""
         return not self._losses or bool(torch.stack(self._losses).isfinite().all())
 
-    def _forget(self) -> None:
+    @torch.no_grad()
+    def accept(self) -> None:
+        """Record a good step: its statistics are what a bad step goes back to."""
+        if self._buffers:
+            torch._foreach_copy_(self._good, self._buffers)
+        self.in_a_row = 0
+        self._clear()
+
+    @torch.no_grad()
+    def skip(self, position: str) -> None:
+        """Record a bad step: restore the statistics and print which images it was made of, each image once.
+
+        position: where in the run, for the message. Raises NotFinite at the third bad step in a row.
+        """
+        self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
+        if self._buffers:
+            torch._foreach_copy_(self._buffers, self._good)
+        text = self._report(position)
+        self.say(f"note: {text}")
+        self._clear()
+        if self.in_a_row >= MAX_IN_A_ROW:
+            raise NotFinite(text)
+
+    def overflowed(self) -> None:
+        """Record a step whose gradient overflowed 16 bits while its losses were finite: no fault of its images."""
+        self._clear()
+
+    def _report(self, position: str) -> str:
+        batches = list(zip(self._losses, self._indices, strict=True))
+        bad = [index for loss, indices in batches if not bool(loss.isfinite()) for index in indices]
+        suspects = bad or [index for indices in self._indices for index in indices]
+        new = [index for index in suspects if index not in self._reported]
+        self._reported.update(new)
+        part = "the loss" if bad else "the gradient"
+        text = f"{part} is not finite at {position}: step left out ({self.skipped} so far, {self.in_a_row} in a row)"
+        if new:
+            more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""
+            text += f"; its images: {', '.join(self.names(new[:MAX_NAMES]))}{more}"
+        return text
+
+    def _clear(self) -> None:
         self._losses, self._indices = [], []

@@ -23,7 +23,7 @@ from ..tasks.detect import Losses, detection_loss
 from ..tasks.metrics import Metrics
 from ..val.loop import progress, validate
 from ..val.run import Validator
-from .guard import RETURNS, WentBad
+from .guard import MAX_RETURNS, NotFinite
 from .optim import step_is_due
 from .setup import prepare, repeatable, set_training
 from .trainer import Run, Trainer
@@ -52,7 +52,7 @@ def train(run: Run) -> Trainer:
             trainer.fire("on_train_epoch_start")
             try:
                 _train_epoch(trainer, interrupts)
-            except WentBad as reason:
+            except NotFinite as reason:
                 _go_back(trainer, reason)
                 continue
             except RuntimeError as error:  # torch tells of a dead reader in the middle of whatever is computed
@@ -129,11 +129,11 @@ def _gradients(trainer: Trainer, batch: Batch, due: bool) -> Losses:
 
 
 def _step(trainer: Trainer) -> None:
-    """The optimizer's step from the gathered gradients, or none where they are not finite. Raises WentBad."""
+    """The optimizer's step from the gathered gradients, or none where they are not finite. Raises NotFinite."""
     scaler, guard, world = trainer.scaler, trainer.guard, trainer.run.world
     scaler.unscale_(trainer.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), CLIP)
-    fine = not world.any(not guard.is_fine(norm))
+    fine = not world.any(not guard.is_finite(norm))
     overflow = not fine and scaler.is_enabled() and not world.any(not guard.losses_are_finite())
     if fine or overflow:  # the scaler leaves a step whose gradients overflow out by itself
         trainer.fire("optimizer_step")
@@ -144,7 +144,7 @@ def _step(trainer: Trainer) -> None:
     trainer.last_step = trainer.iteration
     if fine:
         trainer.ema.update(trainer.model)
-        guard.keep()
+        guard.accept()
     elif overflow and scaler.get_scale() >= 1:
         guard.overflowed()
     else:
@@ -249,20 +249,20 @@ def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
     raise interrupts.end()
 
 
-def _go_back(trainer: Trainer, reason: WentBad) -> None:
+def _go_back(trainer: Trainer, reason: NotFinite) -> None:
     """Return to the last checkpoint and go on more slowly. Raises UserError where there is none, or it did not help."""
     guard = trainer.guard
     report = f"Training does not stay finite: {reason}. "
     if not trainer.records.own or not trainer.last.is_file() or not trainer.args.save:
         raise UserError(f"{report}No checkpoint of this run is there to go back to. {REPAIR}")
-    if guard.returned >= RETURNS:
+    if guard.returned >= MAX_RETURNS:
         raise UserError(
-            f"{report}Going back {RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
+            f"{report}Going back {MAX_RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
             f"{REPAIR}"
         )
     found, skipped, returned, slower = load(trainer.last), guard.skipped, guard.returned, trainer.slower
     trainer.restore(found.training, found.state)
-    guard.skipped, guard.returned, trainer.slower, guard.row = skipped, returned, slower, 0
+    guard.skipped, guard.returned, trainer.slower, guard.in_a_row = skipped, returned, slower, 0
     trainer.slow_down()
     trainer.run.say(
         f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {trainer.slower:g} of the learning rate."

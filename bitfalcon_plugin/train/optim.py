@@ -19,8 +19,9 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..config.errors import UserError, did_you_mean
 from ..models.modules.bit_activations import ACT_SCALE, QuantisedLayer
 
-TUNED_UPDATES = 6000  # what the average of weights that are trained already begins with: it remembers about 20 updates
-AUTO_LIMIT = 10_000  # optimizer iterations; longer runs get SGD
+# Updates that the average of already trained weights begins with: from there it has a memory of about 20 updates.
+TUNED_UPDATES = 6000
+AUTO_LIMIT = 10_000  # optimizer iterations; optimizer=auto takes SGD for longer runs
 
 
 def _betas(momentum: float) -> dict[str, object]:
@@ -40,8 +41,8 @@ OPTIMIZERS: dict[str, tuple[type[torch.optim.Optimizer], Callable[[float], dict[
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The optimizer values that are really used, and why; `str()` is one line for the log."""
+class OptimizerPlan:
+    """The optimizer and its values with optimizer=auto resolved, and the reason; `str()` is one line for the log."""
 
     name: str
     lr: float
@@ -58,12 +59,12 @@ class Plan:
 
 
 def full_accumulate(batch: int, nbs: int) -> int:
-    """Batches per optimizer step after warm-up: as many as make about the nominal batch size `nbs`."""
+    """Batches per optimizer step after warm-up: as many as hold about `nbs` images, the nominal batch size."""
     return max(round(nbs / batch), 1)
 
 
 def scaled_decay(weight_decay: float, batch: int, nbs: int) -> float:
-    """The weight decay for steps of batch * accumulate images, given one that suits `nbs` images."""
+    """The weight decay for steps of batch * accumulate images, from `weight_decay` for steps of `nbs` images."""
     return weight_decay * batch * full_accumulate(batch, nbs) / nbs
 
 
@@ -73,29 +74,36 @@ def planned_iterations(images: int, batch: int, nbs: int, epochs: int) -> int:
 
 
 def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
-    """Groups for an optimizer, in the order of the `lr/pg*` columns: biases, decayed weights, norm weights; then those of ternary layers.
+    """Sort trainable parameters into groups for an optimizer: biases, decayed weights, norm weights, ternary layers.
 
-    `decay` applies to weights alone, and to those that are rounded in the first half of a run (spec/bit.md section 4.6). Frozen
-    parameters are left out, a shared one is listed once. The key "kind" of a group is "bias", "weight", "norm" or "rounded", the last
-    only where there are some. Raises UserError where nothing is left to train.
+    The order is that of the columns lr/pg*. The key "kind" of a group is "bias", "weight", "norm" or "rounded"
+    (weights of ternary layers; a group only where there are some). `decay` applies to "weight", and to "rounded" in
+    the first half of a run (spec/bit.md section 4.6). A shared parameter is listed once. Raises UserError where no
+    parameter is trainable.
     """
     kinds: dict[str, list[nn.Parameter]] = {"bias": [], "weight": [], "norm": [], "rounded": []}
-    seen: set[nn.Parameter] = set()
+    listed: set[nn.Parameter] = set()
     for module in model.modules():
-        of_norm = "Norm" in type(module).__name__
         for name, parameter in module.named_parameters(recurse=False):
-            if parameter.requires_grad and parameter not in seen:
-                seen.add(parameter)
-                weight = "rounded" if isinstance(module, QuantisedLayer) else "weight"
-                kinds["bias" if "bias" in name else "norm" if of_norm else weight].append(parameter)
-    if not seen:
+            if parameter.requires_grad and parameter not in listed:
+                listed.add(parameter)
+                kinds[_kind_of(module, name)].append(parameter)
+    if not listed:
         raise UserError("Every parameter of the model is frozen: nothing to train. Give a smaller freeze=.")
     decays = {"bias": 0.0, "weight": decay, "norm": 0.0, "rounded": decay}
     return [
-        {"params": kinds[kind], "weight_decay": decays[kind], "kind": kind, "decay": decays[kind]}
-        for kind in kinds
-        if kinds[kind] or kind != "rounded"
+        {"params": parameters, "weight_decay": decays[kind], "kind": kind, "decay": decays[kind]}
+        for kind, parameters in kinds.items()
+        if parameters or kind != "rounded"
     ]
+
+
+def _kind_of(module: nn.Module, parameter_name: str) -> str:
+    if "bias" in parameter_name:
+        return "bias"
+    if "Norm" in type(module).__name__:
+        return "norm"
+    return "rounded" if isinstance(module, QuantisedLayer) else "weight"
 
 
 def choose_optimizer(
@@ -107,50 +115,52 @@ def choose_optimizer(
     warmup_bias_lr: float,
     iterations: int,
     nc: int,
-) -> tuple[torch.optim.Optimizer, Plan]:
-    """The optimizer `name` (a key of OPTIMIZERS or "auto", case does not matter) over `groups`, and what it uses.
+) -> tuple[torch.optim.Optimizer, OptimizerPlan]:
+    """Build the optimizer `name` (a key of OPTIMIZERS or "auto", in any case) over `groups`; returns it with its plan.
 
     "auto" overrides `lr`, `momentum` and `warmup_bias_lr`: SGD for more than 10000 iterations, else AdamW with a rate
-    that falls with the number of classes. Raises UserError for a name that is not known.
+    that falls with the number of classes. Raises UserError for an unknown name.
     """
     if name.lower() == "auto":
         chosen, lr = auto_rule(iterations, nc)
-        rule = f"{iterations} iterations, " + (
-            f"more than {AUTO_LIMIT}" if chosen == "SGD" else f"at most {AUTO_LIMIT}, {nc} classes"
-        )
+        limit = f"more than {AUTO_LIMIT}" if chosen == "SGD" else f"at most {AUTO_LIMIT}, {nc} classes"
         momentum, warmup_bias_lr = 0.9, 0.0
-        reason = f"optimizer=auto ({rule}); lr0, momentum and warmup_bias_lr as given are not used"
+        reason = (
+            f"optimizer=auto ({iterations} iterations, {limit}); lr0, momentum and warmup_bias_lr as given are not used"
+        )
     else:
-        chosen, reason = _known(name), f"optimizer={name}"
-    kind, arguments, fused = OPTIMIZERS[chosen]
-    if "betas" in (extra := arguments(momentum)) and momentum >= 1:
+        chosen, reason = _table_name(name), f"optimizer={name}"
+    kind, arguments_of, fused = OPTIMIZERS[chosen]
+    arguments = arguments_of(momentum)
+    if "betas" in arguments and momentum >= 1:
         raise UserError(
             f"momentum={momentum:g} is the first beta of {chosen}, which must be below 1: for example momentum=0.9."
         )
     devices = {parameter.device.type for group in groups for parameter in group["params"]}
     if fused and devices <= {"cuda", "cpu"}:
-        extra["fused"] = True  # one pass over memory; elsewhere torch takes foreach by itself
+        arguments["fused"] = True  # one pass over memory; on other devices torch itself chooses foreach
     decay = max(group["weight_decay"] for group in groups)
-    return kind(groups, lr=lr, **extra), Plan(chosen, lr, momentum, decay, warmup_bias_lr, reason)
+    plan = OptimizerPlan(chosen, lr, momentum, decay, warmup_bias_lr, reason)
+    return kind(groups, lr=lr, **arguments), plan
 
 
 def auto_rule(iterations: int, nc: int) -> tuple[str, float]:
-    """Optimizer and learning rate of optimizer=auto."""
+    """The optimizer and the learning rate of optimizer=auto. iterations: of the optimizer; nc: number of classes."""
     return ("SGD", 0.01) if iterations > AUTO_LIMIT else ("AdamW", round(0.002 * 5 / (4 + nc), 6))
 
 
-def _known(name: str) -> str:
-    """The table's spelling of `name`."""
+def _table_name(name: str) -> str:
+    """The key of OPTIMIZERS that equals `name` in any case. Raises UserError where there is none."""
     if name.lower() == "musgd":
         raise UserError(
             "optimizer=MuSGD is not here: it is no part of the YOLOv12 recipe, which takes SGD for long runs. "
             "Use optimizer=SGD or optimizer=auto."
         )
-    for known in OPTIMIZERS:
-        if known.lower() == name.lower():
-            return known
-    names = [*OPTIMIZERS, "auto"]
-    raise UserError(f"optimizer={name} is not known; known are {', '.join(names)}.{did_you_mean(name, names)}")
+    by_lower = {key.lower(): key for key in OPTIMIZERS}
+    if name.lower() not in by_lower:
+        names = [*OPTIMIZERS, "auto"]
+        raise UserError(f"optimizer={name} is not known; known are {', '.join(names)}.{did_you_mean(name, names)}")
+    return by_lower[name.lower()]
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,7 @@ class Schedule:
         return min(max(round(self.warmup_epochs * self.batches), self.warmup_floor), self.epochs * self.batches // 2)
 
     def factor(self, epoch: int) -> float:
-        """What the rate is multiplied by during `epoch` (from 0): 1 falling to `lrf`, in a line or half a cosine."""
+        """The factor of the rate during `epoch` (from 0): it falls from 1 to `lrf`, in a line or half a cosine."""
         if self.cosine:
             return (1 - math.cos(epoch * math.pi / self.epochs)) / 2 * (self.lrf - 1) + 1
         return max(1 - epoch / self.epochs, 0) * (1 - self.lrf) + self.lrf
@@ -186,8 +196,8 @@ class Schedule:
     def accumulate(self, iteration: int) -> int:
         """Batches per optimizer step: from 1 up to nbs / batch during warm-up; never more than the run has."""
         count = full_accumulate(self.batch, self.nbs)
-        if self._warms(iteration):
-            count = max(round(self._between(iteration, 1, self.nbs / self.batch)), 1)
+        if self._in_warmup(iteration):
+            count = max(round(self._interpolate(iteration, 1, self.nbs / self.batch)), 1)
         return min(count, self.epochs * self.batches)
 
     def apply(self, optimizer: torch.optim.Optimizer, iteration: int, epoch: int) -> int:
@@ -197,42 +207,41 @@ class Schedule:
         have one (SGD, RMSProp) moves from `warmup_momentum`.
         """
         rate, momentum = self.lr * self.factor(epoch), self.momentum
-        warms = self._warms(iteration)
-        if warms:
-            momentum = self._between(iteration, self.warmup_momentum, momentum)
+        in_warmup = self._in_warmup(iteration)
+        if in_warmup:
+            momentum = self._interpolate(iteration, self.warmup_momentum, momentum)
         if isinstance(optimizer, torch.optim.RMSprop) and self.momentum:
-            momentum = max(momentum, 1e-9)  # at 0 in its first step torch makes no buffer, and misses it later
+            momentum = max(momentum, 1e-9)  # with 0 in the first step torch creates no buffer, which a later step needs
         for group in optimizer.param_groups:
             start = self.warmup_bias_lr if group["kind"] == "bias" else 0.0
-            group["lr"] = self._between(iteration, start, rate) if warms else rate
-            if (
-                group["kind"] == "rounded"
-            ):  # decay moves weights over the thresholds of rounding, which late no step takes back
+            group["lr"] = self._interpolate(iteration, start, rate) if in_warmup else rate
+            if group["kind"] == "rounded":
+                # decay moves weights over the thresholds of rounding, which no step takes back late in a run
                 group["weight_decay"] = group["decay"] if 2 * epoch < self.epochs else 0.0
             if "momentum" in group:
                 group["momentum"] = momentum
         return self.accumulate(iteration)
 
-    def _warms(self, iteration: int) -> bool:
+    def _in_warmup(self, iteration: int) -> bool:
         return iteration <= self.warmup and self.warmup > 0
 
-    def _between(self, iteration: int, start: float, end: float) -> float:
+    def _interpolate(self, iteration: int, start: float, end: float) -> float:
         return start + (end - start) * iteration / self.warmup
 
 
 def step_is_due(iteration: int, last_step: int, accumulate: int) -> bool:
-    """Whether the optimizer steps after `iteration`; `last_step` is the iteration of its last step, -1 at the start."""
+    """Whether the optimizer steps after `iteration`; last_step: iteration of the previous step, -1 at the start."""
     return iteration - last_step >= accumulate
 
 
 class Ema:
-    """A copy of a model, `.model`, whose weights are a moving average of the trained ones; it is in evaluation mode.
+    """A copy of a model, `.model`, in evaluation mode, whose weights are a moving average of the trained weights.
 
     After update number u: average = d * average + (1 - d) * value with d = 0.9999 * (1 - exp(-u / 2000)), for every
-    floating tensor of the state dict, the statistics of batch norms among them; other tensors (counters) are copied, and so are
-    scales of activations, which are averages already and begin at 0.
-    updates: how many to begin with. From 0 the first averages hardly remember: right for fresh weights, while trained ones
-    would be left behind in the first steps of a fine-tuning run, whose optimizer has yet to learn its step sizes.
+    floating tensor of the state dict, statistics of batch norms included. Other tensors (counters) are copied, and so
+    are scales of activations, which are averages already and begin at 0. updates: the number to begin with. From 0
+    the first averages follow the weights closely, which suits fresh weights. Trained weights would then follow the
+    first steps of fine-tuning, whose optimizer does not know its step sizes yet.
     """
 
     def __init__(self, model: nn.Module, updates: int = 0) -> None:
@@ -255,15 +264,16 @@ class Ema:
             torch._foreach_copy_(counters, counts)
 
     def load(self, state: Mapping[str, Tensor], updates: int) -> None:
-        """Take up an average: its state dict and the number of updates behind it. torch's RuntimeError where tensors differ."""
+        """Restore an average: its state dict and its number of updates. Raises RuntimeError where tensors differ."""
         self.model.load_state_dict(state)
         self.updates = updates
 
 
 def _state_tensors(model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
-    """The tensors of the state dict that are averaged, and those that are copied; a tensor that stands under two names once."""
-    tensors = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}.values()
-    averaged = [t.is_floating_point() and not name.endswith(ACT_SCALE) for name, t in tensors]
-    return [t for (_, t), yes in zip(tensors, averaged) if yes], [
-        t for (_, t), yes in zip(tensors, averaged) if not yes
-    ]
+    """The tensors of the state dict that are averaged, and those that are copied; a shared tensor once."""
+    by_id = {id(tensor): (name, tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    averaged, copied = [], []
+    for name, tensor in by_id.values():
+        is_averaged = tensor.is_floating_point() and not name.endswith(ACT_SCALE)
+        (averaged if is_averaged else copied).append(tensor)
+    return averaged, copied

@@ -23,7 +23,7 @@ from .guard import Guard
 from .optim import (
     TUNED_UPDATES,
     Ema,
-    Plan,
+    OptimizerPlan,
     Schedule,
     choose_optimizer,
     parameter_groups,
@@ -171,7 +171,7 @@ def _network(run: Run) -> Callable[[Tensor], Mapping[str, Tensor]]:
     return compiled(world.wrap(model), settings.compile)
 
 
-def _schedule(settings: Settings, batches: int, plan: Plan) -> Schedule:
+def _schedule(settings: Settings, batches: int, plan: OptimizerPlan) -> Schedule:
     return Schedule(
         epochs=settings.epochs,
         batches=batches,
@@ -218,7 +218,7 @@ def _loaders(run: Run) -> tuple[TrainLoader, ValLoader]:
     return train, val
 
 
-def _optimizer(run: Run, groups: Sequence[dict[str, object]]) -> tuple[torch.optim.Optimizer, Plan]:
+def _optimizer(run: Run, groups: Sequence[dict[str, object]]) -> tuple[torch.optim.Optimizer, OptimizerPlan]:
     settings, plan_before = run.settings, (run.start or {}).get("plan")
     name, values = settings.optimizer, {"lr": settings.lr0}
     values |= {key: getattr(settings, key) for key in ("momentum", "warmup_bias_lr")}

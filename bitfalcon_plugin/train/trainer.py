@@ -20,7 +20,7 @@ from ..val.pictures import Pictures
 from ..val.run import Validator
 from .distributed import World
 from .guard import SLOWER, Guard
-from .optim import Ema, Plan, Schedule
+from .optim import Ema, OptimizerPlan, Schedule
 from .records import Records
 
 
@@ -62,7 +62,7 @@ class Trainer:
     val_loader: ValLoader
     network: Callable[[Tensor], Mapping[str, Tensor]]
     optimizer: torch.optim.Optimizer
-    plan: Plan
+    plan: OptimizerPlan
     schedule: Schedule
     scaler: torch.amp.GradScaler
     ema: Ema

@@ -8,7 +8,7 @@ from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.train.batch_size import fitting_batch, search_batch
-from bitfalcon_plugin.train.guard import IN_A_ROW, Guard, WentBad
+from bitfalcon_plugin.train.guard import MAX_IN_A_ROW, Guard, NotFinite
 
 
 def guard_of(model: nn.Module | None = None) -> tuple[Guard, list[str]]:
@@ -20,8 +20,8 @@ def guard_of(model: nn.Module | None = None) -> tuple[Guard, list[str]]:
 
 def good(guard: Guard) -> None:
     guard.watch(torch.tensor(1.0), [0])
-    assert guard.is_fine(torch.tensor(2.0))
-    guard.keep()
+    assert guard.is_finite(torch.tensor(2.0))
+    guard.accept()
 
 
 @pytest.mark.parametrize(
@@ -31,7 +31,7 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_seen(loss, norm):
     guard, _ = guard_of()
     guard.watch(torch.tensor(1.0), [0])
     guard.watch(torch.tensor(loss), [1])
-    assert not guard.is_fine(torch.tensor(norm))
+    assert not guard.is_finite(torch.tensor(norm))
 
 
 def test_the_statistics_of_a_bad_batch_are_undone():
@@ -63,14 +63,14 @@ def test_images_are_named_once_and_only_those_of_the_bad_batch():
 
 def test_the_third_in_a_row_raises_and_a_good_step_between_does_not():
     guard, _ = guard_of()
-    for _ in range(IN_A_ROW - 1):
+    for _ in range(MAX_IN_A_ROW - 1):
         guard.skip("x")
     good(guard)
-    for _ in range(IN_A_ROW - 1):
+    for _ in range(MAX_IN_A_ROW - 1):
         guard.skip("x")
-    with pytest.raises(WentBad, match="3 in a row"):
+    with pytest.raises(NotFinite, match="3 in a row"):
         guard.skip("x")
-    assert guard.skipped == 2 * IN_A_ROW - 1
+    assert guard.skipped == 2 * MAX_IN_A_ROW - 1
 
 
 def test_a_batch_is_found_on_the_line_through_the_peaks():
