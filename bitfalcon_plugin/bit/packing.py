@@ -20,7 +20,7 @@ from ..models.detector import Detector, odd_norms
 from ..models.modules.bit_layers import BitConv2d, BitLinear
 from ..models.weights.checkpoint import Checkpoint, content_of, save
 from ..models.weights.packed import CODES, PIECES, flatten, halved
-from ..models.weights.trits import FORMATS
+from ..models.weights.trits import CODECS
 
 
 def pack(model: Detector | Checkpoint, path: str | Path, fmt: str = "t5", half: bool = True) -> Checkpoint:
@@ -37,8 +37,8 @@ def pack(model: Detector | Checkpoint, path: str | Path, fmt: str = "t5", half: 
 
 def packed_of(model: Detector | Checkpoint, fmt: str = "t5", half: bool = True) -> Checkpoint:
     """The checkpoint that `pack` writes."""
-    if fmt not in FORMATS:
-        raise UserError(f"fmt={fmt!r} is none of {', '.join(FORMATS)}.{did_you_mean(str(fmt), FORMATS)}")
+    if fmt not in CODECS:
+        raise UserError(f"fmt={fmt!r} is none of {', '.join(CODECS)}.{did_you_mean(str(fmt), CODECS)}")
     known = model if isinstance(model, Checkpoint) else None
     if known and known.packed:  # from t5 to t2
         return replace(known, state=_short(known.state) if half else known.state, packed=fmt)

@@ -22,7 +22,7 @@ from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.weights import packed as flat
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load, save
 from bitfalcon_plugin.models.weights.foreign import convert_ours, load_any, open_any
-from bitfalcon_plugin.models.weights.trits import FORMATS, bytes_of
+from bitfalcon_plugin.models.weights.trits import CODECS, byte_count
 from tests.helpers.coloured import GRAPH, place  # noqa: F401  the fixture
 from tests.helpers.tiny_models import lived
 
@@ -47,7 +47,7 @@ def some_state(draw: random.Random) -> dict[str, torch.Tensor]:
     return state
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", CODECS)
 def test_states_of_random_shapes_come_back_to_the_bit(fmt):
     draw = random.Random(1)
     torch.manual_seed(1)
@@ -110,7 +110,7 @@ def outputs(model: Detector) -> list[torch.Tensor]:
     return [raw["boxes"], raw["scores"], model.decode(raw)]
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", CODECS)
 @pytest.mark.parametrize("half", [True, False])
 @pytest.mark.parametrize("of", ["model", "folded", "checkpoint"])
 def test_outputs_are_those_of_the_rounded_model(tmp_path, model, fmt, half, of):
@@ -146,7 +146,7 @@ def test_the_file_opens_with_plain_torch_and_is_four_tensors(path, model):
     line = next(
         line for line in flat.parse(content["table"]) if line.store == "t"
     )  # read by hand, as another runtime would
-    used = content["trits"][: bytes_of(line.count, "t5")].tolist()
+    used = content["trits"][: byte_count(line.count, "t5")].tolist()
     trits = [byte // 3**place % 3 - 1 for byte in used for place in range(5)][: line.count]
     assert torch.equal(torch.tensor(trits).view(line.shape), weights[f"{line.name}.codes"].long())
 

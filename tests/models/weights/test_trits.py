@@ -7,7 +7,7 @@ import random
 import pytest
 import torch
 
-from bitfalcon_plugin.models.weights.trits import FORMATS, bytes_of, pack_trits, unpack_trits
+from bitfalcon_plugin.models.weights.trits import CODECS, byte_count, pack_trits, unpack_trits
 
 
 def spelled(trits: list[int], fmt: str) -> list[int]:
@@ -20,13 +20,13 @@ def spelled(trits: list[int], fmt: str) -> list[int]:
     ]
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", CODECS)
 def test_trits_of_any_number_go_through_their_bytes(fmt):
     draw = random.Random(0)
     for count in (*range(0, 33), 1000, 1001):
         trits = [draw.randint(-1, 1) for _ in range(count)]
         data = pack_trits(torch.tensor(trits, dtype=torch.int8), fmt)
-        assert data.tolist() == spelled(trits, fmt) and len(data) == bytes_of(count, fmt)
+        assert data.tolist() == spelled(trits, fmt) and len(data) == byte_count(count, fmt)
         back = unpack_trits(data, count, fmt)
         assert back.tolist() == trits and back.dtype == torch.int8
 
@@ -36,7 +36,7 @@ def test_trits_of_any_number_go_through_their_bytes(fmt):
     [("t5", range(243, 256)), ("t2", [v for v in range(256) if 3 in (v & 3, v >> 2 & 3, v >> 4 & 3, v >> 6)])],
 )
 def test_bytes_that_no_weights_give_are_errors(fmt, wrong):
-    count = FORMATS[fmt].count
+    count = CODECS[fmt].count
     for value in range(256):
         data = torch.tensor([0, value], dtype=torch.uint8)
         if value in wrong:
@@ -46,9 +46,9 @@ def test_bytes_that_no_weights_give_are_errors(fmt, wrong):
             assert torch.equal(pack_trits(unpack_trits(data, 2 * count, fmt), fmt), data)
 
 
-@pytest.mark.parametrize("fmt", FORMATS)
+@pytest.mark.parametrize("fmt", CODECS)
 def test_lengths_and_padding_are_checked(fmt):
-    count = FORMATS[fmt].count
+    count = CODECS[fmt].count
     data = pack_trits(torch.ones(count), fmt)
     for number in (0, count + 1, 2 * count):
         with pytest.raises(ValueError, match="bytes"):
