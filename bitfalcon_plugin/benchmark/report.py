@@ -119,8 +119,8 @@ def _notes(bench: Bench) -> list[str]:
         f"x: how many times faster than {bench.reference}, by the median of the rounds' ratios.",
         "- Open, first image and peak memory: of a process of its own, which has imported torch; "
         "memory is that of the whole process.",
-        f"- Differences: boxes before suppression against those of {bench.reference}, on {bench.images}: those with a score "
-        "above 0.25, and at least the 30 best of an image. "
+        f"- Differences: boxes before suppression against those of {bench.reference}, on {bench.images}: those with a "
+        "score above 0.25, and at least the 30 best of an image. "
         "A box is matched where it differs by no more than `export` allows.",
         "- Precision is that of the numbers in the file; "
         "a runtime without fast 16-bit arithmetic computes 16 bits in float32.",

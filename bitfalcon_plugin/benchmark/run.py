@@ -1,7 +1,7 @@
-"""What `benchmark` does: every engine and precision that is installed, on this machine, with what each costs and what it changes.
+"""The verb `benchmark`: measure every engine and precision that is installed, on this machine.
 
-Milliseconds of a machine say little of another; the ratios of engines that took turns in one process say more. All numbers stand
-beside threads, instruction set and versions.
+Milliseconds of one machine do not carry over to another one; the ratios of engines that took turns in one process do,
+better. The result names threads, instruction set and versions.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import math
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,101 +22,92 @@ from torch import Tensor
 from ..config.devices import select_device
 from ..config.errors import UserError
 from ..config.files import new_run_dir
+from ..config.notes import note
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, scan_split
 from ..data.images import letterbox, read_image
 from ..data.loading.loader import ValLoader, workers_for
-from ..data.shapes import draw as drawn_shapes
+from ..data.shapes import draw as draw_shapes
 from ..export.compare import compare_candidates, tolerance_for
+from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
 from ..ops.letterbox import letterbox_fit
 from ..plots.charts import NoMatplotlib
+from ..tasks.metrics import Metrics
 from ..val.loop import DEFAULT_CONF, validate
-from .candidates import REFERENCE, Contender, contenders, opened, provided, reason, runs_of, tried
+from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
 from .report import Bench, EngineRecord, draw, markdown, save
-from .timing import Timing, interleave, machine
+from .timing import interleave, machine
+from .trial import error_line, run_trial
 
 ROUNDS, WARMUP = 15, 2
-SLOW = 10.0  # times the reference: one that takes longer does not take part in the rounds
-COMPARED = 4  # batches of images, at most, on which boxes are compared
+MAX_SLOWDOWN = 10.0  # times the reference; a slower candidate takes no part in the rounds
+MAX_BATCHES = 4  # of images on which boxes are compared
 IOU = 0.7
-KINDS = {"float32": "float32", "int8": "int8"}  # precision of a row -> that of a tolerance; others have 16 bits
-TAKES = frozenset(
-    (
-        "mode",
-        "task",
-        "model",
-        "data",
-        "split",
-        "imgsz",
-        "batch",
-        "device",
-        "format",
-        "project",
-        "name",
-        "exist_ok",
-        "plots",
-        "workers",
-        "allow_outside",
-        "verbose",
-        "debug",
-        "max_det",
-        "single_cls",
-        "pretrained",
-    )
+TOLERANCES = {
+    "float32": "float32",
+    "int8": "int8",
+}  # precision of a candidate -> that of a tolerance; others have 16 bits
+SETTINGS_READ = frozenset(
+    "mode task model data split imgsz batch device format project name exist_ok plots workers allow_outside verbose "
+    "debug max_det single_cls pretrained".split()
 )
+Records = dict[str, EngineRecord]  # by the name of the candidate
+Engines = Mapping[str, Network | Runtime]  # likewise, open and without a failure so far
 
 
 @dataclass(frozen=True)
-class Ground:
-    """What all contenders are measured on. images: batches to compare boxes on; told: what they are. samples: with labels, or none."""
+class Conditions:
+    """The conditions that are the same for all candidates.
+
+    shape: of a batch, (B, 3, H, W). images: the batches on which boxes are compared; images_name: what they are.
+    samples: with labels, for mAP, or none; data: what they are, or "".
+    """
 
     settings: Settings
     device: torch.device
     shape: tuple[int, int, int, int]
     images: Sequence[Tensor]
-    told: str
+    images_name: str
     samples: Sequence[Sample] = ()
     data: str = ""
 
 
 def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settings) -> Bench:
-    """Measure all contenders; prints and writes the table. weights: the model's checkpoint in a folder to export into.
+    """Measure all candidates; print and write the table.
 
-    origin: the file the model is from, beside which exports may lie already. A contender that fails is a row with the reason. Raises
-    UserError for settings that cannot be meant.
+    weights: a checkpoint of the model, in a folder into which exports may be written. origin: the file that the model
+    is from; exports beside it are used. A candidate that fails is a record with the reason. Raises UserError for
+    settings that no candidate could run with.
     """
-    if others := sorted(settings.given - TAKES):
-        print(
-            f"note: benchmark runs all precisions of the engines in the same way; without effect: {', '.join(others)}",
-            file=sys.stderr,
-        )
-    device = select_device(settings.device)
-    ground = _ground(model, settings, device)
-    found = contenders(ground.settings, device)
+    if others := sorted(settings.given - SETTINGS_READ):
+        names = ", ".join(others)
+        note(f"note: benchmark runs all precisions of the engines in the same way; without effect: {names}")
+    conditions = _conditions(model, settings, select_device(settings.device))
+    batch, _, height, width = conditions.shape
+    candidates = list_candidates(conditions.settings, conditions.device)
     folder = new_run_dir("benchmark", settings.project, settings.name, settings.exist_ok)
     print(
-        f"Benchmark of {origin.name}: {len(found)} engines at {ground.shape[3]}x{ground.shape[2]}, batch {ground.shape[0]}, on {device}, "
-        f"{torch.get_num_threads()} threads; results in {folder}"
+        f"Benchmark of {origin.name}: {len(candidates)} engines at {width}x{height}, batch {batch}, "
+        f"on {conditions.device}, {torch.get_num_threads()} threads; results in {folder}"
     )
-    rows = {one.name: EngineRecord(one.name, one.precision) for one in found}
-    ready = _made_ready(found, rows, model, weights, origin, ground)
-    timed = _timed(ready, rows, ground)
-    _judged(timed, rows, ground)
-    high, wide = ground.shape[2:]
+    records = {candidate.name: EngineRecord(candidate.name, candidate.precision) for candidate in candidates}
+    engines = _prepare(candidates, records, model, (weights, origin), conditions)
+    engines = _time(engines, records, conditions)
+    _evaluate(engines, records, conditions)
     bench = Bench(
-        origin.name,
-        ground.data,
-        (high, wide),
-        ground.shape[0],
-        str(device),
-        ROUNDS,
-        REFERENCE,
-        ground.told,
-        tuple(rows.values()),
-        machine(),
-        folder,
+        model=origin.name,
+        data=conditions.data,
+        imgsz=(height, width),
+        batch=batch,
+        device=str(conditions.device),
+        rounds=ROUNDS,
+        reference=REFERENCE,
+        images=conditions.images_name,
+        rows=tuple(records.values()),
+        facts=machine(),
+        folder=folder,
     )
     save(bench, folder)
     print(f"\n{markdown(bench)}\nTable: {folder / 'benchmark.md'}, {folder / 'benchmark.json'}")
@@ -129,162 +119,168 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
     return bench
 
 
-def _ground(model: Detector, settings: Settings, device: torch.device) -> Ground:
-    batch = settings.batch if "batch" in settings.given else 1
-    if batch < 1:
-        raise UserError(f"batch={batch:g}: benchmark takes a whole number of images, 1 or more.")
-    sides = (settings.imgsz,) * 2 if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
-    high, wide = (-(-side // model.multiple) * model.multiple for side in sides)
-    if (high, wide) != sides:
-        print(
-            f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {high} x {wide}"
-        )
-    settings = settings.replace(batch=int(batch), imgsz=high if high == wide else (high, wide))
-    samples, data, told = [], "", "drawn shapes"
+def _conditions(model: Detector, settings: Settings, device: torch.device) -> Conditions:
+    if "batch" not in settings.given:
+        settings = settings.replace(batch=1)
+    if settings.batch < 1:
+        raise UserError(f"batch={settings.batch:g}: benchmark takes a whole number of images, 1 or more.")
+    batch, imgsz, multiple = int(settings.batch), settings.imgsz, model.multiple
+    sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    height, width = (-(-side // multiple) * multiple for side in sides)
+    if (height, width) != sides:
+        print(f"imgsz={imgsz} is no multiple of {multiple}, which this model needs; using {height} x {width}")
+    settings = settings.replace(batch=batch, imgsz=height if height == width else (height, width))
+    samples, data, source = [], "", "drawn shapes"
     if settings.data is not None:
-        if high != wide:
-            raise UserError(f"imgsz={settings.imgsz}: with data= give one side, for example imgsz={max(high, wide)}.")
+        if height != width:
+            raise UserError(
+                f"imgsz={settings.imgsz}: with data= give one side, for example imgsz={max(height, width)}."
+            )
         spec, settings = find_data(settings)
         names = class_names(settings, spec)
         if list(names.values()) != list(model.names.values()):
             raise UserError(
-                f"{spec.path} has the classes {', '.join(names.values())}; the model knows {', '.join(model.names.values())}. Give "
-                "the data it was trained for, or none."
+                f"{spec.path} has the classes {', '.join(names.values())}; the model knows "
+                f"{', '.join(model.names.values())}. Give the data it was trained for, or none."
             )
         samples = scan_split(spec, settings.split, settings).samples
         data = f"split {settings.split} of {spec.path.name}, {len(samples)} images"
-        told = f"images of {spec.path.name}"
-    count = COMPARED * int(batch)
-    if samples:
-        chosen = samples[:: max(len(samples) // count, 1)][:count]
-        pictures = [read_image(sample.image) for sample in chosen]
-    else:
-        pictures = [
-            torch.from_numpy(drawn_shapes(np.random.RandomState(number))[0]).permute(2, 0, 1) for number in range(count)
-        ]
-    tiles = [
-        letterbox(picture, letterbox_fit(tuple(picture.shape[1:]), (high, wide))).float() / 255 for picture in pictures
+        source = f"images of {spec.path.name}"
+    images = _compared_images(samples, MAX_BATCHES * batch)
+    count = len(images)
+    images = [
+        letterbox(image, letterbox_fit(tuple(image.shape[1:]), (height, width))).float() / 255 for image in images
     ]
-    tiles = (tiles * count)[: max(len(tiles) // int(batch), 1) * int(batch)]
-    images = [part.contiguous() for part in torch.stack(tiles).split(int(batch))]
-    return Ground(settings, device, (int(batch), 3, high, wide), images, f"{len(pictures)} {told}", samples, data)
+    images = (images * batch)[: max(count // batch, 1) * batch]  # whole batches
+    batches = [images.contiguous() for images in torch.stack(images).split(batch)]
+    return Conditions(settings, device, (batch, 3, height, width), batches, f"{count} {source}", samples, data)
 
 
-def _made_ready(
-    found: Sequence[Contender],
-    rows: dict[str, EngineRecord],
-    model: Detector,
-    weights: Path,
-    origin: Path,
-    ground: Ground,
-) -> dict[str, object]:
-    """Name and engine of the contenders that came through. Each gets its file, is tried in a process of its own, then opened here."""
-    ready: dict[str, object] = {}
-    usual = 0.0  # seconds of the reference
-    for one in found:
-        start = time.perf_counter()
-        with (
-            _told_of(rows, one.name),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            one = provided(one, weights, origin, model, ground.settings, ground.device)
-            trial = tried(one, ground.shape, ground.device)
-            rows[one.name] = replace(
-                rows[one.name], bytes=one.bytes, load=trial.load, first=trial.first, memory=trial.memory, gpu=trial.gpu
-            )
-            usual = trial.again if one.name == REFERENCE else usual
-            if usual and trial.again > SLOW * usual:
+def _compared_images(samples: Sequence[Sample], count: int) -> list[Tensor]:
+    """Read `count` images evenly spread over the samples, or draw shapes where there are none; uint8 (3, H, W)."""
+    if samples:
+        return [read_image(sample.image) for sample in samples[:: max(len(samples) // count, 1)][:count]]
+    shapes = (draw_shapes(np.random.RandomState(number))[0] for number in range(count))
+    return [torch.from_numpy(image).permute(2, 0, 1) for image in shapes]
+
+
+def _prepare(
+    candidates: Sequence[Candidate], records: Records, model: Detector, files: tuple[Path, Path], conditions: Conditions
+) -> Engines:
+    """Give each candidate its file, try it in a process of its own, and open it here; returns those that came through.
+
+    files: weights and origin, as of `run_benchmark`.
+    """
+    engines: dict[str, Network | Runtime] = {}
+    reference = 0.0  # seconds of the reference
+    for candidate in candidates:
+        name, begin = candidate.name, time.perf_counter()
+        with _failures(records, name), _silence():
+            candidate = with_file(candidate, *files, model, conditions.settings)
+            trial = run_trial(candidate, conditions.shape, conditions.device)
+            measured = {"bytes": candidate.bytes, "load": trial.load, "first": trial.first_run}
+            _update(records, name, **measured, memory=trial.memory, gpu=trial.gpu_memory)
+            seconds = trial.second_run
+            reference = seconds if name == REFERENCE else reference
+            if reference and seconds > MAX_SLOWDOWN * reference:
                 raise UserError(
-                    f"{trial.again:.2f} s a batch, {trial.again / usual:.0f} times the reference: too slow to take part in the rounds "
-                    f"(this machine has no fast {one.precision})"
+                    f"{seconds:.2f} s a batch, {seconds / reference:.0f} times the reference: too slow to take part "
+                    f"in the rounds (this machine has no fast {candidate.precision})"
                 )
-            engine = opened(one, ground.device)
-            rows[one.name] = replace(rows[one.name], runtime=engine.runtime)
+            engine = open_candidate(candidate, conditions.device)
+            _update(records, name, runtime=engine.runtime)
             with torch.inference_mode():
-                engine.decode(engine(ground.images[0].to(ground.device)))  # a compiled one is compiled here
-            ready[one.name] = engine
-        told = rows[one.name].reason or f"opens in {rows[one.name].load:.2f} s"
-        print(f"  {one.name:<24} {time.perf_counter() - start:6.1f} s  {told[:140]}", flush=True)
-    return ready
+                engine.decode(engine(conditions.images[0].to(conditions.device)))  # compiles what is to be compiled
+            engines[name] = engine
+        outcome = records[name].reason or f"opens in {records[name].load:.2f} s"
+        print(f"  {name:<24} {time.perf_counter() - begin:6.1f} s  {outcome[:140]}", flush=True)
+    return engines
+
+
+def _update(records: Records, name: str, **values: object) -> None:
+    records[name] = replace(records[name], **values)
 
 
 @contextlib.contextmanager
-def _told_of(rows: dict[str, EngineRecord], name: str) -> Iterator[None]:
-    """A contender that fails is a row with the reason."""
+def _failures(records: Records, name: str) -> Iterator[None]:
+    """Write what a candidate raises into its record, instead of ending the benchmark."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001  whatever a runtime raises
-        rows[name] = replace(rows[name], reason=reason(error))
+    except Exception as error:  # noqa: BLE001  a runtime may raise anything
+        _update(records, name, reason=error_line(error))
 
 
-def _timed(ready: Mapping[str, object], rows: dict[str, EngineRecord], ground: Ground) -> dict[str, object]:
-    """The engines that ran all rounds, their rows with latencies."""
-    failed: dict[str, str] = {}
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        yield
 
-    def guarded(name: str, run):
-        def once() -> None:
-            if name not in failed:
-                try:
-                    run()
-                except Exception as error:  # noqa: BLE001
-                    failed[name] = reason(error)
 
-        return once
+def _time(engines: Engines, records: Records, conditions: Conditions) -> Engines:
+    """Time the engines in turns and write their latencies; returns those that ran all rounds."""
 
-    runs = {name: guarded(name, run) for name, run in runs_of(ready, ground.images[0]).items()}
+    def forward(name: str) -> Callable[[], None]:
+        engine = engines[name]
+        images = conditions.images[0].to(next(engine.parameters()).device)
+
+        def run() -> None:
+            if not records[name].reason:  # after its first failure an engine only waits for the others
+                with _failures(records, name):
+                    engine.decode(engine(images))
+
+        return run
+
     with torch.inference_mode():
-        taken: dict[str, Timing] = interleave(runs, rounds=ROUNDS, warmup=WARMUP, device=ground.device)
-    base = taken.get(REFERENCE) if REFERENCE not in failed else None
-    for name, timing in taken.items():
-        if name in failed:
-            rows[name] = replace(rows[name], reason=failed[name])
-        else:
-            rows[name] = replace(rows[name], latency=timing, faster=timing.faster_than(base) if base else None)
-    return {name: engine for name, engine in ready.items() if name not in failed}
+        runs = {name: forward(name) for name in engines}
+        timings = interleave(runs, rounds=ROUNDS, warmup=WARMUP, device=conditions.device)
+    timings = {name: timing for name, timing in timings.items() if not records[name].reason}
+    reference = timings.get(REFERENCE)
+    for name, timing in timings.items():
+        _update(records, name, latency=timing, faster=timing.faster_than(reference) if reference else None)
+    return {name: engines[name] for name in timings}
 
 
-def _judged(engines: Mapping[str, object], rows: dict[str, EngineRecord], ground: Ground) -> None:
-    """Write the agreement with the reference and, where there are labels, the average precision into the rows."""
+def _evaluate(engines: Engines, records: Records, conditions: Conditions) -> None:
+    """Write the agreement with the reference and, where there are labels, the average precision into the records."""
     reference: Tensor | None = None
     for name, engine in engines.items():  # the reference is the first
-        with _told_of(rows, name), torch.inference_mode():
-            batches = [engine.decode(engine(batch.to(ground.device))) for batch in ground.images]
-            candidates = torch.cat(batches).float().cpu()  # (B, 4+nc, A)
-            reference = candidates if reference is None else reference
+        with _failures(records, name), torch.inference_mode():
+            batches = [engine.decode(engine(images.to(conditions.device))) for images in conditions.images]
+            predictions = torch.cat(batches).float().cpu()  # (images, 4+nc, A)
+            reference = predictions if reference is None else reference
             if REFERENCE in engines:
-                kind = KINDS.get(rows[name].precision, "half")
-                tolerance, _ = tolerance_for(kind, engines[REFERENCE].model, ground.images[0].to(ground.device))
-                found = compare_candidates(reference, candidates, tolerance, ground.shape)
-                rows[name] = replace(
-                    rows[name], pixels=found.pixels, score=found.score, matched=found.matched, boxes=found.count
-                )
-            if ground.samples:
-                print(f"  {name:<24} measuring mAP on {len(ground.samples)} images", flush=True)
-                metrics = _measured(engine, ground)
-                rows[name] = replace(rows[name], ap=_finite(metrics.ap), ap50=_finite(metrics.ap50))
+                precision = TOLERANCES.get(records[name].precision, "half")
+                images = conditions.images[0].to(conditions.device)
+                tolerance, _ = tolerance_for(precision, engines[REFERENCE].model, images)
+                agreement = compare_candidates(reference, predictions, tolerance, conditions.shape)
+                _update(records, name, pixels=agreement.pixels, score=agreement.score)
+                _update(records, name, matched=agreement.matched, boxes=agreement.count)
+            if conditions.samples:
+                print(f"  {name:<24} measuring mAP on {len(conditions.samples)} images", flush=True)
+                metrics = _validate(engine, conditions)
+                _update(records, name, ap=_finite(metrics.ap), ap50=_finite(metrics.ap50))
 
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _measured(engine, ground: Ground):
-    settings = ground.settings
+def _validate(engine: Network | Runtime, conditions: Conditions) -> Metrics:
     loader = ValLoader(
-        ground.samples,
-        imgsz=ground.shape[2],
-        batch=ground.shape[0],
+        conditions.samples,
+        imgsz=conditions.shape[2],
+        batch=conditions.shape[0],
         stride=engine.multiple,
-        device=ground.device,
+        device=conditions.device,
         rect=False,
-        workers=workers_for(ground.device, settings),
+        workers=workers_for(conditions.device, conditions.settings),
     )
-    return validate(engine, ground.samples, loader, conf=DEFAULT_CONF, iou=IOU, max_det=settings.max_det)
+    max_det = conditions.settings.max_det
+    return validate(engine, conditions.samples, loader, conf=DEFAULT_CONF, iou=IOU, max_det=max_det)
 
 
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
-    """A folder for weights and exports that is gone afterwards."""
+    """Yield a folder for weights and exports, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="bitfalcon-benchmark-", ignore_cleanup_errors=True) as folder:
         yield Path(folder)

@@ -1,8 +1,8 @@
 """What does the next larger model buy? One graph, each of its sizes trained under the same budget, and one table of what came out.
 
-An experiment is a folder: a training run of its own for each size (n/, s/, ...), sizes.json (what was asked and what is done; written
-whole after each size), sizes.md and sizes.png. Killed at any moment it goes on where it was: finished sizes are kept, the one that
-was being trained goes on from its last.pt as `train resume=` does.
+An experiment is a folder: a training run of its own for each size (n/, s/, ...), sizes.json (what was asked and what
+is done; written whole after each size), sizes.md and sizes.png. Killed at any moment it goes on where it was:
+finished sizes are kept, the one that was being trained goes on from its last.pt as `train resume=` does.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ LATENCY = "fp32 channels_last"
 def run_sizes(settings: Settings) -> Experiment:
     """Train every size that is not trained yet, time all in turns, write and print the table.
 
-    A first Ctrl-C or SIGTERM ends it as it ends a training run, with everything kept. Raises UserError as training does, and for
-    settings under which sizes cannot be compared.
+    A first Ctrl-C or SIGTERM ends it as it ends a training run, with everything kept. Raises UserError as training
+    does, and for settings under which sizes cannot be compared.
     """
     if "LOCAL_RANK" in os.environ:
         raise UserError(

@@ -1,7 +1,7 @@
 """How long things take, compared fairly: every candidate in turn, round after round, in one process, and on which machine.
 
-A machine that is shared or that changes its clock drifts; candidates that take turns drift together, so that their ratios hold
-where the milliseconds do not.
+A machine that is shared or that changes its clock drifts; candidates that take turns drift together, so that their
+ratios hold where the milliseconds do not.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time every candidate once a round, in the order of `runs` and, in every second round, backwards.
 
-    warmup: rounds that are not counted. seconds: a candidate is called again until so much time has passed, and its mean counts; 0:
-    one call. device: where the work is done; on CUDA a measurement waits for it. clock gives seconds. What a candidate raises ends
-    the measurement.
+    warmup: rounds that are not counted. seconds: a candidate is called again until so much time has passed, and its
+    mean counts; 0: one call. device: where the work is done; on CUDA a measurement waits for it. clock gives seconds.
+    What a candidate raises ends the measurement.
     """
     if rounds < 1 or warmup < 0:
         raise ValueError(f"rounds={rounds}, warmup={warmup}: expected at least one round, and no negative warm-up")
@@ -158,7 +158,8 @@ def _mean(run: Callable[[], object], seconds: float, wait: Callable[[], None], c
 def machine() -> dict[str, object]:
     """What a timing depends on, as plain values: processor, instruction set, threads, GPU, versions.
 
-    "instructions": what the CPU has of FLAGS. "limits": variables that forbid some of them. "capability": what torch's own kernels use.
+    "instructions": what the CPU has of FLAGS. "limits": variables that forbid some of them. "capability": what
+    torch's own kernels use.
     """
     gpus = (
         [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
@@ -239,7 +240,8 @@ def variants(
 ) -> dict[str, Callable[[], Tensor]]:
     """Callables by name, each a copy of the model, folded, in its type and layout, on one batch of noise; they give decoded predictions.
 
-    imgsz: side or (height, width), taken up to the next size that is legal. The model is left as it is. names: of VARIANTS.
+    imgsz: side or (height, width), taken up to the next size that is legal. The model is left as it is. names: of
+    VARIANTS.
     """
     sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
     sides = tuple(-(-side // model.multiple) * model.multiple for side in sides)

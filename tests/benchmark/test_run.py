@@ -1,4 +1,4 @@
-"""The benchmark: every contender measured the same way, one that fails is a row, and what is said agrees with other measurements."""
+"""The benchmark: all candidates are measured alike, a failure is a record, and the numbers agree with those of val."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-import bitfalcon_plugin.benchmark.candidates as contending
+import bitfalcon_plugin.benchmark.candidates as candidates
 import bitfalcon_plugin.benchmark.run as bench
+import bitfalcon_plugin.benchmark.trial as trials
 from bitfalcon_plugin import YOLO
-from bitfalcon_plugin.benchmark.candidates import REFERENCE, Contender, Trial, contenders, tried
+from bitfalcon_plugin.benchmark.candidates import REFERENCE, Candidate, list_candidates
 from bitfalcon_plugin.benchmark.report import Bench, EngineRecord, draw, markdown, save
 from bitfalcon_plugin.benchmark.timing import Timing, machine
+from bitfalcon_plugin.benchmark.trial import Trial, run_trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
@@ -45,24 +47,24 @@ def quick(monkeypatch):
     """Few rounds, and trials that start no process."""
     monkeypatch.setattr(bench, "ROUNDS", 3)
     monkeypatch.setattr(bench, "WARMUP", 0)
-    monkeypatch.setattr(bench, "tried", lambda one, shape, device: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
+    monkeypatch.setattr(bench, "run_trial", lambda one, shape, device: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
 
 
 def test_the_reference_runs_first_and_format_restricts_the_rest():
-    names = [one.name for one in contenders(settings(), CPU)]
+    names = [one.name for one in list_candidates(settings(), CPU)]
     assert (
         names[0] == REFERENCE
         and names[-1].startswith("compile")
         and {"onnx", "torchscript", "openvino int8", "pt2 16 bits"} <= set(names)
     )
     assert not [name for name in names if "fp16" in name] and len(names) == len(set(names))
-    assert "torch fp16 channels_last" in [one.name for one in contenders(settings(), torch.device("cuda"))]
-    assert {one.family for one in contenders(settings(format="[onnx, Torch]"), CPU)} == {"torch", "onnx"}
-    assert [one.name for one in contenders(settings(format="compile"), CPU)][0] == REFERENCE
+    assert "torch fp16 channels_last" in [one.name for one in list_candidates(settings(), torch.device("cuda"))]
+    assert {one.family for one in list_candidates(settings(format="[onnx, Torch]"), CPU)} == {"torch", "onnx"}
+    assert [one.name for one in list_candidates(settings(format="compile"), CPU)][0] == REFERENCE
     with pytest.raises(UserError, match="benchmark knows torch, compile, onnx.*Did you mean 'torch'"):
-        contenders(settings(format="trch"), CPU)
+        list_candidates(settings(format="trch"), CPU)
     with pytest.raises(UserError, match="not written here"):
-        contenders(settings(format="tflite"), CPU)
+        list_candidates(settings(format="tflite"), CPU)
 
 
 def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, capsys):
@@ -112,8 +114,8 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
     assert not list(Path(best).parent.glob("*.torchscript"))  # exports were made elsewhere, and are gone
 
 
-def test_a_contender_that_fails_is_a_row_with_the_reason_and_not_the_end(weights, quick, monkeypatch, capsys):
-    original = bench.opened
+def test_a_candidate_that_fails_is_a_record_with_the_reason_and_not_the_end(weights, quick, monkeypatch, capsys):
+    original = bench.open_candidate
 
     def opened(one, device):
         if one.precision == "bfloat16":
@@ -125,11 +127,11 @@ def test_a_contender_that_fails_is_a_row_with_the_reason_and_not_the_end(weights
             )
         return engine
 
-    monkeypatch.setattr(bench, "opened", opened)
+    monkeypatch.setattr(bench, "open_candidate", opened)
     slow = Trial(1.0, 0.5, 0.25, 99.0, 1)
     monkeypatch.setattr(
         bench,
-        "tried",
+        "run_trial",
         lambda one, shape, device: slow if one.name == "torchscript 16 bits" else Trial(1.0, 0.5, 0.25, 0.1, 1),
     )
     assert (
@@ -152,12 +154,12 @@ def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monke
     made, scratch = [], tmp_path_factory.mktemp("scratch") / "best.pt"
     YOLO("best.pt").export(format="torchscript", imgsz=64)
     beside = weights.with_suffix(".torchscript")
-    monkeypatch.setattr(contending, "run_export", lambda model, settings, source: made.append(settings))
+    monkeypatch.setattr(candidates, "run_export", lambda model, settings, source: made.append(settings))
 
     def path(origin=weights, options=(), imgsz=64, batch=1) -> str:
-        one = Contender("x", "torchscript", "float32", options=options)
-        return contending.provided(
-            one, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch), CPU
+        one = Candidate("x", "torchscript", "float32", options=options)
+        return candidates.with_file(
+            one, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch)
         ).path
 
     assert path() == str(beside) and not made
@@ -196,22 +198,22 @@ def test_mistakes_are_told_and_leave_no_folder(weights, capsys, tokens, words):
 
 
 def test_a_trial_in_a_process_of_its_own_tells_time_and_memory(weights):
-    trial = tried(Contender("x", "torch", "float32", str(weights), "fp32 channels_last"), (2, 3, 64, 64), CPU)
-    assert min(trial.ready, trial.load, trial.first, trial.again) > 0
+    trial = run_trial(Candidate("x", "torch", "float32", str(weights), "fp32 channels_last"), (2, 3, 64, 64), CPU)
+    assert min(trial.start, trial.load, trial.first_run, trial.second_run) > 0
     assert trial.memory == 0 or 50e6 < trial.memory < 20e9
     with pytest.raises(UserError, match="none.pt"):
-        tried(Contender("x", "torch", "float32", "none.pt", "fp32 NCHW"), (1, 3, 64, 64), CPU)
+        run_trial(Candidate("x", "torch", "float32", "none.pt", "fp32 NCHW"), (1, 3, 64, 64), CPU)
 
 
 def test_a_trial_that_takes_too_long_or_dies_is_told(weights, monkeypatch):
-    one = Contender("x", "torch", "float32", str(weights), "fp32 NCHW")
-    monkeypatch.setattr(contending, "LIMIT", 0.05)
+    one = Candidate("x", "torch", "float32", str(weights), "fp32 NCHW")
+    monkeypatch.setattr(trials, "TIMEOUT", 0.05)
     with pytest.raises(UserError, match="not ready after"):
-        tried(one, (1, 3, 64, 64), CPU)
-    monkeypatch.setattr(contending, "LIMIT", 300.0)
-    monkeypatch.setattr(contending, "_try", os.abort)  # an argument too many: the process ends before it says anything
+        run_trial(one, (1, 3, 64, 64), CPU)
+    monkeypatch.setattr(trials, "TIMEOUT", 300.0)
+    monkeypatch.setattr(trials, "_child", os.abort)  # an argument too many: the process ends before it says anything
     with pytest.raises(UserError, match="ended with code 1"):
-        tried(one, (1, 3, 64, 64), CPU)
+        run_trial(one, (1, 3, 64, 64), CPU)
 
 
 def rows() -> tuple[EngineRecord, ...]:
@@ -299,7 +301,7 @@ def test_a_network_is_decoded_as_the_detector_is():
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         wanted = model.decode(model(images))
-        network = contending.Network(model, CPU, torch.float32, torch.channels_last, False)
+        network = candidates.Network(model, CPU, torch.float32, torch.channels_last)
         assert (network.decode(network(images)) - wanted).abs().max() < 1e-3
     assert (
         network.names == model.names and network.eval() is network and next(network.parameters()).dtype == torch.float32
