@@ -140,7 +140,7 @@ def predict_batches(
 
 
 def _is_live(item: Item) -> bool:
-    return isinstance(item, Video) and isinstance(item.place, int)
+    return isinstance(item, Video) and isinstance(item.source, int)
 
 
 def _computed(

@@ -85,7 +85,7 @@ def read_pictures(
             while waiting and (len(waiting) >= depth or isinstance(item, Video)):
                 yield waiting.popleft().result()
             if isinstance(item, Video):
-                live = isinstance(item.place, int)
+                live = isinstance(item.source, int)
                 frames = _read_frames(item, index, resized, vid_stride)
                 room = depth if not live else LIVE_FRAMES if keep_all else 1
                 yield from ahead(frames, room, newest=live and not keep_all)
@@ -183,7 +183,7 @@ def _read_one(item: Item, index: int, resized: Callable[[Size], Size]) -> Pictur
 def _read_frames(item: Video, index: int, resized: Callable[[Size], Size], stride: int) -> Iterator[Picture | Unread]:
     path, any_frame = describe(item, index), False
     try:
-        with VideoFile(item.place) as video:
+        with VideoFile(item.source) as video:
             start = time.thread_time()
             for number, frame in video.frames(stride):
                 any_frame = True

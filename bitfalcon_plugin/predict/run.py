@@ -1,4 +1,4 @@
-"""The verb predict: what a run over sources writes into its folder and prints, picture by picture.
+"""The verb predict: run a model over sources, and write and print the results picture by picture.
 
 Written from spec/interface.md 8.4 and 10.
 """
@@ -6,33 +6,38 @@ Written from spec/interface.md 8.4 and 10.
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from torch import Tensor
 from tqdm import tqdm
 
 from ..config.callbacks import Events
 from ..config.errors import UserError
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
 from .pipeline import Batch, Predictor, Skipped, embed_rows, predict_batches
+from .reader import Picture
 from .results import Results
-from .sources import Item, Video, list_sources
-from .writer import Writer, _json, _json_vector, _line
+from .sources import Item, Url, Video, list_sources
+from .writer import Writer
 
 FEW = 10  # items that need no progress bar
-TOLD = 10  # unreadable sources that are named; the others are counted
+MAX_REASONS = 10  # unreadable sources that are named; the others are counted
 
 
 def run_predict(
     model: Detector, settings: Settings, source: object, verbose: bool, events: Events | None = None
 ) -> Iterator:
-    """Yield the Results of a source, or with settings.embed its vectors (n,), and write and print what settings ask for.
+    """Yield the Results of a source, or its vectors (n,) with settings.embed; write and print what the settings say.
 
-    What is wrong with the source or the settings is raised by the call itself. verbose: a line an image.
+    verbose: print a line for each image. Raises UserError for a wrong source or setting, already before the first item
+    is drawn from the iterator.
     """
     if source is None:
         raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
@@ -45,7 +50,7 @@ def run_predict(
         embed_rows(model, embed)
     batch = int(settings.batch) if "batch" in settings.given else None
     if batch is not None and batch < 1:
-        notes.append(f"batch={settings.batch:g}: what fits is searched for training only; using 1.")
+        notes.append(f"batch={settings.batch:g}: the largest batch is searched for training only; using 1.")
         batch = 1
     sides = (settings.imgsz,) if isinstance(settings.imgsz, int) else settings.imgsz
     if any(side % model.multiple for side in sides):
@@ -55,8 +60,7 @@ def run_predict(
         )
     if settings.half and not model.exported and (reason := why_not_half(model)):
         notes.append(f"half=True: {reason}.")
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    print_note(*notes)
     options = {
         "imgsz": settings.imgsz,
         "conf": 0.25 if settings.conf is None else settings.conf,
@@ -74,71 +78,103 @@ def run_predict(
     return _run(Predictor(model, settings, items), options, verbose and settings.verbose, events or Events())
 
 
-def _run(about: Predictor, options: dict, verbose: bool, events: Events) -> Iterator:
-    settings, items, skipped = about.args, about.source, Skipped()
-    out = sys.stderr if settings.json else sys.stdout
-    writer, totals = Writer(about), Counter()
+def _run(predictor: Predictor, options: dict, verbose: bool, events: Events) -> Iterator:
+    """Predict batch by batch, and write and print each batch before its results are yielded."""
+    settings, items, skipped = predictor.args, predictor.source, Skipped()
+    writer, total_ms = Writer(predictor), Counter()
+    lines = verbose and not settings.json
 
-    def watch(event: str, batch: Batch) -> None:
-        about.batch = [p.path for p in batch.pictures], [p.pixels for p in batch.pictures], []
-        about.results = batch.results
-        events.fire(event, about)
+    def fire(event: str, batch: Batch) -> None:
+        pictures = batch.pictures
+        predictor.batch = [picture.path for picture in pictures], [picture.pixels for picture in pictures], []
+        predictor.results = batch.results
+        events.fire(event, predictor)
 
-    def done(batch: Batch) -> None:
-        for picture, result in zip(batch.pictures, about.results):
-            about.seen += 1
-            if not isinstance(result, Results):
-                if settings.json and isinstance(result, Tensor):
-                    print(_json_vector(picture, result), flush=True)
-                continue
-            writer.write(picture, result)
-            totals.update(result.speed)
-            about.batch[2].append(_line(picture, result, items))
-            if verbose and not settings.json:
-                print(about.batch[2][-1])
-            if settings.json:
+    def write(batch: Batch) -> None:
+        for picture, result in zip(batch.pictures, predictor.results):
+            predictor.seen += 1
+            if isinstance(result, Results):
+                writer.write(picture, result)
+                total_ms.update(result.speed)
+                predictor.batch[2].append(_line(picture, result, items))
+                if lines:
+                    print(predictor.batch[2][-1])
+            if settings.json and isinstance(result, (Results, Tensor)):
                 print(_json(picture, result), flush=True)
-        about.speed = {stage: ms / about.seen for stage, ms in totals.items()}
+        predictor.speed = {stage: ms / predictor.seen for stage, ms in total_ms.items()}
 
+    shape = ()
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
-        bar = stack.enter_context(_bar(items, verbose and not settings.json))
-        events.fire("on_predict_start", about)
-        for batch in stack.enter_context(
-            contextlib.closing(predict_batches(about.model, items, **options, skipped=skipped, watch=watch))
-        ):
-            done(batch)
+        bar = stack.enter_context(_progress_bar(items, lines))
+        events.fire("on_predict_start", predictor)
+        batches = predict_batches(predictor.model, items, **options, skipped=skipped, watch=fire)
+        for batch in stack.enter_context(contextlib.closing(batches)):
+            write(batch)
             bar.update(len(batch.pictures))
-            shape = len(batch.pictures), batch.results[0]
-            events.fire("on_predict_batch_end", about)
-            yield from about.results
-    _tell_skipped(skipped, len(items))
-    if verbose and about.speed:
-        height, width = shape[1].input_shape
-        speed = ", ".join(f"{ms:.1f}ms {stage}" for stage, ms in about.speed.items())
-        print(f"Speed: {speed} per image at shape ({shape[0]}, 3, {height}, {width})", file=out)
-        if how := getattr(about.model, "how", None):
-            print(f"Network: {how}", file=out)
-    if about.save_dir is not None:
-        unread = f"; {len(skipped.reasons)} images could not be read" if skipped.reasons else ""
-        print(f"Results saved to {about.save_dir}{unread}", file=out)
-        if settings.save_txt:
-            print(f"{writer.labels} label files saved to {about.save_dir / 'labels'}", file=out)
-    events.fire("on_predict_end", about)
+            if isinstance(batch.results[0], Results):
+                shape = (len(batch.pictures), 3, *batch.results[0].input_shape)
+            events.fire("on_predict_batch_end", predictor)
+            yield from predictor.results
+    _note_skipped(skipped.reasons, len(items))
+    _print_summary(predictor, writer, shape if verbose else (), len(skipped.reasons))
+    events.fire("on_predict_end", predictor)
 
 
-def _bar(items: Sequence[Item], lines: bool) -> tqdm:
-    # Where a line is printed for each image, or nobody looks, there is none.
+def _progress_bar(items: Sequence[Item], lines: bool) -> tqdm:
+    """A bar on stderr. It stays hidden if a line is printed for each image, outside a terminal, and for few images."""
     endless = any(isinstance(item, Video) for item in items)
     shown = not lines and sys.stderr.isatty() and (endless or len(items) > FEW)
     return tqdm(total=None if endless else len(items), desc="predict", unit="image", disable=not shown, file=sys.stderr)
 
 
-def _tell_skipped(skipped: Skipped, count: int) -> None:
-    reasons = skipped.reasons
+def _line(picture: Picture, result: Results, items: Sequence[Item]) -> str:
+    """The line that is printed about a picture."""
+    height, width = result.input_shape
+    summary = f"{height}x{width} {result.verbose()}{result.speed['inference']:.1f}ms"
+    item = items[picture.number - 1]
+    if isinstance(item, Video):
+        frame = f"{picture.frame}/{picture.frames}" if picture.frames else f"{picture.frame}"
+        return f"video {picture.number}/{len(items)} (frame {frame}) {picture.path}: {summary}"
+    if isinstance(item, (Path, Url)):
+        return f"image {picture.number}/{len(items)} {picture.path}: {summary}"
+    return f"{picture.number - 1}: {summary}"
+
+
+def _json(picture: Picture, result: Results | Tensor) -> str:
+    """The results of a picture, or its embedding (n,), as a line of JSON."""
+    record: dict[str, object] = {"path": picture.path}
+    if picture.frame:
+        record["frame"] = picture.frame
+    if isinstance(result, Tensor):
+        record["embedding"] = [round(value, 6) for value in result.tolist()]
+    else:
+        record["height"], record["width"] = result.orig_shape
+        record["detections"] = result.summary()
+        record["speed"] = {stage: round(ms, 2) for stage, ms in result.speed.items()}
+    return json.dumps(record, ensure_ascii=False)
+
+
+def _note_skipped(reasons: Sequence[str], count: int) -> None:
     if reasons:
-        print(f"note: {len(reasons)} of {count} sources could not be read and were skipped:", file=sys.stderr)
-        for reason in reasons[:TOLD]:
-            print(f"note: skipped {reason}", file=sys.stderr)
-        if len(reasons) > TOLD:
-            print(f"note: ... and {len(reasons) - TOLD} more", file=sys.stderr)
+        print_note(
+            f"{len(reasons)} of {count} sources could not be read and were skipped:",
+            *(f"skipped {reason}" for reason in reasons[:MAX_REASONS]),
+        )
+    if len(reasons) > MAX_REASONS:
+        print_note(f"... and {len(reasons) - MAX_REASONS} more")
+
+
+def _print_summary(predictor: Predictor, writer: Writer, shape: Sequence[int], unread: int) -> None:
+    """Print the speed (with the last input's `shape`, if given) and the run folder; on stderr if stdout is JSON."""
+    out = sys.stderr if predictor.args.json else sys.stdout
+    if shape and predictor.speed:
+        speed = ", ".join(f"{ms:.1f}ms {stage}" for stage, ms in predictor.speed.items())
+        print(f"Speed: {speed} per image at shape ({', '.join(map(str, shape))})", file=out)
+        if how := getattr(predictor.model, "how", None):
+            print(f"Network: {how}", file=out)
+    if predictor.save_dir is not None:
+        skipped = f"; {unread} images could not be read" if unread else ""
+        print(f"Results saved to {predictor.save_dir}{skipped}", file=out)
+        if predictor.args.save_txt:
+            print(f"{writer.label_files} label files saved to {predictor.save_dir / 'labels'}", file=out)

@@ -34,7 +34,7 @@ class Url:
 class Video:
     """A video file, or a webcam by its number."""
 
-    place: Path | int
+    source: Path | int
 
 
 @dataclass(frozen=True)
@@ -261,5 +261,5 @@ def describe(item: Item, index: int) -> str:
     if isinstance(item, Url):
         return item.address
     if isinstance(item, Video):
-        return f"camera{item.place}" if isinstance(item.place, int) else str(item.place.resolve())
+        return f"camera{item.source}" if isinstance(item.source, int) else str(item.source.resolve())
     return getattr(item, "filename", "") or f"image{index}.jpg"

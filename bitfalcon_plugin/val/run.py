@@ -25,7 +25,8 @@ from ..data.loading.loader import USUAL_BATCH as USUAL
 from ..data.loading.loader import ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
-from ..predict.writer import is_coco, write_files
+from ..predict.coco_json import is_coco
+from ..predict.writer import write_files
 from ..tasks.detect import detect, gains_of
 from ..tasks.metrics import Metrics
 from .loop import DEFAULT_CONF, progress, validate

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import threading
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -16,7 +15,8 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.models.inference import precision
 from bitfalcon_plugin.predict import run as outputs
-from bitfalcon_plugin.predict import video, writer
+from bitfalcon_plugin.predict import video
+from bitfalcon_plugin.predict.image_names import file_stems, image_ids
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.predict.run import run_predict
 from tests.helpers.finder import BrightBoxes, painted
@@ -62,8 +62,8 @@ def test_everything_that_can_be_saved(here):
     rows = json.loads((folder / "predictions.json").read_text())
     assert [(row["image_id"], row["file_name"], row["category_id"]) for row in rows] == [
         ("a", "a.png", 1),
-        ("a-2", "a.png", 2),
-        ("a-2", "a.png", 3),
+        ("sub/a", "a.png", 2),
+        ("sub/a", "a.png", 3),
     ]
     assert rows[0]["bbox"] == pytest.approx([8, 8, 32, 32], abs=1.1) and rows[0]["score"] == 0.9
     assert Image.open(folder / "a.jpg").size == (64, 48)
@@ -210,7 +210,7 @@ def test_what_is_wrong_is_raised_by_the_call_itself(here):
         ({"half": True}, "goes on in 32 bits"),
         ({"imgsz": 50}, r"imgsz=50 is no multiple of 32, .*; using \[64\]"),
         ({"batch": -1}, "using 1"),
-        ({"batch": 0.5}, "batch=0.5: what fits"),
+        ({"batch": 0.5}, "batch=0.5: the largest batch is searched"),
     ],
 )
 def test_what_is_changed_is_said(here, monkeypatch, capsys, given, words):
@@ -236,11 +236,17 @@ def test_embed_gives_a_vector_an_image(here, capsys):
         run_predict(model, load_settings({"embed": [2]}), "in", False)
 
 
-def test_names_are_given_out_once():
-    taken: Counter[str] = Counter()
-    given = [writer._free_stem(stem, taken) for stem in ("a", "a-2", "a", "A", "b", "a", "a-2")]
-    assert given == ["a", "a-2", "a-3", "A-4", "b", "a-5", "a-2-2"]
-    assert len({writer._free_stem("x", taken) for _ in range(5000)}) == 5000
+def test_file_stems_are_given_once():
+    paths = ["1/a.png", "2/a-2.png", "3/a.jpg", "4/A.png", "5/b.png", "6/a.v.png", "7/a.png", "8/a-2.png"]
+    stems = ["a", "a-2", "a-3", "A-4", "b", "a.v", "a-5", "a-2-2"]
+    assert file_stems(paths) == stems
+    assert file_stems(paths[::-1]) == stems[::-1]  # whatever the order of the images
+    assert len({*file_stems(["x.png"] * 5000)}) == 5000
+
+
+def test_a_path_that_is_given_twice_has_two_image_ids():
+    assert image_ids(["d/5.png", "d/5.png", "d/5.jpg", "d/a.png"]) == ["5.png", "5.png-2", "5.jpg", "a"]
+    assert image_ids([]) == []
 
 
 @pytest.mark.parametrize(
@@ -254,7 +260,7 @@ def test_the_progress_bar_is_for_many_images_on_a_terminal(monkeypatch, count, l
         encoding = "utf-8"
 
     monkeypatch.setattr(outputs.sys, "stderr", Screen())
-    with outputs._bar([np.zeros((1, 1, 3), np.uint8)] * count, lines) as bar:
+    with outputs._progress_bar([np.zeros((1, 1, 3), np.uint8)] * count, lines) as bar:
         assert (not bar.disable) == shown
 
 
@@ -263,7 +269,7 @@ def test_image_ids_of_numbers_are_not_shared(here):
         painted(here / f"numbers/{name}.png", (64, 48), [(0, 8, 8, 40, 40)])
     run("numbers", save_json=True)
     rows = json.loads((here / "runs/detect/predict/predictions.json").read_text(encoding="utf-8"))
-    assert {row["file_name"]: row["image_id"] for row in rows} == {"001.png": 1, "1.png": "1", "٣.png": "٣"}
+    assert {row["file_name"]: row["image_id"] for row in rows} == {"001.png": "001", "1.png": "1", "٣.png": "٣"}
 
 
 def test_vectors_are_printed_as_json_too(here, capsys):

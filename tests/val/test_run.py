@@ -1,4 +1,4 @@
-"""What val prints and writes: run folder, COCO's file against pycocotools, label files, filters, precision, events, mistakes."""
+"""What val prints and writes: run folder, COCO's file against pycocotools, label files, filters, events, mistakes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import pickle
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -18,12 +19,13 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.callbacks import EVENTS, Events
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.formats.dataset_yaml import DataSpec
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.inference import precision
-from bitfalcon_plugin.predict import writer
-from bitfalcon_plugin.predict.writer import COCO_IDS, image_ids, is_coco
+from bitfalcon_plugin.predict import coco_json
+from bitfalcon_plugin.predict.coco_json import COCO_IDS, is_coco
+from bitfalcon_plugin.predict.image_names import image_ids
+from bitfalcon_plugin.predict.run import run_predict
 from bitfalcon_plugin.val import run as measuring
 from bitfalcon_plugin.val.run import run_val
 from tests.helpers.coloured import place  # noqa: F401  the fixture
@@ -49,7 +51,7 @@ def files(folder) -> set[str]:
 
 
 class Errs(BrightBoxes):
-    """Boxes shifted by an amount and with a score that follow from where they lie, and a second, wrong class for each."""
+    """Boxes whose shift and score follow from their position, and a second, wrong class for each."""
 
     def decode(self, images):
         out = super().decode(images)
@@ -156,7 +158,7 @@ def test_the_ids_of_coco():
 def test_coco_gets_its_own_category_ids(place, monkeypatch):
     val(save_json=True, **QUIET)
     monkeypatch.setattr(measuring, "is_coco", lambda data, split: True)
-    monkeypatch.setattr(writer, "COCO_IDS", (7, 70, 90))
+    monkeypatch.setattr(coco_json, "COCO_IDS", (7, 70, 90))
     val(save_json=True, **QUIET)
     plain, coco = (json.loads(Path(f"runs/detect/{name}/predictions.json").read_text()) for name in ("val", "val2"))
     assert [{1: 7, 2: 70, 3: 90}[row["category_id"]] for row in plain] == [row["category_id"] for row in coco]
@@ -172,11 +174,35 @@ def test_coco_gets_its_own_category_ids(place, monkeypatch):
     ],
 )
 def test_image_ids(paths, expected, capsys):
-    samples = [Sample(Path(path), (8, 8), torch.zeros(0, dtype=torch.long), torch.zeros(0, 4)) for path in paths]
-    assert image_ids(samples) == expected
+    assert image_ids([Path(path) for path in paths]) == image_ids(paths) == expected
     assert ("same name" in capsys.readouterr().err) == (
         len({Path(path).stem.lstrip("0") for path in paths}) < len(paths)
     )
+
+
+def test_predict_and_val_name_images_alike(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lay_out_many(tmp_path / "data", ["day/x", "day/7", "day/y", "night/X", "night/x", "night/07", "night/12"])
+    asked = {"imgsz": 224, "save_json": True, "save_txt": True}
+    val(**asked, **QUIET)
+    settings = load_settings({"mode": "predict", "save": False, **asked})
+    list(run_predict(BrightBoxes(), settings, ["data/images/night", "data/images/day"], False))
+    validated, predicted = Path("runs/detect/val"), Path("runs/detect/predict")
+    truth, found = (json.loads((folder / "predictions.json").read_text()) for folder in (validated, predicted))
+    ids = {row["image_id"] for row in found}
+    assert ids == {"day/x", "night/x", "day/7", "night/07", "y", "X", 12} == {row["image_id"] for row in truth}
+    for row in truth:
+        assert any(
+            (row["image_id"], row["category_id"]) == (other["image_id"], other["category_id"])
+            and row["bbox"] == pytest.approx(other["bbox"], abs=0.02)
+            for other in found
+        )
+    labels = files(predicted / "labels")
+    assert labels == {"x.txt", "X-2.txt", "x-3.txt", "7.txt", "07.txt", "y.txt", "12.txt"}
+    assert labels == files(validated / "labels")
+    for name in labels:
+        classes = [np.loadtxt(run / "labels" / name, ndmin=2)[:, 0] for run in (validated, predicted)]
+        assert sorted(classes[0]) == sorted(classes[1])
 
 
 @pytest.mark.parametrize("scores", [False, True])

@@ -1,0 +1,69 @@
+"""predictions.json: detections in the format of COCO's results."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..config.files import atomic
+
+if TYPE_CHECKING:  # predicting needs no dataset
+    from ..data.formats.dataset_yaml import DataSpec
+
+# The ids that COCO's annotations give to its 80 classes: 1 to 90 without ten numbers.
+COCO_IDS = tuple(sorted({*range(1, 91)} - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}))
+COCO_SPLITS = ("train2017", "val2017", "test2017", "test-dev2017")
+
+
+def is_coco(data: DataSpec, split: str) -> bool:
+    """Whether a split is one of COCO 2017: 80 classes, and lists or folders with COCO's names below a folder "coco"."""
+    paths = [Path(entry) for entry in data.splits.get(split, ())]
+    if not paths or data.nc != len(COCO_IDS):
+        return False
+    return all(
+        "coco" in str(path).lower() and path.stem in COCO_SPLITS and path.suffix in ("", ".txt") for path in paths
+    )
+
+
+class CocoJson:
+    """A list of detections that is written record by record; a context. The file appears when the context ends.
+
+    coco_classes: give the classes COCO's own ids instead of index + 1.
+    """
+
+    def __init__(self, path: Path, coco_classes: bool = False) -> None:
+        self.coco_classes = coco_classes
+        self._stack = contextlib.ExitStack()
+        self._file = self._stack.enter_context(open(self._stack.enter_context(atomic(path)), "w", encoding="utf-8"))
+        self._separator = "[\n"
+
+    def add(
+        self, image_id: int | str, xywh: Sequence[float], score: float, cls: float, file_name: str | None = None
+    ) -> None:
+        """Write a detection. xywh: left, top, width, height in pixels of the original image. file_name: the image's."""
+        record = {
+            "image_id": image_id,
+            **({"file_name": file_name} if file_name else {}),
+            "category_id": COCO_IDS[int(cls)] if self.coco_classes else int(cls) + 1,
+            "bbox": [round(side, 3) for side in xywh],
+            "score": round(score, 5),
+        }
+        self._file.write(self._separator + json.dumps(record, ensure_ascii=False))
+        self._separator = ",\n"
+
+    def close(self) -> None:
+        """Complete the file."""
+        self._file.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        self._stack.close()
+
+    def __enter__(self) -> CocoJson:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        if error is None:
+            self.close()
+        else:
+            self._stack.__exit__(kind, error, traceback)  # removes the incomplete file
