@@ -153,7 +153,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 def _train(settings: Settings) -> object:
     from .export.formats import ModelKind, model_kind
     from .models.build import DEFAULT_MODEL
-    from .models.weights.foreign import load_any
+    from .models.weights.foreign import open_checkpoint
     from .train.run import run_train
 
     source = settings.model or DEFAULT_MODEL
@@ -164,7 +164,7 @@ def _train(settings: Settings) -> object:
             "cannot be trained. Take the .pt it was made from."
         )
     is_start = kind is ModelKind.CHECKPOINT and not settings.resume
-    return run_train(settings, load_any(source) if is_start else None).metrics
+    return run_train(settings, open_checkpoint(source) if is_start else None).metrics
 
 
 def _val(settings: Settings) -> object:
@@ -189,7 +189,7 @@ def _predict(settings: Settings) -> None:
 
 def _info(settings: Settings) -> object:
     from .export.formats import ModelKind, model_kind
-    from .models.build import DEFAULT_MODEL, graph_for
+    from .models.build import DEFAULT_MODEL, graph_from_settings
 
     source = settings.model or DEFAULT_MODEL
     kind = model_kind(source)
@@ -201,7 +201,7 @@ def _info(settings: Settings) -> object:
 
     if kind is ModelKind.CHECKPOINT:
         return show_checkpoint(source, settings)
-    return show_graph(graph_for(source, settings), settings)
+    return show_graph(graph_from_settings(source, settings), settings)
 
 
 def _export(settings: Settings) -> object:
@@ -214,11 +214,11 @@ def _export(settings: Settings) -> object:
     if model_kind(source) is not ModelKind.GRAPH:
         return YOLO(source).export(settings=settings)
     from .export.run import run_export
-    from .models.build import graph_for
+    from .models.build import graph_from_settings
     from .models.detector import Detector
 
     print_note(f"{source} is a graph, its weights are random.")
-    return run_export(Detector(graph_for(source, settings)), settings, source)
+    return run_export(Detector(graph_from_settings(source, settings)), settings, source)
 
 
 def _benchmark(settings: Settings) -> object:

@@ -21,9 +21,8 @@ from .export.open import ExportedModel
 from .models.build import DEFAULT_MODEL, read_graph
 from .models.detector import Detector
 from .models.summary import Info, show_info
-from .models.weights.checkpoint import Checkpoint, load
-from .models.weights.checkpoint import save as save_checkpoint
-from .models.weights.foreign import KEPT_SETTINGS, load_any
+from .models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .models.weights.foreign import KEPT_SETTINGS, open_checkpoint
 from .models.working_model import WorkingModel
 from .predict.results import Results
 from .predict.run import run_predict
@@ -64,7 +63,9 @@ class YOLO:
         self._exported = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
         if kind is ModelKind.GRAPH:
             read_graph(self.source)  # raises for a wrong name or graph now, not at the first use
-        self._working = WorkingModel(self.source, load_any(self.source) if kind is ModelKind.CHECKPOINT else None)
+        self._working = WorkingModel(
+            self.source, open_checkpoint(self.source) if kind is ModelKind.CHECKPOINT else None
+        )
         self._remember()
 
     @property
@@ -125,7 +126,7 @@ class YOLO:
         start = self._working.current() if may_differ else self.checkpoint
         result = run_train(settings, None if settings.resume else start, self._events)
         self.trainer, self.metrics = result.trainer, result.metrics
-        self._working.use(load(result.best), str(result.best))
+        self._working.use(load_checkpoint(result.best), str(result.best))
         self._remember()
         return self.metrics
 

@@ -36,7 +36,7 @@ ALONE = threading.Lock()  # torch's list of safe classes belongs to the whole pr
 
 
 @dataclass(frozen=True)
-class Foreign:
+class ForeignContent:
     """What another maker's checkpoint holds.
 
     state: tensors by the maker's key ("model.0.conv.weight"), as stored (on the CPU), in the order of its state_dict.
@@ -60,7 +60,7 @@ class Foreign:
 
 
 @dataclass(frozen=True)
-class Unpacked:
+class LoadedFile:
     """A file as torch's loader gives it, with stand-ins for foreign objects. classes: their full names; size: bytes."""
 
     path: Path
@@ -86,17 +86,17 @@ def uncollected() -> Iterator[None]:
 
 
 @uncollected()
-def read(path: str | os.PathLike[str]) -> Foreign:
+def read(path: str | os.PathLike[str]) -> ForeignContent:
     """Open a checkpoint of another maker, or a plain state dict.
 
-    Nothing of the file's code runs, nothing but the file is read and nothing is written; what is unpacked is never more
+    Nothing of the file's code runs, nothing but the file is read and nothing is written; what is loaded is never more
     than the file's own size. Raises MissingFileError, or UserError with one line: what the file is and what to do.
     """
-    return foreign_of(unpack(path))
+    return foreign_content(load_file(path))
 
 
 @uncollected()
-def unpack(path: str | os.PathLike[str]) -> Unpacked:
+def load_file(path: str | os.PathLike[str]) -> LoadedFile:
     """Check and load any file of torch.save; raises as `read` does."""
     path = Path(path)
     if path.is_dir():
@@ -108,13 +108,13 @@ def unpack(path: str | os.PathLike[str]) -> Unpacked:
     with _explained(path), open(path, "rb") as handle:
         size = os.fstat(handle.fileno()).st_size
         outline = inspect(handle, size)
-        return Unpacked(path, _load(handle, outline), tuple(sorted(outline.names)), size)
+        return LoadedFile(path, _load(handle, outline), tuple(sorted(outline.names)), size)
 
 
-def foreign_of(unpacked: Unpacked) -> Foreign:
+def foreign_content(loaded: LoadedFile) -> ForeignContent:
     """What a loaded file holds of a model. Raises UserError where it holds none, or one that does not hold together."""
-    with _explained(unpacked.path):
-        return _foreign(unpacked)
+    with _explained(loaded.path):
+        return _foreign(loaded)
 
 
 @contextlib.contextmanager
@@ -163,8 +163,8 @@ def _asking_for(names: frozenset[str]) -> BinaryIO:
     return file
 
 
-def _foreign(unpacked: Unpacked) -> Foreign:
-    holder, layout, entries = _find(unpacked.content)
+def _foreign(loaded: LoadedFile) -> ForeignContent:
+    holder, layout, entries = _find(loaded.content)
     named = {key: value for key, value in entries.items() if type(key) is str and key not in UNREAD}
     if isinstance(holder, StandIn):
         model = _innermost(holder)
@@ -174,11 +174,11 @@ def _foreign(unpacked: Unpacked) -> Foreign:
     else:
         found = Weights({key: tensor.detach() for key, tensor in holder.items()})
     state, notes = _renamed(found.state)
-    _check(state, unpacked.size)
+    _check(state, loaded.size)
     notes += _not_finite(state)
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in state.values())
-    return Foreign(
-        state, Plainer().entries(named, 0), unpacked.classes, layout, found.eps, found.momentum, half, tuple(notes)
+    return ForeignContent(
+        state, Plainer().entries(named, 0), loaded.classes, layout, found.eps, found.momentum, half, tuple(notes)
     )
 
 

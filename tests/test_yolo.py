@@ -15,7 +15,7 @@ import torch
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.helpers.bright import Bright, bright, canvas
 from tests.helpers.coloured import place  # noqa: F401  the fixture
 from tests.helpers.foreign import write
@@ -42,7 +42,7 @@ def weights(folder: Path, name: str, seed: int = 0, **entries) -> Path:
     with torch.no_grad():
         for branch in model.head.cv3:
             branch[-1].bias.normal_(-1)
-    save(folder / name, Checkpoint(model.graph, model.state_dict(), **entries))
+    save_checkpoint(folder / name, Checkpoint(model.graph, model.state_dict(), **entries))
     return folder / name
 
 

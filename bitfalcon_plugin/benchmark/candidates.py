@@ -19,7 +19,7 @@ from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
 from ..models.inference.compiling import keep_compiled
 from ..models.inference.prepare import prepared
-from ..models.weights.foreign import load_any
+from ..models.weights.foreign import open_checkpoint
 from .timing import VARIANTS
 
 TORCH, COMPILED = "torch", "compile"
@@ -180,7 +180,7 @@ def open_candidate(candidate: Candidate, device: torch.device) -> Network | Runt
     """Open the file of a candidate, ready to be called."""
     if candidate.family not in (TORCH, COMPILED):
         return open_exported(candidate.path, str(device), half="half" in candidate.options)
-    model = load_any(candidate.path).model()
+    model = open_checkpoint(candidate.path).model()
     if candidate.variant == PREDICT:
         return Network(prepared(model, device), device, torch.float32, torch.channels_last)
     dtype, layout = VARIANTS.get(candidate.variant, (torch.float16, torch.channels_last))

@@ -24,7 +24,7 @@ from ..data.from_settings import find_data, legal_side, scan_split
 from ..export.formats import ModelKind, model_kind
 from ..models.build import DEFAULT_MODEL, build
 from ..models.summary import summary
-from ..models.weights.checkpoint import Checkpoint, load
+from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..plots.charts import NoMatplotlib
 from ..tasks.metrics import Metrics
 from ..train.resume import changed_settings, is_finished, newest, recorded_settings
@@ -217,7 +217,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
     """Train a size, or what is left of it; its row, and the settings of the budget as they held."""
     run = experiment.folder / scale
     best, last = (run / "weights" / name for name in ("best.pt", "last.pt"))
-    resumed = load(last) if last.is_file() else None
+    resumed = load_checkpoint(last) if last.is_file() else None
     print(f"\nSize {scale}:")
     if resumed is None:  # killed before its first checkpoint, or not begun
         own = {
@@ -233,7 +233,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
         metrics = run_train(load_settings({**kept, "mode": "train", "resume": str(last)}), None).metrics
     else:  # killed after its last epoch
         metrics = _measured(run, resumed)
-    opened, ended = load(best), load(last)
+    opened, ended = load_checkpoint(best), load_checkpoint(last)
     sizes = summary(opened.model(), _side(opened))
     row = SizeRecord(
         scale,
@@ -253,7 +253,7 @@ def _measured(run: Path, last: Checkpoint) -> Metrics:
     settings = recorded_settings(last)
     device = select_devices(settings.device)[0]
     model = (
-        load(run / "weights" / "best.pt")
+        load_checkpoint(run / "weights" / "best.pt")
         .model()
         .fuse()
         .requires_grad_(False)
@@ -277,7 +277,7 @@ def _timed(experiment: Experiment) -> Experiment:
     device = select_devices(experiment.resolved.device)[0]
     runs = {}
     for row in experiment.rows:
-        opened = load(experiment.folder / row.scale / "weights" / "best.pt")
+        opened = load_checkpoint(experiment.folder / row.scale / "weights" / "best.pt")
         runs[row.scale] = variants(opened.model(), _side(opened), 1, device, names=[LATENCY])[LATENCY]
     taken = interleave(runs, rounds=ROUNDS, warmup=2, device=device)
     return replace(

@@ -1,6 +1,6 @@
 """Ternary models as small files: `pack` writes one, `rounded` is what packing does to the numbers, `sizes` counts bytes.
 
-A packed file is read by checkpoint.load and foreign.load_any; its pieces are those of bit/flat.py (spec/bit.md section 4.2).
+A packed file is read by checkpoint.load and foreign.open_checkpoint; its pieces are those of bit/flat.py (spec/bit.md section 4.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from ..config.errors import UserError, did_you_mean
 from ..models.detector import Detector, odd_norms
 from ..models.modules.bit_layers import BitConv2d, BitLinear
-from ..models.weights.checkpoint import Checkpoint, content_of, save
+from ..models.weights.checkpoint import Checkpoint, content_of, save_checkpoint
 from ..models.weights.packed import CODES, PIECES, flatten, halved
 from ..models.weights.trits import CODECS
 
@@ -31,7 +31,7 @@ def pack(model: Detector | Checkpoint, path: str | Path, fmt: str = "t5", half: 
     raw outputs are then those of `rounded(model.fuse())`. UserError where there is nothing to pack, or numbers are not finite.
     """
     packed = packed_of(model, fmt, half)
-    save(path, packed)
+    save_checkpoint(path, packed)
     return packed
 
 

@@ -28,8 +28,8 @@ from ..export.formats import ModelKind, model_kind
 from ..models.bitify import bitify, ternary_layers
 from ..models.detector import Detector, odd_norms
 from ..models.graph.bit_policy import NOTHING
-from ..models.weights.checkpoint import Checkpoint, load, save
-from ..models.weights.foreign import load_any
+from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from ..models.weights.foreign import open_checkpoint
 from ..tasks.metrics import Metrics
 from ..train.optim import auto_rule, planned_iterations
 from ..train.resume import is_finished, recorded_settings, to_resume
@@ -110,7 +110,7 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
     events.add("on_train_epoch_end", log.note)
     if settings.resume:
         path = to_resume(settings)
-        if "epochs" not in settings.given and is_finished(last := load(path)):
+        if "epochs" not in settings.given and is_finished(last := load_checkpoint(path)):
             return _finish_anew(path, last)
         return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
@@ -126,7 +126,7 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
         raise UserError(
             "bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 ."
         )
-    checkpoint = load_any(settings.model).to_train(settings.model)
+    checkpoint = open_checkpoint(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
     samples = scan_split(data, "train", settings).samples
@@ -191,7 +191,7 @@ def finish(
 
     metrics: of best.pt, where they are known.
     """
-    best, last = load(best_path), load(last_path)
+    best, last = load_checkpoint(best_path), load_checkpoint(last_path)
     found: dict[str, tuple[Metrics, Checkpoint]] = {
         "best.pt as trained": (metrics or accuracy(best.model().to(device), val, settings), best)
     }
@@ -204,7 +204,7 @@ def finish(
     kind = max(found, key=lambda name: found[name][0].ap)
     metrics, chosen = found[kind]
     if kind != "best.pt as trained":
-        save(best_path, replace(chosen, metrics=metrics.results_dict))
+        save_checkpoint(best_path, replace(chosen, metrics=metrics.results_dict))
     for name, (one, _) in found.items():
         print(f"{name:<36} AP {one.ap:.4f}  AP50 {one.ap50:.4f}{'  <- best.pt' if name == kind else ''}")
     return Tuned(best_path, metrics, kind, {name: one.ap for name, (one, _) in found.items()})

@@ -31,9 +31,8 @@ from ..models.detector import Detector
 from ..models.graph.bit_policy import PARTS
 from ..models.inference.prepare import prepared
 from ..models.modules.bit_kernels import describe
-from ..models.weights.checkpoint import Checkpoint
-from ..models.weights.checkpoint import save as save_checkpoint
-from ..models.weights.foreign import load_any
+from ..models.weights.checkpoint import Checkpoint, save_checkpoint
+from ..models.weights.foreign import open_checkpoint
 from ..plots.charts import NoMatplotlib
 from ..val.run import counted_batch
 from .calibration import calibrate, calibration_images
@@ -169,7 +168,7 @@ def _run(model: Detector, image: torch.Tensor) -> Callable[[], object]:
 
 
 def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
-    settings, checkpoint = subject.settings, load_any(path)
+    settings, checkpoint = subject.settings, open_checkpoint(path)
     if not ternary_layers(built := checkpoint.model()):
         raise UserError(f"'{path}' has no ternary layer; the float model is the first of model=, and only that.")
     layers, trial = tuple(ternary_layers(built)), copy.deepcopy(subject.model)
@@ -203,12 +202,12 @@ def run_pack(settings: Settings) -> Path:
         raise UserError(f"out={out}: expected a file name that ends in .pt.")
     if out.exists() and out.resolve() == source.resolve():
         raise UserError(f"out={out} is the checkpoint itself; it could not be trained on any more. Give another name.")
-    checkpoint = load_any(source)
+    checkpoint = open_checkpoint(source)
     with tempfile.TemporaryDirectory(
         prefix="bitfalcon-pack-"
     ) as scratch:  # what is wrong leaves an earlier file as it is
         small = pack(checkpoint, Path(scratch, "x.pt"), settings.fmt)
-        _same(small, load_any(Path(scratch, "x.pt")))
+        _same(small, open_checkpoint(Path(scratch, "x.pt")))
     save_checkpoint(out, small)
     print(_pack_lines(out, small))
     return out
@@ -238,7 +237,7 @@ def _pack_lines(out: Path, small: Checkpoint) -> str:
 def _subject(settings: Settings) -> Subject:
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
         raise UserError(f"bit mode={settings.step} starts from trained weights: give model=best.pt.")
-    checkpoint = load_any(settings.model).to_train(settings.model)
+    checkpoint = open_checkpoint(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
     model = (

@@ -19,7 +19,7 @@ from .modules import known_modules, lookup
 DEFAULT_MODEL = "yolov12.yaml"
 
 
-def graph_for(source: str, settings: Settings, names: Mapping[int, str] | None = None) -> Graph:
+def graph_from_settings(source: str, settings: Settings, names: Mapping[int, str] | None = None) -> Graph:
     """The graph that `source` and the settings name, for the classes `names`; prints what was chosen."""
     graph = read_graph(
         source, settings.model_scale or "", variant=settings.variant, nc=len(names) if names else None, names=names
@@ -54,7 +54,7 @@ def read_graph(
 ) -> Graph:
     """Find a model YAML and resolve it; see `build`."""
     found = find_model(model, variant)
-    return graph_of(
+    return resolve_graph(
         found.document, name=found.path.name, scale=scale, named_scale=found.letter, variant=variant, nc=nc, names=names
     )
 
@@ -69,6 +69,6 @@ def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     return {f"model.{name}": tuple(tensor.shape) for name, tensor in rows.state_dict().items()}
 
 
-def graph_of(document: Mapping[str, object], **choices) -> Graph:
+def resolve_graph(document: Mapping[str, object], **choices) -> Graph:
     """Resolve a document with the modules known here; `choices` as in graph.resolve."""
     return resolve(document, lookup, known_modules(), **choices)

@@ -11,7 +11,7 @@ from .detector import Detector
 from .graph.rows import Graph
 from .summary import Summary, packed_lines, show_info
 from .weights.checkpoint import MAX_TEXT, Checkpoint
-from .weights.foreign import Opened, open_any
+from .weights.foreign import ForeignCheckpoint, identify_checkpoint
 
 
 def show_graph(graph: Graph, settings: Settings) -> Summary:
@@ -26,7 +26,7 @@ def show_checkpoint(path: str, settings: Settings) -> Summary | None:
 
     Return None, without rows, for a foreign checkpoint and for one of a task other than detection: no graph is built.
     """
-    opened = open_any(path)
+    opened = identify_checkpoint(path)
     describe(path, opened)
     is_ours = isinstance(opened, Checkpoint)
     names = opened.graph.names if is_ours else opened.names
@@ -34,7 +34,7 @@ def show_checkpoint(path: str, settings: Settings) -> Summary | None:
     return show_graph(opened.graph, settings) if is_ours and opened.graph.rows else None
 
 
-def describe(path: str | Path, opened: Checkpoint | Opened) -> None:
+def describe(path: str | Path, opened: Checkpoint | ForeignCheckpoint) -> None:
     """Print what a checkpoint, ours or a foreign one, says of itself: family, task, classes, date, licence, ..."""
     if not isinstance(opened, Checkpoint):
         print(opened.describe())

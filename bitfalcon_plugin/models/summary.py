@@ -18,7 +18,7 @@ from .modules.conv import Folded
 from .weights.checkpoint import Checkpoint
 from .weights.packed import lines_of
 
-FORMATS = {"t5": "five ternary weights in a byte", "t2": "four ternary weights in a byte"}
+CODEC_TEXTS = {"t5": "five ternary weights in a byte", "t2": "four ternary weights in a byte"}
 STORES = {"t": "ternary", "b": "int8", "h": "float16", "f": "float32"}
 
 
@@ -31,7 +31,7 @@ def packed_lines(checkpoint: Checkpoint, path: str | Path) -> list[str]:
         counts[line.store] += line.count
     kinds = ", ".join(f"{counts[store]:,} {word}" for store, word in STORES.items() if counts[store])
     return [
-        f"{path}: packed as {checkpoint.packed} ({FORMATS[checkpoint.packed]}), {os.path.getsize(path):,} bytes: {kinds}; folded, for "
+        f"{path}: packed as {checkpoint.packed} ({CODEC_TEXTS[checkpoint.packed]}), {os.path.getsize(path):,} bytes: {kinds}; folded, for "
         "predict and val"
     ]
 

@@ -10,12 +10,12 @@ import torch
 from ..config.devices import every_device, select_device
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
-from .build import graph_for
+from .build import graph_from_settings
 from .detector import Detector, odd_norms
 from .inference.prepare import prepared
 from .inference.snapshot import Snapshot
 from .weights.checkpoint import Checkpoint
-from .weights.foreign import load_any
+from .weights.foreign import open_checkpoint
 from .weights.transfer import transfer
 
 
@@ -79,7 +79,7 @@ class WorkingModel:
 
         Raises UserError where anything but the classes differs.
         """
-        loaded = load_any(path).to_train(path)
+        loaded = open_checkpoint(path).to_train(path)
         if self.checkpoint is None:
             self.use(None, None)  # training may yet choose the scale, so that nothing is built here
             self.start, self.start_path = loaded, str(path)
@@ -132,7 +132,7 @@ class WorkingModel:
         return ready
 
     def _of_graph(self) -> Detector:
-        model = Detector(graph_for(self.source, load_settings({})))
+        model = Detector(graph_from_settings(self.source, load_settings({})))
         self._is_random = self.start is None
         if self.start is not None:
             by_name = _by_name(model, self.start)

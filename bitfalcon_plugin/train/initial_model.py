@@ -13,12 +13,12 @@ from ..config.settings import Settings
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names
 from ..models.bitify import bitify, unbitify
-from ..models.build import DEFAULT_MODEL, graph_for, graph_of
+from ..models.build import DEFAULT_MODEL, graph_from_settings, resolve_graph
 from ..models.detector import Detector
 from ..models.graph.bit_policy import NOTHING
 from ..models.graph.rows import Graph
 from ..models.weights.checkpoint import Checkpoint
-from ..models.weights.foreign import load_any
+from ..models.weights.foreign import open_checkpoint
 from ..models.weights.transfer import class_width, transfer
 
 
@@ -48,9 +48,9 @@ def initial_model(settings: Settings, checkpoint: Checkpoint | None, data: DataS
         model = Detector(_with_classes(checkpoint.graph, names, width))
         initial = _with_weights(model, checkpoint, str(settings.model), settings)
     else:
-        graph = graph_for(settings.model or DEFAULT_MODEL, settings, names)
+        graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings, names)
         if isinstance(settings.pretrained, str):
-            checkpoint = load_any(settings.pretrained)
+            checkpoint = open_checkpoint(settings.pretrained)
             model = Detector(_as_wide_as(checkpoint, graph))
             initial = _with_weights(model, checkpoint, settings.pretrained, settings)
         else:
@@ -79,7 +79,7 @@ def resumed_model(settings: Settings, checkpoint: Checkpoint, data: DataSpec) ->
 def _with_classes(graph: Graph, names: Mapping[int, str], class_width: int | None = None) -> Graph:
     """`graph` for the classes `names`; class_width: hidden width of the class branches, None leaves it to the graph."""
     document = graph.document if class_width is None else {**graph.document, "class_width": class_width}
-    return graph_of(
+    return resolve_graph(
         document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names), names=names
     )
 

@@ -17,7 +17,7 @@ from ..data.augmentation.augment import Batch, recipe_of
 from ..data.loading.workers import worker_death
 from ..models.bitify import observe
 from ..models.detector import odd_norms
-from ..models.weights.checkpoint import Checkpoint, load
+from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..tasks.assign import Targets
 from ..tasks.detect import Losses, detection_loss
 from ..tasks.metrics import Metrics
@@ -260,7 +260,7 @@ def _go_back(trainer: Trainer, reason: NotFinite) -> None:
             f"{report}Going back {MAX_RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
             f"{REPAIR}"
         )
-    found, skipped, returned, slower = load(trainer.last), guard.skipped, guard.returned, trainer.slower
+    found, skipped, returned, slower = load_checkpoint(trainer.last), guard.skipped, guard.returned, trainer.slower
     trainer.restore(found.training, found.state)
     guard.skipped, guard.returned, trainer.slower, guard.in_a_row = skipped, returned, slower, 0
     trainer.slow_down()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..config.files import write_text
 from ..config.settings import Settings
-from ..models.weights.checkpoint import Checkpoint, save
+from ..models.weights.checkpoint import Checkpoint, save_checkpoint
 from ..tasks.metrics import Metrics
 
 LOSSES = ("box_loss", "cls_loss", "dfl_loss")
@@ -149,7 +149,7 @@ class Records:
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         with self._told(path.name):
-            save(path, checkpoint)
+            save_checkpoint(path, checkpoint)
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:

@@ -10,7 +10,7 @@ import torch
 from ..config.errors import UserError
 from ..config.settings import Settings, given, live, load_settings
 from ..export.formats import ModelKind, model_kind
-from ..models.weights.checkpoint import Checkpoint, load
+from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 
 # What may be changed when a run is resumed; any other setting would make another run of it.
 CHANGEABLE = frozenset(
@@ -30,7 +30,7 @@ def resumed_run(settings: Settings) -> tuple[Checkpoint, Path]:
     Raises UserError for a file without training state, and for a run that is finished under these settings.
     """
     path = to_resume(settings)
-    checkpoint = load(path).to_train(path)
+    checkpoint = load_checkpoint(path).to_train(path)
     if checkpoint.training is None:
         raise UserError(
             f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the "

@@ -22,7 +22,7 @@ from ..data.from_settings import find_data, legal_side, scan_split
 from ..models.build import DEFAULT_MODEL, read_graph
 from ..models.detector import Detector
 from ..models.inference.precision import precision_of
-from ..models.weights.checkpoint import Checkpoint, load
+from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..tasks.metrics import Metrics
 from ..val.run import evaluate_and_report
 from .batch_size import search_batch
@@ -172,7 +172,13 @@ def _measure_best(trainer: Trainer) -> Metrics:
     """Measure the best weights as `val` does, with the table and the pictures."""
     settings, run = trainer.args, trainer.run
     run.world.barrier()  # the first process has written the file
-    model = load(trainer.best).model().fuse().requires_grad_(False).to(run.device, memory_format=torch.channels_last)
+    model = (
+        load_checkpoint(trainer.best)
+        .model()
+        .fuse()
+        .requires_grad_(False)
+        .to(run.device, memory_format=torch.channels_last)
+    )
     validator, _ = evaluate_and_report(
         model,
         run.val_samples,

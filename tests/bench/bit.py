@@ -25,7 +25,7 @@ from bitfalcon_plugin.models.inference.fused_conv import Packed
 from bitfalcon_plugin.models.inference.prepare import prepared
 from bitfalcon_plugin.models.inference.threads import threads
 from bitfalcon_plugin.models.modules.bit_kernels import Geometry, OneDnn, byte_codes, describe
-from bitfalcon_plugin.models.weights.foreign import load_any
+from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.tasks.assign import Targets
 from bitfalcon_plugin.tasks.detect import detection_loss
 
@@ -209,7 +209,7 @@ def load(scale: str, rounds: int) -> None:
         taken = []
         for _ in range(rounds):
             start = time.perf_counter()
-            made = load_any(path)
+            made = open_checkpoint(path)
             middle = time.perf_counter()
             made.model()
             taken.append((middle - start, time.perf_counter() - middle))

@@ -17,7 +17,7 @@ from bitfalcon_plugin.bit.packing import pack
 from bitfalcon_plugin.bit.qat import run_qat
 from bitfalcon_plugin.config.files import write_text
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.models.weights.foreign import load_any
+from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.yolo import YOLO
 
 
@@ -44,7 +44,7 @@ def measured(weights: str, data: str, imgsz: int, epochs: int, seed: int, bit: s
     row = {"tuned": tuned.metrics.ap}
     if bit != "none":
         path = folder / f"{name}-bit.pt"
-        pack(load_any(tuned.path), path)
+        pack(open_checkpoint(tuned.path), path)
         row |= {"packed": YOLO(path).val(**common).ap, "megabytes": path.stat().st_size / 1e6}
     return row
 

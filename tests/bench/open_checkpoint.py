@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch  # noqa: F401  imported before the clock starts
 
-from bitfalcon_plugin.models.weights.foreign import load_any
+from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 
 
 def main() -> None:
     path = Path(sys.argv[1])
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
     spent = time.process_time()  # of a machine that others use too, this is the steadier number
-    model = load_any(path).model()
+    model = open_checkpoint(path).model()
     seconds, used, size = time.perf_counter() - start, time.process_time() - spent, path.stat().st_size
     grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024  # ru_maxrss is in KiB on Linux
     count = sum(p.numel() for p in model.parameters())

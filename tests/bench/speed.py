@@ -27,7 +27,7 @@ from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.inference import precision
 from bitfalcon_plugin.models.inference import prepare as quick
 from bitfalcon_plugin.models.modules.attention import Attention
-from bitfalcon_plugin.models.weights.foreign import load_any
+from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.ops.nms import non_max_suppression
 from bitfalcon_plugin.predict.pipeline import _fits, _input
 from bitfalcon_plugin.predict.reader import Picture, shrunk
@@ -161,7 +161,7 @@ def main(
     images = torch.rand(batch, 3, imgsz, imgsz)
     for scale in [""] if model.endswith(".pt") else scales:
         torch.manual_seed(0)
-        network = (build(model, scale) if scale else load_any(model).model()).eval()
+        network = (build(model, scale) if scale else open_checkpoint(model).model()).eval()
         print(f"{model} {scale}")
         compare(network, images, rounds, bool(compile))
         plain = quick.copied(network).requires_grad_(False).fuse()

@@ -75,10 +75,12 @@ def files(folder: str) -> tuple[str, str]:
     from PIL import Image
 
     from bitfalcon_plugin.models.build import build
-    from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save
+    from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 
     model = build("yolov12.yaml", "n")
-    save(f"{folder}/n.pt", Checkpoint(model.graph, model.state_dict(), measured=(model.strides, model.multiple)))
+    save_checkpoint(
+        f"{folder}/n.pt", Checkpoint(model.graph, model.state_dict(), measured=(model.strides, model.multiple))
+    )
     noise = np.random.default_rng(0).integers(0, 256, (480, 640, 3), dtype=np.uint8)
     Image.fromarray(noise).save(f"{folder}/picture.jpg")
     return f"{folder}/n.pt", f"{folder}/picture.jpg"

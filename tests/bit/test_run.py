@@ -18,7 +18,7 @@ from bitfalcon_plugin.config.command_line import parse_tokens
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.bitify import ternary_layers
 from bitfalcon_plugin.models.build import build
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load, save
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from tests.helpers.coloured import place  # noqa: F401  the fixture
 
 COMMON = ["data=data/data.yaml", "imgsz=64", "batch=4", "device=cpu"]
@@ -29,7 +29,7 @@ def floats(place):  # noqa: F811
     """A place with the weights of a float model."""
     torch.manual_seed(0)
     model = build("small.yaml", "n", names={0: "red", 1: "green", 2: "blue"})
-    save("float.pt", Checkpoint(model.graph, model.state_dict(), settings={"epochs": 4}))
+    save_checkpoint("float.pt", Checkpoint(model.graph, model.state_dict(), settings={"epochs": 4}))
     return place
 
 
@@ -119,7 +119,7 @@ def test_replace_walks_to_its_budget(floats, capsys, monkeypatch):
         0 < steps[1].ternary_share < steps[2].ternary_share < 1
         and steps[2].bytes_packed < steps[1].bytes_packed < steps[1].bytes_fp32
     )
-    kept = load("runs/detect/bit/replaced.pt").model()
+    kept = load_checkpoint("runs/detect/bit/replaced.pt").model()
     assert {name.split(".")[1] for name in ternary_layers(kept)} == {"5"}
     assert (floats / "runs/detect/bit/report.md").read_text().startswith("| step")
 
@@ -128,7 +128,7 @@ def test_replace_goes_on_where_it_was_ended(floats, capsys, monkeypatch):
     walk = ["bit", "mode=replace", "by=part", "max_drop=100", "model=float.pt", *COMMON]
     assert main(walk) == 0
     folder = floats / "runs/detect/bit"
-    whole, kept = load_steps(folder), load(folder / "replaced.pt")
+    whole, kept = load_steps(folder), load_checkpoint(folder / "replaced.pt")
     measured, original = [], scan.price
     monkeypatch.setattr(study, "price", lambda *given: measured.append(1) or original(*given))
     monkeypatch.setattr(scan, "price", None)  # no unit is measured again
@@ -138,7 +138,7 @@ def test_replace_goes_on_where_it_was_ended(floats, capsys, monkeypatch):
         measured.clear()
         assert main([*walk, "resume=runs/detect/bit"]) == 0 and len(measured) == again
         assert load_steps(folder) == whole
-        state = load(folder / "replaced.pt").state
+        state = load_checkpoint(folder / "replaced.pt").state
         assert (
             all(torch.equal(value, kept.state[name]) for name, value in state.items())
             and state.keys() == kept.state.keys()
@@ -149,11 +149,11 @@ def test_replace_goes_on_where_it_was_ended(floats, capsys, monkeypatch):
 
 
 def test_the_report_prices_the_options_that_a_model_has(floats, capsys, monkeypatch):
-    checkpoint = load("float.pt")
+    checkpoint = load_checkpoint("float.pt")
     model = checkpoint.model()
     bitify(model, "head", rule="twn", dw="ternary")
     calibrate(model, [torch.rand(2, 3, 64, 64)])
-    save("twn.pt", as_checkpoint(model, checkpoint))
+    save_checkpoint("twn.pt", as_checkpoint(model, checkpoint))
     seen, original = [], scan.price
     monkeypatch.setattr(
         study,
@@ -167,7 +167,7 @@ def test_the_report_prices_the_options_that_a_model_has(floats, capsys, monkeypa
     assert {rule for rule, _ in seen[0].values()} == {"twn"}
     other = build("yolov12-lite.yaml", "n", names={0: "red", 1: "green", 2: "blue"})
     bitify(other, "head")
-    save("other.pt", Checkpoint(other.graph, other.state_dict()))
+    save_checkpoint("other.pt", Checkpoint(other.graph, other.state_dict()))
     assert main(["bit", "report", "model=float.pt,other.pt", *COMMON]) == 2
     assert "different graphs" in capsys.readouterr().err
 
@@ -192,7 +192,7 @@ def test_fine_tuning_packing_and_the_report(floats, capsys):
     out = capsys.readouterr().out
     assert "bit=all:" in out and "measured over" in out and "norms measured anew" in out and "<- best.pt" in out
     run = floats / "runs/tuned"
-    args = load(run / "weights/last.pt").settings
+    args = load_checkpoint(run / "weights/last.pt").settings
     assert (
         args["lrf"] == 0.02
         and args["cos_lr"]
@@ -203,7 +203,7 @@ def test_fine_tuning_packing_and_the_report(floats, capsys):
     assert args["lr0"] == pytest.approx(0.5 * 0.002 * 5 / 7, rel=1e-3)
     with open(run / "codes.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    best = load(run / "weights/best.pt")
+    best = load_checkpoint(run / "weights/best.pt")
     assert {row["layer"] for row in rows} == set(ternary_layers(best.model())) and {row["epoch"] for row in rows} == {
         "1",
         "2",
@@ -250,12 +250,15 @@ def test_fine_tuning_goes_on_after_its_end(floats, capsys):
         main(["bit", "qat", "model=float.pt", "bit=head", "epochs=2", "project=runs", "name=q", "plots=False", *COMMON])
         == 0
     )
-    best = load("runs/q/weights/best.pt")
+    best = load_checkpoint("runs/q/weights/best.pt")
     capsys.readouterr()
     assert main(["bit", "qat", "resume=runs/q"]) == 0  # ended after its last epoch, before the weights were compared
-    assert "norms measured anew" in capsys.readouterr().out and load("runs/q/weights/best.pt").epoch == best.epoch
+    assert (
+        "norms measured anew" in capsys.readouterr().out
+        and load_checkpoint("runs/q/weights/best.pt").epoch == best.epoch
+    )
     assert main(["bit", "qat", "resume=runs/q/weights/last.pt", "epochs=3"]) == 0
-    last = load("runs/q/weights/last.pt")
+    last = load_checkpoint("runs/q/weights/last.pt")
     assert last.epoch == 2 and ternary_layers(last.model())
     with open("runs/q/codes.csv", newline="") as file:
         assert {row["epoch"] for row in csv.DictReader(file)} == {"1", "2", "3"}
@@ -279,7 +282,7 @@ def test_rates_of_optimizers_and_refusals(floats, capsys):
             )
             == 0
         )
-        args = load(f"runs/{optimizer}/weights/last.pt").settings
+        args = load_checkpoint(f"runs/{optimizer}/weights/last.pt").settings
         assert args["lr0"] == pytest.approx(rate, rel=1e-3) and args["optimizer"] == {"auto": "AdamW"}.get(
             optimizer, optimizer
         )
@@ -306,7 +309,7 @@ def test_null_is_not_none(floats):
         )
         == 0
     )
-    assert ternary_layers(load("runs/a/weights/best.pt").model())
+    assert ternary_layers(load_checkpoint("runs/a/weights/best.pt").model())
     assert parse_tokens(["train", "bit=head", "keep=None"])[1]["keep"] == "none"
     assert (
         main(
@@ -325,7 +328,7 @@ def test_null_is_not_none(floats):
         )
         == 0
     )
-    assert "model.5.cv2.0.2" in ternary_layers(load("runs/b/weights/best.pt").model())
+    assert "model.5.cv2.0.2" in ternary_layers(load_checkpoint("runs/b/weights/best.pt").model())
 
 
 def test_the_same_schedule_without_ternary_layers(floats, capsys):
@@ -334,8 +337,8 @@ def test_the_same_schedule_without_ternary_layers(floats, capsys):
         == 0
     )
     assert (
-        not ternary_layers(load("runs/f/weights/best.pt").model())
-        and load("runs/f/weights/last.pt").settings["lrf"] == 0.02
+        not ternary_layers(load_checkpoint("runs/f/weights/best.pt").model())
+        and load_checkpoint("runs/f/weights/last.pt").settings["lrf"] == 0.02
     )
 
 
@@ -357,7 +360,8 @@ def test_training_from_nothing_and_from_weights(floats, capsys):
         == 0
     )
     assert (
-        "bit=head: " in capsys.readouterr().out and len(ternary_layers(load("runs/fresh/weights/best.pt").model())) > 4
+        "bit=head: " in capsys.readouterr().out
+        and len(ternary_layers(load_checkpoint("runs/fresh/weights/best.pt").model())) > 4
     )
     assert (
         main(
@@ -375,7 +379,9 @@ def test_training_from_nothing_and_from_weights(floats, capsys):
         )
         == 0
     )
-    assert not any(name.startswith("model.4.") for name in ternary_layers(load("runs/warm/weights/best.pt").model()))
+    assert not any(
+        name.startswith("model.4.") for name in ternary_layers(load_checkpoint("runs/warm/weights/best.pt").model())
+    )
     (floats / "bit.yaml").write_text((floats / "small.yaml").read_text().replace("Detect", "BitDetect"))
     assert (
         main(
@@ -393,7 +399,7 @@ def test_training_from_nothing_and_from_weights(floats, capsys):
         )
         == 0
     )
-    assert not ternary_layers(load("runs/plain/weights/best.pt").model())
+    assert not ternary_layers(load_checkpoint("runs/plain/weights/best.pt").model())
     capsys.readouterr()
     assert main(["train", "model=small.yaml", "bit=tail", "epochs=1", *COMMON]) == 2
     assert "bit=tail" in capsys.readouterr().err

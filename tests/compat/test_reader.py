@@ -12,7 +12,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import pytest
 import torch
-from bitfalcon_plugin.compat.reader import Foreign, read
+from bitfalcon_plugin.compat.reader import ForeignContent, read
 from torch import nn
 
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
@@ -22,7 +22,7 @@ from tests.helpers.paths import SHARED
 needs_shared = pytest.mark.skipif(not (SHARED / "checkpoints").is_dir(), reason="../shared with real files is not here")
 
 
-def same(found: Foreign, state: dict[str, torch.Tensor]) -> bool:
+def same(found: ForeignContent, state: dict[str, torch.Tensor]) -> bool:
     """Whether the file gave exactly these tensors, in this order, bit for bit."""
     pairs = zip(found.state.values(), state.values())
     return list(found.state) == list(state) and all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)

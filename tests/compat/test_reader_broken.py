@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from bitfalcon_plugin.compat.opcodes import DryRun
-from bitfalcon_plugin.compat.reader import Foreign, read
+from bitfalcon_plugin.compat.reader import ForeignContent, read
 
 from bitfalcon_plugin.config.errors import UserError
 from tests.helpers import foreign
@@ -352,7 +352,7 @@ def test_nothing_but_a_user_error_gets_out(good, legacy, what) -> None:
             except UserError as error:
                 assert "\n" not in str(error)
                 outcomes.append(UserError)
-    assert outcomes.count(UserError) > 50 and set(outcomes) <= {UserError, Foreign}
+    assert outcomes.count(UserError) > 50 and set(outcomes) <= {UserError, ForeignContent}
 
 
 def test_reading_writes_nothing(good, tmp_path, monkeypatch) -> None:

@@ -20,7 +20,7 @@ from bitfalcon_plugin.export import writers as writing
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS, require
 from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.run import run_export
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.helpers.exports import folder, made, needs_int8, needs_onnx, needs_openvino, tiny  # noqa: F401  a fixture
 from tests.helpers.paths import ROOT
 
@@ -149,7 +149,7 @@ def test_recorders_and_8_bits_are_written_in_silence(monkeypatch, caplog, capsys
 @needs_int8
 def test_8_bits_without_pictures_name_no_dataset_that_nobody_gave(folder):
     model = tiny()
-    save("best.pt", Checkpoint(model.graph, model.state_dict(), settings={"data": "gone.yaml", "imgsz": 64}))
+    save_checkpoint("best.pt", Checkpoint(model.graph, model.state_dict(), settings={"data": "gone.yaml", "imgsz": 64}))
     with pytest.raises(UserError) as raised:
         YOLO("best.pt").export(format="openvino", int8=True)
     assert re.fullmatch(

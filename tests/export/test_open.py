@@ -21,7 +21,7 @@ from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.export.metadata import Metadata, read_metadata
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.runtimes.runtime import Runtime
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
 from tests.helpers.tiny_models import CONV, lived, small_model
@@ -48,7 +48,7 @@ def checkpoint(path: Path, names=("a", "b")) -> Path:
         for branch in model.head.cv3:
             branch[-1].weight.normal_(std=1.0)
             branch[-1].bias.fill_(-0.5)
-    save(path, Checkpoint(model.graph, model.state_dict(), measured=(model.strides, model.multiple)))
+    save_checkpoint(path, Checkpoint(model.graph, model.state_dict(), measured=(model.strides, model.multiple)))
     return path
 
 

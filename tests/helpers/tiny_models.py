@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from bitfalcon_plugin.models.build import graph_of
+from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.graph.rows import Graph
 from bitfalcon_plugin.models.modules.conv import Conv
@@ -21,7 +21,7 @@ def small(*rows, head=(), **keys) -> dict:
 
 def small_graph(*rows, head=(), **keys) -> Graph:
     """The same, resolved."""
-    return graph_of(small(*rows, head=head, **keys))
+    return resolve_graph(small(*rows, head=head, **keys))
 
 
 def small_model(*rows, head=(), **keys) -> Detector:

@@ -12,13 +12,13 @@ from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.bitify import bitify, freeze, observe, parts_by_row, ternary_layers, unbitify
-from bitfalcon_plugin.models.build import build, graph_of, state_shapes
+from bitfalcon_plugin.models.build import build, resolve_graph, state_shapes
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.inference.prepare import prepared
 from bitfalcon_plugin.models.modules.bit_folded import FrozenConv2d
 from bitfalcon_plugin.models.modules.bit_layers import BitConv2d, BitLinear
 from bitfalcon_plugin.models.modules.blocks import Bottleneck
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load, save
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bitfalcon_plugin.train.optim import Ema
 from tests.helpers.tiny_models import lived
 
@@ -150,7 +150,7 @@ def test_back_again_bit_for_bit():
 def test_the_owners_head_becomes_a_float_one_and_is_built_again_as_such():
     detector = lived(build("bitfalcon-p.yaml", "n"))
     assert unbitify(detector) and not ternary_layers(detector)
-    again = Detector(graph_of(detector.graph.document, scale="n"))
+    again = Detector(resolve_graph(detector.graph.document, scale="n"))
     assert not ternary_layers(again)
     again.load_state_dict(detector.state_dict())
     one, two = detector(images()), again.eval()(images())
@@ -167,8 +167,8 @@ def test_the_graph_knows_and_a_file_brings_it_back(bit, options, tmp_path):
     bitify(detector, bit, **options)
     measured(detector)
     assert state_shapes(detector.graph) == {name: tuple(tensor.shape) for name, tensor in detector.state_dict().items()}
-    save(tmp_path / "x.pt", Checkpoint(detector.graph, detector.state_dict()))
-    again = load(tmp_path / "x.pt").model()
+    save_checkpoint(tmp_path / "x.pt", Checkpoint(detector.graph, detector.state_dict()))
+    again = load_checkpoint(tmp_path / "x.pt").model()
     assert kinds(again) == kinds(detector)
     for name, layer in ternary_layers(detector).items():
         other = again.get_submodule(name)
@@ -190,11 +190,13 @@ def test_documents_that_are_wrong_are_told():
         ({"layers": "head"}, "list of names"),
     ):
         with pytest.raises(UserError, match=f"(?i){part}"):
-            Detector(graph_of({**document, "bit": bit}, scale="n"))
-    assert not ternary_layers(Detector(graph_of({**document, "bit": [{"layers": ["model.21.dfl.conv"]}]}, scale="n")))
-    assert len(ternary_layers(Detector(graph_of({**document, "bit": "head"}, scale="n")))) == 18
-    assert len(ternary_layers(Detector(graph_of({**document, "bit": ["head", "neck"]}, scale="n")))) == 18 + 38
-    assert not ternary_layers(Detector(graph_of({**document, "bit": "none"}, scale="n")))
+            Detector(resolve_graph({**document, "bit": bit}, scale="n"))
+    assert not ternary_layers(
+        Detector(resolve_graph({**document, "bit": [{"layers": ["model.21.dfl.conv"]}]}, scale="n"))
+    )
+    assert len(ternary_layers(Detector(resolve_graph({**document, "bit": "head"}, scale="n")))) == 18
+    assert len(ternary_layers(Detector(resolve_graph({**document, "bit": ["head", "neck"]}, scale="n")))) == 18 + 38
+    assert not ternary_layers(Detector(resolve_graph({**document, "bit": "none"}, scale="n")))
 
 
 def test_a_head_of_which_one_branch_is_ternary():

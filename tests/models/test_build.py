@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.build import build, graph_of
+from bitfalcon_plugin.models.build import build, resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules.conv import Conv
 from bitfalcon_plugin.models.summary import summary
@@ -65,7 +65,9 @@ def test_the_activation_of_a_document_is_that_of_every_block_that_names_none(wri
 @torch.inference_mode()
 def test_the_activation_is_applied():
     document = {"nc": 1, "backbone": [[-1, 1, "Conv", [4, 1, 1]]], "head": [[[-1], 1, "Detect", ["nc"]]]}
-    plain, clipped = (Detector(graph_of({**document, **extra})).eval() for extra in ({}, {"activation": "nn.ReLU6()"}))
+    plain, clipped = (
+        Detector(resolve_graph({**document, **extra})).eval() for extra in ({}, {"activation": "nn.ReLU6()"})
+    )
     clipped.load_state_dict(plain.state_dict())
     x = 20 * torch.randn(1, 3, 4, 4)
     y = plain.model[0].bn(plain.model[0].conv(x))

@@ -151,7 +151,7 @@ def refuse(error):
     ],
 )
 def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place, capsys, monkeypatch, error):
-    original, calls = records.save, []
+    original, calls = records.save_checkpoint, []
 
     def save(path, checkpoint):
         calls.append(path)
@@ -161,7 +161,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place,
             patch.setattr(torch, "save", refuse(error))
             original(path, checkpoint)
 
-    monkeypatch.setattr(records, "save", save)
+    monkeypatch.setattr(records, "save_checkpoint", save)
     assert main([*TRAIN, "epochs=3", "name=full"]) == 1
     err = capsys.readouterr().err
     assert (
@@ -172,7 +172,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place,
     )
     assert torch.load(last("full"))["epoch"] == 0
     assert sorted(path.name for path in last("full").parent.iterdir()) == ["best.pt", "last.pt"]
-    monkeypatch.setattr(records, "save", original)
+    monkeypatch.setattr(records, "save_checkpoint", original)
     assert main(["train", f"resume={last('full')}"]) == 0
     train("whole")
     assert same(weights("whole"), weights("full"))

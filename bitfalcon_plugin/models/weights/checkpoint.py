@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from ...compat.allowed import one_line
-from ...compat.reader import uncollected, unpack
+from ...compat.reader import load_file, uncollected
 from ...config.errors import MissingFileError, UserError, raise_problems
 from ...config.files import atomic
 from ...config.version import __version__
-from ..build import graph_of, state_shapes
+from ..build import resolve_graph, state_shapes
 from ..detector import Detector
 from ..graph.document import DOCUMENT_KEYS
 from ..graph.rows import Graph
@@ -34,7 +34,7 @@ from .packed import checksum, flatten, restore
 
 FORMAT, VERSION = "bitfalcon", 1
 PACKED, PACKED_VERSION = "bitfalcon-packed", 1
-FORMATS = (FORMAT, PACKED)
+CHECKPOINT_FORMATS = (FORMAT, PACKED)
 MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
 MAX_LICENSE = 100_000
 OTHER_TASK = (
@@ -72,7 +72,7 @@ class Checkpoint:
     source: Mapping[str, object] = field(default_factory=dict)
     measured: tuple[Sequence[float], int] | None = None  # strides and multiple of the model, where they are known
     compared: bool = False  # whether the shapes of the weights were held against the graph already
-    packed: str = ""  # of bit.trits.FORMATS: the weights of a folded ternary model, from a packed file or for one
+    packed: str = ""  # of weights.trits.CODECS: the weights of a folded ternary model, from a packed file or for one
 
     @uncollected()
     def model(self) -> Detector:
@@ -147,7 +147,7 @@ class Checkpoint:
             norm.eps, norm.momentum = eps, momentum
 
 
-def save(path: str | Path, checkpoint: Checkpoint) -> None:
+def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint, whole or not at all; a packed one packed again. UserError where that cannot be."""
     write_tensors(path, content_of(checkpoint))
 
@@ -217,23 +217,23 @@ def _packed(content: Mapping[str, object], fmt: str, rule: str) -> dict[str, obj
 
 
 @uncollected()
-def load(path: str | Path) -> Checkpoint:
+def load_checkpoint(path: str | Path) -> Checkpoint:
     """Read a checkpoint of ours. Raises MissingFileError, or UserError that says what the file is instead."""
     path = Path(path)
     if not path.exists():
         raise MissingFileError(
             f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have."
         )
-    content = unpack(path).content
-    if not isinstance(content, dict) or content.get("format") not in FORMATS:
+    content = load_file(path).content
+    if not isinstance(content, dict) or content.get("format") not in CHECKPOINT_FORMATS:
         raise UserError(
             f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
             "package cannot be resumed; give it as model= instead."
         )
-    return parse(content, path)
+    return checkpoint_from(content, path)
 
 
-def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
+def checkpoint_from(content: Mapping[str, object], path: str | Path) -> Checkpoint:
     """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new, or entries that are none."""
     newest = PACKED_VERSION if content["format"] == PACKED else VERSION
     if type(content.get("version")) is not int:
@@ -255,7 +255,7 @@ def parse(content: Mapping[str, object], path: str | Path) -> Checkpoint:
     saved, source = content["graph"], content.get("source", {})
     names = {index: one_line(name, MAX_TEXT) for index, name in saved["names"].items()}
     if source.get("task", "detect") == "detect":
-        graph = graph_of(
+        graph = resolve_graph(
             saved["document"],
             name=one_line(saved["name"]),
             named_scale=saved["scale"],

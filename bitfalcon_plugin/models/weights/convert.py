@@ -7,8 +7,8 @@ from pathlib import Path
 from ...config.errors import UserError
 from ...config.settings import Settings
 from ..info import describe, license_text
-from .checkpoint import Checkpoint, save
-from .foreign import convert_foreign, convert_ours, open_any
+from .checkpoint import Checkpoint, save_checkpoint
+from .foreign import convert_foreign, identify_checkpoint, save_state_dict
 
 
 def run_convert(path: str, settings: Settings) -> Path:
@@ -21,7 +21,7 @@ def run_convert(path: str, settings: Settings) -> Path:
     out = Path(settings.out or source.with_name(f"{source.stem}-{settings.to or 'bitfalcon'}.pt"))
     if out.exists() and out.samefile(source):
         raise UserError(f"out={out} is the file to convert; give another name.")
-    opened = open_any(source)
+    opened = identify_checkpoint(source)
     if settings.to is None and isinstance(opened, Checkpoint):
         raise UserError(
             f"'{source}' is in our format already. Give to= to write a maker's keys: v1, turbo, yolo11 or yolov8."
@@ -29,10 +29,10 @@ def run_convert(path: str, settings: Settings) -> Path:
     checkpoint = opened if isinstance(opened, Checkpoint) else convert_foreign(opened)
     describe(source, opened)
     if settings.to is None:
-        save(out, checkpoint)
+        save_checkpoint(out, checkpoint)
         content = f"{len(checkpoint.state)} tensors in our format"
     else:
-        state = convert_ours(checkpoint, settings.to, out)
+        state = save_state_dict(checkpoint, settings.to, out)
         content = f"a state dict of {len(state)} tensors in the keys of {settings.to}"
     print(f"wrote {out}: {content}; licence: {license_text(checkpoint)}")
     return out

@@ -11,16 +11,24 @@ from torch import Tensor
 
 from ...compat.allowed import one_line
 from ...compat.families import TABLES, Recognised, family_of_ours, recognise
-from ...compat.reader import Foreign, foreign_of, uncollected, unpack
+from ...compat.reader import ForeignContent, foreign_content, load_file, uncollected
 from ...compat.remap import RemapError, apply, invert
 from ...config.errors import UserError, raise_problems
 from ...config.settings import draft_of
 from ...config.yaml_files import find_model
-from ..build import graph_of, state_shapes
+from ..build import resolve_graph, state_shapes
 from ..graph.document import LISTS
 from ..graph.rows import Graph
 from ..modules.conv import EPS, MOMENTUM
-from .checkpoint import FORMATS, MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, parse, write_tensors
+from .checkpoint import (
+    CHECKPOINT_FORMATS,
+    MAX_LICENSE,
+    MAX_TEXT,
+    OTHER_TASK,
+    Checkpoint,
+    checkpoint_from,
+    write_tensors,
+)
 
 KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: what a run remembers
 MAX_EPOCH = 10**6
@@ -28,11 +36,11 @@ PLAIN = (str, int, float, bool, type(None))  # values of a YAML
 
 
 @dataclass(frozen=True)
-class Opened:
+class ForeignCheckpoint:
     """A foreign file and what its tensors say."""
 
     path: Path
-    foreign: Foreign
+    foreign: ForeignContent
     found: Recognised
 
     @property
@@ -85,25 +93,25 @@ class Opened:
 
 
 @uncollected()
-def open_any(path: str | Path) -> Checkpoint | Opened:
+def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
     """Read a checkpoint: one of ours, or another maker's, whose weights are recognised. Nobody's code runs.
 
     Raises MissingFileError, or UserError with what the file is instead.
     """
-    unpacked = unpack(path)
-    if isinstance(unpacked.content, dict) and unpacked.content.get("format") in FORMATS:
-        return parse(unpacked.content, path)
-    foreign = foreign_of(unpacked)
+    loaded = load_file(path)
+    if isinstance(loaded.content, dict) and loaded.content.get("format") in CHECKPOINT_FORMATS:
+        return checkpoint_from(loaded.content, path)
+    foreign = foreign_content(loaded)
     try:
-        return Opened(Path(path), foreign, recognise(foreign.state))
+        return ForeignCheckpoint(Path(path), foreign, recognise(foreign.state))
     except ValueError as error:
         raise UserError(f"'{path}' holds tensors, but {error}.") from error
 
 
 @uncollected()
-def load_any(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint:
+def open_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint:
     """A Checkpoint from our file or another maker's detector; says what a foreign file is, and its licence."""
-    opened = open_any(path)
+    opened = identify_checkpoint(path)
     if isinstance(opened, Checkpoint):
         if not opened.graph.rows:
             raise UserError(f"'{path}' is {OTHER_TASK.format(opened.source.get('task', 'foreign'))}.")
@@ -115,7 +123,7 @@ def load_any(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint
     return checkpoint
 
 
-def to_checkpoint(opened: Opened) -> Checkpoint:
+def to_checkpoint(opened: ForeignCheckpoint) -> Checkpoint:
     """Map a detector's weights into our layout; every tensor is used or the problems are raised together."""
     graph = _graph(opened)
     try:
@@ -144,7 +152,7 @@ def _by_index(names: Mapping) -> list:
     return [names[key] for key in sorted(names, key=int)]
 
 
-def _settings(foreign: Foreign) -> dict[str, object]:
+def _settings(foreign: ForeignContent) -> dict[str, object]:
     # What does not fit our settings would stop every verb with a complaint about something that the user never gave.
     arguments = foreign.attributes.get("train_args")
     found = {key: arguments.get(key) for key in KEPT_SETTINGS} if isinstance(arguments, Mapping) else {}
@@ -157,7 +165,7 @@ def _settings(foreign: Foreign) -> dict[str, object]:
     }
 
 
-def _graph(opened: Opened) -> Graph:
+def _graph(opened: ForeignCheckpoint) -> Graph:
     found, attributes = opened.found, opened.foreign.attributes
     if found.task != "detect":
         raise UserError(f"'{opened.path}' is {OTHER_TASK.format(found.task)} ({found.family}, scale {found.scale}).")
@@ -183,7 +191,7 @@ def _graph(opened: Opened) -> Graph:
     boxes, classes = (opened.foreign.state.get(head + key) for key in ("cv2.0.0.conv.weight", "cv3.0.2.weight"))
     if boxes is not None and classes is not None and classes.shape[1] != max(boxes.shape[1], min(found.nc, 100)):
         document["class_width"] = classes.shape[1]  # fine-tuned from a model of other classes
-    return graph_of(
+    return resolve_graph(
         document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc, names=opened.names or None
     )
 
@@ -194,12 +202,12 @@ def _is_plain(value: object) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, (list, tuple)) else isinstance(value, PLAIN)
 
 
-def _source(opened: Opened) -> dict[str, object]:
+def _source(opened: ForeignCheckpoint) -> dict[str, object]:
     folded = any(key.endswith(".attn.pe.conv.bias") for key in opened.foreign.state)
     return {"family": opened.found.family, "task": opened.found.task, "folded": folded}
 
 
-def _measured(opened: Opened, graph: Graph) -> tuple[tuple[int, ...], int] | None:
+def _measured(opened: ForeignCheckpoint, graph: Graph) -> tuple[tuple[int, ...], int] | None:
     # Known without running an image where the rows are those of a shipped graph.
     if not (opened.found.graph and opened.found.strides):
         return None
@@ -208,7 +216,7 @@ def _measured(opened: Opened, graph: Graph) -> tuple[tuple[int, ...], int] | Non
     return (opened.found.strides, max(opened.found.strides)) if same else None
 
 
-def _norms(foreign: Foreign, kept: Mapping[str, str]) -> dict[str, list[float]]:
+def _norms(foreign: ForeignContent, kept: Mapping[str, str]) -> dict[str, list[float]]:
     # eps and momentum of the batch norms that differ from ours, by our module name
     found = {}
     for module, eps in foreign.eps.items():
@@ -220,7 +228,7 @@ def _norms(foreign: Foreign, kept: Mapping[str, str]) -> dict[str, list[float]]:
     return found
 
 
-def convert_foreign(opened: Opened) -> Checkpoint:
+def convert_foreign(opened: ForeignCheckpoint) -> Checkpoint:
     """A foreign file as a Checkpoint to be written; of other tasks, whose heads are not built here, without resolved rows."""
     if opened.found.task == "detect":
         return to_checkpoint(opened)
@@ -240,7 +248,7 @@ def convert_foreign(opened: Opened) -> Checkpoint:
     )
 
 
-def convert_ours(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
+def save_state_dict(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
     """Write a plain state dict in a family's own keys, which torch.load opens with its defaults; returns it.
 
     The licence of the weights goes along where nobody trips over it: in the metadata that torch keeps beside a state dict.

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.build import graph_of
+from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.graph.rules import shown
 from tests.helpers.tiny_models import CONV, small
@@ -15,7 +15,7 @@ from tests.helpers.tiny_models import CONV, small
 
 def refused(doc: object, **choices) -> str:
     with pytest.raises(UserError) as error:
-        graph_of(doc, name="my.yaml", **choices)
+        resolve_graph(doc, name="my.yaml", **choices)
     return str(error.value)
 
 
@@ -156,7 +156,7 @@ DOCUMENT_MISTAKES = {
 def test_a_mistake_in_a_document_is_told(case):
     doc, choices, told = DOCUMENT_MISTAKES[case]
     if told is None:
-        assert graph_of(doc, **choices).activation == ("ReLU", (), {})
+        assert resolve_graph(doc, **choices).activation == ("ReLU", (), {})
         return
     text = refused(doc, **choices)
     assert "my.yaml" in text
@@ -203,7 +203,7 @@ def test_constructors_that_refuse_are_told_together():
         activation="nn.Relu()",
     )
     with pytest.raises(UserError) as error:
-        Detector(graph_of(doc, name="my.yaml"))
+        Detector(resolve_graph(doc, name="my.yaml"))
     text = str(error.value)
     for part in (
         "my.yaml",
@@ -234,7 +234,7 @@ def test_maps_that_do_not_fit_are_told_together_with_their_rows():
         head=[([1], 1, "Detect", ["nc"])],
     )
     with pytest.raises(UserError) as error:
-        Detector(graph_of(doc, name="my.yaml"))
+        Detector(resolve_graph(doc, name="my.yaml"))
     text = str(error.value)
     for part in (
         "my.yaml",
@@ -249,7 +249,7 @@ def test_maps_that_do_not_fit_are_told_together_with_their_rows():
 
 def test_levels_without_a_whole_stride_are_refused():
     with pytest.raises(UserError, match="row 0 gives the head 254x254"):
-        Detector(graph_of(small((-1, 1, "Conv", [8, 3, 1, 0]))))
+        Detector(resolve_graph(small((-1, 1, "Conv", [8, 3, 1, 0]))))
 
 
 # Hostile documents

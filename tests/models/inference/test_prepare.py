@@ -295,8 +295,8 @@ def test_predicting_imports_no_more_than_it_needs(tmp_path):
     """Each of these takes a tenth of a second and more, or brings along what does."""
     (tmp_path / "go.py").write_text(
         "import sys\nimport numpy as np\nimport torch\nfrom bitfalcon_plugin import YOLO\nfrom bitfalcon_plugin.models.build import build\n"
-        "from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save\n"
-        "model = build('yolov12.yaml', 'n')\nsave('n.pt', Checkpoint(model.graph, model.state_dict()))\n"
+        "from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint\n"
+        "model = build('yolov12.yaml', 'n')\nsave_checkpoint('n.pt', Checkpoint(model.graph, model.state_dict()))\n"
         "YOLO('n.pt').predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, device='cpu', save=True)\n"
         "heavy = ['pycocotools', 'torchvision', 'sympy', 'matplotlib', 'torch._dynamo', 'torch._inductor', 'onnx', 'onnxruntime', 'openvino',\n"
         "         'scipy', 'pandas', 'cv2', 'bitfalcon_plugin.train', 'bitfalcon_plugin.val.loop', 'bitfalcon_plugin.val.run',\n"

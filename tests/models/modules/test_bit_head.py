@@ -15,7 +15,7 @@ from bitfalcon_plugin.models.modules.bit_activations import Quantised
 from bitfalcon_plugin.models.modules.bit_folded import FrozenConv2d
 from bitfalcon_plugin.models.modules.bit_layers import BitConv2d
 from bitfalcon_plugin.models.modules.head import BitDetect, Detect
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load, save
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.transfer import transfer
 from tests.helpers.tiny_models import lived
 from tests.models.modules.test_bit_layers import seed  # noqa: F401  the fixture of every test
@@ -94,8 +94,8 @@ def test_the_owners_graphs_are_saved_and_loaded_with_their_scales(graph, tmp_pat
     model.eval()
     scales = {name: value for name, value in model.state_dict().items() if name.endswith("act_scale")}
     assert len(scales) == 15 and all(value > 0 for value in scales.values())
-    save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
-    again, x = load(tmp_path / "a.pt").model(), torch.rand(1, 3, 64, 64)
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
+    again, x = load_checkpoint(tmp_path / "a.pt").model(), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert all(torch.equal(again(x)[key], model(x)[key]) for key in raw)
     assert all(torch.equal(again.state_dict()[name], value) for name, value in scales.items())
@@ -104,8 +104,8 @@ def test_the_owners_graphs_are_saved_and_loaded_with_their_scales(graph, tmp_pat
 def test_files_of_a_float_head_open_and_are_taken_over(tmp_path):
     model = lived(build("bitfalcon-p.yaml", "n", nc=2))
     plain = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("act_scale")}
-    save(tmp_path / "old.pt", Checkpoint(model.graph, plain))
-    opened = load(tmp_path / "old.pt")
+    save_checkpoint(tmp_path / "old.pt", Checkpoint(model.graph, plain))
+    opened = load_checkpoint(tmp_path / "old.pt")
     again = opened.model()
     state = again.state_dict()
     assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import bitfalcon_plugin
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.build import build, graph_of
+from bitfalcon_plugin.models.build import build, resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.graph.rules import KINDS, Rule
 from bitfalcon_plugin.models.modules import MODULES, _load_plugins, entry, known_modules, lookup, register
@@ -101,7 +101,7 @@ def test_every_kind_of_rule():
         head=[[[5, 4], 1, "Tiny", ["nc"]]],
         scales={"n": [0.5, 0.5]},
     )
-    graph = graph_of(doc)
+    graph = resolve_graph(doc)
     assert [(row.args, row.times, row.channels) for row in graph.rows] == [
         ((3, 16, 5), 1, 16),
         ((16, 32, 3, True), 1, 32),
@@ -121,7 +121,7 @@ def test_every_kind_of_rule():
 
 def test_a_rule_with_everything():
     register("Deep", Chain, Rule("stage", modern=True, declared_input=True))
-    graph = graph_of(document((-1, 1, "Conv", [16, 3, 2]), (-1, 1, "Deep", [99, 24])))
+    graph = resolve_graph(document((-1, 1, "Conv", [16, 3, 2]), (-1, 1, "Deep", [99, 24])))
     assert graph.rows[1].args == (16, 24, 1) and graph.rows[2].keywords["legacy"] is False
 
 
@@ -144,7 +144,7 @@ def test_its_arguments_are_checked_like_those_of_our_own():
     register("Wide", Wide)
     for args, told in (([8, "x"], "k='x' is not an integer"), ([8, 3, 1], "3 arguments"), ([8.5], "c_out=8.5")):
         with pytest.raises(UserError, match=told):
-            graph_of(document((-1, 1, "Wide", args)))
+            resolve_graph(document((-1, 1, "Wide", args)))
 
 
 def test_a_function_that_makes_a_module():
@@ -152,7 +152,7 @@ def test_a_function_that_makes_a_module():
         return Conv(c_in, c_out, 1)
 
     register("narrow", narrow)
-    assert Detector(graph_of(document((-1, 1, "narrow", [8])))).model[0].conv.out_channels == 8
+    assert Detector(resolve_graph(document((-1, 1, "narrow", [8])))).model[0].conv.out_channels == 8
 
 
 def test_the_same_again_is_fine_and_another_is_refused():
@@ -199,7 +199,7 @@ def test_what_cannot_be_registered(name, cls, rule, told):
 def test_a_class_that_does_not_fit_its_rule_is_told_with_its_row(cls, rule, args, told):
     register("Odd", cls, rule)
     with pytest.raises(UserError, match=f"row 1 .Odd.*{told}"):
-        Detector(graph_of(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Odd", args))))
+        Detector(resolve_graph(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Odd", args))))
 
 
 def test_a_module_that_breaks_the_promise_of_its_rule_is_told():
@@ -207,11 +207,13 @@ def test_a_module_that_breaks_the_promise_of_its_rule_is_told():
     with pytest.raises(
         UserError, match="row 1 .Liar. on row 0 8x128x128: gives 9x128x128; its rule promises a map of 8 channels"
     ):
-        Detector(graph_of(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Liar", [8]))))
+        Detector(resolve_graph(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Liar", [8]))))
     register("NoHead", lambda nc, channels: Sum(), "head")
     with pytest.raises(UserError, match="row 2 .NoHead.*gives modules.Raw"):
         Detector(
-            graph_of(document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Conv", [8]), head=[[[0, 1], 1, "NoHead", ["nc"]]]))
+            resolve_graph(
+                document((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Conv", [8]), head=[[[0, 1], 1, "NoHead", ["nc"]]])
+            )
         )
 
 
@@ -222,7 +224,7 @@ def test_a_module_that_needs_values_is_counted_too():
 
     register("Values", Values, "same")
     plain, other = (
-        Detector(graph_of(document((-1, 1, "Conv", [8, 3, 2]), *rows))) for rows in ((), ((-1, 1, "Values", []),))
+        Detector(resolve_graph(document((-1, 1, "Conv", [8, 3, 2]), *rows))) for rows in ((), ((-1, 1, "Values", []),))
     )
     state = {key: value.clone() for key, value in other.state_dict().items()}
     assert summary(other, 64).gflops == summary(plain, 64).gflops
@@ -329,7 +331,7 @@ def test_a_broken_distribution_is_named(tmp_path, monkeypatch, code, value, told
     _load_plugins.cache_clear()
     try:
         with pytest.raises(UserError) as error:
-            graph_of(document((-1, 1, "Conv", [8, 3, 2])))
+            resolve_graph(document((-1, 1, "Conv", [8, 3, 2])))
     finally:
         sys.modules.pop("stripes", None)
     text = str(error.value)

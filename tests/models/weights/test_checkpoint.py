@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
-from bitfalcon_plugin.models.build import build, graph_of
+from bitfalcon_plugin.models.build import build, resolve_graph
 from bitfalcon_plugin.models.detector import Detector
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load, save
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.transfer import class_width, transfer
 
 
@@ -25,7 +25,7 @@ def model():
 
 def test_a_round_trip_gives_the_same_model(tmp_path, model):
     path = tmp_path / "a.pt"
-    save(
+    save_checkpoint(
         path,
         Checkpoint(
             model.graph, model.state_dict(), settings={"imgsz": 320, "path": tmp_path}, metrics={"x": 1.0}, epoch=4
@@ -33,7 +33,7 @@ def test_a_round_trip_gives_the_same_model(tmp_path, model):
     )
     content = torch.load(path)
     assert content["format"] == "bitfalcon" and content["version"] == 1 and isinstance(content["state"], dict)
-    back = load(path)
+    back = load_checkpoint(path)
     again = back.model()
     x = torch.rand(1, 3, 64, 96)
     assert torch.equal(again.decode(again(x)), model.decode(model(x)))
@@ -44,10 +44,10 @@ def test_a_round_trip_gives_the_same_model(tmp_path, model):
 
 def test_a_failed_write_leaves_the_earlier_file(tmp_path, model):
     path = tmp_path / "a.pt"
-    save(path, Checkpoint(model.graph, model.state_dict()))
+    save_checkpoint(path, Checkpoint(model.graph, model.state_dict()))
     before = path.read_bytes()
     with pytest.raises(Exception, match="pickle|lambda|local"):
-        save(path, Checkpoint(model.graph, model.state_dict(), training={"x": lambda: 0}))
+        save_checkpoint(path, Checkpoint(model.graph, model.state_dict(), training={"x": lambda: 0}))
     assert path.read_bytes() == before and os.listdir(tmp_path) == ["a.pt"]
 
 
@@ -59,7 +59,7 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path, model, room):
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[0][1]))
     try:
         with pytest.raises(OSError, match="large"):
-            save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
+            save_checkpoint(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before[0])
         signal.signal(signal.SIGXFSZ, before[1])
@@ -75,7 +75,7 @@ class Evil:
 def test_other_files_are_refused_with_what_they_are(tmp_path, monkeypatch, model, name):
     monkeypatch.chdir(tmp_path)
     path = tmp_path / f"{name}.pt"
-    save(path, Checkpoint(model.graph, model.state_dict()))
+    save_checkpoint(path, Checkpoint(model.graph, model.state_dict()))
     whole = path.read_bytes()
     if name == "plain":
         torch.save({"model": {"x": torch.zeros(1)}}, path)
@@ -86,7 +86,7 @@ def test_other_files_are_refused_with_what_they_are(tmp_path, monkeypatch, model
     else:
         path.write_bytes({"text": b"hello", "empty": b"", "cut": whole[: len(whole) // 2]}[name])
     with pytest.raises(UserError, match=f"{name}.pt"):
-        load(path)
+        load_checkpoint(path)
     assert not (tmp_path / "canary").exists()
 
 
@@ -94,19 +94,19 @@ def test_a_raw_pickle_runs_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.pt").write_bytes(pickle.dumps(Evil()))
     with pytest.raises(UserError):
-        load("x.pt")
+        load_checkpoint("x.pt")
     assert not (tmp_path / "canary").exists()
 
 
 def test_a_missing_file_is_told(tmp_path):
     with pytest.raises(MissingFileError, match="Nothing is downloaded"):
-        load(tmp_path / "none.pt")
+        load_checkpoint(tmp_path / "none.pt")
 
 
 def test_weights_go_into_a_model_of_other_classes_but_not_into_another_graph(model):
     checkpoint = Checkpoint(model.graph, model.state_dict())
     document = {**model.graph.document, "class_width": class_width(checkpoint)}
-    other = Detector(graph_of(document, named_scale="n", nc=3, names={0: "bird", 1: "Cat", 2: "cow"}))
+    other = Detector(resolve_graph(document, named_scale="n", nc=3, names={0: "bird", 1: "Cat", 2: "cow"}))
     report = transfer(other, checkpoint, "a.pt")
     assert (report.remapped, report.new, report.dropped) == (("Cat",), ("bird", "cow"), ("dog",))
     assert "1 classes: Cat" in str(report) and report.kept == len(model.state_dict()) - 6
@@ -124,7 +124,7 @@ def test_weights_go_into_a_model_of_other_classes_but_not_into_another_graph(mod
 
 
 def test_the_file_opens_memory_mapped_and_with_plain_torch(tmp_path, model):
-    save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict(), license="L"))
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict(), license="L"))
     mapped = torch.load(tmp_path / "a.pt", mmap=True)
     assert list(mapped["state"]) == list(model.state_dict()) and mapped["license"] == "L"
     assert all(torch.equal(mapped["state"][key], tensor) for key, tensor in model.state_dict().items())
@@ -156,7 +156,7 @@ def test_a_file_of_the_first_version_keeps_loading(tmp_path, model):
         },
         tmp_path / "a.pt",
     )
-    back = load(tmp_path / "a.pt")
+    back = load_checkpoint(tmp_path / "a.pt")
     x = torch.rand(1, 3, 64, 64)
     assert torch.equal(back.model()(x)["scores"], model(x)["scores"])
     assert (back.epoch, back.settings, back.license, back.norms) == (4, {"imgsz": 320}, None, {})
@@ -188,26 +188,26 @@ def test_a_file_of_the_first_version_keeps_loading(tmp_path, model):
     ],
 )
 def test_entries_that_are_none_are_told(tmp_path, model, key, value):
-    save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
     content = torch.load(tmp_path / "a.pt")
     outer, _, inner = key.partition(".")
     content[outer] = {**content[outer], inner: value} if inner else value
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(UserError, match="damaged") as caught:
-        load(tmp_path / "a.pt")
+        load_checkpoint(tmp_path / "a.pt")
     assert "\n" not in str(caught.value)
 
 
 def test_what_a_file_says_cannot_steer_a_terminal(tmp_path, model):
     escape = "\x1b[31mred\n"
     graph = dataclasses.replace(model.graph, names={0: escape, 1: "dog"})
-    save(tmp_path / "a.pt", Checkpoint(graph, model.state_dict(), license=escape, date=escape))
-    back = load(tmp_path / "a.pt")
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(graph, model.state_dict(), license=escape, date=escape))
+    back = load_checkpoint(tmp_path / "a.pt")
     assert (back.license, back.date, back.graph.names) == ("?[31mred", "?[31mred", {0: "?[31mred", 1: "dog"})
 
 
 def test_a_graph_beyond_the_weights_is_refused_before_it_is_made(tmp_path, model, monkeypatch):
-    save(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
+    save_checkpoint(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
     content = torch.load(tmp_path / "a.pt")
     content["graph"]["document"]["scales"] = {"n": [1.0, 8.0, 16384]}
     torch.save(content, tmp_path / "a.pt")
@@ -215,7 +215,7 @@ def test_a_graph_beyond_the_weights_is_refused_before_it_is_made(tmp_path, model
         "bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built")
     )
     with pytest.raises(UserError, match="do not fit"):
-        load(tmp_path / "a.pt").model()
+        load_checkpoint(tmp_path / "a.pt").model()
 
 
 def test_constants_for_a_batch_norm_that_is_not_there_are_told(model):

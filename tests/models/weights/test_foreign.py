@@ -17,10 +17,10 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
-from bitfalcon_plugin.models.build import graph_of
+from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
-from bitfalcon_plugin.models.weights.checkpoint import load
-from bitfalcon_plugin.models.weights.foreign import convert_ours, load_any, open_any
+from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
+from bitfalcon_plugin.models.weights.foreign import identify_checkpoint, open_checkpoint, save_state_dict
 from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.tasks.metrics import STATS
 from tests.data.recorded.fill import image  # noqa: E402
@@ -68,7 +68,7 @@ def test_pickled_models_give_the_recorded_outputs(files, name, vector):
 def test_plain_state_dicts_of_every_family_give_the_recorded_outputs(tmp_path, name, prefix):
     state = {prefix + key: tensor for key, tensor in foreign_state(VECTORS[name], False).items()}
     torch.save({"state_dict": state} if prefix else state, tmp_path / "x.pt")
-    model = load_any(tmp_path / "x.pt").model()
+    model = open_checkpoint(tmp_path / "x.pt").model()
     check_output(
         model.decode(model(torch.from_numpy(image(*VECTORS[name]["input"][2:])).float())),
         VECTORS[name]["output"]["out.0"],
@@ -77,22 +77,22 @@ def test_plain_state_dicts_of_every_family_give_the_recorded_outputs(tmp_path, n
 
 def test_a_graph_of_its_own_is_built_from_the_yaml_in_the_file(tmp_path):
     document = yaml.safe_load(GRAPH)
-    model = Detector(graph_of(document, named_scale="s")).eval()
+    model = Detector(resolve_graph(document, named_scale="s")).eval()
     state = dict(model.state_dict())
     write(
         tmp_path / "own.pt", state, attributes={"yaml": {**document, "scale": "s"}, "names": {0: "a", 1: "b", 2: "c"}}
     )
-    again = load_any(tmp_path / "own.pt").model()
+    again = open_checkpoint(tmp_path / "own.pt").model()
     x = torch.rand(1, 3, 64, 64)
     assert torch.equal(again(x)["scores"], model(x)["scores"]) and again.names == {0: "a", 1: "b", 2: "c"}
     torch.save(state, tmp_path / "bare.pt")
     with pytest.raises(UserError, match="without its YAML"):
-        load_any(tmp_path / "bare.pt")
+        open_checkpoint(tmp_path / "bare.pt")
 
 
 @pytest.mark.parametrize("name", ["v1", "turbo"])
 def test_there_and_back_gives_the_same_bytes(files, tmp_path, name):
-    source = open_any(files / f"{name}.pt").foreign.state
+    source = identify_checkpoint(files / f"{name}.pt").foreign.state
     ours, back = tmp_path / "ours.pt", tmp_path / "back.pt"
     assert main(["convert", str(files / f"{name}.pt"), f"out={ours}"]) == 0
     assert main(["convert", str(ours), f"to={name}", f"out={back}"]) == 0
@@ -102,10 +102,12 @@ def test_there_and_back_gives_the_same_bytes(files, tmp_path, name):
     assert set(found) == set(source) and all(not found[key].any() for key in folded)  # folded biases come back as zero
     assert [key for key in found if key not in folded] == [key for key in source if key not in folded]
     x = torch.rand(1, 3, 64, 64)
-    assert torch.equal(load_any(back).model()(x)["scores"], load_any(files / f"{name}.pt").model()(x)["scores"])
+    assert torch.equal(
+        open_checkpoint(back).model()(x)["scores"], open_checkpoint(files / f"{name}.pt").model()(x)["scores"]
+    )
     for key in set(found) - means - folded:
         assert found[key].dtype == source[key].dtype and torch.equal(found[key], source[key]), key
-    assert load(ours).license == LICENSE
+    assert load_checkpoint(ours).license == LICENSE
     assert main(["convert", str(ours), f"to={'turbo' if name == 'v1' else 'v1'}"]) == 2
 
 
@@ -141,7 +143,7 @@ def test_a_turbo_file_does_not_go_into_a_v1_graph(files, tmp_path, monkeypatch, 
     assert main([*tokens, "variant=turbo"]) == 0
     out = capsys.readouterr().out
     assert "kept" in out and "dropped   80 classes" in out and "new       2 classes: cat, dog" in out
-    assert load("runs/detect/train/weights/best.pt").license == LICENSE
+    assert load_checkpoint("runs/detect/train/weights/best.pt").license == LICENSE
 
 
 def test_fine_tuning_keeps_the_hidden_widths_and_classes_of_the_same_name(files, tmp_path, monkeypatch, capsys):
@@ -163,7 +165,7 @@ def test_fine_tuning_keeps_the_hidden_widths_and_classes_of_the_same_name(files,
         == 0
     )
     assert "remapped  1 classes: Thing5" in capsys.readouterr().out
-    best = load("runs/detect/train/weights/best.pt")
+    best = load_checkpoint("runs/detect/train/weights/best.pt")
     assert best.state["model.21.cv3.0.2.weight"].shape == (2, 80, 1, 1) and best.model().names == {
         0: "new",
         1: "Thing5",
@@ -193,9 +195,9 @@ def test_other_tasks_are_recognised_refused_and_converted(tmp_path, name, capsys
 
 
 def test_batch_norm_constants_come_from_the_file(files, tmp_path):
-    state = open_any(files / "v1.pt").foreign.state
+    state = identify_checkpoint(files / "v1.pt").foreign.state
     write(tmp_path / "odd.pt", state, eps=1e-5, momentum=0.1, attributes={"names": {i: str(i) for i in range(80)}})
-    model = load_any(tmp_path / "odd.pt").model()
+    model = open_checkpoint(tmp_path / "odd.pt").model()
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert norms and all((norm.eps, norm.momentum) == (1e-5, 0.1) for norm in norms)
 
@@ -241,7 +243,7 @@ def test_the_fine_tuned_file_detects_what_its_maker_recorded():
 def small(path: Path, **attributes: object) -> Path:
     """A file with a graph of its own."""
     document = yaml.safe_load(GRAPH)
-    state = dict(Detector(graph_of(document, named_scale="s")).state_dict())
+    state = dict(Detector(resolve_graph(document, named_scale="s")).state_dict())
     entries = {key: attributes.pop(key) for key in ("license", "date", "epoch", "train_args") if key in attributes}
     return write(path, state, attributes={"yaml": {**document, "scale": "s"}, **attributes}, **entries)
 
@@ -253,7 +255,7 @@ def test_what_a_file_says_cannot_steer_a_terminal(tmp_path, capsys):
         assert main(command) == 0
         out = capsys.readouterr().out
         assert "red" in out and all(letter == "\n" or letter.isprintable() for letter in out)
-    assert load(tmp_path / "ours.pt").license == "?[31mred next?"
+    assert load_checkpoint(tmp_path / "ours.pt").license == "?[31mred next?"
 
 
 @pytest.mark.parametrize(
@@ -269,11 +271,11 @@ def test_what_a_file_says_cannot_steer_a_terminal(tmp_path, capsys):
 def test_class_names_that_fit_no_class_are_left_out_and_told(tmp_path, names, capsys):
     path = small(tmp_path / "x.pt", names=names)
     assert main(["info", f"model={path}"]) == 0 and "note: its class names" in capsys.readouterr().out
-    assert load_any(path).model().names == {0: "0", 1: "1", 2: "2"}
+    assert open_checkpoint(path).model().names == {0: "0", 1: "1", 2: "2"}
 
 
 def test_odd_entries_of_a_file_do_no_harm(tmp_path):
-    found = load_any(
+    found = open_checkpoint(
         small(
             tmp_path / "x.pt",
             license=["x"],
@@ -283,7 +285,7 @@ def test_odd_entries_of_a_file_do_no_harm(tmp_path):
         )
     )
     assert (found.license, found.date, found.epoch, found.settings) == (None, "", -1, {})
-    found = load_any(
+    found = open_checkpoint(
         small(tmp_path / "x.pt", license="L", date="D", epoch=3, train_args={"data": "d.yaml", "imgsz": 96, "lr0": 1})
     )
     assert (found.license, found.date, found.epoch, found.settings) == ("L", "D", 3, {"data": "d.yaml", "imgsz": 96})
@@ -293,16 +295,16 @@ def test_odd_entries_of_a_file_do_no_harm(tmp_path):
 def test_a_yaml_in_a_file_that_is_no_graph_is_told(tmp_path, rows):
     path = small(tmp_path / "x.pt", yaml={"backbone": rows, "head": []})
     with pytest.raises(UserError, match="carries a model YAML that is none"):
-        load_any(path)
+        open_checkpoint(path)
 
 
 def test_weights_that_are_not_finite_are_told_on_load_and_by_info(tmp_path, capsys):
     path = small(tmp_path / "x.pt")
-    state = dict(open_any(path).foreign.state)
+    state = dict(identify_checkpoint(path).foreign.state)
     next(iter(state.values()))[0] = float("nan")
     write(path, state, attributes={"yaml": {**yaml.safe_load(GRAPH), "scale": "s"}})
     assert main(["info", f"model={path}"]) == 0 and "hold NaN" in capsys.readouterr().out
-    load_any(path)
+    open_checkpoint(path)
     assert capsys.readouterr().out.count("hold NaN") == 1
 
 
@@ -310,11 +312,11 @@ def test_weights_that_are_not_finite_are_told_on_load_and_by_info(tmp_path, caps
 def test_weights_of_other_families_are_not_written_under_the_wrong_keys(tmp_path, name):
     state = foreign_state(VECTORS[name], False)
     torch.save(state, tmp_path / "x.pt")
-    ours = load_any(tmp_path / "x.pt")
+    ours = open_checkpoint(tmp_path / "x.pt")
     with pytest.raises(UserError, match=f"these are {name[:-2]} weights"):
-        convert_ours(ours, "v1", tmp_path / "y.pt")
+        save_state_dict(ours, "v1", tmp_path / "y.pt")
     assert not (tmp_path / "y.pt").exists()
-    back = convert_ours(ours, name[:-2], tmp_path / "y.pt")
+    back = save_state_dict(ours, name[:-2], tmp_path / "y.pt")
     assert list(back) == list(state) and all(
         torch.equal(back[key], tensor) for key, tensor in torch.load(tmp_path / "y.pt").items()
     )
@@ -331,7 +333,7 @@ def test_the_licence_goes_along_with_a_plain_state_dict(files, tmp_path, capsys)
     kept = type(plain)(model.state_dict())
     kept._metadata = plain._metadata
     model.load_state_dict(kept)  # nothing in torch minds it
-    assert load_any(tmp_path / "plain.pt").license == LICENSE
+    assert open_checkpoint(tmp_path / "plain.pt").license == LICENSE
     assert main(["convert", f"model={tmp_path / 'plain.pt'}", f"out={tmp_path / 'ours.pt'}"]) == 0
     capsys.readouterr()
     assert YOLO(tmp_path / "ours.pt").checkpoint.license == LICENSE and capsys.readouterr().out.count(LICENSE) == 1
@@ -339,8 +341,8 @@ def test_the_licence_goes_along_with_a_plain_state_dict(files, tmp_path, capsys)
 
 def test_opening_a_file_leaves_the_random_numbers_and_the_collector_as_they_were(files):
     before = torch.get_rng_state()
-    opened = load_any(files / "v1.pt")
+    opened = open_checkpoint(files / "v1.pt")
     assert torch.equal(torch.get_rng_state(), before) and gc.isenabled() and opened.model() and gc.isenabled()
     with pytest.raises(UserError):
-        load_any(Path(__file__))
+        open_checkpoint(Path(__file__))
     assert gc.isenabled()

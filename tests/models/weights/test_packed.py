@@ -17,11 +17,11 @@ from bitfalcon_plugin.bit.packing import pack, rounded, sizes
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.models.build import graph_of, read_graph
+from bitfalcon_plugin.models.build import read_graph, resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.weights import packed as flat
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load, save
-from bitfalcon_plugin.models.weights.foreign import convert_ours, load_any, open_any
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from bitfalcon_plugin.models.weights.foreign import identify_checkpoint, open_checkpoint, save_state_dict
 from bitfalcon_plugin.models.weights.trits import CODECS, byte_count
 from tests.helpers.coloured import GRAPH, place  # noqa: F401  the fixture
 from tests.helpers.tiny_models import lived
@@ -84,7 +84,7 @@ def ternary(bit: object = "all") -> Detector:
     """A small model whose activation scales are set and whose batch norms change what they are given."""
     document = {**yaml.safe_load(GRAPH), "bit": bit}
     model = Detector(
-        graph_of(document, name="small.yaml", named_scale="n", nc=3, names={0: "red", 1: "green", 2: "blue"})
+        resolve_graph(document, name="small.yaml", named_scale="n", nc=3, names={0: "red", 1: "green", 2: "blue"})
     )
     with torch.no_grad():
         model.train()(torch.rand(2, 3, 64, 64))
@@ -123,7 +123,7 @@ def test_outputs_are_those_of_the_rounded_model(tmp_path, model, fmt, half, of):
     before = outputs(folded)
     pack(given, tmp_path / "a.pt", fmt, half)
     assert all(map(torch.equal, outputs(folded), before))  # nothing is done to what is given
-    back = load(tmp_path / "a.pt")
+    back = load_checkpoint(tmp_path / "a.pt")
     found = outputs(back.model())
     assert all(map(torch.equal, found, outputs(rounded(copy.deepcopy(folded)) if half else folded)))
     assert half is not torch.equal(found[0], before[0]) and torch.allclose(found[0], before[0], rtol=0.05, atol=0.05)
@@ -153,13 +153,13 @@ def test_the_file_opens_with_plain_torch_and_is_four_tensors(path, model):
 
 def test_a_state_that_is_read_is_that_of_the_folded_model(path, model):
     folded = rounded(copy.deepcopy(model).fuse()).state_dict()
-    state = load(path).state
+    state = load_checkpoint(path).state
     assert list(state) == list(folded)
     assert all(torch.equal(state[name], folded[name]) and state[name].dtype == folded[name].dtype for name in state)
 
 
 def test_every_flipped_byte_is_an_error_or_changes_nothing(path):
-    whole, state = path.read_bytes(), load(path).state
+    whole, state = path.read_bytes(), load_checkpoint(path).state
     start = whole.index(b"PK", 4)  # behind the pickle
     places = [
         *range(0, 64),
@@ -171,7 +171,7 @@ def test_every_flipped_byte_is_an_error_or_changes_nothing(path):
     for at in places:
         path.write_bytes(whole[:at] + bytes([whole[at] ^ (1 << at % 8)]) + whole[at + 1 :])
         try:
-            found = load_any(path)
+            found = open_checkpoint(path)
         except UserError:
             refused += 1
             continue
@@ -186,7 +186,7 @@ def test_a_file_that_is_cut_off_is_an_error(path):
     for length in range(0, len(whole), len(whole) // 60):
         path.write_bytes(whole[:length])
         with pytest.raises(UserError):
-            load_any(path)
+            open_checkpoint(path)
 
 
 def test_without_the_archives_checksums_its_own_finds_a_flipped_byte(path):
@@ -196,11 +196,11 @@ def test_without_the_archives_checksums_its_own_finds_a_flipped_byte(path):
         other[piece].view(torch.uint8)[-1] ^= 1
         torch.save(other, path)
         with pytest.raises(UserError, match="checksum"):
-            load(path)
+            load_checkpoint(path)
     for key, value in (("names", {0: "red", 1: "green", 2: "cyan"}), ("name", "x"), ("nc", 4)):
         torch.save({**content, "graph": {**content["graph"], key: value}}, path)
         with pytest.raises(UserError, match="checksum"):
-            load(path)
+            load_checkpoint(path)
 
 
 # What a file of ours cannot hold: case -> (line of a ternary layer with its name, kind and shape, or entries by the content; what is said)
@@ -260,7 +260,7 @@ def test_files_made_by_hand_are_refused(path, case):
         content["checksum"] = flat.checksum(content)
     torch.save(content, path)
     with pytest.raises(UserError, match=said) as caught:
-        load_any(path).model()
+        open_checkpoint(path).model()
     assert "\x1b" not in str(caught.value) and len(str(caught.value)) < 1000
 
 
@@ -273,7 +273,7 @@ def test_a_table_for_another_graph_is_refused(path):
     for document in (other, {**graph["document"], "bit": "head"}, {**graph["document"], "bit": "none"}):
         torch.save(sealed({**content, "graph": {**graph, "document": document}}), path)
         with pytest.raises(UserError, match="do not fit"):
-            load(path).model()
+            load_checkpoint(path).model()
 
 
 def test_a_graph_beyond_the_weights_is_refused_before_it_is_made(path, monkeypatch):
@@ -285,39 +285,39 @@ def test_a_graph_beyond_the_weights_is_refused_before_it_is_made(path, monkeypat
         "bitfalcon_plugin.models.detector.Detector.__init__", lambda *_: pytest.fail("a model was built")
     )
     with pytest.raises(UserError, match="do not fit"):
-        load(path).model()
+        load_checkpoint(path).model()
 
 
 def test_codes_beyond_one_are_no_ternary_layers(path):
-    found = load(path)
+    found = load_checkpoint(path)
     name = next(line.name for line in flat.lines_of(found.state) if line.store == "t")
     found.state[f"{name}.codes"][0] = 7
-    save(path, found)
+    save_checkpoint(path, found)
     with pytest.raises(UserError, match=f"(?s)not -1, 0 and 1.*{name}"):
-        load(path).model()
+        load_checkpoint(path).model()
 
 
 def test_a_missing_activation_scale_is_not_taken_for_one_that_is_unset(path):
-    found = load(path)
+    found = load_checkpoint(path)
     name = next(name for name in found.state if name.endswith(".act_scale"))
     state = {key: value for key, value in found.state.items() if key != name}
-    save(path, Checkpoint(found.graph, state, measured=found.measured, packed="t5"))
+    save_checkpoint(path, Checkpoint(found.graph, state, measured=found.measured, packed="t5"))
     with pytest.raises(UserError, match=f"(?s)do not fit.*{name}"):
-        load(path).model()
+        load_checkpoint(path).model()
 
 
 def test_a_newer_format_is_told(path):
     torch.save(sealed({**torch.load(path), "version": 2}), path)
-    for read in (load, load_any, open_any):
+    for read in (load_checkpoint, open_checkpoint, identify_checkpoint):
         with pytest.raises(UserError, match="format version 2.*newer bitfalcon"):
             read(path)
     torch.save({**torch.load(path), "version": "1"}, path)
     with pytest.raises(UserError, match="no format version"):
-        load(path)
+        load_checkpoint(path)
 
 
 def test_nothing_ternary_and_nothing_finite_is_not_packed(tmp_path, model):
-    plain = Detector(graph_of(yaml.safe_load(GRAPH), named_scale="n", nc=3))
+    plain = Detector(resolve_graph(yaml.safe_load(GRAPH), named_scale="n", nc=3))
     with pytest.raises(UserError, match="no ternary layer"):
         pack(plain, tmp_path / "a.pt")
     with pytest.raises(UserError, match="t7.*t5"):
@@ -339,14 +339,14 @@ def test_a_layer_that_folding_leaves_as_it_is_is_not_packed(tmp_path, model):
 def test_the_order_in_memory_does_not_matter(path, model, tmp_path):
     other = copy.deepcopy(model).fuse().to(memory_format=torch.channels_last)
     pack(other, tmp_path / "other.pt")
-    state, found = load(path).state, load(tmp_path / "other.pt").state
+    state, found = load_checkpoint(path).state, load_checkpoint(tmp_path / "other.pt").state
     assert all(torch.equal(state[name], found[name]) for name in state)
 
 
 def test_from_one_format_to_the_other(path, tmp_path):
-    first = load(path)
+    first = load_checkpoint(path)
     pack(first, tmp_path / "b.pt", "t2")
-    second = load(tmp_path / "b.pt")
+    second = load_checkpoint(tmp_path / "b.pt")
     assert second.packed == "t2" and all(torch.equal(first.state[name], second.state[name]) for name in first.state)
 
 
@@ -355,7 +355,7 @@ def test_weights_beyond_sixteen_bits_stay_whole(tmp_path, model):
     large.head.cv2[0][-1].weight.data.mul_(1e6)
     pack(large, tmp_path / "a.pt")
     name = f"model.{len(model.model) - 1}.cv2.0.2.weight"
-    assert torch.equal(load(tmp_path / "a.pt").state[name], large.head.cv2[0][-1].weight)
+    assert torch.equal(load_checkpoint(tmp_path / "a.pt").state[name], large.head.cv2[0][-1].weight)
 
 
 def test_yolo_predicts_measures_and_saves_it_again(place, model):  # noqa: F811
@@ -372,7 +372,7 @@ def test_yolo_predicts_measures_and_saves_it_again(place, model):  # noqa: F811
     assert len(found) == 4 and sum(len(one) for one in found)
     assert 0 <= yolo.val(imgsz=64, plots=False).box.map <= 1
     yolo.save("again.pt")
-    before, again = load("small-bit.pt"), load("again.pt")
+    before, again = load_checkpoint("small-bit.pt"), load_checkpoint("again.pt")
     assert again.packed == "t5" and again.license == "L" and list(again.state) == list(before.state)
     assert all(torch.equal(again.state[name], before.state[name]) for name in before.state)
     with pytest.raises(UserError, match="packed model"):
@@ -394,7 +394,7 @@ def test_it_is_not_trained_on_and_not_converted(place, model, capsys):  # noqa: 
         with pytest.raises(UserError, match="packed model.*Give the checkpoint that it was packed from"):
             attempt()
     with pytest.raises(UserError, match="to=v1: a packed model"):
-        convert_ours(load("small-bit.pt"), "v1", place / "x.pt")
+        save_state_dict(load_checkpoint("small-bit.pt"), "v1", place / "x.pt")
     fresh = YOLO("small-bit.pt").reset_weights()
     assert not fresh.checkpoint.packed and isinstance(fresh.checkpoint.to_train("x"), Checkpoint)
     capsys.readouterr()
@@ -408,14 +408,15 @@ def test_it_is_not_trained_on_and_not_converted(place, model, capsys):  # noqa: 
         and f"{(place / 'small-bit.pt').stat().st_size:,} bytes" in out
     )
     assert (
-        f"{sum(line.count for line in flat.lines_of(load('small-bit.pt').state) if line.store == 't'):,} ternary" in out
+        f"{sum(line.count for line in flat.lines_of(load_checkpoint('small-bit.pt').state) if line.store == 't'):,} ternary"
+        in out
     )
 
 
 def test_the_sizes_are_those_that_were_promised(tmp_path):
     graph = read_graph("yolov12.yaml", "n", nc=80, names={index: f"class number {index}" for index in range(80)})
     model = Detector(
-        graph_of({**graph.document, "bit": "all"}, name=graph.name, named_scale="n", nc=80, names=graph.names)
+        resolve_graph({**graph.document, "bit": "all"}, name=graph.name, named_scale="n", nc=80, names=graph.names)
     )
     settings = {**load_settings({}).as_dict(), "data": "/home/somebody/datasets/coco/data.yaml"}
     path = tmp_path / "yolov12n-bit.pt"
@@ -432,5 +433,5 @@ def test_the_sizes_are_those_that_were_promised(tmp_path):
     assert abs(found["whole"]["t5"] / formula - 1) < 0.03 and abs(path.stat().st_size / formula - 1) < 0.03
     assert found["whole"]["t5"] < found["whole"]["t2"] < found["whole"]["fp16"] == found["whole"]["fp32"] // 2
     assert abs(found["whole"]["file t5"] - path.stat().st_size) < 1000 and found["whole"]["file t2"] <= 850_000
-    save(path, dataclasses.replace(packed, packed="t2"))
+    save_checkpoint(path, dataclasses.replace(packed, packed="t2"))
     assert path.stat().st_size <= 850_000
