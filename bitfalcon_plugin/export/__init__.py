@@ -1,1 +1,1 @@
-"""ExportedNetwork models: how they are written, how they are opened, and that both agree with the network they came from."""
+"""Exported models: write them, open them, and check that both agree with the network they come from."""

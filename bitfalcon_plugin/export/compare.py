@@ -33,9 +33,9 @@ class MismatchError(Exception):
 class Tolerance:
     """How far two programs may differ and still agree.
 
-    side: the largest difference of a coordinate, as a share of the longer side of the image. score: the largest difference
-    of a score, as a share of the reference's score; a score below `floor` counts as `floor`. share: the share of the boxes
-    that must agree, in [0, 1].
+    side: the largest difference of a coordinate, as a share of the longer side of the image. score: the largest
+    difference of a score, as a share of the reference's score; a score below `floor` counts as `floor`. share: the
+    share of the boxes that must agree, in [0, 1].
     """
 
     side: float
@@ -95,8 +95,8 @@ class Agreement:
 def compare_candidates(reference: Tensor, other: Tensor, tolerance: Tolerance, image_shape: Sequence[int]) -> Agreement:
     """Compare two decoded predictions (B, 4+nc, A) of the same images (..., H, W), anchor by anchor.
 
-    Suppression has no part in it, because near-ties decide which box it keeps. The candidates that one of the two gives a
-    score above CONFIDENCE are compared, and at least the MIN_CANDIDATES best ones of the reference in each image.
+    Suppression has no part in it, because near-ties decide which box it keeps. The candidates that one of the two gives
+    a score above CONFIDENCE are compared, and at least the MIN_CANDIDATES best ones of the reference in each image.
 
     Raises MismatchError for another shape and for numbers that are not finite.
     """
@@ -127,9 +127,9 @@ def _check_finite(output: Tensor) -> None:
 def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance, str]:
     """The tolerance for a precision (a key of TOLERANCES), and a note where it is wider than usual, else "".
 
-    In a network with 8-bit activations a rounding that goes the other way moves an activation by a whole step. Two programs
-    that compute such a network may differ by what a change of the images (B, 3, H, W) below any rounding does to it.
-    model: folded, on the device of the images.
+    In a network with 8-bit activations a rounding that goes the other way moves an activation by a whole step. Two
+    programs that compute such a network may differ by what a change of the images (B, 3, H, W) below any rounding does
+    to it. model: folded, on the device of the images.
     """
     usual = TOLERANCES[kind]
     if not any(isinstance(module, QuantisedLayer) and module.act != "none" for module in model.modules()):
@@ -156,8 +156,8 @@ def compare(
 ) -> Agreement:
     """Run the network and its exported model on batches of images (B, 3, H, W) that the exported model takes.
 
-    model: folded, on the CPU. kind: the precision, a key of TOLERANCES. suppression: that of the exported model, where it is
-    inside; where it leaves nothing on any image, the result has a count of 0.
+    model: folded, on the CPU. kind: the precision, a key of TOLERANCES. suppression: that of the exported model, where
+    it is inside; where it leaves nothing on any image, the result has a count of 0.
 
     Raises MismatchError where the two differ by more than the tolerance.
     """
@@ -196,9 +196,9 @@ def _compare_image(
 ) -> Agreement:
     """Compare the candidates (4+nc, A) with the detections (n, 6) of one image.
 
-    Each detection must be one of the candidates and must not overlap a better detection of its class. Each candidate must
-    be a detection or overlap a better one. So a near-tie, of which suppression may keep either, is no difference. A
-    candidate that may fall below conf or behind max_det need not be there.
+    Each detection must be one of the candidates and must not overlap a better detection of its class. Each candidate
+    must be a detection or overlap a better one. So a near-tie, of which suppression may keep either, is no difference.
+    A candidate that may fall below conf or behind max_det need not be there.
     """
     scores, classes = candidates[4:].max(0)  # (A,) each
     slack = tolerance.score * scores.clamp(min=tolerance.floor)  # (A,)

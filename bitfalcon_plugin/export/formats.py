@@ -1,4 +1,4 @@
-"""The formats a network can be exported to: one table for the command line, the README and the code that opens files. No torch.
+"""The table of export formats, for the command line, the page of exports and the code that opens files. No torch.
 
 Names and suffixes as in spec/interface.md section 9.
 """
@@ -19,11 +19,12 @@ FROM_ONNX = "export format=onnx and convert that file with the maker's own tool"
 
 @dataclass(frozen=True)
 class ExportFormat:
-    """A row of EXPORT_FORMATS. suffix: of the file, or of the folder's name. needs: package to run it -> extra of this package that brings it.
+    """An entry of EXPORT_FORMATS.
 
-    to_write: what writing needs beside; for_option: option -> what writing with it needs, all of it, so that one extra is named.
-    options: settings beside imgsz and batch that it takes. reason: why it is refused, and what to do instead.
-    not_taken: option -> the same.
+    suffix: that of the file, or of the folder's name. needs: package that runs it -> extra of bitfalcon that installs
+    it. to_write: further packages for writing, likewise. for_option: option -> all packages for writing with this
+    option, so that a message names one extra. options: the settings that it takes besides imgsz and batch. reason: why
+    the format is refused and what to do instead, or "". not_taken: option -> why it is refused and what to do instead.
     """
 
     suffix: str
@@ -36,31 +37,37 @@ class ExportFormat:
 
     @property
     def status(self) -> str:
-        """validated: each file is run and compared before it counts as written. refused: not written here."""
+        """VALIDATED: each file is run and compared before it counts as written. REFUSED: not written here."""
         return REFUSED if self.reason else VALIDATED
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether an export is a folder instead of a file."""
+        return "." not in self.suffix
 
 
 COMMON = ("dynamic", "half")
-INT8 = "format=openvino int8=True gains"
+INT8_ELSEWHERE = "format=openvino int8=True gains"
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(
         ".onnx",
         {"onnxruntime": "export"},
         {"onnx": "export"},
         options=(*COMMON, "nms", "opset", "simplify"),
-        not_taken={"int8": f"onnxruntime computes 8-bit graphs slower on CPUs than float32 ones; {INT8}"},
+        not_taken={"int8": f"onnxruntime computes 8-bit graphs slower on CPUs than float32 ones; {INT8_ELSEWHERE}"},
     ),
     "torchscript": ExportFormat(
         ".torchscript",
         options=(*COMMON, "nms"),
-        not_taken={"int8": f"torch has no faster 8-bit arithmetic for it; {INT8}"},
+        not_taken={"int8": f"torch has no faster 8-bit arithmetic for it; {INT8_ELSEWHERE}"},
     ),
     "pt2": ExportFormat(
         ".pt2",
         options=COMMON,
         not_taken={
-            "int8": f"torch has no faster 8-bit arithmetic for it; {INT8}",
-            "nms": "suppression ends when nothing is left, which a torch.export graph cannot say; the other formats take it",
+            "int8": f"torch has no faster 8-bit arithmetic for it; {INT8_ELSEWHERE}",
+            "nms": "suppression ends when nothing is left, which a torch.export graph cannot say; the other formats "
+            "take it",
         },
     ),
     # OpenVINO converts what torch's recorder wrote, and that needs onnx.
@@ -106,19 +113,17 @@ ALIASES = {
     "ort": "onnx",
     "onnxruntime": "onnx",
 }
-OPTIONS = {
-    "dynamic": False,
-    "half": False,
-    "int8": False,
-    "nms": None,
-    "opset": None,
-    "simplify": True,
-}  # and their defaults
+# Option of an export -> its default.
+OPTIONS = {"dynamic": False, "half": False, "int8": False, "nms": None, "opset": None, "simplify": True}
+OTHER_SUFFIXES = {".xml": "openvino", ".trt": "engine", ".mlmodel": "coreml"}
 WRITABLE_FORMATS = tuple(name for name, row in EXPORT_FORMATS.items() if not row.reason)
 
 
 def find_format(name: str) -> str:
-    """The format that `name` means. UserError, with the nearest, for an unknown one, and with what to do for a refused one."""
+    """The format that `name` means: a key of EXPORT_FORMATS, an alias or a suffix, in any case.
+
+    Raises UserError for an unknown name, with the nearest, and for a refused format, with what to do instead.
+    """
     word = str(name).strip().lower().removeprefix(".")
     word = ALIASES.get(word, word)
     if word not in EXPORT_FORMATS:
@@ -132,11 +137,10 @@ def find_format(name: str) -> str:
 
 
 def format_of(path: str | Path) -> str | None:
-    """The format that a file or folder has by its name, also a refused one; None for what is no exported model."""
+    """The format of a file or folder by its name, also a refused one; None for what is no exported model."""
     name = str(path).rstrip("/\\").lower()
-    if name.endswith((".xml", ".engine", ".trt", ".mlmodel")):
-        return {".xml": "openvino", "odel": "coreml"}.get(name[-4:], "engine")
-    return next((key for key, row in EXPORT_FORMATS.items() if name.endswith(row.suffix)), None)
+    suffixes = [*OTHER_SUFFIXES.items(), *((row.suffix, key) for key, row in EXPORT_FORMATS.items())]
+    return next((format_ for suffix, format_ in suffixes if name.endswith(suffix)), None)
 
 
 class ModelKind(Enum):
@@ -155,26 +159,26 @@ def model_kind(model: str | Path) -> ModelKind:
 
 
 def require(format_: str, *, writing: bool = False, options: Iterable[str] = ()) -> None:
-    """UserError, with the extra that brings it, for the first package that a format needs and that is not installed.
+    """Raise UserError for the first package that a format needs and that is not installed, with the extra that has it.
 
     writing: whether a file is to be written, with these options.
     """
     row = EXPORT_FORMATS[format_]
-    asked = [option for option in options if writing and option in row.for_option]
+    needy = [option for option in options if writing and option in row.for_option]
     needs = {**row.needs, **(row.to_write if writing else {})}
-    for option in asked:
+    for option in needy:
         needs.update(row.for_option[option])
     for package, extra in needs.items():
         if importlib.util.find_spec(package) is None:
-            what = "".join(f" {option}=True" for option in asked if package in row.for_option[option])
-            raise UserError(f"format={format_}{what} needs the package {package}: pip install 'bitfalcon[{extra}]'")
+            cause = "".join(f" {option}=True" for option in needy if package in row.for_option[option])
+            raise UserError(f"format={format_}{cause} needs the package {package}: pip install 'bitfalcon[{extra}]'")
 
 
 def support_table() -> str:
-    """The table of the README: Markdown, a row a format; ends with a line break."""
+    """The table of the page of exports as Markdown, a line for each format; ends with a line break."""
     lines = ["| format | file | status | takes, beside `imgsz` and `batch` | needs |", "|---|---|---|---|---|"]
     for name, row in EXPORT_FORMATS.items():
-        suffix = f"`x{row.suffix}{'' if '.' in row.suffix else '/'}`"
+        suffix = f"`x{row.suffix}{'/' if row.is_folder else ''}`"
         taken = ", ".join(f"`{option}`" for option in row.options)
         taken += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
         extras = ", ".join(f"`bitfalcon[{extra}]`" for extra in sorted(set(row.needs.values())))

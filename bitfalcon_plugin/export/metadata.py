@@ -1,6 +1,6 @@
-"""What an exported file says of itself: names of classes, sizes, licence. Keys as in spec/interface.md section 9.
+"""What an exported file says about itself: names of classes, sizes, licence. Keys as in spec/interface.md section 9.
 
-Values are texts, as ONNX keeps them; other runtimes read stride, task, batch, imgsz and names.
+Values are texts, as ONNX keeps them. Other programs read stride, task, batch, imgsz and names.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ from ..compat.allowed import one_line
 from ..config.errors import UserError
 from ..config.version import __version__
 
-MAX_TEXT = 1_000_000  # characters of one value that are read
+MAX_TEXT = 1_000_000  # characters of a value that is read
 MAX_NAME = 200
+MAX_STRIDE = 4096
 EXAMPLE = "names={0: 'person', 1: 'dog'}, stride=32"
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """names: class index to name. multiple: what the sides of an image must be a multiple of. imgsz: (H, W) of the export.
+    """What a program needs to know about an exported model.
 
-    batch: images of a call. args: the settings of the export. license: of the weights, as their checkpoint has it.
+    names: class index -> name. multiple: the sides of an image must be multiples of it. imgsz: (H, W) of the export.
+    batch: the images of a call. args: the settings of the export. license: that of the weights, as their checkpoint has
+    it.
     """
 
     names: Mapping[int, str]
@@ -58,38 +61,41 @@ class Metadata:
 
 
 def read_metadata(texts: Mapping[str, object], path: object) -> Metadata:
-    """Metadata from the keys of a file, ours or another maker's.
+    """Read the keys of a file of ours or of another maker's; `path` is for messages.
 
-    Raises UserError where names or stride are not there or no such thing; other keys may be absent.
+    Raises UserError where names or stride are missing or wrong, and for another task than detection. Other keys may be
+    missing.
     """
     values = {key: _literal(texts.get(key)) for key in ("names", "stride", "imgsz", "batch", "args", "task")}
-    if values["names"] is None or values["stride"] is None:
-        missing = " and ".join(key for key in ("names", "stride") if values[key] is None)
+    missing = " and ".join(key for key in ("names", "stride") if values[key] is None)
+    if missing:
         raise UserError(
-            f"'{path}' does not say what it detects (no {missing} in its metadata), as files of other programs: export the "
-            f"checkpoint with `bitfalcon export`, or add the keys with their maker's tool, for example {EXAMPLE}."
+            f"'{path}' does not say what it detects (no {missing} in its metadata), as files of other programs: export "
+            "the checkpoint with `bitfalcon export`, or add the keys with their maker's tool, for example "
+            f"{EXAMPLE}."
         )
     if values["task"] not in (None, "detect"):
         raise UserError(f"'{path}' is a model for {one_line(str(values['task']), MAX_NAME)}; this package detects.")
-    names, stride, imgsz = _names(values["names"]), values["stride"], values["imgsz"]
-    stride = int(max(stride)) if isinstance(stride, (list, tuple)) and stride and all(map(_counts, stride)) else stride
-    wrong = [] if names is not None else ["names"]
-    wrong += [] if _counts(stride) and stride <= 4096 else ["stride"]
-    imgsz = [imgsz, imgsz] if _counts(imgsz) else imgsz if imgsz is not None else [640, 640]
-    wrong += [] if isinstance(imgsz, (list, tuple)) and len(imgsz) == 2 and all(map(_counts, imgsz)) else ["imgsz"]
-    if wrong:
+    parsed = {"names": _names(values["names"]), "stride": _stride(values["stride"]), "imgsz": _size(values["imgsz"])}
+    if wrong := ", ".join(key for key, value in parsed.items() if value is None):
         raise UserError(
-            f"'{path}' has metadata that cannot be meant ({', '.join(wrong)}); expected for example {EXAMPLE}, imgsz=[640, 640]."
+            f"'{path}' has metadata that cannot be meant ({wrong}); expected for example {EXAMPLE}, imgsz=[640, 640]."
         )
-    args = values["args"] if isinstance(values["args"], dict) else {}
-    said = {key: one_line(str(texts[key]), MAX_NAME) for key in ("license", "description", "date") if texts.get(key)}
     return Metadata(
-        names, int(stride), tuple(map(int, imgsz)), values["batch"] if _counts(values["batch"]) else 1, args, **said
+        names=parsed["names"],
+        multiple=parsed["stride"],
+        imgsz=parsed["imgsz"],
+        batch=values["batch"] if _is_count(values["batch"]) else 1,
+        args=values["args"] if isinstance(values["args"], dict) else {},
+        **{key: one_line(str(texts[key]), MAX_NAME) for key in ("license", "description", "date") if texts.get(key)},
     )
 
 
 def _literal(text: object) -> object:
-    # A value as a file has it: a text of a literal, or (YAML, JSON) the value itself. None: not there, or none that is understood.
+    """The value of a text that is a literal. Other values, as YAML and JSON have them, come back as they are.
+
+    None where there is no value or it is too long. A text that is no literal comes back without spaces around it.
+    """
     if not isinstance(text, str):
         return text
     try:
@@ -98,18 +104,34 @@ def _literal(text: object) -> object:
         return text.strip() or None
 
 
-def _counts(value: object) -> bool:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    return number and value == int(value) and 1 <= value < 2**31
+def _is_count(value: object) -> bool:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+        return False
+    return value == int(value) and 1 <= value < 2**31
+
+
+def _stride(value: object) -> int | None:
+    """The multiple that a stride, or the largest of several, stands for; None for anything else."""
+    values = value if isinstance(value, (list, tuple)) else [value]
+    if not values or not all(map(_is_count, values)) or max(values) > MAX_STRIDE:
+        return None
+    return int(max(values))
+
+
+def _size(value: object) -> tuple[int, int] | None:
+    """(H, W) of an imgsz: one side, two sides, or (640, 640) where there is none; None for anything else."""
+    sides = [640 if value is None else value] * 2 if not isinstance(value, (list, tuple)) else value
+    return tuple(map(int, sides)) if len(sides) == 2 and all(map(_is_count, sides)) else None
 
 
 def _names(value: object) -> dict[int, str] | None:
+    """Class index -> name, from a list or a dict; None where the indices are not 0, 1, 2, ..."""
     if isinstance(value, (list, tuple)):
         value = dict(enumerate(value))
     if not isinstance(value, dict) or not value:
         return None
     try:
-        found = {int(key): one_line(str(name), MAX_NAME) for key, name in value.items()}
+        names = {int(key): one_line(str(name), MAX_NAME) for key, name in value.items()}
     except (TypeError, ValueError, OverflowError):
         return None
-    return dict(sorted(found.items())) if sorted(found) == list(range(len(found))) else None
+    return dict(sorted(names.items())) if sorted(names) == list(range(len(names))) else None

@@ -1,7 +1,7 @@
-"""The network as it is exported: images in, decoded predictions or the boxes that suppression leaves out.
+"""The network that is exported: images in; decoded predictions, or the detections after suppression, out.
 
-The same numbers as Detector.decode(Detector(images)), written so that a recorded graph holds for every size and device: nothing
-here asks Python for a size where the recording could keep the answer, and coordinates come from the images themselves.
+It gives the numbers of Detector.decode(Detector(images)). A recorded graph must hold for every size and device, so
+nothing here asks Python for a size where the graph could compute it, and coordinates are computed from the images.
 """
 
 from __future__ import annotations
@@ -17,22 +17,19 @@ from ..models.modules.attention import Attention
 from ..models.modules.head import Detect
 from .nms import Suppression
 
-LARGE = 1e4  # what is taken from the logits of added positions: exp(-1e4) is 0 in every type
+LARGE = 1e4  # subtracted from the logits of added positions: exp(-1e4) is 0 in every floating point type
 
 
 class ExportedNetwork(nn.Module):
     """images (B, 3, H, W) float32 in [0, 1] -> (B, 4+nc, A) float32, or with suppression (B, max_det, 6).
 
-    model: a folded Detector; what it consists of is copied. half: float16 inside. Input and output stay float32.
-    dynamic: whether other sizes than that of the recording come.
+    model: a folded Detector, which is copied. half: compute in float16; input and output stay float32.
     """
 
-    def __init__(
-        self, model: Detector, half: bool = False, suppression: Suppression | None = None, dynamic: bool = False
-    ):
+    def __init__(self, model: Detector, half: bool = False, suppression: Suppression | None = None):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        _plain_attention(self.model, dynamic)
+        _replace_attention(self.model)
         if half:
             self.model.half()
         self.half_inside, self.suppression = half, suppression
@@ -42,14 +39,14 @@ class ExportedNetwork(nn.Module):
         raw = self.model(images.to(self.dtype) if self.half_inside else images)
         head = self.model.head
         if isinstance(head, Detect) and type(head).decode is Detect.decode:
-            found = _decoded(raw, head, images, self.model.strides)
-        else:  # of others
-            found = self.model.decode(raw)
-        return found if self.suppression is None else self.suppression(found)
+            candidates = _decoded(raw, head, images, self.model.strides)
+        else:  # a head that was registered from outside
+            candidates = self.model.decode(raw)
+        return candidates if self.suppression is None else self.suppression(candidates)
 
 
 def _decoded(raw: dict[str, Tensor], head: Detect, images: Tensor, strides: tuple[float, ...]) -> Tensor:
-    """Detect.decode, with anchors first in the last dimension throughout."""
+    """Decode as Detect.decode does, with anchors in the last dimension throughout: (B, 4+nc, A)."""
     points, steps = [], []
     for stride in map(int, strides):
         cells = images[:1, 0, ::stride, ::stride] * 0 + 1  # (1, h, w) ones
@@ -64,65 +61,63 @@ def _decoded(raw: dict[str, Tensor], head: Detect, images: Tensor, strides: tupl
 
 
 class PlainAttention(nn.Module):
-    """modules.attention.Attention with its very parts, as products of matrices that every runtime knows.
+    """modules.attention.Attention with the same parts, written as matrix products that every runtime has.
 
-    padded: positions may have to be added so that area divides them.
+    padded: whether some sizes need added positions, so that `area` divides the number of positions.
     """
 
-    def __init__(self, old: Attention, padded: bool):
+    def __init__(self, original: Attention, padded: bool):
         super().__init__()
-        self.qkv, self.proj, self.pe = old.qkv, old.proj, old.pe
-        self.heads, self.area, self.padded = old.num_heads, old.area, padded
-        self.key_width, self.value_width = old.key_width, old.value_width
+        self.qkv, self.proj, self.pe = original.qkv, original.proj, original.pe
+        self.heads, self.area, self.padded = original.num_heads, original.area, padded
+        self.key_width, self.value_width = original.key_width, original.value_width
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv(x)  # (B, 2K+C, H, W)
         keys, count = self.heads * self.key_width, x.shape[2] * x.shape[3]
         values = qkv[:, 2 * keys :]
         q, k, v = qkv.flatten(2).split((keys, keys, self.heads * self.value_width), 1)  # (B, width, N)
-        added = None
+        mask = None
         if self.padded:
             extra = (self.area - count % self.area) % self.area
             q, k, v = (nn.functional.pad(part, (0, extra)) for part in (q, k, v))
-            added = nn.functional.pad(v[:1, :1, :count] * 0, (0, extra), value=-LARGE).view(self.area, 1, 1, -1)
-        q, k, v = (
-            self._areas(part, width)
-            for part, width in ((q, self.key_width), (k, self.key_width), (v, self.value_width))
-        )
+            mask = nn.functional.pad(v[:1, :1, :count] * 0, (0, extra), value=-LARGE).view(self.area, 1, 1, -1)
+        q, k, v = self._areas(q, self.key_width), self._areas(k, self.key_width), self._areas(v, self.value_width)
         logits = (q * (1 / math.sqrt(self.key_width))).transpose(-1, -2) @ k  # (B, area, heads, run, run)
-        weights = (logits if added is None else logits + added).softmax(-1)
+        weights = (logits if mask is None else logits + mask).softmax(-1)
         y = v @ weights.transpose(-1, -2)  # (B, area, heads, width, run)
         y = y.flatten(1, 3) if self.area == 1 else y.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)  # (B, C, N)
         return self.proj(y[..., :count].view_as(values) + self.pe(values))
 
     def _areas(self, part: Tensor, width: int) -> Tensor:
-        # (B, heads*width, N) -> (B, area, heads, width, run)
+        """(B, heads*width, N) -> (B, area, heads, width, run)."""
         if self.area == 1:
             return part.unflatten(1, (1, self.heads, width))
         return part.unflatten(1, (self.heads, width)).unflatten(3, (self.area, -1)).permute(0, 3, 1, 2, 4)
 
 
 @torch.no_grad()
-def _plain_attention(model: Detector, dynamic: bool) -> None:
-    # Whether a size needs added positions is seen at the least image: those of all others are multiples of its own.
-    places = [
+def _replace_attention(model: Detector) -> None:
+    """Replace each Attention of the model by a PlainAttention.
+
+    Whether a layer needs added positions is seen at the smallest image: its positions at any other size are a multiple.
+    """
+    layers = [
         (parent, name, layer)
         for parent in model.modules()
         for name, layer in parent.named_children()
         if isinstance(layer, Attention)
     ]
-    if not places:
+    if not layers:
         return
-    counts: dict[int, int] = {}
-    hooks = [
-        layer.register_forward_pre_hook(
-            lambda layer, inputs: counts.__setitem__(id(layer), inputs[0].shape[-2:].numel())
-        )
-        for _, _, layer in places
-    ]
-    weight = next(model.parameters())
-    model(torch.zeros(1, 3, model.multiple, model.multiple, device=weight.device, dtype=weight.dtype))
+    counts: dict[int, int] = {}  # id of a layer -> its positions
+
+    def count(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        counts[id(layer)] = inputs[0].shape[-2:].numel()
+
+    hooks = [layer.register_forward_pre_hook(count) for _, _, layer in layers]
+    model(next(model.parameters()).new_zeros(1, 3, model.multiple, model.multiple))
     for hook in hooks:
         hook.remove()
-    for parent, name, layer in places:
+    for parent, name, layer in layers:
         setattr(parent, name, PlainAttention(layer, counts[id(layer)] % layer.area != 0))

@@ -1,7 +1,8 @@
-"""Suppression inside an exported file, for runtimes that have nobody to do it: (B, 4+nc, A) -> (B, max_det, 6).
+"""Suppression inside an exported file, for programs that have none: (B, 4+nc, A) -> (B, max_det, 6).
 
-The rule is that of boxes.non_max_suppression with one class a box: best class, scores above conf, greedy by falling score, boxes of
-different classes apart. Rows are x1, y1, x2, y2, score, class, zeros where nothing is left (spec/interface.md section 9).
+The rule is that of ops.nms.non_max_suppression with one class a box: the best class, scores above conf, greedy by
+falling score, boxes of different classes apart. A detection is x1, y1, x2, y2, score, class; zeros fill the rows that
+are left (spec/interface.md section 9).
 """
 
 from __future__ import annotations
@@ -12,65 +13,68 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 APART = 7680.0  # pixels between the boxes of different classes (spec/interface.md 8.2)
 
 
 class Suppression(nn.Module):
-    """conf, iou, max_det, agnostic: as of boxes.non_max_suppression."""
+    """Suppress as ops.nms.non_max_suppression does with the same conf, iou, max_det and agnostic."""
 
     def __init__(self, conf: float = 0.25, iou: float = 0.7, max_det: int = 300, agnostic: bool = False):
         super().__init__()
         self.conf, self.iou, self.max_det, self.agnostic = conf, iou, max_det, agnostic
 
-    def forward(self, found: Tensor) -> Tensor:
-        scores, classes = found[:, 4:].max(1)  # (B, A)
-        centre, size = found[:, :2], found[:, 2:4]
+    def forward(self, candidates: Tensor) -> Tensor:
+        scores, classes = candidates[:, 4:].max(1)  # (B, A)
+        centre, size = candidates[:, :2], candidates[:, 2:4]
         corners = torch.cat((centre - size / 2, centre + size / 2), 1).transpose(1, 2)  # (B, A, 4)
-        shift = 0.0 if self.agnostic else APART
-        moved = corners + classes.to(corners.dtype).unsqueeze(2) * shift
+        labels = classes.to(corners.dtype).unsqueeze(2)  # (B, A, 1)
+        moved = corners + labels * (0.0 if self.agnostic else APART)
         if torch.onnx.is_in_onnx_export():
-            kept = _OnnxSuppression.apply(moved, scores, self.conf, self.iou, self.max_det)
+            survivors = _OnnxSuppression.apply(moved, scores, self.conf, self.iou, self.max_det)  # (B, A)
         else:
-            suppress = _recorded_loop() if torch.jit.is_tracing() else _greedy
-            kept = suppress(moved, scores, self.conf, self.iou, self.max_det)
-        rows = torch.cat((corners, scores.unsqueeze(2), classes.to(corners.dtype).unsqueeze(2)), 2)  # (B, A, 6)
-        best, place = torch.nn.functional.pad(kept, (0, self.max_det)).topk(
-            self.max_det, 1
-        )  # kept: scores, 0 elsewhere
-        rows = torch.nn.functional.pad(rows, (0, 0, 0, self.max_det))
-        return rows.gather(1, place.unsqueeze(2).expand(-1, -1, 6)) * (best > 0).to(rows.dtype).unsqueeze(2)
+            suppress = _scripted_loop() if torch.jit.is_tracing() else _greedy
+            survivors = suppress(moved, scores, self.conf, self.iou, self.max_det)
+        detections = torch.cat((corners, scores.unsqueeze(2), labels), 2)  # (B, A, 6)
+        best, anchors = pad(survivors, (0, self.max_det)).topk(self.max_det, 1)  # (B, max_det) each
+        detections = pad(detections, (0, 0, 0, self.max_det))  # (B, A + max_det, 6)
+        detections = detections.gather(1, anchors.unsqueeze(2).expand(-1, -1, 6))
+        return detections * (best > 0).to(detections.dtype).unsqueeze(2)
 
 
 @lru_cache(1)
-def _recorded_loop() -> Callable[..., Tensor]:
-    # A recording keeps a compiled function's loop, and would unroll a plain one.
+def _scripted_loop() -> Callable[..., Tensor]:
+    # A trace keeps the loop of a scripted function, and would unroll that of a plain one.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.jit.script(_greedy)
 
 
 def _greedy(boxes: Tensor, scores: Tensor, conf: float, iou: float, max_det: int) -> Tensor:
-    """boxes (B, A, 4) xyxy, scores (B, A) -> (B, A): the score where a box is kept, 0 elsewhere."""
-    kept = torch.zeros_like(scores)
+    """boxes (B, A, 4) xyxy, scores (B, A) -> (B, A): the score of each box that survives, 0 elsewhere.
+
+    TorchScript compiles this function, so it calls nothing else of this package.
+    """
+    survivors = torch.zeros_like(scores)
     for image in range(boxes.size(0)):
-        hopeful = (scores[image] > conf).nonzero().squeeze(1)
-        order = hopeful[scores[image][hopeful].argsort(stable=True, descending=True)]
+        candidates = (scores[image] > conf).nonzero().squeeze(1)
+        order = candidates[scores[image][candidates].argsort(stable=True, descending=True)]
         count = 0
         while order.numel() > 0 and count < max_det:
-            first, rest = order[0], order[1:]
-            kept[image, first] = scores[image, first]
-            box, others = boxes[image, first], boxes[image, rest]
-            low, high = torch.maximum(box[:2], others[:, :2]), torch.minimum(box[2:], others[:, 2:])
+            best, others = order[0], order[1:]
+            survivors[image, best] = scores[image, best]
+            box, other = boxes[image, best], boxes[image, others]
+            low, high = torch.maximum(box[:2], other[:, :2]), torch.minimum(box[2:], other[:, 2:])
             shared = (high - low).clamp(min=0).prod(1)
-            union = (box[2:] - box[:2]).prod() + (others[:, 2:] - others[:, :2]).prod(1) - shared
-            order = rest[shared <= iou * union]
+            union = (box[2:] - box[:2]).prod() + (other[:, 2:] - other[:, :2]).prod(1) - shared
+            order = others[shared <= iou * union]
             count += 1
-    return kept
+    return survivors
 
 
 class _OnnxSuppression(torch.autograd.Function):
-    """The same, recorded as ONNX's own NonMaxSuppression."""
+    """The result of _greedy, recorded as ONNX's own NonMaxSuppression."""
 
     @staticmethod
     def forward(ctx, boxes: Tensor, scores: Tensor, conf: float, iou: float, max_det: int) -> Tensor:
@@ -78,19 +82,13 @@ class _OnnxSuppression(torch.autograd.Function):
 
     @staticmethod
     def symbolic(g, boxes, scores, conf: float, iou: float, max_det: int):
-        def number(value, kind) -> object:
-            return g.op("Constant", value_t=torch.tensor(value, dtype=kind))
+        def constant(value, dtype) -> object:
+            return g.op("Constant", value_t=torch.tensor(value, dtype=dtype))
 
-        one_class = g.op("Unsqueeze", scores, number([1], torch.int64))  # (B, 1, A)
-        found = g.op(
-            "NonMaxSuppression",
-            boxes,
-            one_class,
-            number([max_det], torch.int64),
-            number([iou], torch.float32),
-            number([conf], torch.float32),
-        )  # (n, 3): image, class, anchor
-        places = g.op("Gather", found, number([0, 2], torch.int64), axis_i=1)  # (n, 2)
-        empty = g.op("Mul", scores, number(0.0, torch.float32))
-        values = g.op("GatherND", scores, places)
-        return g.op("ScatterND", empty, places, values).setType(scores.type())
+        one_class = g.op("Unsqueeze", scores, constant([1], torch.int64))  # (B, 1, A)
+        limits = constant([max_det], torch.int64), constant([iou], torch.float32), constant([conf], torch.float32)
+        indices = g.op("NonMaxSuppression", boxes, one_class, *limits)  # (n, 3): image, class, anchor
+        indices = g.op("Gather", indices, constant([0, 2], torch.int64), axis_i=1)  # (n, 2)
+        empty = g.op("Mul", scores, constant(0.0, torch.float32))
+        survivors = g.op("GatherND", scores, indices)
+        return g.op("ScatterND", empty, indices, survivors).setType(scores.type())

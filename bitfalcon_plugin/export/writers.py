@@ -1,4 +1,4 @@
-"""The writers: an ExportedNetwork network to a file of each format. Every writer gets a path to fill and leaves nothing beside it."""
+"""Write an ExportedNetwork as a file of each format. A writer fills its path and leaves nothing beside it."""
 
 from __future__ import annotations
 
@@ -20,25 +20,28 @@ from torch import Tensor
 from ..config.errors import UserError
 from .metadata import Metadata
 from .network import ExportedNetwork, PlainAttention
-from .runtimes.openvino import SAYS
+from .runtimes.openvino import METADATA_FILE
 from .runtimes.runtime import last_line
-from .runtimes.torchscript import EXTRA
+from .runtimes.torchscript import METADATA_RECORD
 
-OPSET, LEAST_OPSET, MOST_OPSET = 17, 14, 20  # what torch's recording exporter writes
-MOST_BATCH, MOST_CELLS = 4096, 4096  # of dynamic sizes in pt2; the second in multiples
+OPSET, MIN_OPSET, MAX_OPSET = 17, 14, 20  # of the ONNX exporter that records
+MAX_BATCH = 4096  # of a dynamic pt2 file
+MAX_CELLS = 4096  # the longest side of a dynamic pt2 file, in multiples of the network
 INPUT, OUTPUT = "images", "output0"
 
 
 @dataclass(frozen=True)
 class ExportJob:
-    """One export. images: an example of the input, of the size to record. calibration: of int8, images of that size.
+    """All that a writer needs for one export.
 
-    stem: the name of the file in a format that is a folder.
+    images: an example of the input (B, 3, H, W), whose size is recorded. metadata: what the file says about itself.
+    dynamic, opset, simplify, half, int8: the settings of that name. calibration: images (1, 3, H, W) that the ranges of
+    int8 are measured on. stem: the name of the files in a format that is a folder.
     """
 
     network: ExportedNetwork
     images: Tensor
-    about: Metadata
+    metadata: Metadata
     dynamic: bool = False
     opset: int | None = None
     simplify: bool = True
@@ -48,17 +51,27 @@ class ExportJob:
     stem: str = "model"
 
     @property
-    def extra(self) -> str:
-        """The extra of this package that brings what OpenVINO's writer needs."""
+    def precision(self) -> str:
+        """float32, half or int8."""
+        if self.int8:
+            return "int8"
+        return "half" if self.half else "float32"
+
+    @property
+    def openvino_extra(self) -> str:
+        """The extra of bitfalcon that installs what the writer of OpenVINO needs."""
         return "int8" if self.int8 else "openvino"
 
 
 @contextlib.contextmanager
 def imported(package: str, extra: str) -> Iterator[None]:
-    """For the import of an optional package that is installed (formats.require): UserError where that is broken."""
+    """Turn the error of an import in this block into a UserError.
+
+    The package is installed (formats.require), but broken: its import may raise an ImportError or anything else.
+    """
     try:
         yield
-    except Exception as error:  # a library that is not there is an ImportError, or whatever the package makes of it
+    except Exception as error:
         raise UserError(
             f"{package} is installed but cannot be imported: {last_line(error)}. Install it again: "
             f"pip install --force-reinstall 'bitfalcon[{extra}]'"
@@ -66,42 +79,44 @@ def imported(package: str, extra: str) -> Iterator[None]:
 
 
 def write_onnx(job: ExportJob, path: Path) -> None:
-    """An ONNX file: input `images`, output `output0`, the metadata as metadata_props."""
+    """Write an ONNX file with the input `images`, the output `output0` and the metadata as metadata_props."""
     with imported("onnx", "export"):
         import onnx
     with imported("onnxruntime", "export"):
-        import onnxruntime  # noqa: F401  what was written is run by it
+        import onnxruntime  # noqa: F401  it runs the file that is written
 
     _record(job, path)
     if job.simplify:
         _simplify(path)
-    graph = onnx.load(str(path))
-    _say_rows(graph, job)
-    used = {node.domain for node in graph.graph.node}
-    kept = [item for item in graph.opset_import if item.domain in used]
-    del graph.opset_import[:]
-    graph.opset_import.extend(kept)
-    for key, text in job.about.texts().items():
-        entry = graph.metadata_props.add()
+    model = onnx.load(str(path))
+    _set_output_shape(model, job)
+    domains = {node.domain for node in model.graph.node}
+    opsets = [item for item in model.opset_import if item.domain in domains]
+    del model.opset_import[:]
+    model.opset_import.extend(opsets)
+    texts = job.metadata.texts()
+    for key, text in texts.items():
+        entry = model.metadata_props.add()
         entry.key, entry.value = key, text
-    graph.producer_name, graph.producer_version = "bitfalcon", job.about.texts()["version"]
-    onnx.save(graph, str(path))
+    model.producer_name, model.producer_version = "bitfalcon", texts["version"]
+    onnx.save(model, str(path))
 
 
-def _say_rows(graph: object, job: ExportJob) -> None:
-    # The recorder names what it cannot follow. Other runtimes read the number of classes from here.
-    sides = graph.graph.output[0].type.tensor_type.shape.dim
-    rule = job.network.suppression
-    sides[1].dim_value = rule.max_det if rule else 4 + len(job.about.names)
+def _set_output_shape(model: object, job: ExportJob) -> None:
+    # The exporter leaves sides open that it cannot follow. Other runtimes read the number of classes from the shape.
+    sides = model.graph.output[0].type.tensor_type.shape.dim
+    suppression = job.network.suppression
+    sides[1].dim_value = suppression.max_det if suppression else 4 + len(job.metadata.names)
     if not job.dynamic:
-        sides[0].dim_value = job.about.batch
+        sides[0].dim_value = job.metadata.batch
 
 
 def _record(job: ExportJob, path: Path) -> None:
+    """Write the network as ONNX. Raises UserError for an opset that the exporter does not write."""
     opset = OPSET if job.opset is None else job.opset
-    if not LEAST_OPSET <= opset <= MOST_OPSET:
+    if not MIN_OPSET <= opset <= MAX_OPSET:
         raise UserError(
-            f"opset={opset}: expected {LEAST_OPSET} to {MOST_OPSET}, or none for {OPSET}, which runtimes since 2022 take."
+            f"opset={opset}: expected {MIN_OPSET} to {MAX_OPSET}, or none for {OPSET}, which runtimes since 2022 take."
         )
     anchors = {} if job.network.suppression else {2: "anchors"}
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch", **anchors}} if job.dynamic else None
@@ -120,7 +135,7 @@ def _record(job: ExportJob, path: Path) -> None:
 
 
 def _simplify(path: Path) -> None:
-    # Constants are folded and nodes without effect left out by onnxruntime itself, to operations of ONNX alone. Half the nodes go.
+    # onnxruntime folds constants and removes nodes without effect, half of all nodes. What is left is plain ONNX.
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -131,48 +146,47 @@ def _simplify(path: Path) -> None:
 
 
 def write_torchscript(job: ExportJob, path: Path) -> None:
-    """A TorchScript archive, the metadata as JSON in its extra file config.txt."""
+    """Write a TorchScript archive with the metadata as JSON in its extra file config.txt."""
     with quiet(), torch.no_grad():
         traced = torch.jit.trace(job.network, (job.images,), check_trace=False, strict=False)
-        buffer = io.BytesIO()  # an archive that is written to a path has that of the temporary file inside
-        torch.jit.save(traced, buffer, _extra_files={EXTRA: json.dumps(job.about.texts())})
+        buffer = io.BytesIO()  # an archive that is saved to a path has the name of the temporary file inside
+        torch.jit.save(traced, buffer, _extra_files={METADATA_RECORD: json.dumps(job.metadata.texts())})
     path.write_bytes(buffer.getbuffer())
 
 
 def write_pt2(job: ExportJob, path: Path) -> None:
-    """A torch.export archive, the metadata as JSON in its extra file config.txt. Without traces of where the code lay."""
+    """Write a torch.export archive with the metadata as JSON in its extra file config.txt, and no path of our code."""
     from torch.export import Dim, export, save
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
         raise UserError(
-            f"format=pt2 needs torch 2.8 or newer, this is {torch.__version__}: its archives were laid out otherwise before."
+            f"format=pt2 needs torch 2.8 or newer, this is {torch.__version__}, whose archives are laid out otherwise."
         )
-    shapes = None
+    shapes, images = None, job.images
     if job.dynamic:
-        sides = (job.network.model.multiple * Dim(name, min=1, max=MOST_CELLS) for name in ("rows", "columns"))
-        shapes = {INPUT: {0: Dim("batch", min=1, max=MOST_BATCH), **dict(zip((2, 3), sides))}}
-    images = (
-        job.images.repeat(2, 1, 1, 1)[:2] if job.dynamic and len(job.images) == 1 else job.images
-    )  # 1 would be taken for fixed
+        sides = (job.network.model.multiple * Dim(name, min=1, max=MAX_CELLS) for name in ("rows", "columns"))
+        shapes = {INPUT: {0: Dim("batch", min=1, max=MAX_BATCH), **dict(zip((2, 3), sides))}}
+        if len(images) == 1:  # torch.export takes a batch of 1 for a fixed one
+            images = images.repeat(2, 1, 1, 1)
     with quiet(), torch.no_grad():
         program = export(job.network, (images,), dynamic_shapes=shapes, strict=False)
         for node in program.graph.nodes:
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
                 node.meta.pop(key, None)
         buffer = io.BytesIO()
-        save(program, buffer, extra_files={EXTRA: json.dumps(job.about.texts())})
+        save(program, buffer, extra_files={METADATA_RECORD: json.dumps(job.metadata.texts())})
     path.write_bytes(buffer.getbuffer())
 
 
 def write_openvino(job: ExportJob, path: Path) -> None:
-    """A folder: <job.stem>.xml and .bin, and metadata.yaml. `path` is the folder, which exists and is empty."""
-    with imported("onnx", job.extra):
-        import onnx  # noqa: F401  torch's recorder takes it
-    with imported("openvino", job.extra):
+    """Fill the empty folder `path` with <job.stem>.xml, <job.stem>.bin and metadata.yaml."""
+    with imported("onnx", job.openvino_extra):
+        import onnx  # noqa: F401  torch's ONNX exporter needs it
+    with imported("openvino", job.openvino_extra):
         import openvino
     if job.int8:
-        with imported("nncf", job.extra), quiet():
-            import nncf  # noqa: F401  now, and not after the conversion
+        with imported("nncf", job.openvino_extra), quiet():
+            import nncf  # noqa: F401  a broken package is noticed before the conversion
 
     with tempfile.TemporaryDirectory(dir=path) as folder:
         recorded = Path(folder) / "recorded.onnx"
@@ -181,23 +195,25 @@ def write_openvino(job: ExportJob, path: Path) -> None:
     if job.int8:
         network = _quantised(network, job)
     openvino.save_model(network, path / f"{job.stem}.xml", compress_to_fp16=job.half)
-    texts = job.about.texts()
-    plain = {
-        **texts,
-        "stride": job.about.multiple,
-        "batch": job.about.batch,
-        "imgsz": list(job.about.imgsz),
-        "names": dict(job.about.names),
-        "args": dict(job.about.args),
+    metadata = job.metadata
+    values = {
+        **metadata.texts(),
+        "stride": metadata.multiple,
+        "batch": metadata.batch,
+        "imgsz": list(metadata.imgsz),
+        "names": dict(metadata.names),
+        "args": dict(metadata.args),
         "channels": 3,
         "end2end": False,
     }
-    (path / SAYS).write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    (path / METADATA_FILE).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def _quantised(network: object, job: ExportJob) -> object:
-    # Attention, the head and what decodes it stay in floating point: with them in 8 bits a detector of scale n lost 0.026 AP, without
-    # 0.008. Nodes are named after the modules they come from.
+    """The OpenVINO network with 8-bit arithmetic, except in attention, the head and the decoding.
+
+    With those in 8 bits as well a detector of scale n lost 0.026 AP, without them 0.008.
+    """
     import nncf
 
     logging.getLogger("nncf").setLevel(logging.ERROR)
@@ -205,7 +221,7 @@ def _quantised(network: object, job: ExportJob) -> object:
         name.rpartition(".")[2] for name, module in job.network.named_modules() if isinstance(module, PlainAttention)
     }
     head = len(job.network.model.model) - 1
-    patterns = [
+    float_nodes = [  # patterns of node names, which are the names of the modules that they come from
         "^(?!/model/).*",
         f"^/model/model\\.{head}/.*",
         *(f".*/{re.escape(name)}/.*" for name in sorted(attention)),
@@ -216,13 +232,13 @@ def _quantised(network: object, job: ExportJob) -> object:
             nncf.Dataset(job.calibration, lambda x: x.numpy()),
             subset_size=len(job.calibration),
             preset=nncf.QuantizationPreset.MIXED,
-            ignored_scope=nncf.IgnoredScope(patterns=patterns, validate=False),
+            ignored_scope=nncf.IgnoredScope(patterns=float_nodes, validate=False),
         )
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Without what torch's recorders say about their own future, about sizes that are kept as they are and about compilers."""
+    """Silence what torch's exporters say about their own future, about fixed sizes and about compilers."""
     names = ("torch.onnx", "torch.export", "torch.fx", "torch.utils.cpp_extension")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():

@@ -42,9 +42,10 @@ def box_iou(a: Tensor, b: Tensor) -> Tensor:
 def pair_greedily(overlap: Tensor, threshold: float, *, rows_in_turn: bool = False) -> Tensor:
     """Pair rows with columns of the (n, m) overlap, each at most once; returns (k, 2) indices (row, column).
 
-    The pair with the greatest overlap is taken first, then the greatest among the rows and columns that are left, down to
-    `threshold`, inclusive. rows_in_turn: the first row takes the column that it overlaps most, then the second row takes
-    the best of the columns that are left, and so on. Of equal overlaps the lower row is first, then the lower column.
+    The pair with the greatest overlap is taken first, then the greatest among the rows and columns that are left, down
+    to `threshold`, inclusive. rows_in_turn: the first row takes the column that it overlaps most, then the second row
+    takes the best of the columns that are left, and so on. Of equal overlaps the lower row is first, then the lower
+    column.
     """
     candidates = (overlap >= threshold).nonzero()  # (c, 2), by row, then by column
     order = overlap[candidates[:, 0], candidates[:, 1]].argsort(descending=True, stable=True)

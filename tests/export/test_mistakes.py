@@ -60,7 +60,7 @@ def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
     absent: set[str] = set()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name in absent else True)
     monkeypatch.setattr(
-        exporting, "_pictures", lambda *_: pytest.fail("pictures are read before packages are looked for")
+        exporting, "load_pictures", lambda *_: pytest.fail("pictures are read before packages are looked for")
     )
     for options, extra, packages in (
         ({"format": "onnx"}, "export", ("onnx", "onnxruntime")),
@@ -185,7 +185,7 @@ def test_settings_without_effect_are_told_of_once(folder, capsys, options, told)
 
 def test_what_a_checkpoint_remembers_is_no_setting_of_the_export(folder, capsys):
     settings = made(single_cls=True, data="gone.yaml", conf=0.5)
-    run_export(tiny(), settings, "small.yaml", remembered=True)
+    run_export(tiny(), settings, "small.yaml", data_remembered=True)
     assert "effect on an export: conf (needs nms=True)\n" in capsys.readouterr().err
-    run_export(tiny(), settings, "small.yaml", remembered=True, asked={"single_cls", "imgsz"})
+    run_export(tiny(), settings, "small.yaml", data_remembered=True, given={"single_cls", "imgsz"})
     assert "effect on an export: single_cls\n" in capsys.readouterr().err

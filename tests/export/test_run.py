@@ -76,7 +76,7 @@ def test_what_is_recorded_is_the_network_for_every_graph_and_size(graph):
         with torch.no_grad():
             model.train()(torch.rand(1, 3, 64, 64))
     model = lived(model).requires_grad_(False).fuse()
-    network = ExportedNetwork(model, dynamic=True)
+    network = ExportedNetwork(model)
     for shape in ((2, 3, model.multiple, model.multiple), (1, 3, 3 * model.multiple, model.multiple)):
         images = torch.rand(shape)
         torch.testing.assert_close(network(images), model.decode(model(images)), rtol=1e-3, atol=1e-2)

@@ -24,7 +24,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bitfalcon_plugin.export.runtimes.pt2 import DTYPES, MEMORY, OPERATIONS
+from bitfalcon_plugin.export.runtimes.pt2_program import DTYPES, MEMORY_FORMATS, OPERATIONS
 from bitfalcon_plugin.models.inference.fused_conv import operator_works
 from bitfalcon_plugin.models.modules.bit_kernels import KINDS, refusal
 from bitfalcon_plugin.ops import nms
@@ -118,7 +118,7 @@ def schema_numbers_hold() -> bool:
     formats = {kind.value: kind.name for kind in schema.MemoryFormat}
     words = "BYTE CHAR SHORT INT LONG HALF FLOAT DOUBLE BOOL BFLOAT16".split()
     layouts = "ContiguousFormat ChannelsLast ChannelsLast3d PreserveFormat".split()
-    return [types[number] for number in DTYPES] == words and [formats[number] for number in MEMORY] == layouts
+    return [types[number] for number in DTYPES] == words and [formats[number] for number in MEMORY_FORMATS] == layouts
 
 
 def dead_reader_is_named() -> bool:

@@ -1,1 +1,1 @@
-"""Exported models, opened by their runtimes; one file a runtime."""
+"""The runtimes of exported models, one in a file."""

@@ -19,7 +19,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.export.metadata import Metadata
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.runtimes import pt2 as with_pt2
-from bitfalcon_plugin.export.runtimes.pt2 import CREATING, OPERATIONS
+from bitfalcon_plugin.export.runtimes.pt2_program import CREATING, OPERATIONS
 from bitfalcon_plugin.export.runtimes.torchscript import ALLOWED
 
 ABOUT = Metadata({0: "a"}, 8, (16, 16)).texts()
@@ -254,7 +254,7 @@ def test_code_that_runs_at_opening_and_pickled_objects_of_cpp_are_refused(tmp_pa
 
 @pytest.mark.parametrize("suffix", ["torchscript", "pt2"])
 def test_an_archive_that_unpacks_to_much_more_is_refused(tmp_path, monkeypatch, suffix):
-    monkeypatch.setattr(with_pt2, "MOST_JSON", 100_000)
+    monkeypatch.setattr(with_pt2, "MAX_JSON", 100_000)
     whole = (archive if suffix == "torchscript" else program)(tmp_path / f"x.{suffix}")
     open_exported(whole, "cpu")
     for name in ("x/data/9", "x/code/more.py", "x/data/weights/9"):

@@ -1,0 +1,86 @@
+"""The settings of an export: the options that a format takes, settings without effect, the path and the input shape."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+
+from ..config.errors import UserError
+from ..config.notes import note
+from ..config.settings import Settings, live
+from .formats import EXPORT_FORMATS, OPTIONS
+
+USED_SETTINGS = frozenset(
+    "mode task model data source imgsz batch device format out allow_outside half int8 dynamic nms opset simplify "
+    "model_scale variant pretrained verbose debug".split()
+)
+SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file
+
+
+def check_options(format_: str, settings: Settings) -> None:
+    """Raise UserError for an option that the format does not take, and for options that exclude each other.
+
+    An option that asks for nothing (False, None or its default) is no error, and neither is `simplify`.
+    """
+    row = EXPORT_FORMATS[format_]
+    for option, default in OPTIONS.items():
+        value = getattr(settings, option)
+        if option in row.options or value in (default, False, None) or option == "simplify":
+            continue
+        reason = row.not_taken.get(option, f"it takes {', '.join(row.options)}")
+        raise UserError(f"{option}={value} is nothing for format={format_}: {reason}.")
+    if settings.half and settings.int8:
+        raise UserError("half=True and int8=True: give one of them.")
+    if settings.int8 and settings.dynamic:
+        raise UserError("int8=True and dynamic=True: ranges of 8-bit numbers are found for one size; give one of them.")
+
+
+def note_unused(
+    format_: str, settings: Settings, given: Collection[str] | None, data_remembered: bool, on_cpu: bool
+) -> None:
+    """Print one note that names the settings that were given, differ from their defaults and change nothing here."""
+    used = USED_SETTINGS | (SUPPRESSION_SETTINGS if settings.nms else frozenset())
+    if "simplify" not in EXPORT_FORMATS[format_].options:
+        used -= {"simplify"}
+    if not on_cpu:
+        used -= {"device"}
+    keys = settings.given if given is None else settings.given & set(given)
+    if given is None and data_remembered:
+        keys -= {"single_cls"}  # it may be the checkpoint's own
+    unused = sorted(key for key in keys - used if getattr(settings, key) != live()[key]["default"])
+    if unused:
+        names = ", ".join(f"{key} (needs nms=True)" if key in SUPPRESSION_SETTINGS else key for key in unused)
+        note(f"note: without effect on an export: {names}")
+
+
+def target_path(format_: str, settings: Settings, source: str) -> Path:
+    """The path of the file or folder to write: settings.out, or the name of `source` with the suffix of the format.
+
+    Raises UserError for an out= that does not end in that suffix or is the suffix alone.
+    """
+    suffix, origin = EXPORT_FORMATS[format_].suffix, Path(source)
+    if settings.out is None:
+        folder = origin.parent if origin.suffix.lower() in (".pt", ".pth") else Path()
+        return folder / f"{origin.stem}{suffix}"
+    example = f"for example out={origin.stem}{suffix} ."
+    if not settings.out.rstrip("/\\").endswith(suffix):
+        raise UserError(f"out={settings.out}: a name for format={format_} ends in {suffix}, {example}")
+    if Path(settings.out).name == suffix:
+        raise UserError(f"out={settings.out}: a suffix alone is no name; expected {example}")
+    return Path(settings.out)
+
+
+def input_shape(multiple: int, settings: Settings) -> tuple[tuple[int, int], int]:
+    """The size (H, W) and the number of images of the input.
+
+    A side becomes the next multiple of `multiple`, with a note. Raises UserError for a batch= below 1.
+    """
+    sides = (settings.imgsz,) * 2 if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
+    height, width = (-(-side // multiple) * multiple for side in sides)
+    if (height, width) != sides:
+        using = f"which this model needs; using {[height, width]}"
+        note(f"note: imgsz={settings.imgsz} is no multiple of {multiple}, {using}.")
+    batch = settings.batch if "batch" in settings.given else 1
+    if batch < 1:
+        raise UserError(f"batch={batch:g}: an export has a whole number of images, 1 or more; dynamic=True takes any.")
+    return (height, width), int(batch)
