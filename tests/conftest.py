@@ -1,4 +1,4 @@
-"""How pytest runs here: the whole suite on several processes, a choice of files in one, each process with one thread of torch."""
+"""How pytest runs here: the whole suite in several processes, named files in one; each process has one thread of torch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 
 MAX_PROCESSES = 4
 
-# Networks of tests are so small that a second thread costs more than it brings. Processes that tests start inherit the number.
+# The networks of tests are so small that a second thread costs more than it brings. Processes that tests start inherit
+# the number.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 

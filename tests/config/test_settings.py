@@ -498,14 +498,6 @@ def test_text_keys_keep_text() -> None:
     assert literal("7", "epochs") == 7
 
 
-def test_the_readme_holds_the_table_of_all_settings() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    found = text.partition("<!-- settings -->\n")[2].partition("<!-- /settings -->")[0]
-    assert found.strip("\n") == settings_table().strip("\n"), (
-        "paste the output of `bitfalcon cfg --markdown` between the marks"
-    )
-
-
 def test_the_table_is_whole() -> None:
     """Read back by its columns: every key once, with its default, what it is, and why where it has no effect."""
     lines = settings_table().splitlines()

@@ -207,9 +207,9 @@ def test_annotation_tools_find_what_their_documentation_reads(tmp_path, scene):
     assert result.plot().shape == result.orig_img.shape == (48, 64, 3) and result.orig_shape == (48, 64)
 
 
-def test_the_examples_of_the_readme_run(sv, adapter, tmp_path, monkeypatch):
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", text.partition("\n## Clients\n")[2].partition("\n## ")[0], re.S)
+def test_the_examples_of_the_page_run(sv, adapter, tmp_path, monkeypatch):
+    text = (ROOT / "bitfalcon_plugin" / "predict" / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text.partition("\n## Clients\n")[2], re.S)
     assert len(blocks) == 2
     yolo = bright(tmp_path)
     yolo._model = None

@@ -1,0 +1,216 @@
+"""Every command, script and YAML of every page runs, in a folder that holds the files which pages name."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+import bitfalcon_plugin.benchmark.run as benchmark
+import bitfalcon_plugin.benchmark.sizes as sizes
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.benchmark.candidates import Trial
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.config.settings import settings_table
+from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from bitfalcon_plugin.export.formats import support_table
+from bitfalcon_plugin.models.build import graph_of
+from bitfalcon_plugin.models.detector import Detector
+from bitfalcon_plugin.models.modules import MODULES
+from tests.helpers.coloured import lay_out
+from tests.helpers.foreign import write
+from tests.helpers.paths import ROOT
+from tests.models.test_conformance import VECTORS, foreign_state
+
+FOLDERS = ("bitfalcon_plugin", "cfg", "compat", "tests")
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text(encoding="utf-8")
+    for path in (ROOT / "README.md", *sorted(path for name in FOLDERS for path in (ROOT / name).rglob("README.md")))
+}
+
+# Marks around the tables that the program prints.
+TABLES = {"settings": settings_table, "exports": support_table}
+# Commands and scripts that hold one of these texts are not run here.
+NOT_RUN = {
+    "python3 -m venv": "makes an environment; CI runs the second command, whoever releases runs the first",
+    "pip install": "installs packages",
+    "python -m pytest": "the tests that are running now",
+    "ruff format": "tests/house/test_style.py checks layout and mistakes",
+    "python tests/bench/": "measures for minutes; each file is run by hand",
+    "bitfalcon selftest": "trains for minutes; tests/benchmark/test_selftest.py replaces the training",
+    "torchrun": "needs two machines; tests/train/test_two_processes.py trains in two processes",
+}
+# Scripts that import these packages are run only where the packages are installed.
+OPTIONAL = ("supervision", "sahi")
+
+# What a command that trains is given in the place of the page's values, and added where the page has none.
+SHORT = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "plots": False}
+# What takes the place of the page's value where a command has one; GPUs are not asked for.
+SMALL = {"imgsz": "64", "device": "cpu"}
+MEASURING = ("bit", "benchmark")  # verbs that get imgsz in any case
+RESUMED_EPOCHS = "epochs=4"  # the unfinished run of the folder has 3
+TRAINING = ("train", "task=train", "mode=train", "task=sizes", "sizes", "mode=qat")
+WITH_UNFINISHED_RUN = "bitfalcon_plugin/train/README.md"  # the page that resumes a run before a command has begun one
+
+
+def blocks(text: str, language: str) -> list[str]:
+    """The blocks of a page in a language (bash, python, yaml)."""
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.M | re.S)
+
+
+def commands(text: str) -> list[str]:
+    """The commands of a page without comments; lines that end with a backslash are joined with the next."""
+    lines = "".join(blocks(text, "bash")).replace("\\\n", " ").splitlines()
+    return [line.partition(" #")[0].strip() for line in lines if line.partition("#")[0].strip()]
+
+
+def shortened(words: list[str]) -> list[str]:
+    """Return the words of a command with the values of SHORT or SMALL."""
+    if "train" in words and any(word.startswith("resume=") for word in words):
+        return [RESUMED_EPOCHS if word.startswith("epochs=") else word for word in words]
+    if not set(words) & set(TRAINING):
+        given = [word.partition("=")[0] for word in words]
+        words = [f"{key}={SMALL[key]}" if key in SMALL else word for key, word in zip(given, words)]
+        return [*words, "imgsz=64"] if words[0] in MEASURING and "imgsz" not in given else words
+    rest = [word for word in words if word.partition("=")[0] not in SHORT]
+    rest = ["scale=n" if word in ("scale=s", "scale=m", "scale=l", "scale=x") else word for word in rest]
+    return [*rest, *(f"{key}={value}" for key, value in SHORT.items())]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory) -> Path:
+    """A folder with a dataset, pictures, checkpoints of ours and of other makers, and a run that was interrupted."""
+    folder = tmp_path_factory.mktemp("pages")
+    lay_out(folder)
+    for name in ("images", "labels"):
+        shutil.move(folder / "data" / name, folder / name)
+    for image in (folder / "images/val").iterdir():
+        shutil.copy(image, folder / "images")
+    data = {"path": ".", "train": "images/train", "val": "images/val", "test": "images/val"}
+    for name in ("data.yaml", "coco.yaml"):
+        (folder / name).write_text(yaml.safe_dump({**data, "names": ["red", "green", "blue"]}))
+    for name in ("image.jpg", "large.jpg"):
+        Image.open(folder / "images/0.png").convert("RGB").save(folder / name)
+    _interrupted_run(folder)
+    shutil.copy(folder / "runs/detect/train/weights/best.pt", folder / "best.pt")
+    for name, vector in (("yolov12n.pt", "checkpoint-v1-n-released-layout"), ("turbo-n.pt", "checkpoint-turbo-n")):
+        state = foreign_state(VECTORS[vector], True)
+        write(folder / name, state, attributes={"names": {i: f"thing{i}" for i in range(80)}, "nc": 80}, epoch=-1)
+    return folder
+
+
+def _interrupted_run(folder: Path) -> None:
+    """Leave runs/detect/train as after Ctrl-C in the second of three epochs."""
+
+    def interrupt(trainer) -> None:
+        if trainer.epoch == 1:
+            raise KeyboardInterrupt
+
+    model = YOLO(folder / "small.yaml")
+    model.add_callback("on_train_epoch_start", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.train(data=folder / "data.yaml", project=folder / "runs/detect", name="train", **{**SHORT, "epochs": 3})
+
+
+@pytest.fixture()
+def here(template, tmp_path, monkeypatch, request) -> Path:
+    """A copy of the template as the current folder."""
+    folder = tmp_path / "here"
+    shutil.copytree(template, folder)
+    if request.getfixturevalue("page") != WITH_UNFINISHED_RUN:
+        shutil.rmtree(folder / "runs")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture()
+def quick(monkeypatch):
+    """Few rounds of timing, and runtimes that are tried in no process of their own; tests/benchmark tests these."""
+    monkeypatch.setattr(benchmark, "ROUNDS", 2)
+    monkeypatch.setattr(benchmark, "WARMUP", 0)
+    monkeypatch.setattr(benchmark, "tried", lambda *_: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
+    monkeypatch.setattr(sizes, "ROUNDS", 2)
+
+
+def _not_run(text: str) -> bool:
+    return any(part in text for part in NOT_RUN)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not all(map(_not_run, commands(PAGES[page])))])
+def test_commands(page, here, quick, capsys):
+    """All commands of a page in their order, in one folder."""
+    for command in filter(lambda line: not _not_run(line), commands(PAGES[page])):
+        name, *words = shlex.split(command.partition("|")[0])
+        assert name == "bitfalcon", f"{command}: say in NOT_RUN why it is not run, or run it here"
+        code = main(shortened(words))
+        output = capsys.readouterr()
+        if words[0] == "doctor":  # ends with 1 where a dataset has warnings; the copies in images/ are such
+            code = 0 if code == 1 and "warning" in output.out else code
+        assert code == 0, f"{command}: {output.err}"
+        if "| jq" in command:
+            assert all("detections" in json.loads(line) for line in output.out.splitlines()) and output.out
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python")])
+def test_scripts(page, here, monkeypatch):
+    """All scripts of a page."""
+    train = YOLO.train
+    monkeypatch.setattr(YOLO, "train", lambda self, **given: train(self, **{**given, **SHORT}))
+    monkeypatch.setattr("bitfalcon_plugin.models.modules.MODULES", dict(MODULES))  # scripts may register modules
+    for script in blocks(PAGES[page], "python"):
+        if any(f"import {name}" in script or f"from {name}" in script for name in OPTIONAL if not _installed(name)):
+            continue
+        exec(compile(script, page, "exec"), {"batches": [torch.rand(2, 3, 64, 64)]})
+
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "yaml")])
+def test_yaml_files(page, here):
+    """Graphs build; datasets are read."""
+    for text in blocks(PAGES[page], "yaml"):
+        document = yaml.safe_load(text)
+        if "backbone" in document:
+            assert Detector(graph_of(document)).nc == document["nc"]
+        else:
+            Path("example.yaml").write_text(text)
+            assert load_data("example.yaml").names == document["names"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_tables_are_those_that_the_program_prints(name):
+    """To repair: `bitfalcon cfg --markdown` prints the settings, support_table() of export/formats.py the formats."""
+    (text,) = [text for text in PAGES.values() if f"<!-- {name} -->\n" in text]
+    table = text.partition(f"<!-- {name} -->\n")[2].partition(f"<!-- /{name} -->")[0]
+    assert table.strip("\n") == TABLES[name]().strip("\n")
+
+
+def test_nothing_is_excused_without_need():
+    lines = [line for text in PAGES.values() for line in commands(text)]
+    assert [part for part in NOT_RUN if not any(part in line for line in lines)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    """Relative links name files of the repository, and headings of their pages."""
+    for target, heading in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", PAGES[page]):
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.is_file(), f"{page} links to {target}"
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+            anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{page} links to the heading {heading} of {path.name}"
+
+
+def test_the_first_page_is_read_to_its_end():
+    assert len(PAGES["README.md"].splitlines()) <= 250
