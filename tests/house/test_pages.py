@@ -17,7 +17,7 @@ from PIL import Image
 import bitfalcon_plugin.benchmark.run as benchmark
 import bitfalcon_plugin.benchmark.sizes as sizes
 from bitfalcon_plugin import YOLO
-from bitfalcon_plugin.benchmark.candidates import Trial
+from bitfalcon_plugin.benchmark.trial import Trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.settings import settings_table
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
@@ -136,7 +136,7 @@ def quick(monkeypatch):
     """Few rounds of timing, and runtimes that are tried in no process of their own; tests/benchmark tests these."""
     monkeypatch.setattr(benchmark, "ROUNDS", 2)
     monkeypatch.setattr(benchmark, "WARMUP", 0)
-    monkeypatch.setattr(benchmark, "tried", lambda *_: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
+    monkeypatch.setattr(benchmark, "run_trial", lambda *_: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
     monkeypatch.setattr(sizes, "ROUNDS", 2)
 
 
@@ -177,11 +177,12 @@ def _installed(name: str) -> bool:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "yaml")])
 def test_yaml_files(page, here):
-    """Graphs build; datasets are read."""
+    """Graphs build, also with single keys of a graph; datasets are read."""
     for text in blocks(PAGES[page], "yaml"):
         document = yaml.safe_load(text)
-        if "backbone" in document:
-            assert Detector(graph_of(document)).nc == document["nc"]
+        if "train" not in document:
+            graph = {**yaml.safe_load(Path("small.yaml").read_text()), **document}
+            assert Detector(graph_of(graph)).nc == graph["nc"]
         else:
             Path("example.yaml").write_text(text)
             assert load_data("example.yaml").names == document["names"]
