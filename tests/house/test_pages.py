@@ -22,7 +22,7 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.settings import settings_table
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.export.formats import support_table
-from bitfalcon_plugin.models.build import graph_of
+from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules import MODULES
 from tests.helpers.coloured import lay_out
@@ -182,7 +182,7 @@ def test_yaml_files(page, here):
         document = yaml.safe_load(text)
         if "train" not in document:
             graph = {**yaml.safe_load(Path("small.yaml").read_text()), **document}
-            assert Detector(graph_of(graph)).nc == graph["nc"]
+            assert Detector(resolve_graph(graph)).nc == graph["nc"]
         else:
             Path("example.yaml").write_text(text)
             assert load_data("example.yaml").names == document["names"]
