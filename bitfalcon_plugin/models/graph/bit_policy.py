@@ -1,7 +1,8 @@
-"""Which layers of a model are ternary, as its document says it: the key `bit`. No torch here.
+"""Which layers of a model are ternary: the key `bit` of a graph document. No torch here.
 
-`bit: head`, `bit: [neck, head]`, `bit: none` (also of a head that is ternary by its name), or a list of mappings such as {parts: [head], dw: fp} and {layers: [model.2.cv1.conv]}. Regular
-expressions are for those who type them (modules.replace): a file that somebody else made names layers only.
+The value is `head`, `[neck, head]`, `none` (for a head that is ternary by its name), or a list of mappings such as
+{parts: [head], dw: fp} and {layers: [model.2.cv1.conv]}. A document names layers by their full names; regular
+expressions are for the command line and scripts (models/bitify.py), because a document may come from somebody else.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .rules import shown
 PARTS = ("backbone", "neck", "head")
 EVERYTHING = "all"
 NOTHING = "none"
-OPTIONS = {  # option: what it may be, the default first
+OPTIONS = {  # option: its values, the default first
     "rule": ("absmean", "twn"),
     "dw": ("int8", "ternary", "fp"),
     "act": ("static", "dynamic", "none"),
@@ -26,9 +27,10 @@ MAX_LAYERS, MAX_POLICIES = 10_000, 50
 
 @dataclass(frozen=True)
 class Policy:
-    """Layers that become ternary: those of `parts` but the usual exceptions, and those of `layers` by their names.
+    """Layers that become ternary: the layers of `parts` but the usual exceptions, and those of `layers` by their names.
 
-    One without either: what came before is float again. rule: of ternary weights. dw: what depthwise layers get. act: scales of activations. granularity: of weight scales.
+    A policy without parts and layers makes all layers before it float again. rule: of ternary weights. dw: weights of
+    depthwise layers. act: scales of activations. granularity: of weight scales.
     """
 
     parts: tuple[str, ...] = ()
@@ -38,72 +40,71 @@ class Policy:
     act: str = "static"
     granularity: str = "channel"
 
-    def plain(self) -> dict[str, object]:
-        """As a document holds it: what differs from the defaults."""
+    def as_document(self) -> dict[str, object]:
+        """Return the mapping of a graph document: only values that differ from the defaults."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in values.items()
-            if value and value != OPTIONS.get(key, ("",))[0]
-        }
+        lists = {key: list(values[key]) for key in ("parts", "layers") if values[key]}
+        return lists | {key: values[key] for key, choices in OPTIONS.items() if values[key] != choices[0]}
 
 
-def parts_of(words: str) -> tuple[str, ...] | None:
-    """The parts that text such as "head", "neck,head" or "all" names; None where it names none."""
-    named = [word.strip().lower() for word in words.split(",")]
-    if named == [EVERYTHING]:
+def parts_of(text: str) -> tuple[str, ...] | None:
+    """Return the parts that text such as "head", "neck,head" or "all" names; None where a word names no part."""
+    words = [word.strip().lower() for word in text.split(",")]
+    if words == [EVERYTHING]:
         return PARTS
-    return tuple(part for part in PARTS if part in named) if set(named) <= set(PARTS) else None
+    return tuple(part for part in PARTS if part in words) if set(words) <= set(PARTS) else None
 
 
-def read_policies(written: object, problems: list[str]) -> tuple[Policy, ...]:
-    """The policies of a document's key `bit`; what is wrong is added to `problems`."""
-    if written is None:
+def read_policies(value: object, problems: list[str]) -> tuple[Policy, ...]:
+    """Return the policies of a document's key `bit`; what is wrong with it is added to `problems`."""
+    if value is None:
         return ()
-    if written in (NOTHING, False):
+    if value in (NOTHING, False):
         return (Policy(),)
-    items = written if isinstance(written, (list, tuple)) else [written]
-    if len(items) > MAX_POLICIES:
-        problems.append(f"bit: {len(items)} entries; expected at most {MAX_POLICIES}")
+    entries = value if isinstance(value, (list, tuple)) else [value]
+    if len(entries) > MAX_POLICIES:
+        problems.append(f"bit: {len(entries)} entries; expected at most {MAX_POLICIES}")
         return ()
-    if items and all(isinstance(item, str) for item in items):
-        items = [",".join(items)]
-    found = [_read(item, problems) for item in items]
-    return tuple(policy for policy in found if policy is not None)
+    if entries and all(isinstance(entry, str) for entry in entries):
+        entries = [",".join(entries)]
+    policies = [_read_policy(entry, problems) for entry in entries]
+    return tuple(policy for policy in policies if policy is not None)
 
 
-def _read(item: object, problems: list[str]) -> Policy | None:
-    if isinstance(item, str):
-        parts = parts_of(item)
+def _read_policy(entry: object, problems: list[str]) -> Policy | None:
+    words = (*PARTS, EVERYTHING)
+    if isinstance(entry, str):
+        parts = parts_of(entry)
         if parts is None:
-            problems.append(
-                f"bit: {shown(item)} is none of {', '.join((*PARTS, EVERYTHING, NOTHING))}.{did_you_mean(item, (*PARTS, EVERYTHING))}"
-            )
+            choices = ", ".join((*words, NOTHING))
+            problems.append(f"bit: {shown(entry)} is none of {choices}.{did_you_mean(entry, words)}")
             return None
         return Policy(parts)
-    if not isinstance(item, Mapping):
+    if not isinstance(entry, Mapping):
         problems.append(
-            f"bit: {shown(item)} is neither a part ({', '.join((*PARTS, EVERYTHING))}) nor a mapping of parts, layers and options"
+            f"bit: {shown(entry)} is neither a part ({', '.join(words)}) nor a mapping of parts, layers and options"
         )
         return None
-    known = {field.name for field in fields(Policy)}
-    wrong = [
-        f"bit: key {shown(key)} is unknown (known: {', '.join(sorted(known))})" for key in item if key not in known
+    if wrong := _mapping_problems(entry):
+        problems += wrong
+        return None
+    names = {key: tuple(entry.get(key, ())) for key in ("parts", "layers")}
+    return Policy(**{**entry, **names})
+
+
+def _mapping_problems(entry: Mapping) -> list[str]:
+    keys = sorted(field.name for field in fields(Policy))
+    problems = [f"bit: key {shown(key)} is unknown (known: {', '.join(keys)})" for key in entry if key not in keys]
+    problems += [
+        f"bit: {key}: {shown(entry[key])} is none of {', '.join(choices)}"
+        for key, choices in OPTIONS.items()
+        if key in entry and entry[key] not in choices
     ]
-    wrong += [
-        f"bit: {key}: {shown(item[key])} is none of {', '.join(values)}"
-        for key, values in OPTIONS.items()
-        if key in item and item[key] not in values
-    ]
-    lists = {key: item.get(key, []) for key in ("parts", "layers")}
-    for key, value in lists.items():
-        if (
-            not isinstance(value, (list, tuple))
-            or len(value) > MAX_LAYERS
-            or not all(isinstance(name, str) for name in value)
-        ):
-            wrong.append(f"bit: {key}: expected a list of names, found {shown(value)}")
-        elif key == "parts" and not set(value) <= set(PARTS):
-            wrong.append(f"bit: parts: {shown(value)} names more than {', '.join(PARTS)}")
-    problems += wrong
-    return None if wrong else Policy(**{**item, **{key: tuple(value) for key, value in lists.items()}})
+    for key in ("parts", "layers"):
+        names = entry.get(key, [])
+        is_list = isinstance(names, (list, tuple)) and len(names) <= MAX_LAYERS
+        if not is_list or not all(isinstance(name, str) for name in names):
+            problems.append(f"bit: {key}: expected a list of names, found {shown(names)}")
+        elif key == "parts" and not set(names) <= set(PARTS):
+            problems.append(f"bit: parts: {shown(names)} names more than {', '.join(PARTS)}")
+    return problems
