@@ -16,7 +16,6 @@ from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.models.inference import precision
 from bitfalcon_plugin.predict import run as outputs
 from bitfalcon_plugin.predict import video
-from bitfalcon_plugin.predict.image_names import file_stems, image_ids
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.predict.run import run_predict
 from tests.helpers.finder import BrightBoxes, painted
@@ -234,19 +233,6 @@ def test_embed_gives_a_vector_an_image(here, capsys):
     assert [vector.shape for vector in found] == [(32,), (32,)] and not (here / "runs").exists()
     with pytest.raises(UserError, match="give maps are 0 to 1"):
         run_predict(model, load_settings({"embed": [2]}), "in", False)
-
-
-def test_file_stems_are_given_once():
-    paths = ["1/a.png", "2/a-2.png", "3/a.jpg", "4/A.png", "5/b.png", "6/a.v.png", "7/a.png", "8/a-2.png"]
-    stems = ["a", "a-2", "a-3", "A-4", "b", "a.v", "a-5", "a-2-2"]
-    assert file_stems(paths) == stems
-    assert file_stems(paths[::-1]) == stems[::-1]  # whatever the order of the images
-    assert len({*file_stems(["x.png"] * 5000)}) == 5000
-
-
-def test_a_path_that_is_given_twice_has_two_image_ids():
-    assert image_ids(["d/5.png", "d/5.png", "d/5.jpg", "d/a.png"]) == ["5.png", "5.png-2", "5.jpg", "a"]
-    assert image_ids([]) == []
 
 
 @pytest.mark.parametrize(

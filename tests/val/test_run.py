@@ -8,7 +8,6 @@ import json
 import pickle
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,8 +23,6 @@ from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.inference import precision
 from bitfalcon_plugin.predict import coco_json
 from bitfalcon_plugin.predict.coco_json import COCO_IDS, is_coco
-from bitfalcon_plugin.predict.image_names import image_ids
-from bitfalcon_plugin.predict.run import run_predict
 from bitfalcon_plugin.val import run as measuring
 from bitfalcon_plugin.val.run import run_val
 from tests.helpers.coloured import place  # noqa: F401  the fixture
@@ -163,46 +160,6 @@ def test_coco_gets_its_own_category_ids(place, monkeypatch):
     plain, coco = (json.loads(Path(f"runs/detect/{name}/predictions.json").read_text()) for name in ("val", "val2"))
     assert [{1: 7, 2: 70, 3: 90}[row["category_id"]] for row in plain] == [row["category_id"] for row in coco]
     assert {row["category_id"] for row in plain} == {1, 2, 3}
-
-
-@pytest.mark.parametrize(
-    "paths, expected",
-    [
-        (["a/000000000139.jpg", "b/x.jpg", "a/1e3.jpg", "a/-5.jpg", "a/²3.jpg"], [139, "x", "1e3", "-5", "²3"]),
-        (["d/a/1.jpg", "d/b/01.jpg", "d/b/2.jpg"], ["a/1", "b/01", 2]),  # 1 and 01 are the same number
-        (["d/a/x.jpg", "d/a/x.png", "d/y.v1.jpg"], ["a/x.jpg", "a/x.png", "y.v1"]),
-    ],
-)
-def test_image_ids(paths, expected, capsys):
-    assert image_ids([Path(path) for path in paths]) == image_ids(paths) == expected
-    assert ("same name" in capsys.readouterr().err) == (
-        len({Path(path).stem.lstrip("0") for path in paths}) < len(paths)
-    )
-
-
-def test_predict_and_val_name_images_alike(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    lay_out_many(tmp_path / "data", ["day/x", "day/7", "day/y", "night/X", "night/x", "night/07", "night/12"])
-    asked = {"imgsz": 224, "save_json": True, "save_txt": True}
-    val(**asked, **QUIET)
-    settings = load_settings({"mode": "predict", "save": False, **asked})
-    list(run_predict(BrightBoxes(), settings, ["data/images/night", "data/images/day"], False))
-    validated, predicted = Path("runs/detect/val"), Path("runs/detect/predict")
-    truth, found = (json.loads((folder / "predictions.json").read_text()) for folder in (validated, predicted))
-    ids = {row["image_id"] for row in found}
-    assert ids == {"day/x", "night/x", "day/7", "night/07", "y", "X", 12} == {row["image_id"] for row in truth}
-    for row in truth:
-        assert any(
-            (row["image_id"], row["category_id"]) == (other["image_id"], other["category_id"])
-            and row["bbox"] == pytest.approx(other["bbox"], abs=0.02)
-            for other in found
-        )
-    labels = files(predicted / "labels")
-    assert labels == {"x.txt", "X-2.txt", "x-3.txt", "7.txt", "07.txt", "y.txt", "12.txt"}
-    assert labels == files(validated / "labels")
-    for name in labels:
-        classes = [np.loadtxt(run / "labels" / name, ndmin=2)[:, 0] for run in (validated, predicted)]
-        assert sorted(classes[0]) == sorted(classes[1])
 
 
 @pytest.mark.parametrize("scores", [False, True])
