@@ -139,12 +139,12 @@ def prepare(run: Run) -> Trainer:
         tloss=torch.zeros(3, device=device),
         counted=torch.zeros((), device=device),
     )
+    trainer.first_updates = ema.updates
     trainer.fire("on_pretrain_routine_start")
     if run.start is not None:
         trainer.restore(run.start, run.start["average"])
         if settings.time:
             trainer.epochs = _epochs_in_time(trainer, run.start)
-    trainer.first_updates = ema.updates
     trainer.pictures.labels(run.samples)
     report_effective(trainer)
     return trainer

@@ -156,6 +156,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "weights": self.model.state_dict(),
             "updates": self.ema.updates,
+            "first_updates": self.first_updates,
             "epoch": self.epoch,
             "batch": self.batch,
             "gradients": {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None},
@@ -181,6 +182,7 @@ class Trainer:
         self._restore_optimizer(state)
         self.scaler.load_state_dict(state["scaler"])
         self.ema.load(average, state["updates"])
+        self.first_updates = state.get("first_updates", self.first_updates)
         for name, parameter in self.model.named_parameters():
             gradient = state["gradients"].get(name)
             parameter.grad = None if gradient is None else gradient.to(parameter.device)

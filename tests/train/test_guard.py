@@ -1,4 +1,4 @@
-"""Steps that are not finite: left out, undone, named once; the third in a row ends it. Memory search by hand-made peaks."""
+"""Steps that are not finite are left out, undone and named once; the third in a row ends it. The search for a batch."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.tasks.assign import Targets
 from bitfalcon_plugin.tasks.detect import detection_loss
 from bitfalcon_plugin.train.records import COLUMNS
-from tests.helpers.coloured import GRAPH, place  # noqa: F401  the fixture
+from tests.helpers.coloured import GRAPH, lay_out, place  # noqa: F401  the fixture
 
 TRAIN = [
     "task=train",
@@ -29,6 +30,17 @@ TRAIN = [
     "close_mosaic=1",
     "plots=False",
 ]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The folder of a run of one epoch; tests copy it."""
+    folder = tmp_path_factory.mktemp("trained")
+    lay_out(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*TRAIN, "epochs=1"]) == 0
+    return folder / "runs/detect/train"
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
@@ -85,12 +97,13 @@ def test_training_learns(place):
         hsv_v=0,
         close_mosaic=0,
         plots=False,
+        val=False,
     )
     assert metrics.ap50 > 0.5
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, monkeypatch):
-    assert main([*TRAIN, "epochs=4", "name=whole", "project=runs"]) == 0
+    assert main([*TRAIN, "epochs=3", "name=whole", "project=runs"]) == 0
 
     import bitfalcon_plugin.train.loop as loop
 
@@ -98,14 +111,14 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, mon
 
     def killed(trainer, interrupts):
         calls.append(trainer.epoch)
-        if trainer.epoch == 2:
+        if trainer.epoch == 1:
             raise KeyboardInterrupt
         return original(trainer, interrupts)
 
     monkeypatch.setattr(loop, "_train_epoch", killed)
-    assert main([*TRAIN, "epochs=4", "name=cut", "project=runs"]) == 130
+    assert main([*TRAIN, "epochs=3", "name=cut", "project=runs"]) == 130
     monkeypatch.setattr(loop, "_train_epoch", original)
-    assert calls == [0, 1, 2] and len(rows(place / "runs/cut")) == 2
+    assert calls == [0, 1] and len(rows(place / "runs/cut")) == 1
     assert main(["train", "resume=runs/cut/weights/last.pt"]) == 0
     one, two = (torch.load(place / f"runs/{name}/weights/last.pt")["state"] for name in ("whole", "cut"))
     assert all(torch.equal(one[key], two[key]) for key in one)
@@ -132,8 +145,8 @@ def test_save_false_leaves_one_checkpoint_when_the_run_ends(place):
     assert kept.keys() == saved.keys() and all(torch.equal(kept[key], saved[key]) for key in saved)
 
 
-def test_other_classes_take_over_all_but_the_class_branches(place, capsys):
-    assert main([*TRAIN, "epochs=1"]) == 0
+def test_other_classes_take_over_all_but_the_class_branches(place, trained, capsys):
+    shutil.copytree(trained, "runs/detect/train")
     keys = yaml.safe_load((place / "data/data.yaml").read_text())
     (place / "data/more.yaml").write_text(yaml.safe_dump({**keys, "names": ["red", "green", "blue", "grey"]}))
     best = "runs/detect/train/weights/best.pt"
@@ -144,8 +157,8 @@ def test_other_classes_take_over_all_but_the_class_branches(place, capsys):
     assert "knows 3 classes" in capsys.readouterr().err
 
 
-def test_val_and_predict_refuse_classes_that_are_not_the_models(place, capsys):
-    assert main([*TRAIN, "epochs=1"]) == 0
+def test_val_and_predict_refuse_classes_that_are_not_the_models(place, trained, capsys):
+    shutil.copytree(trained, "runs/detect/train")
     keys = yaml.safe_load((place / "data/data.yaml").read_text())
     (place / "data/turned.yaml").write_text(yaml.safe_dump({**keys, "names": ["blue", "green", "red"]}))
     best = "runs/detect/train/weights/best.pt"

@@ -1,4 +1,4 @@
-"""Settings that shape a run before its first batch: frozen parts, precision, deterministic kernels, class weights, memory."""
+"""Settings that shape a run before its first batch: frozen parts, precision, deterministic kernels, class weights."""
 
 from __future__ import annotations
 
