@@ -18,7 +18,7 @@ from ..export.run import run_export
 from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
 from ..models.inference.compiling import keep_compiled
-from ..models.inference.prepare import prepared
+from ..models.inference.prepare import fold_for_inference, prepare_for_inference
 from ..models.weights.foreign import open_checkpoint
 from .timing import VARIANTS
 
@@ -57,7 +57,7 @@ class Network:
     suppressed, fixed, batch = False, None, None
 
     def __init__(self, model: Detector, device: torch.device, dtype: torch.dtype, layout: torch.memory_format):
-        self.model = model.eval().fuse().requires_grad_(False).to(device, dtype, memory_format=layout)
+        self.model = fold_for_inference(model, device, dtype, layout)
         self.names, self.nc, self.multiple, self.layout = self.model.names, self.model.nc, self.model.multiple, layout
         self._run: Callable[[Tensor], object] = self._forward
         self.runtime = f"torch {torch.__version__}"
@@ -182,7 +182,7 @@ def open_candidate(candidate: Candidate, device: torch.device) -> Network | Runt
         return open_exported(candidate.path, str(device), half="half" in candidate.options)
     model = open_checkpoint(candidate.path).model()
     if candidate.variant == PREDICT:
-        return Network(prepared(model, device), device, torch.float32, torch.channels_last)
+        return Network(prepare_for_inference(model, device), device, torch.float32, torch.channels_last)
     dtype, layout = VARIANTS.get(candidate.variant, (torch.float16, torch.channels_last))
     network = Network(model, device, dtype, layout)
     return network.compile() if candidate.family == COMPILED else network

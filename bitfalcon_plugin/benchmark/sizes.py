@@ -23,6 +23,7 @@ from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..export.formats import ModelKind, model_kind
 from ..models.build import DEFAULT_MODEL, build
+from ..models.inference.prepare import fold_for_inference
 from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..plots.charts import NoMatplotlib
@@ -252,13 +253,7 @@ def _measured(run: Path, last: Checkpoint) -> Metrics:
     """Metrics of a run's best weights, as training itself measures them at its end."""
     settings = recorded_settings(last)
     device = select_devices(settings.device)[0]
-    model = (
-        load_checkpoint(run / "weights" / "best.pt")
-        .model()
-        .fuse()
-        .requires_grad_(False)
-        .to(device, memory_format=torch.channels_last)
-    )
+    model = fold_for_inference(load_checkpoint(run / "weights" / "best.pt").model(), device)
     data, settings = find_data(settings)
     settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings).samples

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..config.errors import UserError
 from ..config.version import __version__
 from ..models.detector import Detector
+from ..models.inference.prepare import fold_for_inference
 
 ROUNDS, WARMUP = 7, 1
 FLAGS = (
@@ -252,7 +253,7 @@ def variants(
 def _variant(
     model: Detector, noise: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
 ) -> Callable[[], Tensor]:
-    own = copy.deepcopy(model).eval().fuse().requires_grad_(False).to(device, dtype, memory_format=layout)
+    own = fold_for_inference(copy.deepcopy(model), device, dtype, layout)
     images = noise.to(device, dtype).contiguous(memory_format=layout)
 
     @torch.inference_mode()

@@ -28,6 +28,7 @@ from ..export.formats import ModelKind, model_kind
 from ..models.bitify import bitify, ternary_layers
 from ..models.detector import Detector, odd_norms
 from ..models.graph.bit_policy import NOTHING
+from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
 from ..tasks.metrics import Metrics
@@ -212,7 +213,7 @@ def finish(
 
 def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
     """COCO numbers of a model, folded in a copy of its own; prints and writes nothing."""
-    folded = copy.deepcopy(model).eval().fuse().requires_grad_(False).to(memory_format=torch.channels_last)
+    folded = fold_for_inference(copy.deepcopy(model))
     pictures = Pictures(Path(), model.names, False, lambda text: print(text, file=sys.stderr), board=False)
     validator, _ = measure(folded, samples, settings.replace(mode="train"), folder=None, pictures=pictures)
     return validator.metrics

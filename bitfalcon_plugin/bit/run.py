@@ -29,7 +29,7 @@ from ..export.formats import ModelKind, model_kind
 from ..models.bitify import parts_by_row, replace_alike, ternary_layers
 from ..models.detector import Detector
 from ..models.graph.bit_policy import PARTS
-from ..models.inference.prepare import prepared
+from ..models.inference.prepare import prepare_for_inference
 from ..models.modules.bit_kernels import describe
 from ..models.weights.checkpoint import Checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
@@ -174,7 +174,7 @@ def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
     layers, trial = tuple(ternary_layers(built)), copy.deepcopy(subject.model)
     replace_alike(trial, built)
     raw, again = price(trial, subject.train, subject.val, settings)
-    ready = prepared(built, torch.device("cpu"))  # as predict runs it
+    ready = prepare_for_inference(built, torch.device("cpu"))  # as predict runs it
     tuned = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
     small = checkpoint if checkpoint.packed else packed_of(checkpoint)
     packed = accuracy(small.model(), subject.val, settings).ap

@@ -41,6 +41,9 @@ class Detector(nn.Module):
 
     exported = False  # an exported model answers True: it has no losses and no choice of precision
     fixed: tuple[int, int] | None = None  # (H, W) of an exported model that takes one size only
+    how = ""  # how prepare_for_inference made it quick, as one line
+    warmed: dict | None = None  # (shape, type) of images -> seconds of compiling for them, see inference.compiling
+    twins: tuple[Detector, ...] = ()  # copies on other devices, among which predict shares its batches out
 
     def __init__(self, graph: Graph, measured: tuple[Sequence[float], int] | None = None):
         super().__init__()

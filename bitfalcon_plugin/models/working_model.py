@@ -12,7 +12,7 @@ from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
 from .build import graph_from_settings
 from .detector import Detector, odd_norms
-from .inference.prepare import prepared
+from .inference.prepare import prepare_for_inference
 from .inference.snapshot import Snapshot
 from .weights.checkpoint import Checkpoint
 from .weights.foreign import open_checkpoint
@@ -124,7 +124,10 @@ class WorkingModel:
         devices = every_device(settings.device) if is_predict else [select_device(settings.device)]
         choices = (devices, settings.half, settings.compile)
         if self._ready is None or self._ready[0] != choices:
-            copies = [prepared(model, device, half=settings.half, compiling=settings.compile) for device in devices]
+            copies = [
+                prepare_for_inference(model, device, half=settings.half, compiling=settings.compile)
+                for device in devices
+            ]
             copies[0].twins = tuple(copies[1:])
             self._ready = choices, copies[0]
         ready = self._ready[1]

@@ -21,7 +21,8 @@ from ..data.dataset import Scan
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..models.build import DEFAULT_MODEL, read_graph
 from ..models.detector import Detector
-from ..models.inference.precision import precision_of
+from ..models.inference.precision import training_precision
+from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..tasks.metrics import Metrics
 from ..val.run import evaluate_and_report
@@ -139,7 +140,7 @@ def _counted_batch(settings: Settings, model: Detector, device: torch.device, wo
     check_batch(settings.batch, world.size)
     if settings.batch >= 1:
         return settings.replace(batch=int(settings.batch))
-    precision = precision_of(settings, device, lambda text: None)
+    precision = training_precision(settings, device, lambda text: None)
     return settings.replace(batch=search_batch(model, settings.batch, settings.imgsz, device, precision, print))
 
 
@@ -172,13 +173,7 @@ def _measure_best(trainer: Trainer) -> Metrics:
     """Measure the best weights as `val` does, with the table and the pictures."""
     settings, run = trainer.args, trainer.run
     run.world.barrier()  # the first process has written the file
-    model = (
-        load_checkpoint(trainer.best)
-        .model()
-        .fuse()
-        .requires_grad_(False)
-        .to(run.device, memory_format=torch.channels_last)
-    )
+    model = fold_for_inference(load_checkpoint(trainer.best).model(), run.device)
     validator, _ = evaluate_and_report(
         model,
         run.val_samples,

@@ -14,8 +14,8 @@ from ..config.files import sweep
 from ..config.settings import Settings
 from ..data.loading.loader import TrainLoader, ValLoader, workers_for
 from ..models.detector import Detector
-from ..models.inference.compiling import compiled_for_training as compiled
-from ..models.inference.precision import precision_of
+from ..models.inference.compiling import compile_network
+from ..models.inference.precision import training_precision
 from ..tasks.detect import class_weights, gains_of
 from ..val.pictures import Pictures
 from .effective import report_effective
@@ -111,7 +111,7 @@ def prepare(run: Run) -> Trainer:
     groups = parameter_groups(model, scaled_decay(settings.weight_decay, settings.batch, settings.nbs))
     optimizer, plan = _optimizer(run, groups)
     schedule = _schedule(settings, len(loader), plan)
-    precision = precision_of(settings, device, run.say)
+    precision = training_precision(settings, device, run.say)
     ema = Ema(model, TUNED_UPDATES if run.tuned else 0)
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     network = _network(run)
@@ -168,7 +168,7 @@ def _network(run: Run) -> Callable[[Tensor], Mapping[str, Tensor]]:
             run.say("note: sync_bn=True needs several GPUs; every process normalises over its own images.")
         else:
             model = world.synchronise_norms(model)
-    return compiled(world.wrap(model), settings.compile)
+    return compile_network(world.wrap(model), settings.compile, in_place=False)
 
 
 def _schedule(settings: Settings, batches: int, plan: OptimizerPlan) -> Schedule:

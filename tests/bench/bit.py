@@ -21,8 +21,8 @@ import torch
 from bitfalcon_plugin.benchmark.timing import interleave, machine, machine_line
 from bitfalcon_plugin.bit import bitify, calibrate, freeze, pack
 from bitfalcon_plugin.models.build import build
-from bitfalcon_plugin.models.inference.fused_conv import Packed
-from bitfalcon_plugin.models.inference.prepare import prepared
+from bitfalcon_plugin.models.inference.fused_conv import FusedConv2d
+from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.inference.threads import threads
 from bitfalcon_plugin.models.modules.bit_kernels import Geometry, OneDnn, byte_codes, describe
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
@@ -37,7 +37,7 @@ def ternary(model, bit: str, **options):
     made = copy.deepcopy(model)
     bitify(made, bit, **options)
     calibrate(made, [torch.rand(4, 3, 128, 128)])
-    return prepared(freeze(made), torch.device("cpu"))
+    return prepare_for_inference(freeze(made), torch.device("cpu"))
 
 
 def start(scale: str, imgsz: int):
@@ -56,7 +56,7 @@ def speed(scale: str, imgsz: int, rounds: int) -> None:
         "bit=neck": ternary(model, "neck"),
         "bit=backbone": ternary(model, "backbone"),
     }
-    usual = prepared(model, torch.device("cpu"))
+    usual = prepare_for_inference(model, torch.device("cpu"))
     runs = {
         "float NCHW": lambda: plain(x),
         "float channels last": lambda: best(last),
@@ -135,7 +135,7 @@ def one_shape(key: tuple, layer, rounds: int) -> list[float]:
         torch.randint(-top, top + 1, layer.weight.shape).to(torch.int8),
         torch.full((layer.out_channels,), 0.01),
     )
-    fused, silu, scale = Packed.of(layer, torch.nn.SiLU()), True, 0.02
+    fused, silu, scale = FusedConv2d.of(layer, torch.nn.SiLU()), True, 0.02
     layer._forward_hooks.clear()
     whole, chained = (
         OneDnn(codes, ones, layer.bias, options, silu),

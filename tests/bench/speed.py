@@ -5,13 +5,14 @@
 One process, all ways in turn in every round; a ratio is the median over the rounds of plain's time over the way's own in the same
 round. Parts (share of one image's time, before: plain, after: the default path): the first two rows are the stem, the rows before
 the first join the backbone, attention is every attention layer wherever it stands (projections included) and counts for no other
-part; preprocessing is the letterbox of a 720 x 1280 picture, without decoding its file. CPU only. With bf16 in the CPU (quick.half_type) the
+part; preprocessing is the letterbox of a 720 x 1280 picture, without decoding its file. CPU only. With bf16 in the CPU (precision.half_type) the
 default path in half precision is a way too. cpu=1 counts processor time instead, with one thread: on a busy machine. model may be
 a checkpoint (scales is then without effect); with fresh weights boxes hardly depend on the image. `max_diff` is the largest difference of decoded boxes (px) and scores from plain's.
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import sys
 import time
@@ -40,9 +41,9 @@ PARTS = ("stem", "backbone", "attention", "neck", "head", "decode", "NMS", "prep
 def ways(model: Detector, images: Tensor, compiling: bool) -> dict[str, Callable[[], object]]:
     """Name -> a forward pass; those that this machine has."""
     last = images.contiguous(memory_format=torch.channels_last)
-    plain = quick.copied(model).eval().requires_grad_(False).fuse()
-    before = quick.copied(plain).to(memory_format=torch.channels_last)
-    default = quick.prepared(model, CPU)
+    plain = copy.deepcopy(model).eval().requires_grad_(False).fuse()
+    before = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    default = quick.prepare_for_inference(model, CPU)
     found = {
         "plain": lambda: plain(images),
         "channels last, folded": lambda: before(last),
@@ -50,7 +51,7 @@ def ways(model: Detector, images: Tensor, compiling: bool) -> dict[str, Callable
     }
     print(f"default: {default.how}")
     if compiling:
-        compiled = quick.prepared(model, CPU, compiling=True)
+        compiled = quick.prepare_for_inference(model, CPU, compiling=True)
         with torch.inference_mode():
             compiling.warm(compiled, last, print)
         found["compile"] = lambda: compiled(last)
@@ -58,7 +59,7 @@ def ways(model: Detector, images: Tensor, compiling: bool) -> dict[str, Callable
     if kind is None:
         print(f"half: {reason}")
     else:
-        half, small = quick.prepared(model, CPU, half=True), last.to(kind)
+        half, small = quick.prepare_for_inference(model, CPU, half=True), last.to(kind)
         found["half"] = lambda: half(small)
     return found
 
@@ -164,10 +165,10 @@ def main(
         network = (build(model, scale) if scale else open_checkpoint(model).model()).eval()
         print(f"{model} {scale}")
         compare(network, images, rounds, bool(compile))
-        plain = quick.copied(network).requires_grad_(False).fuse()
+        plain = copy.deepcopy(network).requires_grad_(False).fuse()
         for name, ready, given in (
             ("before", plain, images),
-            ("after", quick.prepared(network, CPU), images.contiguous(memory_format=torch.channels_last)),
+            ("after", quick.prepare_for_inference(network, CPU), images.contiguous(memory_format=torch.channels_last)),
         ):
             found = shares(ready, given, max(rounds // 2, 3), imgsz)
             total = sum(found.values())

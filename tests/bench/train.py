@@ -27,8 +27,8 @@ from bitfalcon_plugin.data.loading import loader as loading
 from bitfalcon_plugin.data.loading.loader import TrainLoader
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
-from bitfalcon_plugin.models.inference.compiling import compiled_for_training as compiled
-from bitfalcon_plugin.models.inference.precision import precision_of
+from bitfalcon_plugin.models.inference.compiling import compile_network
+from bitfalcon_plugin.models.inference.precision import training_precision
 from bitfalcon_plugin.tasks.assign import Targets
 from bitfalcon_plugin.tasks.detect import detection_loss, gains_of
 from bitfalcon_plugin.train.loop import CLIP
@@ -64,11 +64,11 @@ class Training:
 
     def __init__(self, imgsz: int, batch: int, device: torch.device, compile: bool, nc: int) -> None:
         self.settings = load_settings({"imgsz": imgsz, "batch": batch, "compile": compile})
-        self.device, self.precision = device, precision_of(self.settings, device, print)
+        self.device, self.precision = device, training_precision(self.settings, device, print)
         self.model: Detector = build("yolov12.yaml", "n", nc=nc).to(device, memory_format=torch.channels_last).train()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(".dfl." not in name)
-        self.network = compiled(self.model, self.settings.compile)
+        self.network = compile_network(self.model, self.settings.compile, in_place=False)
         self.optimizer, _ = choose_optimizer(
             "SGD", parameter_groups(self.model, 5e-4), lr=1e-4, momentum=0.9, warmup_bias_lr=0.0, iterations=1, nc=nc
         )

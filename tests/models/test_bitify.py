@@ -14,7 +14,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.bitify import bitify, freeze, observe, parts_by_row, ternary_layers, unbitify
 from bitfalcon_plugin.models.build import build, resolve_graph, state_shapes
 from bitfalcon_plugin.models.detector import Detector
-from bitfalcon_plugin.models.inference.prepare import prepared
+from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.modules.bit_folded import FrozenConv2d
 from bitfalcon_plugin.models.modules.bit_layers import BitConv2d, BitLinear
 from bitfalcon_plugin.models.modules.blocks import Bottleneck
@@ -328,7 +328,7 @@ def test_folded_models_are_prepared_from_after_a_forward():
     freeze(measured(detector))
     with torch.inference_mode():
         expected = detector(images())
-        found = prepared(detector, torch.device("cpu"))(images())
+        found = prepare_for_inference(detector, torch.device("cpu"))(images())
     for key in found:
         assert (found[key] - expected[key]).abs().mean() < 5e-3 * expected[key].abs().max()
 

@@ -9,8 +9,8 @@ import torch
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.models.inference.compiling import compiled_for_training as compiled
-from bitfalcon_plugin.models.inference.precision import precision_of
+from bitfalcon_plugin.models.inference.compiling import compile_network
+from bitfalcon_plugin.models.inference.precision import training_precision
 from bitfalcon_plugin.tasks.assign import Targets
 from bitfalcon_plugin.tasks.detect import class_weights, detection_loss
 from bitfalcon_plugin.train.setup import freeze, repeatable, set_training
@@ -73,7 +73,7 @@ def test_parts_that_are_not_there_are_refused_together():
 )
 def test_precision_on_the_cpu(given, expected, said):
     lines: list[str] = []
-    assert precision_of(load_settings(given), torch.device("cpu"), lines.append) is expected
+    assert training_precision(load_settings(given), torch.device("cpu"), lines.append) is expected
     assert bool(lines) == bool(said) and all(said in line for line in lines)
 
 
@@ -149,8 +149,8 @@ def test_compile_is_asked_for_in_its_mode(monkeypatch, wanted, mode):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda net, mode: asked.append(mode) or net)
     net = model()
-    assert compiled(net, False) is net and not asked
-    assert compiled(net, wanted) is net and asked == [mode]
+    assert compile_network(net, False, in_place=False) is net and not asked
+    assert compile_network(net, wanted, in_place=False) is net and asked == [mode]
 
 
 def test_a_captured_graph_gives_the_same_outputs_and_gradients():

@@ -129,5 +129,5 @@ def test_compiling_needs_a_folder_to_keep_it_in(tmp_path, monkeypatch, capsys):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match="BITFALCON_CACHE"):
-        compiling.compiled(torch.nn.Identity())
+        compiling.compile_network(torch.nn.Identity())
     assert main(["sizes", "model=best.onnx"]) == 2 and "best.onnx is weights of one size" in capsys.readouterr().err

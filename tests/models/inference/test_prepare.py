@@ -1,4 +1,4 @@
-"""quick.py: packed convolutions against the plain layers, what is chosen and said, half precision, compilation that fails."""
+"""Preparing a model: fused convolutions against the plain layers, what is chosen and said, half precision, compilation that fails."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import torch
 from torch import nn
 
 from bitfalcon_plugin.models.build import build
-from bitfalcon_plugin.models.inference import compiling, fused_conv, precision
-from bitfalcon_plugin.models.inference import prepare as quick
+from bitfalcon_plugin.models.inference import compiling, fused_conv, precision, prepare
 from bitfalcon_plugin.models.modules.conv import Conv
 from bitfalcon_plugin.predict.pipeline import predict
 from tests.helpers.bright import bright, canvas
@@ -41,14 +40,14 @@ def folded(conv: Conv) -> Conv:
 @pytest.mark.parametrize("act", [True, False, nn.ReLU(), nn.Hardswish(), nn.LeakyReLU(0.2), nn.SiLU(inplace=True)])
 @pytest.mark.parametrize(("k", "s", "g", "d"), [(3, 1, 1, 1), (1, 1, 1, 1), (3, 2, 8, 1), (5, 2, 2, 2)])
 @pytest.mark.parametrize(
-    "limits", [(0, 0), (0, 2000), (fused_conv.FEW, fused_conv.SOME)]
+    "limits", [(0, 0), (0, 2000), (fused_conv.LOOP_LIMIT, fused_conv.PRODUCT_LIMIT)]
 )  # oneDNN alone; products; torch's own loops, too
 def test_a_packed_block_is_the_plain_one_at_every_call(act, k, s, g, d, limits, monkeypatch):
-    monkeypatch.setattr(fused_conv, "FEW", limits[0])
-    monkeypatch.setattr(fused_conv, "SOME", limits[1])
+    monkeypatch.setattr(fused_conv, "LOOP_LIMIT", limits[0])
+    monkeypatch.setattr(fused_conv, "PRODUCT_LIMIT", limits[1])
     plain = folded(Conv(8, 16, k, s, g=g, d=d, act=act))
     packed = nn.Sequential(copy.deepcopy(plain))
-    assert fused_conv.pack(packed) == 1 and isinstance(packed[0].conv, fused_conv.Packed)
+    assert fused_conv.fuse_activations(packed) == 1 and isinstance(packed[0].conv, fused_conv.FusedConv2d)
     for size in ((1, 9, 9), (2, 16, 8), (1, 9, 9), (1, 9, 9)):  # seen, another, laid out, and used again
         x = torch.randn(size[0], 8, *size[1:])
         with torch.inference_mode():
@@ -68,7 +67,7 @@ def test_a_packed_convolution_is_still_a_convolution():
     x = torch.randn(1, 4, 8, 8)
     with torch.no_grad():
         expected = model(x)
-        assert fused_conv.pack(model) == 2  # not the one with a gradient
+        assert fused_conv.fuse_activations(model) == 2  # not the one with a gradient
         assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
         torch.testing.assert_close(model(x), expected)
         twin = copy.deepcopy(model)
@@ -94,9 +93,9 @@ def test_a_block_gives_way_to_its_convolution_where_nothing_else_is_left():
     x = torch.randn(1, 4, 8, 8)
     with torch.inference_mode():
         expected = model(x)
-        fused_conv.pack(model)
-        fused_conv.shorten(model)
-        assert [type(block) for block in model] == [fused_conv.Packed, Conv, Conv, Conv, Conv]
+        fused_conv.fuse_activations(model)
+        fused_conv.unwrap_convolutions(model)
+        assert [type(block) for block in model] == [fused_conv.FusedConv2d, Conv, Conv, Conv, Conv]
         torch.testing.assert_close(model(x), expected)
     assert calls == ["block", "norm"] * 2
 
@@ -104,21 +103,21 @@ def test_a_block_gives_way_to_its_convolution_where_nothing_else_is_left():
 @needs_operator
 def test_shapes_are_kept_for_a_few_sizes_only():
     packed = nn.Sequential(folded(Conv(4, 4, 5)))
-    fused_conv.pack(packed)
+    fused_conv.fuse_activations(packed)
     with torch.inference_mode():
         for side in range(8, 20):
             packed(torch.zeros(1, 4, side, side))
-        assert not packed[0].conv._laid  # one sight of each
+        assert not packed[0].conv._layouts  # one sight of each
         for side in range(8, 20):
             for _ in range(2):
                 packed(torch.zeros(1, 4, side, side))
-    assert len(packed[0].conv._laid) == fused_conv.SHAPES
+    assert len(packed[0].conv._layouts) == fused_conv.MAX_SHAPES
 
 
 @needs_operator
 def test_a_prepared_network_gives_the_boxes_of_the_plain_one():
     model = lived(build("yolov12.yaml", "n")).eval()
-    ready = quick.prepared(model, CPU)
+    ready = prepare.prepare_for_inference(model, CPU)
     plain = copy.deepcopy(model).fuse()
     x = torch.rand(2, 3, 96, 64)
     with torch.inference_mode():
@@ -135,36 +134,12 @@ def test_a_prepared_network_gives_the_boxes_of_the_plain_one():
 def test_what_is_prepared_can_be_folded_and_prepared_again(graph):
     model = lived(build(graph, "n")).eval()
     x = torch.rand(1, 3, 64, 64).contiguous(memory_format=torch.channels_last)
-    ready = quick.prepared(model, CPU)
+    ready = prepare.prepare_for_inference(model, CPU)
     with torch.inference_mode():
         expected = ready(x)
-        for again in (quick.prepared(ready, CPU), ready.fuse()):
+        for again in (prepare.prepare_for_inference(ready, CPU), ready.fuse()):
             found = again(x)
             assert all(torch.allclose(found[key], expected[key], atol=1e-4, rtol=1e-4) for key in found)
-
-
-def test_a_copy_shares_nothing_that_can_change():
-    class Odd(nn.Module):
-        def __init__(self, other):
-            super().__init__()
-            self.register_buffer("table", torch.arange(3.0), persistent=False)
-            self.kept, self.other = [1, {"a": torch.ones(2)}], [other]
-
-    act = nn.SiLU()
-    model = nn.Sequential(Conv(3, 4, act=act), Conv(4, 4, act=act))
-    model.append(Odd(model[0]))
-    model[1].conv.weight = model[1].conv.weight  # as it was
-    model.names = {0: "a"}
-    twin = quick.copied(model)
-    assert twin[0].act is twin[1].act and twin[0].act is not act
-    assert twin[2].other[0] is twin[0] and twin[2].kept is not model[2].kept
-    twin.names[0] = "b"
-    with torch.no_grad():
-        for tensor in (*twin.parameters(), *twin.buffers(), twin[2].kept[1]["a"]):
-            tensor.add_(1)
-    assert model.names == {0: "a"} and model[2].kept[1]["a"].tolist() == [1, 1] and model[2].table.tolist() == [0, 1, 2]
-    fresh = dict(model.named_parameters())
-    assert all(not torch.equal(value, fresh[name]) and value.requires_grad for name, value in twin.named_parameters())
 
 
 def test_nothing_is_drawn_from_the_random_numbers_of_the_caller():
@@ -190,17 +165,17 @@ def test_half_is_taken_where_it_gains(monkeypatch, gain, dtype):
 
 
 def test_half_weights_on_a_cpu_that_gains(monkeypatch):
-    monkeypatch.setattr(quick, "half_type", lambda device: (torch.bfloat16, "told so"))
-    monkeypatch.setattr(quick, "operator_works", lambda dtype=torch.float32: False)
+    monkeypatch.setattr(prepare, "half_type", lambda device: (torch.bfloat16, "told so"))
+    monkeypatch.setattr(prepare, "operator_works", lambda dtype=torch.float32: False)
     model = lived(build("yolov12.yaml", "n")).eval()
-    ready = quick.prepared(model, CPU, half=True)
+    ready = prepare.prepare_for_inference(model, CPU, half=True)
     assert (
         {p.dtype for p in ready.parameters()} == {torch.bfloat16}
         and "bfloat16" in ready.how
         and precision.why_not_half(ready) == ""
     )
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert quick.prepared(model, CPU).head.cv2[0][0].conv.weight.dtype is torch.float32
+    assert prepare.prepare_for_inference(model, CPU).head.cv2[0][0].conv.weight.dtype is torch.float32
 
 
 class Uncompilable(BrightBoxes):
