@@ -21,7 +21,7 @@ from ..config.yaml_files import load_yaml
 from ..data.shapes import ensure_shapes
 from ..train.run import run_train
 
-LEAST_AP50 = 0.65  # on the validation images
+MIN_AP50 = 0.65  # on the validation images
 EPOCHS = 45  # of 160 images; a run that is sound gets there before the end
 MODEL: Mapping[str, object] = {
     "mode": "train",
@@ -32,13 +32,13 @@ MODEL: Mapping[str, object] = {
     "plots": False,
     "verbose": False,
 }
-TAKES = ("epochs", "device", "seed", "project", "name", "exist_ok", "workers", "amp", "compile", "deterministic")
-ALWAYS = {"mode", "task", "debug"}
+SETTINGS_READ = "epochs device seed project name exist_ok workers amp compile deterministic".split()
+IGNORED = {"mode", "task", "debug"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the self-test measured. seconds: of the whole; device: in words."""
+    """The result of the self-test. seconds: of all of it. device: its name for a reader."""
 
     ap50: float
     ap: float
@@ -48,8 +48,8 @@ class Verdict:
 
     @property
     def passed(self) -> bool:
-        """Whether the accuracy was reached. (False where it is not a number.)"""
-        return self.ap50 >= LEAST_AP50
+        """Whether the accuracy was reached; False where it is NaN."""
+        return self.ap50 >= MIN_AP50
 
     @property
     def exit_code(self) -> int:
@@ -57,35 +57,35 @@ class Verdict:
         return 0 if self.passed else 1
 
     def __str__(self) -> str:
-        word = "PASS" if self.passed else "FAIL"
         return (
-            f"{word}: AP50 {self.ap50:.3f} (at least {LEAST_AP50} is expected), AP {self.ap:.3f}; yolov12 n at 320 px on "
-            f"shapes, {self.epochs} epochs from scratch, on {self.device}, {self.seconds:.0f} s"
+            f"{'PASS' if self.passed else 'FAIL'}: AP50 {self.ap50:.3f} (at least {MIN_AP50} is expected), "
+            f"AP {self.ap:.3f}; yolov12 n at 320 px on shapes, {self.epochs} epochs from scratch, "
+            f"on {self.device}, {self.seconds:.0f} s"
         )
 
 
 def run_selftest(settings: Settings) -> Verdict:
-    """Train, measure, print the verdict. Everything is written to a temporary folder, or kept in `settings.project`.
+    """Train, measure and print the verdict. The run is written to a temporary folder, or kept in `settings.project`.
 
-    Raises UserError for settings that would make it another test.
+    Raises UserError for settings that would make another test of it.
     """
-    if others := sorted(settings.given - {*TAKES, *ALWAYS}):
-        taken, refused = (", ".join(f"{key}=" for key in keys) for keys in (TAKES, others))
-        raise UserError(f"selftest always trains the same model on the same data; it takes {taken} but not {refused}.")
-    wanted = {key: getattr(settings, key) for key in TAKES if key in settings.given}
-    suited = load_yaml(cfg_dir() / "datasets" / "shapes.yaml")["settings"]  # what 160 images need
+    if others := sorted(settings.given - {*SETTINGS_READ, *IGNORED}):
+        read, refused = (", ".join(f"{key}=" for key in keys) for keys in (SETTINGS_READ, others))
+        raise UserError(f"selftest always trains the same model on the same data; it takes {read} but not {refused}.")
+    given = {key: getattr(settings, key) for key in SETTINGS_READ if key in settings.given}
+    shapes = load_yaml(cfg_dir() / "datasets" / "shapes.yaml")["settings"]  # suited to 160 images
     devices = select_devices(settings.device)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="bitfalcon-selftest-", ignore_cleanup_errors=True) as scratch:
         data = ensure_shapes(Path(scratch, "shapes"))
-        run = {**suited, **MODEL, "epochs": EPOCHS, "data": str(data), "project": scratch, "name": "selftest", **wanted}
+        run = {**shapes, **MODEL, "epochs": EPOCHS, "data": str(data), "project": scratch, "name": "selftest", **given}
         metrics = run_train(load_settings(run), None).metrics
-    verdict = Verdict(metrics.ap50, metrics.ap, run["epochs"], _named(devices), time.perf_counter() - start)
+    verdict = Verdict(metrics.ap50, metrics.ap, run["epochs"], _device_names(devices), time.perf_counter() - start)
     print(verdict)
     return verdict
 
 
-def _named(devices: Sequence[torch.device]) -> str:
+def _device_names(devices: Sequence[torch.device]) -> str:
     if devices[0].type == "cuda":
         return ", ".join(f"{device} ({torch.cuda.get_device_name(device)})" for device in devices)
     return f"{devices[0]} ({torch.get_num_threads()} threads)" if devices[0].type == "cpu" else str(devices[0])

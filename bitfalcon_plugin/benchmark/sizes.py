@@ -1,8 +1,8 @@
-"""What does the next larger model buy? One graph, each of its sizes trained under the same budget, and one table of what came out.
+"""The verb `sizes`: train one graph in several sizes under the same budget, and compare them in one table.
 
-An experiment is a folder: a training run of its own for each size (n/, s/, ...), sizes.json (what was asked and what
-is done; written whole after each size), sizes.md and sizes.png. Killed at any moment it goes on where it was:
-finished sizes are kept, the one that was being trained goes on from its last.pt as `train resume=` does.
+An experiment is a folder: a training run for each size (n/, s/, ...), sizes.json (settings and trained sizes, written
+whole after each size), sizes.md and sizes.png. An experiment that was killed can be resumed: finished sizes are kept,
+and the size that was in training is resumed from its last.pt, as `train resume=` does.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ from .sizes_report import (
 )
 from .timing import interleave, machine, variants
 
-USUAL = ("n", "s", "m", "l")  # where scale= names none
-# What may be changed when an experiment goes on; the rest would make its sizes incomparable.
+DEFAULT_SCALES = ("n", "s", "m", "l")
+# Settings that may change when an experiment is resumed; another one would make its sizes incomparable.
 CHANGEABLE = frozenset(("device", "workers", "cache", "plots", "verbose", "debug", "allow_outside"))
-ADDRESS = frozenset(("mode", "task", "resume", "project", "name", "exist_ok", "model_scale"))
-FOLDERS = frozenset(("project", "name", "exist_ok", "resume", "mode", "task", "model_scale"))  # set for each size here
-LATENCY = "fp32 channels_last"
+# Settings of the verb itself, or that differ from size to size. They are no part of the budget.
+NOT_SHARED = frozenset(("mode", "task", "resume", "project", "name", "exist_ok", "model_scale"))
+VARIANT = "fp32 channels_last"  # type and layout of the latencies
 
 
 def run_sizes(settings: Settings) -> Experiment:
@@ -64,19 +64,16 @@ def run_sizes(settings: Settings) -> Experiment:
         raise UserError(
             "sizes starts its own processes: call it without torchrun; device=0,1 trains each size on two GPUs."
         )
-    experiment = _resumed(settings) if settings.resume else _begun(settings)
+    experiment = _resumed_experiment(settings) if settings.resume else _new_experiment(settings)
     folder = experiment.folder
     print(f"Sizes {', '.join(experiment.scales)} under one budget ({budget(experiment)}); results in {folder}")
     try:
-        experiment = _completed(experiment)
+        experiment = _complete(experiment)
     except BaseException:
-        if _holds_work(folder) or settings.resume:
+        if settings.resume or any(path.is_file() and path.name != FILE for path in folder.rglob("*")):
             print(f"The experiment is not finished. To go on with it: bitfalcon sizes resume={folder}")
-        else:  # the mistake was in what was asked: nothing is left of it
-            (folder / FILE).unlink(missing_ok=True)
-            for empty in (*(folder / scale for scale in experiment.scales), folder):
-                if empty.is_dir() and not any(empty.iterdir()):
-                    empty.rmdir()
+        else:  # a mistake in the settings: nothing was trained
+            _remove_empty(experiment)
         raise
     text = markdown(experiment)
     write_text(folder / "sizes.md", text)
@@ -89,42 +86,43 @@ def run_sizes(settings: Settings) -> Experiment:
     return experiment
 
 
-def _completed(experiment: Experiment) -> Experiment:
+def _complete(experiment: Experiment) -> Experiment:
+    """Train and time what is not trained or timed yet; the record on the disk is written after each size."""
     trained = False
     for scale in experiment.scales:
         if experiment.record(scale) is None:
-            row, used = _train(experiment, scale)
-            experiment = replace(experiment, rows=(*experiment.rows, row), used=used)
+            record, used = _train(experiment, scale)
+            experiment = replace(experiment, rows=(*experiment.rows, record), used=used)
             save_experiment(experiment)
             trained = True
-    if trained or any(row.latency is None for row in experiment.rows):
-        experiment = _timed(experiment)
+    if trained or any(record.latency is None for record in experiment.rows):
+        experiment = _time(experiment)
         save_experiment(experiment)
     return experiment
 
 
-def _holds_work(folder: Path) -> bool:
-    return any(path.is_file() and path.name != FILE for path in folder.rglob("*"))
+def _remove_empty(experiment: Experiment) -> None:
+    (experiment.folder / FILE).unlink(missing_ok=True)
+    for folder in (*(experiment.folder / scale for scale in experiment.scales), experiment.folder):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
 
 
-def _begun(settings: Settings) -> Experiment:
-    """A new experiment and its folder. Raises UserError for what cannot be compared or gone on with."""
+def _new_experiment(settings: Settings) -> Experiment:
+    """Make a new experiment and its folder. Raises UserError for settings under which sizes cannot be compared."""
     _check(settings)
-    found = find_model(settings.model or DEFAULT_MODEL, settings.variant)
-    scales = _scales(settings.model_scale, found)
-    kept = {key: value for key, value in given(settings).items() if key not in FOLDERS}
-    kept["model"] = _whole_path(settings.model or DEFAULT_MODEL, str(found.path))
-    if settings.data is not None:
-        kept["data"] = _whole_path(settings.data, settings.data)
-    for scale in scales:  # a size that cannot be built is told of before the first is trained
+    model = find_model(settings.model or DEFAULT_MODEL, settings.variant)
+    scales = _scales(settings.model_scale, model)
+    shared = {**_shared(settings), "model": _resolved_path(settings.model or DEFAULT_MODEL, model.path)}
+    for scale in scales:  # a size that cannot be built is refused before the first one is trained
         with torch.device("meta"):
-            build(str(kept["model"]), scale, variant=kept.get("variant"))
+            build(str(shared["model"]), scale, variant=shared.get("variant"))
     folder = new_run_dir("sizes", settings.project, settings.name, settings.exist_ok)
     if (folder / FILE).exists():
         raise UserError(
             f"'{folder}' holds an experiment already. Go on with it: resume={folder}; or give another name=."
         )
-    experiment = Experiment(folder, kept, scales)
+    experiment = Experiment(folder, shared, scales)
     save_experiment(experiment)
     return experiment
 
@@ -132,68 +130,72 @@ def _begun(settings: Settings) -> Experiment:
 def _check(settings: Settings) -> None:
     if settings.model is not None and model_kind(settings.model) is not ModelKind.GRAPH:
         raise UserError(
-            f"sizes trains a graph in several sizes; model={settings.model} is weights of one size. Give a graph, for example "
-            "model=yolov12-lite.yaml ."
+            f"sizes trains a graph in several sizes; model={settings.model} is weights of one size. Give a graph, for "
+            "example model=yolov12-lite.yaml ."
         )
     if isinstance(settings.pretrained, str):
         raise UserError(
-            f"pretrained={settings.pretrained}: weights fit one size only, the others would start from less. Leave it away."
+            f"pretrained={settings.pretrained}: weights fit one size only, the others would start from less. Leave it "
+            "away."
         )
     if settings.batch < 1:
         raise UserError(
-            f"batch={settings.batch:g}: each size would find another batch, and the budgets would differ. Give a number of images."
+            f"batch={settings.batch:g}: each size would find another batch, and the budgets would differ. Give a "
+            "number of images."
         )
     if not settings.save:
         raise UserError("save=False: without checkpoints an experiment cannot go on after a kill. Leave it away.")
 
 
-def _scales(wanted: str | None, found: ModelFile) -> tuple[str, ...]:
-    """The sizes that scale= names ("n,s", "[n, s]", "n"), or the usual ones of the graph."""
-    known = found.document.get("scales")
+def _scales(names: str | None, model: ModelFile) -> tuple[str, ...]:
+    """Return the sizes that scale= names ("n,s", "[n, s]", "n"), or the default ones that the graph has."""
+    known = model.document.get("scales")
     known = list(map(str, known)) if isinstance(known, Mapping) else []
     if not known:
         raise UserError(
-            f"'{found.path.name}' has no scales: there is one size of it only. Give a graph with scales, for example "
+            f"'{model.path.name}' has no scales: there is one size of it only. Give a graph with scales, for example "
             "model=yolov12-lite.yaml ."
         )
-    if wanted is None:
-        return tuple(scale for scale in USUAL if scale in known) or tuple(known)
-    words = list(dict.fromkeys(word.strip(" '\"") for word in wanted.strip("[]() ").split(",")))
-    if wrong := [word for word in words if word not in known]:
+    if names is None:
+        return tuple(scale for scale in DEFAULT_SCALES if scale in known) or tuple(known)
+    scales = list(dict.fromkeys(name.strip(" '\"") for name in names.strip("[]() ").split(",")))
+    if unknown := [scale for scale in scales if scale not in known]:
         raise UserError(
-            f"scale={wanted}: '{found.path.name}' has no size {wrong[0]!r}; its sizes are {', '.join(known)}. Give some of "
-            f"them, for example scale={','.join(known[:2])}.{did_you_mean(wrong[0], known)}"
+            f"scale={names}: '{model.path.name}' has no size {unknown[0]!r}; its sizes are {', '.join(known)}. Give "
+            f"some of them, for example scale={','.join(known[:2])}.{did_you_mean(unknown[0], known)}"
         )
-    return tuple(words)
+    return tuple(scales)
 
 
-def _whole_path(given_path: str, found: str) -> str:
-    # kept whole where it is a file of the user's, so that the experiment can go on from any folder
-    return str(Path(found).resolve()) if Path(given_path).is_file() else given_path
-
-
-def _resumed(settings: Settings) -> Experiment:
-    """The experiment that resume= means. Raises UserError for settings that would make another one of it."""
-    experiment = load_experiment(_to_resume(settings))
-    typed = {key: value for key, value in given(settings).items() if key not in ADDRESS}
+def _shared(settings: Settings) -> dict[str, object]:
+    """Return the settings that the user gave for all sizes, with paths that hold in any working directory."""
+    shared = {key: value for key, value in given(settings).items() if key not in NOT_SHARED}
     if settings.model is not None:
-        found = find_model(settings.model, settings.variant).path
-        typed["model"] = _whole_path(settings.model, str(found))
+        shared["model"] = _resolved_path(settings.model, find_model(settings.model, settings.variant).path)
     if settings.data is not None:
-        typed["data"] = _whole_path(settings.data, settings.data)
-    plain = json.loads(json.dumps(typed))  # as the file holds it: lists, not tuples
-    changed = changed_settings(plain, experiment.settings, CHANGEABLE, "experiment")
+        shared["data"] = _resolved_path(settings.data, settings.data)
+    return shared
+
+
+def _resolved_path(name: str, path: str | Path) -> str:
+    """Return the absolute path of a file of the user's; the name alone for what the package brings."""
+    return str(Path(path).resolve()) if Path(name).is_file() else name
+
+
+def _resumed_experiment(settings: Settings) -> Experiment:
+    """Load the experiment that resume= means. Raises UserError for settings that would make another one of it."""
+    experiment = load_experiment(_path_to_resume(settings))
+    shared = json.loads(json.dumps(_shared(settings)))  # lists for tuples, as in the file
+    changed = changed_settings(shared, experiment.settings, CHANGEABLE, "experiment")
     scales = experiment.scales
-    if settings.model_scale is not None:  # more sizes may be asked for
-        more = _scales(
-            settings.model_scale, find_model(str(experiment.settings["model"]), experiment.settings.get("variant"))
-        )
-        scales = (*scales, *(scale for scale in more if scale not in scales))
+    if settings.model_scale is not None:  # sizes may be added
+        model = find_model(str(experiment.settings["model"]), experiment.settings.get("variant"))
+        scales = tuple(dict.fromkeys((*scales, *_scales(settings.model_scale, model))))
     return replace(experiment, scales=scales, settings={**experiment.settings, **changed})
 
 
-def _to_resume(settings: Settings) -> Path:
-    """The sizes.json that is meant: a folder's, or the newest below project=."""
+def _path_to_resume(settings: Settings) -> Path:
+    """Return the sizes.json that resume= means: that of a folder, or the newest below project=."""
     if isinstance(settings.resume, str):
         path = Path(settings.resume)
         path = path / FILE if path.is_dir() else path
@@ -203,78 +205,71 @@ def _to_resume(settings: Settings) -> Path:
                 "resume=runs/detect/sizes; resume=True takes the newest."
             )
         return path
-    top = Path(settings.project or "runs/detect")
-    path = newest(p for p in top.rglob(FILE) if settings.name is None or p.parent.name.startswith(settings.name))
+    top, name = Path(settings.project or "runs/detect"), settings.name or ""
+    path = newest(path for path in top.rglob(FILE) if path.parent.name.startswith(name))
     if path is None:
         raise UserError(
-            f"resume=True: no experiment lies in or below '{top.resolve()}'. Give resume=<its folder>, or start one without "
-            "resume."
+            f"resume=True: no experiment lies in or below '{top.resolve()}'. Give resume=<its folder>, or start one "
+            "without resume."
         )
     print(f"resume=True: the newest experiment here is {path.parent}")
     return path
 
 
 def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, object]]:
-    """Train a size, or what is left of it; its row, and the settings of the budget as they held."""
-    run = experiment.folder / scale
-    best, last = (run / "weights" / name for name in ("best.pt", "last.pt"))
-    resumed = load_checkpoint(last) if last.is_file() else None
+    """Train a size to its end; returns its record, and the settings of the budget as training resolved them."""
+    folder = experiment.folder / scale
+    best, last = (folder / "weights" / name for name in ("best.pt", "last.pt"))
+    before = load_checkpoint(last) if last.is_file() else None
     print(f"\nSize {scale}:")
-    if resumed is None:  # killed before its first checkpoint, or not begun
-        own = {
-            "mode": "train",
-            "model_scale": scale,
-            "project": str(experiment.folder),
-            "name": scale,
-            "exist_ok": True,
-        }
-        metrics = run_train(load_settings({**experiment.settings, **own}), None).metrics
-    elif not is_finished(resumed):
-        kept = {key: value for key, value in experiment.settings.items() if key in CHANGEABLE}
-        metrics = run_train(load_settings({**kept, "mode": "train", "resume": str(last)}), None).metrics
+    if before is None:  # not begun, or killed before its first checkpoint
+        own = {"model_scale": scale, "project": str(experiment.folder), "name": scale, "exist_ok": True}
+        metrics = run_train(load_settings({**experiment.settings, **own, "mode": "train"}), None).metrics
+    elif not is_finished(before):
+        changeable = {key: value for key, value in experiment.settings.items() if key in CHANGEABLE}
+        metrics = run_train(load_settings({**changeable, "mode": "train", "resume": str(last)}), None).metrics
     else:  # killed after its last epoch
-        metrics = _measured(run, resumed)
-    opened, ended = load_checkpoint(best), load_checkpoint(last)
-    sizes = summary(opened.model(), _side(opened))
-    row = SizeRecord(
-        scale,
-        sizes.parameters,
-        sizes.gflops,
-        metrics.ap50,
-        metrics.ap,
-        best.stat().st_size,
-        ended.epoch + 1,
-        ended.training["seconds"],
+        metrics = _evaluate(folder, before)
+    checkpoint, after = load_checkpoint(best), load_checkpoint(last)
+    size = summary(checkpoint.model(), _imgsz(checkpoint))
+    record = SizeRecord(
+        scale=scale,
+        parameters=size.parameters,
+        gflops=size.gflops,
+        ap50=metrics.ap50,
+        ap=metrics.ap,
+        bytes=best.stat().st_size,
+        epochs=after.epoch + 1,
+        seconds=after.training["seconds"],
     )
-    return row, {key: ended.settings[key] for key in BUDGET}
+    return record, {key: after.settings[key] for key in BUDGET}
 
 
-def _measured(run: Path, last: Checkpoint) -> Metrics:
-    """Metrics of a run's best weights, as training itself measures them at its end."""
+def _evaluate(folder: Path, last: Checkpoint) -> Metrics:
+    """Measure the best weights of a run as training does at its end."""
     settings = recorded_settings(last)
     device = select_devices(settings.device)[0]
-    model = fold_for_inference(load_checkpoint(run / "weights" / "best.pt").model(), device)
+    model = fold_for_inference(load_checkpoint(folder / "weights" / "best.pt").model(), device)
     data, settings = find_data(settings)
     settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings).samples
-    pictures = Pictures(run, model.names, settings.plots, print, board=False)
-    validator, _ = evaluate_and_report(model, samples, settings, folder=run, pictures=pictures)
+    pictures = Pictures(folder, model.names, settings.plots, print, board=False)
+    validator, _ = evaluate_and_report(model, samples, settings, folder=folder, pictures=pictures)
     return validator.metrics
 
 
-def _side(checkpoint: Checkpoint) -> int:
-    side = checkpoint.settings.get("imgsz", 640)
-    return side if isinstance(side, int) else max(side)
+def _imgsz(checkpoint: Checkpoint) -> int:
+    imgsz = checkpoint.settings.get("imgsz", 640)
+    return imgsz if isinstance(imgsz, int) else max(imgsz)
 
 
-def _timed(experiment: Experiment) -> Experiment:
-    """All rows with latencies, measured in turns in this process."""
+def _time(experiment: Experiment) -> Experiment:
+    """Return the experiment with new latencies of all its sizes, measured in turns in this process."""
     device = select_devices(experiment.resolved.device)[0]
     runs = {}
-    for row in experiment.rows:
-        opened = load_checkpoint(experiment.folder / row.scale / "weights" / "best.pt")
-        runs[row.scale] = variants(opened.model(), _side(opened), 1, device, names=[LATENCY])[LATENCY]
-    taken = interleave(runs, rounds=ROUNDS, warmup=2, device=device)
-    return replace(
-        experiment, rows=tuple(replace(row, latency=taken[row.scale]) for row in experiment.rows), machine=machine()
-    )
+    for record in experiment.rows:
+        checkpoint = load_checkpoint(experiment.folder / record.scale / "weights" / "best.pt")
+        runs[record.scale] = variants(checkpoint.model(), _imgsz(checkpoint), 1, device, names=[VARIANT])[VARIANT]
+    timings = interleave(runs, rounds=ROUNDS, warmup=2, device=device)
+    records = tuple(replace(record, latency=timings[record.scale]) for record in experiment.rows)
+    return replace(experiment, rows=records, machine=machine())

@@ -1,4 +1,4 @@
-"""How long things take, compared fairly: every candidate in turn, round after round, in one process, and on which machine.
+"""Compare times fairly: all candidates take turns, round after round, in one process; and describe the machine.
 
 A machine that is shared or that changes its clock drifts; candidates that take turns drift together, so that their
 ratios hold where the milliseconds do not.
@@ -25,19 +25,9 @@ from ..models.detector import Detector
 from ..models.inference.prepare import fold_for_inference
 
 ROUNDS, WARMUP = 7, 1
-FLAGS = (
-    "avx2",
-    "avx_vnni",
-    "avx512f",
-    "avx512_vnni",
-    "avx512_bf16",
-    "amx_bf16",
-    "amx_int8",
-    "asimddp",
-    "i8mm",
-    "bf16",
-)  # as Linux names them
-# What tells of them where there is no /proc/cpuinfo; private to torch, so each may be missing.
+# Instruction sets that matter for the arithmetic of networks, as Linux names them.
+FLAGS = "avx2 avx_vnni avx512f avx512_vnni avx512_bf16 amx_bf16 amx_int8 asimddp i8mm bf16".split()
+# Functions of torch.cpu that know them without /proc/cpuinfo. They are private to torch, so each may be missing.
 PROBES = {
     "avx2": "_is_avx2_supported",
     "avx512f": "_is_avx512_supported",
@@ -45,53 +35,53 @@ PROBES = {
     "avx512_bf16": "_is_avx512_bf16_supported",
     "amx_bf16": "_is_amx_tile_supported",
 }
-LIMITS = (
-    "ONEDNN_MAX_CPU_ISA",
-    "DNNL_MAX_CPU_ISA",
-    "ATEN_CPU_CAPABILITY",
-)  # variables that forbid instructions the CPU has
+# Environment variables that forbid instructions of the CPU.
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
 PACKAGES = ("torchvision", "onnx", "onnxruntime", "openvino")
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds of one candidate, a value a round."""
+    """The time of one candidate: milliseconds, one value for each round."""
 
     rounds: tuple[float, ...]
 
     @property
     def median(self) -> float:
-        """Milliseconds in the middle."""
+        """The median in milliseconds."""
         return statistics.median(self.rounds)
 
     @property
     def low(self) -> float:
-        """First quartile."""
+        """The first quartile in milliseconds."""
         return self._quartiles()[0]
 
     @property
     def high(self) -> float:
-        """Third quartile."""
+        """The third quartile in milliseconds."""
         return self._quartiles()[2]
 
     @property
     def spread(self) -> float:
-        """Interquartile range."""
+        """The interquartile range in milliseconds."""
         return self.high - self.low
 
     @property
     def count(self) -> int:
-        """How many rounds."""
+        """The number of rounds."""
         return len(self.rounds)
 
     def faster_than(self, other: Timing) -> float:
-        """How many times faster than `other`: the median of the ratios round by round where both ran in the same rounds."""
+        """Return how many times faster this is than `other`.
+
+        With as many rounds as `other`: the median of the ratios round by round. Otherwise the ratio of the medians.
+        """
         if self.count == other.count:
-            return statistics.median(theirs / own for own, theirs in zip(self.rounds, other.rounds, strict=True))
+            return statistics.median(slow / fast for fast, slow in zip(self.rounds, other.rounds, strict=True))
         return other.median / self.median
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for a JSON file; `from_dict` reads them."""
+        """Return plain values for a JSON file; `from_dict` reads them."""
         return {
             "median_ms": round(self.median, 4),
             "low_ms": round(self.low, 4),
@@ -102,7 +92,7 @@ class Timing:
 
     @classmethod
     def from_dict(cls, content: object) -> Timing:
-        """What `as_dict` gave. Raises UserError for anything else."""
+        """Build a timing from the values of `as_dict`. Raises UserError for anything else."""
         rounds = content.get("rounds_ms") if isinstance(content, Mapping) else None
         if (
             not isinstance(rounds, list)
@@ -129,44 +119,42 @@ def interleave(
 ) -> dict[str, Timing]:
     """Time every candidate once a round, in the order of `runs` and, in every second round, backwards.
 
-    warmup: rounds that are not counted. seconds: a candidate is called again until so much time has passed, and its
-    mean counts; 0: one call. device: where the work is done; on CUDA a measurement waits for it. clock gives seconds.
-    What a candidate raises ends the measurement.
+    warmup: rounds that are not counted. seconds: a candidate is called again until this time has passed, and the mean
+    of its calls counts; 0: one call. device: where the work is done; on CUDA a measurement waits for it. clock:
+    returns seconds. An exception of a candidate ends the measurement.
     """
     if rounds < 1 or warmup < 0:
         raise ValueError(f"rounds={rounds}, warmup={warmup}: expected at least one round, and no negative warm-up")
     wait = (lambda: torch.cuda.synchronize(device)) if device is not None and device.type == "cuda" else (lambda: None)
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}  # milliseconds
     for number in range(-warmup, rounds):
         for name in list(runs) if number % 2 == 0 else reversed(runs):
-            spent = _mean(runs[name], seconds, wait, clock)
+            mean = _mean(runs[name], seconds, wait, clock)
             if number >= 0:
-                taken[name].append(spent * 1e3)
-    return {name: Timing(tuple(values)) for name, values in taken.items()}
+                times[name].append(mean * 1e3)
+    return {name: Timing(tuple(values)) for name, values in times.items()}
 
 
 def _mean(run: Callable[[], object], seconds: float, wait: Callable[[], None], clock: Callable[[], float]) -> float:
+    """Return the mean seconds of a call, over as many calls as fill `seconds`, at least one."""
     wait()
-    start, calls, passed = clock(), 0, 0.0
-    while not calls or passed < seconds:
+    start, calls, elapsed = clock(), 0, 0.0
+    while not calls or elapsed < seconds:
         run()
         wait()
         calls += 1
-        passed = clock() - start
-    return passed / calls
+        elapsed = clock() - start
+    return elapsed / calls
 
 
 def machine() -> dict[str, object]:
-    """What a timing depends on, as plain values: processor, instruction set, threads, GPU, versions.
+    """Return what a timing depends on, as plain values: processor, instruction set, threads, GPU, versions.
 
-    "instructions": what the CPU has of FLAGS. "limits": variables that forbid some of them. "capability": what
-    torch's own kernels use.
+    "instructions": those of FLAGS that the CPU has. "limits": variables of LIMITS that are set. "capability": the
+    instruction set of torch's own kernels.
     """
-    gpus = (
-        [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_name(index) for index in range(count)]
     versions = {name: _version(name) for name in PACKAGES}
     return {
         "cpu": _cpu_name(),
@@ -181,25 +169,26 @@ def machine() -> dict[str, object]:
         "torch": str(torch.__version__),
         "cuda": str(torch.version.cuda or "") if gpus else "",
         "bitfalcon": __version__,
-        "versions": {name: found for name, found in versions.items() if found},
+        "versions": {name: version for name, version in versions.items() if version},
     }
 
 
 def machine_line(facts: Mapping[str, object]) -> str:
-    """The facts of `machine` as one line of text, for the head of a table."""
-    limits = "".join(f", {name}={value}" for name, value in facts.get("limits", {}).items())
+    """Return the facts of `machine` as one line of text, for the notes of a table."""
     gpu = f"GPU {facts['gpu']}; " if facts.get("gpu") else ""
-    packages = ", ".join(f"{name} {found}" for name, found in facts.get("versions", {}).items())
+    instructions = ", ".join(facts.get("instructions", ())) or "instructions not known"
+    limits = "".join(f", {name}={value}" for name, value in facts.get("limits", {}).items())
+    packages = "".join(f", {name} {version}" for name, version in facts.get("versions", {}).items())
     return (
-        f"{gpu}CPU {facts.get('cpu')}, {facts.get('capability')} ({', '.join(facts.get('instructions', ())) or 'instructions not known'}"
-        f"{limits}), {facts.get('threads')} of {facts.get('cores')} threads; torch {facts.get('torch')}{', ' + packages if packages else ''}, "
+        f"{gpu}CPU {facts.get('cpu')}, {facts.get('capability')} ({instructions}{limits}), "
+        f"{facts.get('threads')} of {facts.get('cores')} threads; torch {facts.get('torch')}{packages}, "
         f"bitfalcon {facts.get('bitfalcon')}, Python {facts.get('python')}, {facts.get('system')}"
     )
 
 
 def _cpu_name() -> str:
-    found = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
-    return found[0] if found else platform.processor() or platform.machine() or "not known"
+    names = [line.partition(":")[2].strip() for line in _cpuinfo() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine() or "not known"
 
 
 def _instructions() -> list[str]:
@@ -224,7 +213,7 @@ def _version(name: str) -> str:
         return ""
 
 
-# name -> type of the numbers, and how they lie in memory
+# name -> type of the numbers and memory layout
 VARIANTS: Mapping[str, tuple[torch.dtype, torch.memory_format]] = {
     "fp32 NCHW": (torch.float32, torch.contiguous_format),
     "fp32 channels_last": (torch.float32, torch.channels_last),
@@ -239,10 +228,10 @@ def variants(
     device: torch.device | str = "cpu",
     names: Sequence[str] = tuple(VARIANTS),
 ) -> dict[str, Callable[[], Tensor]]:
-    """Callables by name, each a copy of the model, folded, in its type and layout, on one batch of noise; they give decoded predictions.
+    """Return functions by name that run a folded copy of the model, in one type and layout, on a batch of noise.
 
-    imgsz: side or (height, width), taken up to the next size that is legal. The model is left as it is. names: of
-    VARIANTS.
+    imgsz: side or (height, width), rounded up to what the model takes. names: keys of VARIANTS. The functions return
+    decoded predictions (batch, 4+nc, A). The model itself is not changed.
     """
     sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
     sides = tuple(-(-side // model.multiple) * model.multiple for side in sides)
