@@ -49,10 +49,6 @@ TOLERANCES = {
     "float32": "float32",
     "int8": "int8",
 }  # precision of a candidate -> that of a tolerance; others have 16 bits
-SETTINGS_READ = frozenset(
-    "mode task model data split imgsz batch device format project name exist_ok plots workers allow_outside verbose "
-    "debug max_det single_cls pretrained".split()
-)
 Records = dict[str, EngineRecord]  # by the name of the candidate
 Engines = Mapping[str, Network | Runtime]  # likewise, open and without a failure so far
 
@@ -81,7 +77,7 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
     is from; exports beside it are used. A candidate that fails is a record with the reason. Raises UserError for
     settings that no candidate could run with.
     """
-    if others := sorted(settings.given - SETTINGS_READ):
+    if others := settings.unused_by("benchmark"):
         names = ", ".join(others)
         note(f"note: benchmark runs all precisions of the engines in the same way; without effect: {names}")
     conditions = _conditions(model, settings, select_device(settings.device))

@@ -16,7 +16,7 @@ import torch
 from ..config.devices import select_devices
 from ..config.errors import UserError
 from ..config.files import cfg_dir
-from ..config.settings import Settings, load_settings
+from ..config.settings import Settings, keys_with, load_settings
 from ..config.yaml_files import load_yaml
 from ..data.shapes import ensure_shapes
 from ..train.run import run_train
@@ -32,8 +32,6 @@ MODEL: Mapping[str, object] = {
     "plots": False,
     "verbose": False,
 }
-SETTINGS_READ = "epochs device seed project name exist_ok workers amp compile deterministic".split()
-IGNORED = {"mode", "task", "debug"}
 
 
 @dataclass(frozen=True)
@@ -69,10 +67,11 @@ def run_selftest(settings: Settings) -> Verdict:
 
     Raises UserError for settings that would make another test of it.
     """
-    if others := sorted(settings.given - {*SETTINGS_READ, *IGNORED}):
-        read, refused = (", ".join(f"{key}=" for key in keys) for keys in (SETTINGS_READ, others))
+    used = keys_with("verbs", "selftest")
+    if others := settings.unused_by("selftest"):
+        read, refused = (", ".join(f"{key}=" for key in keys) for keys in (used, others))
         raise UserError(f"selftest always trains the same model on the same data; it takes {read} but not {refused}.")
-    given = {key: getattr(settings, key) for key in SETTINGS_READ if key in settings.given}
+    given = {key: getattr(settings, key) for key in used if key in settings.given}
     shapes = load_yaml(cfg_dir() / "datasets" / "shapes.yaml")["settings"]  # suited to 160 images
     devices = select_devices(settings.device)
     start = time.perf_counter()

@@ -18,7 +18,7 @@ import torch
 from ..config.devices import select_devices
 from ..config.errors import UserError, did_you_mean
 from ..config.files import new_run_dir, write_text
-from ..config.settings import Settings, given, load_settings
+from ..config.settings import Settings, given, keys_with, load_settings
 from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..export.formats import ModelKind, model_kind
@@ -47,8 +47,6 @@ from .sizes_report import (
 from .timing import interleave, machine, variants
 
 DEFAULT_SCALES = ("n", "s", "m", "l")
-# Settings that may change when an experiment is resumed; another one would make its sizes incomparable.
-CHANGEABLE = frozenset(("device", "workers", "cache", "plots", "verbose", "debug", "allow_outside"))
 # Settings of the verb itself, or that differ from size to size. They are no part of the budget.
 NOT_SHARED = frozenset(("mode", "task", "resume", "project", "name", "exist_ok", "model_scale"))
 VARIANT = "fp32 channels_last"  # type and layout of the latencies
@@ -186,7 +184,7 @@ def _resumed_experiment(settings: Settings) -> Experiment:
     """Load the experiment that resume= means. Raises UserError for settings that would make another one of it."""
     experiment = load_experiment(_path_to_resume(settings))
     shared = json.loads(json.dumps(_shared(settings)))  # lists for tuples, as in the file
-    changed = changed_settings(shared, experiment.settings, CHANGEABLE, "experiment")
+    changed = changed_settings(shared, experiment.settings, "experiment")
     scales = experiment.scales
     if settings.model_scale is not None:  # sizes may be added
         model = find_model(str(experiment.settings["model"]), experiment.settings.get("variant"))
@@ -226,7 +224,9 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
         own = {"model_scale": scale, "project": str(experiment.folder), "name": scale, "exist_ok": True}
         metrics = run_train(load_settings({**experiment.settings, **own, "mode": "train"}), None).metrics
     elif not is_finished(before):
-        changeable = {key: value for key, value in experiment.settings.items() if key in CHANGEABLE}
+        changeable = {
+            key: value for key, value in experiment.settings.items() if key in keys_with("resume", "experiment")
+        }
         metrics = run_train(load_settings({**changeable, "mode": "train", "resume": str(last)}), None).metrics
     else:  # killed after its last epoch
         metrics = _evaluate(folder, before)

@@ -24,6 +24,7 @@ from .errors import UserError, did_you_mean, nearest, raise_problems
 from .files import cfg_dir
 from .yaml_files import find_settings, is_recipe, load_yaml
 
+FOR_EVERY_VERB = ("mode", "task", "debug")
 MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets: beyond, a value is plain text
 
 
@@ -47,6 +48,11 @@ def _groups() -> dict[str, dict[str, dict[str, Any]]]:
 def live() -> dict[str, dict[str, Any]]:
     """The rows that are settings: without old names and keys that have no effect."""
     return {key: row for key, row in table().items() if "now" not in row and "unused" not in row}
+
+
+def keys_with(column: str, value: str) -> list[str]:
+    """The settings whose row of cfg/default.yaml has `value` in the list `column` (verbs, not_for, resume)."""
+    return [key for key, row in live().items() if value in row.get(column, ())]
 
 
 def defaults_text() -> str:
@@ -322,6 +328,10 @@ class Settings:
     def __repr__(self) -> str:
         changed = (f"{key}={value!r}" for key, value in self._values.items() if value != live()[key]["default"])
         return f"Settings({', '.join(changed)})"
+
+    def unused_by(self, verb: str) -> list[str]:
+        """The given keys that `verb` does not use, sorted; for the verbs that cfg/default.yaml names in `verbs`."""
+        return sorted(self.given.difference(keys_with("verbs", verb), FOR_EVERY_VERB))
 
     def replace(self, **changes: object) -> Settings:
         """A copy with `changes`, checked like a user's. Raises UserError with all problems."""

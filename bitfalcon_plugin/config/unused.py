@@ -4,27 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .settings import Settings
+from .settings import Settings, keys_with
 
 MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # what puts images together; `close_mosaic` and rect end it
-ELSEWHERE = (
-    "split",
-    "half",
-    "save_json",
-    "save_txt",
-    "save_conf",
-    "save_crop",
-    "save_frames",
-    "augment",
-    "embed",
-    "source",
-    "vid_stride",
-    "stream_buffer",
-    "show",
-    "allow_url",
-    "json",
-)
-
 # key -> (whether it is idle, why); the arguments are the settings, and whether the run starts from a checkpoint
 RULES: dict[str, tuple[Callable[[Settings, bool], bool], str]] = {
     "model_scale": (lambda s, weights: weights, "the checkpoint's own size is trained"),
@@ -51,7 +33,7 @@ RULES: dict[str, tuple[Callable[[Settings, bool], bool], str]] = {
         key: (lambda s, weights, key=key: s.rect and bool(getattr(s, key)), "rect=True: images are not mixed")
         for key in MIXING
     },
-    **{key: (lambda s, weights: True, "it is for val and predict") for key in ELSEWHERE},
+    **{key: (lambda s, weights: True, "it is for val and predict") for key in keys_with("not_for", "train")},
 }
 
 

@@ -10,10 +10,6 @@ from ..config.notes import note
 from ..config.settings import Settings, live
 from .formats import EXPORT_FORMATS, OPTIONS
 
-USED_SETTINGS = frozenset(
-    "mode task model data source imgsz batch device format out allow_outside half int8 dynamic nms opset simplify "
-    "model_scale variant pretrained verbose debug".split()
-)
 SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file
 
 
@@ -39,15 +35,16 @@ def note_unused(
     format_: str, settings: Settings, given: Collection[str] | None, data_remembered: bool, on_cpu: bool
 ) -> None:
     """Print one note that names the settings that were given, differ from their defaults and change nothing here."""
-    used = USED_SETTINGS | (SUPPRESSION_SETTINGS if settings.nms else frozenset())
+    keys = set(settings.unused_by("export")) - (SUPPRESSION_SETTINGS if settings.nms else set())
     if "simplify" not in EXPORT_FORMATS[format_].options:
-        used -= {"simplify"}
+        keys |= settings.given & {"simplify"}
     if not on_cpu:
-        used -= {"device"}
-    keys = settings.given if given is None else settings.given & set(given)
-    if given is None and data_remembered:
+        keys |= settings.given & {"device"}
+    if given is not None:
+        keys &= set(given)
+    elif data_remembered:
         keys -= {"single_cls"}  # it may be the checkpoint's own
-    unused = sorted(key for key in keys - used if getattr(settings, key) != live()[key]["default"])
+    unused = sorted(key for key in keys if getattr(settings, key) != live()[key]["default"])
     if unused:
         names = ", ".join(f"{key} (needs nms=True)" if key in SUPPRESSION_SETTINGS else key for key in unused)
         note(f"note: without effect on an export: {names}")

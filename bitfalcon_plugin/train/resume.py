@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
 
 from ..config.errors import UserError
-from ..config.settings import Settings, given, live, load_settings
+from ..config.settings import Settings, given, keys_with, live, load_settings
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 
-# What may be changed when a run is resumed; any other setting would make another run of it.
-CHANGEABLE = frozenset(
-    (
-        "epochs time patience batch imgsz device workers cache save save_period val plots verbose debug data "
-        "allow_outside amp compile checkpointing sync_bn freeze close_mosaic mosaic mixup cutmix copy_paste "
-        "copy_paste_mode bgr hsv_h hsv_s hsv_v degrees translate scale shear perspective flipud fliplr multi_scale "
-        "conf iou max_det"
-    ).split()
-)
 ADDRESS = frozenset(("mode", "task", "model", "resume"))  # which run is meant
 
 
@@ -98,24 +89,24 @@ def newest(paths: Iterable[Path]) -> Path | None:
 def resumed_settings(checkpoint: Checkpoint, settings: Settings) -> Settings:
     """The settings of a run that is resumed: the recorded ones, with what the user changed.
 
-    Raises UserError for changes of settings that are not CHANGEABLE.
+    Raises UserError for changes of settings that may not change (`changed_settings`).
     """
     recorded = _recorded(checkpoint)
     typed = {key: value for key, value in given(settings).items() if key not in ADDRESS}
-    changed = changed_settings(typed, recorded, CHANGEABLE, "run")
+    changed = changed_settings(typed, recorded, "run")
     # a setting that nobody gave stays not given: workers and amp then follow the machine, and the value is the default
     given_before = checkpoint.training.get("given", recorded)
     kept = {key: value for key, value in recorded.items() if key in given_before or value != _default(key)}
     return load_settings({**kept, **changed, "mode": "train", "resume": True})
 
 
-def changed_settings(
-    typed: Mapping[str, object], recorded: Mapping[str, object], changeable: Set[str], kind: str
-) -> dict[str, object]:
+def changed_settings(typed: Mapping[str, object], recorded: Mapping[str, object], kind: str) -> dict[str, object]:
     """The typed settings that differ from the recorded ones (a setting without a record has its default).
 
-    kind: what is resumed, "run" or "experiment". Raises UserError with all changes of settings outside `changeable`.
+    kind: what is resumed, "run" or "experiment". Raises UserError with all changes of settings that may not change
+    then (column `resume` of cfg/default.yaml).
     """
+    changeable = keys_with("resume", kind)
     before = {key: recorded.get(key, _default(key)) for key in typed}
     changed = {key: value for key, value in typed.items() if value != before[key]}
     fixed = [f"{key}={value} (the {kind}: {before[key]})" for key, value in changed.items() if key not in changeable]

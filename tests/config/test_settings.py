@@ -162,7 +162,14 @@ def test_every_row_is_whole(key: str) -> None:
     if "type" not in row:
         assert "unused" in row and set(row) <= {"default", "also", "unused"}
         return
-    assert set(row) <= {"default", "type", "unit", "min", "max", "above", "choices", "example", "help", "unused"}
+    used_by = {
+        "verbs": {"doctor", "selftest", "export", "benchmark"},
+        "not_for": {"train"},
+        "resume": {"run", "experiment"},
+    }
+    columns = {"default", "type", "unit", "min", "max", "above", "choices", "example", "help", "unused"}
+    assert set(row) <= columns | used_by.keys()
+    assert all(set(row.get(column, ())) <= values for column, values in used_by.items())
     kinds = row["type"].split("|")
     assert set(kinds) <= set(KINDS) and row["help"] and not row["help"].endswith(".")
     assert "choices" not in row or {"str", "name"} & set(kinds)

@@ -21,7 +21,6 @@ from .checks import CHECKS, Finding, View
 from .survey import Picture, Survey, survey
 
 SEVERITIES = ("error", "warning", "note")
-READS = {"mode", "task", "data", "imgsz", "single_cls", "allow_outside", "out", "debug"}  # settings that matter to it
 COMMON = 0.1  # share of images from which their size is told
 SMALL, LARGE = 32**2, 96**2  # px
 PER_IMAGE = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, None))
@@ -86,7 +85,7 @@ def run_doctor(settings: Settings) -> Report:
         raise UserError("doctor needs data=: a dataset YAML, for example bitfalcon doctor data=data.yaml .")
     if settings.out and Path(settings.out).is_dir():
         raise UserError(f"out={settings.out} is a folder; give the file to write, for example out=doctor.json .")
-    if unread := sorted(settings.given - READS):
+    if unread := settings.unused_by("doctor"):
         print(f"note: doctor only looks; without effect here: {', '.join(unread)}", file=sys.stderr)
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
     report = examine(
