@@ -118,7 +118,7 @@ def _version(tokens: Sequence[str]) -> int:
 
 def _cfg(tokens: Sequence[str]) -> int:
     """Print the settings as a YAML to edit; with --markdown as a table of Markdown."""
-    from .config.settings import defaults_text, settings_table
+    from .config.listing import defaults_text, settings_table
 
     print(settings_table() if {"--markdown", "markdown"} & set(tokens) else defaults_text(), end="")
     return 0
@@ -126,7 +126,7 @@ def _cfg(tokens: Sequence[str]) -> int:
 
 def _copy_cfg(tokens: Sequence[str]) -> int:
     from .config.files import write_text
-    from .config.settings import defaults_text
+    from .config.listing import defaults_text
 
     if os.path.lexists(COPY):
         raise UserError(f"'{COPY}' is here already and may hold your changes. Rename or remove it first.")

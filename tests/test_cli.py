@@ -18,7 +18,9 @@ from bitfalcon_plugin.config import checks
 from bitfalcon_plugin.config import command_line as commands
 from bitfalcon_plugin.config.command_line import parse_tokens
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
-from bitfalcon_plugin.config.settings import Settings, load_settings, settings_table, table
+from bitfalcon_plugin.config.listing import settings_table
+from bitfalcon_plugin.config.settings import Settings, load_settings
+from bitfalcon_plugin.config.table import table
 from tests.helpers.paths import ROOT
 
 

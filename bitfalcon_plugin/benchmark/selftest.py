@@ -16,7 +16,8 @@ import torch
 from ..config.devices import select_devices
 from ..config.errors import UserError
 from ..config.files import cfg_dir
-from ..config.settings import Settings, keys_with, load_settings
+from ..config.settings import Settings, load_settings
+from ..config.table import keys_with
 from ..config.yaml_files import load_yaml
 from ..data.shapes import ensure_shapes
 from ..train.run import run_train

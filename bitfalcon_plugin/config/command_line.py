@@ -10,7 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from .errors import did_you_mean, raise_problems
-from .settings import draft_of, is_model_scale, literal, live, sample, show, table
+from .settings import draft_of, is_model_scale
+from .table import live, table
+from .values import literal, sample, show
 
 MODES = ("train", "val", "predict", "info", "convert", "doctor", "selftest", "export", "sizes", "benchmark", "bit")
 BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from .settings import Settings, keys_with
+from .settings import Settings
+from .table import keys_with
 
 MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # what puts images together; `close_mosaic` and rect end it
 # key -> (whether it is idle, why); the arguments are the settings, and whether the run starts from a checkpoint

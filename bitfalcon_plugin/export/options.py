@@ -7,7 +7,8 @@ from pathlib import Path
 
 from ..config.errors import UserError
 from ..config.notes import note
-from ..config.settings import Settings, live
+from ..config.settings import Settings
+from ..config.table import live
 from .formats import EXPORT_FORMATS, OPTIONS
 
 SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from ..config.errors import UserError
-from ..config.settings import Settings, given, keys_with, live, load_settings
+from ..config.settings import Settings, given, load_settings
+from ..config.table import keys_with, live
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 

@@ -9,7 +9,8 @@ import yaml
 
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.config.files import cfg_dir
-from bitfalcon_plugin.config.settings import load_settings, table
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.config.table import table
 from bitfalcon_plugin.config.yaml_files import find_settings
 
 # spec/interface.md, end of section 2.

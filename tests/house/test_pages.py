@@ -19,7 +19,7 @@ import bitfalcon_plugin.benchmark.sizes as sizes
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.benchmark.trial import Trial
 from bitfalcon_plugin.cli import main
-from bitfalcon_plugin.config.settings import settings_table
+from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.export.formats import support_table
 from bitfalcon_plugin.models.build import resolve_graph

@@ -15,7 +15,8 @@ import yaml
 
 import bitfalcon_plugin.train.setup as preparing
 from bitfalcon_plugin.config.files import cfg_dir
-from bitfalcon_plugin.config.settings import live, load_settings, table
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.config.table import live, table
 from bitfalcon_plugin.train.records import Records
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.coloured import lay_out

@@ -1,0 +1,169 @@
+"""What a value of a setting may be: its types and their checks, texts read as values, and values shown in messages."""
+
+from __future__ import annotations
+
+import ast
+import math
+import os
+import re
+import reprlib
+import warnings
+from collections.abc import Callable, Mapping
+from numbers import Real
+from typing import Any, NamedTuple
+
+from .table import table
+
+MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets: beyond, a value is plain text
+NONE_IS_A_CHOICE = frozenset(("bit", "keep"))  # keys for which `none` is not the same as not given
+
+
+# Each check takes any value and returns it as its type, or None where it is not one (None itself is settled before).
+
+
+def _switch(value: object, row: Mapping) -> object:
+    return value if isinstance(value, bool) else None
+
+
+def _number(value: object, row: Mapping) -> object:
+    try:
+        number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # an int past 1e308
+        number = math.nan
+    inside = row.get("min", -math.inf) <= number <= row.get("max", math.inf) and number > row.get("above", -math.inf)
+    return number if inside and math.isfinite(number) else None
+
+
+def _whole(value: object, row: Mapping) -> object:
+    number = _number(value, row)
+    return int(value) if number is not None and number == int(number) else None
+
+
+def _fraction(value: object, row: Mapping) -> object:
+    return _number(value, {"min": 0, "max": 1, **row})
+
+
+def _text(value: object, row: Mapping) -> object:
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(text, str) or "choices" not in row:
+        return text if isinstance(text, str) else None
+    return {choice.lower(): choice for choice in row["choices"]}.get(text.lower())
+
+
+def _name(value: object, row: Mapping) -> object:
+    return str(value) if isinstance(value, Real) and not isinstance(value, bool) else _text(value, row)
+
+
+def _wholes(value: object, row: Mapping) -> object:
+    items = [_whole(item, row) for item in value] if isinstance(value, (list, tuple)) else []
+    return tuple(items) if items and None not in items else None
+
+
+def _parts(value: object, row: Mapping) -> object:
+    # `23.cv2`, `[backbone, 23.cv2]` as the shell passes it on, or a list in which row numbers may stand too
+    words = [word.strip(" '\"") for word in value.strip("[]() ").split(",")] if isinstance(value, str) else value
+    words = words if isinstance(words, (list, tuple)) else ()
+    numbers = [_whole(literal(word) if isinstance(word, str) else word, row) for word in words]
+    items = [_part(word) if number is None else number for number, word in zip(numbers, words)]
+    return tuple(items) if items and None not in items else None
+
+
+def _part(word: object) -> str | None:
+    """A part of a parameter's name: letters, digits, dots and underscores, and no number by itself."""
+    named = (
+        isinstance(word, str)
+        and re.fullmatch(r"[\w.]+", word)
+        and not isinstance(literal(word), (int, float, type(None)))
+    )
+    return word if named else None
+
+
+def _size(value: object, row: Mapping) -> object:
+    sides = _wholes(value if isinstance(value, (list, tuple)) else [value], row)
+    return None if sides is None or len(sides) > 2 else sides if len(sides) == 2 else sides[0]
+
+
+def _batch(value: object, row: Mapping) -> object:
+    share = _number(value, {"above": 0, "max": 1})
+    return share if share is not None and share < 1 else -1 if value == -1 else _whole(value, {"min": 1})
+
+
+class Kind(NamedTuple):
+    """A type of cfg/default.yaml: its check, its name in messages, and whether min, max and above belong to it."""
+
+    check: Callable[[object, Mapping], object]
+    words: str
+    ranged: bool = False
+
+
+KINDS: Mapping[str, Kind] = {
+    "bool": Kind(_switch, "True or False"),
+    "int": Kind(_whole, "a whole number", True),
+    "float": Kind(_number, "a number", True),
+    "fraction": Kind(_fraction, "a number from 0 to 1", True),
+    "str": Kind(_text, "text"),
+    "name": Kind(_name, "text"),
+    "ints": Kind(_wholes, "a list of whole numbers", True),
+    "parts": Kind(_parts, "parts of names such as 23.cv2"),
+    "size": Kind(_size, "a whole number or [height, width]", True),
+    "batch": Kind(_batch, "a whole number, 1 or more; -1 (what fits), or a share of the GPU's memory between 0 and 1"),
+}
+
+
+def expected(row: Mapping[str, Any]) -> str:
+    """What a value of this row may be, in words."""
+    choices = f"one of {', '.join(row['choices'])}" if "choices" in row else ""
+    limits = {"above": "above {}", "min": "at least {}", "max": "at most {}"}
+    limit = " and ".join(words.format(row[end]) for end, words in limits.items() if end in row)
+    parts = []
+    for name in row["type"].split("|"):
+        kind = KINDS[name]
+        words = choices if choices and name in ("str", "name") else kind.words
+        parts.append(f"{words} {limit}" if limit and kind.ranged else words)
+    unit = f" ({row['unit']})" if row.get("unit", "none") != "none" else ""
+    return " or ".join(parts) + unit
+
+
+def show(value: object) -> str:
+    """`value` for a message: as it was typed, or in quotes where that would read as something else; never long."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 80
+    plain = isinstance(value, str) and 0 < len(value) < 80 and literal(value) == value
+    return value if plain else short.repr(value)
+
+
+def sample(key: str, row: Mapping[str, Any]) -> str:
+    """A `key=value` that is right: the default, or the row's example where that is null."""
+    value = row["default"] if row["default"] is not None else row.get("example", "VALUE")
+    return f"{key}={str(value).replace(' ', '')}"
+
+
+def literal(text: str, key: str = "") -> object:
+    """`text` as none, true, false (any case) or a Python literal; text where it is none of these, or too long.
+
+    A key whose only type is text gets text (`source=2024`); `name` and `project` get it exactly as typed.
+    """
+    kind = table().get(key, {}).get("type")
+    if key in NONE_IS_A_CHOICE and text.lower() == "none":
+        return "none"
+    word = {"none": None, "null": None, "true": True, "false": False}.get(text.lower(), text)
+    if word is None or kind == "name":
+        return None if word is None else text
+    value = word if word is not text else _python_literal(text)
+    return value if kind != "str" or isinstance(value, str) else text
+
+
+def _python_literal(text: str) -> object:
+    depth = deepest = 0
+    for letter in text[:MAX_LITERAL]:
+        depth += (letter in "[({") - (letter in "])}")
+        deepest = max(deepest, depth)
+    if len(text) > MAX_LITERAL or deepest > MAX_NESTING:
+        return text
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # '3or' and '\d' are only text
+            value = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+    return value if isinstance(value, (bool, int, float, str, list, tuple, dict)) else text
