@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..config.errors import UserError
+from .fonts import writable
 
 # Twenty colours at least 31 apart in CIELAB, neighbours at least 52; a class keeps its colour.
 PALETTE = (
@@ -41,39 +37,6 @@ PALETTE = (
 )
 GREY = (114, 114, 114)
 SMALLEST = 6  # px: text below this height is no text
-
-# Pillow's own font knows ASCII only. Names of fonts with more, as systems have them; Pillow looks in their font folders.
-WIDER = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")
-IDEOGRAPHS = (
-    "NotoSansCJK-Regular.ttc",
-    "NotoSansCJKsc-Regular.otf",
-    "NotoSansCJK-VF.otf.ttc",
-    "SourceHanSans-Regular.ttc",
-    "wqy-microhei.ttc",
-    "wqy-zenhei.ttc",
-    "DroidSansFallbackFull.ttf",
-    "DroidSansFallback.ttf",
-    "msyh.ttc",
-    "YuGothM.ttc",
-    "malgun.ttf",
-    "PingFang.ttc",
-    "Hiragino Sans GB.ttc",
-    "AppleSDGothicNeo.ttc",
-    "Arial Unicode.ttf",
-    "ArialUnicodeMS.ttf",
-    "unifont.ttf",
-)
-FONT_FOLDERS = {
-    "darwin": ("~/Library/Fonts", "/Library/Fonts", "/System/Library/Fonts"),
-    "win32": ("%WINDIR%/fonts", "%LOCALAPPDATA%/Microsoft/Windows/Fonts"),
-}
-OTHER_FOLDERS = (
-    "$XDG_DATA_HOME/fonts",
-    "~/.local/share/fonts",
-    "~/.fonts",
-    "/usr/local/share/fonts",
-    "/usr/share/fonts",
-)
 
 
 @dataclass(frozen=True)
@@ -256,138 +219,10 @@ def ink(colour: str) -> str:
     return "black" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "white"
 
 
-def writable(text: str, size: int, font: str | None = None) -> tuple[str, ImageFont.ImageFont]:
-    """The text on one line and a font of `size` px that can draw it: `font`, Pillow's own, or one of the system.
-
-    Where no font of the system has all the letters, accents are left off and what still cannot be drawn becomes '?'.
-    """
-    text = " ".join(text.split())
-    name = _font_for("".join(sorted(set(text))), font)
-    if name is not None:
-        return text, _font(name, size)
-    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
-    return "".join(letter if letter.isascii() and letter.isprintable() else "?" for letter in plain), _font("", size)
-
-
 def _drawable(name: str, index: int, font: str | None) -> str:
     # A name of which no letter can be drawn would be a row of question marks, equal to that of other classes.
     text, _ = writable(name, 16, font)
     return f"class {index}" if text and not text.strip("? ") and name.strip("? ") else name
-
-
-@lru_cache(1024)
-def _font_for(letters: str, first: str | None) -> str | None:
-    """A font that has all the letters: `first`, "" for Pillow's own, the name or the file of one of the system; or None."""
-    if first and _has_all(first, letters):
-        return first
-    if letters.isascii() and letters.isprintable() or _has_all("", letters):
-        return ""
-    wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in letters)
-    named = (*(IDEOGRAPHS if wide else WIDER), *(WIDER if wide else IDEOGRAPHS))
-    return next((name for name in (*named, *_system_fonts()) if _has_all(name, letters)), None)
-
-
-@lru_cache(1)
-def _system_fonts() -> tuple[str, ...]:
-    """The files of the system's fonts; upright ones of ordinary weight first."""
-    folders = [
-        Path(os.path.expandvars(os.path.expanduser(name))) for name in FONT_FOLDERS.get(sys.platform, OTHER_FOLDERS)
-    ]
-    files = {
-        str(path): path.stem.lower()
-        for folder in dict.fromkeys(folders)
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in (".ttf", ".otf", ".ttc")
-    }
-    special = ("bold", "italic", "oblique", "black", "thin", "light", "mono", "serif")
-    return tuple(sorted(files, key=lambda path: sum(word in files[path] for word in special)))
-
-
-@lru_cache(256)
-def _font(name: str, size: int) -> ImageFont.ImageFont | None:
-    # A font of the system by its file's name, None where it is not there; without a name Pillow's own.
-    if not name:
-        return ImageFont.load_default(size)
-    try:
-        return ImageFont.truetype(name, size)
-    except (OSError, ValueError):
-        return None
-
-
-def _has_all(name: str, letters: str) -> bool:
-    return _font(name, 16) is not None and all(_has(name, letter) for letter in letters)
-
-
-@lru_cache(4096)
-def _has(name: str, letter: str) -> bool:
-    # A letter that a font lacks is drawn as the same sign as a code point that is never a letter.
-    font = _font(name, 16)
-    try:
-        sign, missing = font.getmask(letter), font.getmask("\uffff")
-    except (OSError, ValueError):  # a broken file, or one whose letters are of one size
-        return False
-    return letter == " " or (sign.size, bytes(sign)) != (missing.size, bytes(missing))
-
-
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int = 320) -> Image.Image:
-    """Pictures in a grid of at most `columns`, each fitted into side x side px on grey."""
-    columns = max(min(columns, len(pictures)), 1)
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * side, max(rows, 1) * side), GREY)
-    for index, picture in enumerate(pictures):
-        ratio = min(side / picture.width, side / picture.height)
-        small = picture.resize((max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)))
-        x, y = index % columns * side, index // columns * side
-        sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
-    return sheet
-
-
-def batch_sheet(
-    images: np.ndarray,
-    rows: Sequence[Sequence[Sequence[float]]],
-    names: Mapping[int, str],
-    *,
-    conf: bool = True,
-    captions: Sequence[str] = (),
-    most: int = 16,
-    limit: int = 1920,
-    least: int = 320,
-) -> Image.Image:
-    """The first `most` images of a batch in a grid as square as can be, no side above `limit` px, with their boxes.
-
-    images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image. Images are
-    made smaller where needed, and larger only up to `least` px of the longer side, so that text can be read. captions: a
-    line for each image, in its lower left corner.
-    """
-    images = images[:most]
-    count, (height, width) = max(len(images), 1), images.shape[2:]
-    columns = int(np.ceil(count**0.5))
-    lines = -(-count // columns)
-    ratio = min(limit / (columns * width), limit / (lines * height), max(least / max(width, height), 1))
-    cell = max(int(width * ratio), 1), max(int(height * ratio), 1)
-    sheet = Image.new("RGB", (columns * cell[0], lines * cell[1]), GREY)
-    for index, image in enumerate(images):
-        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize(
-            cell, Image.Resampling.BILINEAR
-        )
-        scaled = [(*(side * ratio for side in row[:4]), *row[4:6]) for row in rows[index]]
-        picture = draw_boxes(
-            picture, scaled, names, conf=conf, line_width=2, text_size=max(round(sum(cell) * 0.014), 10)
-        )
-        if index < len(captions):
-            _caption(picture, captions[index])
-        ImageDraw.Draw(picture).rectangle((0, 0, cell[0] - 1, cell[1] - 1), outline="white")
-        sheet.paste(picture, (index % columns * cell[0], index // columns * cell[1]))
-    return sheet
-
-
-def _caption(picture: Image.Image, text: str) -> None:
-    draw = ImageDraw.Draw(picture)
-    text, font = writable(text, 11)
-    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    y = picture.height - (bottom - top) - 7
-    draw.rectangle((0, y, right - left + 7, picture.height), fill="black")
-    draw.text((3 - left, y + 3 - top), text, fill="white", font=font)
 
 
 def picture_of(image: np.ndarray) -> Image.Image:

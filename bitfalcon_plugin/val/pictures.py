@@ -19,7 +19,7 @@ from ..data.augmentation.augment import Batch
 from ..data.dataset import Sample, pixel_boxes
 from ..ops.letterbox import Fit
 from ..plots.charts import NoMatplotlib, draw_labels, draw_results
-from ..plots.drawing import batch_sheet
+from ..plots.sheets import batch_sheet
 from ..tasks.metrics import Metrics
 from .loop import Watch
 from .worst import Worst

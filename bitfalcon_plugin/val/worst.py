@@ -20,7 +20,8 @@ from PIL import Image, ImageDraw
 from ..data.dataset import Sample, pixel_boxes
 from ..data.images import UnreadableImage, read_image
 from ..ops.boxes import box_iou, pair_greedily
-from ..plots.drawing import GREY, writable
+from ..plots.drawing import GREY
+from ..plots.fonts import writable
 
 IOU = 0.5
 MISS, FALSE, HIT = "#ff2d2d", "#ffc400", "#2fbf71"  # colours of the picture

@@ -9,17 +9,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.plots import drawing
-from bitfalcon_plugin.plots.drawing import (
-    GREY,
-    PALETTE,
-    batch_sheet,
-    contact_sheet,
-    draw_boxes,
-    ink,
-    picture_of,
-    writable,
-)
+from bitfalcon_plugin.plots import drawing, fonts
+from bitfalcon_plugin.plots.drawing import GREY, PALETTE, draw_boxes, ink, picture_of
+from bitfalcon_plugin.plots.fonts import writable
+from bitfalcon_plugin.plots.sheets import batch_sheet, contact_sheet
 
 NAMES = {0: "cat", 1: "dog"}
 
@@ -254,16 +247,16 @@ def test_any_font_of_the_system_is_searched_for_letters(monkeypatch, tmp_path):
 @pytest.fixture(autouse=True)
 def fonts_are_searched_anew():
     yield
-    drawing._font_for.cache_clear(), drawing._system_fonts.cache_clear()
+    fonts._font_for.cache_clear(), fonts._system_fonts.cache_clear()
 
 
 def no_fonts(monkeypatch, *folders: str) -> None:
     """No font of the system but those in the folders."""
-    drawing._font_for.cache_clear(), drawing._system_fonts.cache_clear()
-    monkeypatch.setattr(drawing, "WIDER", ())
-    monkeypatch.setattr(drawing, "IDEOGRAPHS", ())
-    monkeypatch.setattr(drawing, "OTHER_FOLDERS", folders)
-    monkeypatch.setattr(drawing, "FONT_FOLDERS", {})
+    fonts._font_for.cache_clear(), fonts._system_fonts.cache_clear()
+    monkeypatch.setattr(fonts, "WIDER", ())
+    monkeypatch.setattr(fonts, "IDEOGRAPHS", ())
+    monkeypatch.setattr(fonts, "OTHER_FOLDERS", folders)
+    monkeypatch.setattr(fonts, "FONT_FOLDERS", {})
 
 
 def test_a_font_of_the_system_is_taken_if_it_has_every_letter():
@@ -273,7 +266,7 @@ def test_a_font_of_the_system_is_taken_if_it_has_every_letter():
         pytest.skip("this system has no DejaVuSans.ttf")
     text, font = writable("naïve кошка", 12)
     assert text == "naïve кошка" and font.getname()[0] != ImageFont.load_default(12).getname()[0]
-    assert drawing._has("DejaVuSans.ttf", "ж") and not drawing._has("DejaVuSans.ttf", "\ue123")
+    assert fonts._has("DejaVuSans.ttf", "ж") and not fonts._has("DejaVuSans.ttf", "\ue123")
 
 
 def images_of(count: int, height: int, width: int) -> np.ndarray:
