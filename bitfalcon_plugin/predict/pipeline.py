@@ -26,7 +26,7 @@ from ..models.inference.compiling import warm
 from ..ops.letterbox import Fit, letterbox_fit, minimal_canvas
 from ..ops.nms import non_max_suppression
 from ..tasks.detect import detect
-from .reader import Picture, Unread, read_pictures, shrunk
+from .reader import Picture, Unread, read_pictures, resize_pixels
 from .results import Results
 from .sources import Item, Video
 
@@ -274,7 +274,7 @@ def _input(
         room[shape] = torch.empty(shape, dtype=torch.uint8)
     canvas = room[shape]
     for image, picture, fit in zip(canvas, pictures, fits, strict=True):
-        tile = picture.tile if picture.tile.shape[:2] == fit.resized else shrunk(picture.pixels, fit.resized)
+        tile = picture.tile if picture.tile.shape[:2] == fit.resized else resize_pixels(picture.pixels, fit.resized)
         (top, left), (height, width) = fit.pad, fit.resized
         if fit.resized != fit.canvas:
             image.fill_(GREY)

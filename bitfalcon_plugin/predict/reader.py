@@ -1,6 +1,6 @@
-"""The pixels of sources, read, decoded and resized by threads while the network works on earlier ones.
+"""Threads that read, decode and resize the pictures of sources while the network works on earlier ones.
 
-Pictures come in the order of their sources; what waits is bounded, and no thread outlives the iteration.
+Pictures come in the order of their sources, a bounded number of them waits, and no thread outlives the iteration.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from .video import BrokenVideo, VideoFile
 
 T = TypeVar("T")
 Size = tuple[int, int]  # (h, w) pixels
-LIVE_FRAMES = 100  # of a webcam that wait at most where all are wanted
-_one_at_a_time = threading.Lock()  # a Pillow image may be given twice, and decodes itself when it is first asked
-PAUSE = 0.05  # seconds between two looks whether a reader should end
+MAX_LIVE_FRAMES = 100  # frames of a webcam that may wait if none is to be dropped
+PAUSE = 0.05  # seconds after which a thread with a full queue checks again whether it should end
+_pillow_lock = threading.Lock()  # a Pillow image decodes itself at its first use, and may be given twice
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One image that was read.
+    """One image of a source.
 
-    pixels: (h, w, 3) BGR uint8. tile: its resized copy (h', w', 3) RGB uint8, or of a tensor the (3, H, W) floats
-    themselves. number: of its source, from 1. milliseconds: the thread's own work. frame, frames: of a video, from 1;
-    frames is 0 where the count is not known. rate: frames a second. together: images of its tensor.
+    pixels: (h, w, 3) BGR uint8. tile: the resized image (h', w', 3) RGB uint8; if the source is a tensor, its (3, H, W)
+    floats. number: of the source, from 1. milliseconds: time that the thread took. frame, frames: number of a video's
+    frame, from 1, and their count, 0 if it is not known. rate: frames a second. together: number of images in the
+    source's tensor.
     """
 
     pixels: np.ndarray
@@ -57,7 +58,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Unread:
-    """A source that could not be read, and why."""
+    """A source that could not be read, and the reason."""
 
     path: str
     reason: str
@@ -71,13 +72,13 @@ def read_pictures(
     vid_stride: int = 1,
     keep_all: bool = False,
 ) -> Iterator[Picture | Unread]:
-    """Read all items in order. resized: size of an image -> the size that its tile should have.
+    """Yield the pictures of all items in order.
 
-    depth: pictures that may wait. vid_stride: every so many frames of a video. keep_all: also the frames of a webcam that
-    came while the network was busy; otherwise the newest one.
+    resized: size of an image -> size of its tile. depth: number of pictures that may wait. vid_stride: every how many
+    frames of a video one is read. keep_all: read all frames of a webcam, not only the newest when the network is free.
     """
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(min(max((os.cpu_count() or 1) // 2, 2), 8), "bitfalcon-read", _single_threaded)
+    pool = ThreadPoolExecutor(min(max((os.cpu_count() or 1) // 2, 2), 8), "bitfalcon-read", _use_one_core)
     try:
         for index, item in enumerate(items):
             if not isinstance(item, Video):
@@ -87,8 +88,10 @@ def read_pictures(
             if isinstance(item, Video):
                 live = isinstance(item.source, int)
                 frames = _read_frames(item, index, resized, vid_stride)
-                room = depth if not live else LIVE_FRAMES if keep_all else 1
-                yield from ahead(frames, room, newest=live and not keep_all)
+                if live:
+                    yield from ahead(frames, MAX_LIVE_FRAMES if keep_all else 1, newest=not keep_all)
+                else:
+                    yield from ahead(frames, depth)
         while waiting:
             yield waiting.popleft().result()
     finally:
@@ -96,44 +99,47 @@ def read_pictures(
 
 
 def ahead(source: Iterator[T], depth: int, newest: bool = False) -> Iterator[T]:
-    """The same items, drawn from the generator `source` by a thread that is at most `depth` of them ahead.
+    """Yield the items of generator `source`, drawn by a thread that is at most `depth` items ahead.
 
-    newest: where the reader is too slow, the oldest waiting item is dropped instead of waiting. What `source` raises is
-    raised here. When the iteration ends early `source` is closed and the thread has ended.
+    newest: when the queue is full, drop its oldest item instead of waiting. An error of `source` is raised here. When
+    the iteration ends early, `source` is closed and the thread has ended.
     """
     waiting: queue.Queue = queue.Queue(depth)
-    ended, stop = object(), threading.Event()
+    stop = threading.Event()
+    end = object()  # the last item
 
-    def hand_over(item: object) -> None:
+    def put(item: object) -> None:
+        drops = newest and item is not end
         while not stop.is_set():
             try:
-                waiting.put(item, timeout=0 if newest and item is not ended else PAUSE)
+                waiting.put(item, timeout=0 if drops else PAUSE)
                 return
             except queue.Full:
-                if newest and item is not ended:
-                    _drop_oldest(waiting)
+                if drops:
+                    with contextlib.suppress(queue.Empty):
+                        waiting.get_nowait()
 
     def work() -> None:
-        _single_threaded()
-        outcome = None
+        _use_one_core()
+        failure = None
         try:
             for item in source:
-                hand_over((item, None))
+                put((item, None))
                 if stop.is_set():
                     break
         except BaseException as error:
-            outcome = error
+            failure = error
         finally:
             source.close()
-        if outcome is not None:
-            hand_over((None, outcome))
-        hand_over(ended)
+        if failure is not None:
+            put((None, failure))
+        put(end)
 
     thread = threading.Thread(target=work, name="bitfalcon-ahead", daemon=True)
     thread.start()
     try:
-        while (found := waiting.get()) is not ended:
-            item, error = found
+        while (entry := waiting.get()) is not end:
+            item, error = entry
             if error is not None:
                 raise error
             yield item
@@ -142,23 +148,16 @@ def ahead(source: Iterator[T], depth: int, newest: bool = False) -> Iterator[T]:
         thread.join()
 
 
-def _drop_oldest(waiting: queue.Queue) -> None:
-    """Drop the oldest item, if there is one still."""
-    try:
-        waiting.get_nowait()
-    except queue.Empty:
-        pass
-
-
-def shrunk(pixels: np.ndarray, size: Size) -> Tensor:
-    """(h, w, 3) BGR uint8 -> (*size, 3) RGB uint8, resized as data.images.resize does."""
-    image = torch.from_numpy(pixels).permute(2, 0, 1)  # (3, h, w), as it lies: twice as fast to resize as planes
+def resize_pixels(pixels: np.ndarray, size: Size) -> Tensor:
+    """Resize (h, w, 3) BGR uint8 to (*size, 3) RGB uint8, with the values of data.images.resize."""
+    image = torch.from_numpy(pixels).permute(2, 0, 1)  # (3, h, w), interleaved: twice as fast to resize as planes
     blue, green, red = resize(image, size)
     return torch.stack((red, green, blue), -1)
 
 
-def _single_threaded() -> None:
-    torch.set_num_threads(1)  # of this thread: a team of its own would fight the network's for the cores
+def _use_one_core() -> None:
+    """Let torch work on one core for this thread: more threads would take the cores from the network."""
+    torch.set_num_threads(1)
 
 
 def _read_one(item: Item, index: int, resized: Callable[[Size], Size]) -> Picture | Unread:
@@ -168,31 +167,31 @@ def _read_one(item: Item, index: int, resized: Callable[[Size], Size]) -> Pictur
         pixels = planes.flip(0).permute(1, 2, 0).contiguous().numpy()
         return Picture(pixels, item.image, path, index + 1, (time.thread_time() - start) * 1e3, together=item.together)
     try:
-        with _one_at_a_time if isinstance(item, Image.Image) else contextlib.nullcontext():
-            red, green, blue = read_image(io.BytesIO(fetch_picture(item.address)) if isinstance(item, Url) else item)
+        file = io.BytesIO(fetch_picture(item.address)) if isinstance(item, Url) else item
+        with _pillow_lock if isinstance(item, Image.Image) else contextlib.nullcontext():
+            red, green, blue = read_image(file)
     except (UnreadableImage, UserError) as error:
-        if isinstance(item, np.ndarray):  # a file may be broken, an array is the caller's mistake
+        if isinstance(item, np.ndarray):  # a mistake of the caller, unlike a broken file
             raise UserError(f"source: {error}.") from error
         return Unread(path, str(error))
     pixels = torch.stack((blue, green, red), -1).numpy()  # (h, w, 3)
     size = resized(pixels.shape[:2])
-    tile = torch.stack((red, green, blue), -1) if size == pixels.shape[:2] else shrunk(pixels, size)
+    tile = torch.stack((red, green, blue), -1) if size == pixels.shape[:2] else resize_pixels(pixels, size)
     return Picture(pixels, tile, path, index + 1, (time.thread_time() - start) * 1e3)
 
 
 def _read_frames(item: Video, index: int, resized: Callable[[Size], Size], stride: int) -> Iterator[Picture | Unread]:
-    path, any_frame = describe(item, index), False
+    path, number = describe(item, index), 0
     try:
         with VideoFile(item.source) as video:
             start = time.thread_time()
             for number, frame in video.frames(stride):
-                any_frame = True
-                tile = shrunk(frame, resized(frame.shape[:2]))
-                spent = (time.thread_time() - start) * 1e3
-                yield Picture(frame, tile, path, index + 1, spent, number, video.count, video.rate / stride)
+                tile = resize_pixels(frame, resized(frame.shape[:2]))
+                milliseconds = (time.thread_time() - start) * 1e3
+                yield Picture(frame, tile, path, index + 1, milliseconds, number, video.count, video.rate / stride)
                 start = time.thread_time()
     except BrokenVideo as error:
         yield Unread(path, str(error))
     else:
-        if not any_frame:
+        if not number:
             yield Unread(path, "a video without frames")

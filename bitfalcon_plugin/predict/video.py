@@ -1,7 +1,7 @@
-"""Videos and webcams to frames, and frames to a video, by OpenCV: the extra `video` (opencv-python-headless).
+"""Read frames of videos and webcams, and write frames to a video, with OpenCV: the extra `video`.
 
-OpenCV rather than PyAV: its wheels carry FFmpeg under the LGPL alone (PyAV's carry x264 and x265, so the GPL), one call
-opens a webcam on Linux, macOS and Windows, and who uses the usual companion packages has it already.
+OpenCV rather than PyAV: its wheels carry FFmpeg under the LGPL alone (those of PyAV carry x264 and x265, so the GPL),
+one call opens a webcam on Linux, macOS and Windows, and the usual companion packages need OpenCV anyway.
 """
 
 from __future__ import annotations
@@ -11,52 +11,51 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
 from ..config.errors import UserError
 
 VIDEO_SUFFIXES = frozenset(".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split())
-SUFFIX, CODEC = (".mp4", "avc1") if sys.platform == "darwin" else (".avi", "MJPG")  # that every player there opens
-USUAL_RATE = 30.0  # frames a second, where a source does not say
+SUFFIX, CODEC = (".mp4", "avc1") if sys.platform == "darwin" else (".avi", "MJPG")  # for every player of the system
+DEFAULT_RATE = 30.0  # frames a second, if a source does not state its rate
 
 
 class BrokenVideo(Exception):
-    """A video or camera that cannot be opened; the message is the reason alone."""
+    """A video or webcam that cannot be opened. The message is the reason, without the path."""
 
 
 def has_video() -> bool:
-    """Whether the extra is installed."""
+    """Whether OpenCV is installed."""
     return find_spec("cv2") is not None
 
 
 def need_video(what: str) -> None:
-    """Raise UserError where the extra is missing. what: what it is needed for."""
+    """Raise UserError if OpenCV is missing. what: the thing that needs it, as the beginning of the message."""
     if not has_video():
         raise UserError(f"{what} needs OpenCV: pip install 'bitfalcon[video]'.")
 
 
 class VideoFile:
-    """A video file, or a webcam by its number.
+    """An open video file, or a webcam by its number. Use it as a context, or call `close`.
 
-    count: frames in it, 0 where that is not known (a webcam, some files). rate: frames a second. Raises BrokenVideo
-    where it cannot be opened. Use it as a context, or call `close`.
+    count: number of frames, 0 if it is not known (webcams, some files). rate: frames a second. Raises BrokenVideo if it
+    cannot be opened.
     """
 
-    def __init__(self, place: Path | int):
+    def __init__(self, source: Path | int):
         import cv2
 
-        self.live = isinstance(place, int)
-        with _hushed(cv2):
-            self._capture = cv2.VideoCapture(place if self.live else str(place))
+        live = isinstance(source, int)
+        with _without_log(cv2):
+            self._capture = cv2.VideoCapture(source if live else str(source))
         if not self._capture.isOpened():
             self._capture.release()
-            raise BrokenVideo(
-                "no such webcam, or it is in use" if self.live else "not a video that can be decoded here"
-            )
+            raise BrokenVideo("no such webcam, or it is in use" if live else "not a video that can be decoded here")
         count, rate = (self._capture.get(key) for key in (cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FPS))
-        self.count = int(count) if not self.live and 0 < count < 1e9 else 0
-        self.rate = float(rate) if 0 < rate < 1000 else USUAL_RATE
+        self.count = int(count) if not live and 0 < count < 1e9 else 0
+        self.rate = float(rate) if 0 < rate < 1000 else DEFAULT_RATE
 
     def __enter__(self) -> VideoFile:
         return self
@@ -65,39 +64,43 @@ class VideoFile:
         self.close()
 
     def frames(self, stride: int = 1) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (number from 1, (H, W, 3) BGR uint8) of every `stride`-th frame, the first among them."""
+        """Yield every `stride`-th frame, from the first on, as (number from 1, (H, W, 3) BGR uint8)."""
         number = 0
-        while self._capture.grab():  # frames that are passed over are not converted
+        while self._capture.grab():  # skipped frames are not converted
             number += 1
             if (number - 1) % stride == 0:
-                there, frame = self._capture.retrieve()
-                if not there:
+                success, frame = self._capture.retrieve()
+                if not success:
                     return
                 yield number, frame
 
     def close(self) -> None:
-        """Let go of the file or camera."""
+        """Close the file or webcam."""
         self._capture.release()
 
 
 @contextmanager
-def _hushed(cv2) -> Iterator[None]:
-    # A webcam that is not there takes OpenCV twenty lines; the caller says it in one.
-    log = (
-        cv2 if hasattr(cv2, "setLogLevel") else getattr(getattr(cv2, "utils", None), "logging", None)
-    )  # there from OpenCV 5 on
-    before = log.getLogLevel() if log else None
-    if log:
-        log.setLogLevel(0)
+def _without_log(cv2: ModuleType) -> Iterator[None]:
+    """Silence OpenCV, which prints twenty lines about a missing webcam; the caller raises one."""
+    log = cv2
+    if not hasattr(cv2, "setLogLevel"):  # its place from OpenCV 5 on
+        log = getattr(getattr(cv2, "utils", None), "logging", None)
+    if log is None:
+        yield
+        return
+    level = log.getLogLevel()
+    log.setLogLevel(0)
     try:
         yield
     finally:
-        if log:
-            log.setLogLevel(before)
+        log.setLogLevel(level)
 
 
 class VideoWriter:
-    """A video of BGR frames. path: its end is SUFFIX. rate: frames a second. size: (height, width) in pixels, as all frames."""
+    """A video file that grows frame by frame.
+
+    path: ends in SUFFIX. rate: frames a second. size: (height, width) of all frames, in pixels.
+    """
 
     def __init__(self, path: Path, rate: float, size: tuple[int, int]):
         import cv2
@@ -108,11 +111,11 @@ class VideoWriter:
             raise UserError(f"'{path}': this OpenCV cannot write {CODEC} videos. Give save=False, or save_frames=True.")
 
     def write(self, frame: np.ndarray) -> None:
-        """Add a frame (H, W, 3) BGR uint8. Raises ValueError for one of another size, which OpenCV would leave out."""
+        """Add a frame (H, W, 3) BGR uint8. Raises ValueError for another size: OpenCV would leave the frame out."""
         if frame.shape[:2] != self.size:
             raise ValueError(f"frame of {frame.shape[:2]} pixels in a video of {self.size}")
         self._writer.write(frame)
 
     def close(self) -> None:
-        """Finish the file."""
+        """Complete the file."""
         self._writer.release()

@@ -31,7 +31,7 @@ from bitfalcon_plugin.models.modules.attention import Attention
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.ops.nms import non_max_suppression
 from bitfalcon_plugin.predict.pipeline import _fits, _input
-from bitfalcon_plugin.predict.reader import Picture, shrunk
+from bitfalcon_plugin.predict.reader import Picture, resize_pixels
 
 CPU = torch.device("cpu")
 clock: Callable[[], float] = time.perf_counter
@@ -129,7 +129,7 @@ def shares(model: Detector, images: Tensor, rounds: int, imgsz: int) -> dict[str
             spent.update(dict.fromkeys(PARTS, 0.0))
             start = clock()
             fit = _fits([pixels.shape[:2]], imgsz, model)[0]
-            tile = shrunk(pixels, fit.resized)
+            tile = resize_pixels(pixels, fit.resized)
             _input([Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))], imgsz, model, room)
             spent["preprocessing"] = clock() - start
             raw = model(images)

@@ -148,7 +148,7 @@ def test_what_the_web_gives_instead_is_skipped_with_the_reason(site):
 
 def test_fetching_is_bounded_in_size_and_time(site):
     with pytest.raises(UserError, match="larger than 1 MiB"):
-        fetch.fetch_picture(f"{site}/huge", most=1 << 20)
+        fetch.fetch_picture(f"{site}/huge", max_bytes=1 << 20)
     with pytest.raises(UserError, match="too long"):
         fetch.fetch_picture(f"{site}/slow", seconds=0.2)
     with pytest.raises(UserError, match="cannot be fetched"):

@@ -1,7 +1,8 @@
-"""Every file of a dataset looked at, none skipped for the problems of another: the facts that `doctor` judges.
+"""Read every image and label file of a dataset, whatever is wrong with others: the facts that `doctor` judges.
 
-Duplicates are found by two hashes: one of the file's bytes, and the difference hash of the decoded picture (signs of the
-steps between neighbours of a 9x8 thumbnail), which survives another file format. Written from interface.md 5.1 and 5.2.
+Duplicates are found by two hashes: one of the file's bytes, and the difference hash of the decoded picture (signs of
+the steps between neighbours of a 9x8 thumbnail), which survives another file format. Written from interface.md 5.1 and
+5.2.
 """
 
 from __future__ import annotations
@@ -20,10 +21,8 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ...config.errors import MissingFileError, UserError
-from ...config.yaml_files import load_yaml
 from ..dataset import _lines, _walk
-from ..formats.dataset_yaml import DataSpec, _kpt_shape, _names, _root, _splits, leaves, load_data
+from ..formats.dataset_yaml import DataSpec, read_data
 from ..formats.keypoint_rows import keypoint_rows
 from ..formats.yolo import LabelFile, label_path, read_labels
 from ..images import IMAGE_SUFFIXES, UnreadableImage, read_image
@@ -76,7 +75,7 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
 
     Raises MissingFileError where there is no such YAML, UserError where it is none.
     """
-    spec, problems = _open(data, allow_outside)
+    spec, problems = read_data(data, allow_outside=allow_outside)
     notes, absent = list(spec.notes), []
     paths = {split: sorted(_listed(spec, split, problems, absent, notes), key=str) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
@@ -98,29 +97,6 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for every image
     orphans = tuple(sorted(_orphans(spec, splits), key=str))
     return Survey(spec, tuple(problems), tuple(absent), splits, orphans, tuple(notes))
-
-
-def _open(data: str | Path, allow_outside: bool) -> tuple[DataSpec, list[str]]:
-    """The dataset's YAML, and what is wrong with it; what can be read of a YAML with problems is kept."""
-    try:
-        return load_data(data, allow_outside=allow_outside), []
-    except MissingFileError:
-        raise
-    except UserError as error:
-        problems = [line.removeprefix("  - ") for line in str(error).splitlines() if line.startswith("  - ")]
-        path = Path(os.path.abspath(Path(data).expanduser()))
-        if not problems or not path.is_file():
-            raise
-    raw, passed = load_yaml(path), []  # the problems are known already
-    root = _root(raw.get("path"), path, passed)
-    entries = _splits(raw, root, True, passed, passed)
-    inside = {
-        split: tuple(entry for entry in found if allow_outside or not leaves(Path(entry), root))
-        for split, found in entries.items()
-    }
-    names = _names(raw.get("names"), raw.get("nc"), passed)
-    kpt_shape = _kpt_shape(raw.get("kpt_shape"), passed)
-    return DataSpec(path, root, names, inside, kpt_shape=kpt_shape, allow_outside=allow_outside), problems
 
 
 def _listed(spec: DataSpec, split: str, problems: list[str], absent: list, notes: list[str]) -> Iterator[Path]:

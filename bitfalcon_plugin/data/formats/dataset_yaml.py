@@ -1,7 +1,7 @@
-"""Dataset YAMLs: found by path or name, checked key by key, split entries resolved to absolute paths.
+"""Find a dataset YAML by path or name, check it key by key, and resolve the entries of its splits to absolute paths.
 
-Nothing a YAML says is executed or fetched, and an entry that leads out of the dataset's own folder is refused unless
-the caller allows it. Written from interface.md 5.1 and families.md 3.
+Nothing in a YAML is executed or fetched, and an entry that leads out of the dataset's folder is refused unless the
+caller allows it. Written from interface.md 5.1 and families.md 3.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ GENERATORS = {"shapes": ensure_shapes}  # `generator:` -> what makes the dataset
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A checked dataset YAML. Whether its images are there is seen when a split is scanned."""
+    """A checked dataset YAML. Its images are looked up when a split is scanned."""
 
     path: Path  # the YAML itself
     root: Path  # absolute
     names: dict[int, str]  # 0 to nc-1, in order
-    splits: dict[str, tuple[str, ...]]  # train, val and perhaps test -> absolute folders, lists (.txt) or images
-    settings: dict[str, object] = field(default_factory=dict)  # defaults that the dataset brings along
-    download: str | None = None  # what the YAML asks to fetch; text for messages, never executed
+    splits: dict[str, tuple[str, ...]]  # train, val and optionally test -> absolute folders, lists (.txt) or images
+    settings: dict[str, object] = field(default_factory=dict)  # defaults of settings for this dataset
+    download: str | None = None  # text of the YAML for messages, never executed
     kpt_shape: tuple[int, int] | None = None  # number of keypoints of each label, and 2 (x y) or 3 (x y visibility)
-    allow_outside: bool = False  # entries and lines of lists may leave the root
+    allow_outside: bool = False  # entries and lines of lists may lead out of the root
     notes: tuple[str, ...] = ()
 
     @property
@@ -45,9 +45,20 @@ def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
 
     Args:
         data: a YAML file; a folder that holds exactly one; or the bare name of a dataset that comes with the package.
-        allow_outside: take entries that lead out of the dataset's root.
+        allow_outside: accept entries that lead out of the dataset's root.
 
-    Raises MissingFileError (with the nearest names) where there is no such file, else UserError with all problems.
+    Raises MissingFileError, with the nearest names, if there is no such file, and UserError with all problems.
+    """
+    spec, problems = read_data(data, allow_outside=allow_outside)
+    raise_problems(f"Dataset file '{spec.path}' cannot be used:", problems)
+    return spec
+
+
+def read_data(data: str | Path, *, allow_outside: bool = False) -> tuple[DataSpec, list[str]]:
+    """Find a dataset YAML as `load_data` does, and return it with its problems.
+
+    A key with a problem is left out of the DataSpec, and so are entries that lead out of the dataset's root. Raises
+    MissingFileError or UserError if there is no such YAML or it cannot be parsed.
     """
     path = _find(data)
     raw = load_yaml(path)
@@ -55,11 +66,11 @@ def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
     settings = _settings(raw.get("settings"), problems)
     if raw.get("generator") is not None:
         name = raw["generator"]
-        if not isinstance(name, str) or name not in GENERATORS:
-            known = ", ".join(GENERATORS)
-            problems.append(f"generator: {name!r} is unknown; known: {known}.{did_you_mean(name, GENERATORS)}")
-        raise_problems(f"Dataset file '{path}' cannot be used:", problems)
-        return replace(load_data(GENERATORS[name]()), path=path, settings=settings)
+        if isinstance(name, str) and name in GENERATORS:
+            return replace(load_data(GENERATORS[name]()), path=path, settings=settings), problems
+        names = ", ".join(GENERATORS)
+        problems.append(f"generator: {name!r} is unknown; known: {names}.{did_you_mean(name, GENERATORS)}")
+        return DataSpec(path, path.parent, {}, {}), problems
 
     notes: list[str] = []
     root = _root(raw.get("path"), path, problems)
@@ -68,13 +79,12 @@ def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
         problems.append(f"channels: {raw['channels']!r}; only 3 (colour images) is supported")
     kpt_shape = _kpt_shape(raw.get("kpt_shape"), problems)
     splits = _splits(raw, root, allow_outside, problems, notes)
-    raise_problems(f"Dataset file '{path}' cannot be used:", problems)
     download = None if raw.get("download") is None else str(raw["download"])
-    return DataSpec(path, root, names, splits, settings, download, kpt_shape, allow_outside, tuple(notes))
+    return DataSpec(path, root, names, splits, settings, download, kpt_shape, allow_outside, tuple(notes)), problems
 
 
 def _find(data: str | Path) -> Path:
-    """The YAML that `data` means: as a path, in a folder, then among the packaged ones."""
+    """The YAML file that `data` names: by its path, by its folder, or among the packaged ones."""
     if not isinstance(data, (str, Path)) or not str(data).strip():
         raise UserError(f"data={data!r}: expected a dataset YAML, a folder that holds one, or a packaged name.")
     path = Path(data).expanduser()
@@ -85,8 +95,8 @@ def _find(data: str | Path) -> Path:
     if path.is_dir():
         path = _only_yaml(path)
     if not path.exists():
-        known = {file.name for folder in (packaged, path.parent) for file in _yamls(folder)}
-        close = nearest(path.name, known) or sorted(file.name for file in _yamls(packaged))
+        names = {file.name for folder in (packaged, path.parent) for file in _yamls(folder)}
+        close = nearest(path.name, names) or sorted(file.name for file in _yamls(packaged))
         raise MissingFileError(
             f"Dataset '{data}' is not there: no such file, and not among the packaged ones in '{packaged}'. "
             f"Nearest: {', '.join(close)}."
@@ -103,13 +113,13 @@ def _yamls(folder: Path) -> list[Path]:
 
 
 def _only_yaml(folder: Path) -> Path:
-    found = _yamls(folder)
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    files = _yamls(folder)
+    if len(files) == 1:
+        return files[0]
+    if not files:
         raise MissingFileError(f"Dataset folder '{folder}' holds no YAML; expected one, or give the YAML itself.")
-    listed = ", ".join(file.name for file in found)
-    raise UserError(f"Dataset folder '{folder}' holds {len(found)} YAMLs ({listed}); give the one that is meant.")
+    names = ", ".join(file.name for file in files)
+    raise UserError(f"Dataset folder '{folder}' holds {len(files)} YAMLs ({names}); give the one that is meant.")
 
 
 def _settings(value: object, problems: list[str]) -> dict[str, object]:
@@ -122,14 +132,14 @@ def _settings(value: object, problems: list[str]) -> dict[str, object]:
 
 
 def _root(value: object, path: Path, problems: list[str]) -> Path:
-    """Absolute `path:` as it is; relative beside the YAML if it is there, else from the working directory."""
+    """The dataset's folder: `path:`, relative to the YAML if that exists, else to the working directory."""
     if value is None:
         return path.parent
     if not isinstance(value, str) or not value.strip():
         problems.append(f"path: {value!r}; expected the dataset's folder as text")
         return path.parent
-    beside = Path(os.path.abspath(path.parent / Path(value).expanduser()))
-    return beside if beside.exists() else Path(os.path.abspath(Path(value).expanduser()))
+    by_yaml = Path(os.path.abspath(path.parent / Path(value).expanduser()))
+    return by_yaml if by_yaml.exists() else Path(os.path.abspath(Path(value).expanduser()))
 
 
 def _kpt_shape(value: object, problems: list[str]) -> tuple[int, int] | None:
@@ -144,7 +154,7 @@ def _kpt_shape(value: object, problems: list[str]) -> tuple[int, int] | None:
 
 
 def _names(names: object, nc: object, problems: list[str]) -> dict[int, str]:
-    """Class index -> name from `names:`, checked against `nc:`; from `nc:` alone class_0, class_1, ..."""
+    """Class index -> name from `names:`, checked against `nc:`. With `nc:` alone the names are class_0, class_1, ..."""
     if nc is not None and (type(nc) is not int or nc < 1):
         problems.append(f"nc: {nc!r}; expected a whole number of classes, 1 or more")
         nc = None
@@ -175,7 +185,7 @@ def _names(names: object, nc: object, problems: list[str]) -> dict[int, str]:
 def _splits(
     raw: Mapping[str, object], root: Path, allow_outside: bool, problems: list[str], notes: list[str]
 ) -> dict[str, tuple[str, ...]]:
-    """train, val and test as absolute paths."""
+    """The absolute paths of train, val and test, without those that lead out of the root if that is not allowed."""
     given = {split: raw[split] for split in SPLITS if raw.get(split) is not None}
     if raw.get("validation") is not None:
         notes.append("key 'validation' " + ("ignored: 'val' is given" if "val" in given else "is read as 'val'"))
@@ -192,21 +202,24 @@ def _splits(
         if not entries or not all(isinstance(entry, str) and entry.strip() for entry in entries):
             problems.append(f"{split}: {value!r}; expected a folder, a .txt list or a list of these, as text")
             continue
-        paths = [_entry(entry.strip(), root) for entry in entries]
-        splits[split] = tuple(map(str, paths))
-        for entry, path in zip(entries, paths):
-            if not allow_outside and leaves(path, root):
-                problems.append(
-                    f"{split}: '{entry}' leads out of the dataset's folder '{root}'; set `path:` to a folder that "
-                    "holds all of it, or give allow_outside=True if that is meant"
-                )
+        paths = []
+        for entry in entries:
+            path = _entry(entry.strip(), root)
+            if allow_outside or not leaves(path, root):
+                paths.append(str(path))
+                continue
+            problems.append(
+                f"{split}: '{entry}' leads out of the dataset's folder '{root}'; set `path:` to a folder that "
+                "holds all of it, or give allow_outside=True if that is meant"
+            )
+        splits[split] = tuple(paths)
     return splits
 
 
 def _entry(entry: str, root: Path) -> Path:
-    """An entry of a split as an absolute path, `..` resolved by the letter (symbolic links are not followed).
+    """Resolve an entry of a split to an absolute path, without following symbolic links.
 
-    Some exports write `../train/images` beside a folder `train`: where `../x` is absent, `x` is meant.
+    Some exports write `../train/images` next to a folder `train`: if `../x` does not exist, `x` is meant.
     """
     path = Path(os.path.abspath(root / Path(entry).expanduser()))
     if entry.startswith("../") and not path.exists():

@@ -1,7 +1,7 @@
 """Rows of pose datasets among the labels of a detection dataset: recognised, so that they are not read as polygons.
 
-A pose row is `class cx cy w h` and then k keypoints, each `x y` or `x y visibility`. With pairs it has as many columns as a
-polygon of k + 2 points, and read as one it would give a wrong box without any error.
+A pose row is `class cx cy w h` and then k keypoints, each `x y` or `x y visibility`. With pairs it has as many columns
+as a polygon of k + 2 points, and read as one it would give a wrong box without any error.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def looks_like_keypoints(values: Sequence[float]) -> bool:
     """Whether the numbers behind the class of a row are more likely a box and keypoints than a polygon.
 
     values: 6 or more, relative to the image. The first four, read as `cx cy w h`, must be a box inside the image that
-    holds all further points; (0, 0) stands for a keypoint without a label. If every point has a third number that is
-    0, 1 or 2, this is enough. Small polygons fulfil it too, so that pairs must make a bad polygon as well: its second point
-    (in truth a width and a height) lies outside the box and so far from all others, or a side that begins or ends
+    holds all further points; (0, 0) stands for a keypoint without a label. If every point has a third number that is 0,
+    1 or 2, this is enough. Small polygons fulfil it too, so that pairs must make a bad polygon as well: its second
+    point (in truth a width and a height) lies outside the box and so far from all others, or a side that begins or ends
     in the first two points crosses another side.
     """
     cx, cy, width, height = box = values[:4]
@@ -88,8 +88,8 @@ def keypoint_rows(path: Path, outlines: Mapping[object, Sequence[float]], kpt_sh
 def refused_keypoints(rows: Sequence[str], polygons: int, kpt_shape: Shape | None) -> Sequence[str]:
     """The `keypoint_rows` of a whole split, or none of them where they are more likely polygons.
 
-    A polygon looks like keypoints by chance: 1 triangle of 60, 1 outline of 12 points of 4000. Of rows with keypoints 9 of 10
-    do. So without `kpt_shape:` they are refused only if half of the split's `polygons` look like it.
+    A polygon looks like keypoints by chance: 1 triangle of 60, 1 outline of 12 points of 4000. Of rows with keypoints 9
+    of 10 do. So without `kpt_shape:` they are refused only if half of the split's `polygons` look like it.
     """
     return rows if kpt_shape or len(rows) >= MAJORITY * polygons else ()
 
