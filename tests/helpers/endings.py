@@ -1,4 +1,4 @@
-"""What processes do in the tests of training/launch.py: they end in every way. Apart, because each of them imports this."""
+"""Functions that processes run in the tests of train/launch.py, each with its own end; processes import this file."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.train.distributed import join
 
 
-def one_is_wrong(where: str) -> None:
+def make_a_mistake(where: str) -> None:
     with join(select_devices("cpu")) as world:
         if world.rank == 1:
             raise UserError("data.yaml is wrong")
         world.barrier()
 
 
-def one_finds_a_fault(where: str) -> None:
+def raise_a_fault(where: str) -> None:
     with join(select_devices("cpu")) as world:
         if world.rank == 1:
             raise ValueError("a fault")
         world.barrier()
 
 
-def one_dies(where: str) -> None:
+def die(where: str) -> None:
     with join(select_devices("cpu")) as world:
         world.barrier()
         if world.rank == 1:
@@ -36,11 +36,11 @@ def one_dies(where: str) -> None:
 
 
 def wait_for_signal(folder: str) -> None:
-    heard = []
-    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
+    received = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     with join(select_devices("cpu")) as world:
         (Path(folder) / f"ready{world.rank}").touch()
-        while not world.any(bool(heard)):
+        while not world.any(bool(received)):
             time.sleep(0.05)
-        (Path(folder) / f"saved{world.rank}").write_text(str(len(heard)))
+        (Path(folder) / f"saved{world.rank}").write_text(str(len(received)))
         raise SystemExit(128 + signal.SIGTERM)

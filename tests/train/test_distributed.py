@@ -27,7 +27,7 @@ from bitfalcon_plugin.tasks.detect import detection_loss
 from bitfalcon_plugin.train import launch as module
 from bitfalcon_plugin.train.distributed import World, check_batch, join
 from bitfalcon_plugin.train.launch import launch
-from tests.helpers.endings import one_dies, one_finds_a_fault, one_is_wrong, wait_for_signal
+from tests.helpers.endings import die, make_a_mistake, raise_a_fault, wait_for_signal
 from tests.helpers.tiny_models import CONV, small_model
 
 BATCHES, EACH = 2, 2  # batches gathered before a step, images of a rank's share
@@ -278,7 +278,7 @@ def test_settings_cross_to_another_process() -> None:
 def test_a_mistake_arrives_in_one_line(capfd) -> None:
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(UserError, match="^data.yaml is wrong$") as error:
-        launch(2, one_is_wrong, "here")
+        launch(2, make_a_mistake, "here")
     assert error.value.__cause__ is None and error.value.__suppress_context__
     assert "Traceback" not in capfd.readouterr().err
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
@@ -286,9 +286,9 @@ def test_a_mistake_arrives_in_one_line(capfd) -> None:
 
 def test_a_fault_arrives_with_its_traceback_and_not_that_of_the_others() -> None:
     with pytest.raises(
-        RuntimeError, match="^process 1 of 2 failed:\nTraceback(.|\n)*one_finds_a_fault(.|\n)*ValueError: a fault"
+        RuntimeError, match="^process 1 of 2 failed:\nTraceback(.|\n)*raise_a_fault(.|\n)*ValueError: a fault"
     ):
-        launch(2, one_finds_a_fault, "here")
+        launch(2, raise_a_fault, "here")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
@@ -296,7 +296,7 @@ def test_one_that_dies_ends_all(capfd) -> None:
     with pytest.raises(
         UserError, match="^Process 1 of 2 .* killed by SIGKILL; the others were stopped.*resume="
     ) as error:
-        launch(2, one_dies, "here")
+        launch(2, die, "here")
     assert "\n" not in str(error.value) and "Traceback" not in capfd.readouterr().err
 
 
@@ -316,7 +316,7 @@ def test_a_signal_is_handed_on_and_awaited(tmp_path) -> None:
 
 def test_what_cannot_be_sent_is_told_before_anything_starts() -> None:
     with pytest.raises(UserError, match="can be sent to them.*lambda"):
-        launch(2, one_is_wrong, lambda: 0)
+        launch(2, make_a_mistake, lambda: 0)
 
 
 @pytest.mark.parametrize(
