@@ -1,10 +1,10 @@
-"""Every graph of the repository exported to every format, fixed and dynamic, through the check that `export` makes itself.
+"""Export every graph of the repository to every format, fixed and dynamic, with the comparison that `export` makes.
 
     python tests/bench/export.py                     all graphs at n, and one larger scale; minutes
     python tests/bench/export.py yolo11.yaml:s onnx  one graph at one scale, one format
 
-Weights are random, with batch norms that change what they are given. Prints a line an export: the largest differences and the
-seconds that it took. Ends with 1 where one failed.
+Weights are random, with batch norms that change what they are given. Prints a line for each export: the largest
+differences and the seconds that it took. Ends with 1 where one failed.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ KINDS = {"fixed": {}, "dynamic": {"dynamic": True}, "half": {"half": True}}
 
 
 def model_of(name: str) -> torch.nn.Module:
-    """A Detector that lived: GRAPH.yaml:scale. Scales of activations are gathered from noise."""
+    """A Detector of GRAPH.yaml:scale with used batch norms; ranges of activations are measured on noise."""
     graph, _, scale = name.partition(":")
     torch.manual_seed(0)
     model = build(graph, scale)
@@ -56,29 +56,29 @@ def model_of(name: str) -> torch.nn.Module:
             model.train()(torch.rand(2, 3, 128, 128))
     model = lived(model)
     with torch.no_grad():
-        for branch in model.head.cv3:  # scores that say something
+        for branch in model.head.cv3:  # scores that differ
             branch[-1].weight.normal_(std=0.5)
             branch[-1].bias.fill_(-2)
     return model
 
 
 def main() -> int:
-    wanted = [word for word in sys.argv[1:] if ".yaml" in word] or GRAPHS
+    graphs = [word for word in sys.argv[1:] if ".yaml" in word] or GRAPHS
     formats = [word for word in sys.argv[1:] if word in WRITABLE_FORMATS] or WRITABLE_FORMATS
     failed = 0
-    for name in wanted:
+    for name in graphs:
         model = model_of(name)
         for format_ in formats:
             for kind, options in KINDS.items():
                 settings = load_settings({"mode": "export", "format": format_, "imgsz": [192, 256], **options})
                 start = time.perf_counter()
-                with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as said:
+                with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as output:
                     try:
                         run_export(model, settings.replace(out=f"{folder}/x{EXPORT_FORMATS[format_].suffix}"), name)
-                        told = said.getvalue().splitlines()[1].partition(": ")[2]
+                        line = output.getvalue().splitlines()[1].partition(": ")[2]
                     except Exception as error:  # noqa: BLE001  the next may do
-                        failed, told = failed + 1, f"FAILED {type(error).__name__}: {str(error)[:300]}"
-                print(f"{name:<24} {format_:<12} {kind:<8} {time.perf_counter() - start:5.1f} s  {told}", flush=True)
+                        failed, line = failed + 1, f"FAILED {type(error).__name__}: {str(error)[:300]}"
+                print(f"{name:<24} {format_:<12} {kind:<8} {time.perf_counter() - start:5.1f} s  {line}", flush=True)
     return 1 if failed else 0
 
 

@@ -16,11 +16,11 @@ from bitfalcon_plugin.config.files import placed
 from bitfalcon_plugin.export import run as exporting
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.export.writers import write_torchscript
-from tests.helpers.exports import folder, made, tiny  # noqa: F401  a fixture
+from tests.helpers.exports import made, tiny
 
 
 class Signalled:
-    """A writer that has begun when a signal comes. swallow: what a runtime does where the signal's exception reaches it."""
+    """A writer that has begun when a signal comes. swallow: what a runtime does with the exception of the signal."""
 
     def __init__(self, number: int, swallow=None):
         self.number, self.swallow = number, swallow

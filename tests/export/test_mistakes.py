@@ -21,7 +21,7 @@ from bitfalcon_plugin.export.formats import EXPORT_FORMATS, require
 from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
-from tests.helpers.exports import folder, made, needs_int8, needs_onnx, needs_openvino, tiny  # noqa: F401  a fixture
+from tests.helpers.exports import made, needs_int8, needs_onnx, needs_openvino, tiny
 from tests.helpers.paths import ROOT
 
 
@@ -167,7 +167,8 @@ def test_8_bits_without_pictures_name_no_dataset_that_nobody_gave(folder):
     [
         (
             {"conf": 0.3, "iou": 0.5, "max_det": 10, "agnostic_nms": True, "classes": [0]},
-            "agnostic_nms (needs nms=True), classes, conf (needs nms=True), iou (needs nms=True), max_det (needs nms=True)",
+            "agnostic_nms (needs nms=True), classes, conf (needs nms=True), iou (needs nms=True), "
+            "max_det (needs nms=True)",
         ),
         ({"nms": True, "conf": 0.3, "iou": 0.5, "max_det": 10, "agnostic_nms": True}, ""),
         ({"single_cls": True, "epochs": 3, "simplify": False}, "epochs, simplify, single_cls"),

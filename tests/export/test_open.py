@@ -1,4 +1,4 @@
-"""ExportedNetwork models as YOLO takes them: predict and val as with the checkpoint, files of others, damaged and hostile ones."""
+"""Exported models as YOLO takes them: predict and val as with the checkpoint, damaged and hostile files."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def checkpoint(path: Path, names=("a", "b")) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
-    """best.pt with its exports of one size (64 px, batch 2) and dynamic, in every format that can be written here; and images."""
+    """best.pt, its exports in every format here, of one size (64 px, batch 2) and dynamic, and images."""
     folder = tmp_path_factory.mktemp("exports")
     weights = checkpoint(folder / "best.pt")
     random = np.random.RandomState(0)

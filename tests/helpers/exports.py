@@ -1,14 +1,14 @@
-"""What the tests of exports share: settings, a small network, a folder to be in, marks for runtimes that may not be here."""
+"""What the tests of exports share: settings, a small network, marks for runtimes that may be missing."""
 
 from __future__ import annotations
 
 import importlib.util
-from pathlib import Path
 
 import pytest
 import torch
 
 from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.export.formats import WRITABLE_FORMATS
 from tests.helpers.tiny_models import CONV, lived, small_model
 
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
@@ -18,6 +18,7 @@ needs_openvino = pytest.mark.skipif(not has_openvino, reason="needs openvino and
 has_int8 = has_openvino and importlib.util.find_spec("nncf") is not None
 needs_int8 = pytest.mark.skipif(not has_int8, reason="needs nncf: pip install -e '.[int8]'")
 MARKS = {"onnx": needs_onnx, "openvino": needs_openvino}
+EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITABLE_FORMATS]
 
 
 def made(**options) -> object:
@@ -27,9 +28,3 @@ def made(**options) -> object:
 def tiny(*rows):
     torch.manual_seed(0)
     return lived(small_model(CONV, (-1, 1, "Conv", [32, 3, 2]), *rows))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path

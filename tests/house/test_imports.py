@@ -36,8 +36,6 @@ STILL_LONG = {  # past the limits since ruff formats them; each is to be split b
     "bitfalcon_plugin/val/loop.py",
     "bitfalcon_plugin/val/run.py",
     "tests/bit/test_run.py",
-    "tests/export/runtimes/test_hostile.py",
-    "tests/export/test_run.py",
     "tests/models/modules/test_bit_layers.py",
     "tests/models/test_bitify.py",
     "tests/models/weights/test_packed.py",

@@ -1,0 +1,134 @@
+"""What stands in the files: names, shapes, keys and metadata, and 8 bits where they belong."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bitfalcon_plugin.config.files import placed
+from bitfalcon_plugin.export.open import open_exported
+from bitfalcon_plugin.export.run import run_export
+from tests.helpers.exports import made, needs_int8, needs_onnx, needs_openvino, tiny
+from tests.helpers.paths import ROOT
+
+
+@needs_onnx
+def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(folder):
+    import onnx
+
+    model = tiny()
+    model.names = {0: "it's", 1: 'a "b"'}
+    graph = onnx.load(run_export(model, made(format="onnx", imgsz=[64, 96], batch=2), "small.yaml", license="MIT"))
+    onnx.checker.check_model(graph)
+    (images,), (output,) = graph.graph.input, graph.graph.output
+    shape = [[side.dim_value for side in item.type.tensor_type.shape.dim] for item in (images, output)]
+    assert (images.name, output.name) == ("images", "output0") and shape == [[2, 3, 64, 96], [2, 6, 16 * 24]]
+    about = {item.key: item.value for item in graph.metadata_props}
+    assert {
+        "description",
+        "author",
+        "date",
+        "version",
+        "license",
+        "docs",
+        "stride",
+        "task",
+        "batch",
+        "imgsz",
+        "names",
+        "args",
+    } <= set(about)
+    assert (about["stride"], about["task"], about["batch"], about["license"]) == (
+        str(model.multiple),
+        "detect",
+        "2",
+        "MIT",
+    )
+    assert ast.literal_eval(about["names"]) == model.names and ast.literal_eval(about["imgsz"]) == [64, 96]
+    assert graph.opset_import[0].version == 17 and [item.domain for item in graph.opset_import] == [""]
+    wide = onnx.load(run_export(model, made(format="onnx", dynamic=True, opset=16), "small.yaml"))
+    names = [
+        [side.dim_param for side in item.type.tensor_type.shape.dim]
+        for item in (wide.graph.input[0], wide.graph.output[0])
+    ]
+    assert names == [["batch", "", "height", "width"], ["batch", "", "anchors"]]
+    assert wide.graph.output[0].type.tensor_type.shape.dim[1].dim_value == 6
+    assert wide.opset_import[0].version == 16
+
+
+@needs_onnx
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_an_onnx_file_with_suppression_says_how_many_rows_it_gives(folder, dynamic):
+    import onnx
+
+    path = run_export(
+        tiny(), made(format="onnx", dynamic=dynamic, nms=True, max_det=7, conf=0.01, batch=2), "small.yaml"
+    )
+    sides = onnx.load(path).graph.output[0].type.tensor_type.shape.dim
+    assert [side.dim_param or side.dim_value for side in sides] == ["batch" if dynamic else 2, 7, 6]
+
+
+@needs_openvino
+def test_the_files_of_an_openvino_folder_have_its_name(folder):
+    with placed(folder / "b.st_openvino_model", folder=True) as path:
+        (path / "model.xml").write_text("an earlier one, of another name")
+    path = run_export(tiny(), made(format="openvino", out="b.st_openvino_model"), "small.yaml")
+    assert sorted(item.name for item in path.iterdir()) == ["b.st.bin", "b.st.xml", "metadata.yaml"]
+    assert open_exported(path, "cpu")(torch.rand(1, 3, 64, 64)).shape == (1, 6, 256)
+
+
+def test_torchscript_and_pt2_carry_the_same_keys_and_no_place_of_the_code(folder):
+    for format_ in ("torchscript", "pt2"):
+        with zipfile.ZipFile(run_export(tiny(), made(format=format_), "small.yaml")) as archive:
+            (extra,) = [name for name in archive.namelist() if name.endswith("extra/config.txt")]
+            assert json.loads(archive.read(extra))["names"] == "{0: '0', 1: '1'}"
+            texts = [archive.read(name) for name in archive.namelist() if name.endswith((".json", ".txt"))]
+            assert not any(str(ROOT).encode() in text for text in texts)
+            assert {name.partition("/")[0] for name in archive.namelist()} == {
+                "archive"
+            }  # and no name of a temporary file
+
+
+def test_a_torchscript_graph_names_no_device(folder):
+    path = run_export(
+        tiny((-1, 1, "A2C2f", [64, True, 4])),
+        made(format="torchscript", dynamic=True, nms=True, conf=0.01),
+        "small.yaml",
+    )
+    assert "cpu" not in str(torch.jit.load(str(path)).inlined_graph)
+
+
+@needs_int8
+def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
+    for index in range(12):
+        Image.fromarray(np.random.RandomState(index).randint(0, 255, (64, 64, 3), np.uint8)).save(
+            folder / f"{index}.png"
+        )
+    model = tiny((-1, 1, "Conv", [64, 3, 1]), (-1, 1, "A2C2f", [64, True, 1]))
+    path = run_export(model, made(format="openvino", int8=True, source=str(folder)), "small.yaml")
+    assert "int8" in capsys.readouterr().out
+    text = next(path.glob("*.xml")).read_text(encoding="utf-8")
+    quantised = list(re.findall(r'<layer id="\d+" name="([^"]*)" type="FakeQuantize"', text))
+    assert (
+        quantised
+        and [
+            name
+            for name in quantised
+            if f"/model.{len(model.model) - 1}/" in name or "MatMul" in name or "Softmax" in name
+        ]
+        == []
+    )
+    assert 'element_type="i8"' in text
+    engine, images = open_exported(path, "cpu"), torch.rand(1, 3, 64, 64)
+    assert engine.about.args["int8"]
+    with torch.inference_mode():
+        wanted = model.decode(model(images))
+    found = engine.decode(engine(images))
+    assert 0 < (found - wanted).abs().max() and (found[:, :4] - wanted[:, :4]).abs().max() < 3
