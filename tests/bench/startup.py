@@ -1,20 +1,24 @@
-"""What a command waits for before it works: medians over fresh interpreters, taken in turn. By hand, not a test:
+"""Seconds before a command works: medians over fresh interpreters, which take turns. By hand, not a test:
 
-    python tests/bench/startup.py [best.pt image.jpg] [rounds=5] [imports=15]
+    python tests/bench/startup.py [best.pt image.jpg] [against=<another checkout>] [rounds=5] [imports=15]
 
-Rows: an empty interpreter, `import bitfalcon_plugin`, `import torch`, `bitfalcon help`, and predict on one image, of a small
-model with fresh weights where none is given. Wall and processor seconds; what the package adds is taken in each round, over
-`import torch` of the same round. Targets: import under 0.030 s over an empty interpreter, predict less than 0.4 s over
-`import torch`. Below: the imports that take longest when predicting (python -X importtime).
+Rows: an empty interpreter, `import bitfalcon_plugin`, `import torch`, `bitfalcon help`, and predict on one image, of
+a small model with fresh weights where none is given. Wall and processor seconds. What the package adds is the
+difference, in each round, to an empty interpreter or to `import torch`. Targets: import adds less than 0.030 s,
+predict less than 0.4 s. The last line names the slowest imports of predict (python -X importtime).
 
-Measured on 2026-11-21, two cores with AVX2 and no other work: import torch 2.5 s; predict 0.70 s more (0.88 s of processors), 1.29 times
-as long, of which the first forward pass is about 0.2 s; import bitfalcon_plugin nothing over an empty interpreter.
+against: a second checkout, for example of an older commit (`git worktree add /tmp/before <commit>`). Its rows take
+turns with those of this checkout, and the last lines compare the two round by round.
+
+Measured on 2026-11-21, two cores with AVX2 and no other work: import torch 2.5 s; predict 0.70 s more (0.88 s of
+processors), 1.29 times as long, of which the first forward pass is about 0.2 s; import bitfalcon_plugin nothing.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -22,19 +26,32 @@ import tempfile
 import time
 from pathlib import Path
 
-ROWS = {
-    "nothing": ["-c", "pass"],
+THIS = Path(__file__).resolve().parents[2]
+COMMON = {"nothing": ["-c", "pass"], "import torch": ["-c", "import torch"]}
+OWN = {
     "import bitfalcon_plugin": ["-c", "import bitfalcon_plugin"],
-    "import torch": ["-c", "import torch"],
     "bitfalcon help": ["-m", "bitfalcon_plugin", "help"],
 }
+Seconds = tuple[float, float]  # wall, processors
 
 
-def seconds(arguments: list[str], folder: str) -> tuple[float, float]:
-    """Wall and processor seconds of one fresh interpreter."""
-    usual = {
-        name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"
-    }  # as where pip installs: compiled once
+def install(checkout: Path, target: Path) -> Path:
+    """Copy the package of a checkout as pip lays it out, so that no part of it comes from another installation."""
+    package = target / "bitfalcon_plugin"
+    shutil.copytree(checkout / "bitfalcon_plugin", package, ignore=shutil.ignore_patterns("__pycache__"))
+    for part in ("compat", "cfg"):
+        shutil.copytree(checkout / part, package / part, ignore=shutil.ignore_patterns("__pycache__"))
+    return target
+
+
+def environment(checkout: Path, folder: str) -> dict[str, str]:
+    """Return the environment of an interpreter that imports the packages of a folder, compiled once."""
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return {**variables, "PYTHONPATH": str(checkout), "PYTHONPYCACHEPREFIX": str(Path(folder, "compiled"))}
+
+
+def seconds(arguments: list[str], checkout: Path, folder: str) -> Seconds:
+    """Run one fresh interpreter to its end."""
     before, start = os.times(), time.perf_counter()
     subprocess.run(
         [sys.executable, *arguments],
@@ -42,31 +59,39 @@ def seconds(arguments: list[str], folder: str) -> tuple[float, float]:
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        env={**usual, "PYTHONPYCACHEPREFIX": str(Path(folder, "compiled"))},
+        env=environment(checkout, folder),
     )
     wall, after = time.perf_counter() - start, os.times()
     return wall, after.children_user + after.children_system - before.children_user - before.children_system
 
 
-def measure(rows: dict[str, list[str]], folder: str, rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Every row once a round; the first round, which fills caches, is left out."""
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in rows}
+def measure(rows: dict[str, tuple[list[str], Path]], folder: str, rounds: int) -> dict[str, list[Seconds]]:
+    """Run every row (arguments and checkout) once a round; the first round, which fills caches, is left out."""
+    spent: dict[str, list[Seconds]] = {name: [] for name in rows}
     for turn in range(rounds + 1):
-        for name, arguments in rows.items():
-            spent = seconds(arguments, folder)
+        for name, (arguments, checkout) in rows.items():
+            result = seconds(arguments, checkout, folder)
             if turn:
-                found[name].append(spent)
-    return found
+                spent[name].append(result)
+    return spent
 
 
 def slow_imports(arguments: list[str], folder: str, count: int) -> list[tuple[float, str]]:
-    """(milliseconds of its own, module) of what is imported after torch, slowest first."""
-    told = subprocess.run(
-        [sys.executable, "-X", "importtime", *arguments], cwd=folder, capture_output=True, text=True, check=True
-    ).stderr
-    lines = list(re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", told))
-    end = next(index for index, (_, name) in enumerate(lines) if name == "torch")
-    return sorted(((int(own) / 1e3, name) for own, name in lines[end + 1 :]), reverse=True)[:count]
+    """Return (own milliseconds, module) of the imports after torch, slowest first."""
+    command = [sys.executable, "-X", "importtime", *arguments]
+    env = environment(Path(folder, "this"), folder)
+    report = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, env=env).stderr
+    lines = re.findall(r"import time:\s+(\d+) \|\s+\d+ \|\s+(\S+)", report)
+    torch_line = next(index for index, (_, name) in enumerate(lines) if name == "torch")
+    return sorted(((int(own) / 1e3, name) for own, name in lines[torch_line + 1 :]), reverse=True)[:count]
+
+
+def compare(spent: dict[str, list[Seconds]], name: str, base: str) -> str:
+    """Return one line: what `name` takes more than `base`, by the medians of the rounds."""
+    pairs = list(zip(spent[name], spent[base], strict=True))
+    wall, processors = (statistics.median(one[kind] - other[kind] for one, other in pairs) for kind in (0, 1))
+    ratio = statistics.median(one[0] / other[0] for one, other in pairs)
+    return f"{name} minus {base}: {wall:+.3f} s wall, {processors:+.3f} s of processors ({ratio:.2f} times as long)"
 
 
 def files(folder: str) -> tuple[str, str]:
@@ -86,43 +111,36 @@ def files(folder: str) -> tuple[str, str]:
     return f"{folder}/n.pt", f"{folder}/picture.jpg"
 
 
-def main(weights: str | None = None, picture: str | None = None, rounds: int = 5, imports: int = 15) -> None:
+def main(
+    weights: str | None = None, picture: str | None = None, against: str = "", rounds: int = 5, imports: int = 15
+) -> None:
     """Print the table."""
     with tempfile.TemporaryDirectory() as folder:
         if weights is None or picture is None:
             weights, picture = files(folder)
-        verb = [
-            "-m",
-            "bitfalcon_plugin",
-            "predict",
-            f"model={Path(weights).resolve()}",
-            f"source={Path(picture).resolve()}",
-            "name=x",
-            "exist_ok=True",
-            "device=cpu",
-        ]
-        found = measure({**ROWS, "predict": verb}, folder, rounds)
-        for name, spent in found.items():
-            walls, cpus = zip(*spent)
+        sources = [f"model={Path(weights).resolve()}", f"source={Path(picture).resolve()}"]
+        predict = ["-m", "bitfalcon_plugin", "predict", *sources, "name=x", "exist_ok=True", "device=cpu"]
+        this = install(THIS, Path(folder, "this"))
+        rows = {name: (arguments, this) for name, arguments in {**COMMON, **OWN, "predict": predict}.items()}
+        if against:
+            other = install(Path(against), Path(folder, "against"))
+            rows |= {f"{name} (against)": (arguments, other) for name, arguments in {**OWN, "predict": predict}.items()}
+        spent = measure(rows, folder, rounds)
+        for name, results in spent.items():
+            walls, processors = zip(*results, strict=True)
             print(
-                f"{name:<24} {statistics.median(walls):.3f} s wall ({min(walls):.3f} to {max(walls):.3f}), "
-                f"{statistics.median(cpus):.3f} s of processors"
+                f"{name:<34} {statistics.median(walls):.3f} s wall ({min(walls):.3f} to {max(walls):.3f}), "
+                f"{statistics.median(processors):.3f} s of processors"
             )
-        for name, base in (("import bitfalcon_plugin", "nothing"), ("predict", "import torch")):
-            added = [[one[kind] - other[kind] for one, other in zip(found[name], found[base])] for kind in (0, 1)]
-            share = statistics.median(one[0] / other[0] for one, other in zip(found[name], found[base]))
-            print(
-                f"{name} adds {statistics.median(added[0]):.3f} s wall, {statistics.median(added[1]):.3f} s of processors to "
-                f"{base} ({share:.2f} times as long)"
-            )
-        print(
-            "slowest imports after torch: "
-            + ", ".join(f"{name} {spent:.1f} ms" for spent, name in slow_imports(verb, folder, imports))
-        )
+        print(compare(spent, "import bitfalcon_plugin", "nothing"))
+        print(compare(spent, "predict", "import torch"))
+        for name in (*OWN, "predict") if against else ():
+            print(compare(spent, name, f"{name} (against)"))
+        slowest = [f"{name} {milliseconds:.1f} ms" for milliseconds, name in slow_imports(predict, folder, imports)]
+        print(f"slowest imports after torch: {', '.join(slowest)}")
 
 
 if __name__ == "__main__":
-    places = [word for word in sys.argv[1:] if "=" not in word]
-    main(
-        *places, **{key: int(value) for key, _, value in (word.partition("=") for word in sys.argv[1:] if "=" in word)}
-    )
+    options = dict(word.split("=", 1) for word in sys.argv[1:] if "=" in word)
+    numbers = {key: int(options.pop(key)) for key in ("rounds", "imports") if key in options}
+    main(*(word for word in sys.argv[1:] if "=" not in word), **options, **numbers)
