@@ -15,8 +15,9 @@ from bitfalcon_plugin.data.augmentation import augment as stage
 from bitfalcon_plugin.data.augmentation.augment import Recipe, augment
 from bitfalcon_plugin.data.augmentation.compose import Tile
 
-DEFAULTS = {"mosaic": 1.0, "degrees": 0.0, "translate": 0.1, "scale": 0.5, "shear": 0.0, "perspective": 0.0, "hsv_h": 0.015, "hsv_s": 0.7,
-                "hsv_v": 0.4, "flipud": 0.0, "fliplr": 0.5, "mixup": 0.0, "bgr": 0.0}  # fmt: skip
+ZERO = dict.fromkeys(("degrees", "shear", "perspective", "flipud", "mixup", "bgr"), 0.0)
+HSV = {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4}
+DEFAULTS = {**ZERO, **HSV, "mosaic": 1.0, "translate": 0.1, "scale": 0.5, "fliplr": 0.5}
 PARTS = ("_scenes", "_maps", "_labels", "_given", "_render", "_blend_", "_recolour_")
 CASES = {
     "defaults": {},

@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python tests/bench/nms.py [anchors=8400] [classes=80] [rounds=7]
 
 Every anchor is above the threshold for every class and every class counts (multi_label), so that 8400 x 80 = 672,000
-candidates compete for 30,000 places. Scenes: "spread", boxes all over the picture; "heap", copies of 40 objects, so that
-nearly all candidates are dropped; "late", few kept among the best 9,600 and thousands behind them; "equal", one score everywhere; "usual", what an evaluation sees: most scores below the threshold.
+candidates compete for 30,000 places. Scenes: "spread", boxes all over the picture; "heap", copies of 40 objects, so
+that nearly all candidates are dropped; "late", few kept among the best 9,600 and thousands behind them; "equal", one
+score everywhere; "usual", what an evaluation sees: most scores below the threshold.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Seconds to open a checkpoint and build its model after torch is imported, and the peak of memory over the file's size.
+"""Seconds to open a checkpoint and build its model, after torch is imported, and peak memory over the file's size.
 
 By hand, one file a process: python tests/bench/open_checkpoint.py x.pt
 """

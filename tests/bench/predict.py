@@ -26,11 +26,11 @@ from bitfalcon_plugin.yolo import YOLO
 
 
 def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: int = 3) -> None:
-    """Wall time from files to results against the time inside the forward pass of the same run, and against bare forwards.
+    """Compare the time from files to results with that of the forward pass in the same run, and of bare forward passes.
 
-    The last figure is what counts: images/s from files to results over those of bare forwards on the same shape, target 90 %.
-    With OMP_NUM_THREADS=1 also processor time, which a busy machine does not change: what is outside the forward pass as if
-    nothing overlapped, reading threads included.
+    The last figure is what counts: images/s from files to results over those of bare forwards on the same shape,
+    target 90 %. With OMP_NUM_THREADS=1 also processor time, which a busy machine does not change: what is outside the
+    forward pass as if nothing overlapped, reading threads included.
     """
     model = YOLO(weights)._prepared(load_settings({}))
     items = list_sources(folder)
@@ -58,7 +58,8 @@ def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: i
         cpu = f"; processor time outside {statistics.median(work[1:]):.1%}" if torch.get_num_threads() == 1 else ""
         share = statistics.median(1 - a / b for a, b in zip(inside[1:], wall[1:]))
         print(
-            f"batch={size}, imgsz={imgsz}, {torch.get_num_threads()} threads: {len(found)} images, wall {seconds:.2f} s, "
+            f"batch={size}, imgsz={imgsz}, {torch.get_num_threads()} threads: {len(found)} images, "
+            f"wall {seconds:.2f} s, "
             f"forward {forward:.2f} s, outside {share:.1%}; {len(found) / seconds:.1f} images/s, bare forward "
             f"{1 / alone:.1f} images/s: {len(found) / seconds * alone:.1%} of it{cpu}"
         )
@@ -79,7 +80,7 @@ def _timed(model: torch.nn.Module, spent: list[float]) -> list:
 class Nothing(torch.nn.Module):
     """A network that finds nothing, at once."""
 
-    multiple, names, nc = 32, {0: "thing"}, 1
+    multiple, names, nc, fixed, exported = 32, {0: "thing"}, 1, None, False
 
     def __init__(self):
         super().__init__()

@@ -1,13 +1,16 @@
-"""How fast a network is, prepared in each way, over plain float32 NCHW eager (folded); and where its time goes. By hand, not a test:
+"""Speed of a network, prepared in each way, over plain float32 NCHW (folded), and its parts. By hand, not a test:
 
-    python tests/bench/speed.py [scales=ns] [imgsz=640] [threads=2] [batch=1] [rounds=15] [compile=1] [cpu=0] [model=yolov12.yaml]
+    python tests/bench/speed.py [scales=ns] [imgsz=640] [threads=2] [batch=1] [rounds=15] [compile=1] [cpu=0]
+    [model=yolov12.yaml]
 
-One process, all ways in turn in every round; a ratio is the median over the rounds of plain's time over the way's own in the same
-round. Parts (share of one image's time, before: plain, after: the default path): the first two rows are the stem, the rows before
-the first join the backbone, attention is every attention layer wherever it stands (projections included) and counts for no other
-part; preprocessing is the letterbox of a 720 x 1280 picture, without decoding its file. CPU only. With bf16 in the CPU (precision.half_type) the
-default path in half precision is a way too. cpu=1 counts processor time instead, with one thread: on a busy machine. model may be
-a checkpoint (scales is then without effect); with fresh weights boxes hardly depend on the image. `max_diff` is the largest difference of decoded boxes (px) and scores from plain's.
+One process, all ways in turn in every round; a ratio is the median over the rounds of plain's time over the way's own
+in the same round. Parts (share of one image's time, before: plain, after: the default path): the first two rows are
+the stem, the rows before the first join the backbone, attention is every attention layer wherever it stands
+(projections included) and counts for no other part; preprocessing is the letterbox of a 720 x 1280 picture, without
+decoding its file. CPU only. With bf16 in the CPU (precision.half_type) the default path in half precision is a way
+too. cpu=1 counts processor time instead, with one thread: on a busy machine. model may be a checkpoint (scales is
+then without effect); with fresh weights boxes hardly depend on the image. `max_diff` is the largest difference of
+decoded boxes (px) and scores from plain's.
 """
 
 from __future__ import annotations
@@ -80,7 +83,8 @@ def compare(model: Detector, images: Tensor, rounds: int, compiling: bool) -> No
             difference = (model.decode(run()) - expected).abs()
             print(
                 f"  {name:<24} {statistics.median(spent[name]) * 1e3:7.1f} ms (fastest {min(spent[name]) * 1e3:.1f}), "
-                f"{statistics.median(ratios):.2f}x (quarter to quarter {ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}); "
+                f"{statistics.median(ratios):.2f}x (quarter to quarter "
+                f"{ratios[len(ratios) // 4]:.2f} to {ratios[3 * len(ratios) // 4]:.2f}); "
                 f"max_diff {difference[:, :4].max():.2g} px, {difference[:, 4:].max():.2g}"
             )
 
@@ -157,7 +161,8 @@ def main(
     clock, threads = (time.thread_time, 1) if cpu else (time.perf_counter, threads)
     torch.set_num_threads(threads)
     print(
-        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads, batch {batch}, {imgsz} px, {'processor time' if cpu else 'wall time'}"
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {threads} threads, batch {batch}, "
+        f"{imgsz} px, {'processor time' if cpu else 'wall time'}"
     )
     images = torch.rand(batch, 3, imgsz, imgsz)
     for scale in [""] if model.endswith(".pt") else scales:

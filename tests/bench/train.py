@@ -1,10 +1,11 @@
 """Where the time of training goes: images/s and the share of each part of a step, for scale n. By hand, not a test:
 
-    python tests/bench/train.py [imgsz=320] [batch=16] [device=cpu] [steps=20] [data=shapes.yaml] [workers=0] [compile=1]
+    python tests/bench/train.py [imgsz=320] [batch=16] [device=cpu] [steps=20] [data=shapes.yaml] [workers=0]
+    [compile=1]
 
-Without data= the images are made up and held in memory, so that neither disk nor decoder count. Parts are timed with the
-device brought to rest around each; images/s are those of an untouched pass, in which the parts overlap. On a GPU the same
-batches are also run through the bare forward and backward: the difference is what everything else costs.
+Without data= the images are made up and held in memory, so that neither disk nor decoder count. Parts are timed with
+the device brought to rest around each; images/s are those of an untouched pass, in which the parts overlap. On a GPU
+the same batches are also run through the bare forward and backward: the difference is what everything else costs.
 """
 
 from __future__ import annotations
@@ -199,7 +200,8 @@ def main(
         loader._loader = [tiles_in_memory(imgsz, batch, where)] * len(loader)  # nothing is read
     print(
         f"yolov12 n, imgsz {imgsz}, batch {batch}, {where}, {torch.get_num_threads()} threads, "
-        f"{training.precision or torch.float32}, {data or 'images in memory'}, {workers} workers{', compiled' if compile else ''}"
+        f"{training.precision or torch.float32}, {data or 'images in memory'}, "
+        f"{workers} workers{', compiled' if compile else ''}"
     )
     measure(loader, training, 3, parts=False)  # kernels are chosen, buffers made
     speed, _ = measure(loader, training, steps, parts=False)
