@@ -20,7 +20,7 @@ DEFAULT_MODEL = "yolov12.yaml"
 
 
 def graph_from_settings(source: str, settings: Settings, names: Mapping[int, str] | None = None) -> Graph:
-    """The graph that `source` and the settings name, for the classes `names`; prints what was chosen."""
+    """Read the graph that `source` and the settings name, for the classes `names`; prints the graph's notes."""
     graph = read_graph(
         source, settings.model_scale or "", variant=settings.variant, nc=len(names) if names else None, names=names
     )
@@ -37,9 +37,9 @@ def build(
     nc: int | None = None,
     names: Mapping[int, str] | None = None,
 ) -> Detector:
-    """A Detector with fresh weights from a model YAML: `build("yolov12.yaml", "n")`, `build("yolov12n.yaml")`.
+    """Build a Detector with fresh weights from a model YAML: `build("yolov12.yaml", "n")`, `build("yolov12n.yaml")`.
 
-    variant: v1, turbo or turbo-all-residual. nc and names are of the dataset and win over the YAML's own.
+    variant: v1, turbo or turbo-all-residual. nc, names: of the dataset; they win over those of the YAML.
     """
     return Detector(read_graph(model, scale, variant=variant, nc=nc, names=names))
 
@@ -53,14 +53,17 @@ def read_graph(
     names: Mapping[int, str] | None = None,
 ) -> Graph:
     """Find a model YAML and resolve it; see `build`."""
-    found = find_model(model, variant)
+    file = find_model(model, variant)
     return resolve_graph(
-        found.document, name=found.path.name, scale=scale, named_scale=found.letter, variant=variant, nc=nc, names=names
+        file.document, name=file.path.name, scale=scale, named_scale=file.letter, variant=variant, nc=nc, names=names
     )
 
 
 def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor of a Detector of `graph`, without its memory. Raises UserError as Detector does."""
+    """Return the shape of every tensor of a Detector of `graph` by name, without its memory.
+
+    Raises UserError as Detector does.
+    """
     problems: list[str] = []
     with torch.device("meta"):
         rows = nn.ModuleList(_build(row, problems) for row in graph.rows)
@@ -70,5 +73,5 @@ def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
 
 
 def resolve_graph(document: Mapping[str, object], **choices) -> Graph:
-    """Resolve a document with the modules known here; `choices` as in graph.resolve."""
+    """Resolve a document with all registered modules; `choices` as in graph.rows.resolve."""
     return resolve(document, lookup, known_modules(), **choices)

@@ -23,37 +23,35 @@ STORES = {"t": "ternary", "b": "int8", "h": "float16", "f": "float32"}
 
 
 def packed_lines(checkpoint: Checkpoint, path: str | Path) -> list[str]:
-    """What a packed file is, its bytes and how many numbers of which kind it has, in one line; none for other checkpoints."""
+    """Return a line with the codec, the bytes and the counts of numbers of a packed file; none for other checkpoints."""
     if not checkpoint.packed:
         return []
     counts = Counter()
     for line in lines_of(checkpoint.state):
         counts[line.store] += line.count
     kinds = ", ".join(f"{counts[store]:,} {word}" for store, word in STORES.items() if counts[store])
-    return [
-        f"{path}: packed as {checkpoint.packed} ({CODEC_TEXTS[checkpoint.packed]}), {os.path.getsize(path):,} bytes: {kinds}; folded, for "
-        "predict and val"
-    ]
+    codec = f"{checkpoint.packed} ({CODEC_TEXTS[checkpoint.packed]})"
+    return [f"{path}: packed as {codec}, {os.path.getsize(path):,} bytes: {kinds}; folded, for predict and val"]
 
 
 def show_info(model: Detector, settings: Settings) -> Summary:
-    """Print the rows and totals of a model."""
+    """Print the rows and totals of a model, and return them."""
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
-    found = summary(model, imgsz)
-    width = max(len(row[4]) for row in found.rows)
+    sizes, graph = summary(model, imgsz), model.graph
+    width = max(len(row[4]) for row in sizes.rows)
     print(f"{'':>5}{'from':>20}{'n':>4}{'params':>11}  {'module':<{width}}  arguments")
-    for index, source, repeats, parameters, module, arguments in found.rows:
+    for index, source, repeats, parameters, module, arguments in sizes.rows:
         origin = str(list(source)) if isinstance(source, tuple) else str(source)
         print(f"{index:>5}{origin:>20}{repeats:>4}{parameters:>11}  {module:<{width}}  {arguments}")
     print(
-        f"{model.graph.name} scale={model.graph.scale or 'none'} summary: {found.layers} layers, {found.parameters:,} parameters, "
-        f"{found.gradients:,} gradients, {found.gflops:.1f} GFLOPs at {imgsz}"
+        f"{graph.name} scale={graph.scale or 'none'} summary: {sizes.layers} layers, {sizes.parameters:,} parameters, "
+        f"{sizes.gradients:,} gradients, {sizes.gflops:.1f} GFLOPs at {imgsz}"
     )
-    return found
+    return sizes
 
 
 class Info(NamedTuple):
-    """Sizes of a model: modules without children, parameters, those with gradients, GFLOPs of one image."""
+    """Sizes of a model: modules without children, parameters, parameters with gradients, GFLOPs of one image."""
 
     layers: int
     parameters: int
@@ -63,9 +61,9 @@ class Info(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """Sizes of a model: parameters, those with gradients, GFLOPs (2 x MACs / 1e9, one image of imgsz), a line a row.
+    """Sizes of a model: parameters, parameters with gradients, GFLOPs (2 x MACs / 1e9, one image of imgsz), and its rows.
 
-    layers: modules without children, each once; a folded batch norm is none.
+    layers: modules without children, each once; a folded batch norm is not counted.
     """
 
     layers: int
@@ -76,7 +74,7 @@ class Summary:
 
 
 def summary(model: Detector, imgsz: int = 640) -> Summary:
-    """Count a model; GFLOPs with attention counted exactly, for a square image of imgsz rounded up to a legal size."""
+    """Count a model: GFLOPs with attention, for a square image whose side is imgsz rounded up to a legal size."""
     rows = []
     for row, module in zip(model.graph.rows, model.model, strict=True):
         args = [*row.args, *(value for key, value in row.keywords.items() if key == "channels")]
@@ -93,7 +91,7 @@ def summary(model: Detector, imgsz: int = 640) -> Summary:
 def _flops(model: Detector, side: int) -> int:
     from torch.utils.flop_counter import FlopCounterMode  # brings triton along: half a second that only this needs
 
-    # torch's own counter; on shapes alone, unless a module (of others) needs values
+    # torch's own counter, on shapes alone unless a registered module needs values
     weight = next(model.parameters())
     image = torch.zeros(1, model.graph.channels, side, side, dtype=weight.dtype, device=weight.device)
     tensors = {name: value.to("meta") for name, value in (*model.named_parameters(), *model.named_buffers())}

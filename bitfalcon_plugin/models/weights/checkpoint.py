@@ -1,12 +1,13 @@
 """Our checkpoint format: a dict of tensors and plain values, so that `torch.load(path)` opens it with its defaults.
 
-Keys: format, version, bitfalcon (package version), date, graph (name, document, scale, variant, nc, names: what the model
-is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that came from
-elsewhere), norms (eps and momentum of batch norms that differ from the usual), source (family and layout of another maker's
-file), training (what a resumed run needs; None in a finished file). The graph's rows stand resolved beside its document.
+Keys: format, version, bitfalcon (version of the package), date, graph (name, document, scale, variant, nc, names: what
+the model is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that
+came from elsewhere), norms (eps and momentum of unusual batch norms), source (family and layout of a foreign
+checkpoint), training (what a resumed run needs; None in a finished file). The graph's resolved rows stand beside
+its document.
 
-A packed ternary model has a format of its own: instead of state and training, the pieces of bit/flat.py and their checksum,
-fmt, rule and bn_folded; no rows.
+A packed ternary model has a format of its own: instead of state and training it has the pieces of weights/packed.py and
+their checksum, fmt, rule and bn_folded; it has no rows.
 """
 
 from __future__ import annotations
@@ -40,8 +41,6 @@ MAX_LICENSE = 100_000
 OTHER_TASK = (
     "a {} checkpoint, whose head comes with a later version: `bitfalcon info` and `bitfalcon convert` work on it"
 )
-
-
 TEXT = (str, type(None))
 ENTRIES = {
     "graph": Mapping,
@@ -58,7 +57,12 @@ GRAPH_ENTRIES = {"name": str, "document": Mapping, "scale": str, "variant": str,
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds. state: tensors by name. training: optimizer, EMA and counters of an unfinished run, or None."""
+    """The content of a checkpoint file.
+
+    state: tensors by name. training: optimizer, EMA and counters of an unfinished run, or None. measured: strides and
+    multiple of the model, where they are known. compared: whether the shapes were compared with the graph already.
+    packed: the codec (of weights.trits.CODECS) of a folded ternary model, whose file is packed; otherwise "".
+    """
 
     graph: Graph
     state: Mapping[str, Tensor]
@@ -70,13 +74,16 @@ class Checkpoint:
     date: str = ""
     norms: Mapping[str, Sequence[float]] = field(default_factory=dict)
     source: Mapping[str, object] = field(default_factory=dict)
-    measured: tuple[Sequence[float], int] | None = None  # strides and multiple of the model, where they are known
-    compared: bool = False  # whether the shapes of the weights were held against the graph already
-    packed: str = ""  # of weights.trits.CODECS: the weights of a folded ternary model, from a packed file or for one
+    measured: tuple[Sequence[float], int] | None = None
+    compared: bool = False
+    packed: str = ""
 
     @uncollected()
     def model(self) -> Detector:
-        """A Detector with these weights, float32, in eval mode; of a packed file it is folded."""
+        """Build a Detector with these weights: float32, in eval mode, folded where the checkpoint is packed.
+
+        Raises UserError for tensors that do not fit the graph, and for a task whose head is not built here.
+        """
         if not self.graph.rows:
             raise UserError(f"{self.graph.name} is {OTHER_TASK.format(self.source.get('task', 'foreign'))}.")
         if not self.compared and (shapes := _shapes(self.graph)) is not None:
@@ -93,17 +100,13 @@ class Checkpoint:
         return model.eval()
 
     def _folded(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        # What folding leaves of these shapes, as far as it is known without doing it: the weights, which are what takes memory.
+        # The shapes after folding. Those of vectors are taken from the file: only weights take memory worth a check.
         codes = {name: name.removesuffix("weight") + "codes" for name in shapes if name.endswith("weight")}
         expected = {name: tuple(tensor.shape) for name, tensor in self.state.items() if tensor.ndim < 2}
-        return {
-            **expected,
-            **{
-                codes[name] if codes.get(name) in self.state else name: shape
-                for name, shape in shapes.items()
-                if len(shape) > 1
-            },
-        }
+        for name, shape in shapes.items():
+            if len(shape) > 1:
+                expected[codes[name] if codes.get(name) in self.state else name] = shape
+        return expected
 
     def _check_codes(self, model: Detector) -> None:
         # Codes beyond 1 would be taken for ternary ones, whose sums cannot overflow.
@@ -118,11 +121,11 @@ class Checkpoint:
         )
 
     def to_train(self, path: str | Path) -> Checkpoint:
-        """This checkpoint, whose weights can be trained on. UserError for a packed one, which has only their codes."""
+        """Return this checkpoint. Raises UserError where it is packed: it has codes, and no weights to train."""
         if self.packed:
             raise UserError(
-                f"'{path}' is a packed model, for predict and val: the weights that were trained are not in it any more. "
-                "Give the checkpoint that it was packed from."
+                f"'{path}' is a packed model, for predict and val: the weights that were trained are not in it any "
+                "more. Give the checkpoint that it was packed from."
             )
         return self
 
@@ -141,14 +144,13 @@ class Checkpoint:
         for name, (eps, momentum) in self.norms.items():
             norm = modules.get(name)
             if not isinstance(norm, nn.BatchNorm2d):
-                raise UserError(
-                    f"The file has constants for a batch norm {one_line(name, MAX_TEXT)} that {self.graph.name} has not."
-                )
+                shown = one_line(name, MAX_TEXT)
+                raise UserError(f"The file has constants for a batch norm {shown} that {self.graph.name} has not.")
             norm.eps, norm.momentum = eps, momentum
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all; a packed one packed again. UserError where that cannot be."""
+    """Write a checkpoint, whole or not at all. Raises UserError where a packed one cannot be packed again."""
     write_tensors(path, content_of(checkpoint))
 
 
@@ -164,7 +166,10 @@ def write_tensors(path: str | Path, content: Mapping[str, object]) -> None:
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, object]:
-    """What a checkpoint's file holds: tensors on the CPU and plain values. UserError where it cannot be packed."""
+    """Return the content of a checkpoint's file: tensors on the CPU and plain values.
+
+    Raises UserError where a packed one cannot be packed again.
+    """
     graph = checkpoint.graph
     document = {key: value for key, value in graph.document.items() if key in DOCUMENT_KEYS}
     content = {
@@ -196,29 +201,20 @@ def content_of(checkpoint: Checkpoint) -> dict[str, object]:
 
 
 def _packed(content: Mapping[str, object], fmt: str, rule: str) -> dict[str, object]:
-    graph = {key: value for key, value in content["graph"].items() if key != "rows"}
-    graph["document"] = {
-        key: value for key, value in graph["document"].items() if key != "names"
-    }  # they stand beside it
+    document = {key: value for key, value in content["graph"]["document"].items() if key != "names"}  # stand beside it
+    graph = {key: value for key, value in content["graph"].items() if key != "rows"} | {"document": document}
     plain = {key: value for key, value in content.items() if key not in ("state", "training")}
+    plain |= {"format": PACKED, "version": PACKED_VERSION, "graph": graph, "rule": rule, "bn_folded": True}
     try:
-        found = {
-            **plain,
-            "format": PACKED,
-            "version": PACKED_VERSION,
-            "graph": graph,
-            "rule": rule,
-            "bn_folded": True,
-            **flatten(content["state"], fmt),
-        }
-        return {**found, "checksum": checksum(found)}
+        packed = {**plain, **flatten(content["state"], fmt)}
+        return {**packed, "checksum": checksum(packed)}
     except ValueError as error:
         raise UserError(f"{content['graph']['name']} cannot be packed: it has {error}.") from error
 
 
 @uncollected()
 def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Read a checkpoint of ours. Raises MissingFileError, or UserError that says what the file is instead."""
+    """Read a checkpoint in our format. Raises MissingFileError, or UserError that says what the file is instead."""
     path = Path(path)
     if not path.exists():
         raise MissingFileError(
@@ -234,58 +230,56 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checkpoint_from(content: Mapping[str, object], path: str | Path) -> Checkpoint:
-    """A Checkpoint from what torch.load gave for `path`; UserError for a version that is too new, or entries that are none."""
+    """Return the Checkpoint in what torch.load gave for `path`.
+
+    Raises UserError for a format version that is too new, and for entries that are missing or damaged.
+    """
     newest = PACKED_VERSION if content["format"] == PACKED else VERSION
     if type(content.get("version")) is not int:
         raise UserError(
-            f"'{path}' calls itself a checkpoint of bitfalcon, but has no format version: it is damaged or made by hand."
+            f"'{path}' calls itself a checkpoint of bitfalcon, but has no format version: it is damaged or made by "
+            "hand."
         )
     if content["version"] > newest:
         raise UserError(
             f"'{path}' has format version {content['version']}, this is bitfalcon {__version__} (version "
             f"{newest}). Install a newer bitfalcon."
         )
-    packed = content["fmt"] if content["format"] == PACKED and isinstance(content.get("fmt"), str) else ""
-    content = _unpacked(content, path) if content["format"] == PACKED else content
-    if wrong := _misshapen(content):
+    packed = ""
+    if content["format"] == PACKED:
+        packed = content["fmt"] if isinstance(content.get("fmt"), str) else ""
+        content = _unpacked(content, path)
+    if wrong := _damaged_entries(content):
         raise UserError(
             f"'{path}' is a damaged checkpoint of bitfalcon: {', '.join(wrong)} missing or not what is written there. "
             "Give another copy of it."
         )
-    saved, source = content["graph"], content.get("source", {})
-    names = {index: one_line(name, MAX_TEXT) for index, name in saved["names"].items()}
-    if source.get("task", "detect") == "detect":
-        graph = resolve_graph(
-            saved["document"],
-            name=one_line(saved["name"]),
-            named_scale=saved["scale"],
-            variant=saved["variant"],
-            scale=saved["scale"] if saved["document"].get("scales") else "",
-            nc=saved["nc"],
-            names=names,
-        )
-    else:  # converted, and its head is not built here
-        graph = Graph(
-            one_line(saved["name"]),
-            saved["document"],
-            (),
-            saved["nc"],
-            names,
-            saved["scale"],
-            saved["variant"],
-            None,
-            3,
-        )
-    rest = {key: content[key] for key in ("state", "settings", "metrics", "epoch", "training")}
     return Checkpoint(
-        graph=graph,
+        graph=_saved_graph(content),
+        **{key: content[key] for key in ("state", "settings", "metrics", "epoch", "training")},
         norms=content.get("norms", {}),
-        source=source,
-        measured=saved.get("measured"),
+        source=content.get("source", {}),
+        measured=content["graph"].get("measured"),
         packed=packed,
         license=content["license"] and one_line(content["license"], MAX_LICENSE),
         date=one_line(content["date"], MAX_TEXT),
-        **rest,
+    )
+
+
+def _saved_graph(content: Mapping[str, object]) -> Graph:
+    saved = content["graph"]
+    document, name, scale = saved["document"], one_line(saved["name"]), saved["scale"]
+    names = {index: one_line(text, MAX_TEXT) for index, text in saved["names"].items()}
+    if content.get("source", {}).get("task", "detect") != "detect":  # converted; its head is not built here
+        return Graph(name, document, (), saved["nc"], names, scale, saved["variant"], None, 3)
+    return resolve_graph(
+        document,
+        name=name,
+        named_scale=scale,
+        variant=saved["variant"],
+        scale=scale if document.get("scales") else "",
+        nc=saved["nc"],
+        names=names,
     )
 
 
@@ -298,28 +292,23 @@ def _unpacked(content: Mapping[str, object], path: str | Path) -> dict[str, obje
         ) from error
 
 
-def _misshapen(content: Mapping[str, object]) -> list[str]:
-    # The entries that are not what `save` writes. Their content is checked where it is used.
+def _damaged_entries(content: Mapping[str, object]) -> list[str]:
+    # Names of entries that are not what `save_checkpoint` writes. Tensors and texts are checked where they are used.
     wrong = [key for key, kind in ENTRIES.items() if not isinstance(content.get(key), kind)]
     saved = content.get("graph") if isinstance(content.get("graph"), Mapping) else {}
     wrong += [f"graph.{key}" for key, kind in GRAPH_ENTRIES.items() if not isinstance(saved.get(key), kind)]
-    if not wrong:
-        state, names, norms, measured = (
-            content["state"],
-            saved["names"],
-            content.get("norms", {}),
-            saved.get("measured"),
-        )
-        fits = {
-            "state": all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()),
-            "graph.names": all(type(key) is int and isinstance(value, str) for key, value in names.items()),
-            "norms": isinstance(norms, Mapping)
-            and all(_are_numbers(pair) and len(pair) == 2 for pair in norms.values()),
-            "graph.measured": measured is None or _is_measured(measured),
-            "source": isinstance(content.get("source", {}), Mapping),
-        }
-        wrong = [key for key, right in fits.items() if not right]
-    return wrong
+    if wrong:
+        return wrong
+    state, names, norms = content["state"], saved["names"], content.get("norms", {})
+    are_pairs = isinstance(norms, Mapping) and all(_are_numbers(pair) and len(pair) == 2 for pair in norms.values())
+    fits = {
+        "state": all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()),
+        "graph.names": all(type(key) is int and isinstance(value, str) for key, value in names.items()),
+        "norms": are_pairs,
+        "graph.measured": saved.get("measured") is None or _is_measured(saved["measured"]),
+        "source": isinstance(content.get("source", {}), Mapping),
+    }
+    return [key for key, right in fits.items() if not right]
 
 
 def _are_numbers(value: object) -> bool:
@@ -332,7 +321,8 @@ def _is_measured(value: object) -> bool:
 
 
 def _shapes(graph: Graph) -> dict[str, tuple[int, ...]] | None:
-    # A graph may ask for more than memory holds, so shapes are looked at first; None for modules that have none without values.
+    # A graph may ask for more than memory holds, so that its shapes are compared before it is built. None for a graph
+    # with a module whose shapes depend on values.
     try:
         return state_shapes(graph)
     except UserError:

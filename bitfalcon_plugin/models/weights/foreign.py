@@ -1,4 +1,4 @@
-"""Other makers' checkpoints as ours, and ours in their layouts. What is known of their files lies in compat."""
+"""Foreign checkpoints to our format and back. Knowledge about other makers' files lies in compat."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ from .checkpoint import (
     write_tensors,
 )
 
-KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: what a run remembers
+KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: those that a checkpoint remembers
 MAX_EPOCH = 10**6
 PLAIN = (str, int, float, bool, type(None))  # values of a YAML
 
 
 @dataclass(frozen=True)
 class ForeignCheckpoint:
-    """A foreign file and what its tensors say."""
+    """A checkpoint of another maker. foreign: its content. recognised: family, size and head, as its tensors tell."""
 
     path: Path
     foreign: ForeignContent
-    found: Recognised
+    recognised: Recognised
 
     @property
     def names(self) -> dict[int, str]:
-        """Class index to name as the file has it; empty where it has none that fit."""
+        """Class index to name; empty where the file has no names for exactly its classes."""
         names = self.foreign.attributes.get("names")
         names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
-        fits = isinstance(names, Mapping) and len(names) == self.found.nc
-        fits = fits and {str(key) for key in names} == {str(index) for index in range(self.found.nc)}
+        fits = isinstance(names, Mapping) and len(names) == self.recognised.nc
+        fits = fits and {str(key) for key in names} == {str(index) for index in range(self.recognised.nc)}
         return {index: one_line(name, MAX_TEXT) for index, name in enumerate(_by_index(names))} if fits else {}
 
     @property
@@ -60,43 +60,45 @@ class ForeignCheckpoint:
 
     @property
     def epoch(self) -> int:
-        """0-based, -1 where the file does not say (as of every finished run)."""
+        """The 0-based epoch of the weights; -1 where the file has none, as of every finished run."""
         epoch = self.foreign.attributes.get("epoch")
         return epoch if type(epoch) is int and -1 <= epoch < MAX_EPOCH else -1
 
     @property
     def date(self) -> str:
-        """When the file was written, in its own words."""
+        """The date of the file as it is written there."""
         date = self.foreign.attributes.get("date")
         return one_line(date, MAX_TEXT) if isinstance(date, str) else ""
 
     def describe(self) -> str:
-        """Family, size, task, classes, epoch, date, licence, tensors in one line; then a line for each thing to know."""
-        found = self.found
+        """Return family, size, task, classes, tensors, epoch, date and licence in one line, then the notes."""
+        recognised = self.recognised
+        variant = f" (variant {recognised.variant})" if recognised.variant not in ("", recognised.family) else ""
         parts = [
-            f"family {found.family}"
-            + (f" (variant {found.variant})" if found.variant not in ("", found.family) else ""),
-            f"scale {found.scale or 'of its own'}",
-            found.task,
-            f"{found.nc} classes",
+            f"family {recognised.family}{variant}",
+            f"scale {recognised.scale or 'of its own'}",
+            recognised.task,
+            f"{recognised.nc} classes",
             f"{len(self.foreign.state)} tensors",
             "float16" if self.foreign.half else "float32",
             self.foreign.layout,
+            f"epoch {self.epoch}",
         ]
-        parts += [f"epoch {self.epoch}"] + ([f"date {self.date}"] if self.date else [])
-        line = (
-            f"{self.path}: " + ", ".join(parts) + f"; licence: {(self.license or 'not stated in the file')[:MAX_TEXT]}"
-        )
-        unfit = self.foreign.attributes.get("names") is not None and not self.names
-        wrong = [f"its class names are not those of classes 0 to {found.nc - 1}: they are left out"] if unfit else []
-        return "\n".join((line, *(f"note: {note}" for note in (*self.foreign.notes, *wrong))))
+        if self.date:
+            parts.append(f"date {self.date}")
+        license_text = (self.license or "not stated in the file")[:MAX_TEXT]
+        notes = list(self.foreign.notes)
+        if self.foreign.attributes.get("names") is not None and not self.names:
+            notes.append(f"its class names are not those of classes 0 to {recognised.nc - 1}: they are left out")
+        line = f"{self.path}: {', '.join(parts)}; licence: {license_text}"
+        return "\n".join((line, *(f"note: {note}" for note in notes)))
 
 
 @uncollected()
 def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
-    """Read a checkpoint: one of ours, or another maker's, whose weights are recognised. Nobody's code runs.
+    """Read a checkpoint in our format or a foreign one, whose family is recognised. No code of the file runs.
 
-    Raises MissingFileError, or UserError with what the file is instead.
+    Raises MissingFileError, or UserError that says what the file is instead.
     """
     loaded = load_file(path)
     if isinstance(loaded.content, dict) and loaded.content.get("format") in CHECKPOINT_FORMATS:
@@ -110,7 +112,10 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
 
 @uncollected()
 def open_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint:
-    """A Checkpoint from our file or another maker's detector; says what a foreign file is, and its licence."""
+    """Return the Checkpoint of a detector, ours or foreign. `say` gets a foreign file's description, and the licence.
+
+    Raises MissingFileError, or UserError for a file that is no checkpoint of a detector.
+    """
     opened = identify_checkpoint(path)
     if isinstance(opened, Checkpoint):
         if not opened.graph.rows:
@@ -124,10 +129,10 @@ def open_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Che
 
 
 def to_checkpoint(opened: ForeignCheckpoint) -> Checkpoint:
-    """Map a detector's weights into our layout; every tensor is used or the problems are raised together."""
+    """Convert a foreign detector. Every tensor is used; otherwise a UserError lists all problems."""
     graph = _graph(opened)
     try:
-        state, report = apply(TABLES[opened.found.family], opened.foreign.state, state_shapes(graph))
+        state, report = apply(TABLES[opened.recognised.family], opened.foreign.state, state_shapes(graph))
     except RemapError as error:
         raise_problems(
             f"'{opened.path}' does not fit its graph ({graph.name}, scale {graph.scale or 'none'}, variant "
@@ -153,47 +158,56 @@ def _by_index(names: Mapping) -> list:
 
 
 def _settings(foreign: ForeignContent) -> dict[str, object]:
-    # What does not fit our settings would stop every verb with a complaint about something that the user never gave.
+    # A value that our settings refuse would stop every verb, with a complaint about something that the user never gave.
     arguments = foreign.attributes.get("train_args")
-    found = {key: arguments.get(key) for key in KEPT_SETTINGS} if isinstance(arguments, Mapping) else {}
-    return {
-        key: value
-        for key, value in found.items()
-        if value is not None
-        and not draft_of({key: value}).problems
-        and (not isinstance(value, str) or value.isprintable())
-    }
+    if not isinstance(arguments, Mapping):
+        return {}
+    given = {key: arguments[key] for key in KEPT_SETTINGS if arguments.get(key) is not None}
+    is_text = {key: isinstance(value, str) for key, value in given.items()}
+    printable = {key: value for key, value in given.items() if not is_text[key] or value.isprintable()}
+    return {key: value for key, value in printable.items() if not draft_of({key: value}).problems}
 
 
 def _graph(opened: ForeignCheckpoint) -> Graph:
-    found, attributes = opened.found, opened.foreign.attributes
-    if found.task != "detect":
-        raise UserError(f"'{opened.path}' is {OTHER_TASK.format(found.task)} ({found.family}, scale {found.scale}).")
-    document, name = attributes.get("yaml"), opened.path.name
-    if not isinstance(document, Mapping):
-        if not found.graph or not found.scale:
-            raise UserError(
-                f"'{opened.path}' holds a graph of its own ({found.family}) without its YAML. Give the graph as model= "
-                "and this file as pretrained= ."
-            )
-        shipped = find_model(found.graph)
-        document, name = shipped.document, shipped.path.name
-    elif not _is_plain(document) or not all(isinstance(document.get(part) or [], list) for part in LISTS):
-        raise UserError(
-            f"'{opened.path}' carries a model YAML that is none: its {', '.join(LISTS)} are no lists of rows of plain "
-            "values. Give the graph as model= and this file as pretrained= ."
-        )
-    scale = found.scale or str(document.get("scale") or "")
-    document = {
-        key: value for key, value in document.items() if key not in ("nc", "names", "scale", "variant", "class_width")
-    }
+    recognised = opened.recognised
+    if recognised.task != "detect":
+        task = OTHER_TASK.format(recognised.task)
+        raise UserError(f"'{opened.path}' is {task} ({recognised.family}, scale {recognised.scale}).")
+    document, name = _document(opened)
+    scale = recognised.scale or str(document.get("scale") or "")
+    left_out = ("nc", "names", "scale", "variant", "class_width")
+    document = {key: value for key, value in document.items() if key not in left_out}
     head = f"model.{sum(len(document.get(part) or []) for part in LISTS) - 1}."
     boxes, classes = (opened.foreign.state.get(head + key) for key in ("cv2.0.0.conv.weight", "cv3.0.2.weight"))
-    if boxes is not None and classes is not None and classes.shape[1] != max(boxes.shape[1], min(found.nc, 100)):
+    if boxes is not None and classes is not None and classes.shape[1] != max(boxes.shape[1], min(recognised.nc, 100)):
         document["class_width"] = classes.shape[1]  # fine-tuned from a model of other classes
     return resolve_graph(
-        document, name=name, named_scale=scale, variant=found.variant or None, nc=found.nc, names=opened.names or None
+        document,
+        name=name,
+        named_scale=scale,
+        variant=recognised.variant or None,
+        nc=recognised.nc,
+        names=opened.names or None,
     )
+
+
+def _document(opened: ForeignCheckpoint) -> tuple[Mapping[str, object], str]:
+    # The model YAML in the file, or the shipped one of its family; and the name for messages.
+    document, recognised = opened.foreign.attributes.get("yaml"), opened.recognised
+    instead = "Give the graph as model= and this file as pretrained= ."
+    if not isinstance(document, Mapping):
+        if not recognised.graph or not recognised.scale:
+            raise UserError(
+                f"'{opened.path}' holds a graph of its own ({recognised.family}) without its YAML. {instead}"
+            )
+        shipped = find_model(recognised.graph)
+        return shipped.document, shipped.path.name
+    if not _is_plain(document) or not all(isinstance(document.get(part) or [], list) for part in LISTS):
+        raise UserError(
+            f"'{opened.path}' carries a model YAML that is none: its {', '.join(LISTS)} are no lists of rows of plain "
+            f"values. {instead}"
+        )
+    return document, opened.path.name
 
 
 def _is_plain(value: object) -> bool:
@@ -204,39 +218,40 @@ def _is_plain(value: object) -> bool:
 
 def _source(opened: ForeignCheckpoint) -> dict[str, object]:
     folded = any(key.endswith(".attn.pe.conv.bias") for key in opened.foreign.state)
-    return {"family": opened.found.family, "task": opened.found.task, "folded": folded}
+    return {"family": opened.recognised.family, "task": opened.recognised.task, "folded": folded}
 
 
 def _measured(opened: ForeignCheckpoint, graph: Graph) -> tuple[tuple[int, ...], int] | None:
     # Known without running an image where the rows are those of a shipped graph.
-    if not (opened.found.graph and opened.found.strides):
+    if not (opened.recognised.graph and opened.recognised.strides):
         return None
-    shipped = find_model(opened.found.graph).document
+    shipped = find_model(opened.recognised.graph).document
     same = all(graph.document.get(part) == shipped.get(part) for part in LISTS)
-    return (opened.found.strides, max(opened.found.strides)) if same else None
+    return (opened.recognised.strides, max(opened.recognised.strides)) if same else None
 
 
 def _norms(foreign: ForeignContent, kept: Mapping[str, str]) -> dict[str, list[float]]:
-    # eps and momentum of the batch norms that differ from ours, by our module name
-    found = {}
+    # eps and momentum of the batch norms that differ from the usual, by our module name
+    norms = {}
     for module, eps in foreign.eps.items():
         ours = kept.get(f"{module}.weight", "").removesuffix(".weight")
         momentum = foreign.momentum.get(module)
         momentum = MOMENTUM if momentum is None else momentum
         if ours and (eps, momentum) != (EPS, MOMENTUM):
-            found[ours] = [float(eps), float(momentum)]
-    return found
+            norms[ours] = [float(eps), float(momentum)]
+    return norms
 
 
 def convert_foreign(opened: ForeignCheckpoint) -> Checkpoint:
-    """A foreign file as a Checkpoint to be written; of other tasks, whose heads are not built here, without resolved rows."""
-    if opened.found.task == "detect":
+    """Convert a foreign checkpoint of any task. One whose head is not built here gets a graph without resolved rows."""
+    if opened.recognised.task == "detect":
         return to_checkpoint(opened)
-    found, attributes = opened.found, opened.foreign.attributes
-    state, report = apply(TABLES[found.family], opened.foreign.state, None)
-    document = attributes.get("yaml")
+    recognised = opened.recognised
+    state, report = apply(TABLES[recognised.family], opened.foreign.state, None)
+    document = opened.foreign.attributes.get("yaml")
     document = document if isinstance(document, Mapping) and _is_plain(document) else {}
-    graph = Graph(opened.path.name, document, (), found.nc, opened.names, found.scale, found.variant, None, 3)
+    scale, variant = recognised.scale, recognised.variant
+    graph = Graph(opened.path.name, document, (), recognised.nc, opened.names, scale, variant, None, 3)
     return Checkpoint(
         graph,
         state,
@@ -251,13 +266,13 @@ def convert_foreign(opened: ForeignCheckpoint) -> Checkpoint:
 def save_state_dict(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
     """Write a plain state dict in a family's own keys, which torch.load opens with its defaults; returns it.
 
-    The licence of the weights goes along where nobody trips over it: in the metadata that torch keeps beside a state dict.
+    The licence of the weights is written into the metadata that torch keeps beside a state dict.
     Raises UserError when the weights belong to another family, or are packed.
     """
     if checkpoint.packed:
         raise UserError(
-            f"to={family}: a packed model has codes instead of weights, and other makers' keys have no place for them. Convert "
-            "the checkpoint that it was packed from."
+            f"to={family}: a packed model has codes instead of weights, and other makers' keys have no place for them. "
+            "Convert the checkpoint that it was packed from."
         )
     own = family_of_ours(checkpoint.state, checkpoint.graph.variant)
     if family != own:

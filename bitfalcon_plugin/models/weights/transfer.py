@@ -1,6 +1,6 @@
-"""Weights of a checkpoint in another model: the same graph for other classes, never in part.
+"""Take over the weights of a checkpoint into a model of the same graph, which may have other classes.
 
-Everything but the last layers of the class branches is taken over; of those, the rows of classes with the same name.
+All tensors are taken over but the last layers of the class branches; of these, the rows of classes with the same name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..detector import Detector
 from ..modules.bit_activations import ACT_SCALE
 from .checkpoint import Checkpoint
 
-# What tells the families apart in a checkpoint (spec/families.md section 1).
+# How the families differ in a checkpoint (spec/families.md section 1).
 VARIANT_WORDS = {
     "v1": "rows 1 and 3 dense, positional convolution 7x7",
     "turbo": "rows 1 and 3 grouped, positional convolution 5x5",
@@ -27,8 +27,10 @@ VARIANT_WORDS = {
 
 @dataclass(frozen=True)
 class Transfer:
-    """What became of a checkpoint in another model. kept: tensors taken over whole. remapped: classes whose rows were taken
-    over by name. new: classes of the model that start fresh. dropped: classes of the checkpoint that are left behind."""
+    """The outcome of a transfer. kept: tensors taken over whole. remapped: classes whose rows were taken over by name.
+
+    new: classes of the model that start fresh. dropped: classes of the checkpoint that are left behind.
+    """
 
     kept: int
     remapped: tuple[str, ...]
@@ -52,22 +54,22 @@ def class_width(checkpoint: Checkpoint) -> int:
 def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_name: bool = True) -> Transfer:
     """Take over a checkpoint's weights into `model`, in place.
 
-    by_name: rows of other classes go by the classes' names; otherwise by their numbers, where there are equally many.
+    by_name: rows of classes are matched by the classes' names; otherwise by number, where there are equally many.
 
-    Raises UserError, with the model unchanged, when any other tensor than the last class layers differs in name or shape, or the
-    checkpoint is a packed one.
+    Raises UserError, with the model unchanged, when a tensor outside the last class layers differs in name or shape, and
+    for a packed checkpoint.
     """
     checkpoint.to_train(path)
     own = model.state_dict()
     last = f"model.{len(model.model) - 1}.cv3."
-    ends = {name for name in own if name.startswith(last) and name.split(".")[-2] == "2"}
-    same = dict(checkpoint.graph.names) == dict(model.names) or not by_name and checkpoint.graph.nc == model.nc
+    class_layers = {name for name in own if name.startswith(last) and name.split(".")[-2] == "2"}
+    has_names = dict(checkpoint.graph.names) == dict(model.names)
+    same_classes = has_names or not by_name and checkpoint.graph.nc == model.nc
+    replaced = set() if same_classes else class_layers
     fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
-    kept = fits if same else fits - ends
-    unset = {
-        name for name in own.keys() - checkpoint.state.keys() if name.endswith(ACT_SCALE)
-    }  # a float head's weights
-    wrong = sorted((own.keys() | checkpoint.state.keys()) - kept - unset - (set() if same else ends))
+    kept = fits - replaced
+    unset = {name for name in own.keys() - checkpoint.state.keys() if name.endswith(ACT_SCALE)}  # a float head has none
+    wrong = sorted((own.keys() | checkpoint.state.keys()) - kept - unset - replaced)
     if wrong:
         raise UserError(_misfit(model, checkpoint, path, wrong))
     for name in kept:
@@ -75,43 +77,40 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
     for name in unset:
         own[name].zero_()
     checkpoint.set_norms(model)
-    if same:
+    if same_classes:
         return Transfer(len(kept), (), (), ())
     if not by_name:
         return Transfer(len(kept), (), tuple(model.names.values()), tuple(checkpoint.graph.names.values()))
-    return _by_name(own, checkpoint, model.names, sorted(ends), len(kept))
+    return _by_name(own, checkpoint, model.names, sorted(class_layers), len(kept))
 
 
 def _by_name(
-    own: Mapping[str, Tensor], checkpoint: Checkpoint, names: Mapping[int, str], ends: list[str], kept: int
+    own: Mapping[str, Tensor], checkpoint: Checkpoint, names: Mapping[int, str], class_layers: list[str], kept: int
 ) -> Transfer:
-    old = {
-        name.lower(): index for index, name in checkpoint.graph.names.items() if name != str(index)
-    }  # not placeholders
-    pairs = {index: old[name.lower()] for index, name in names.items() if name.lower() in old}
-    for name in ends:
-        for index, source in pairs.items():
-            own[name][index].copy_(checkpoint.state[name][source])
-    taken = set(pairs.values())
-    return Transfer(
-        kept,
-        tuple(names[index] for index in pairs),
-        tuple(name for i, name in names.items() if i not in pairs),
-        tuple(name for i, name in checkpoint.graph.names.items() if i not in taken),
-    )
+    before = checkpoint.graph.names
+    rows = {name.lower(): index for index, name in before.items() if name != str(index)}  # numbers are placeholders
+    pairs = {index: rows[name.lower()] for index, name in names.items() if name.lower() in rows}
+    for layer in class_layers:
+        for index, row in pairs.items():
+            own[layer][index].copy_(checkpoint.state[layer][row])
+    remapped = tuple(names[index] for index in pairs)
+    new = tuple(name for index, name in names.items() if index not in pairs)
+    dropped = tuple(name for index, name in before.items() if index not in pairs.values())
+    return Transfer(kept, remapped, new, dropped)
 
 
 def _misfit(model: Detector, checkpoint: Checkpoint, path: str | Path, wrong: list[str]) -> str:
-    theirs, ours = checkpoint.graph, model.graph
+    before, graph = checkpoint.graph, model.graph
     text = (
-        f"The weights of '{path}' (scale {theirs.scale or 'none'}, variant {theirs.variant}) do not fit {ours.name} "
-        f"(scale {ours.scale or 'none'}, variant {ours.variant}); {len(wrong)} tensors differ, the first is {wrong[0]}."
+        f"The weights of '{path}' (scale {before.scale or 'none'}, variant {before.variant}) do not fit {graph.name} "
+        f"(scale {graph.scale or 'none'}, variant {graph.variant}); {len(wrong)} tensors differ, the first is "
+        f"{wrong[0]}."
     )
-    if theirs.scale != ours.scale and theirs.scale:
-        text += f" Give scale={theirs.scale}."
-    if theirs.variant != ours.variant:
+    if before.scale != graph.scale and before.scale:
+        text += f" Give scale={before.scale}."
+    if before.variant != graph.variant:
         text += (
-            f" {theirs.variant} weights have {VARIANT_WORDS[theirs.variant]}; this {ours.variant} graph has "
-            f"{VARIANT_WORDS[ours.variant]}. Give variant={theirs.variant}."
+            f" {before.variant} weights have {VARIANT_WORDS[before.variant]}; this {graph.variant} graph has "
+            f"{VARIANT_WORDS[graph.variant]}. Give variant={before.variant}."
         )
     return text
