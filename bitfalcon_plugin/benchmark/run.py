@@ -33,7 +33,9 @@ from ..export.compare import compare_candidates, tolerance_for
 from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
 from ..ops.letterbox import letterbox_fit
+from ..ops.nms import Suppression
 from ..plots.charts import NoMatplotlib
+from ..tasks import task_of
 from ..tasks.metrics import Metrics
 from ..val.loop import DEFAULT_CONF, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
@@ -271,8 +273,8 @@ def _validate(engine: Network | Runtime, conditions: Conditions) -> Metrics:
         rect=False,
         workers=workers_for(conditions.device, conditions.settings),
     )
-    max_det = conditions.settings.max_det
-    return validate(engine, conditions.samples, loader, conf=DEFAULT_CONF, iou=IOU, max_det=max_det)
+    rule = Suppression(conf=DEFAULT_CONF, iou=IOU, max_det=conditions.settings.max_det, multi_label=True)
+    return validate(engine, conditions.samples, loader, rule, task=task_of(engine)).metrics
 
 
 @contextlib.contextmanager

@@ -6,33 +6,33 @@ Written from interface.md 5.2 and families.md 3. The YAML itself is read in `spe
 from __future__ import annotations
 
 import os
-from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config.errors import MissingFileError, UserError, nearest, raise_problems
-from ..ops.boxes import xyxy_from_xywh
-from ..ops.polygons import Outlines
+from ..ops.instances import Instances
 from .formats.dataset_yaml import DataSpec, leaves
-from .formats.keypoint_rows import keypoint_problems
-from .formats.yolo import Row, label_path
+from .formats.keypoint_rows import keypoint_problems, polygon_values
+from .formats.yolo import RowReader, label_path, read_row
 from .images import IMAGE_SUFFIXES
 from .scan_cache import NO_LABELS, look_at_all
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One usable image and its labels; a background has no rows."""
+    """One usable image and its labels; a background has no labels."""
 
     image: Path
     size: tuple[int, int]  # (h, w) in pixels of the upright image
-    classes: Tensor  # (n,) int64
-    boxes: Tensor  # (n, 4) float32: centre x, centre y, width, height relative to the image, inside it
-    outlines: Outlines | None = None  # of the n objects, float32 relative to the image; None without a polygon
+    labels: Instances  # boxes xyxy float32 in shares of the image, inside it; polygons None where all labels are boxes
+
+    def pixel_labels(self) -> Instances:
+        """The labels in pixels of the original image."""
+        height, width = self.size
+        return self.labels.scaled(width, height)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class Scan:
     @property
     def polygons(self) -> int:
         """How many labels are polygons; the others are boxes alone."""
-        return sum(int((sample.outlines.counts > 0).sum()) for sample in self.samples if sample.outlines)
+        return sum(int(sample.labels.has_polygon.sum()) for sample in self.samples)
 
 
 def scan(
@@ -59,12 +59,14 @@ def scan(
     single_cls: bool = False,
     classes: int | Sequence[int] | None = None,
     fraction: float = 1.0,
+    read: RowReader = read_row,
 ) -> Scan:
     """Find the images of a split, look at each one's header and end, and read its labels.
 
     Args:
         single_cls: every label becomes class 0; class indices are not checked against the names.
         classes: keep only labels of these classes (indices as in the files).
+        read: the task's reader of one row of a label file.
         fraction: keep the first round(n * fraction) images in sorted order, at least one.
 
     Raises MissingFileError where images are not there, UserError with all label problems of the split, and UserError
@@ -74,36 +76,31 @@ def scan(
     paths, notes = _images(data, split)
     paths = paths[: max(1, round(len(paths) * fraction))]
     nc = None if single_cls else data.nc
-    looks = look_at_all(paths, nc)
+    looks = look_at_all(paths, nc, read)
     problems = [problem for look in looks for problem in look.labels.problems]
-    problems += keypoint_problems(((label_path(look.image), look.labels.outlines) for look in looks), data.kpt_shape)
+    problems += keypoint_problems(
+        ((label_path(look.image), polygon_values(look.labels.labels)) for look in looks), data.kpt_shape
+    )
     raise_problems(f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:", problems)
     samples = []
     for look in looks:
         notes += look.notes
         if look.size:
-            rows = [row for row in look.labels.rows if wanted is None or row.cls in wanted]
-            samples.append(_sample(look.image, look.size, rows, look.labels.outlines, single_cls))
+            samples.append(Sample(look.image, look.size, _chosen(look.labels.labels, wanted, single_cls)))
     seen = [look for look in looks if look.size]
-    found = sum(bool(look.labels.rows) for look in seen)
+    found = sum(len(look.labels.labels) > 0 for look in seen)
     missing = sum(look.labels is NO_LABELS for look in seen)
     result = Scan(tuple(samples), found, missing, len(seen) - found - missing, len(looks) - len(seen), tuple(notes))
     return _usable(result, data, split, paths, wanted)
 
 
-def _sample(
-    image: Path, size: tuple[int, int], rows: Sequence[Row], outlines: Mapping[Row, array], single_cls: bool
-) -> Sample:
-    boxes = torch.tensor([row[1:] for row in rows], dtype=torch.float32).reshape(-1, 4)
-    classes = torch.tensor([0 if single_cls else row.cls for row in rows], dtype=torch.int64)
-    points = array("f")
-    for row in rows:
-        points.extend(outlines.get(row, ()))
-    if not points:
-        return Sample(image, size, classes, boxes)
-    counts = torch.tensor([len(outlines.get(row, ())) // 2 for row in rows])
-    flat = torch.frombuffer(points, dtype=torch.float32).clone()
-    return Sample(image, size, classes, boxes, Outlines(flat.view(-1, 2), counts))
+def _chosen(labels: Instances, classes: frozenset[int] | None, single_cls: bool) -> Instances:
+    """The labels of the chosen classes; with `single_cls` all of them are of class 0."""
+    if classes is not None:
+        labels = labels.only(torch.isin(labels.classes, torch.tensor(sorted(classes), dtype=torch.int64)))
+        if not bool(labels.has_polygon.any()):
+            labels = replace(labels, polygons=None)
+    return replace(labels, classes=torch.zeros_like(labels.classes)) if single_cls else labels
 
 
 def _wanted(classes: int | Sequence[int] | None, nc: int | None) -> frozenset[int] | None:
@@ -123,7 +120,7 @@ def _usable(result: Scan, data: DataSpec, split: str, paths: Sequence[Path], wan
         if not any(path.exists() for path in paths):
             raise MissingFileError(_missing(data, split, paths[:1]))
         raise_problems(f"{title} has no usable image ({len(paths)} listed):", result.notes)
-    if any(len(sample.classes) for sample in result.samples):
+    if any(len(sample.labels) for sample in result.samples):
         return result
     kept = "" if wanted is None else f" of classes={sorted(wanted)}"
     text = (
@@ -217,9 +214,3 @@ def _missing(data: DataSpec, split: str, absent: Sequence[Path]) -> str:
         lines.append(f"The YAML's `download:` says: {asked if len(asked) <= 300 else asked[:297] + '...'}")
         lines.append(f"Nothing is fetched or executed here: fetch it and put it so that '{absent[0]}' is there.")
     return "\n".join(lines)
-
-
-def pixel_boxes(sample: Sample) -> Tensor:
-    """(n, 4) xyxy in pixels of the original image."""
-    height, width = sample.size
-    return xyxy_from_xywh(sample.boxes) * torch.tensor([width, height, width, height], dtype=torch.float32)

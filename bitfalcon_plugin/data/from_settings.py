@@ -10,6 +10,7 @@ from ..config.errors import UserError
 from ..config.notes import note
 from ..config.settings import Settings
 from .formats.dataset_yaml import DataSpec
+from .formats.yolo import RowReader, read_row
 
 if TYPE_CHECKING:
     from .dataset import Scan
@@ -48,8 +49,8 @@ def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
     return data, settings
 
 
-def scan_split(data: DataSpec, split: str, settings: Settings) -> Scan:
-    """Look through a split and say what is in it."""
+def scan_split(data: DataSpec, split: str, settings: Settings, read: RowReader = read_row) -> Scan:
+    """Look through a split and print what is in it. read: the task's reader of one row of a label file."""
     from .dataset import scan
 
     found = scan(
@@ -57,11 +58,12 @@ def scan_split(data: DataSpec, split: str, settings: Settings) -> Scan:
         split,
         single_cls=settings.single_cls,
         classes=settings.classes,
+        read=read,
         fraction=settings.fraction if split == "train" and settings.mode == "train" else 1.0,
     )
     print(
         f"{split:>9}: {len(found.samples)} images, {found.missing + found.empty} backgrounds, {found.unreadable} unreadable, "
-        f"{sum(len(sample.boxes) for sample in found.samples)} boxes ({data.path})"
+        f"{sum(len(sample.labels) for sample in found.samples)} boxes ({data.path})"
     )
     for text in found.notes[:20]:
         print(f"note: {text}", file=sys.stderr)

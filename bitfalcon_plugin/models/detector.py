@@ -71,6 +71,11 @@ class Detector(nn.Module):
         return self.model[-1]
 
     @property
+    def task(self) -> str:
+        """The task that the head row names, a key of tasks.TASKS."""
+        return entry(self.graph.rows[-1].module).rule.task
+
+    @property
     def reg_max(self) -> int:
         """Bins of each box side's distribution."""
         return self.head.reg_max

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +16,18 @@ from .boxes import xyxy_from_xywh
 
 MAX_CANDIDATES = 30_000  # candidates of one image that reach suppression, best first (interface.md 8.2)
 BLOCK = 2_048  # candidates that `_suppress` takes at once
+
+
+@dataclass(frozen=True)
+class Suppression:
+    """Which candidates become detections: the arguments of `non_max_suppression`."""
+
+    conf: float = 0.25
+    iou: float = 0.7
+    max_det: int = 300
+    multi_label: bool = False
+    agnostic: bool = False
+    classes: Sequence[int] | None = None
 
 
 def non_max_suppression(

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,8 +24,9 @@ from ..data.images import GREY
 from ..models.detector import Detector
 from ..models.inference.compiling import warm
 from ..ops.letterbox import Fit, letterbox_fit, minimal_canvas
-from ..ops.nms import non_max_suppression
-from ..tasks.detect import detect
+from ..ops.nms import Suppression
+from ..tasks import task_of
+from ..tasks.detect import predict_decoded
 from .reader import Picture, Unread, read_pictures, resize_pixels
 from .results import Results
 from .sources import Item, Video
@@ -73,64 +74,78 @@ class Predictor:
 Watch = Callable[[str, Batch], None]
 
 
-def predict(model: Detector, sources: Iterable[Item], **options) -> Iterator[Results]:
-    """Yield the Results of every source that can be read, in order. `options` are those of `predict_batches`."""
-    for batch in predict_batches(model, sources, **options):
+@dataclass(frozen=True)
+class Options:
+    """How sources are predicted.
+
+    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. rule: which candidates are
+    detections. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a minimal rectangle if their sizes
+    are equal, and a square otherwise. augment: merge the detections on the image with those on copies of 0.83, mirrored, and
+    0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts. embed: instead of
+    detections, give for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos
+    and webcams, see reader.read_pictures.
+    """
+
+    imgsz: int | tuple[int, int] = 640
+    rule: Suppression = field(default_factory=Suppression)
+    batch: int | None = None
+    augment: bool = False
+    half: bool = False
+    embed: Sequence[int] | None = None
+    vid_stride: int = 1
+    keep_all: bool = False
+
+    @classmethod
+    def of(cls, **values: object) -> Options:
+        """Options from plain keywords; those of Suppression (conf, iou, max_det, agnostic, classes) are sorted in."""
+        names = Suppression.__dataclass_fields__
+        rule = Suppression(**{name: values.pop(name) for name in [*values] if name in names})
+        return cls(rule=rule, **values)
+
+
+def predict(
+    model: Detector, sources: Iterable[Item], *, skipped: Skipped | None = None, watch: Watch | None = None, **options
+) -> Iterator[Results]:
+    """Yield the Results of every source that can be read, in order. `options` are those of Options.of."""
+    for batch in predict_batches(model, sources, Options.of(**options), skipped=skipped, watch=watch):
         yield from batch.results
 
 
 def predict_batches(
     model: Detector,
     sources: Iterable[Item],
+    options: Options,
     *,
-    imgsz: int | tuple[int, int] = 640,
-    conf: float = 0.25,
-    iou: float = 0.7,
-    max_det: int = 300,
-    batch: int | None = None,
-    agnostic: bool = False,
-    classes: Sequence[int] | None = None,
-    augment: bool = False,
-    half: bool = False,
-    embed: Sequence[int] | None = None,
-    vid_stride: int = 1,
-    keep_all: bool = False,
     skipped: Skipped | None = None,
     watch: Watch | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of sources that can be read, in order, with their Results. The model must be in eval mode.
 
-    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. conf, iou, max_det, agnostic,
-    classes: as in boxes.non_max_suppression. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a
-    minimal rectangle if their sizes are equal and a square otherwise. augment: merge the detections on the image with those
-    on copies of 0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the weights' type counts. embed: no
-    detections but for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos
-    and webcams, see ahead.read_pictures. skipped: collects the sources that could not be read. watch: called with the events
-    on_predict_batch_start and on_predict_postprocess_end and their batch.
+    skipped: collects the sources that could not be read. watch: called with the events on_predict_batch_start and
+    on_predict_postprocess_end and their batch.
 
-    A thread is one batch ahead of the caller, who meanwhile draws and writes; of a webcam it is not. Where the model has `twins`,
-    copies on other devices, batches are shared out among all, each to one that is free.
+    A thread is one batch ahead of the caller, who meanwhile draws and writes; except of a webcam. Where the model has
+    `twins`, copies on other devices, batches are shared out among all, each to one that is free.
 
     Raises UserError for a row of `embed` that is none.
     """
-    if embed is not None:
-        embed_rows(model, embed)
-    rule = {"conf": conf, "iou": iou, "max_det": max_det, "agnostic": agnostic, "classes": classes}
+    if options.embed is not None:
+        embed_rows(model, options.embed)
     watch = watch or (lambda event, batch: None)
 
     def resized(size: tuple[int, int]) -> tuple[int, int]:
-        return _fits([size], imgsz, model)[0].resized
+        return _fits([size], options.imgsz, model)[0].resized
 
-    depth = min(max(2 * (batch or 1), 4), 32)
-    pictures = read_pictures(sources, resized, depth=depth, vid_stride=vid_stride, keep_all=keep_all)
+    depth = min(max(2 * (options.batch or 1), 4), 32)
+    pictures = read_pictures(sources, resized, depth=depth, vid_stride=options.vid_stride, keep_all=options.keep_all)
     models, live = [model, *getattr(model, "twins", ())], isinstance(sources, Sequence) and any(map(_is_live, sources))
-    rooms: list[dict] = [{} for _ in models]
+    buffers: list[dict] = [{} for _ in models]
 
     def compute(place: int, chunk: Batch) -> list:
-        return _results(models[place], chunk.pictures, imgsz, augment, half, embed, rule, rooms[place])
+        return _results(models[place], chunk.pictures, options, buffers[place])
 
     with contextlib.closing(pictures):
-        chunks = _chunks(pictures, batch, Skipped() if skipped is None else skipped)
+        chunks = _chunks(pictures, options.batch, Skipped() if skipped is None else skipped)
         with contextlib.closing(_computed(chunks, compute, len(models), 0 if live else len(models))) as done:
             for chunk, results in done:
                 watch("on_predict_batch_start", chunk)
@@ -211,42 +226,37 @@ def _kind(picture: Picture) -> tuple:
     return (picture.tile.shape, picture.tile.dtype, picture.tile.device) if picture.together else ()
 
 
-def _results(
-    model: Detector,
-    pictures: list[Picture],
-    imgsz: int | tuple[int, int],
-    augment: bool,
-    half: bool,
-    embed: Sequence[int] | None,
-    rule: dict,
-    room: dict | None = None,
-) -> list:
+def _results(model: Detector, pictures: list[Picture], options: Options, buffers: dict | None = None) -> list:
+    """The Results of one batch of pictures, or with `options.embed` their vectors."""
     start = time.perf_counter()
-    images, fits = _input(pictures, imgsz, model, room)
+    images, fits = _input(pictures, options.imgsz, model, buffers)
     warming = 0.0
-    if embed is None:
+    if options.embed is None:
         with torch.inference_mode():
             warming = warm(model, images)
     prepared = _now(images)
-    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=half and images.is_cuda):
-        found = _embedded(model, images, embed) if embed is not None else detect(model, images, augment)
-    if embed is not None:
-        return list(found.clone())
+    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=options.half and images.is_cuda):
+        if options.embed is not None:
+            vectors = _embedded(model, images, options.embed)
+        else:
+            decoded = predict_decoded(model, images, options.augment)
+    if options.embed is not None:
+        return list(vectors.clone())  # outside of inference mode: a caller may train on them
     inferred = _now(images)
     with torch.inference_mode():
-        hopeful = (found[:, 4:].amax(1) > rule["conf"]).any(0)  # (A,); nearly all anchors end here
-        found = non_max_suppression(found[:, :, hopeful], **rule)
-        rows = [
-            torch.cat((fit.to_original(boxes[:, :4]), boxes[:, 4:]), 1) for fit, boxes in zip(fits, found, strict=True)
+        detections = [
+            replace(found, boxes=fit.to_original(found.boxes))
+            for fit, found in zip(fits, task_of(model).decode(decoded, options.rule), strict=True)
         ]
-    done, count, results = _now(images), len(pictures), []
-    for picture, boxes in zip(pictures, rows, strict=True):
+    done, count = _now(images), len(pictures)
+    results = []
+    for picture, found in zip(pictures, detections, strict=True):
         speed = {
             "preprocess": picture.milliseconds + (prepared - start - warming) * 1e3 / count,
             "inference": (inferred - prepared) * 1e3 / count,
             "postprocess": (done - inferred) * 1e3 / count,
         }
-        result = Results(picture.pixels, picture.path, model.names, boxes.clone(), speed)
+        result = Results(picture.pixels, picture.path, model.names, found.rows(), speed)
         result.input_shape = tuple(images.shape[2:])
         results.append(result)
     return results

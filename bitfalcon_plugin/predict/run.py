@@ -21,7 +21,7 @@ from ..config.notes import print_note
 from ..config.settings import Settings
 from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
-from .pipeline import Batch, Predictor, Skipped, embed_rows, predict_batches
+from .pipeline import Batch, Options, Predictor, Skipped, embed_rows, predict_batches
 from .reader import Picture
 from .results import Results
 from .sources import Item, Url, Video, list_sources
@@ -108,7 +108,7 @@ def _run(predictor: Predictor, options: dict, verbose: bool, events: Events) -> 
         stack.callback(writer.close)
         bar = stack.enter_context(_progress_bar(items, lines))
         events.fire("on_predict_start", predictor)
-        batches = predict_batches(predictor.model, items, **options, skipped=skipped, watch=fire)
+        batches = predict_batches(predictor.model, items, Options.of(**options), skipped=skipped, watch=fire)
         for batch in stack.enter_context(contextlib.closing(batches)):
             write(batch)
             bar.update(len(batch.pictures))

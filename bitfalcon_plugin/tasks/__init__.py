@@ -1,1 +1,68 @@
-"""What a task is: labels, loss, decoding and metrics."""
+"""What differs between tasks, as one table: how labels are read, the losses, the detections and the metrics.
+
+Training, validation and prediction take a Task as an argument and know no task's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ..config.errors import UserError, did_you_mean
+from ..config.settings import Settings
+from ..data.formats.yolo import RowReader, read_row
+from ..models.detector import Detector
+from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections
+from .metrics import COLUMNS
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    heads: modules of the YAML graph whose outputs the task reads. losses: the name of each loss, in the order of
+    results.csv, and the setting that holds its gain. columns: the columns of results.csv that hold its metrics.
+
+    read_row: a row of a label file -> Label, or a list of what is wrong with the row (data.formats.yolo.read_row).
+    loss: raw outputs and Instances -> {name: loss} (detect.detection_loss). decode: decoded outputs -> the suppressed
+    Instances of each image (detect.decode_detections). evaluate: labels and detections -> Metrics
+    (detect.evaluate_detections).
+    """
+
+    name: str
+    heads: frozenset[str]
+    losses: Mapping[str, str]
+    columns: tuple[str, ...]
+    read_row: RowReader
+    loss: Callable
+    decode: Callable
+    evaluate: Callable
+
+    def gains(self, settings: Settings) -> dict[str, float]:
+        """The gain of each loss, as the settings give it."""
+        return {name: getattr(settings, setting) for name, setting in self.losses.items()}
+
+
+DETECT = Task(
+    name="detect",
+    heads=frozenset({"Detect", "BitDetect"}),
+    losses=LOSSES,
+    columns=COLUMNS,
+    read_row=read_row,
+    loss=detection_loss,
+    decode=decode_detections,
+    evaluate=evaluate_detections,
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT,)}
+
+
+def task_of(model: Detector) -> Task:
+    """The task of a model: the one that the head row of its graph names, or that an exported model states.
+
+    Raises UserError for a task that is not in TASKS.
+    """
+    if model.task not in TASKS:
+        raise UserError(
+            f"task '{model.task}' of this model is not here (here: {', '.join(TASKS)}).{did_you_mean(model.task, TASKS)}"
+        )
+    return TASKS[model.task]

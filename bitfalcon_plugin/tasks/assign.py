@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..ops.boxes import ciou, xywh_from_xyxy
+from ..ops.instances import Instances
 
 SMALLEST_SIDE = 16.0  # px; shorter sides of a ground truth are widened to this when its candidates are looked for
 # (ground truth, anchor) pairs computed at once: what a CPU's cache holds; 16 MiB a tensor on a GPU
@@ -21,19 +22,10 @@ PAIRS_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 
 @dataclass(frozen=True)
-class Targets:
-    """The ground truths of a batch, all images after one another."""
-
-    boxes: Tensor  # (N, 4) xyxy, pixels of the network input
-    classes: Tensor  # (N,) int64
-    owner: Tensor  # (N,) int64, index of the image in the batch
-
-
-@dataclass(frozen=True)
 class Assignment:
     """The at most k anchors that each ground truth asked for. An anchor is won by one ground truth at most.
 
-    Rows are those of `Targets`; anchors that nobody won are background. The shapes depend on the shapes of the input
+    Rows are those of the targets; anchors that nobody won are background. The shapes depend on the shapes of the input
     alone, so that nothing waits for the device.
     """
 
@@ -47,7 +39,7 @@ def assign(
     scores: Tensor,
     boxes: Tensor,
     points: Tensor,
-    targets: Targets,
+    targets: Instances,
     *,
     topk: int = 10,
     alpha: float = 0.5,
@@ -55,22 +47,23 @@ def assign(
 ) -> Assignment:
     """Assign anchors to ground truths by how well their predictions already agree.
 
+    targets: boxes xyxy in pixels of the network input, with `image`, the index in the batch.
     scores: (B, A, nc) in [0, 1]. boxes: (B, A, 4) xyxy pixels of the network input. points: (A, 2) pixels.
     Candidates of a ground truth are the anchors whose point lies strictly inside it. The metric of a candidate is
     score^alpha * CIoU^beta (CIoU clamped at 0); the `topk` best are claimed. The target of a won anchor is its metric,
     scaled so that the best one of a ground truth gets that ground truth's best CIoU. All in float32.
     """
-    wanted = Targets(targets.boxes.float(), targets.classes.long(), targets.owner.long())
-    claims = _claims(scores, boxes.float(), points.float(), wanted, min(topk, len(points)), alpha, beta)
+    targets = Instances(targets.boxes.float(), targets.classes.long(), image=targets.image.long())
+    claims = _claims(scores, boxes.float(), points.float(), targets, min(topk, len(points)), alpha, beta)
     anchor, metric, overlap = claims  # (N, k) each
-    won = _settle(anchor, metric > 0, overlap, wanted.owner, boxes.shape[:2])
+    won = _settle(anchor, metric > 0, overlap, targets.image, boxes.shape[:2])
     metric, overlap = metric * won, overlap * won
     scale = overlap.amax(1, keepdim=True) / (metric.amax(1, keepdim=True) + 1e-9)  # (N, 1)
     return Assignment(anchor, won, metric * scale)
 
 
 def _claims(
-    scores: Tensor, boxes: Tensor, points: Tensor, targets: Targets, k: int, alpha: float, beta: float
+    scores: Tensor, boxes: Tensor, points: Tensor, targets: Instances, k: int, alpha: float, beta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The k best candidates of each ground truth: anchor index, metric (0: no candidate), clamped CIoU, (N, k) each.
 
@@ -80,10 +73,11 @@ def _claims(
     rows = max(PAIRS_AT_ONCE.get(boxes.device.type, 1 << 20) // len(points), 1)
     planes = boxes.movedim(-1, 0).contiguous()  # (4, B, A): a coordinate lies in one piece, half the time of (B, A, 4)
     parts = []
-    for box, label, owner in zip(*(t.split(rows) for t in (targets.boxes, targets.classes, targets.owner))):
-        overlap = ciou(planes[:, owner].movedim(0, -1), box[:, None])  # (4, n, A) -> (n, A)
+    columns = (column.split(rows) for column in (targets.boxes, targets.classes, targets.image))
+    for box, label, image in zip(*columns):
+        overlap = ciou(planes[:, image].movedim(0, -1), box[:, None])  # (4, n, A) -> (n, A)
         overlap = overlap.clamp(min=0) * _inside(points, box)
-        metric = scores[owner, :, label].float().pow(alpha) * overlap.pow(beta)  # (n, A)
+        metric = scores[image, :, label].float().pow(alpha) * overlap.pow(beta)  # (n, A)
         best, anchor = metric.topk(k, 1)  # (n, k)
         parts.append((anchor, best, overlap.gather(1, anchor)))
     return tuple(torch.cat(column) for column in zip(*parts))
@@ -99,13 +93,13 @@ def _inside(points: Tensor, boxes: Tensor) -> Tensor:
     return (x > x1) & (x < x2) & (y > y1) & (y < y2)
 
 
-def _settle(anchor: Tensor, claimed: Tensor, overlap: Tensor, owner: Tensor, shape: tuple[int, int]) -> Tensor:
+def _settle(anchor: Tensor, claimed: Tensor, overlap: Tensor, image: Tensor, shape: tuple[int, int]) -> Tensor:
     """(N, k) claims -> (N, k) bool: of those for one anchor the highest overlap wins, of equal ones the first row."""
     cells = shape[0] * shape[1]
-    cell = (owner[:, None] * shape[1] + anchor).flatten()  # (N * k,)
-    rank = torch.arange(len(owner), device=owner.device)[:, None].expand_as(anchor).flatten()
+    cell = (image[:, None] * shape[1] + anchor).flatten()  # (N * k,)
+    rank = torch.arange(len(image), device=image.device)[:, None].expand_as(anchor).flatten()
     overlap = torch.where(claimed, overlap, -1).flatten()
     highest = overlap.new_zeros(cells).scatter_reduce(0, cell, overlap, "amax")
-    among = torch.where(overlap == highest[cell], rank, len(owner))
-    first = rank.new_full((cells,), len(owner)).scatter_reduce(0, cell, among, "amin")
+    among = torch.where(overlap == highest[cell], rank, len(image))
+    first = rank.new_full((cells,), len(image)).scatter_reduce(0, cell, among, "amin")
     return (first[cell] == rank).view_as(claimed) & claimed

@@ -11,36 +11,35 @@ import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
-from torch import Tensor
 
-from ..data.dataset import Sample, pixel_boxes
-from ..ops.letterbox import Fit
+from ..data.dataset import Sample
+from ..ops.instances import Instances
 from .curves import MATRIX_CONF, confusion_matrix, gather_curves
-from .metrics import STATS, BoxMetrics, ClassRow
+from .metrics import STATS, BoxMetrics, ClassRow, Metrics
 
 
-def _rows(image: int, fit: Fit, found: Tensor) -> np.ndarray:
-    # (n, 6) on the canvas -> (n, 7) image, x, y, w, h in original pixels, score, class
-    boxes = fit.to_original(found[:, :4])
-    rows = torch.cat((boxes[:, :2], boxes[:, 2:] - boxes[:, :2], found[:, 4:]), 1).cpu().double().numpy()
-    return np.concatenate((np.full((len(rows), 1), float(image)), rows), 1)
+def coco_rows(detections: Instances) -> np.ndarray:
+    """Detections as pycocotools takes them: (n, 7) float64 image, x, y, width, height, score, class."""
+    boxes = detections.boxes
+    columns = (detections.image[:, None], boxes[:, :2], boxes[:, 2:] - boxes[:, :2], detections.scores[:, None])
+    return torch.cat([column.double() for column in (*columns, detections.classes[:, None])], dim=1).cpu().numpy()
 
 
 def coco_metrics(
-    samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str], *, conf: float = MATRIX_CONF
-) -> dict[str, object]:
-    """The fields of Metrics from detections (n, 7): image index, x, y, w, h in original pixels, score, class.
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float = MATRIX_CONF
+) -> Metrics:
+    """Compute Metrics from detections in pixels of the original images; `image` is the index of the sample.
 
-    conf: the confusion matrix counts detections above it.
+    names: class index -> name. conf: the confusion matrix counts detections above it.
     """
     truth = _coco_truth(samples, names)
     labels = truth.dataset["annotations"]
     with contextlib.redirect_stdout(io.StringIO()):
-        found = truth.loadRes(detections) if len(detections) else COCO()
+        results = truth.loadRes(coco_rows(detections)) if len(detections) else COCO()
         if not len(detections):
-            found.dataset = {**truth.dataset, "annotations": []}
-            found.createIndex()
-        evaluation = COCOeval(truth, found, "bbox")
+            results.dataset = {**truth.dataset, "annotations": []}
+            results.createIndex()
+        evaluation = COCOeval(truth, results, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -68,25 +67,25 @@ def coco_metrics(
         for row, index in enumerate(lines.classes.tolist())
     )
     mean = [float(np.mean(values)) if values else 0.0 for values in (precision, recall)]
-    truths = [(pixel_boxes(sample).double().numpy(), sample.classes.numpy()) for sample in samples]
-    return {
-        "stats": stats,
-        "classes": rows,
-        "images": len(samples),
-        "instances": len(labels),
-        "precision": mean[0],
-        "recall": mean[1],
-        "box": BoxMetrics(np.array(precision), np.array(recall), all_ap, lines.classes, len(names)),
-        "lines": lines,
-        "confusion_matrix": confusion_matrix(truths, detections, names, conf=conf),
-        "names": dict(names),
-    }
+    return Metrics(
+        stats=stats,
+        classes=rows,
+        images=len(samples),
+        instances=len(labels),
+        precision=mean[0],
+        recall=mean[1],
+        box=BoxMetrics(np.array(precision), np.array(recall), all_ap, lines.classes, len(names)),
+        lines=lines,
+        confusion_matrix=confusion_matrix([s.pixel_labels() for s in samples], detections, names, conf=conf),
+        names=dict(names),
+    )
 
 
 def _coco_truth(samples: Sequence[Sample], names: Mapping[int, str]) -> COCO:
     annotations = []
     for image, sample in enumerate(samples):
-        for (x1, y1, x2, y2), cls in zip(pixel_boxes(sample).double().tolist(), sample.classes.tolist(), strict=True):
+        labels = sample.pixel_labels()
+        for (x1, y1, x2, y2), cls in zip(labels.boxes.double().tolist(), labels.classes.tolist(), strict=True):
             box = [x1, y1, x2 - x1, y2 - y1]
             annotations.append(
                 {

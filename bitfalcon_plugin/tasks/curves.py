@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..ops.boxes import box_iou, pair_greedily
+from ..ops.instances import Instances
 
 POINTS = 1000  # of every curve
 MATRIX_IOU, MATRIX_CONF = 0.45, 0.25
@@ -128,8 +129,8 @@ class ConfusionMatrix:
 
 
 def confusion_matrix(
-    labels: Sequence[tuple[np.ndarray, np.ndarray]],
-    detections: np.ndarray,
+    labels: Sequence[Instances],
+    detections: Instances,
     names: Mapping[int, str],
     *,
     conf: float = MATRIX_CONF,
@@ -137,23 +138,27 @@ def confusion_matrix(
 ) -> ConfusionMatrix:
     """Pair what was predicted with what is there, whatever the classes say, and count the pairs.
 
-    labels: for each image the boxes (m, 4) xyxy and classes (m,); detections (n, 7): image index, x, y, w, h in the same
-    unit, score, class. Of all pairs of an image that overlap by `iou` or more the one that overlaps most is taken, then the
+    labels: of each image; detections: of all images, `image` is the index in `labels`; both in one unit. Of all pairs of an image that overlap by `iou` or more the one that overlaps most is taken, then the
     next that shares no partner with it; among equal ones the higher score, then the earlier detection and label.
     """
     nc = len(names)
     matrix = np.zeros((nc + 1, nc + 1), np.int64)
-    chosen = detections[detections[:, 5] > conf]
-    chosen = chosen[np.lexsort((-chosen[:, 5], chosen[:, 0]))]  # by image, then falling score; stable
-    first = np.searchsorted(chosen[:, 0], np.arange(len(labels) + 1))
-    for image, (boxes, classes) in enumerate(labels):
-        rows = chosen[first[image] : first[image + 1]]
-        corners = np.concatenate((rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]), 1)
-        predicted, true = np.full(len(rows), nc), np.full(len(classes), nc)  # the partner's class, background at first
-        overlap = box_iou(torch.from_numpy(corners), torch.from_numpy(boxes))  # (n, m)
+    for truth, found in zip(labels, by_image(detections, len(labels), conf), strict=True):
+        classes, found_classes = truth.classes.numpy(), found.classes.numpy()
+        predicted, true = np.full(len(found), nc), np.full(len(truth), nc)  # the partner's class, background at first
+        overlap = box_iou(found.boxes.double(), truth.boxes.double())  # (n, m)
         detection, label = pair_greedily(overlap, iou).numpy().T
-        predicted[detection], true[label] = classes[label], rows[detection, 6]
-        np.add.at(matrix, (rows[:, 6].astype(np.int64), predicted), 1)
+        predicted[detection], true[label] = classes[label], found_classes[detection]
+        np.add.at(matrix, (found_classes, predicted), 1)
         missed = classes[true == nc]
         np.add.at(matrix, (np.full(len(missed), nc), missed), 1)
     return ConfusionMatrix(matrix, dict(names), conf, iou)
+
+
+def by_image(detections: Instances, images: int, conf: float) -> list[Instances]:
+    """The detections of each image with a score above `conf`, by falling score; of equal ones the earlier first."""
+    detections = detections.only(detections.scores.double() > conf)
+    detections = detections.only(detections.scores.argsort(descending=True, stable=True))
+    detections = detections.only(detections.image.argsort(stable=True))
+    counts = torch.bincount(detections.image, minlength=images).tolist()
+    return [detections.only(rows) for rows in torch.arange(len(detections)).split(counts)]

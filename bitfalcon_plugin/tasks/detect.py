@@ -8,53 +8,45 @@ the numbers agree with the recorded loss vectors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import functional
 
-from ..config.settings import Settings
 from ..data.images import GREY
 from ..models.detector import Detector
 from ..ops.boxes import anchor_points, boxes_to_distances, ciou, distances_to_boxes
-from .assign import Assignment, Targets, assign
+from ..ops.instances import Instances
+from ..ops.nms import Suppression, non_max_suppression
+from .assign import Assignment, assign
+from .metrics import Metrics
 
+if TYPE_CHECKING:  # predicting needs neither
+    from ..data.dataset import Sample
 
-class Gains(NamedTuple):
-    """Weights of the three parts."""
-
-    box: float = 7.5
-    cls: float = 0.5
-    dfl: float = 1.5
-
-
-class Losses(NamedTuple):
-    """Scalars, float32. The parts carry their gain and no gradient; they are what is logged."""
-
-    box: Tensor
-    cls: Tensor
-    dfl: Tensor
-    total: Tensor  # (box + cls + dfl) * batch size, with gradient
+LOSSES = {"box_loss": "box", "cls_loss": "cls", "dfl_loss": "dfl"}  # loss -> setting that holds its gain
+GAINS = {"box_loss": 7.5, "cls_loss": 0.5, "dfl_loss": 1.5}  # gains of cfg/default.yaml
 
 
 def detection_loss(
     raw: Mapping[str, Tensor],
+    labels: Instances,
+    *,
     sizes: Sequence[tuple[int, int]],
     strides: Sequence[float],
-    targets: Targets,
-    *,
-    gains: tuple[float, float, float] = Gains(),
+    gains: Mapping[str, float] = GAINS,
     class_weights: Tensor | None = None,
-) -> Losses:
-    """Loss of raw outputs against ground truths, in float32 whatever autocast says.
+) -> dict[str, Tensor]:
+    """Compute the losses of raw outputs against labels, in float32 whatever autocast says.
 
     raw: logits "boxes" (B, 4*reg_max, A) and "scores" (B, nc, A), levels concatenated in the order of `sizes`.
-    sizes: (h, w) of each level in cells; strides: pixels per cell of each level.
-    With S the sum of all soft targets, at least 1: cls is the cross-entropy over all anchors and classes, box the sum
-    of (1 - CIoU) * soft target and dfl that of the distances' cross-entropy * soft target over the positives, each / S.
-    class_weights: (nc,) multiply the cross-entropy of each class.
+    labels: boxes xyxy in pixels of the network input, with `image`. sizes: (h, w) of each level in cells; strides: pixels
+    per cell of each level. gains: loss -> its weight. class_weights: (nc,) multiply the cross-entropy of each class.
+
+    Returns LOSSES -> scalar with its gain. With S the sum of all soft targets, at least 1: cls_loss is the cross-entropy
+    over all anchors and classes, box_loss the sum of (1 - CIoU) * soft target and dfl_loss the sum of the distances'
+    cross-entropy * soft target over the positives, each divided by S. A step minimises their sum times B.
     """
     with torch.autocast(raw["boxes"].device.type, enabled=False):
         logits, scores = raw["boxes"].float(), raw["scores"].float()
@@ -62,12 +54,11 @@ def detection_loss(
         with torch.no_grad():
             shares = logits.transpose(1, 2).unflatten(-1, (4, -1)).softmax(-1)  # (B, A, 4, R)
             boxes = distances_to_boxes(points, _distances(shares)) * stride[:, None]  # (B, A, 4) px
-            found = assign(scores.sigmoid().transpose(1, 2), boxes, points * stride[:, None], targets)
-        box, dfl = _positives(logits, points, stride, found, targets)
-        whole = found.weight.sum().clamp(min=1)  # S
-        sums = (box, _cross_entropy(scores, found, targets, class_weights), dfl)
-        parts = [value / whole * gain for value, gain in zip(sums, gains, strict=True)]
-        return Losses(*(part.detach() for part in parts), total=sum(parts) * len(logits))
+            assignment = assign(scores.sigmoid().transpose(1, 2), boxes, points * stride[:, None], labels)
+        box, dfl = _positives(logits, points, stride, assignment, labels)
+        whole = assignment.weight.sum().clamp(min=1)  # S
+        sums = {"box_loss": box, "cls_loss": _cross_entropy(scores, assignment, labels, class_weights), "dfl_loss": dfl}
+        return {name: value / whole * gains[name] for name, value in sums.items()}
 
 
 def _distances(shares: Tensor) -> Tensor:
@@ -75,31 +66,31 @@ def _distances(shares: Tensor) -> Tensor:
     return shares @ torch.arange(shares.shape[-1], device=shares.device, dtype=shares.dtype)
 
 
-def _cross_entropy(scores: Tensor, found: Assignment, targets: Targets, weights: Tensor | None) -> Tensor:
+def _cross_entropy(scores: Tensor, assignment: Assignment, targets: Instances, weights: Tensor | None) -> Tensor:
     """Sum of the binary cross-entropies over (B, nc, A), for soft targets that are 0 except at the positives.
 
     log(1 + e^x) - target * x: the second term is gathered, so that no (B, nc, A) tensor of targets is built.
     """
-    positive = scores[targets.owner[:, None], targets.classes[:, None], found.anchor]  # (N, k)
+    positive = scores[targets.image[:, None], targets.classes[:, None], assignment.anchor]  # (N, k)
     if weights is None:
-        return F.softplus(scores).sum() - (found.weight * positive).sum()
+        return F.softplus(scores).sum() - (assignment.weight * positive).sum()
     of_class = weights[targets.classes][:, None]  # (N, 1)
-    return (F.softplus(scores).sum((0, 2)) * weights).sum() - (found.weight * positive * of_class).sum()
+    return (F.softplus(scores).sum((0, 2)) * weights).sum() - (assignment.weight * positive * of_class).sum()
 
 
 def _positives(
-    logits: Tensor, points: Tensor, stride: Tensor, found: Assignment, targets: Targets
+    logits: Tensor, points: Tensor, stride: Tensor, assignment: Assignment, targets: Instances
 ) -> tuple[Tensor, Tensor]:
     """Weighted sums of box and DFL losses over all claims (N, k); a claim that was not won weighs 0."""
-    chosen = logits[targets.owner[:, None], :, found.anchor]  # (N, k, 4*R)
+    chosen = logits[targets.image[:, None], :, assignment.anchor]  # (N, k, 4*R)
     log_share = chosen.unflatten(-1, (4, -1)).log_softmax(-1)  # (N, k, 4, R)
     reg_max = log_share.shape[-1]
-    point = points[found.anchor]  # (N, k, 2)
-    truth = targets.boxes.float()[:, None] / stride[found.anchor][..., None]  # (N, k, 4) in cells
+    point = points[assignment.anchor]  # (N, k, 2)
+    truth = targets.boxes.float()[:, None] / stride[assignment.anchor][..., None]  # (N, k, 4) in cells
     boxes = distances_to_boxes(point, _distances(log_share.exp()))  # (N, k, 4)
-    box = ((1 - ciou(boxes, truth)) * found.weight).sum()
+    box = ((1 - ciou(boxes, truth)) * assignment.weight).sum()
     distance = boxes_to_distances(point, truth).clamp(0, reg_max - 1 - 0.01)  # (N, k, 4)
-    dfl = (_focal(log_share, distance) * found.weight).sum()
+    dfl = (_focal(log_share, distance) * assignment.weight).sum()
     return box, dfl
 
 
@@ -115,23 +106,27 @@ def _focal(log_share: Tensor, distance: Tensor) -> Tensor:
     return -(pair[..., 0] * (1 - above) + pair[..., 1] * above).mean(-1)
 
 
-LOOKS = ((1.0, False), (0.83, True), (0.67, False))  # of augment: scale, and whether left and right change places
+# The copies of an image that augmented prediction looks at: scale, and whether left and right change places.
+COPIES = ((1.0, False), (0.83, True), (0.67, False))
 
 
-def detect(model: Detector, images: Tensor, augment: bool) -> Tensor:
-    """(B, 3, H, W) -> (B, 4+nc, A) as Detector.decode; with `augment` the anchors of all LOOKS, in pixels of `images`."""
+def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Tensor:
+    """Run the network: images (B, 3, H, W) in [0, 1] -> decoded outputs (B, 4+nc, A), as Detector.decode gives them.
+
+    With `augment` the anchors of all COPIES stand behind one another, in pixels of `images`.
+    """
     if not augment:
         return model.decode(model(images))
     height, width = images.shape[2:]
     parts = []
-    for scale, mirrored in LOOKS:
-        look = images.flip(3) if mirrored else images
+    for scale, mirrored in COPIES:
+        copy = images.flip(3) if mirrored else images
         size = max(round(height * scale), 1), max(round(width * scale), 1)
         if scale != 1:
-            look = functional.interpolate(look, size=size, mode="bilinear", align_corners=False)
-            low, right = (-side % model.multiple for side in size)
-            look = functional.pad(look, (0, right, 0, low), value=GREY / 255)
-        part = model.decode(model(look))
+            copy = F.interpolate(copy, size=size, mode="bilinear", align_corners=False)
+            bottom, right = (-side % model.multiple for side in size)
+            copy = F.pad(copy, (0, right, 0, bottom), value=GREY / 255)
+        part = model.decode(model(copy))
         gain = part.new_tensor([width / size[1], height / size[0]] * 2)[:, None]
         boxes = part[:, :4] * gain
         if mirrored:
@@ -140,9 +135,26 @@ def detect(model: Detector, images: Tensor, augment: bool) -> Tensor:
     return torch.cat(parts, 2)
 
 
-def gains_of(settings: Settings) -> Gains:
-    """The weights of the three losses."""
-    return Gains(settings.box, settings.cls, settings.dfl)
+def decode_detections(decoded: Tensor, rule: Suppression) -> list[Instances]:
+    """Suppress duplicates: decoded outputs (B, 4+nc, A) -> the detections of each image, best first.
+
+    Boxes are xyxy in pixels of the network input.
+    """
+    if not rule.multi_label:  # nearly all anchors end here
+        decoded = decoded[:, :, (decoded[:, 4:].amax(1) > rule.conf).any(0)]
+    return [Instances.from_rows(rows) for rows in non_max_suppression(decoded, **vars(rule))]
+
+
+def evaluate_detections(
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float
+) -> Metrics:
+    """Compute COCO's numbers of `detections` in pixels of the original images; `image` is the index of the sample.
+
+    names: class index -> name. conf: the confusion matrix counts detections above it.
+    """
+    from .coco import coco_metrics  # pycocotools takes a tenth of a second to import, and predicting needs none of it
+
+    return coco_metrics(samples, detections, names, conf=conf)
 
 
 def class_weights(counts: torch.Tensor, power: float) -> torch.Tensor | None:

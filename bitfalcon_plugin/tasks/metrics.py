@@ -31,7 +31,9 @@ STATS = (
     "ARmedium",
     "ARlarge",
 )
-KEYS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
+
+
+COLUMNS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Metrics:
     lines: Curves
     confusion_matrix: ConfusionMatrix
     names: Mapping[int, str]
-    losses: tuple[float, float, float] | None = None  # box, cls, dfl
+    losses: Mapping[str, float] | None = None  # by name, as in tasks.Task.losses
     speed: dict[str, float] = field(default_factory=dict)  # milliseconds an image
     save_dir: Path | None = None
     conf: float = 0.0
@@ -163,12 +165,12 @@ class Metrics:
     @property
     def keys(self) -> list[str]:
         """The column names of results.csv that `mean_results` belongs to."""
-        return list(KEYS)
+        return list(COLUMNS)
 
     @property
     def results_dict(self) -> dict[str, float]:
         """The numbers under the column names of results.csv, and fitness."""
-        return {**dict(zip(KEYS, self.mean_results(), strict=True)), "fitness": self.fitness}
+        return {**dict(zip(COLUMNS, self.mean_results(), strict=True)), "fitness": self.fitness}
 
     @property
     def maps(self) -> np.ndarray:

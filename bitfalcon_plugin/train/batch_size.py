@@ -10,8 +10,8 @@ import torch
 from ..config.errors import UserError
 from ..data.loading.loader import USUAL_BATCH
 from ..models.detector import Detector
-from ..tasks.assign import Targets
-from ..tasks.detect import detection_loss
+from ..ops.instances import Instances
+from ..tasks import task_of
 
 SHARE = 0.6  # of the GPU's memory, where batch=-1 asks for what fits
 TRIED = (1, 2, 4, 8, 16, 32, 64)
@@ -79,15 +79,18 @@ def _peak(model: Detector, batch: int, imgsz: int, device: torch.device, precisi
     torch.cuda.reset_peak_memory_stats(device)
     images = torch.rand(batch, 3, imgsz, imgsz, device=device).contiguous(memory_format=torch.channels_last)
     corner = torch.rand(batch * BOXES, 2, device=device) * imgsz / 2
-    targets = Targets(
+    labels = Instances(
         torch.cat((corner, corner + imgsz / 8), 1),
         torch.zeros(batch * BOXES, dtype=torch.int64, device=device),
-        torch.arange(batch, device=device).repeat_interleave(BOXES),
+        image=torch.arange(batch, device=device).repeat_interleave(BOXES),
     )
     try:
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             raw = trial(images)
-        detection_loss(raw, raw.sizes, model.strides, targets).total.backward()
+        task = task_of(model)
+        gains = dict.fromkeys(task.losses, 1.0)
+        losses = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=gains)
+        sum(losses.values()).backward()
         weights = sum(parameter.numel() * parameter.element_size() for parameter in trial.parameters())
         return torch.cuda.max_memory_reserved(device) + 3 * weights
     finally:

@@ -18,10 +18,9 @@ from ..data.loading.workers import worker_death
 from ..models.bitify import observe
 from ..models.detector import odd_norms
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
-from ..tasks.assign import Targets
-from ..tasks.detect import Losses, detection_loss
+from ..ops.nms import Suppression
 from ..tasks.metrics import Metrics
-from ..val.loop import progress, validate
+from ..val.loop import DEFAULT_CONF, Hooks, progress, validate
 from ..val.run import Validator
 from .guard import MAX_RETURNS, NotFinite
 from .optim import step_is_due
@@ -87,12 +86,12 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
         accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
         due = step_is_due(trainer.iteration, trainer.last_step, accumulate)
         losses = _gradients(trainer, batch, due)
-        trainer.guard.watch(losses.total, indices)
+        trainer.guard.watch(sum(losses.values()), indices)
         trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
-        trainer.loss_items = torch.stack(losses[:3])
+        trainer.loss_items = torch.stack([*losses.values()])
         trainer.tloss += trainer.loss_items.nan_to_num(0, 0, 0)
         trainer.counted += trainer.loss_items.isfinite().all()
-        trainer.boxes += len(batch.boxes)
+        trainer.boxes += len(batch.labels)
         if due:
             _step(trainer)
         trainer.batch += 1
@@ -110,22 +109,26 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     )
 
 
-def _gradients(trainer: Trainer, batch: Batch, due: bool) -> Losses:
-    """Forward and backward of one batch; gradients are shared between devices only where a step follows."""
+def _gradients(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tensor]:
+    """Forward and backward of one batch: the losses by name, without gradient.
+
+    Gradients are shared between devices only where a step follows.
+    """
     device, model, world = trainer.device.type, trainer.model, trainer.run.world
     with contextlib.nullcontext() if due else world.accumulating(trainer.network):
         with torch.autocast(device, dtype=trainer.precision, enabled=trainer.precision is not None):
             raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
-        losses = detection_loss(
+        losses = trainer.task.loss(
             raw,
-            raw.sizes,
-            model.strides,
-            Targets(batch.boxes, batch.classes, batch.owner),
+            batch.labels,
+            sizes=raw.sizes,
+            strides=model.strides,
             gains=trainer.gains,
             class_weights=trainer.class_weights,
         )
-        trainer.scaler.scale(world.scale_loss(losses.total)).backward()
-    return losses
+        total = sum(losses.values()) * len(batch.images)
+        trainer.scaler.scale(world.scale_loss(total)).backward()
+    return {name: loss.detach() for name, loss in losses.items()}
 
 
 def _step(trainer: Trainer) -> None:
@@ -180,14 +183,12 @@ def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
         trainer.ema.model,
         trainer.run.val_samples,
         trainer.val_loader,
-        iou=settings.iou,
-        max_det=settings.max_det,
+        Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True),
+        task=trainer.task,
         gains=trainer.gains,
         autocast=trainer.precision,
-        progress=progress("val", world.main),
-        notify=notify,
-        gather=world.gather,
-    )
+        hooks=Hooks(progress("val", world.main), notify, gather=world.gather),
+    ).metrics
     events.fire("on_val_end", validator)
     return validator.metrics
 
@@ -204,7 +205,14 @@ def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     if reason and epoch + 1 < trainer.epochs:
         trainer.run.say(reason)
     trainer.run.world.average_gradients(trainer.model)
-    begun = {"epoch": epoch + 1, "batch": 0, "losses": torch.zeros(3), "counted": 0.0, "boxes": 0, "ended": reason}
+    begun = {
+        "epoch": epoch + 1,
+        "batch": 0,
+        "losses": torch.zeros(len(trainer.task.losses)),
+        "counted": 0.0,
+        "boxes": 0,
+        "ended": reason,
+    }
     records.save(weights_of(trainer, epoch), {**trainer.state(), **begun}, improved=improved)
     trainer.fire("on_model_save")
     trainer.fire("on_fit_epoch_end")
@@ -270,8 +278,8 @@ def _go_back(trainer: Trainer, reason: NotFinite) -> None:
 
 
 def _summary(trainer: Trainer, losses: torch.Tensor) -> str:
-    box, cls, dfl = losses.tolist()
-    return f"{_memory(trainer.device)}box_loss {box:.4f}  cls_loss {cls:.4f}  dfl_loss {dfl:.4f}  boxes {trainer.boxes}  size {trainer.args.imgsz}"
+    values = "  ".join(f"{name} {value:.4f}" for name, value in zip(trainer.task.losses, losses.tolist(), strict=True))
+    return f"{_memory(trainer.device)}{values}  boxes {trainer.boxes}  size {trainer.args.imgsz}"
 
 
 def _memory(device: torch.device) -> str:

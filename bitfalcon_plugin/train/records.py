@@ -14,22 +14,16 @@ from pathlib import Path
 from ..config.files import write_text
 from ..config.settings import Settings
 from ..models.weights.checkpoint import Checkpoint, save_checkpoint
+from ..tasks import Task
 from ..tasks.metrics import Metrics
 
-LOSSES = ("box_loss", "cls_loss", "dfl_loss")
-COLUMNS = (
-    "epoch",
-    "time",
-    *(f"train/{name}" for name in LOSSES),
-    "metrics/precision(B)",
-    "metrics/recall(B)",
-    "metrics/mAP50(B)",
-    "metrics/mAP50-95(B)",
-    *(f"val/{name}" for name in LOSSES),
-    "lr/pg0",
-    "lr/pg1",
-    "lr/pg2",
-)
+RATES = ("lr/pg0", "lr/pg1", "lr/pg2")
+
+
+def columns_of(task: Task) -> tuple[str, ...]:
+    """The columns of results.csv for a task."""
+    train, val = ([f"{split}/{name}" for name in task.losses] for split in ("train", "val"))
+    return ("epoch", "time", *train, *task.columns, *val, *RATES)
 
 
 class Records:
@@ -39,8 +33,11 @@ class Records:
     writes files; of several that train together one does.
     """
 
-    def __init__(self, folder: Path, settings: Settings, say: Callable[[str], None] = print, active: bool = True):
-        self.folder, self.settings, self.say, self.active = folder, settings, say, active
+    def __init__(
+        self, folder: Path, settings: Settings, task: Task, say: Callable[[str], None] = print, active: bool = True
+    ):
+        self.folder, self.settings, self.task, self.say, self.active = folder, settings, task, say, active
+        self.columns = columns_of(task)
         self.last = folder / "weights" / "last.pt"
         self.best = folder / "weights" / "best.pt" if settings.save else self.last
         self.rows: list[list[float]] = []
@@ -58,30 +55,24 @@ class Records:
         self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]
     ) -> dict[str, float]:
         """Write the row of a finished epoch (0-based); returns it by column."""
-        measured = [math.nan] * 7
+        measured = dict.fromkeys((*self.task.columns, *self.task.losses), math.nan)
         if metrics is not None:
-            measured = [
-                metrics.precision,
-                metrics.recall,
-                metrics.ap50,
-                metrics.ap,
-                *(metrics.losses or [math.nan] * 3),
-            ]
+            measured |= {name: metrics.results_dict[name] for name in self.task.columns} | (metrics.losses or {})
             self.say(
                 f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
                 f"R {metrics.recall:.3f}"
             )
         self.rows.append(
-            [epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured, *rates[:3]]
+            [epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured.values(), *rates[: len(RATES)]]
         )  # rounded weights have the rate of the others
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(COLUMNS)
+        writer.writerow(self.columns)
         writer.writerows([f"{value:.6g}" for value in row] for row in self.rows)
         if self.active:
             with self._told("results.csv"):
                 write_text(self.folder / "results.csv", text.getvalue())
-        return dict(zip(COLUMNS, self.rows[-1]))
+        return dict(zip(self.columns, self.rows[-1]))
 
     def judge(self, epoch: int, metrics: Metrics | None) -> bool:
         """Whether an epoch (0-based) is the best so far; ties count, as does one that was not measured."""

@@ -24,6 +24,7 @@ from ..models.detector import Detector
 from ..models.inference.precision import training_precision
 from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
+from ..tasks import task_of
 from ..tasks.metrics import Metrics
 from ..val.run import evaluate_and_report
 from .batch_size import search_batch
@@ -104,7 +105,8 @@ def _new_run(
         initial = initial_model(settings, checkpoint, data)
     model = initial.model
     settings = legal_side(settings, model.multiple)
-    train_scan, val_scan = scan_split(data, "train", settings), scan_split(data, "val", settings)
+    read = task_of(model).read_row
+    train_scan, val_scan = (scan_split(data, split, settings, read) for split in ("train", "val"))
     settings = _counted_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
     if resumed is None:

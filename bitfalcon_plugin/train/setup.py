@@ -16,7 +16,8 @@ from ..data.loading.loader import TrainLoader, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.compiling import compile_network
 from ..models.inference.precision import training_precision
-from ..tasks.detect import class_weights, gains_of
+from ..tasks import task_of
+from ..tasks.detect import class_weights
 from ..val.pictures import Pictures
 from .effective import report_effective
 from .guard import Guard
@@ -116,8 +117,9 @@ def prepare(run: Run) -> Trainer:
     scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
     network = _network(run)
     guard = Guard(model, lambda indices: [str(run.samples[index].image) for index in indices], run.say)
-    labels = torch.cat([sample.classes for sample in run.samples])
+    labels = torch.cat([sample.labels.classes for sample in run.samples])
     weights = class_weights(torch.bincount(labels, minlength=model.nc), settings.cls_pw)
+    task = task_of(model)
     trainer = Trainer(
         run,
         loader,
@@ -129,14 +131,15 @@ def prepare(run: Run) -> Trainer:
         scaler,
         ema,
         guard,
-        gains_of(settings),
+        task,
+        task.gains(settings),
         None if weights is None else weights.to(device),
         precision,
         frozen,
-        Records(run.folder, settings, run.say, world.main),
+        Records(run.folder, settings, task, run.say, world.main),
         Pictures(run.folder, model.names, settings.plots and world.main, run.say, board=world.main),
         settings.epochs,
-        tloss=torch.zeros(3, device=device),
+        tloss=torch.zeros(len(task.losses), device=device),
         counted=torch.zeros((), device=device),
     )
     trainer.first_updates = ema.updates

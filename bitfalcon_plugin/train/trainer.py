@@ -14,7 +14,7 @@ from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.loading.loader import TrainLoader, ValLoader
 from ..models.detector import Detector
-from ..tasks.detect import Gains
+from ..tasks import Task
 from ..tasks.metrics import Metrics
 from ..val.pictures import Pictures
 from ..val.run import Validator
@@ -53,7 +53,7 @@ class Trainer:
 
     network: what is called for outputs (the model itself, compiled, or one of several). epoch, batch: the next batch, both
     from 0. epochs: how many there will be (time= changes it). last_step: iteration of the optimizer's last step, -1 before
-    the first. tloss: sums of the epoch's losses until its end, then their means (box, cls, dfl); loss_items: those of the
+    the first. tloss: sums of the epoch's losses until its end, then their means (in the order of task.losses); loss_items: those of the
     latest batch; counted: batches of this epoch whose losses were finite. stop: set it and the run ends after this epoch. slower: what the planned learning rate is multiplied by.
     """
 
@@ -67,7 +67,8 @@ class Trainer:
     scaler: torch.amp.GradScaler
     ema: Ema
     guard: Guard
-    gains: Gains
+    task: Task
+    gains: Mapping[str, float]
     class_weights: Tensor | None
     precision: torch.dtype | None
     frozen: tuple[str, ...]

@@ -9,30 +9,66 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..data.dataset import Sample, pixel_boxes
+from ..data.dataset import Sample
 from ..data.loading.loader import ValLoader
 from ..models.detector import Detector
 from ..models.inference.compiling import warm
+from ..ops.instances import Instances
 from ..ops.letterbox import Fit
-from ..ops.nms import non_max_suppression
-from ..tasks.assign import Targets
-from ..tasks.coco import _rows, coco_metrics
-from ..tasks.curves import MATRIX_CONF
-from ..tasks.detect import Gains, detection_loss
+from ..ops.nms import Suppression
+from ..tasks import DETECT, Task
+from ..tasks.detect import predict_decoded
 from ..tasks.metrics import Metrics
 
-Watch = Callable[[int, Tensor, Sequence[int], list[Tensor]], None]
+Watch = Callable[[int, Tensor, Sequence[int], list[Instances]], None]
 DEFAULT_CONF = 0.001
+MATRIX_CONF = 0.25  # what the confusion matrix counts where conf is the default
 STAGES = ("preprocess", "inference", "loss", "postprocess")
+
+
+class Validation(NamedTuple):
+    """The result of a validation: the metrics, and all detections in pixels of the original images.
+
+    The `image` of a detection is the index of its sample.
+    """
+
+    metrics: Metrics
+    detections: Instances
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """What a validation calls on its way.
+
+    progress: wraps the iterable of batches (tqdm-like). notify: gets the name of each event (interface.md section 10).
+    watch: gets for each batch its number, the images (B, 3, H, W) uint8 on the device, the indices of their samples, and the
+    detections of each image in pixels of the input.
+    gather: where `loader` reads a share of the samples and other processes the rest, gets this process's list of parts and
+    returns all processes' lists joined: all processes get the same Metrics, bit for bit.
+    """
+
+    progress: Callable = iter
+    notify: Callable[[str], None] = lambda event: None
+    watch: Watch | None = None
+    gather: Callable[[list], list] = list
+
+
+class _Part(NamedTuple):
+    """What one batch gave: indices of its samples, detections in original pixels, losses and seconds of each stage."""
+
+    indices: list[int]
+    detections: Instances
+    losses: np.ndarray
+    seconds: np.ndarray
 
 
 @torch.inference_mode()
@@ -40,99 +76,83 @@ def validate(
     model: Detector,
     samples: Sequence[Sample],
     loader: ValLoader,
+    rule: Suppression = Suppression(conf=DEFAULT_CONF, multi_label=True),  # noqa: B008  frozen
     *,
-    conf: float = DEFAULT_CONF,
-    iou: float = 0.7,
-    max_det: int = 300,
-    agnostic: bool = False,
-    gains: Gains | None = None,
+    task: Task = DETECT,
+    gains: Mapping[str, float] | None = None,
     autocast: torch.dtype | None = None,
-    progress: Callable | None = None,
-    notify: Callable[[str], None] | None = None,
-    watch: Watch | None = None,
-    gather: Callable[[list], list] | None = None,
-    save_dir: Path | None = None,
-    classes: Sequence[int] | None = None,
+    augment: bool = False,
     single: bool = False,
-    keep: Callable[[np.ndarray], None] | None = None,
-    looks: Callable[[Detector, Tensor], Tensor] | None = None,
-) -> Metrics:
+    hooks: Hooks = Hooks(),  # noqa: B008  frozen
+) -> Validation:
     """Measure `model` (left in eval mode) on the samples that `loader` reads.
 
-    conf, iou, max_det, agnostic: as in boxes.non_max_suppression. The confusion matrix counts detections above 0.25, or above
-    `conf` where that is not the default. gains: also compute the losses, with these weights. autocast: half-precision type
-    on CUDA. progress: wraps the iterable of batches (tqdm-like). notify: called with the name of each event (interface.md
-    section 10).
-    watch: called for each batch with its number, the images (B, 3, H, W) uint8 on the device, the indices of their samples
-    and the detections of each, (n, 6) x1, y1, x2, y2 (pixels of the input), score, class.
-    gather: where `loader` reads a share of the samples and other processes the rest, gets this process's list of tuples of
-    arrays and returns all processes' lists joined: all get the same Metrics then, bit for bit.
-    classes: of what is found only these classes count. single: the samples know one class, "item", whatever the model knows:
-    all that is found is of it, and no losses are computed. keep: called once with all detections, as `coco_metrics` takes them.
-    looks: gives decoded predictions of model and images in the place of Detector.decode; for test-time augmentation.
+    rule: which candidates are detections. The confusion matrix counts detections above 0.25, or above `rule.conf` where that
+    is not the default. gains: also compute the losses, with these weights. autocast: half-precision type. augment: merge the
+    detections on copies of each image. single: the samples have one class, "item", whatever the model's classes are: every
+    detection counts as that class, and no losses are computed.
     """
     model.eval()
-    tell = partial(_outside_inference, notify) if notify else lambda event: None
     weight = next(model.parameters())
-    parts: list[tuple[np.ndarray, ...]] = []  # of each batch: indices, detections, losses, seconds
+    notify = partial(_outside_inference, hooks.notify)
+    names = {0: "item"} if single else model.names
+    if single:
+        rule, gains = replace(rule, multi_label=False, agnostic=True), None
+    parts: list[_Part] = []
     clock = _Clock(weight.device)
-    tell("on_val_start")
-    for number, (pixels, fits, indices) in enumerate(progress(loader) if progress else loader):
-        tell("on_val_batch_start")
+    notify("on_val_start")
+    for number, (pixels, fits, indices) in enumerate(hooks.progress(loader)):
+        notify("on_val_batch_start")
         images = pixels.to(weight.dtype) / 255
         clock.lap("preprocess")
-        if warm(model, images):  # compiling is told apart
+        if warm(model, images):  # the time of compiling is not counted
             clock.last = time.perf_counter()
         with torch.autocast(weight.device.type, dtype=autocast, enabled=autocast is not None):
             raw = model(images)
-            more = looks(model, images) if looks else None
+            merged = predict_decoded(model, images, augment=True) if augment else None
         clock.lap("inference")
-        losses = np.zeros(3)
-        if gains is not None and not single:
-            loss = detection_loss(
-                raw, raw.sizes, model.strides, _targets(samples, fits, indices, weight.device), gains=gains
-            )
-            losses = torch.stack((loss.box, loss.cls, loss.dfl)).double().cpu().numpy()
+        losses = np.zeros(len(task.losses))
+        if gains is not None:
+            labels = _targets(samples, fits, indices).to(weight.device)
+            values = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=gains)
+            losses = torch.stack([*values.values()]).double().cpu().numpy()
         clock.lap("loss")
-        found = non_max_suppression(
-            model.decode(raw) if more is None else more,
-            conf=conf,
-            iou=iou,
-            max_det=max_det,
-            multi_label=not single,
-            agnostic=agnostic or single,
-            classes=classes,
-        )
-        for boxes in found if single else ():
-            boxes[:, 5] = 0
-        rows = [_rows(index, fit, boxes) for index, fit, boxes in zip(indices, fits, found, strict=True)]
+        detections = task.decode(model.decode(raw) if merged is None else merged, rule)
+        if single:
+            detections = [replace(found, classes=torch.zeros_like(found.classes)) for found in detections]
+        original = Instances.cat([_original(*row) for row in zip(detections, fits, indices, strict=True)])
         clock.lap("postprocess")
-        parts.append((np.array(indices), np.concatenate(rows), losses, clock.taken()))
-        if watch is not None:
-            watch(number, pixels, indices, found)
-        tell("on_val_batch_end")
+        parts.append(_Part(list(indices), original, losses, clock.taken()))
+        if hooks.watch is not None:
+            hooks.watch(number, pixels, indices, detections)
+        notify("on_val_batch_end")
         clock.restart()
-    metrics, detections = _join(
-        gather(parts) if gather else parts, samples, {0: "item"} if single else model.names, conf
-    )
-    metrics = replace(metrics, losses=metrics.losses if gains is not None and not single else None, save_dir=save_dir)
-    if keep is not None:
-        keep(detections)
-    tell("on_val_end")
-    return metrics
+    validation = _join(hooks.gather(parts), samples, names, rule.conf, task, with_losses=gains is not None)
+    notify("on_val_end")
+    return validation
+
+
+def _original(detections: Instances, fit: Fit, index: int) -> Instances:
+    """Detections of one image in pixels of the network input -> in pixels of the original image, on the CPU."""
+    image = torch.full_like(detections.classes, index)
+    return replace(detections, boxes=fit.to_original(detections.boxes), image=image).to("cpu")
 
 
 def _join(
-    parts: list[tuple[np.ndarray, ...]], samples: Sequence[Sample], names: Mapping[int, str], conf: float
-) -> tuple[Metrics, np.ndarray]:
-    # In the order of the samples' indices, so that sums do not depend on who did which batch.
-    parts = sorted(parts, key=lambda part: part[0].tolist())
-    detections = np.concatenate([part[1] for part in parts]) if parts else np.zeros((0, 7))
-    losses = np.mean([part[2] for part in parts], axis=0) if parts else np.zeros(3)
-    seconds = np.sum([part[3] for part in parts], axis=0) if parts else np.zeros(len(STAGES))
+    parts: list[_Part], samples: Sequence[Sample], names: Mapping[int, str], conf: float, task: Task, with_losses: bool
+) -> Validation:
+    # In the order of the samples' indices, so that sums do not depend on which process did which batch.
+    parts = sorted(parts, key=lambda part: part.indices)
+    no_detections = replace(Instances.empty(), scores=torch.zeros(0), image=torch.zeros(0, dtype=torch.int64))
+    detections = Instances.cat([part.detections for part in parts]) if parts else no_detections
+    seconds = np.sum([part.seconds for part in parts], axis=0) if parts else np.zeros(len(STAGES))
     speed = dict(zip(STAGES, (seconds * 1e3 / max(len(samples), 1)).tolist(), strict=True))
-    numbers = coco_metrics(samples, detections, names, conf=MATRIX_CONF if conf == DEFAULT_CONF else conf)
-    return Metrics(**numbers, losses=tuple(losses.tolist()), speed=speed, conf=conf), detections
+    losses = None
+    if with_losses:
+        means = np.mean([part.losses for part in parts], axis=0) if parts else np.zeros(len(task.losses))
+        losses = dict(zip(task.losses, means.tolist(), strict=True))
+    metrics = task.evaluate(samples, detections, names, conf=MATRIX_CONF if conf == DEFAULT_CONF else conf)
+    return Validation(replace(metrics, losses=losses, speed=speed, conf=conf), detections)
 
 
 def _outside_inference(notify: Callable[[str], None], event: str) -> None:
@@ -161,12 +181,13 @@ class _Clock:
         return np.array([self.spent[stage] for stage in STAGES])
 
 
-def _targets(samples: Sequence[Sample], fits: Sequence[Fit], indices: Sequence[int], device: torch.device) -> Targets:
-    boxes = [fit.to_canvas(pixel_boxes(samples[i])) for i, fit in zip(indices, fits, strict=True)]
-    counts = torch.tensor([len(b) for b in boxes])
-    classes = torch.cat([samples[i].classes for i in indices])
-    owner = torch.repeat_interleave(torch.arange(len(boxes)), counts)
-    return Targets(torch.cat(boxes).to(device), classes.to(device), owner.to(device))
+def _targets(samples: Sequence[Sample], fits: Sequence[Fit], indices: Sequence[int]) -> Instances:
+    """The labels of a batch in pixels of the network input; `image` is the index in the batch."""
+    labels = []
+    for image, (index, fit) in enumerate(zip(indices, fits, strict=True)):
+        truth = samples[index].pixel_labels()
+        labels.append(Instances(fit.to_canvas(truth.boxes), truth.classes, image=torch.full_like(truth.classes, image)))
+    return Instances.cat(labels)
 
 
 def progress(label: str, shown: bool = True) -> Callable:

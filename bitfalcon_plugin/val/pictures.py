@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,7 +17,9 @@ from torch import Tensor
 
 from ..config.files import atomic
 from ..data.augmentation.augment import Batch
-from ..data.dataset import Sample, pixel_boxes
+from ..data.dataset import Sample
+from ..ops.boxes import xywh_from_xyxy
+from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..plots.charts import NoMatplotlib, draw_labels, draw_results
 from ..plots.sheets import batch_sheet
@@ -51,8 +54,8 @@ class Pictures:
         """Draw labels.jpg: how many of each class, where and how large."""
 
         def draw() -> None:
-            classes = torch.cat([sample.classes for sample in samples]).numpy()
-            boxes = torch.cat([sample.boxes for sample in samples]).numpy()
+            labels = Instances.cat([replace(sample.labels, polygons=None) for sample in samples])
+            classes, boxes = labels.classes.numpy(), xywh_from_xyxy(labels.boxes).numpy()
             draw_labels(self.folder / "labels.jpg", classes, boxes, [self.names[index] for index in sorted(self.names)])
 
         self._try("labels.jpg", draw)
@@ -66,8 +69,8 @@ class Pictures:
 
         def draw() -> None:
             images = (batch.images[:16].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
-            boxes, classes, owner = batch.boxes.float().cpu(), batch.classes.cpu(), batch.owner.cpu()
-            rows = [_labelled(boxes[owner == image], classes[owner == image]) for image in range(len(images))]
+            labels = batch.labels.to("cpu")
+            rows = [_label_rows(labels.only(labels.image == image)) for image in range(len(images))]
             self._write(f"train_batch{iteration}.jpg", batch_sheet(images, rows, self.names, conf=False))
 
         self._try(f"train_batch{iteration}.jpg", draw)
@@ -78,7 +81,7 @@ class Pictures:
         fits: how each sample lies on the network input (ValLoader.fits). None where nothing is to be drawn.
         """
 
-        def watch(number: int, images: Tensor, indices: Sequence[int], found: list[Tensor]) -> None:
+        def watch(number: int, images: Tensor, indices: Sequence[int], found: list[Instances]) -> None:
             if number < BATCHES:
                 self._try(
                     f"val_batch{number}_pred.jpg",
@@ -93,19 +96,16 @@ class Pictures:
         return watch if self.plots else None
 
     def val_batch(
-        self, number: int, images: Tensor, found: Sequence[Tensor], samples: Sequence[Sample], fits: Sequence[Fit]
+        self, number: int, images: Tensor, found: Sequence[Instances], samples: Sequence[Sample], fits: Sequence[Fit]
     ) -> None:
-        """Draw a batch of uint8 images (B, 3, H, W) twice: with its labels, and with what was found, (n, 6) for each image."""
+        """Draw a batch of uint8 images (B, 3, H, W) twice: with its labels, and with the detections of each image."""
         pixels = images[:16].cpu().numpy()
         captions = [sample.image.name for sample in samples]
-        labels = [
-            _labelled(fit.to_canvas(pixel_boxes(sample)), sample.classes)
-            for sample, fit in zip(samples[:16], fits[:16], strict=True)
-        ]
+        labels = [_label_rows(sample.pixel_labels(), fit) for sample, fit in zip(samples[:16], fits[:16], strict=True)]
         self._write(
             f"val_batch{number}_labels.jpg", batch_sheet(pixels, labels, self.names, conf=False, captions=captions)
         )
-        rows = [boxes[boxes[:, 4] > LEAST].tolist() for boxes in found[:16]]
+        rows = [detections.only(detections.scores > LEAST).rows().tolist() for detections in found[:16]]
         self._write(f"val_batch{number}_pred.jpg", batch_sheet(pixels, rows, self.names, captions=captions))
 
     def scalars(self, row: Mapping[str, float], epoch: int) -> None:
@@ -141,9 +141,10 @@ class Pictures:
             self.say(f"note: {what} could not be drawn: {type(error).__name__}: {error}")
 
 
-def _labelled(boxes: Tensor, classes: Tensor) -> list[list[float]]:
-    # (n, 4) and (n,) -> rows x1, y1, x2, y2, score 1, class
-    return torch.cat((boxes, torch.ones(len(boxes), 1), classes[:, None].float()), 1).tolist()
+def _label_rows(labels: Instances, fit: Fit | None = None) -> list[list[float]]:
+    """Rows x1, y1, x2, y2, score 1, class of labels; with `fit` from pixels of the original image to those of the input."""
+    boxes = fit.to_canvas(labels.boxes) if fit else labels.boxes.float()
+    return Instances(boxes, labels.classes, torch.ones(len(labels))).rows().tolist()
 
 
 def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ..config.callbacks import Events
@@ -25,11 +23,14 @@ from ..data.loading.loader import USUAL_BATCH as USUAL
 from ..data.loading.loader import ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
+from ..ops.instances import Instances
+from ..ops.nms import Suppression
 from ..predict.coco_json import is_coco
 from ..predict.writer import write_files
-from ..tasks.detect import detect, gains_of
+from ..tasks import task_of
+from ..tasks.coco import coco_rows
 from ..tasks.metrics import Metrics
-from .loop import DEFAULT_CONF, progress, validate
+from .loop import DEFAULT_CONF, Hooks, progress, validate
 from .pictures import Pictures
 from .worst import worst_images
 
@@ -48,8 +49,8 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
         same_classes(model.names, class_names(settings, data), data)
     settings = legal_side(settings, model.multiple)
     settings = counted_batch(settings)
-    samples = scan_split(data, settings.split, settings).samples
-    most = max(len(sample.classes) for sample in samples)
+    samples = scan_split(data, settings.split, settings, task_of(model).read_row).samples
+    most = max(len(sample.labels) for sample in samples)
     if not most and not settings.save_json:
         kept = "" if settings.classes is None else f" of classes={settings.classes}"
         raise UserError(
@@ -65,7 +66,9 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
             model, samples, settings, folder=folder, pictures=pictures, events=events, single=single
         )
         if folder is not None:
-            write_files(folder, samples, detections, settings, coco=not single and is_coco(data, settings.split))
+            write_files(
+                folder, samples, coco_rows(detections), settings, coco=not single and is_coco(data, settings.split)
+            )
             print(f"Results saved to {folder}")
     return validator.metrics
 
@@ -78,7 +81,7 @@ def evaluate_and_report(
     folder: Path | None,
     pictures: Pictures,
     **options,
-) -> tuple[Validator, np.ndarray]:
+) -> tuple[Validator, Instances]:
     """Measure a model as `measure` does, print the tables and the speed, and write worst.csv and the pictures into `folder`.
 
     options: further arguments of `measure`. The process of rank 0 writes. With verbose the table has every class, and the
@@ -111,8 +114,8 @@ def measure(
     rank: int = 0,
     size: int = 1,
     gather: Callable[[list], list] = list,
-) -> tuple[Validator, np.ndarray]:
-    """Measure a model on samples; returns the Validator, with its Metrics, and all detections as `coco_metrics` takes them.
+) -> tuple[Validator, Instances]:
+    """Measure a model on samples; returns the Validator, with its Metrics, and all detections (see `validate`).
 
     single, gather: as in `validate`. rank, size: this process measures its share of the samples; with `gather` all processes get the same
     Metrics. events get the Validator.
@@ -133,36 +136,36 @@ def measure(
         world=size,
     )
     validator = Validator(settings, folder, loader, device, model)
-    kept: list[np.ndarray] = []
 
     def notify(event: str) -> None:
         if event != "on_val_end":  # its functions want the numbers
             events.fire(event, validator)
 
-    validator.metrics = validate(
-        model,
-        samples,
-        loader,
+    measuring = settings.mode == "val"  # at the end of a training run its own settings mean something else
+    task = task_of(model)
+    rule = Suppression(
         conf=DEFAULT_CONF if settings.conf is None else settings.conf,
         iou=settings.iou,
         max_det=settings.max_det,
+        multi_label=True,
         agnostic=settings.agnostic_nms or settings.single_cls,
-        gains=None if model.exported else gains_of(settings),
-        autocast=evaluation_precision(settings, device, model)
-        if settings.mode == "val" and not model.exported
-        else None,
-        progress=progress("val", rank == 0),
-        notify=notify,
-        watch=pictures.watch(samples, loader.fits),
-        gather=gather,
-        save_dir=folder,
-        single=single,
-        keep=kept.append,
         classes=_classes(settings, model),
-        looks=partial(detect, augment=True) if settings.augment and settings.mode == "val" else None,
     )
+    validation = validate(
+        model,
+        samples,
+        loader,
+        rule,
+        task=task,
+        gains=None if model.exported else task.gains(settings),
+        autocast=evaluation_precision(settings, device, model) if measuring and not model.exported else None,
+        augment=measuring and settings.augment,
+        single=single,
+        hooks=Hooks(progress("val", rank == 0), notify, pictures.watch(samples, loader.fits), gather),
+    )
+    validator.metrics = replace(validation.metrics, save_dir=folder)
     events.fire("on_val_end", validator)
-    return validator, kept[0]
+    return validator, validation.detections
 
 
 def counted_batch(settings: Settings) -> Settings:

@@ -16,12 +16,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
-from ..data.dataset import Sample, pixel_boxes
+from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image
 from ..ops.boxes import box_iou, pair_greedily
+from ..ops.instances import Instances
 from ..plots.drawing import GREY
 from ..plots.fonts import writable
+from ..tasks.curves import by_image
 
 IOU = 0.5
 MISS, FALSE, HIT = "#ff2d2d", "#ffc400", "#2fbf71"  # colours of the picture
@@ -33,18 +36,15 @@ SIDE, COLUMNS, HEAD = 480, 4, 30  # pixels of a cell and of the line above all
 class Errors:
     """What went wrong on one image.
 
-    labels (m, 4), found (n, 4): xyxy in pixels of the original image; scores (n,). label_classes (m,), found_classes (n,)
-    integers; hit (m,), right (n,): whether a label has a partner, and a detection.
+    labels, detections: in pixels of the original image. hit (m,), right (n,): bool, whether a label has a partner among the
+    detections, and a detection among the labels.
     """
 
     image: Path
-    labels: np.ndarray
-    label_classes: np.ndarray
-    hit: np.ndarray
-    found: np.ndarray
-    found_classes: np.ndarray
-    scores: np.ndarray
-    right: np.ndarray
+    labels: Instances
+    detections: Instances
+    hit: Tensor
+    right: Tensor
 
     @property
     def misses(self) -> int:
@@ -81,13 +81,13 @@ class Worst:
                 "hits": int(one.hit.sum()),
                 "misses": one.misses,
                 "false_positives": one.false,
-                "missed": self._named(one.label_classes[~one.hit]),
-                "found_wrongly": self._named(one.found_classes[~one.right]),
+                "missed": self._named(one.labels.classes[~one.hit]),
+                "found_wrongly": self._named(one.detections.classes[~one.right]),
             }
             for one in self.errors
         ]
 
-    def _named(self, classes: np.ndarray) -> str:
+    def _named(self, classes: Tensor) -> str:
         counts = Counter(classes.tolist())
         return ", ".join(f"{count} {self.names[index]}" for index, count in sorted(counts.items()))
 
@@ -143,20 +143,18 @@ class Worst:
         left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
         cell.paste(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), (left, top))
         draw, shift = ImageDraw.Draw(cell), np.array([left, top, left, top])
-        for box in one.found[one.right] * ratio + shift:
+        for box in one.detections.boxes[one.right].numpy() * ratio + shift:
             draw.rectangle(_ordered(box), outline=HIT, width=1)
+        false, missed = one.detections.only(~one.right), one.labels.only(~one.hit)
         wrong = [
             (box, FALSE, f"{self.names[index]} {score:.2f}")
             for box, index, score in zip(
-                one.found[~one.right],
-                one.found_classes[~one.right].tolist(),
-                one.scores[~one.right].tolist(),
-                strict=True,
+                false.boxes.numpy(), false.classes.tolist(), false.scores.tolist(), strict=True
             )
         ]
         wrong += [
             (box, MISS, str(self.names[index]))
-            for box, index in zip(one.labels[~one.hit], one.label_classes[~one.hit].tolist(), strict=True)
+            for box, index in zip(missed.boxes.numpy(), missed.classes.tolist(), strict=True)
         ]
         placed = [(_ordered(box * ratio + shift), colour, text) for box, colour, text in wrong]
         for corners, colour, _ in placed:
@@ -204,34 +202,29 @@ def _legend(sheet: Image.Image, totals: Mapping[str, int], where: str) -> None:
 
 
 def worst_images(
-    samples: Sequence[Sample], detections: np.ndarray, names: Mapping[int, str], *, conf: float, iou: float = IOU
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float, iou: float = IOU
 ) -> Worst:
     """Look for errors on every image.
 
-    detections (n, 7): image index, x, y, w, h in original pixels, score, class. Those with a score above `conf` count; a pair
-    overlaps by `iou` or more.
+    detections: in pixels of the original images, `image` is the index of the sample. Detections with a score above `conf`
+    count; a pair overlaps by `iou` or more.
     """
-    chosen = detections[detections[:, 5] > conf]
-    chosen = chosen[np.lexsort((-chosen[:, 5], chosen[:, 0]))]  # by image, then falling score; stable
-    first = np.searchsorted(chosen[:, 0], np.arange(len(samples) + 1))
-    found = [_errors(sample, chosen[first[index] : first[index + 1]], iou) for index, sample in enumerate(samples)]
-    labels, misses = sum(len(one.labels) for one in found), sum(one.misses for one in found)
-    totals = {"missed": misses, "false": sum(one.false for one in found), "right": labels - misses}
-    return Worst(
-        tuple(_in_turn([one for one in found if one.misses or one.false])), dict(names), len(samples), conf, iou, totals
-    )
+    per_image = by_image(detections, len(samples), conf)
+    errors = [_errors(sample, found, iou) for sample, found in zip(samples, per_image, strict=True)]
+    labels, misses = sum(len(each.labels) for each in errors), sum(each.misses for each in errors)
+    totals = {"missed": misses, "false": sum(each.false for each in errors), "right": labels - misses}
+    wrong = [each for each in errors if each.misses or each.false]
+    return Worst(tuple(_in_turn(wrong)), dict(names), len(samples), conf, iou, totals)
 
 
-def _errors(sample: Sample, rows: np.ndarray, iou: float) -> Errors:
-    labels, classes = pixel_boxes(sample).double(), sample.classes.numpy()
-    boxes = np.concatenate((rows[:, 1:3], rows[:, 1:3] + rows[:, 3:5]), 1)
-    predicted = rows[:, 6].astype(np.int64)
-    overlap = box_iou(torch.from_numpy(boxes), labels)  # (n, m)
-    overlap *= torch.from_numpy(predicted[:, None] == classes[None])
-    detection, label = pair_greedily(overlap, iou, rows_in_turn=True).numpy().T
-    hit, right = np.zeros(len(labels), bool), np.zeros(len(rows), bool)
+def _errors(sample: Sample, detections: Instances, iou: float) -> Errors:
+    labels = sample.pixel_labels()
+    overlap = box_iou(detections.boxes.double(), labels.boxes.double())  # (n, m)
+    overlap *= detections.classes[:, None] == labels.classes[None]
+    detection, label = pair_greedily(overlap, iou, rows_in_turn=True).T
+    hit, right = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(detections), dtype=torch.bool)
     right[detection] = hit[label] = True
-    return Errors(sample.image, labels.numpy(), classes, hit, boxes, predicted, rows[:, 5], right)
+    return Errors(sample.image, labels, detections, hit, right)
 
 
 def _in_turn(wrong: Sequence[Errors]) -> Iterator[Errors]:

@@ -14,6 +14,7 @@ from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.config.settings import Settings, load_settings
 from bitfalcon_plugin.config.table import live, table
 from bitfalcon_plugin.config.values import KINDS
+from bitfalcon_plugin.tasks import TASKS
 from tests.helpers.paths import ROOT
 
 # spec/interface.md section 2, column F where it differs: what a YOLOv12 user's scripts rely on.
@@ -174,6 +175,7 @@ def test_no_key_stands_twice_and_none_hides_a_method() -> None:
 def test_every_setting_is_read_somewhere() -> None:
     """A key that nothing reads would be accepted and ignored: build it, or mark it `unused` with the reason."""
     read = {"cfg", "task", "debug"}  # read by config/settings.py, config/command_line.py and cli.py under other names
+    read |= {setting for task in TASKS.values() for setting in task.losses.values()}  # Task.gains reads these
     for path in (ROOT / "bitfalcon_plugin").rglob("*.py"):
         tree = ast.parse(path.read_text())
         for table_of_names in [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]:

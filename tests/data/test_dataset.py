@@ -9,6 +9,7 @@ from PIL import Image
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from tests.helpers.labels import centres
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import MINIMAL, dataset, image, write_yaml
 
@@ -152,7 +153,7 @@ def test_blood_cells(split, count):
         text = (BCCD / "labels" / split / f"{sample.image.stem}.txt").read_text().split("\n")
         theirs = {tuple(map(float, line.split())) for line in text if line.strip()}
         rows += len(theirs)
-        centre, half = sample.boxes[:, :2], sample.boxes[:, 2:] / 2
+        centre, half = centres(sample)[:, :2], centres(sample)[:, 2:] / 2
         corners = torch.cat((centre - half, centre + half), 1)
-        assert len(sample.boxes) <= len(theirs) and (corners >= -1e-6).all() and (corners <= 1 + 1e-6).all()
-    assert rows - sum(len(sample.boxes) for sample in result.samples) <= len(result.notes)
+        assert len(centres(sample)) <= len(theirs) and (corners >= -1e-6).all() and (corners <= 1 + 1e-6).all()
+    assert rows - sum(len(centres(sample)) for sample in result.samples) <= len(result.notes)

@@ -14,6 +14,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.data import shapes
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from tests.helpers.labels import centres
 
 # Recorded once: the pictures of a version must not change from machine to machine, nor from release to release.
 FIRST_LABELS = {
@@ -74,12 +75,14 @@ def test_images_and_objects_are_varied(cache):
     spec = load_data(cache / "shapes-v1")
     for split in ("train", "val"):
         samples = scan(spec, split).samples
-        counts = Counter(int(cls) for sample in samples for cls in sample.classes)
+        counts = Counter(int(cls) for sample in samples for cls in sample.labels.classes)
         assert min(counts.values()) > 0.6 * max(counts.values()) and len(counts) == 4
-        assert {1, 8} <= {len(sample.classes) for sample in samples} <= set(range(9))
+        assert {1, 8} <= {len(sample.labels.classes) for sample in samples} <= set(range(9))
         assert all(220 <= min(sample.size) <= max(sample.size) <= 340 for sample in samples)
         longest = [
-            max(box[2] * sample.size[1], box[3] * sample.size[0]) for sample in samples for box in sample.boxes.tolist()
+            max(box[2] * sample.size[1], box[3] * sample.size[0])
+            for sample in samples
+            for box in centres(sample).tolist()
         ]
         assert min(longest) < 20 and max(longest) > 150
         assert {sample.size[0] > sample.size[1] for sample in samples} == {True, False}

@@ -6,12 +6,15 @@ import torch
 from PIL import Image, ImageDraw
 from torch import nn
 
+from bitfalcon_plugin.tasks import DETECT, Task
+from bitfalcon_plugin.val import run as val_run
+
 
 class BrightBoxes(nn.Module):
     """Finds each channel's bright area: red is class 0, green class 1, blue class 2; one box a class and image."""
 
     multiple, strides, names, nc = 32, (32.0,), {0: "red", 1: "green", 2: "blue"}, 3
-    exported, fixed = False, None
+    exported, fixed, task = False, None, "detect"
 
     def __init__(self):
         super().__init__()
@@ -48,3 +51,15 @@ def painted(path, size, boxes, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path, **options)
     return path
+
+
+class WithoutLosses(Task):
+    """The detection task for networks that give no raw outputs, as BrightBoxes."""
+
+    def gains(self, settings) -> None:
+        return None
+
+
+def measure_without_losses(monkeypatch) -> None:
+    """Let `val` compute no losses."""
+    monkeypatch.setattr(val_run, "task_of", lambda model: WithoutLosses(**vars(DETECT)))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitfalcon_plugin.ops.polygons import Outlines, clip, fill, hulls, join, select
+from bitfalcon_plugin.ops.polygons import Polygons, clip, fill, hulls, join
 
 SIZE = (20, 28)  # (height, width)
 
 
-def outlines(*polygons: list[tuple[float, float]]) -> Outlines:
+def outlines(*polygons: list[tuple[float, float]]) -> Polygons:
     points = torch.tensor([point for polygon in polygons for point in polygon], dtype=torch.float64).view(-1, 2)
-    return Outlines(points, torch.tensor([len(polygon) for polygon in polygons]))
+    return Polygons(points, torch.tensor([len(polygon) for polygon in polygons]))
 
 
 def noise(seed: int, count: int = 6, low: float = 0.0) -> list[list[tuple[float, float]]]:
@@ -82,7 +82,7 @@ def test_cutting_agrees_with_a_loop_over_edges(seed):
     cut = clip(outlines(*polygons), SIZE)
     expected = [slow_clip(polygon, SIZE) for polygon in polygons]
     assert cut.counts.tolist() == [len(polygon) for polygon in expected]
-    for found, polygon in zip(cut.polygons(), expected):
+    for found, polygon in zip(cut.split(), expected):
         ring = torch.tensor(polygon, dtype=torch.float64).view(-1, 2)
         turns = [torch.roll(ring, turn, 0) for turn in range(max(len(ring), 1))]
         assert any(torch.allclose(found, turned, atol=1e-9, rtol=0) for turned in turns)
@@ -111,9 +111,9 @@ def test_a_polygon_that_holds_the_whole_picture_becomes_it():
 def test_joining_and_selecting_keep_points_with_their_objects():
     first, second = outlines([(0, 0), (1, 0), (1, 1)], []), outlines([(5, 5), (6, 5), (6, 6), (5, 6)])
     whole = join([first, None, second], [2, 2, 1])
-    assert whole.counts.tolist() == [3, 0, 0, 0, 4] and whole.of.tolist() == [0] * 3 + [4] * 4
-    kept = select(whole, torch.tensor([False, True, False, False, True]))
+    assert whole.counts.tolist() == [3, 0, 0, 0, 4] and whole.owner.tolist() == [0] * 3 + [4] * 4
+    kept = whole[torch.tensor([False, True, False, False, True])]
     assert kept.counts.tolist() == [0, 4] and torch.equal(kept.points, second.points)
     assert torch.equal(kept.scaled(2, 3).points, second.points * torch.tensor([2.0, 3.0]).double())
-    assert [len(polygon) for polygon in whole.polygons()] == [3, 0, 0, 0, 4]
+    assert [len(polygon) for polygon in whole.split()] == [3, 0, 0, 0, 4]
     assert join([None], [3]).counts.tolist() == [0, 0, 0]

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.plots import charts as figures
 from bitfalcon_plugin.plots.charts import NoMatplotlib, draw_curve, draw_labels, draw_results, short, smoothed
 from bitfalcon_plugin.tasks.curves import ConfusionMatrix
-from bitfalcon_plugin.tasks.metrics import Metrics
+from tests.helpers.labels import detections_of
 from tests.tasks.test_curves import NAMES, coco_metrics, random_case
 
 needs_matplotlib = pytest.mark.skipif(find_spec("matplotlib") is None, reason="matplotlib is not installed")
@@ -60,7 +62,7 @@ def coloured(path) -> int:
 def test_metrics_draw_six_figures(tmp_path, quiet):
     samples, detections = random_case(0)
     names = {0: ODD[0], 1: ODD[3], 2: ODD[1]}
-    metrics = Metrics(**coco_metrics(samples, detections, names))
+    metrics = coco_metrics(samples, detections_of(detections), names)
     drawn = metrics.plot(tmp_path / "run")
     expected = ["PR_curve", "F1_curve", "P_curve", "R_curve", "confusion_matrix", "confusion_matrix_normalized"]
     assert [path.name for path in drawn] == [f"{name}.png" for name in expected]
@@ -73,11 +75,8 @@ def test_metrics_draw_six_figures(tmp_path, quiet):
 @needs_matplotlib
 def test_metrics_of_nothing_can_be_drawn(tmp_path, quiet):
     samples, _ = random_case(0)
-    metrics = Metrics(
-        **coco_metrics(
-            [type(samples[0])(None, (50, 50), samples[0].classes[:0], samples[0].boxes[:0])], np.zeros((0, 7)), NAMES
-        )
-    )
+    nothing = replace(samples[0], size=(50, 50), labels=Instances.empty())
+    metrics = coco_metrics([nothing], detections_of(np.zeros((0, 7))), NAMES)
     assert len(metrics.plot(tmp_path)) == 6
 
 

@@ -13,7 +13,7 @@ from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.predict.image_names import file_stems, image_ids
 from bitfalcon_plugin.predict.run import run_predict
 from bitfalcon_plugin.val import run as measuring
-from tests.helpers.finder import BrightBoxes, painted
+from tests.helpers.finder import BrightBoxes, measure_without_losses, painted
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_a_path_that_is_given_twice_has_two_image_ids():
 
 def test_predict_and_val_name_images_alike(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measuring, "gains_of", lambda settings: None)  # BrightBoxes has no losses
+    measure_without_losses(monkeypatch)
     for index, name in enumerate(("day/x", "day/7", "day/y", "night/X", "night/x", "night/07", "night/12")):
         painted(tmp_path / f"data/images/{name}.png", (64, 48), [(index % 3, 8, 8, 24 + 2 * index, 40)])
         label = tmp_path / f"data/labels/{name}.txt"

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from bitfalcon_plugin.ops.boxes import anchor_points
+from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks import assign as module
-from bitfalcon_plugin.tasks.assign import Targets, assign
+from bitfalcon_plugin.tasks.assign import assign
+from tests.helpers.labels import targets_of
 
 STRIDES = (8, 16, 32)
 
@@ -33,9 +35,9 @@ def contains(box, x: float, y: float) -> bool:
     return abs(x - cx) < w / 2 and abs(y - cy) < h / 2
 
 
-def slow_assign(scores, boxes, points, targets: Targets, topk: int = 10) -> dict[tuple[int, int], tuple[int, float]]:
+def slow_assign(scores, boxes, points, targets: Instances, topk: int = 10) -> dict[tuple[int, int], tuple[int, float]]:
     """(image, anchor) -> (row of targets, soft target), one ground truth and one anchor at a time."""
-    truths = list(zip(targets.boxes.tolist(), targets.classes.tolist(), targets.owner.tolist()))
+    truths = list(zip(targets.boxes.tolist(), targets.classes.tolist(), targets.image.tolist()))
     scores, boxes, points = scores.tolist(), boxes.tolist(), points.tolist()
     claims: dict[tuple[int, int], list[tuple[float, int, float]]] = {}
     for row, (box, label, image) in enumerate(truths):
@@ -55,10 +57,10 @@ def slow_assign(scores, boxes, points, targets: Targets, topk: int = 10) -> dict
     return result
 
 
-def as_dict(found, targets: Targets) -> dict[tuple[int, int], tuple[int, float]]:
+def as_dict(found, targets: Instances) -> dict[tuple[int, int], tuple[int, float]]:
     cells = {}
     for row, slot in found.won.nonzero().tolist():
-        cell = (targets.owner[row].item(), found.anchor[row, slot].item())
+        cell = (targets.image[row].item(), found.anchor[row, slot].item())
         assert cell not in cells, "an anchor was won twice"
         cells[cell] = (row, found.weight[row, slot].item())
     assert not found.weight[~found.won].any()
@@ -79,7 +81,7 @@ def scene(seed: int, images: int = 3, truths: int = 9, nc: int = 4, height: int 
     predicted = boxes[pick] + torch.randn(images, len(points), 4, generator=generator) * 4
     scores = torch.rand(images, len(points), nc, generator=generator)
     some = owner != 1  # the image in the middle has none
-    targets = Targets(boxes[some], torch.randint(nc, (len(owner),), generator=generator)[some], owner[some])
+    targets = targets_of(boxes[some], torch.randint(nc, (len(owner),), generator=generator)[some], owner[some])
     return scores, predicted, points, targets
 
 
@@ -106,7 +108,7 @@ def test_the_scene_has_what_it_should_test():
     assert found.anchor.shape == (18, 10)
     side = (targets.boxes[:, 2:] - targets.boxes[:, :2]).amin(1)
     assert (side < 16).any() and (side > 32).any()
-    alone = [assign(scores, boxes, points, Targets(*(t[i : i + 1] for t in vars(targets).values()))) for i in range(18)]
+    alone = [assign(scores, boxes, points, targets.only(torch.tensor([i]))) for i in range(18)]
     assert sum(one.won.sum() for one in alone) > found.won.sum()
 
 
@@ -116,8 +118,8 @@ def test_order_and_chunks_do_not_matter(monkeypatch):
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", {"cpu": 2 * len(points)})  # two ground truths at a time
     assert_same(as_dict(assign(scores, boxes, points, targets), targets), whole)
     monkeypatch.setattr(module, "PAIRS_AT_ONCE", {"cpu": 1})
-    order = torch.randperm(len(targets.owner), generator=torch.Generator().manual_seed(0))
-    shuffled = Targets(targets.boxes[order], targets.classes[order], targets.owner[order])
+    order = torch.randperm(len(targets.image), generator=torch.Generator().manual_seed(0))
+    shuffled = targets_of(targets.boxes[order], targets.classes[order], targets.image[order])
     mixed = as_dict(assign(scores, boxes, points, shuffled), shuffled)
     assert_same({cell: (order[row].item(), weight) for cell, (row, weight) in mixed.items()}, whole)
 
@@ -127,7 +129,7 @@ def test_one_small_truth_by_hand():
     points, stride = anchor_points([(4, 4)], [8])
     points = points * stride[:, None]
     boxes = torch.cat((points - 4, points + 4), 1)[None]  # (1, 16, 4): each anchor predicts its own cell
-    targets = Targets(torch.tensor([[10.0, 10, 14, 14]]), torch.tensor([1]), torch.tensor([0]))
+    targets = targets_of(torch.tensor([[10.0, 10, 14, 14]]), torch.tensor([1]), torch.tensor([0]))
     found = assign(torch.full((1, 16, 2), 0.25), boxes, points, targets)
     overlap = 16 / 64  # 4 x 4 inside 8 x 8, same centre and shape
     metric = 0.25**0.5 * overlap**6
@@ -138,7 +140,7 @@ def test_a_small_truth_between_four_anchors_is_seen_by_all_of_them():
     """Unwidened, the 4 x 4 px truth around (16, 16) would hold none of the points at 12 and 20 px around it."""
     points, stride = anchor_points([(4, 4)], [8])
     truth = torch.tensor([[14.0, 14, 18, 18]])
-    targets = Targets(truth, torch.tensor([0]), torch.tensor([0]))
+    targets = targets_of(truth, torch.tensor([0]), torch.tensor([0]))
     found = assign(torch.full((1, 16, 2), 0.25), truth.expand(1, 16, 4), points * stride[:, None], targets)
     weights = {cell: weight for cell, (_, weight) in as_dict(found, targets).items()}
     assert weights == {(0, anchor): pytest.approx(1.0) for anchor in (5, 6, 9, 10)}
@@ -147,7 +149,7 @@ def test_a_small_truth_between_four_anchors_is_seen_by_all_of_them():
 def test_a_point_on_the_edge_is_outside():
     points = torch.tensor([[20.0, 20.0], [20.0, 40.0], [30.0, 30.0]])
     boxes = torch.tensor([20.0, 20, 60, 60]).expand(1, 3, 4)
-    targets = Targets(torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([0]), torch.tensor([0]))
+    targets = targets_of(torch.tensor([[20.0, 20, 60, 60]]), torch.tensor([0]), torch.tensor([0]))
     assert list(as_dict(assign(torch.ones(1, 3, 1), boxes, points, targets), targets)) == [(0, 2)]
 
 
@@ -155,15 +157,15 @@ def test_two_equal_truths_share_nothing_and_the_first_wins():
     scores, boxes, points, _ = scene(0, images=1)
     box = torch.tensor([[40.0, 40, 100, 100]]).expand(2, 4)
     boxes = box[0] + torch.randn(boxes.shape, generator=torch.Generator().manual_seed(0))
-    targets = Targets(box, torch.tensor([2, 2]), torch.tensor([0, 0]))
+    targets = targets_of(box, torch.tensor([2, 2]), torch.tensor([0, 0]))
     assert assign(scores, boxes, points, targets).won.tolist() == [[True] * 10, [False] * 10]
 
 
 def test_no_truths_and_truths_without_area():
     scores, boxes, points, targets = scene(0)
-    none = Targets(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+    none = targets_of(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
     assert assign(scores, boxes, points, none).won.shape == (0, 10)
-    flat = Targets(torch.tensor([[50.0, 50, 50, 80], [60, 60, 60, 60]]), torch.tensor([0, 1]), torch.tensor([0, 2]))
+    flat = targets_of(torch.tensor([[50.0, 50, 50, 80], [60, 60, 60, 60]]), torch.tensor([0, 1]), torch.tensor([0, 2]))
     found = assign(scores, boxes, points, flat)
     assert not found.won.any() and not found.weight.any()
 
@@ -171,7 +173,7 @@ def test_no_truths_and_truths_without_area():
 def test_nothing_waits_for_the_device():
     """Meta tensors hold no data: whatever asked for a value or for a shape that depends on values would fail."""
     scores, boxes, points, targets = scene(0)
-    targets = Targets(*(value.to("meta") for value in vars(targets).values()))
+    targets = targets.to("meta")
     found = assign(scores.to("meta"), boxes.to("meta"), points.to("meta"), targets)
     assert found.weight.shape == found.won.shape == found.anchor.shape == (18, 10)
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,21 +14,26 @@ import torch
 from torchvision.ops import box_iou
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.data.dataset import pixel_boxes
+from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks import coco, curves
 from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.tasks.curves import class_curves, confusion_matrix, gather_curves
 from bitfalcon_plugin.tasks.metrics import Metrics
+from tests.helpers.labels import detections_of
 from tests.val.test_loop import NAMES, random_case, sample
 
 
 def matrix_of(labels, detections, nc=2, **options):
     """labels: (class, x1, y1, x2, y2) of one image; detections: (class, score, x1, y1, x2, y2)."""
-    truth = np.array([row[1:] for row in labels], float).reshape(-1, 4), np.array([row[0] for row in labels], int)
+    truth = truth_of([row[1:] for row in labels], [row[0] for row in labels])
     rows = [[0, x1, y1, x2 - x1, y2 - y1, score, cls] for cls, score, x1, y1, x2, y2 in detections]
-    return confusion_matrix(
-        [truth], np.array(rows, float).reshape(-1, 7), dict(enumerate("abcdef"[:nc])), **options
-    ).matrix.tolist()
+    names = dict(enumerate("abcdef"[:nc]))
+    return confusion_matrix([truth], detections_of(rows), names, **options).matrix.tolist()
+
+
+def truth_of(boxes, classes) -> Instances:
+    """The labels of one image: boxes (n, 4) xyxy in pixels, and their classes."""
+    return Instances(torch.tensor(boxes, dtype=torch.float32).view(-1, 4), torch.tensor(classes, dtype=torch.int64))
 
 
 BOX, FAR = (10, 10, 50, 50), (60, 60, 90, 90)
@@ -82,34 +88,34 @@ def slow_matrix(samples, detections, nc):
     for image, own in enumerate(samples):
         rows = [row for row in detections if row[0] == image and row[5] > 0.25]
         boxes = torch.tensor([[r[1], r[2], r[1] + r[3], r[2] + r[4]] for r in rows], dtype=torch.float64).view(-1, 4)
-        overlap = box_iou(boxes, pixel_boxes(own).double())
-        left, there = set(range(len(rows))), set(range(len(own.boxes)))
+        overlap = box_iou(boxes, own.pixel_labels().boxes.double())
+        left, there = set(range(len(rows))), set(range(len(own.labels)))
         while left and there:
             value, _, i, j = max((overlap[i, j].item(), rows[i][5], -i, -j) for i in left for j in there)
             if value < 0.45:
                 break
             left.remove(-i)
             there.remove(-j)
-            matrix[int(rows[-i][6]), own.classes[-j]] += 1
+            matrix[int(rows[-i][6]), own.labels.classes[-j]] += 1
         for i in left:
             matrix[int(rows[i][6]), nc] += 1
         for j in there:
-            matrix[nc, own.classes[j]] += 1
+            matrix[nc, own.labels.classes[j]] += 1
     return matrix
 
 
 @pytest.mark.parametrize("seed", range(6))
 def test_random_cases_as_the_slow_loop_counts_them(seed):
     samples, detections = random_case(seed)
-    found = coco_metrics(samples, detections, NAMES)["confusion_matrix"]
+    found = coco_metrics(samples, detections_of(detections), NAMES).confusion_matrix
     assert np.array_equal(found.matrix, slow_matrix(samples, detections, 3))
-    labels = sum(len(own.boxes) for own in samples)
+    labels = sum(len(own.labels) for own in samples)
     assert found.matrix[:, :3].sum() == labels and found.matrix[:3].sum() == (detections[:, 5] > 0.25).sum()
 
 
 def test_shares_and_rows_of_the_matrix():
-    truth = np.array([BOX, FAR], float), np.array([0, 0])
-    found = confusion_matrix([truth], np.array([[0, 10, 10, 40, 40, 0.9, 1]]), {0: "a", 1: "b"})
+    truth = truth_of([BOX, FAR], [0, 0])
+    found = confusion_matrix([truth], detections_of([[0, 10, 10, 40, 40, 0.9, 1]]), {0: "a", 1: "b"})
     assert found.matrix.tolist() == [[0, 0, 0], [1, 0, 0], [1, 0, 0]]
     assert found.normalized().tolist() == [[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0]]
     assert found.summary()[1] == {"predicted": "b", "a": 1, "b": 0, "background": 0}
@@ -138,18 +144,18 @@ def test_curves_of_a_class_as_a_slow_loop_draws_them(seed):
 def test_the_envelope_and_the_arrays_are_those_of_cocoeval(monkeypatch, seed):
     samples, detections = random_case(seed)
     kept = {}
-    found = coco_metrics(samples, detections, NAMES)
+    found = coco_metrics(samples, detections_of(detections), NAMES)
     monkeypatch.setattr(curves, "POINTS", 101)  # COCO's recalls
     own = coco._matches
     monkeypatch.setattr(
         coco, "_matches", lambda evaluation, classes: kept.update(e=evaluation) or own(evaluation, classes)
     )
-    lines = coco_metrics(samples, detections, NAMES)["lines"]
+    lines = coco_metrics(samples, detections_of(detections), NAMES).lines
     precision = kept["e"].eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class)
     assert lines.classes.tolist() == [0, 1]  # blue has no labels
     for row, index in enumerate(lines.classes):
         np.testing.assert_allclose(lines.envelope[row], precision[0, :, index], atol=1e-6)  # kept in float32
-    box, stats = found["box"], found["stats"]
+    box, stats = found.box, found.stats
     assert (box.map, box.map50, box.map75) == pytest.approx((stats["AP"], stats["AP50"], stats["AP75"]), abs=1e-12)
     assert box.all_ap.shape == (2, 10)
     np.testing.assert_allclose(box.all_ap, precision[:, :, :2].mean(1).T, atol=1e-12)
@@ -174,7 +180,7 @@ def test_the_common_confidence_is_where_the_smoothed_mean_f1_is_best():
 @pytest.fixture
 def metrics(tmp_path) -> Metrics:
     samples, detections = random_case(1)
-    return Metrics(**coco_metrics(samples, detections, NAMES), save_dir=tmp_path)
+    return replace(coco_metrics(samples, detections_of(detections), NAMES), save_dir=tmp_path)
 
 
 def test_what_scripts_read_of_metrics(metrics):
@@ -212,7 +218,7 @@ def test_metrics_as_a_frame(metrics):
 
 
 def test_metrics_of_nothing_are_small_and_zero():
-    empty = Metrics(**coco_metrics([sample(None, (100, 100), [])], np.array([[0, 1, 1, 5, 5, 0.5, 0]]), NAMES))
+    empty = coco_metrics([sample(None, (100, 100), [])], detections_of([[0, 1, 1, 5, 5, 0.5, 0]]), NAMES)
     assert empty.box.map == empty.box.mp == empty.fitness == 0 and empty.maps.tolist() == [0, 0, 0]
     assert empty.lines.envelope.shape == (0, 1000) and empty.summary() == []
     assert empty.confusion_matrix.matrix[0, 3] == 1 and empty.confusion_matrix.matrix.sum() == 1
@@ -223,7 +229,7 @@ def test_a_matrix_is_drawn_with_other_names(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "bitfalcon_plugin.plots.charts.draw_confusion", lambda target, matrix, names: drawn.append(names) or target
     )
-    matrix = confusion_matrix([], np.zeros((0, 7)), {0: "a", 1: "b"})
+    matrix = confusion_matrix([], detections_of(np.zeros((0, 7))), {0: "a", 1: "b"})
     for names in ((), ["x", "y"], {1: "y"}, ["x"]):
         assert matrix.plot(save_dir=tmp_path, names=names) == tmp_path / "confusion_matrix_normalized.png"
     assert drawn == [["a", "b"], ["x", "y"], ["a", "y"], ["x", "b"]]

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from bitfalcon_plugin.ops.boxes import anchor_points, xyxy_from_xywh
+from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks import detect as module
-from bitfalcon_plugin.tasks.assign import Targets, assign
-from bitfalcon_plugin.tasks.detect import Losses, detection_loss
+from bitfalcon_plugin.tasks.assign import assign
+from bitfalcon_plugin.tasks.detect import GAINS, detection_loss
+from tests.helpers.labels import stacked, targets_of, total
 from tests.helpers.paths import RECORDED
 
 CASES = {case["name"]: case for case in json.loads((RECORDED / "loss.json").read_text(encoding="utf-8"))}
@@ -30,14 +32,15 @@ def predictions(case: dict) -> dict[str, torch.Tensor]:
     return {key: torch.tensor(value).float().requires_grad_() for key, value in (("boxes", boxes), ("scores", scores))}
 
 
-def truths(case: dict) -> Targets:
+def truths(case: dict) -> Instances:
     rows = torch.tensor(case["targets_batchidx_cls_cxcywh"]).reshape(-1, 6)
     pixels = rows[:, 2:] * torch.tensor([case["W"], case["H"], case["W"], case["H"]])
-    return Targets(xyxy_from_xywh(pixels), rows[:, 1].long(), rows[:, 0].long())
+    return targets_of(xyxy_from_xywh(pixels), rows[:, 1].long(), rows[:, 0].long())
 
 
-def run(case: dict, raw: dict[str, torch.Tensor], targets: Targets) -> Losses:
-    return detection_loss(raw, levels(case), case["strides"], targets, gains=tuple(case["gains"].values()))
+def run(case: dict, raw: dict[str, torch.Tensor], targets: Instances) -> dict[str, torch.Tensor]:
+    gains = {f"{name}_loss": gain for name, gain in case["gains"].items()}
+    return detection_loss(raw, targets, sizes=levels(case), strides=case["strides"], gains=gains)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -45,9 +48,10 @@ def test_recorded_losses_and_gradients(name):
     case = CASES[name]
     raw = predictions(case)
     losses = run(case, raw, truths(case))
-    recorded = torch.tensor([*case["loss_box_cls_dfl"], case["total_times_batch"]])
-    torch.testing.assert_close(torch.stack(losses).detach(), recorded)
-    losses.total.backward()
+    torch.testing.assert_close(stacked(losses), torch.tensor(case["loss_box_cls_dfl"]))
+    whole = total(losses, case["batch"])
+    torch.testing.assert_close(whole.detach(), torch.tensor(case["total_times_batch"]))
+    whole.backward()
     for key in ("boxes", "scores"):
         want, gradient = case[f"grad_{key}"], raw[key].grad
         torch.testing.assert_close(gradient.norm(), torch.tensor(want["l2"]))
@@ -62,13 +66,13 @@ def test_recorded_positives(name, monkeypatch):
     case, targets, seen = CASES[name], truths(CASES[name]), []
     monkeypatch.setattr(module, "assign", lambda *given: seen.append(assign(*given)) or seen[0])
     run(case, predictions(case), targets)
-    first = {image: targets.owner.tolist().index(image) for image in set(targets.owner.tolist())}
-    rows = [(targets.owner[row].item(), row, slot) for row, slot in seen[0].won.nonzero().tolist()]
+    first = {image: targets.image.tolist().index(image) for image in set(targets.image.tolist())}
+    rows = [(targets.image[row].item(), row, slot) for row, slot in seen[0].won.nonzero().tolist()]
     found = sorted([image, seen[0].anchor[row, slot].item(), row - first[image]] for image, row, slot in rows)
     assert found == case["positive_image_anchor_gt"] and len(found) == case["positives"]
 
 
-def slow_loss(raw: dict[str, torch.Tensor], sizes, strides, targets: Targets) -> list[float]:
+def slow_loss(raw: dict[str, torch.Tensor], sizes, strides, targets: Instances) -> list[float]:
     """Gained box, cls and dfl losses, one anchor and class at a time, in plain floats (assignment: test_assign.py)."""
     points, stride = anchor_points(sizes, strides)
     boxes, scores = raw["boxes"].tolist(), raw["scores"].tolist()
@@ -88,7 +92,7 @@ def slow_loss(raw: dict[str, torch.Tensor], sizes, strides, targets: Targets) ->
     found = assign(raw["scores"].sigmoid().transpose(1, 2), decoded, points * stride[:, None], targets)
     positives = {}
     for row, slot in found.won.nonzero().tolist():
-        positives[targets.owner[row].item(), found.anchor[row, slot].item()] = (row, found.weight[row, slot].item())
+        positives[targets.image[row].item(), found.anchor[row, slot].item()] = (row, found.weight[row, slot].item())
     whole = max(sum(weight for _, weight in positives.values()), 1.0)
     box = cls = dfl = 0.0
     for image in range(images):
@@ -134,16 +138,16 @@ def small_problem(seed: int = 0):
     }
     raw["boxes"].view(2, 4, 16, anchors)[:, :, 1:4, :96] += 3  # stride 8: sides of about 2 cells
     boxes = torch.tensor([[0.0, 0, 96, 64], [10, 10, 45, 40], [15, 12, 50, 45], [88, 50, 96, 64], [20, 20, 90, 60]])
-    targets = Targets(boxes, torch.tensor([0, 1, 1, 2, 0]), torch.tensor([0, 0, 0, 1, 1]))
+    targets = targets_of(boxes, torch.tensor([0, 1, 1, 2, 0]), torch.tensor([0, 0, 0, 1, 1]))
     return raw, sizes, strides, targets
 
 
 def test_agrees_with_a_slow_loop():
     raw, sizes, strides, targets = small_problem()
-    losses = detection_loss(raw, sizes, strides, targets)
+    losses = detection_loss(raw, targets, sizes=sizes, strides=strides)
     expected = slow_loss(raw, sizes, strides, targets)
     assert min(expected) > 0.1
-    torch.testing.assert_close(torch.stack(losses), torch.tensor([*expected, 2 * sum(expected)]), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(stacked(losses), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
 def test_distances_beyond_the_range_are_clamped():
@@ -151,14 +155,14 @@ def test_distances_beyond_the_range_are_clamped():
     sizes = [(48, 48)]
     raw = {"boxes": torch.zeros(1, 64, 48 * 48), "scores": torch.zeros(1, 1, 48 * 48)}
     raw["boxes"].view(1, 4, 16, -1)[:, :, 15] = 5.0
-    targets = Targets(torch.tensor([[0.0, 0, 96, 96]]), torch.tensor([0]), torch.tensor([0]))
-    losses = detection_loss(raw, sizes, [2], targets)
+    targets = targets_of(torch.tensor([[0.0, 0, 96, 96]]), torch.tensor([0]), torch.tensor([0]))
+    losses = detection_loss(raw, targets, sizes=sizes, strides=[2])
     share = math.log(15 + math.exp(5))
     each = 0.01 * share + 0.99 * (share - 5)
     found = assign(torch.full((1, 48 * 48, 1), 0.5), *decoded_by_hand(), targets)
     weight = found.weight.sum().item()
     assert weight > 0.5
-    assert losses.dfl.item() == pytest.approx(1.5 * each * weight / max(weight, 1), rel=1e-4)
+    assert losses["dfl_loss"].item() == pytest.approx(1.5 * each * weight / max(weight, 1), rel=1e-4)
 
 
 def decoded_by_hand() -> tuple[torch.Tensor, torch.Tensor]:
@@ -169,21 +173,21 @@ def decoded_by_hand() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_gains_scale_the_parts():
     raw, sizes, strides, targets = small_problem()
-    plain = detection_loss(raw, sizes, strides, targets, gains=(1.0, 1.0, 1.0))
-    gained = detection_loss(raw, sizes, strides, targets, gains=(2.0, 0.0, 3.0))
-    torch.testing.assert_close(torch.stack(gained[:3]), torch.stack(plain[:3]) * torch.tensor([2.0, 0.0, 3.0]))
-    torch.testing.assert_close(gained.total, sum(gained[:3]) * 2)
-    default = detection_loss(raw, sizes, strides, targets)
-    torch.testing.assert_close(torch.stack(default[:3]), torch.stack(plain[:3]) * torch.tensor([7.5, 0.5, 1.5]))
+    plain = detection_loss(raw, targets, sizes=sizes, strides=strides, gains=dict.fromkeys(GAINS, 1.0))
+    gains = dict(zip(GAINS, (2.0, 0.0, 3.0)))
+    gained = detection_loss(raw, targets, sizes=sizes, strides=strides, gains=gains)
+    torch.testing.assert_close(stacked(gained), stacked(plain) * torch.tensor([2.0, 0.0, 3.0]))
+    default = detection_loss(raw, targets, sizes=sizes, strides=strides)
+    torch.testing.assert_close(stacked(default), stacked(plain) * torch.tensor([7.5, 0.5, 1.5]))
 
 
 def test_a_batch_without_boxes_has_a_class_loss_and_zero_box_gradients():
     raw, sizes, strides, targets = small_problem()
     raw = {key: value.requires_grad_() for key, value in raw.items()}
-    none = Targets(*(value[:0] for value in vars(targets).values()))
-    losses = detection_loss(raw, sizes, strides, none)
-    losses.total.backward()
-    assert losses.box == 0 and losses.dfl == 0 and losses.cls > 0
+    none = targets.only(torch.zeros(len(targets), dtype=torch.bool))
+    losses = detection_loss(raw, none, sizes=sizes, strides=strides)
+    total(losses).backward()
+    assert losses["box_loss"] == 0 and losses["dfl_loss"] == 0 and losses["cls_loss"] > 0
     assert not raw["boxes"].grad.any()  # a tensor of zeros, not None: every parameter gets a gradient
     torch.testing.assert_close(raw["scores"].grad, raw["scores"].detach().sigmoid() * 0.5 * 2)
 
@@ -191,24 +195,29 @@ def test_a_batch_without_boxes_has_a_class_loss_and_zero_box_gradients():
 def test_logits_far_out_stay_finite():
     raw, sizes, strides, targets = small_problem()
     raw = {key: (value * 200).requires_grad_() for key, value in raw.items()}
-    losses = detection_loss(raw, sizes, strides, targets)
-    losses.total.backward()
-    assert torch.stack(losses).isfinite().all()
+    losses = detection_loss(raw, targets, sizes=sizes, strides=strides)
+    total(losses).backward()
+    assert stacked(losses).isfinite().all()
     assert all(value.grad.isfinite().all() for value in raw.values())
 
 
 def test_autocast_and_half_precision_change_nothing():
     raw, sizes, strides, targets = small_problem()
     rounded = {key: value.bfloat16() for key, value in raw.items()}
-    expected = detection_loss({key: value.float() for key, value in rounded.items()}, sizes, strides, targets)
+    widened = {key: value.float() for key, value in rounded.items()}
+    expected = detection_loss(widened, targets, sizes=sizes, strides=strides)
     with torch.autocast("cpu", torch.bfloat16):
-        got = detection_loss(rounded, sizes, strides, targets)
-    assert all(value.dtype == torch.float32 for value in got)
-    assert torch.equal(torch.stack(got), torch.stack(expected))
+        got = detection_loss(rounded, targets, sizes=sizes, strides=strides)
+    assert all(value.dtype == torch.float32 for value in got.values())
+    assert torch.equal(stacked(got), stacked(expected))
 
 
-def test_only_the_total_carries_a_gradient():
+def test_the_losses_of_boxes_carry_their_gradient():
     raw, sizes, strides, targets = small_problem()
     raw["boxes"].requires_grad_()
-    losses = detection_loss(raw, sizes, strides, targets)
-    assert [value.requires_grad for value in losses] == [False, False, False, True]
+    losses = detection_loss(raw, targets, sizes=sizes, strides=strides)
+    assert {name: value.requires_grad for name, value in losses.items()} == {
+        "box_loss": True,
+        "cls_loss": False,
+        "dfl_loss": True,
+    }

@@ -10,6 +10,7 @@ import pytest
 
 from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.tasks.metrics import STATS, ClassRow, Metrics
+from tests.helpers.labels import detections_of
 from tests.val.test_loop import NAMES, random_case, sample
 
 SECTION_10 = (
@@ -37,8 +38,9 @@ BOX = ("p", "r", "f1", "all_ap", "map", "map50", "map75", "mp", "mr", "maps", "a
 
 @pytest.fixture
 def metrics(tmp_path) -> Metrics:
+    samples, detections = random_case(1)
     speed = dict.fromkeys(("preprocess", "inference", "loss", "postprocess"), 1.5)
-    return Metrics(**coco_metrics(*random_case(1), NAMES), save_dir=tmp_path, speed=speed, conf=0.001)
+    return replace(coco_metrics(samples, detections_of(detections), NAMES), save_dir=tmp_path, speed=speed, conf=0.001)
 
 
 def test_every_attribute_is_there_and_survives_pickling(metrics, tmp_path):
@@ -64,7 +66,7 @@ def test_the_best_confidence_is_where_the_curves_are_marked(metrics):
     boxes = [(k % 2, 30 * k, 0, 30 * k + 20, 20) for k in range(10)]
     rows = [[0, 30 * k, 0, 20, 20, 0.95 - k / 25, k % 2] for k in range(10)]  # right, from 0.95 to 0.59
     rows += [[0, 30 * k, 100, 20, 20, 0.4 - k / 100, k % 2] for k in range(10)]  # wrong, from 0.4 down
-    found = Metrics(**coco_metrics([sample(None, (400, 400), boxes)], np.array(rows, float), NAMES), conf=0.001)
+    found = replace(coco_metrics([sample(None, (400, 400), boxes)], detections_of(rows), NAMES), conf=0.001)
     assert 0.4 < found.best_conf < 0.65 and found.best_conf == pytest.approx(found.lines.best / 999)
     for one in (found, metrics):
         np.testing.assert_allclose(one.box.f1, one.lines.f1[:, one.lines.best], rtol=1e-5)
@@ -73,9 +75,9 @@ def test_the_best_confidence_is_where_the_curves_are_marked(metrics):
 
 def test_the_best_confidence_is_none_that_was_not_measured():
     box = (0, 10, 10, 60, 60)
-    numbers = coco_metrics([sample(None, (100, 100), [box])], np.array([[0, 10, 10, 50, 50, 0.9, 0]]), NAMES)
-    assert numbers["lines"].best == 0  # nothing is lost down there: every confidence below 0.9 is as good
-    assert Metrics(**numbers, conf=0.25).best_conf == 0.25 and Metrics(**numbers).best_conf == 0
+    numbers = coco_metrics([sample(None, (100, 100), [box])], detections_of([[0, 10, 10, 50, 50, 0.9, 0]]), NAMES)
+    assert numbers.lines.best == 0  # nothing is lost down there: every confidence below 0.9 is as good
+    assert replace(numbers, conf=0.25).best_conf == 0.25 and numbers.best_conf == 0
 
 
 def test_f1_of_a_class_without_detections_is_zero():
@@ -103,6 +105,6 @@ def test_the_table_says_all_of_it(metrics):
 
 
 def test_the_table_of_nothing_names_no_confidence():
-    empty = Metrics(**coco_metrics([sample(None, (100, 100), [])], np.zeros((0, 7)), NAMES))
+    empty = coco_metrics([sample(None, (100, 100), [])], detections_of(np.zeros((0, 7))), NAMES)
     assert "confidence" not in empty.table() and "AP nan" in empty.table()
     assert replace(empty, conf=0.3).best_conf == 0.3

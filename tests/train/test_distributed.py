@@ -22,12 +22,12 @@ from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.config.signals import Stopped
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import odd_norms
-from bitfalcon_plugin.tasks.assign import Targets
 from bitfalcon_plugin.tasks.detect import detection_loss
 from bitfalcon_plugin.train import launch as module
 from bitfalcon_plugin.train.distributed import World, check_batch, join
 from bitfalcon_plugin.train.launch import launch
 from tests.helpers.endings import die, make_a_mistake, raise_a_fault, wait_for_signal
+from tests.helpers.labels import targets_of, total
 from tests.helpers.tiny_models import CONV, small_model
 
 BATCHES, EACH = 2, 2  # batches gathered before a step, images of a rank's share
@@ -55,15 +55,15 @@ def share_of(batch: int, rank: int):
     corner = torch.rand(2 + 3 * rank, 2, generator=generator) * 30
     boxes = torch.cat((corner, corner + 10 + torch.rand(corner.shape, generator=generator) * 20), 1)
     owner = (torch.arange(len(boxes)) % EACH).sort().values
-    return images, Targets(boxes, torch.arange(len(boxes)) % 2, owner)
+    return images, targets_of(boxes, torch.arange(len(boxes)) % 2, owner)
 
 
 def backward(model, network, batch: int, rank: int, scale=lambda total: total):
     images, targets = share_of(batch, rank)
     raw = network(images)
-    losses = detection_loss(raw, raw.sizes, model.strides, targets)
-    scale(losses.total).backward()
-    return losses.total.detach()
+    losses = detection_loss(raw, targets, sizes=raw.sizes, strides=model.strides)
+    scale(total(losses, EACH)).backward()
+    return total(losses, EACH).detach()
 
 
 def gradients(model):

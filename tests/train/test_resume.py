@@ -9,15 +9,16 @@ import random
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-import bitfalcon_plugin.train.loop as loop
 import bitfalcon_plugin.train.records as records
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.tasks import DETECT, TASKS
 from tests.helpers.coloured import lay_out, place  # noqa: F401  the fixture
 
 COMMON = {
@@ -217,14 +218,16 @@ def test_a_dataset_that_changes_under_the_run_ends_it_and_it_can_be_resumed(plac
 
 def poison(monkeypatch, wanted) -> list[int]:
     """Make the loss of those calls NaN for which wanted(number) holds; the list counts the calls."""
-    original, calls = loop.detection_loss, []
+    calls = []
 
     def poisoned(*args, **kwargs):
+        losses = DETECT.loss(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # of a validation
+            return losses
         calls.append(len(calls))
-        losses = original(*args, **kwargs)
-        return losses._replace(total=losses.total * float("nan")) if wanted(calls[-1]) else losses
+        return {name: loss * float("nan") for name, loss in losses.items()} if wanted(calls[-1]) else losses
 
-    monkeypatch.setattr(loop, "detection_loss", poisoned)
+    monkeypatch.setitem(TASKS, "detect", replace(DETECT, loss=poisoned))
     return calls
 
 

@@ -13,10 +13,11 @@ import yaml
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.models.build import build
-from bitfalcon_plugin.tasks.assign import Targets
+from bitfalcon_plugin.tasks import DETECT
 from bitfalcon_plugin.tasks.detect import detection_loss
-from bitfalcon_plugin.train.records import COLUMNS
+from bitfalcon_plugin.train.records import columns_of
 from tests.helpers.coloured import GRAPH, lay_out, place  # noqa: F401  the fixture
+from tests.helpers.labels import targets_of, total
 
 TRAIN = [
     "task=train",
@@ -54,7 +55,7 @@ def test_the_whole_path(place, capsys):
     run = place / "runs/detect/train"
     assert "3/3" in out and "COCO (pycocotools): AP" in out and "AdamW" in out
     table = rows(run)
-    assert tuple(table[0]) == COLUMNS and [row["epoch"] for row in table] == ["1", "2", "3"]
+    assert tuple(table[0]) == columns_of(DETECT) and [row["epoch"] for row in table] == ["1", "2", "3"]
     assert float(table[0]["train/cls_loss"]) > 0 and float(table[2]["time"]) > float(table[0]["time"])
     assert yaml.safe_load((run / "args.yaml").read_text())["epochs"] == 3
     assert (run / "val_batch0_pred.jpg").stat().st_size > 1000
@@ -122,7 +123,7 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, mon
     assert main(["train", "resume=runs/cut/weights/last.pt"]) == 0
     one, two = (torch.load(place / f"runs/{name}/weights/last.pt")["state"] for name in ("whole", "cut"))
     assert all(torch.equal(one[key], two[key]) for key in one)
-    columns = [column for column in COLUMNS if column != "time"]
+    columns = [column for column in columns_of(DETECT) if column != "time"]
     assert [[row[c] for c in columns] for row in rows(place / "runs/whole")] == [
         [row[c] for c in columns] for row in rows(place / "runs/cut")
     ]
@@ -243,9 +244,10 @@ def test_the_owners_graphs_train_as_written(graph, scale):
     torch.manual_seed(0)
     model = build(graph, scale, nc=4).train()
     raw = model(torch.rand(2, 3, 64, 64))
-    targets = Targets(torch.tensor([[4.0, 4, 40, 50]]), torch.tensor([3]), torch.tensor([1]))
-    losses = detection_loss(raw, raw.sizes, model.strides, targets)
-    losses.total.backward()
-    assert losses.total.isfinite() and raw["scores"].shape[1] == 4
+    targets = targets_of(torch.tensor([[4.0, 4, 40, 50]]), torch.tensor([3]), torch.tensor([1]))
+    losses = detection_loss(raw, targets, sizes=raw.sizes, strides=model.strides)
+    whole = total(losses)
+    whole.backward()
+    assert whole.isfinite() and raw["scores"].shape[1] == 4
     gradients = [p.grad for p in model.head.parameters() if p.requires_grad]
     assert all(g is not None and g.isfinite().all() for g in gradients)

@@ -11,14 +11,14 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.models.inference.compiling import compile_network
 from bitfalcon_plugin.models.inference.precision import training_precision
-from bitfalcon_plugin.tasks.assign import Targets
 from bitfalcon_plugin.tasks.detect import class_weights, detection_loss
 from bitfalcon_plugin.train.setup import freeze, repeatable, set_training
+from tests.helpers.labels import stacked, targets_of, total
 from tests.helpers.tiny_models import CONV, small_model
 
 ROWS = (CONV, (-1, 1, "Conv", [32, 3, 2]), (-1, 2, "C3k2", [32, False]), (-1, 1, "Conv", [64, 3, 2]))
 HEAD = [([2, 3], 1, "Detect", ["nc"])]
-TARGETS = Targets(torch.tensor([[4.0, 4, 40, 50], [10, 12, 30, 60]]), torch.tensor([1, 0]), torch.tensor([0, 1]))
+TARGETS = targets_of(torch.tensor([[4.0, 4, 40, 50], [10, 12, 30, 60]]), torch.tensor([1, 0]), torch.tensor([0, 1]))
 
 
 def model():
@@ -95,15 +95,15 @@ def test_class_weights_by_hand():
 def test_class_weights_multiply_the_entropy_of_their_class():
     net = model()
     raw = net(torch.rand(2, 3, 64, 64))
-    plain = detection_loss(raw, raw.sizes, net.strides, TARGETS)
-    ones = detection_loss(raw, raw.sizes, net.strides, TARGETS, class_weights=torch.ones(2))
-    torch.testing.assert_close(ones.total, plain.total)
+    plain = detection_loss(raw, TARGETS, sizes=raw.sizes, strides=net.strides)
+    ones = detection_loss(raw, TARGETS, sizes=raw.sizes, strides=net.strides, class_weights=torch.ones(2))
+    torch.testing.assert_close(stacked(ones), stacked(plain))
     parts = [
-        detection_loss(raw, raw.sizes, net.strides, TARGETS, class_weights=weight).cls
+        detection_loss(raw, TARGETS, sizes=raw.sizes, strides=net.strides, class_weights=weight)["cls_loss"]
         for weight in (torch.tensor([1.0, 0]), torch.tensor([0, 1.0]), torch.tensor([1.0, 3]))
     ]
     torch.testing.assert_close(parts[0] + 3 * parts[1], parts[2])
-    torch.testing.assert_close(parts[0] + parts[1], plain.cls)
+    torch.testing.assert_close(parts[0] + parts[1], plain["cls_loss"])
     assert parts[0] > 0 and parts[1] > 0
 
 
@@ -114,7 +114,7 @@ def test_recomputing_gives_the_same_loss_gradients_and_statistics():
         net.checkpointing = again
         torch.manual_seed(1)
         raw = net(torch.rand(2, 3, 64, 64))
-        loss = detection_loss(raw, raw.sizes, net.strides, TARGETS).total
+        loss = total(detection_loss(raw, TARGETS, sizes=raw.sizes, strides=net.strides))
         loss.backward()
         results.append(
             (
@@ -160,7 +160,7 @@ def test_a_captured_graph_gives_the_same_outputs_and_gradients():
     for network in (net, torch.compile(net, backend="aot_eager")):  # what compile= does before it writes code
         net.zero_grad()
         raw = network(images)
-        detection_loss(raw, raw.sizes, net.strides, TARGETS).total.backward()
+        total(detection_loss(raw, TARGETS, sizes=raw.sizes, strides=net.strides)).backward()
         results.append(
             [raw["boxes"].detach(), raw["scores"].detach(), *(p.grad for p in net.parameters() if p.grad is not None)]
         )

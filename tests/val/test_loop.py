@@ -7,6 +7,7 @@ import io
 import json
 import math
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,14 +15,16 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from bitfalcon_plugin.data.dataset import Sample, pixel_boxes
+from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.loading.loader import ValLoader
 from bitfalcon_plugin.ops.boxes import xywh_from_xyxy
+from bitfalcon_plugin.ops.nms import Suppression
 from bitfalcon_plugin.tasks.coco import coco_metrics
-from bitfalcon_plugin.tasks.detect import Gains
+from bitfalcon_plugin.tasks.detect import GAINS
 from bitfalcon_plugin.tasks.metrics import STATS
-from bitfalcon_plugin.val.loop import validate
+from bitfalcon_plugin.val.loop import Hooks, validate
 from tests.helpers.finder import BrightBoxes, painted
+from tests.helpers.labels import detections_of, sample_of
 from tests.helpers.tiny_models import CONV, small_model
 
 NAMES = {0: "red", 1: "green", 2: "blue"}
@@ -30,12 +33,8 @@ NAMES = {0: "red", 1: "green", 2: "blue"}
 def sample(path, size, boxes) -> Sample:
     w, h = size
     corners = torch.tensor([box[1:] for box in boxes], dtype=torch.float32).view(-1, 4)
-    return Sample(
-        path,
-        (h, w),
-        torch.tensor([box[0] for box in boxes], dtype=torch.int64),
-        xywh_from_xyxy(corners) / torch.tensor([w, h, w, h]),
-    )
+    classes = torch.tensor([box[0] for box in boxes], dtype=torch.int64)
+    return sample_of(path, (h, w), classes, xywh_from_xyxy(corners) / torch.tensor([w, h, w, h]))
 
 
 def scene(tmp_path):
@@ -52,7 +51,7 @@ def scene(tmp_path):
 def test_a_detector_that_sees_everything_scores_one(tmp_path, rect):
     model = BrightBoxes()
     samples = scene(tmp_path)
-    metrics = validate(model, samples, ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0, rect=rect))
+    metrics = validate(model, samples, ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0, rect=rect)).metrics
     assert metrics.ap50 == pytest.approx(1, abs=1e-6) and metrics.ap > 0.85  # edges are found to one pixel of the input
     assert (metrics.precision, metrics.recall) == (1, 1)
     assert metrics.images == 7 and metrics.instances == 12
@@ -89,7 +88,7 @@ def test_the_numbers_are_those_of_cocoeval_on_files(tmp_path, seed):
     labels = [
         (i, c, b)
         for i, s in enumerate(samples)
-        for c, b in zip(s.classes.tolist(), pixel_boxes(s).tolist(), strict=True)
+        for c, b in zip(s.labels.classes.tolist(), s.pixel_labels().boxes.tolist(), strict=True)
     ]
     truth = {
         "images": [{"id": i} for i in range(len(samples))],
@@ -115,12 +114,10 @@ def test_the_numbers_are_those_of_cocoeval_on_files(tmp_path, seed):
         coco = COCO(str(tmp_path / "truth.json"))
         expected = COCOeval(coco, coco.loadRes(str(tmp_path / "found.json")), "bbox")
         expected.evaluate(), expected.accumulate(), expected.summarize()
-    ours = coco_metrics(samples, detections, NAMES)
+    ours = coco_metrics(samples, detections_of(detections), NAMES)
     for name, value in zip(STATS, expected.stats, strict=True):
-        assert ours["stats"][name] == pytest.approx(value, abs=1e-9) or (
-            value == -1 and math.isnan(ours["stats"][name])
-        )
-    assert len(ours["classes"]) == 2  # blue has no labels
+        assert ours.stats[name] == pytest.approx(value, abs=1e-9) or (value == -1 and math.isnan(ours.stats[name]))
+    assert len(ours.classes) == 2  # blue has no labels
 
 
 def test_precision_and_recall_are_at_one_confidence():
@@ -130,24 +127,23 @@ def test_precision_and_recall_are_at_one_confidence():
     rows = np.array(
         [[0, 0, 0, 50, 50, 0.8, 0], [0, 60, 60, 60, 60, 0.7, 0], [0, 200, 200, 30, 30, 0.2, 0]], dtype=float
     )
-    ours = coco_metrics([sample(None, (300, 300), boxes)], rows, {0: "a"})
-    assert ours["precision"] == pytest.approx(1, abs=0.03) and ours["recall"] == 1
+    ours = coco_metrics([sample(None, (300, 300), boxes)], detections_of(rows), {0: "a"})
+    assert ours.precision == pytest.approx(1, abs=0.03) and ours.recall == 1
 
 
 def test_nothing_found_and_nothing_labelled():
     labelled = sample(None, (100, 100), [(0, 10, 10, 50, 50)])
-    none = coco_metrics([labelled], np.zeros((0, 7)), NAMES)
-    assert none["stats"]["AP"] == 0 and none["precision"] == 0 and none["instances"] == 1
-    empty = coco_metrics([sample(None, (100, 100), [])], np.array([[0, 1, 1, 5, 5, 0.5, 0]]), NAMES)
-    assert math.isnan(empty["stats"]["AP"]) and empty["classes"] == ()
+    none = coco_metrics([labelled], detections_of(np.zeros((0, 7))), NAMES)
+    assert none.stats["AP"] == 0 and none.precision == 0 and none.instances == 1
+    empty = coco_metrics([sample(None, (100, 100), [])], detections_of([[0, 1, 1, 5, 5, 0.5, 0]]), NAMES)
+    assert math.isnan(empty.stats["AP"]) and empty.classes == ()
 
 
 def test_events_come_in_order_and_outside_inference_mode(tmp_path):
     samples, heard = scene(tmp_path), []
     loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
-    validate(
-        BrightBoxes(), samples, loader, notify=lambda event: heard.append((event, torch.is_inference_mode_enabled()))
-    )
+    hooks = Hooks(notify=lambda event: heard.append((event, torch.is_inference_mode_enabled())))
+    validate(BrightBoxes(), samples, loader, hooks=hooks)
     batch = [("on_val_batch_start", False), ("on_val_batch_end", False)]
     assert heard == [("on_val_start", False), *batch * 3, ("on_val_end", False)]
 
@@ -155,7 +151,7 @@ def test_events_come_in_order_and_outside_inference_mode(tmp_path):
 def test_a_watcher_sees_every_batch(tmp_path):
     samples, seen = scene(tmp_path), []
     loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
-    validate(BrightBoxes(), samples, loader, watch=lambda *what: seen.append(what))
+    validate(BrightBoxes(), samples, loader, hooks=Hooks(watch=lambda *what: seen.append(what)))
     assert [number for number, *_ in seen] == [0, 1, 2]
     assert sorted(i for _, _, indices, _ in seen for i in indices) == list(range(7))
     for (_, images, indices, found), (expected, fits, _) in zip(seen, loader, strict=True):
@@ -163,10 +159,10 @@ def test_a_watcher_sees_every_batch(tmp_path):
         for index, fit, boxes in zip(
             indices, fits, found, strict=True
         ):  # on the canvas: to one pixel where the labels are
-            labels = fit.to_canvas(pixel_boxes(samples[index]))[samples[index].classes.argsort()]
-            assert boxes.shape == (len(labels), 6) and torch.allclose(
-                boxes[boxes[:, 5].argsort(), :4], labels, atol=1.5
-            )
+            truth = samples[index].pixel_labels()
+            labels = fit.to_canvas(truth.boxes)[truth.classes.argsort()]
+            assert len(boxes) == len(labels)
+            assert torch.allclose(boxes.boxes[boxes.classes.argsort()], labels, atol=1.5)
 
 
 def numbers(metrics):
@@ -188,17 +184,16 @@ def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
     model = small_model(CONV, (-1, 1, "Conv", [16, 3, 2]), nc=3)
     samples = scene(tmp_path)
     batches = list(ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0))
-    options = {"gains": Gains(7.5, 0.5, 1.5), "conf": 0.002}
-    alone = validate(model, samples, batches, **options)
+    rule = Suppression(conf=0.002, multi_label=True)
+    alone = validate(model, samples, batches, rule, gains=GAINS).metrics
     parts = {}
     for rank in (0, 1):
-        validate(model, samples, batches[rank::2], **options, gather=lambda own, rank=rank: parts.setdefault(rank, own))
+        hooks = Hooks(gather=lambda own, rank=rank: parts.setdefault(rank, own))
+        validate(model, samples, batches[rank::2], rule, gains=GAINS, hooks=hooks)
     shared = pickle.loads(pickle.dumps(parts))
-    found = [
-        validate(model, samples, batches[rank::2], **options, gather=lambda own: shared[1] + shared[0])
-        for rank in (0, 1)
-    ]
-    assert alone.box.all_ap.shape == (3, 10) and all(loss > 0 for loss in alone.losses)
+    hooks = Hooks(gather=lambda own: shared[1] + shared[0])
+    found = [validate(model, samples, batches[rank::2], rule, gains=GAINS, hooks=hooks).metrics for rank in (0, 1)]
+    assert alone.box.all_ap.shape == (3, 10) and all(loss > 0 for loss in alone.losses.values())
     assert numbers(found[0]) == numbers(found[1]) == numbers(alone)
     assert found[0].speed == found[1].speed and all(ms > 0 for ms in found[0].speed.values())
 
@@ -206,26 +201,28 @@ def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
 def test_the_matrix_counts_from_a_quarter_or_from_the_given_confidence(tmp_path):
     samples = scene(tmp_path)
     loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
-    found = {conf: validate(BrightBoxes(), samples, loader, conf=conf).confusion_matrix for conf in (0.001, 0.1, 0.95)}
+    rules = {conf: Suppression(conf=conf, multi_label=True) for conf in (0.001, 0.1, 0.95)}
+    found = {
+        conf: validate(BrightBoxes(), samples, loader, rule).metrics.confusion_matrix for conf, rule in rules.items()
+    }
     assert [matrix.conf for matrix in found.values()] == [0.25, 0.1, 0.95]
     assert found[0.001].matrix.tolist() == [[4, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]
     assert found[0.95].matrix.tolist() == [[0] * 4, [0] * 4, [0] * 4, [4, 4, 4, 0]]  # everything is found at 0.9
-    alone = validate(BrightBoxes(), samples, loader, save_dir=tmp_path)
-    assert alone.losses is None and alone.save_dir == tmp_path
+    assert validate(BrightBoxes(), samples, loader).metrics.losses is None
 
 
 def test_of_what_is_found_only_some_classes_may_count(tmp_path):
-    samples, kept = scene(tmp_path), []
+    samples = scene(tmp_path)
     loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
-    metrics = validate(BrightBoxes(), samples, loader, classes=[0, 2], keep=kept.append)
-    assert len(kept) == 1 and kept[0].shape == (8, 7) and set(kept[0][:, 6]) == {0, 2}
+    rule = Suppression(conf=0.001, multi_label=True, classes=[0, 2])
+    metrics, detections = validate(BrightBoxes(), samples, loader, rule)
+    assert len(detections) == 8 and set(detections.classes.tolist()) == {0, 2}
     assert metrics.confusion_matrix.matrix.tolist() == [[4, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 4, 0, 0]]
     for image, own in enumerate(samples):
-        found = kept[0][kept[0][:, 0] == image]
-        wanted = [i for i in own.classes.argsort().tolist() if own.classes[i] != 1]
-        truth = pixel_boxes(own)[wanted].numpy()
-        corners = np.concatenate((found[:, 1:3], found[:, 1:3] + found[:, 3:5]), 1)[found[:, 6].argsort()]
-        np.testing.assert_allclose(corners, truth, atol=4)  # a pixel of the input is up to 2.8 of the image
+        found, labels = detections.only(detections.image == image), own.pixel_labels()
+        chosen = [i for i in labels.classes.argsort().tolist() if labels.classes[i] != 1]
+        corners = found.boxes[found.classes.argsort()]
+        torch.testing.assert_close(corners, labels.boxes[chosen], atol=4, rtol=0)  # a pixel of the input is up to 2.8
 
 
 class SpeaksTwice(BrightBoxes):
@@ -239,9 +236,13 @@ class SpeaksTwice(BrightBoxes):
 
 
 def test_all_that_is_found_may_be_one_class(tmp_path):
-    samples = [Sample(own.image, own.size, torch.zeros_like(own.classes), own.boxes) for own in scene(tmp_path)]
+    samples = [
+        replace(own, labels=replace(own.labels, classes=torch.zeros_like(own.labels.classes)))
+        for own in scene(tmp_path)
+    ]
     loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
-    metrics = validate(SpeaksTwice(), samples, loader, single=True, gains=Gains(1, 1, 1), iou=1.0)
+    rule = Suppression(conf=0.001, iou=1.0, multi_label=True)
+    metrics = validate(SpeaksTwice(), samples, loader, rule, single=True, gains=GAINS).metrics
     assert metrics.names == {0: "item"} and [row.name for row in metrics.classes] == ["item"] and metrics.losses is None
     assert metrics.confusion_matrix.matrix.tolist() == [[12, 0], [0, 0]]  # no box twice
     assert (

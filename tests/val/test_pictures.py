@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,10 @@ from bitfalcon_plugin.data.augmentation.augment import Batch
 from bitfalcon_plugin.data.loading.loader import ValLoader
 from bitfalcon_plugin.plots.drawing import PALETTE
 from bitfalcon_plugin.val import pictures
-from bitfalcon_plugin.val.loop import validate
+from bitfalcon_plugin.val.loop import Hooks, validate
 from bitfalcon_plugin.val.pictures import Pictures, scalars
 from tests.helpers.finder import BrightBoxes
+from tests.helpers.labels import targets_of
 from tests.val.test_loop import scene
 
 NAMES = BrightBoxes.names
@@ -25,9 +27,8 @@ ROW = {"epoch": 1.0, "time": 2.0, "train/box_loss": 1.5, "metrics/mAP50(B)": 0.2
 
 
 def batch(count=2, side=64) -> Batch:
-    return Batch(
-        torch.ones(count, 3, side, side), torch.tensor([[8.0, 16.0, 40.0, 48.0]]), torch.tensor([2]), torch.tensor([1])
-    )
+    labels = targets_of(torch.tensor([[8.0, 16.0, 40.0, 48.0]]), torch.tensor([2]), torch.tensor([1]))
+    return Batch(torch.ones(count, 3, side, side), labels)
 
 
 def files(folder) -> list[str]:
@@ -75,7 +76,7 @@ def test_nothing_is_drawn_without_plots(tmp_path):
 def test_a_picture_that_fails_is_a_note(tmp_path):
     said = []
     drawn = Pictures(tmp_path, NAMES, True, said.append, board=False)
-    drawn.train_batch(0, Batch(torch.ones(2, 3, 8, 8), torch.ones(3, 4), torch.ones(1), torch.ones(1)))
+    drawn.train_batch(0, Batch(torch.ones(2, 3, 8, 8), targets_of(torch.ones(3, 4), torch.ones(1), torch.ones(1))))
     drawn.train_batch(1, batch())
     assert len(said) == 1 and said[0].startswith("note: train_batch0.jpg could not be drawn: ")
     assert files(tmp_path) == ["train_batch1.jpg"]
@@ -95,9 +96,8 @@ def test_a_folder_that_is_gone_or_full_is_a_note(tmp_path, monkeypatch):
 def validated(tmp_path, drawn):
     samples = scene(tmp_path / "data")
     loader = ValLoader(samples, imgsz=320, batch=2, stride=32, workers=0)
-    return samples, validate(
-        BrightBoxes(), samples, loader, watch=drawn.watch(samples, loader.fits), save_dir=drawn.folder
-    )
+    validation = validate(BrightBoxes(), samples, loader, hooks=Hooks(watch=drawn.watch(samples, loader.fits)))
+    return samples, replace(validation.metrics, save_dir=drawn.folder)
 
 
 def test_the_first_validation_batches_with_labels_and_with_detections(tmp_path):

@@ -26,7 +26,7 @@ from bitfalcon_plugin.predict.coco_json import COCO_IDS, is_coco
 from bitfalcon_plugin.val import run as measuring
 from bitfalcon_plugin.val.run import run_val
 from tests.helpers.coloured import place  # noqa: F401  the fixture
-from tests.helpers.finder import BrightBoxes, painted
+from tests.helpers.finder import BrightBoxes, measure_without_losses, painted
 from tests.helpers.paths import SHARED
 
 QUIET = {"plots": False, "verbose": False}
@@ -34,7 +34,7 @@ QUIET = {"plots": False, "verbose": False}
 
 @pytest.fixture(autouse=True)
 def finder(monkeypatch):
-    monkeypatch.setattr(measuring, "gains_of", lambda settings: None)  # the finder has no losses
+    measure_without_losses(monkeypatch)
     monkeypatch.setattr("bitfalcon_plugin.plots.charts.DPI", 40)
 
 
@@ -236,7 +236,7 @@ def test_room_for_all_objects_of_an_image(place, monkeypatch, capsys, keys, expe
     (place / "data/labels/val/0.txt").write_text("".join(f"0 {0.1 + k / 500} 0.5 0.1 0.1\n" for k in range(301)))
     seen, own = [], measuring.validate
     monkeypatch.setattr(
-        measuring, "validate", lambda *args, **options: seen.append(options["max_det"]) or own(*args, **options)
+        measuring, "validate", lambda *args, **options: seen.append(args[3].max_det) or own(*args, **options)
     )
     val(**keys, **QUIET)
     told = capsys.readouterr()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,12 @@ from bitfalcon_plugin.tasks import coco
 from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.val.worst import FALSE, HEAD, HIT, MISS, SIDE, worst_images
 from tests.helpers.finder import painted
+from tests.helpers.labels import detections_of
 from tests.val.test_loop import NAMES, random_case, sample
 
 
 def named(samples):
-    return [type(own)(Path(f"{index:02}.png"), own.size, own.classes, own.boxes) for index, own in enumerate(samples)]
+    return [replace(own, image=Path(f"{index:02}.png")) for index, own in enumerate(samples)]
 
 
 def counts_of_cocoeval(monkeypatch, samples, detections):
@@ -28,7 +30,7 @@ def counts_of_cocoeval(monkeypatch, samples, detections):
     monkeypatch.setattr(
         coco, "_matches", lambda evaluation, classes: kept.update(e=evaluation) or own(evaluation, classes)
     )
-    coco_metrics(samples, detections, NAMES)
+    coco_metrics(samples, detections_of(detections), NAMES)
     found = {index: np.zeros(3, int) for index in range(len(samples))}
     for item in kept["e"].evalImgs:
         if item is not None and item["aRng"] == kept["e"].params.areaRng[0]:
@@ -41,7 +43,7 @@ def counts_of_cocoeval(monkeypatch, samples, detections):
 def test_pairs_are_those_of_cocoeval(monkeypatch, seed, conf):
     samples, detections = random_case(seed)
     samples = named(samples)
-    worst = worst_images(samples, detections, NAMES, conf=conf)
+    worst = worst_images(samples, detections_of(detections), NAMES, conf=conf)
     expected = counts_of_cocoeval(monkeypatch, samples, detections[detections[:, 5] > conf])
     found = {row["image"]: row for row in worst.rows()}
     for index, (labels, hits, false) in expected.items():
@@ -65,7 +67,7 @@ def case(*counts):
     for index, (misses, false) in enumerate(counts):
         samples.append(sample(Path(f"{index}.png"), (200, 200), [(0, 10 * k, 0, 10 * k + 8, 8) for k in range(misses)]))
         rows += [[index, 10 * k, 100, 8, 8, 0.9, 1] for k in range(false)] + [[index, 0, 0, 8, 8, 0.5, 0]]
-    return samples, np.array(rows, float).reshape(-1, 7)
+    return samples, detections_of(rows)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +95,7 @@ def test_the_tables():
     rows = np.array(
         [[0, 0, 0, 50, 50, 0.9, 1], [0, 60, 60, 30, 30, 0.8, 2], [0, 0, 0, 50, 50, 0.3, 0]]
     )  # red taken for green
-    worst = worst_images([sample(Path("a/x.png"), (200, 200), labels)], rows, NAMES, conf=0.4)
+    worst = worst_images([sample(Path("a/x.png"), (200, 200), labels)], detections_of(rows), NAMES, conf=0.4)
     expected = {
         "image": "a/x.png".replace("/", str(Path("/"))[0]),
         "labels": 3,
@@ -137,7 +139,7 @@ def test_the_picture(tmp_path):
     paths = [painted(tmp_path / f"{name}.png", size, []) for name in "ab"]
     samples = [sample(path, size, boxes) for path in paths]
     rows = np.array([[0, 20, 20, 40, 40, 0.9, 0], [0, 180, 60, 40, 40, 0.9, 2], [1, 20, 20, 40, 40, 0.9, 0]])
-    picture = worst_images(samples, rows, NAMES, conf=0.5).draw()
+    picture = worst_images(samples, detections_of(rows), NAMES, conf=0.5).draw()
     assert picture.size == (2 * SIDE, HEAD + SIDE)
     for cell, has_false in ((0, True), (1, False)):
         inside = (cell * SIDE, HEAD, (cell + 1) * SIDE, HEAD + SIDE - 25)  # without the caption
@@ -163,7 +165,7 @@ def test_the_picture(tmp_path):
 def test_an_image_that_is_gone_leaves_a_cell_that_says_so(tmp_path):
     there = painted(tmp_path / "a.png", (64, 64), [])
     samples = [sample(path, (64, 64), [(0, 5, 5, 30, 30)]) for path in (there, tmp_path / "gone.png")]
-    picture = worst_images(samples, np.zeros((0, 7)), NAMES, conf=0.5).draw()
+    picture = worst_images(samples, detections_of(np.zeros((0, 7))), NAMES, conf=0.5).draw()
     cell = (SIDE, HEAD, 2 * SIDE, HEAD + SIDE)
     assert extent(picture, MISS, (0, HEAD, SIDE, HEAD + SIDE)) and extent(picture, MISS, cell) is None
     assert extent(picture, "#ffffff", (SIDE + 4, HEAD + SIDE // 2 - 5, SIDE + 300, HEAD + SIDE // 2 + 25))  # words
@@ -172,5 +174,8 @@ def test_an_image_that_is_gone_leaves_a_cell_that_says_so(tmp_path):
 def test_no_more_than_twelve_are_drawn_and_odd_names_too(tmp_path):
     path = painted(tmp_path / "鳥 ö.png", (1000, 10), [])
     samples = [sample(path, (1000, 10), [(0, 0, 0, 999, 9)])] * 14
-    assert worst_images(samples, np.zeros((0, 7)), {0: "猫\nß"}, conf=0.5).draw().size == (4 * SIDE, HEAD + 3 * SIDE)
-    assert isinstance(worst_images([], np.zeros((0, 7)), NAMES, conf=0.5).draw(), Image.Image)
+    assert worst_images(samples, detections_of(np.zeros((0, 7))), {0: "猫\nß"}, conf=0.5).draw().size == (
+        4 * SIDE,
+        HEAD + 3 * SIDE,
+    )
+    assert isinstance(worst_images([], detections_of(np.zeros((0, 7))), NAMES, conf=0.5).draw(), Image.Image)

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ...config.settings import Settings
-from .compose import Canvas, Labels, Pasted, Tile, lay_out, move, paste_mirrored
+from ...ops.instances import Instances
+from .compose import Canvas, Pasted, Tile, lay_out, move, paste_mirrored
 from .geometry import draw_maps, invert, mirror, sampling_grid
 from .hsv import shift_hsv_
 from .mixing import Part, cut, lend, stamp_
@@ -82,13 +83,13 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Batch:
-    """Network input: images (B, 3, S, S) float32 RGB in [0, 1]; boxes (N, 4) float32 xyxy, pixels of the input; classes
-    (N,) int64; owner (N,) int64: the image each box is in, ascending. All on one device."""
+    """Network input and its labels, on one device.
+
+    images (B, 3, H, W): float32 RGB in [0, 1]. labels: float32 pixels of the input, `image` ascending.
+    """
 
     images: Tensor
-    boxes: Tensor
-    classes: Tensor
-    owner: Tensor
+    labels: Instances
 
 
 class _Draws(NamedTuple):
@@ -162,7 +163,11 @@ def augment(
     canvas = Canvas.around(size, mosaic=recipe.mosaic > 0)
     draws = _Draws.take(len(batch), generator)
     pool = pool or batch
-    lends = recipe.copy_paste > 0 and recipe.copy_paste_mode == "mixup" and any(tile.outlines for tile in pool)
+    lends = (
+        recipe.copy_paste > 0
+        and recipe.copy_paste_mode == "mixup"
+        and any(tile.labels.polygons is not None for tile in pool)
+    )
     cast = _Cast.of(recipe, draws, len(batch), lends)
     scenes = _scenes(batch, pool, recipe, draws, cast, canvas)
     maps, scale = _maps(recipe, draws, cast, canvas)
@@ -171,10 +176,9 @@ def augment(
     images = _render(scenes, maps, recipe, canvas, device, mirrors)
     _blend_(images, cast, draws, given)
     images = _recolour_(images[: len(batch)], recipe, draws)
-    owner = cast.home[labels.scene]
-    order = owner.argsort(stable=True)
-    boxes, classes, owner = labels.boxes[order].float(), labels.classes[order], owner[order]
-    return Batch(images, _send(boxes, device), _send(classes, device), _send(owner, device))
+    labels = replace(labels, image=cast.home[labels.image])
+    labels = labels.only(labels.image.argsort(stable=True))
+    return Batch(images, labels.apply(lambda tensor: _send(tensor, device)))
 
 
 def _words(size: tuple[int, int]) -> str:
@@ -229,7 +233,7 @@ def _maps(recipe: Recipe, draws: _Draws, cast: _Cast, canvas: Canvas) -> tuple[T
 
 def _labels(
     scenes: list[list[Pasted]], maps: Tensor, scale: Tensor, recipe: Recipe, draws: _Draws, cast: _Cast, canvas: Canvas
-) -> tuple[Labels, dict[int, Tensor]]:
+) -> tuple[Instances, dict[int, Tensor]]:
     """The labels of every scene on the output, and the parts of canvases that show their own mirror image."""
     labels, mirrors = lay_out(scenes, canvas), {}
     if recipe.copy_paste_mode == "flip":
@@ -237,7 +241,7 @@ def _labels(
     return move(labels, maps, scale, canvas), mirrors
 
 
-def _given(labels: Labels, recipe: Recipe, draws: _Draws, cast: _Cast, canvas: Canvas) -> tuple[Labels, _Given]:
+def _given(labels: Instances, recipe: Recipe, draws: _Draws, cast: _Cast, canvas: Canvas) -> tuple[Instances, _Given]:
     """What scenes give to the images they belong to: objects, then rectangles; labels of everything else go."""
     objects, rectangles = {}, {}
     if lenders := cast.playing(LENDS):

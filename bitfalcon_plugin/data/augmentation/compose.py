@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops.polygons import Outlines, clip, fill, hulls, join, select
-from .geometry import move_boxes, move_points, survives
+from ...ops.instances import Instances
+from ...ops.polygons import Polygons, clip, fill, hulls
+from .geometry import survives
 
 HIDDEN = 0.30  # of a box that is there already, a pasted object's box covers less than this share
 LEFT, LEFT_OUTLINED = 0.10, 0.01  # least share of the area that a map may leave: the hull of an outline is exact
@@ -23,13 +24,10 @@ LEFT, LEFT_OUTLINED = 0.10, 0.01  # least share of the area that a map may leave
 
 @dataclass(frozen=True)
 class Tile:
-    """One image as read: image (3, h, w) uint8 RGB, sides at most imgsz, on any device; on the CPU its boxes (n, 4)
-    float32 xyxy, pixels of this image, classes (n,) int64, and outlines in its pixels where it has polygons."""
+    """One image as read: image (3, h, w) uint8 RGB, sides at most imgsz, on any device; labels in its pixels, on the CPU."""
 
     image: Tensor
-    boxes: Tensor
-    classes: Tensor
-    outlines: Outlines | None = None
+    labels: Instances
 
 
 class Pasted(NamedTuple):
@@ -61,68 +59,51 @@ class Canvas:
         return self.margin[0] + self.size[0] / 2, self.margin[1] + self.size[1] / 2
 
 
-@dataclass(frozen=True, eq=False)
-class Labels:
-    """Objects of several scenes: boxes (N, 4) float64 xyxy, classes (N,), scene (N,), outlines of the N or None."""
+def lay_out(scenes: Sequence[Sequence[Pasted]], canvas: Canvas) -> Instances:
+    """The labels of all tiles where they lie on their canvases, in float64 pixels, cut to the canvas; scene by scene.
 
-    boxes: Tensor
-    classes: Tensor
-    scene: Tensor
-    outlines: Outlines | None
-
-    def only(self, keep: Tensor) -> Labels:
-        """The objects that `keep` (N,) bool names."""
-        outlines = None if self.outlines is None else select(self.outlines, keep)
-        return Labels(self.boxes[keep], self.classes[keep], self.scene[keep], outlines)
-
-    @property
-    def outlined(self) -> Tensor:
-        """(N,) bool: which objects have a polygon."""
-        return torch.zeros(len(self.boxes), dtype=torch.bool) if self.outlines is None else self.outlines.counts > 0
-
-
-def lay_out(scenes: Sequence[Sequence[Pasted]], canvas: Canvas) -> Labels:
-    """The labels of all tiles where they lie on their canvases, cut off at its sides; scene by scene."""
-    flat = [(index, pasted) for index, scene in enumerate(scenes) for pasted in scene]
-    counts = torch.tensor([len(pasted.tile.boxes) for _, pasted in flat])
-    corner = torch.tensor([(pasted.left, pasted.top) * 2 for _, pasted in flat])  # (tiles, 4)
+    The `image` of each label is the index of its scene.
+    """
+    tiles = [(index, pasted) for index, scene in enumerate(scenes) for pasted in scene]
+    counts = torch.tensor([len(pasted.tile.labels) for _, pasted in tiles])
+    corner = torch.tensor([(pasted.left, pasted.top) * 2 for _, pasted in tiles])  # (tiles, 4)
+    corner = corner.repeat_interleave(counts, dim=0)  # (N, 4)
+    scene = torch.tensor([index for index, _ in tiles]).repeat_interleave(counts)  # (N,)
+    labels = replace(Instances.cat([pasted.tile.labels for _, pasted in tiles]), image=scene)
     limit = torch.tensor(canvas.sides[::-1] * 2, dtype=torch.float64)
-    boxes = torch.cat([pasted.tile.boxes for _, pasted in flat]).double() + corner.repeat_interleave(counts, dim=0)
-    boxes = torch.minimum(boxes.clamp_min_(0), limit)  # (N, 4)
-    classes = torch.cat([pasted.tile.classes for _, pasted in flat])
-    scene = torch.tensor([index for index, _ in flat]).repeat_interleave(counts)  # (N,)
-    if all(pasted.tile.outlines is None for _, pasted in flat):
-        return Labels(boxes, classes, scene, None)
-    outlines = join([pasted.tile.outlines for _, pasted in flat], counts.tolist())
-    moved = outlines.points.double() + corner.repeat_interleave(counts, dim=0)[outlines.of, :2]
-    outlines = clip(Outlines(moved, outlines.counts), canvas.sides)
-    return Labels(torch.where((outlines.counts > 0)[:, None], hulls(outlines), boxes), classes, scene, outlines)
+    boxes = torch.minimum((labels.boxes.double() + corner).clamp_min_(0), limit)  # (N, 4)
+    if labels.polygons is None:
+        return replace(labels, boxes=boxes)
+    polygons = labels.polygons
+    moved = polygons.points.double() + corner[polygons.owner, :2]
+    polygons = clip(Polygons(moved, polygons.counts), canvas.sides)
+    boxes = torch.where((polygons.counts > 0)[:, None], hulls(polygons), boxes)
+    return replace(labels, boxes=boxes, polygons=polygons)
 
 
 def paste_mirrored(
-    labels: Labels, canvas: Canvas, fraction: float, draws: Sequence[float]
-) -> tuple[Labels, dict[int, Tensor]]:
-    """Objects of each scene once more, mirrored left to right: all labels, and scene -> mask of the canvas (bool) inside
-    which it shows its own mirror image. `draws` holds a number from [0, 1) for each scene."""
-    if labels.outlines is None or not fraction:
+    labels: Instances, canvas: Canvas, fraction: float, draws: Sequence[float]
+) -> tuple[Instances, dict[int, Tensor]]:
+    """Paste objects of each scene once more, mirrored left to right.
+
+    Returns all labels, and scene -> mask of the canvas (bool): inside the mask a scene shows its own mirror image.
+    `draws` holds a number from [0, 1) for each scene.
+    """
+    if labels.polygons is None or not fraction:
         return labels, {}
     x1, y1, x2, y2 = labels.boxes.unbind(1)
     width = canvas.sides[1]
     boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
-    points = torch.stack([width - labels.outlines.points[:, 0], labels.outlines.points[:, 1]], dim=1)
-    mirrored = replace(labels, boxes=boxes, outlines=Outlines(points, labels.outlines.counts))
+    points = torch.stack([width - labels.polygons.points[:, 0], labels.polygons.points[:, 1]], dim=1)
+    mirrored = replace(labels, boxes=boxes, polygons=Polygons(points, labels.polygons.counts))
     chosen = torch.zeros(len(boxes), dtype=torch.bool)
-    for part, draw in zip(
-        torch.arange(len(boxes)).split(torch.bincount(labels.scene, minlength=len(draws)).tolist()), draws
-    ):
-        candidates = part[labels.outlined[part]]
-        chosen[candidates[pick(boxes[candidates], labels.boxes[part], fraction, draw)]] = True
+    scenes = torch.arange(len(boxes)).split(torch.bincount(labels.image, minlength=len(draws)).tolist())
+    for rows, draw in zip(scenes, draws):
+        candidates = rows[labels.has_polygon[rows]]
+        chosen[candidates[pick(boxes[candidates], labels.boxes[rows], fraction, draw)]] = True
     copies = mirrored.only(chosen)
-    masks = {
-        scene: fill(select(copies.outlines, copies.scene == scene), canvas.sides)
-        for scene in set(copies.scene.tolist())
-    }
-    return _both(labels, copies), masks
+    masks = {scene: fill(copies.polygons[copies.image == scene], canvas.sides) for scene in set(copies.image.tolist())}
+    return Instances.cat([labels, copies]), masks
 
 
 def pick(candidates: Tensor, existing: Tensor, fraction: float, draw: float) -> Tensor:
@@ -143,32 +124,8 @@ def pick(candidates: Tensor, existing: Tensor, fraction: float, draw: float) -> 
     return qualified[order[: int(fraction * len(qualified) + draw)]]
 
 
-def move(labels: Labels, maps: Tensor, scale: Tensor, canvas: Canvas) -> Labels:
-    """The labels on the output, those that are lost left out. maps (n, 3, 3) and scale (n,): one for each scene."""
-    moved = move_boxes(labels.boxes, maps[labels.scene], canvas.size)
-    share, outlines = LEFT, labels.outlines
-    if outlines is not None:
-        outlined, outlines = labels.outlined, _warp(outlines, maps[labels.scene], canvas.size)
-        moved = torch.where(outlined[:, None], hulls(outlines), moved)
-        share = torch.full((len(moved),), LEFT, dtype=torch.float64).masked_fill_(outlined, LEFT_OUTLINED)
-    keep = survives(labels.boxes, moved, scale[labels.scene], share)
-    return replace(labels, boxes=moved, outlines=outlines).only(keep)
-
-
-def _warp(outlines: Outlines, maps: Tensor, size: tuple[int, int]) -> Outlines:
-    """Polygons through their own maps (n, 3, 3), cut to the output; one that meets the horizon is gone."""
-    of = outlines.of
-    points, visible = move_points(outlines.points, maps[of])
-    lost = torch.bincount(of[~visible], minlength=len(outlines.counts)) > 0
-    return clip(Outlines(points[~lost[of]], outlines.counts.masked_fill(lost, 0)), size)
-
-
-def _both(first: Labels, second: Labels) -> Labels:
-    counts = torch.cat([first.outlines.counts, second.outlines.counts])
-    points = torch.cat([first.outlines.points, second.outlines.points])
-    return Labels(
-        torch.cat([first.boxes, second.boxes]),
-        torch.cat([first.classes, second.classes]),
-        torch.cat([first.scene, second.scene]),
-        Outlines(points, counts),
-    )
+def move(labels: Instances, maps: Tensor, scale: Tensor, canvas: Canvas) -> Instances:
+    """The labels on the output; labels that are lost are left out. maps (n, 3, 3) and scale (n,): one for each scene."""
+    moved = labels.warp(maps[labels.image], canvas.size)
+    share = torch.full((len(labels),), LEFT, dtype=torch.float64).masked_fill_(labels.has_polygon, LEFT_OUTLINED)
+    return moved.only(survives(labels.boxes, moved.boxes, scale[labels.image], share))

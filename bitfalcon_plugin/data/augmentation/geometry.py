@@ -1,4 +1,4 @@
-"""Projective maps of training images: drawing them, sampling along them, moving boxes with them.
+"""Projective maps of training images: drawing them, sampling along them, and which boxes survive them.
 
 Written from the composition M = T S R P C and the survival rules of spec/interface.md (section 6.6).
 Pixel i covers [i, i + 1) and its centre is i + 0.5; boxes are continuous coordinates in the same frame, so a box
@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ...ops.projective import HORIZON
+
 Size = int | tuple[int, int]  # (height, width) in pixels, or the side of a square
-# Points whose homogeneous coordinate is not above this lie on or behind the horizon of a perspective map.
-HORIZON = 1e-6
 
 
 def draw_maps(
@@ -84,29 +84,6 @@ def sampling_grid(inverse: Tensor, size: Size, *, flat: bool) -> Tensor:
         depth = (across[:, 2, None, :] + down[:, 2, :, None]).unsqueeze(-1)  # (n, H, W, 1)
         grid.div_(depth.clamp_min(HORIZON))
     return grid
-
-
-def move_points(points: Tensor, maps: Tensor) -> tuple[Tensor, Tensor]:
-    """`points` (n, 2) through `maps` (n, 3, 3), one for each: the moved points (n, 2), and (n,) bool whether each lies
-    in front of the horizon; one that does not is anywhere."""
-    warped = (maps[:, :, :2] @ points[:, :, None]).squeeze(2) + maps[:, :, 2]  # (n, 3)
-    depth = warped[:, 2:]
-    return warped[:, :2] / depth.clamp_min(HORIZON), (depth > HORIZON).squeeze(1)
-
-
-def move_boxes(boxes: Tensor, maps: Tensor, size: Size) -> Tensor:
-    """Axis-aligned hulls of warped boxes, clipped to the output.
-
-    boxes (n, 4): xyxy, canvas pixels; maps (n, 3, 3), one for each box. Returns (n, 4) xyxy, pixels of the output,
-    whose `size` is given. A box with a corner on or behind the horizon has no finite hull and comes back as zeros.
-    """
-    corners = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 4, 2)  # (n, 4 corners, 2)
-    warped = corners @ maps[:, :, :2].transpose(1, 2) + maps[:, None, :, 2]  # (n, 4, 3)
-    depth = warped[..., 2:]
-    points = warped[..., :2] / depth.clamp_min(HORIZON)  # (n, 4, 2)
-    hull = torch.cat([points.amin(dim=1), points.amax(dim=1)], dim=1).clamp_min_(0)  # (n, 4)
-    hull = torch.minimum(hull, _across(size).repeat(2))
-    return torch.where((depth > HORIZON).all(dim=1), hull, 0.0)
 
 
 def survives(before: Tensor, after: Tensor, scale: Tensor, share: float | Tensor = 0.10) -> Tensor:

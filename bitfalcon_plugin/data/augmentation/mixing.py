@@ -13,8 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...ops.polygons import fill, select
-from .compose import Labels, pick
+from ...ops.instances import Instances
+from ...ops.polygons import clip_to_boxes, fill
+from .compose import pick
 
 KEPT = 0.10  # least share of a box of the cut-out rectangle's image that must lie inside the rectangle
 SMALLEST = 2  # pixels: cut boxes keep sides above this
@@ -27,52 +28,56 @@ class Part(NamedTuple):
     home: int
 
 
-def lend(labels: Labels, parts: Sequence[Part], size: tuple[int, int], fraction: float, draws: Sequence[float]
-         ) -> tuple[Labels, dict[Part, Tensor]]:  # fmt: skip
-    """Objects of other images, pasted where they lie: the labels, and part -> mask (bool) of `size`.
+def lend(
+    labels: Instances, parts: Sequence[Part], size: tuple[int, int], fraction: float, draws: Sequence[float]
+) -> tuple[Instances, dict[Part, Tensor]]:
+    """Paste objects of other images where they lie: the labels, and part -> mask (bool) of `size`.
 
     A part without anything to paste has no mask. `draws` holds a number from [0, 1) for each part.
     """
-    keep, masks = torch.ones(len(labels.boxes), dtype=torch.bool), {}
+    keep, masks = torch.ones(len(labels), dtype=torch.bool), {}
     for part, draw in zip(parts, draws):
-        theirs = labels.scene == part.scene
-        candidates = (theirs & labels.outlined).nonzero().flatten()
-        chosen = candidates[pick(labels.boxes[candidates], labels.boxes[labels.scene == part.home], fraction, draw)]
-        keep[theirs] = False
+        lent = labels.image == part.scene
+        candidates = (lent & labels.has_polygon).nonzero().flatten()
+        chosen = candidates[pick(labels.boxes[candidates], labels.boxes[labels.image == part.home], fraction, draw)]
+        keep[lent] = False
         keep[chosen] = True
         if len(chosen):
-            masks[part] = fill(select(labels.outlines, keep & theirs), size)
+            masks[part] = fill(labels.polygons[keep & lent], size)
     return labels.only(keep), masks
 
 
-def cut(labels: Labels, home: Tensor, parts: Sequence[Part], size: tuple[int, int], draws: Sequence[Sequence[float]]
-        ) -> tuple[Labels, dict[Part, tuple[int, int, int, int]]]:  # fmt: skip
-    """Rectangles of other images: the labels, and part -> rectangle (x1, y1, x2, y2), whole pixels of an image of `size`.
+def cut(
+    labels: Instances, home: Tensor, parts: Sequence[Part], size: tuple[int, int], draws: Sequence[Sequence[float]]
+) -> tuple[Instances, dict[Part, tuple[int, int, int, int]]]:
+    """Cut rectangles out of other images: the labels, and part -> rectangle (x1, y1, x2, y2), whole pixels of `size`.
 
     `home` (n,) is the image of each scene. `draws` holds nine numbers from [0, 1) for each part: three rectangles, of each
-    the share of the image that is kept (uniform, which is Beta(1, 1)) and its centre. The first that meets no box of
-    the image is cut; where there is none, nothing is. Their boxes stay when a tenth of them lies inside, clipped.
+    the share of the image that is kept (uniform, which is Beta(1, 1)) and its centre. The first rectangle that meets no
+    box of the image is cut; where there is none, nothing is. A box of the other image stays when a tenth of it lies
+    inside; it is clipped to the rectangle, and its polygon too.
     """
-    keep, boxes, found = torch.ones(len(labels.boxes), dtype=torch.bool), labels.boxes.clone(), {}
+    keep, boxes, rectangles = torch.ones(len(labels), dtype=torch.bool), labels.boxes.clone(), {}
+    bounds = boxes.new_tensor([0, 0, size[1], size[0]]).repeat(len(labels), 1)  # (N, 4) what a polygon is cut to
     guests = torch.zeros(len(home), dtype=torch.bool)
     guests[[part.scene for part in parts]] = True
     for part, row in zip(parts, draws):
-        theirs = labels.scene == part.scene
-        own = labels.boxes[(home[labels.scene] == part.home) & ~guests[labels.scene]]
-        free = (place for place in (_rectangle(row[at : at + 3], size) for at in (0, 3, 6)) if _is_free(place, own))
-        rectangle = next(free, None)
+        of_guest = labels.image == part.scene
+        own = labels.boxes[(home[labels.image] == part.home) & ~guests[labels.image]]
+        drawn = (_rectangle(row[start : start + 3], size) for start in (0, 3, 6))
+        rectangle = next((rectangle for rectangle in drawn if _is_free(rectangle, own)), None)
         if rectangle is None:
-            keep[theirs] = False
+            keep[of_guest] = False
             continue
-        found[part] = rectangle
-        x1, y1, x2, y2 = rectangle
-        clipped = torch.stack([boxes[theirs, 0].clamp(x1, x2), boxes[theirs, 1].clamp(y1, y2),
-                               boxes[theirs, 2].clamp(x1, x2), boxes[theirs, 3].clamp(y1, y2)], dim=1)  # fmt: skip
+        rectangles[part] = rectangle
+        low, high = boxes.new_tensor(rectangle[:2] * 2), boxes.new_tensor(rectangle[2:] * 2)  # (4,) each
+        clipped = torch.minimum(torch.maximum(boxes[of_guest], low), high)
         sides = clipped[:, 2:] - clipped[:, :2]
-        area = (boxes[theirs, 2:] - boxes[theirs, :2]).prod(dim=1)
-        keep[theirs] = (sides.prod(dim=1) >= KEPT * area) & (sides > SMALLEST).all(dim=1)
-        boxes[theirs] = clipped
-    return replace(labels, boxes=boxes).only(keep), found
+        area = (boxes[of_guest, 2:] - boxes[of_guest, :2]).prod(dim=1)
+        keep[of_guest] = (sides.prod(dim=1) >= KEPT * area) & (sides > SMALLEST).all(dim=1)
+        boxes[of_guest], bounds[of_guest] = clipped, boxes.new_tensor(rectangle)
+    polygons = None if labels.polygons is None else clip_to_boxes(labels.polygons, bounds)
+    return replace(labels, boxes=boxes, polygons=polygons).only(keep), rectangles
 
 
 def _rectangle(draws: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:

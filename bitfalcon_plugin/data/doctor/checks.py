@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...ops.boxes import xywh_from_xyxy
 from ..formats.keypoint_rows import refused_keypoints
 from ..formats.yolo import label_path
 from .survey import Picture, Survey
@@ -77,6 +78,17 @@ class View:
                 yield split, picture
 
 
+def label_rows(picture: Picture) -> tuple[tuple[float, ...], ...]:
+    """The labels of an image as rows: class, centre, width and height in shares of the image, rounded to six digits."""
+    if not picture.labels:
+        return ()
+    labels = picture.labels.labels
+    return tuple(
+        (cls, *(round(share, 6) for share in box))
+        for cls, box in zip(labels.classes.tolist(), xywh_from_xyxy(labels.boxes).tolist(), strict=True)
+    )
+
+
 def _yaml(view: View) -> Iterator[Finding]:
     found = view.found
     if found.problems:
@@ -126,7 +138,7 @@ def _repeats(view: View, table: Mapping[str, tuple[str, str, str]], groups: Sequ
     for group in groups:
         splits = {split for split, _ in group}
         place = "within" if len(splits) == 1 else "leak" if "train" in splits else "across"
-        labels = {picture.labels.rows if picture.labels else () for _, picture in group}
+        labels = {label_rows(picture) for _, picture in group}
         members = " = ".join(f"{split}: {view.near(picture.path)}" for split, picture in group)
         sorted_out[place].append(members + (" (their labels differ)" if len(labels) > 1 else ""))
     for place, items in sorted_out.items():

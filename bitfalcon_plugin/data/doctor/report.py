@@ -17,7 +17,7 @@ import numpy as np
 from ...config.errors import UserError
 from ...config.files import write_text
 from ...config.settings import Settings
-from .checks import CHECKS, Finding, View
+from .checks import CHECKS, Finding, View, label_rows
 from .survey import Picture, Survey, survey
 
 SEVERITIES = ("error", "warning", "note")
@@ -119,10 +119,10 @@ def examine(found: Survey, imgsz: int, single_cls: bool = False) -> Report:
 
 def _boxes(pictures: Sequence[Picture], single_cls: bool) -> np.ndarray:
     rows = [
-        (0 if single_cls else row.cls, row.cx, row.cy, row.w, row.h, picture.size[1], picture.size[0], index)
+        (0 if single_cls else cls, *box, picture.size[1], picture.size[0], index)
         for index, picture in enumerate(pictures)
         if picture.size and picture.labels
-        for row in picture.labels.rows
+        for cls, *box in label_rows(picture)
     ]
     return np.array(rows, dtype=float).reshape(-1, 8)
 
@@ -130,7 +130,7 @@ def _boxes(pictures: Sequence[Picture], single_cls: bool) -> np.ndarray:
 def _row(pictures: Sequence[Picture], boxes: np.ndarray) -> dict[str, object]:
     """A split's line of the table."""
     usable = [picture for picture in pictures if picture.size]
-    counts = [len(picture.labels.rows) if picture.labels else 0 for picture in usable]
+    counts = [len(picture.labels.labels) if picture.labels else 0 for picture in usable]
     sizes = Counter(f"{picture.size[1]}x{picture.size[0]}" for picture in usable)
     aspects = sorted(picture.size[1] / picture.size[0] for picture in usable)
     areas = (boxes[:, 3:5] * boxes[:, 5:7]).prod(1)  # px

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from PIL import Image
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from ..dataset import _lines, _walk
 from ..formats.dataset_yaml import DataSpec, read_data
-from ..formats.keypoint_rows import keypoint_rows
+from ..formats.keypoint_rows import keypoint_rows, polygon_values
 from ..formats.yolo import LabelFile, label_path, read_labels
 from ..images import IMAGE_SUFFIXES, UnreadableImage, read_image
 from ..scan_cache import SMALLEST_SIDE
@@ -115,11 +115,10 @@ def _listed(spec: DataSpec, split: str, problems: list[str], absent: list, notes
 
 def _look(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> Picture:
     labels = read_labels(label_path(path), nc)
-    outlines = labels.outlines if labels else {}
-    keypoints = tuple(keypoint_rows(label_path(path), outlines, kpt_shape))
-    labels = labels and LabelFile(
-        labels.rows, labels.problems, labels.notes
-    )  # outlines of a large dataset take gigabytes
+    polygons = polygon_values(labels.labels) if labels else []
+    keypoints = tuple(keypoint_rows(label_path(path), polygons, kpt_shape))
+    if labels:  # the polygons of a large dataset take gigabytes
+        labels = labels._replace(labels=replace(labels.labels, polygons=None))
     try:
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         image = read_image(path)
@@ -130,7 +129,7 @@ def _look(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> Pict
         return Picture(path, None, "there is no such file", "", None, (), labels)
     except (OSError, UnreadableImage) as error:
         return Picture(path, None, getattr(error, "strerror", None) or str(error), "", None, (), labels)
-    return Picture(path, size, "", digest, difference_hash(image), _traits(path), labels, len(outlines), keypoints)
+    return Picture(path, size, "", digest, difference_hash(image), _traits(path), labels, len(polygons), keypoints)
 
 
 def difference_hash(image: Tensor) -> int | None:

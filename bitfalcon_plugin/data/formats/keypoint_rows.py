@@ -7,8 +7,10 @@ as a polygon of k + 2 points, and read as one it would give a wrong box without 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from ...ops.instances import Instances
 
 REPAIR = (
     "keep the first 5 columns for detection; keypoints are for a pose model and its dataset (`kpt_shape:` in the YAML)"
@@ -58,10 +60,17 @@ def count_visible_keypoints(values: Sequence[float]) -> int:
     return keypoints if len(values) % 2 or 2 in visibility else 0
 
 
-def keypoint_rows(path: Path, outlines: Mapping[object, Sequence[float]], kpt_shape: Shape | None) -> list[str]:
+def polygon_values(labels: Instances) -> list[list[float]]:
+    """The coordinates x1, y1, x2, y2, ... of each polygon among the labels."""
+    if labels.polygons is None:
+        return []
+    return [points.flatten().tolist() for points in labels.polygons.split() if len(points)]
+
+
+def keypoint_rows(path: Path, polygons: Sequence[Sequence[float]], kpt_shape: Shape | None) -> list[str]:
     """One line of text, with file and line number, for each row of a label file that looks like keypoints.
 
-    outlines: what was read from the file as polygons; the keys do not matter. kpt_shape: if the YAML has it, the number
+    polygons: what was read from the file as polygons (see `polygon_values`). kpt_shape: if the YAML has it, the number
     of columns decides alone.
     """
 
@@ -70,7 +79,7 @@ def keypoint_rows(path: Path, outlines: Mapping[object, Sequence[float]], kpt_sh
             return len(values) == 4 + kpt_shape[0] * kpt_shape[1]
         return looks_like_keypoints(values)
 
-    if not any(map(matches, outlines.values())):
+    if not any(map(matches, polygons)):
         return []
     rows = []
     with open(path, encoding="utf-8-sig") as file:
@@ -95,20 +104,20 @@ def refused_keypoints(rows: Sequence[str], polygons: int, kpt_shape: Shape | Non
 
 
 def keypoint_problems(
-    files: Iterable[tuple[Path, Mapping[object, Sequence[float]]]], kpt_shape: Shape | None
+    files: Iterable[tuple[Path, Sequence[Sequence[float]]]], kpt_shape: Shape | None
 ) -> Sequence[str]:
     """The rows of a split that hold keypoints and are to be refused, one line of text each.
 
     files: each label file of the split and what was read from it as polygons.
     """
-    files = [(path, outlines) for path, outlines in files if outlines]
-    lengths = Counter(len(outline) for _, outlines in files for outline in outlines.values())
-    polygons = lengths.total()
+    files = [(path, polygons) for path, polygons in files if polygons]
+    lengths = Counter(len(polygon) for _, polygons in files for polygon in polygons)
+    total = lengths.total()
     # Rows with keypoints have the same number of columns, outlines of objects hardly ever: this saves the close look.
-    if not kpt_shape and max(lengths.values(), default=0) < MAJORITY * polygons:
+    if not kpt_shape and max(lengths.values(), default=0) < MAJORITY * total:
         return ()
-    rows = [row for path, outlines in files for row in keypoint_rows(path, outlines, kpt_shape)]
-    return refused_keypoints(rows, polygons, kpt_shape)
+    rows = [row for path, polygons in files for row in keypoint_rows(path, polygons, kpt_shape)]
+    return refused_keypoints(rows, total, kpt_shape)
 
 
 def _holds(box: Sequence[float], points: Iterable[Point]) -> bool:

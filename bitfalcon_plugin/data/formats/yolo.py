@@ -8,36 +8,38 @@ Written from interface.md 5.2 and families.md 3.
 from __future__ import annotations
 
 import math
-from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
+import torch
+
+from ...ops.boxes import xyxy_from_xywh
+from ...ops.instances import Instances
+from ...ops.polygons import Polygons
 from .keypoint_rows import REPAIR, count_visible_keypoints
 
+INT64 = 2**63 - 1  # larger class indices, where any index is taken, are held here
 TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share of its side (families.md 3)
 
 
-class Row(NamedTuple):
-    """One labelled box: class index and box relative to the image, inside it."""
+class Label(NamedTuple):
+    """One row of a label file: class index, box (cx, cy, w, h) and polygon (x1, y1, x2, y2, ...) in shares of the image.
+
+    The polygon is empty for a row that is a box.
+    """
 
     cls: int
-    cx: float
-    cy: float
-    w: float
-    h: float
+    box: tuple[float, float, float, float]
+    polygon: tuple[float, ...] = ()
 
 
 class LabelFile(NamedTuple):
-    """What a label file holds: usable rows in file order, what makes it unusable, what was repaired; one line each."""
+    """The content of a label file: usable labels in file order, what makes the file unusable, what was repaired."""
 
-    rows: tuple[Row, ...]
-    problems: tuple[str, ...]
-    notes: tuple[str, ...]
-    outlines: Mapping[Row, array] = MappingProxyType(
-        {}
-    )  # of rows that were polygons: x1 y1 x2 y2 ..., float32, relative
+    labels: Instances  # boxes (n, 4) xyxy float32, shares of the image, inside it
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def label_path(image: Path) -> Path:
@@ -53,25 +55,43 @@ def label_path(image: Path) -> Path:
     return Path(*parts)
 
 
-def read_labels(path: Path, nc: int | None) -> LabelFile | None:
-    """Read and check one label file; None where there is none.
+def read_row(fields: list[str], nc: int | None) -> Label | list[str]:
+    """Read one row of a detection label, a box or a polygon; or say everything that is wrong with it.
 
-    `nc` is the number of classes, or None to take any class index. A row with a problem gives no box; every problem
-    of every row is told. Boxes are clipped to the image, boxes without area and repeated rows are left out with a note.
+    nc: the number of classes, or None to take any class index. A polygon's box is its hull.
+    """
+    if problems := list(_problems(fields, nc)):
+        return problems
+    cls, *values = (float(field) for field in fields)
+    if len(values) == 4:
+        return Label(int(cls), tuple(values))
+    left, right = _clip_side(min(values[0::2]), max(values[0::2]))
+    top, bottom = _clip_side(min(values[1::2]), max(values[1::2]))
+    box = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
+    return Label(int(cls), box, tuple(min(max(value, 0.0), 1.0) for value in values))
+
+
+RowReader = Callable[[list[str], "int | None"], "Label | list[str]"]
+
+
+def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> LabelFile | None:
+    """Read and check one label file; return None where there is no file.
+
+    read: the task's reader of one row, called with its fields and `nc`. A row with a problem gives no label; every problem
+    of every row is reported. Boxes are clipped to the image, boxes without area and repeated rows are left out with a note.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
-        return LabelFile((), (f"{path}: not UTF-8 text; expected rows of `class cx cy w h`",), ())
+        return LabelFile(Instances.empty(), (f"{path}: not UTF-8 text; expected rows of `class cx cy w h`",))
     except OSError as error:
-        return LabelFile((), (f"{path}: cannot be read ({error.strerror}); expected a text file",), ())
+        return LabelFile(Instances.empty(), (f"{path}: cannot be read ({error.strerror}); expected a text file",))
     if "\0" in text:
-        return LabelFile((), (f"{path}: binary data, not text; expected rows of `class cx cy w h`",), ())
+        return LabelFile(Instances.empty(), (f"{path}: binary data, not text; expected rows of `class cx cy w h`",))
 
-    rows: dict[Row, int] = {}  # row -> line; keeps the order
-    outlines: dict[Row, array] = {}
+    labels: dict[tuple, tuple[int, Label]] = {}  # class and box -> line and label, in the order of the file
     problems: list[str] = []
     notes: list[str] = []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
@@ -79,19 +99,30 @@ def read_labels(path: Path, nc: int | None) -> LabelFile | None:
         if not fields:
             continue
         where = f"{path}:{number}"
-        if found := list(_problems(fields, nc)):
-            problems += [f"{where}: {problem}" for problem in found]
+        label = read(fields, nc)
+        if isinstance(label, list):
+            problems += [f"{where}: {problem}" for problem in label]
             continue
-        row, repair = _clip(*_box(fields))
+        box, repair = _clip(*label.box)
         if repair:
             notes.append(f"{where}: {repair}")
-        if row in rows:
-            notes.append(f"{where}: the same row as line {rows[row]}, left out")
-        elif row:
-            rows[row] = number
-            if len(fields) > 5:
-                outlines[row] = array("f", (min(max(float(field), 0.0), 1.0) for field in fields[1:]))
-    return LabelFile(tuple(rows), tuple(problems), tuple(notes), outlines)
+        if (label.cls, box) in labels:
+            notes.append(f"{where}: the same row as line {labels[label.cls, box][0]}, left out")
+        elif box:
+            labels[label.cls, box] = number, label._replace(box=box)
+    return LabelFile(_instances([label for _, label in labels.values()]), tuple(problems), tuple(notes))
+
+
+def _instances(labels: list[Label]) -> Instances:
+    """Labels as tensors; `polygons` is None where all labels are boxes."""
+    boxes = torch.tensor([label.box for label in labels], dtype=torch.float32).view(-1, 4)
+    classes = torch.tensor([min(max(label.cls, -INT64), INT64) for label in labels], dtype=torch.int64)
+    polygons = None
+    if any(label.polygon for label in labels):
+        points = torch.tensor([value for label in labels for value in label.polygon], dtype=torch.float32)
+        counts = torch.tensor([len(label.polygon) // 2 for label in labels])
+        polygons = Polygons(points.view(-1, 2), counts)
+    return Instances(xyxy_from_xywh(boxes), classes, polygons=polygons)
 
 
 def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
@@ -134,17 +165,7 @@ def _number(field: str) -> float | None:
     return value if math.isfinite(value) and "_" not in field else None
 
 
-def _box(fields: list[str]) -> Row:
-    """A sound row as it stands, a polygon as its bounding box."""
-    cls, *values = (float(field) for field in fields)
-    if len(values) == 4:
-        return Row(int(cls), *values)
-    left, right = _clip_side(min(values[0::2]), max(values[0::2]))
-    top, bottom = _clip_side(min(values[1::2]), max(values[1::2]))
-    return Row(int(cls), (left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-
-
-def _clip(cls: int, cx: float, cy: float, w: float, h: float) -> tuple[Row | None, str]:
+def _clip(cx: float, cy: float, w: float, h: float) -> tuple[tuple[float, float, float, float] | None, str]:
     """The part of a box inside the image, None without area; and what was done, if more than rounding explains."""
     left, right = cx - w / 2, cx + w / 2
     top, bottom = cy - h / 2, cy + h / 2
@@ -156,7 +177,7 @@ def _clip(cls: int, cx: float, cy: float, w: float, h: float) -> tuple[Row | Non
     if w <= 0 or h <= 0:
         return None, "a box without area, left out"
     repair = f"the box reaches {beyond:.3f} of a side beyond the image, clipped" if beyond > TOLERANCE else ""
-    return Row(cls, cx, cy, w, h), repair
+    return (cx, cy, w, h), repair
 
 
 def _clip_side(low: float, high: float) -> tuple[float, float]:

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ...config.errors import raise_problems
 from ...config.settings import Settings
-from ...ops.boxes import xyxy_from_xywh
 from ...ops.letterbox import Fit
 from ..augmentation.augment import Batch, Recipe, augment
 from ..augmentation.compose import Tile
@@ -137,8 +136,7 @@ class TrainLoader:
             return batch
         new = tuple(math.ceil(edge * side / max(old) / self.multiple) * self.multiple for edge in old)
         images = F.interpolate(batch.images, size=new, mode="bilinear", align_corners=False)
-        gain = batch.boxes.new_tensor([new[1] / old[1], new[0] / old[0]] * 2)
-        return replace(batch, images=images, boxes=batch.boxes * gain)
+        return replace(batch, images=images, labels=batch.labels.scaled(new[1] / old[1], new[0] / old[0]))
 
     def _tiles(self, chunk: list[int], pixels: Tensor, sizes: list[tuple[int, int]], problems: list[str]) -> list[Tile]:
         raise_problems("The training images changed during the run:", problems)
@@ -148,10 +146,7 @@ class TrainLoader:
 
     def _tile(self, index: int, image: Tensor, size: tuple[int, int]) -> Tile:
         height, width = size
-        sample = self.samples[index]
-        boxes = xyxy_from_xywh(sample.boxes) * torch.tensor([width, height, width, height])
-        outlines = sample.outlines and sample.outlines.scaled(width, height)
-        return Tile(image.view(3, height, width), boxes, sample.classes, outlines)
+        return Tile(image.view(3, height, width), self.samples[index].labels.scaled(width, height))
 
 
 class ValLoader:

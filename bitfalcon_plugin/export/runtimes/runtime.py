@@ -30,7 +30,7 @@ class Runtime:
     """
 
     format = ""
-    exported = True
+    exported, task = True, "detect"
 
     def __init__(
         self, path: Path, about: Metadata, device: torch.device, batch: int | None, fixed: tuple[int, int] | None

@@ -37,6 +37,7 @@ class Rule:
 
     modern: its presence selects the depthwise-separable class branch of Detect. legacy, class_width: the constructor
     takes `legacy=`, `class_width=`. declared_input: a row may name its input channels first. scaling: what the size and the family add.
+    task: the task whose outputs a head gives (tasks.TASKS).
     """
 
     kind: str
@@ -45,6 +46,7 @@ class Rule:
     class_width: bool = False
     declared_input: bool = False
     scaling: str = ""
+    task: str = "detect"
 
     def __post_init__(self):
         for what, value, known in (("rule", self.kind, (*KINDS,)), ("scaling", self.scaling, ("", *SCALING))):

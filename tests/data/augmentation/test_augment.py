@@ -13,6 +13,7 @@ from bitfalcon_plugin.data.augmentation import augment as stage
 from bitfalcon_plugin.data.augmentation.augment import Batch, Recipe, augment
 from bitfalcon_plugin.data.augmentation.compose import Canvas, Pasted, Tile
 from bitfalcon_plugin.data.augmentation.geometry import draw_maps, invert, mirror
+from tests.helpers.labels import tile_of
 
 SIZE = 96
 OFF = Recipe(
@@ -33,14 +34,14 @@ def noise(height: int = 72, width: int = SIZE, boxes: int = 2, seed: int = 0) ->
     image = torch.randint(0, 256, (3, height, width), generator=generator, dtype=torch.uint8)
     corner = torch.rand(boxes, 2, generator=generator) * 30
     classes = torch.randint(0, 5, (boxes,), generator=generator)
-    return Tile(image, torch.cat([corner, corner + 12 + corner / 2], dim=1), classes)
+    return tile_of(image, torch.cat([corner, corner + 12 + corner / 2], dim=1), classes)
 
 
 def painted(paint: int, height: int, width: int, box: tuple[int, int, int, int]) -> Tile:
     image = torch.full((3, height, width), 114, dtype=torch.uint8)
     x1, y1, x2, y2 = box
     image[:, y1:y2, x1:x2] = PAINT[paint][:, None, None].byte()
-    return Tile(image, torch.tensor([box], dtype=torch.float32), torch.tensor([paint]))
+    return tile_of(image, torch.tensor([box], dtype=torch.float32), torch.tensor([paint]))
 
 
 PAINTED = [
@@ -55,8 +56,9 @@ def paint_mask(image: torch.Tensor, paint: int) -> torch.Tensor:
 
 
 def assert_same(a: Batch, b: Batch) -> None:
-    for name in ("images", "boxes", "classes", "owner"):
-        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert torch.equal(a.images, b.images)
+    for name in ("boxes", "classes", "image"):
+        assert torch.equal(getattr(a.labels, name), getattr(b.labels, name)), name
 
 
 # Off means off
@@ -66,14 +68,14 @@ def assert_same(a: Batch, b: Batch) -> None:
 def test_identity_keeps_every_pixel_and_box(height, width):
     image = torch.randint(0, 256, (3, height, width), generator=seeded(), dtype=torch.uint8)
     box = torch.tensor([[width * 0.1, height * 0.2, width * 0.7, height * 0.9]])
-    batch = augment([Tile(image, box, torch.tensor([3]))], [], OFF, seeded(), "cpu")
+    batch = augment([tile_of(image, box, torch.tensor([3]))], [], OFF, seeded(), "cpu")
     top, left = (SIZE - height) // 2, (SIZE - width) // 2
     expected = torch.full((1, 3, SIZE, SIZE), 114 / 255)
     expected[0, :, top : top + height, left : left + width] = image / 255
     assert torch.equal(batch.images, expected)
     assert batch.images.dtype == torch.float32 and batch.images.is_contiguous()
     large = min(height, width) * 0.6 > 2  # sides of 2 px and less are never kept
-    assert torch.equal(batch.boxes, (box + torch.tensor([left, top, left, top])) if large else torch.empty(0, 4))
+    assert torch.equal(batch.labels.boxes, (box + torch.tensor([left, top, left, top])) if large else torch.empty(0, 4))
 
 
 def test_identity_by_resampling_agrees_with_the_copy():
@@ -81,7 +83,7 @@ def test_identity_by_resampling_agrees_with_the_copy():
     still = augment(tiles, tiles, OFF, seeded(), "cpu")
     sampled = augment(tiles, tiles, replace(OFF, degrees=1e-9), seeded(), "cpu")
     torch.testing.assert_close(sampled.images, still.images, atol=1e-4, rtol=0)
-    torch.testing.assert_close(sampled.boxes, still.boxes, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sampled.labels.boxes, still.labels.boxes, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name,dims", [("fliplr", [3]), ("flipud", [2])])
@@ -94,10 +96,10 @@ def test_flips_mirror_pixels_and_boxes(name, dims, others):
         assert torch.equal(flipped.images, plain.images.flip(dims))
     torch.testing.assert_close(flipped.images, plain.images.flip(dims), atol=2e-4, rtol=0)
     low, high = (0, 2) if name == "fliplr" else (1, 3)
-    expected = plain.boxes.clone()
-    expected[:, low], expected[:, high] = SIZE - plain.boxes[:, high], SIZE - plain.boxes[:, low]
-    torch.testing.assert_close(flipped.boxes, expected)
-    assert torch.equal(flipped.classes, plain.classes) and len(plain.classes) > 0
+    expected = plain.labels.boxes.clone()
+    expected[:, low], expected[:, high] = SIZE - plain.labels.boxes[:, high], SIZE - plain.labels.boxes[:, low]
+    torch.testing.assert_close(flipped.labels.boxes, expected)
+    assert torch.equal(flipped.labels.classes, plain.labels.classes) and len(plain.labels.classes) > 0
 
 
 def test_some_flips_leave_the_others():
@@ -134,7 +136,7 @@ def test_box_follows_its_paint(warp, mosaic):
     straight = not any(getattr(recipe, name) for name in ("degrees", "shear", "perspective"))
     for seed in range(40 if straight else 150):
         batch = augment(PAINTED[:3], PAINTED[3:], recipe, seeded(seed), "cpu")
-        for box, paint, owner in zip(batch.boxes, batch.classes.tolist(), batch.owner.tolist()):
+        for box, paint, owner in zip(batch.labels.boxes, batch.labels.classes.tolist(), batch.labels.image.tolist()):
             # The hull of a slanted quadrilateral that leaves the image is larger than the hull of what is left of it,
             # and the hulls of two partners with the same paint (one tile, drawn twice) overlap.
             if not straight and (box.min() <= 0 or box.max() >= SIZE or paint >= 3):
@@ -154,11 +156,11 @@ def test_visible_paint_keeps_its_box(warp):
     for seed in range(12):
         batch = augment(PAINTED, PAINTED, recipe, seeded(seed), "cpu")
         for image, tile in enumerate(PAINTED):
-            paint = int(tile.classes)
+            paint = int(tile.labels.classes)
             seen = int(paint_mask(batch.images[image], paint).sum())
-            full = float((tile.boxes[0, 2:] - tile.boxes[0, :2]).prod()) * (1 + recipe.scale) ** 2
+            full = float((tile.labels.boxes[0, 2:] - tile.labels.boxes[0, :2]).prod()) * (1 + recipe.scale) ** 2
             if seen > 0.2 * full:  # twice what the rule for lost area asks for, at the largest scale
-                assert paint in batch.classes[batch.owner == image]
+                assert paint in batch.labels.classes[batch.labels.image == image]
                 judged += 1
     assert judged > 10
 
@@ -189,7 +191,7 @@ def test_sampling_matches_a_slow_loop(perspective):
     recipe = replace(DEFAULTS, imgsz=size, degrees=60, shear=20, perspective=perspective)
     canvas = Canvas.around((size, size), mosaic=True)
     pixels = torch.randint(0, 256, (3, 2 * size, 2 * size), generator=seeded(1), dtype=torch.uint8)
-    scene = [Pasted(Tile(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
+    scene = [Pasted(tile_of(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
     uniform = torch.rand(4, 8, generator=seeded(2), dtype=torch.float64)
     maps, _ = draw_maps(
         uniform, size=size, centre=size, degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective
@@ -214,9 +216,9 @@ def test_a_map_without_inverse_shows_grey():
 
 
 def test_a_line_does_not_become_a_box_by_turning():
-    tile = Tile(noise(96).image, torch.tensor([[10.0, 10.0, 10.0, 90.0]]), torch.tensor([0]))
+    tile = tile_of(noise(96).image, torch.tensor([[10.0, 10.0, 10.0, 90.0]]), torch.tensor([0]))
     batch = augment([tile] * 8, [tile], replace(OFF, degrees=90), seeded(), "cpu")
-    assert batch.boxes.shape == (0, 4)
+    assert batch.labels.boxes.shape == (0, 4)
 
 
 # Mosaic and mixup
@@ -225,7 +227,7 @@ def test_a_line_does_not_become_a_box_by_turning():
 def test_mosaic_puts_the_own_image_top_left_and_fills_the_rest():
     def flat(paint: int, box: list[float]) -> Tile:
         image = PAINT[paint].byte()[:, None, None].expand(3, SIZE, SIZE)
-        return Tile(image, torch.tensor([box]), torch.tensor([paint]))
+        return tile_of(image, torch.tensor([box]), torch.tensor([paint]))
 
     whole = [0.0, 0.0, SIZE, SIZE]
     batch = augment([flat(0, whole)] * 40, [flat(1, whole)], replace(OFF, mosaic=1), seeded(), "cpu")
@@ -235,7 +237,7 @@ def test_mosaic_puts_the_own_image_top_left_and_fills_the_rest():
         height, width = int(red.any(dim=1).sum()), int(red.any(dim=0).sum())
         assert torch.equal(red[:height, :width], torch.ones(height, width, dtype=torch.bool))
         assert torch.equal(red, ~green) and int(red.sum()) == height * width
-        own = batch.boxes[(batch.owner == index) & (batch.classes == 0)].tolist()
+        own = batch.labels.boxes[(batch.labels.image == index) & (batch.labels.classes == 0)].tolist()
         on_canvas = min(width + SIZE / 2, SIZE) * min(height + SIZE / 2, SIZE)  # the crop took half a size off it
         assert own == ([[0, 0, width, height]] if min(width, height) > 2 and width * height > 0.1 * on_canvas else [])
         centres += [height, width]
@@ -255,7 +257,7 @@ def test_mosaic_crops_what_leaves_its_canvas():
     own, other = painted(0, 96, 96, (0, 0, 96, 96)), noise(96, boxes=0)
     recipe, compared = replace(OFF, mosaic=1, scale=0.6, translate=0.2), 0
     batch = augment([own] * 60, [replace(other, image=other.image // 4)], recipe, seeded(), "cpu")
-    for box, owner in zip(batch.boxes, batch.owner.tolist()):
+    for box, owner in zip(batch.labels.boxes, batch.labels.image.tolist()):
         rows, columns = paint_mask(batch.images[owner], 0).nonzero().unbind(1)
         found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
         torch.testing.assert_close(found.float(), box, atol=1.0, rtol=0)
@@ -271,8 +273,8 @@ def test_mixup_blends_the_partner_and_joins_the_labels():
     assert torch.equal(batch.images[:, 0].amin(dim=(1, 2)), batch.images[:, 0].amax(dim=(1, 2)))
     # Beta(32, 32): mean 1/2, variance 1 / (4 * 65)
     assert abs(float(weight.mean()) - 0.5) < 0.02 and abs(float(weight.std()) - 0.062) < 0.01
-    assert batch.owner.tolist() == [index for index in range(200) for _ in range(2)]
-    assert batch.classes.view(-1, 2).tolist() == [[0, 2]] * 200
+    assert batch.labels.image.tolist() == [index for index in range(200) for _ in range(2)]
+    assert batch.labels.classes.view(-1, 2).tolist() == [[0, 2]] * 200
 
 
 def test_mixup_partner_goes_through_mosaic_and_map_itself():
@@ -283,9 +285,11 @@ def test_mixup_partner_goes_through_mosaic_and_map_itself():
     kept = [torch.equal(a, b) for a, b in zip(plain.images, mixed.images)]
     assert 0 < sum(kept) < 8
     for index, same in enumerate(kept):
-        before, after = plain.boxes[plain.owner == index], mixed.boxes[mixed.owner == index]
+        before, after = plain.labels.boxes[plain.labels.image == index], mixed.labels.boxes[mixed.labels.image == index]
         assert torch.equal(after[: len(before)], before) and (len(after) == len(before) or not same)
-    assert mixed.owner.tolist() == sorted(mixed.owner.tolist()) and len(mixed.boxes) > len(plain.boxes)
+    assert mixed.labels.image.tolist() == sorted(mixed.labels.image.tolist()) and len(mixed.labels.boxes) > len(
+        plain.labels.boxes
+    )
 
 
 # Colour
@@ -313,7 +317,7 @@ def test_colour_stays_in_range():
 
 def test_equal_generators_give_equal_batches_and_leave_the_tiles():
     tiles = [noise(seed=seed) for seed in range(6)]
-    copies = [(tile.image.clone(), tile.boxes.clone()) for tile in tiles]
+    copies = [(tile.image.clone(), tile.labels.boxes.clone()) for tile in tiles]
     recipe = replace(DEFAULTS, mixup=0.5, degrees=10, bgr=0.5, flipud=0.5)
     state = torch.get_rng_state()
     first, second = (augment(tiles, tiles, recipe, seeded(7), "cpu") for _ in range(2))
@@ -321,7 +325,7 @@ def test_equal_generators_give_equal_batches_and_leave_the_tiles():
     assert torch.equal(state, torch.get_rng_state())
     assert not torch.equal(first.images, augment(tiles, tiles, recipe, seeded(8), "cpu").images)
     for tile, (image, boxes) in zip(tiles, copies):
-        assert torch.equal(tile.image, image) and torch.equal(tile.boxes, boxes)
+        assert torch.equal(tile.image, image) and torch.equal(tile.labels.boxes, boxes)
 
 
 @pytest.mark.parametrize("recipe", [OFF, replace(OFF, mosaic=1), replace(DEFAULTS, mixup=0.5)])
@@ -331,37 +335,37 @@ def test_the_size_of_a_part_does_not_matter(recipe, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
     monkeypatch.setitem(stage.CANVAS_BYTES, "cpu", 1)
     parts = augment(tiles, tiles, recipe, seeded(), "cpu")
-    assert torch.equal(whole.boxes, parts.boxes)
+    assert torch.equal(whole.labels.boxes, parts.labels.boxes)
     torch.testing.assert_close(whole.images, parts.images, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("recipe", [OFF, DEFAULTS, replace(DEFAULTS, mixup=1, degrees=20, perspective=0.001)])
 def test_images_without_boxes_survive(recipe):
-    empty = Tile(noise().image, torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    empty = tile_of(noise().image, torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     batch = augment([empty] * 3, [empty], recipe, seeded(), "cpu")
     assert batch.images.shape == (3, 3, SIZE, SIZE) and batch.images.isfinite().all()
-    assert batch.boxes.shape == (0, 4) and batch.boxes.dtype == torch.float32
-    assert batch.classes.shape == (0,) and batch.classes.dtype == torch.int64
-    assert batch.owner.shape == (0,) and batch.owner.dtype == torch.int64
+    assert batch.labels.boxes.shape == (0, 4) and batch.labels.boxes.dtype == torch.float32
+    assert batch.labels.classes.shape == (0,) and batch.labels.classes.dtype == torch.int64
+    assert batch.labels.image.shape == (0,) and batch.labels.image.dtype == torch.int64
     full = noise(boxes=3)
     mixed = augment([empty, full, empty], [empty], OFF, seeded(), "cpu")
-    assert mixed.owner.tolist() == [1, 1, 1] and torch.equal(mixed.classes, full.classes)
+    assert mixed.labels.image.tolist() == [1, 1, 1] and torch.equal(mixed.labels.classes, full.labels.classes)
 
 
 def test_all_boxes_lost():
-    tile = Tile(noise().image, torch.tensor([[5.0, 5.0, 6.5, 6.5], [9.0, 9.0, 9.0, 30.0]]), torch.tensor([0, 1]))
+    tile = tile_of(noise().image, torch.tensor([[5.0, 5.0, 6.5, 6.5], [9.0, 9.0, 9.0, 30.0]]), torch.tensor([0, 1]))
     batch = augment([tile], [tile], DEFAULTS, seeded(), "cpu")
-    assert batch.boxes.shape == (0, 4) and batch.owner.dtype == torch.int64
+    assert batch.labels.boxes.shape == (0, 4) and batch.labels.image.dtype == torch.int64
 
 
 def test_one_image_alone_with_an_empty_pool():
     batch = augment([noise()], [], replace(DEFAULTS, mixup=1), seeded(), "cpu")
-    assert batch.images.shape == (1, 3, SIZE, SIZE) and set(batch.owner.tolist()) == {0}
+    assert batch.images.shape == (1, 3, SIZE, SIZE) and set(batch.labels.image.tolist()) == {0}
 
 
 @pytest.mark.parametrize("height,width", [(1, SIZE), (SIZE, 1), (1, 1)])
 def test_tiles_one_pixel_wide(height, width):
-    thin = Tile(torch.full((3, height, width), 255, dtype=torch.uint8), torch.empty(0, 4), torch.empty(0).long())
+    thin = tile_of(torch.full((3, height, width), 255, dtype=torch.uint8), torch.empty(0, 4), torch.empty(0).long())
     images = augment([thin] * 8, [thin], replace(OFF, mosaic=1), seeded(), "cpu").images
     assert set(images.unique().tolist()) == {float(torch.tensor(114) / 255), 1.0}
 
@@ -371,11 +375,11 @@ def test_extreme_settings_stay_finite_and_inside():
     wild = replace(DEFAULTS, degrees=180, shear=89, scale=1, translate=1, perspective=1, mixup=0.5)
     batch = augment(tiles, tiles, wild, seeded(), "cpu")
     assert batch.images.isfinite().all() and batch.images.min() >= 0 and batch.images.max() <= 1
-    assert batch.boxes.isfinite().all() and ((batch.boxes >= 0) & (batch.boxes <= SIZE)).all()
+    assert batch.labels.boxes.isfinite().all() and ((batch.labels.boxes >= 0) & (batch.labels.boxes <= SIZE)).all()
 
 
 def test_an_odd_size_is_cropped_from_the_middle():
-    tile = Tile(noise(33, 33).image, torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
+    tile = tile_of(noise(33, 33).image, torch.empty(0, 4), torch.empty(0, dtype=torch.int64))
     images = augment([tile], [tile], replace(OFF, imgsz=33, mosaic=0.001), seeded(), "cpu").images
     assert torch.equal(images[0], tile.image / 255)
 
@@ -391,5 +395,5 @@ def test_a_gpu_gives_the_same_batch():
     there = [replace(tile, image=tile.image.cuda()) for tile in tiles]
     recipe = replace(DEFAULTS, mixup=0.5, degrees=10, perspective=0.0005)
     here, away = (augment(t, t, recipe, seeded(), d) for t, d in ((tiles, "cpu"), (there, "cuda")))
-    assert away.images.is_cuda and away.boxes.is_cuda and torch.equal(here.boxes, away.boxes.cpu())
+    assert away.images.is_cuda and away.labels.boxes.is_cuda and torch.equal(here.labels.boxes, away.labels.boxes.cpu())
     torch.testing.assert_close(away.images.cpu(), here.images, atol=2e-3, rtol=0)

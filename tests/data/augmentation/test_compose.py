@@ -9,9 +9,11 @@ import torch
 
 from bitfalcon_plugin.data.augmentation import augment as stage
 from bitfalcon_plugin.data.augmentation.augment import augment
-from bitfalcon_plugin.data.augmentation.compose import Canvas, Labels, Tile, move, pick
-from bitfalcon_plugin.ops.polygons import Outlines, clip, fill
+from bitfalcon_plugin.data.augmentation.compose import Canvas, Tile, move, pick
+from bitfalcon_plugin.ops.instances import Instances
+from bitfalcon_plugin.ops.polygons import Polygons, clip, fill
 from tests.data.augmentation.test_augment import DEFAULTS, OFF, PAINT, SIZE, assert_same, noise, paint_mask, seeded
+from tests.helpers.labels import tile_of
 from tests.ops.test_polygons import slow_clip
 
 RIGHT = [(0.0, 0.0), (1.0, 0.0), (1.0, 1.0)]  # a right-angled triangle, of a box of one by one
@@ -24,14 +26,15 @@ def drawn(*objects: tuple[int, tuple[int, int, int, int]], size: tuple[int, int]
     for paint, (x1, y1, x2, y2) in objects:
         polygon = torch.tensor(RIGHT) * torch.tensor([x2 - x1, y2 - y1]) + torch.tensor([x1, y1])
         points.append(polygon)
-        image[:, fill(Outlines(polygon, torch.tensor([3])), size)] = PAINT[paint][:, None].byte()
+        image[:, fill(Polygons(polygon, torch.tensor([3])), size)] = PAINT[paint][:, None].byte()
     counts = torch.full((len(objects),), 3)
-    return Tile(image, boxes, torch.tensor([paint for paint, _ in objects]), Outlines(torch.cat(points), counts))
+    return tile_of(image, boxes, torch.tensor([paint for paint, _ in objects]), Polygons(torch.cat(points), counts))
 
 
-def one_scene(tile: Tile) -> Labels:
-    outlines = replace(tile.outlines, points=tile.outlines.points.double())
-    return Labels(tile.boxes.double(), tile.classes, torch.zeros_like(tile.classes), outlines)
+def one_scene(tile: Tile) -> Instances:
+    labels = tile.labels
+    polygons = replace(labels.polygons, points=labels.polygons.points.double())
+    return replace(labels, boxes=labels.boxes.double(), image=torch.zeros_like(labels.classes), polygons=polygons)
 
 
 # Which objects
@@ -66,7 +69,9 @@ def test_the_number_of_pasted_objects_has_the_right_mean():
     objects = [(paint, (4 + 12 * paint, 4 + 14 * paint, 12 + 12 * paint, 16 + 14 * paint)) for paint in range(3)]
     tile = drawn(*objects)
     batch = augment([tile] * 400, [tile], replace(OFF, copy_paste=0.1), seeded(), "cpu")
-    assert 80 < len(batch.boxes) - 1200 < 160  # 0.1 of 3 of 400 is 120; rounding to whole numbers alone gives none
+    assert (
+        80 < len(batch.labels.boxes) - 1200 < 160
+    )  # 0.1 of 3 of 400 is 120; rounding to whole numbers alone gives none
 
 
 # Mirrored copies
@@ -77,7 +82,10 @@ def test_an_object_is_pasted_mirrored(mosaic):
     tile = drawn((0, (8, 20, 40, 70)), (1, (20, 76, 34, 92)))
     batch = augment([tile], [], replace(OFF, mosaic=mosaic, copy_paste=1), seeded(), "cpu")
     mirrored = [[SIZE - 40, 20, SIZE - 8, 70], [SIZE - 34, 76, SIZE - 20, 92]]
-    assert batch.boxes.tolist() == [*tile.boxes.tolist(), *mirrored] and batch.classes.tolist() == [0, 1, 0, 1]
+    assert batch.labels.boxes.tolist() == [
+        *tile.labels.boxes.tolist(),
+        *mirrored,
+    ] and batch.labels.classes.tolist() == [0, 1, 0, 1]
     expected = tile.image.clone()
     shown = (tile.image.flip(2) != 114).any(dim=0)
     expected[:, shown] = tile.image.flip(2)[:, shown]
@@ -89,8 +97,8 @@ def test_objects_that_would_hide_others_or_themselves_stay():
     covered = drawn((0, (8, 20, 40, 70)), (1, (60, 30, 70, 50)))  # the mirrored first would cover the second
     for tile, count in ((middle, 1), (covered, 3)):
         batch = augment([tile], [], replace(OFF, copy_paste=1), seeded(), "cpu")
-        assert len(batch.boxes) == count
-    assert batch.classes.tolist() == [0, 1, 1]
+        assert len(batch.labels.boxes) == count
+    assert batch.labels.classes.tolist() == [0, 1, 1]
 
 
 def test_boxes_without_outlines_are_left_alone():
@@ -101,9 +109,11 @@ def test_boxes_without_outlines_are_left_alone():
         changed = replace(recipe, copy_paste=0.7, copy_paste_mode=mode)
         assert_same(plain, augment(tiles, tiles, changed, seeded(), "cpu"))
     mixed = drawn((0, (8, 20, 40, 70)), (1, (8, 76, 22, 92)))
-    mixed = replace(mixed, outlines=Outlines(mixed.outlines.points[3:], torch.tensor([0, 3])))
+    labels = mixed.labels
+    polygons = Polygons(labels.polygons.points[3:], torch.tensor([0, 3]))
+    mixed = replace(mixed, labels=replace(labels, polygons=polygons))
     batch = augment([mixed], [], replace(OFF, copy_paste=1), seeded(), "cpu")
-    assert batch.classes.tolist() == [0, 1, 1]
+    assert batch.labels.classes.tolist() == [0, 1, 1]
 
 
 def test_later_draws_stand_behind_the_earlier_ones():
@@ -125,14 +135,16 @@ def test_copy_paste_leaves_every_other_draw():
     recipe = replace(DEFAULTS, mixup=0.5)
     plain = augment(tiles * 3, tiles, recipe, seeded(), "cpu")
     pasted = augment(tiles * 3, tiles, replace(recipe, copy_paste=1), seeded(), "cpu")
-    assert len(pasted.boxes) > len(plain.boxes)
-    rows = {(owner, *box) for owner, box in zip(pasted.owner.tolist(), map(tuple, pasted.boxes.tolist()))}
-    assert rows > {(owner, *box) for owner, box in zip(plain.owner.tolist(), map(tuple, plain.boxes.tolist()))}
+    assert len(pasted.labels.boxes) > len(plain.labels.boxes)
+    rows = {(owner, *box) for owner, box in zip(pasted.labels.image.tolist(), map(tuple, pasted.labels.boxes.tolist()))}
+    assert rows > {
+        (owner, *box) for owner, box in zip(plain.labels.image.tolist(), map(tuple, plain.labels.boxes.tolist()))
+    }
     same = [(a == b).float().mean() for a, b in zip(plain.images, pasted.images)]
     assert min(same) < 1 and sum(same) / len(same) > 0.5
 
 
-# Outlines through maps
+# Polygons through maps
 
 
 WARPS = {
@@ -150,8 +162,8 @@ def test_boxes_of_outlines_fit_the_paint(warp, mosaic):
     recipe, compared = replace(OFF, mosaic=mosaic, **WARPS[warp]), 0
     for seed in range(60):
         batch = augment([tiles[seed % 4]], tiles, recipe, seeded(seed), "cpu")
-        for box, paint in zip(batch.boxes, batch.classes.tolist()):
-            if batch.classes.tolist().count(paint) > 1:
+        for box, paint in zip(batch.labels.boxes, batch.labels.classes.tolist()):
+            if batch.labels.classes.tolist().count(paint) > 1:
                 continue  # one tile, drawn twice
             x1, y1 = (box[:2] - 4).floor().int().clamp_min(0).tolist()
             x2, y2 = (box[2:] + 4).ceil().int().tolist()
@@ -172,8 +184,11 @@ def test_outlines_are_moved_as_point_by_point(seed):
     generator, canvas = seeded(seed), Canvas.around((60, 80), mosaic=False)
     points = torch.rand(5, 2, generator=generator, dtype=torch.float64) * torch.tensor([80.0, 60.0])
     low, high = points.amin(dim=0), points.amax(dim=0)
-    labels = Labels(
-        torch.cat([low, high])[None], torch.tensor([7]), torch.tensor([0]), Outlines(points, torch.tensor([5]))
+    labels = Instances(
+        torch.cat([low, high])[None],
+        torch.tensor([7]),
+        image=torch.tensor([0]),
+        polygons=Polygons(points, torch.tensor([5])),
     )
     matrix = torch.eye(3, dtype=torch.float64) + torch.randn(
         3, 3, generator=generator, dtype=torch.float64
@@ -184,7 +199,7 @@ def test_outlines_are_moved_as_point_by_point(seed):
     if len(found.boxes):
         xs, ys = [x for x, _ in ring], [y for _, y in ring]
         assert found.boxes[0].tolist() == pytest.approx([min(xs), min(ys), max(xs), max(ys)], abs=1e-9)
-        assert found.classes.tolist() == [7] and found.outlines.counts.tolist() == [len(ring)]
+        assert found.classes.tolist() == [7] and found.polygons.counts.tolist() == [len(ring)]
     else:
         width, height = (max(side) - min(side) if ring else 0 for side in zip(*ring)) if ring else (0, 0)
         assert (
@@ -198,7 +213,7 @@ def test_an_outline_may_lose_more_of_its_area_than_a_box():
     canvas, one = Canvas.around((SIZE, SIZE), mosaic=False), torch.ones(1, dtype=torch.float64)
     labels = one_scene(tile)
     assert len(move(labels, shift[None], one, canvas).boxes) == 1  # a twentieth is left
-    assert len(move(replace(labels, outlines=None), shift[None], one, canvas).boxes) == 0
+    assert len(move(replace(labels, polygons=None), shift[None], one, canvas).boxes) == 0
 
 
 def test_an_outline_behind_the_horizon_is_gone():
@@ -206,12 +221,12 @@ def test_an_outline_behind_the_horizon_is_gone():
     tilted = torch.tensor([[1, 0, 0], [0, 1, 0], [-0.02, 0, 1]], dtype=torch.float64)
     labels = one_scene(tile)
     found = move(labels, tilted[None], torch.ones(1, dtype=torch.float64), Canvas.around((SIZE, SIZE), mosaic=False))
-    assert found.boxes.shape == (0, 4) and found.outlines.counts.tolist() == []
+    assert found.boxes.shape == (0, 4) and found.polygons.counts.tolist() == []
 
 
 def test_outlines_beyond_the_canvas_are_cut_before_they_are_mirrored():
-    whole = clip(Outlines(torch.tensor([[-40.0, 10], [40, 10], [40, 50]]).double(), torch.tensor([3])), (SIZE, SIZE))
+    whole = clip(Polygons(torch.tensor([[-40.0, 10], [40, 10], [40, 50]]).double(), torch.tensor([3])), (SIZE, SIZE))
     assert float(whole.points[:, 0].min()) == 0
     tiles = [drawn((0, (0, 0, SIZE, SIZE))), drawn((1, (0, 0, 40, 40)))]
     batch = augment(tiles * 8, tiles, replace(DEFAULTS, copy_paste=1), seeded(), "cpu")
-    assert ((batch.boxes >= 0) & (batch.boxes <= SIZE)).all() and batch.images.isfinite().all()
+    assert ((batch.labels.boxes >= 0) & (batch.labels.boxes <= SIZE)).all() and batch.images.isfinite().all()

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from bitfalcon_plugin.data.augmentation.geometry import draw_maps, move_boxes, survives
+from bitfalcon_plugin.data.augmentation.geometry import draw_maps, survives
+from bitfalcon_plugin.ops.projective import move_boxes
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -65,7 +66,7 @@ def test_survival_matches_a_loop_over_boxes():
     boxes[::7, 2] = boxes[::7, 0] + 700  # long ones: the aspect rule
     boxes[::7, 3] = boxes[::7, 1] + 2.5
     maps[::7] = torch.eye(3, dtype=torch.float64)
-    moved = move_boxes(boxes, maps, size)
+    moved = move_boxes(boxes, maps, (size, size))
     kept = survives(boxes, moved, scale)
     expected = [slow_survivor(*row, size) for row in zip(boxes.tolist(), maps.tolist(), scale.tolist())]
     assert kept.tolist() == [row is not None for row in expected]

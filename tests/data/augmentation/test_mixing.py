@@ -7,15 +7,17 @@ from dataclasses import replace
 import torch
 
 from bitfalcon_plugin.data.augmentation.augment import augment
-from bitfalcon_plugin.data.augmentation.compose import Labels, Tile
+from bitfalcon_plugin.data.augmentation.compose import Tile
 from bitfalcon_plugin.data.augmentation.mixing import Part, cut
+from bitfalcon_plugin.ops.instances import Instances
 from tests.data.augmentation.test_augment import DEFAULTS, OFF, PAINT, SIZE, assert_same, noise, paint_mask, seeded
 from tests.data.augmentation.test_compose import drawn
+from tests.helpers.labels import tile_of
 
 
 def full(paint: int, *boxes: list[float]) -> Tile:
     image = PAINT[paint].byte()[:, None, None].expand(3, SIZE, SIZE).contiguous()
-    return Tile(image, torch.tensor(boxes).view(-1, 4), torch.full((len(boxes),), paint))
+    return tile_of(image, torch.tensor(boxes).view(-1, 4), torch.full((len(boxes),), paint))
 
 
 # Objects of another image
@@ -25,8 +27,11 @@ def test_objects_of_another_image_are_pasted_where_they_lie():
     own, other = drawn((0, (60, 8, 92, 40))), drawn((1, (8, 20, 40, 70)), (2, (64, 10, 90, 38)))
     recipe = replace(OFF, copy_paste=1, copy_paste_mode="mixup")
     batch = augment([own], [other], recipe, seeded(), "cpu")
-    assert batch.boxes.tolist() == [[60, 8, 92, 40], [8, 20, 40, 70]]  # the other's second would hide the own one
-    assert batch.classes.tolist() == [0, 1] and batch.owner.tolist() == [0, 0]
+    assert batch.labels.boxes.tolist() == [
+        [60, 8, 92, 40],
+        [8, 20, 40, 70],
+    ]  # the other's second would hide the own one
+    assert batch.labels.classes.tolist() == [0, 1] and batch.labels.image.tolist() == [0, 0]
     expected, shown = own.image.clone(), (other.image == PAINT[1][:, None, None]).all(dim=0)
     expected[:, shown] = other.image[:, shown]
     assert torch.equal(batch.images[0], expected / 255)
@@ -39,9 +44,9 @@ def test_lent_objects_go_through_mosaic_and_map_themselves_and_leave_other_draws
     lent = augment(tiles * 3, tiles, replace(recipe, copy_paste=1, copy_paste_mode="mixup"), seeded(), "cpu")
     compared = 0
     for image in range(12):
-        before, after = plain.boxes[plain.owner == image], lent.boxes[lent.owner == image]
+        before, after = plain.labels.boxes[plain.labels.image == image], lent.labels.boxes[lent.labels.image == image]
         assert torch.equal(after[: len(before)], before)
-        classes = lent.classes[lent.owner == image][len(before) :].tolist()
+        classes = lent.labels.classes[lent.labels.image == image][len(before) :].tolist()
         for box, paint in zip(after[len(before) :], classes):
             x1, y1, x2, y2 = box.round().int().tolist()
             changed = (plain.images[image] != lent.images[image]).any(dim=0)
@@ -60,7 +65,10 @@ def test_a_rectangle_of_another_image_is_cut_in_with_its_boxes():
     for index, image in enumerate(batch.images):
         green = paint_mask(image, 1)
         assert torch.equal(green, ~paint_mask(image, 0))
-        boxes, classes = batch.boxes[batch.owner == index], batch.classes[batch.owner == index]
+        boxes, classes = (
+            batch.labels.boxes[batch.labels.image == index],
+            batch.labels.classes[batch.labels.image == index],
+        )
         assert classes[0] == 0 and boxes[0].tolist() == [2, 2, 20, 20] and not green[2:20, 2:20].any()
         if not green.any():
             assert classes.tolist() == [0]  # each of three rectangles met the box
@@ -81,7 +89,7 @@ def test_a_rectangle_of_another_image_is_cut_in_with_its_boxes():
 
 
 def test_the_share_that_is_cut_is_uniform():
-    labels = Labels(torch.empty(0, 4).double(), torch.empty(0).long(), torch.empty(0).long(), None)
+    labels = Instances(torch.empty(0, 4).double(), torch.empty(0).long(), image=torch.empty(0).long())
     generator, size, areas = seeded(), (400, 800), []
     for _ in range(400):
         row = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
@@ -95,7 +103,7 @@ def test_the_share_that_is_cut_is_uniform():
 
 def test_the_first_free_rectangle_is_taken():
     boxes = torch.tensor([[0.0, 0, 50, 100], [60.0, 0, 100, 100]], dtype=torch.float64)
-    labels = Labels(boxes, torch.tensor([0, 1]), torch.tensor([0, 1]), None)
+    labels = Instances(boxes, torch.tensor([0, 1]), image=torch.tensor([0, 1]))
     home, part = torch.tensor([0, 0]), Part(1, 0)
     small = 1 - 0.04  # a rectangle of 20 by 20
     left, right, far = [small, 0.305, 0.505], [small, 0.805, 0.505], [small, 0.705, 0.205]
@@ -116,7 +124,7 @@ def test_cutmix_leaves_every_other_draw():
     kept = [torch.equal(a, b) for a, b in zip(plain.images, some.images)]
     assert 0 < sum(kept) < 8
     for image, same in enumerate(kept):
-        before, after = plain.boxes[plain.owner == image], some.boxes[some.owner == image]
+        before, after = plain.labels.boxes[plain.labels.image == image], some.labels.boxes[some.labels.image == image]
         assert torch.equal(after[: len(before)], before) and (len(after) == len(before) or not same)
     assert_same(plain, augment(tiles, tiles, replace(recipe, cutmix=0.0), seeded(), "cpu"))
 
@@ -127,5 +135,5 @@ def test_all_of_it_together_stays_finite_and_inside():
         recipe = replace(DEFAULTS, mixup=0.5, cutmix=0.5, copy_paste=0.6, copy_paste_mode=mode, degrees=10, bgr=0.5)
         first, again = (augment(tiles * 2, tiles, recipe, seeded(3), "cpu") for _ in range(2))
         assert_same(first, again)
-        assert first.images.isfinite().all() and ((first.boxes >= 0) & (first.boxes <= SIZE)).all()
-        assert first.owner.tolist() == sorted(first.owner.tolist())
+        assert first.images.isfinite().all() and ((first.labels.boxes >= 0) & (first.labels.boxes <= SIZE)).all()
+        assert first.labels.image.tolist() == sorted(first.labels.image.tolist())

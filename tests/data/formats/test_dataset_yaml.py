@@ -195,7 +195,7 @@ def test_exports_that_write_one_folder_up(tmp_path):
     label.parent.mkdir()
     label.write_text("0 .5 .5 .1 .1")
     spec = load_data(path)
-    assert len(scan(spec, "train").samples[0].classes) == 1
+    assert len(scan(spec, "train").samples[0].labels.classes) == 1
     with pytest.raises(MissingFileError, match="set/valid/images"):
         scan(spec, "val")
 

@@ -11,6 +11,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.data.formats.yolo import label_path, read_labels
+from tests.helpers.labels import centres
 from tests.helpers.tiny_dataset import dataset
 
 
@@ -34,11 +35,11 @@ def test_samples_hold_what_the_files_say(tmp_path):
     spec = load_data(dataset(tmp_path, labels))
     result = scan(spec, "train")
     a, b, c, d, e = result.samples
-    assert a.classes.tolist() == [1, 0] and a.classes.dtype == torch.int64
-    assert a.boxes.dtype == torch.float32
-    assert torch.equal(a.boxes, torch.tensor([[0.5, 0.25, 0.125, 0.0625], [0.1, 0.2, 0.2, 0.1]]))
-    assert all(sample.boxes.shape == (0, 4) and sample.classes.shape == (0,) for sample in (b, c, d))
-    assert e.classes.tolist() == [0, 1] and e.boxes[0].tolist() == [0.5, 0.5, 1.0, 1.0]
+    assert a.labels.classes.tolist() == [1, 0] and a.labels.classes.dtype == torch.int64
+    assert a.labels.boxes.dtype == torch.float32
+    assert torch.allclose(centres(a), torch.tensor([[0.5, 0.25, 0.125, 0.0625], [0.1, 0.2, 0.2, 0.1]]))
+    assert all(sample.labels.boxes.shape == (0, 4) and sample.labels.classes.shape == (0,) for sample in (b, c, d))
+    assert e.labels.classes.tolist() == [0, 1] and centres(e)[0].tolist() == [0.5, 0.5, 1.0, 1.0]
     assert (result.found, result.missing, result.empty, result.unreadable) == (2, 1, 2, 0)
     assert result.notes == ()
 
@@ -47,8 +48,8 @@ def test_polygons_become_boxes_row_by_row(tmp_path):
     rows = "0 0.1 0.2 0.5 0.2 0.3 0.6\n1 0.5 0.5 0.2 0.2\n1 0 0 1.005 0 1 1 -0.005 1\n"
     (sample,) = scan(load_data(dataset(tmp_path, {"a": rows})), "train").samples
     expected = torch.tensor([[0.3, 0.4, 0.4, 0.4], [0.5, 0.5, 0.2, 0.2], [0.5, 0.5, 1.0, 1.0]])
-    torch.testing.assert_close(sample.boxes, expected)
-    assert sample.classes.tolist() == [0, 1, 1]
+    torch.testing.assert_close(centres(sample), expected)
+    assert sample.labels.classes.tolist() == [0, 1, 1]
 
 
 def test_polygons_are_kept_with_their_rows(tmp_path):
@@ -56,13 +57,13 @@ def test_polygons_are_kept_with_their_rows(tmp_path):
     labels = {"a": a, "b": "0 .5 .5 .1 .1", "c": "", "d": "1 .1 .1 .9 .1 .9 .9\n1 .1 .1 .9 .1 .9 .9"}
     spec = load_data(dataset(tmp_path, labels))
     result = scan(spec, "train")
-    kept, *others = (sample.outlines for sample in result.samples)
+    kept, *others = (sample.labels.polygons for sample in result.samples)
     assert others[0] is others[1] is None and others[2].counts.tolist() == [3]
     assert kept.counts.tolist() == [3, 0, 4] and kept.points.dtype == torch.float32  # the flat one is gone
     expected = [[0.1, 0.2], [0.5, 0.2], [0.3, 0.6], [0, 0], [1, 0], [1, 1], [0, 1]]
     torch.testing.assert_close(kept.points, torch.tensor(expected))
     assert result.polygons == 3
-    only = scan(spec, "train", classes=1).samples[0].outlines
+    only = scan(spec, "train", classes=1).samples[0].labels.polygons
     assert only.counts.tolist() == [0, 4] and torch.equal(only.points, kept.points[3:])
     assert scan(spec, "train", single_cls=True).polygons == 3
     assert scan(spec, "val").polygons == 0
@@ -126,7 +127,7 @@ def test_boxes_are_clipped_to_the_image(tmp_path):
     rows = ["0 1.01 0.5 0.2 0.5", "0 -0.01 -0.01 0.1 0.1", "0 0.5 0.5 1.01 1.01", "0 0.9 0.5 0.5 0.5"]
     (sample,) = (result := scan(load_data(dataset(tmp_path, {"a": "\n".join(rows)})), "train")).samples
     expected = [[0.91, 0.25, 1, 0.75], [0, 0, 0.04, 0.04], [0, 0, 1, 1], [0.65, 0.25, 1, 0.75]]
-    centre, half = sample.boxes[:, :2], sample.boxes[:, 2:] / 2
+    centre, half = centres(sample)[:, :2], centres(sample)[:, 2:] / 2
     torch.testing.assert_close(torch.cat((centre - half, centre + half), 1), torch.tensor(expected), rtol=0, atol=1e-6)
     assert any("a.txt:4" in note and "0.150" in note for note in result.notes)
 
@@ -135,7 +136,7 @@ def test_rows_without_area_and_repeated_rows_are_left_out_with_a_note(tmp_path):
     rows = ["0 .5 .5 0 .2", "0 .5 .5 .1 .1", "1 .5 .5 .1 .1", "0 0.50 0.5 0.1 0.1", "0 -.01 .5 .02 .1"]
     rows.append("1 .1 .1 .2 .1 .3 .1")  # a flat polygon
     result = scan(load_data(dataset(tmp_path, {"a": "\n".join(rows), "z": "0 .5 .5 0 0"})), "train")
-    assert result.samples[0].classes.tolist() == [0, 1]
+    assert result.samples[0].labels.classes.tolist() == [0, 1]
     assert [note.split(": ")[0].rsplit("/", 1)[1] for note in result.notes] == [
         "a.txt:1", "a.txt:4", "a.txt:5", "a.txt:6", "z.txt:1"
     ]  # fmt: skip
@@ -163,7 +164,7 @@ def test_single_cls_and_the_classes_filter(tmp_path):
     spec = load_data(dataset(tmp_path, {"a": "0 .5 .5 .1 .1\n1 .5 .5 .2 .2", "b": "1 .5 .5 .3 .3"}))
 
     def kept(**options):
-        return [sample.classes.tolist() for sample in scan(spec, "train", **options).samples]
+        return [sample.labels.classes.tolist() for sample in scan(spec, "train", **options).samples]
 
     assert kept() == [[0, 1], [1]]
     assert kept(single_cls=True) == [[0, 0], [0]]
@@ -171,14 +172,14 @@ def test_single_cls_and_the_classes_filter(tmp_path):
     assert kept(classes=[1]) == kept(classes=(1,)) == [[1], [1]]
     assert kept(classes=[0, 1]) == [[0, 1], [1]]
     assert kept(classes=[1], single_cls=True) == [[0], [0]]
-    assert scan(spec, "train", classes=0).samples[0].boxes.tolist() == [pytest.approx([0.5, 0.5, 0.1, 0.1])]
+    assert centres(scan(spec, "train", classes=0).samples[0]).tolist() == [pytest.approx([0.5, 0.5, 0.1, 0.1])]
     with pytest.raises(UserError, match=r"classes=\[2\]"):
         scan(spec, "train", classes=[0, 2])
 
 
 def test_single_cls_takes_any_class_index(tmp_path):
     spec = load_data(dataset(tmp_path, {"a": "17 .5 .5 .1 .1"}))
-    assert scan(spec, "train", single_cls=True).samples[0].classes.tolist() == [0]
+    assert scan(spec, "train", single_cls=True).samples[0].labels.classes.tolist() == [0]
     with pytest.raises(UserError, match="class 17"):
         scan(spec, "train")
 
@@ -192,4 +193,5 @@ def test_a_filter_that_keeps_nothing_is_refused(tmp_path):
 def test_read_labels_tells_absent_from_empty(tmp_path):
     assert read_labels(tmp_path / "absent.txt", 1) is None
     (tmp_path / "empty.txt").write_text("")
-    assert read_labels(tmp_path / "empty.txt", 1) == ((), (), (), {})
+    labels, *rest = read_labels(tmp_path / "empty.txt", 1)
+    assert len(labels) == 0 and rest == [(), ()]

@@ -18,6 +18,7 @@ from bitfalcon_plugin.data.loading import loader as module
 from bitfalcon_plugin.data.loading import workers as reading
 from bitfalcon_plugin.data.loading.loader import TrainLoader, ValLoader, rect_shape
 from bitfalcon_plugin.data.loading.workers import long_side
+from tests.helpers.labels import columns, sample_of
 
 OFF = Recipe(
     imgsz=64, mosaic=0, degrees=0, translate=0, scale=0, shear=0, perspective=0, hsv_h=0, hsv_s=0, hsv_v=0,
@@ -34,7 +35,7 @@ def write(folder: Path, sizes: list[tuple[int, int]]) -> list[Sample]:
         pixels = torch.randint(0, 256, (*size, 3), generator=generator, dtype=torch.uint8)
         path = folder / f"{number:02}.png"
         Image.fromarray(pixels.numpy()).save(path)
-        samples.append(Sample(path, size, torch.tensor([number]), torch.tensor([[0.5, 0.4, 0.6, 0.5]])))
+        samples.append(sample_of(path, size, torch.tensor([number]), torch.tensor([[0.5, 0.4, 0.6, 0.5]])))
     return samples
 
 
@@ -44,7 +45,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def epoch(loader: TrainLoader, number: int, recipe: Recipe) -> list:
-    return [(*(getattr(batch, name) for name in ("images", "boxes", "classes", "owner")), indices)
+    return [(batch.images, *columns(batch), indices)
             for batch, indices in loader.epoch(number, recipe)]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ import torch
 
 from bitfalcon_plugin.data.augmentation import augment as stage
 from bitfalcon_plugin.data.augmentation.augment import augment
-from bitfalcon_plugin.data.augmentation.compose import Canvas, Pasted, Tile
+from bitfalcon_plugin.data.augmentation.compose import Canvas, Pasted
 from bitfalcon_plugin.data.augmentation.geometry import draw_maps
 from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.loading import loader as module
@@ -19,8 +19,7 @@ from bitfalcon_plugin.data.loading.loader import ValLoader, share
 from bitfalcon_plugin.data.loading.workers import Tiles, long_side
 from tests.data.augmentation.test_augment import paint_mask, painted, seeded, slow_sample
 from tests.data.loading.test_loader import FULL, OFF, assert_same, epoch, train, write
-
-FIELDS = ("images", "boxes", "classes", "owner")
+from tests.helpers.labels import columns, tile_of
 
 
 @pytest.fixture
@@ -29,7 +28,7 @@ def samples(tmp_path: Path) -> list[Sample]:
 
 
 def rest(loader, number: int, recipe, start: int) -> list:
-    return [(*(getattr(batch, name) for name in FIELDS), indices)
+    return [(batch.images, *columns(batch), indices)
             for batch, indices in loader.epoch(number, recipe, start=start)]  # fmt: skip
 
 
@@ -142,7 +141,7 @@ def test_rectangles_are_sampled_as_by_a_slow_loop(perspective):
     size = (12, 20)
     recipe = replace(OFF, imgsz=20, degrees=60, shear=20, perspective=perspective)
     pixels = torch.randint(0, 256, (3, *size), generator=seeded(1), dtype=torch.uint8)
-    scene = [Pasted(Tile(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
+    scene = [Pasted(tile_of(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
     uniform = torch.rand(4, 8, generator=seeded(2), dtype=torch.float64)
     maps, _ = draw_maps(
         uniform, size=size, centre=(6, 10), degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective
@@ -166,7 +165,7 @@ def test_boxes_follow_their_paint_in_rectangles(changes):
     for seed in range(20):
         batch = augment(tiles, [], replace(OFF, imgsz=96, **changes), seeded(seed), "cpu", size=(48, 96))
         assert batch.images.shape == (3, 3, 48, 96)
-        for box, paint, owner in zip(batch.boxes, batch.classes.tolist(), batch.owner.tolist()):
+        for box, paint, owner in zip(batch.labels.boxes, batch.labels.classes.tolist(), batch.labels.image.tolist()):
             rows, columns = paint_mask(batch.images[owner], paint).nonzero().unbind(1)
             found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             torch.testing.assert_close(found.float(), box, atol=1.0, rtol=0)

@@ -25,6 +25,7 @@ from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.tasks.metrics import STATS
 from tests.data.recorded.fill import image  # noqa: E402
 from tests.helpers.foreign import write
+from tests.helpers.labels import detections_of
 from tests.helpers.paths import RECORDED, SHARED
 from tests.helpers.tiny_dataset import dataset
 from tests.models.test_conformance import VECTORS, check_output, foreign_state
@@ -223,7 +224,7 @@ def test_the_twelve_coco_numbers_of_the_fine_tuned_file():
         torch.cat((torch.full((len(r), 1), float(i)), r.boxes.xyxy[:, :2], r.boxes.xywh[:, 2:], r.boxes.data[:, 4:]), 1)
         for i, r in enumerate(found)
     ]
-    stats = coco_metrics(samples, torch.cat(rows).double().numpy(), spec.names)["stats"]
+    stats = coco_metrics(samples, detections_of(torch.cat(rows)), spec.names).stats
     assert [stats[name] for name in STATS] == pytest.approx(recorded["cocoeval_single_label_predict"]["val"], abs=0.001)
 
 

@@ -1,0 +1,146 @@
+"""Objects of images as aligned rows: one structure for labels and for detections of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from .polygons import Polygons, clip, hulls, join
+from .projective import move_boxes, move_points
+
+
+@dataclass(frozen=True, eq=False)
+class Instances:
+    """n objects. Row i of every field belongs to object i; a field that a task does not have is None.
+
+    boxes (n, 4): xyxy; for oriented boxes the axis-aligned hull. classes (n,): int64. scores (n,): confidences in [0, 1], of
+    detections only. image (n,): int64, the index of each object's image in the batch or in the dataset. polygons: outlines.
+    masks (n, h, w): bool. keypoints (n, k, 2 or 3): x, y and the visibility or the confidence. angles (n,): radians.
+
+    Coordinates are shares of the image in a label as it is read from a file, and pixels everywhere else: of the original
+    image, of a canvas or of the network input, as the function that returns the instances says.
+    """
+
+    boxes: Tensor
+    classes: Tensor
+    scores: Tensor | None = None
+    image: Tensor | None = None
+    polygons: Polygons | None = None
+    masks: Tensor | None = None
+    keypoints: Tensor | None = None
+    angles: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+    @classmethod
+    def empty(cls) -> Instances:
+        """No object, with boxes in float32."""
+        return cls(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+    @classmethod
+    def from_rows(cls, rows: Tensor) -> Instances:
+        """Detections from rows (n, 6): x1, y1, x2, y2, score, class; the layout of suppression and of exported models."""
+        return cls(rows[:, :4], rows[:, 5].long(), rows[:, 4])
+
+    def rows(self) -> Tensor:
+        """Detections as rows (n, 6): x1, y1, x2, y2, score, class."""
+        return torch.cat([self.boxes, self.scores[:, None], self.classes[:, None].to(self.boxes.dtype)], dim=1)
+
+    @property
+    def has_polygon(self) -> Tensor:
+        """(n,) bool: which objects have a polygon."""
+        if self.polygons is None:
+            return torch.zeros_like(self.classes, dtype=torch.bool)
+        return self.polygons.counts > 0
+
+    def only(self, keep: Tensor) -> Instances:
+        """The objects that `keep` selects, with all their fields: a mask (n,) bool, or indices (m,) int64 in any order."""
+        return self._each(lambda value: value[keep])
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Instances:
+        """The same objects with `function` applied to each tensor."""
+        return self._each(lambda value: value.apply(function) if isinstance(value, Polygons) else function(value))
+
+    def to(self, device: torch.device | str) -> Instances:
+        """The same objects on another device."""
+        return self.apply(lambda tensor: tensor.to(device))
+
+    def scaled(self, width: float, height: float) -> Instances:
+        """The same objects with x times `width` and y times `height`. Masks and angles are not scaled: ValueError."""
+        self._refuse_masks_and_angles("scaled")
+        return replace(
+            self,
+            boxes=self.boxes * self.boxes.new_tensor([width, height] * 2),
+            polygons=None if self.polygons is None else self.polygons.scaled(width, height),
+            keypoints=self._keypoints_from(lambda points: points * points.new_tensor([width, height])),
+        )
+
+    def warp(self, maps: Tensor, size: tuple[int, int]) -> Instances:
+        """Move every object through its own map, and cut it to an output of `size` (height, width) pixels.
+
+        maps (n, 3, 3) float64. An object with a polygon gets the hull of what is left of its polygon as its box; other
+        boxes become the hull of their four corners. What meets the horizon of a map is left with a box of zeros. Keypoints
+        outside the output keep their place and lose their visibility. Masks and angles are made after a warp: ValueError.
+        """
+        self._refuse_masks_and_angles("warped")
+        boxes, polygons = move_boxes(self.boxes, maps, size), self.polygons
+        if polygons is not None:
+            polygons = _warp_polygons(polygons, maps, size)
+            boxes = torch.where(self.has_polygon[:, None], hulls(polygons), boxes)
+        return replace(self, boxes=boxes, polygons=polygons, keypoints=_warp_keypoints(self.keypoints, maps, size))
+
+    @staticmethod
+    def cat(parts: Sequence[Instances]) -> Instances:
+        """Put instances behind one another. A part without polygons counts as objects that have none.
+
+        Raises ValueError where any other field is there in one part and missing in another.
+        """
+        values: dict[str, object] = {}
+        for field in fields(Instances):
+            column = [getattr(part, field.name) for part in parts]
+            if all(value is None for value in column):
+                continue
+            if field.name == "polygons":
+                values[field.name] = join(column, [len(part) for part in parts])
+            elif any(value is None for value in column):
+                raise ValueError(f"{field.name} is missing in some of the instances that are put together")
+            else:
+                values[field.name] = torch.cat(column)
+        return Instances(**values)
+
+    def _each(self, function: Callable) -> Instances:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Instances(**{name: None if value is None else function(value) for name, value in values.items()})
+
+    def _keypoints_from(self, function: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """Return the keypoints with `function` applied to x and y, and the third column as it is."""
+        if self.keypoints is None:
+            return None
+        return torch.cat([function(self.keypoints[..., :2]), self.keypoints[..., 2:]], dim=-1)
+
+    def _refuse_masks_and_angles(self, what: str) -> None:
+        for name in ("masks", "angles"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"instances with {name} cannot be {what}; make the {name} afterwards")
+
+
+def _warp_polygons(polygons: Polygons, maps: Tensor, size: tuple[int, int]) -> Polygons:
+    owner = polygons.owner
+    points, visible = move_points(polygons.points, maps[owner])
+    lost = torch.bincount(owner[~visible], minlength=len(polygons)) > 0  # a polygon that meets the horizon
+    return clip(Polygons(points[~lost[owner]], polygons.counts.masked_fill(lost, 0)), size)
+
+
+def _warp_keypoints(keypoints: Tensor | None, maps: Tensor, size: tuple[int, int]) -> Tensor | None:
+    if keypoints is None:
+        return None
+    count = keypoints.shape[1]
+    flat = keypoints[..., :2].flatten(0, 1)  # (n * k, 2)
+    points, visible = move_points(flat, maps.repeat_interleave(count, dim=0))
+    limit = points.new_tensor([size[1], size[0]])
+    inside = (visible & (points >= 0).all(dim=1) & (points <= limit).all(dim=1)).view(-1, count, 1)
+    return torch.cat([points.view(-1, count, 2), keypoints[..., 2:] * inside], dim=-1)

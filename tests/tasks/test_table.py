@@ -1,0 +1,44 @@
+"""The table of tasks: each row agrees with the modules of the graph and with the settings that it names."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.settings import live, load_settings
+from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.modules import MODULES
+from bitfalcon_plugin.tasks import TASKS, task_of
+from bitfalcon_plugin.tasks.detect import GAINS
+from bitfalcon_plugin.train.records import columns_of
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_the_heads_of_a_task_name_that_task(task):
+    heads = {name for name, entry in MODULES.items() if entry.rule.kind == "head" and entry.rule.task == task.name}
+    assert heads == task.heads
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
+def test_gains_are_settings(task):
+    assert set(task.losses.values()) <= set(live())
+    gains = task.gains(load_settings(dict.fromkeys(task.losses.values(), 3.0)))
+    assert gains == dict.fromkeys(task.losses, 3.0)
+
+
+def test_the_gains_of_the_loss_are_those_of_the_default_settings():
+    assert TASKS["detect"].gains(load_settings({})) == GAINS
+
+
+def test_the_columns_of_detection_are_those_that_scripts_read():
+    assert columns_of(TASKS["detect"]) == (
+        "epoch", "time", "train/box_loss", "train/cls_loss", "train/dfl_loss",
+        "metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)",
+        "val/box_loss", "val/cls_loss", "val/dfl_loss", "lr/pg0", "lr/pg1", "lr/pg2",
+    )  # fmt: skip
+
+
+def test_a_model_names_its_task_and_an_unknown_task_is_refused():
+    assert task_of(build("yolov12.yaml", "n")) is TASKS["detect"]
+    with pytest.raises(UserError, match="task 'detct' of this model is not here .*detect"):
+        task_of(type("Model", (), {"task": "detct"})())
