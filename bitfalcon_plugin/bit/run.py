@@ -38,9 +38,8 @@ from ..val.run import counted_batch
 from .calibration import calibrate, calibration_images
 from .packing import pack, packed_of, sizes
 from .qat import accuracy, as_checkpoint, run_qat
-from .report import FILE as STEPS_FILE
-from .report import FLOAT, Step, draw, load_steps, markdown, save_steps, time_steps
-from .scan import IMAGES, Ranking, known_ranking, price, replaced, scan_units, units_of
+from .report import FILE, FLOAT, Step, draw, load_steps, markdown, save_steps, time_steps
+from .scan import IMAGES, Ranking, resumed_ranking, price, replaced, scan_units, units_of
 
 SUFFIX = "-bit.pt"
 
@@ -87,7 +86,7 @@ def run_replace(settings: Settings) -> list[Step]:
     """
     subject, folder = _subject(settings), _folder(settings)
     settings = subject.settings
-    before = known_ranking(folder, settings)
+    before = resumed_ranking(folder, settings)
     ranking = _scanned(subject, folder)  # of what scan.json holds nothing is measured again
     done = _steps_before(folder) if before is not None and before.losses == ranking.losses else {}
     steps, kept, model = [_first(subject, ranking.ap)], 0, None
@@ -128,7 +127,7 @@ def _walked(subject: Subject, ranking: Ranking, count: int) -> Detector:
 
 def _steps_before(folder: Path) -> dict[tuple[str, ...], Step]:
     # What an interrupted walk has measured, by what was replaced.
-    found = load_steps(folder) if (folder / STEPS_FILE).is_file() else []
+    found = load_steps(folder) if (folder / FILE).is_file() else []
     return {step.replaced: step for step in found if step.ap_norms is not None and step.bytes_packed is not None}
 
 

@@ -1,6 +1,7 @@
-"""Which parts of a model suffer most from ternary weights, measured as mAP lost, one unit at a time (spec/bit.md section 4.5).
+"""Rank the parts of a model by the mAP that ternary weights cost, one unit at a time (spec/bit.md section 4.5).
 
-Never by the error of a layer's output: the layers with the smallest error are among those whose replacement costs most (section 1.5).
+The error of a layer's output is no measure: the layers with the smallest error are among those whose replacement costs
+most (section 1.5).
 """
 
 from __future__ import annotations
@@ -8,14 +9,14 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from ..benchmark.record import RecordFile
 from ..config.errors import UserError, did_you_mean
 from ..config.files import write_text
 from ..config.settings import Settings
@@ -25,14 +26,21 @@ from ..models.detector import Detector
 from .calibration import calibrate, calibration_images
 from .qat import accuracy
 
-SIZES = ("part", "block", "layer")  # of a unit
-IMAGES = 128  # of training, for scales and batch norms
-FILE, FORMAT = "scan.json", "bitfalcon bit scan"
+UNITS = ("part", "block", "layer")  # what a scan replaces at a time
+IMAGES = 128  # training images to measure scales and batch norms on
+FILE = "scan.json"
+SCAN_FILE = RecordFile(
+    "bitfalcon bit scan", 1, "the record of a scan", "`bitfalcon bit mode=scan`", "Remove it, or give another folder."
+)
 
 
 @dataclass(frozen=True)
 class Loss:
-    """A unit and what its replacement costs. layers: those that become others; ap_*: mAP50-95 (0 to 1) as replaced, and with norms anew."""
+    """The cost of replacing one unit.
+
+    layers: those that become ternary. ap_raw, ap_norms: mAP50-95 (0 to 1) as replaced, and with batch norms measured
+    anew.
+    """
 
     unit: str
     layers: tuple[str, ...]
@@ -43,34 +51,37 @@ class Loss:
 
 @dataclass(frozen=True)
 class Ranking:
-    """What a scan found. ap: of the float model; halves: of the float model on every other image, and on the rest: how much such a
-    number depends on the images. losses: the least harmful first."""
+    """The result of a scan: the losses, the least harmful first.
+
+    ap: of the float model. halves: of the float model on every other image, and on the other images; their difference
+    shows how much such a number depends on the images.
+    """
 
     ap: float
     halves: tuple[float, float]
     losses: tuple[Loss, ...]
 
     def table(self) -> str:
-        """Rows for reading, mAP in points."""
+        """Return a table in plain text, mAP in points."""
+        ap, first, second = (100 * value for value in (self.ap, *self.halves))
         lines = [
-            f"float: {100 * self.ap:.1f} (on the two halves of the images: {100 * self.halves[0]:.1f}, {100 * self.halves[1]:.1f})",
+            f"float: {ap:.1f} (on the two halves of the images: {first:.1f}, {second:.1f})",
             f"{'unit':<32} {'layers':>6} {'parameters':>10} {'lost, raw':>10} {'lost, norms anew':>17}",
         ]
-        lines += [
-            f"{loss.unit:<32} {len(loss.layers):>6} {loss.parameters:>10} {100 * (self.ap - loss.ap_raw):>10.1f} "
-            f"{100 * (self.ap - loss.ap_norms):>17.1f}"
-            for loss in self.losses
-        ]
+        for loss in self.losses:
+            raw, norms = 100 * (self.ap - loss.ap_raw), 100 * (self.ap - loss.ap_norms)
+            lines.append(f"{loss.unit:<32} {len(loss.layers):>6} {loss.parameters:>10} {raw:>10.1f} {norms:>17.1f}")
         return "\n".join(lines)
 
 
 def units_of(model: Detector, by: str, bit: str = "all", keep: str = "default") -> dict[str, tuple[str, ...]]:
-    """The units of a scan, each with the layers that would become others. by: part, block (a row of the graph) or layer.
+    """Return the units of a scan, each with the layers that would become ternary.
 
-    bit, keep: as of bitify; what they leave out is in no unit. UserError for another `by`.
+    by: part, block (a row of the graph) or layer. bit, keep: as of bitify; layers that they leave out are in no unit.
+    UserError for another `by`.
     """
-    if by not in SIZES:
-        raise UserError(f"by={by} is none of {', '.join(SIZES)}.{did_you_mean(by, SIZES)}")
+    if by not in UNITS:
+        raise UserError(f"by={by} is none of {', '.join(UNITS)}.{did_you_mean(by, UNITS)}")
     trial = copy.deepcopy(model)
     changed = bitify(trial, bit, keep).changed
     parts, graph = parts_by_row(model.graph), model.graph
@@ -85,19 +96,19 @@ def units_of(model: Detector, by: str, bit: str = "all", keep: str = "default") 
 
 
 def pattern(layers: Sequence[str]) -> str:
-    """The regular expression of these layers and no others."""
+    """Return the regular expression of these layers and no others."""
     return "^(" + "|".join(layer.replace(".", r"\.") for layer in layers) + ")$"
 
 
 def replaced(model: Detector, layers: Sequence[str]) -> Detector:
-    """A copy with these layers ternary."""
+    """Return a copy of a model with these layers ternary."""
     trial = copy.deepcopy(model)
     bitify(trial, pattern(layers), "none")
     return trial
 
 
 def price(trial: Detector, train: Sequence[Sample], val: Sequence[Sample], settings: Settings) -> tuple[float, float]:
-    """mAP of a float model with layers replaced: with its norms as they are, and measured anew. The model has the latter afterwards."""
+    """Measure the mAP of a model with replaced layers: with its batch norms unchanged, and measured anew (in place)."""
     calibrate(trial, calibration_images(train, settings, trial, IMAGES), norms=False)
     raw = accuracy(trial, val, settings).ap
     calibrate(trial, calibration_images(train, settings, trial, IMAGES))
@@ -113,118 +124,81 @@ def scan_units(
     folder: Path,
     say: Callable[[str], None] = print,
 ) -> Ranking:
-    """Measure every unit by itself; after each, scan.json holds all so far, and a scan of the same folder goes on from it."""
-    before = known_ranking(folder, settings)
-    known = {
-        loss.unit: loss for loss in (before.losses if before else ()) if tuple(units.get(loss.unit, ())) == loss.layers
+    """Measure every unit by itself. scan.json is written after each; a scan of the same folder resumes there."""
+    resumed = resumed_ranking(folder, settings)
+    measured = {
+        loss.unit: loss
+        for loss in (resumed.losses if resumed else ())
+        if tuple(units.get(loss.unit, ())) == loss.layers
     }
-    if known:
-        say(f"{folder / FILE} has {len(known)} of {len(units)} units already")
-    ap = before.ap if before else accuracy(model, val, settings).ap
-    halves = (
-        before.halves if before else tuple(accuracy(model, part, settings).ap for part in (val[::2], val[1::2] or val))
-    )
+    if measured:
+        say(f"{folder / FILE} has {len(measured)} of {len(units)} units already")
+    if resumed:
+        ap, halves = resumed.ap, resumed.halves
+    else:
+        ap = accuracy(model, val, settings).ap
+        halves = tuple(accuracy(model, half, settings).ap for half in (val[::2], val[1::2] or val))
     say(f"float: AP {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
     losses: list[Loss] = []
     for number, (unit, layers) in enumerate(units.items(), 1):
-        loss = known.get(unit)
+        loss = measured.get(unit)
         if loss is None:
-            raw, again = price(trial := replaced(model, layers), train, val, settings)
-            weights = {name: p.numel() for name, p in trial.named_parameters()}
-            loss = Loss(unit, tuple(layers), sum(weights[f"{layer}.weight"] for layer in layers), raw, again)
+            trial = replaced(model, layers)
+            raw, norms = price(trial, train, val, settings)
+            parameters = sum(trial.get_parameter(f"{layer}.weight").numel() for layer in layers)
+            loss = Loss(unit, tuple(layers), parameters, raw, norms)
         losses.append(loss)
         say(
-            f"{number:>3}/{len(units)} {unit:<32} AP {loss.ap_raw:.4f} raw, {loss.ap_norms:.4f} with norms measured anew"
+            f"{number:>3}/{len(units)} {unit:<32} AP {loss.ap_raw:.4f} raw, "
+            f"{loss.ap_norms:.4f} with norms measured anew"
         )
-        ranking = Ranking(ap, halves, tuple(sorted(losses, key=lambda one: -one.ap_norms)))
+        ranking = Ranking(ap, halves, tuple(sorted(losses, key=lambda loss: -loss.ap_norms)))
         save_ranking(folder, ranking, settings)
     return ranking
 
 
 def save_ranking(folder: Path, ranking: Ranking, settings: Settings) -> None:
     """Write scan.json and scan.csv."""
-    content = {
-        "format": FORMAT,
-        "version": 1,
-        "of": _identity(settings),
-        "ap": ranking.ap,
-        "halves": list(ranking.halves),
-        "losses": [asdict(loss) for loss in ranking.losses],
-    }
-    write_text(folder / FILE, json.dumps(content, indent=1) + "\n")
+    SCAN_FILE.save(folder / FILE, {"of": _conditions(settings), **vars(ranking)})
     text = io.StringIO()
-    rows = [
-        (
-            loss.unit,
-            len(loss.layers),
-            loss.parameters,
-            f"{loss.ap_raw:.5f}",
-            f"{loss.ap_norms:.5f}",
-            f"{ranking.ap - loss.ap_raw:.5f}",
-            f"{ranking.ap - loss.ap_norms:.5f}",
-        )
-        for loss in ranking.losses
-    ]
-    csv.writer(text, lineterminator="\n").writerows(
-        [("unit", "layers", "parameters", "mAP50-95 raw", "mAP50-95 norms anew", "lost raw", "lost norms anew"), *rows]
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ("unit", "layers", "parameters", "mAP50-95 raw", "mAP50-95 norms anew", "lost raw", "lost norms anew")
     )
+    for loss in ranking.losses:
+        numbers = (loss.ap_raw, loss.ap_norms, ranking.ap - loss.ap_raw, ranking.ap - loss.ap_norms)
+        table.writerow((loss.unit, len(loss.layers), loss.parameters, *(f"{number:.5f}" for number in numbers)))
     write_text(folder / "scan.csv", text.getvalue())
 
 
-def load_ranking(folder: Path) -> tuple[Ranking, dict[str, object]] | None:
-    """The scan of a folder and what it was of; None where there is none. UserError for a file that is damaged."""
+def resumed_ranking(folder: Path, settings: Settings) -> Ranking | None:
+    """Read the scan of a folder; None without one. UserError for other conditions or a damaged file."""
     path = folder / FILE
     if not path.is_file():
         return None
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        losses = [Loss(**{**row, "layers": tuple(row["layers"])}) for row in content["losses"]]
-        numbers = [
-            content["ap"],
-            *content["halves"],
-            *(value for loss in losses for value in (loss.ap_raw, loss.ap_norms)),
-        ]
-        of = content["of"]
-        if (
-            content["format"] != FORMAT
-            or not isinstance(of, dict)
-            or len(content["halves"]) != 2
-            or not all(isinstance(value, (int, float)) for value in numbers)
-        ):
-            raise ValueError("its entries are not those of a scan")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(
-            f"'{path}' cannot be read as the record of a scan ({error}). Remove it, or give another folder."
-        ) from error
-    return Ranking(content["ap"], tuple(content["halves"]), tuple(losses)), of
-
-
-def known_ranking(folder: Path, settings: Settings) -> Ranking | None:
-    """The scan of a folder, if there is one. UserError where it is of another model, of other images or settings."""
-    found = load_ranking(folder)
-    if found is None:
-        return None
-    ranking, of = found
-    other = [
-        f"{key}={value} (the scan: {of.get(key)})" for key, value in _identity(settings).items() if of.get(key) != value
+    kinds = {"of": dict, "ap": float, "halves": tuple[float, float], "losses": tuple[Loss, ...]}
+    content = SCAN_FILE.load(path, kinds)
+    conditions = content.pop("of")
+    changed = [
+        f"{key}={value} (the scan: {conditions.get(key)})"
+        for key, value in _conditions(settings).items()
+        if conditions.get(key) != value
     ]
-    if other:
+    if changed:
         raise UserError(
-            f"'{folder / FILE}' is of another scan: {', '.join(other)}. Give the settings of that one, or another folder."
+            f"'{path}' is of another scan: {', '.join(changed)}. Give the settings of that one, or another folder."
         )
-    return ranking
+    return Ranking(**content)
 
 
-def _identity(settings: Settings) -> dict[str, object]:
-    # What makes numbers of two scans comparable.
-    path = Path(settings.model).resolve()
+def _conditions(settings: Settings) -> dict[str, object]:
+    """Return what numbers of two scans must have in common to be compared."""
+    path, values = Path(settings.model).resolve(), settings.as_dict()
+    keys = ("data", "split", "imgsz", "seed", "single_cls", "classes", "conf", "iou", "max_det")
     return {
         "model": str(path),
         "checksum": zlib.crc32(path.read_bytes()),
         "images": IMAGES,
         "torch": torch.__version__,
-        **{
-            key: settings.as_dict()[key]
-            for key in ("data", "split", "imgsz", "seed", "single_cls", "classes", "conf", "iou", "max_det")
-        },
+        **{key: values[key] for key in keys},
     }

@@ -69,16 +69,16 @@ def test_what_is_no_number_is_not_measured(tmp_path):
         (lambda rows: "{", "cannot be read as JSON"),
         (lambda rows: "[]", "not a record of steps"),
         (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 2, "steps": rows}), "newer bitfalcon"),
-        (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1}), "steps is no list"),
+        (lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1}), "steps is 'None', expected a list"),
         (
             lambda rows: json.dumps({"format": "bitfalcon bit steps", "version": 1, "steps": [3]}),
-            "row 1: it is no mapping",
+            r"steps\[0\] is '3', expected a mapping",
         ),
         (
             lambda rows: json.dumps(
                 {"format": "bitfalcon bit steps", "version": 1, "steps": [rows[0], {**rows[1], "ap_raw": "high"}]}
             ),
-            "row 2: ap_raw is 'high'",
+            r"steps\[1\].ap_raw is 'high'",
         ),
         (
             lambda rows: json.dumps(

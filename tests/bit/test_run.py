@@ -80,7 +80,7 @@ def test_scan_ranks_and_goes_on_where_it_was_ended(floats, capsys, monkeypatch):
     assert {row["unit"]: row for row in again["losses"]} == units
     (folder / "scan.json").write_text(json.dumps({key: value for key, value in again.items() if key != "of"}))
     assert main(["bit", "scan", "model=float.pt", "resume=runs/detect/bit", *COMMON]) == 2
-    assert "cannot be read" in capsys.readouterr().err
+    assert "scan.json' is damaged: of is 'None', expected dict" in capsys.readouterr().err
     (folder / "scan.json").write_text(json.dumps(again))
     assert (
         main(
