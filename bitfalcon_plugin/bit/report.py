@@ -134,9 +134,9 @@ def markdown(steps: Sequence[Step], machine: Mapping[str, object]) -> str:
     ]
     if rounds := {step.latency.count for step in steps if step.latency}:
         lines.append(
-            f"Latency: one image, network and decoding, median and quartiles of {max(rounds)} rounds, all rows in "
-            "turns in one process; x: how many times faster than the float model so computed, by the median of the rounds' "
-            "ratios."
+            "Latency: one image, network and decoding, median and quartiles of "
+            f"{max(rounds)} rounds, all rows in turns in one process; "
+            "x: how many times faster than the float model so computed, by the median of the rounds' ratios."
         )
     if machine:
         lines.append(f"Measured on: {machine_line(machine)}.")

@@ -39,7 +39,7 @@ from .calibration import calibrate, calibration_images
 from .packing import pack, packed_of, sizes
 from .qat import accuracy, as_checkpoint, run_qat
 from .report import FILE, FLOAT, Step, draw, load_steps, markdown, save_steps, time_steps
-from .scan import IMAGES, Ranking, resumed_ranking, price, replaced, scan_units, units_of
+from .scan import IMAGES, Ranking, price, replaced, resumed_ranking, scan_units, units_of
 
 SUFFIX = "-bit.pt"
 
