@@ -1,7 +1,7 @@
 """Figures of a run: how its numbers went, the curves, the confusion matrix, and what the labels of a dataset look like.
 
-matplotlib is optional: it is imported when a figure is drawn, used without pyplot (so no window, and the caller's backend
-and style stay as they are), and where it is missing `NoMatplotlib` says how to get it.
+matplotlib is optional: it is imported when a figure is drawn, used without pyplot (so no window, and the caller's
+backend and style stay as they are), and where it is missing `NoMatplotlib` says how to get it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import numpy as np
 from ..config.errors import UserError
 from ..config.files import atomic
 from .drawing import PALETTE
+from .fonts import IDEOGRAPH_FAMILIES
 
 MISSING = "curves, matrices and charts need matplotlib: pip install 'bitfalcon[plots]'"
 LEGEND, LOWEST = 20, 12  # classes that a legend names one by one; of more classes, so many
@@ -27,19 +28,6 @@ WRITTEN = 30  # classes whose numbers are written into the matrix
 TICKS = 90  # classes named along the matrix; of more, every second, third, ...
 SHOWN = 60  # classes that the bar chart shows one by one
 OVERLAID = 1000  # boxes drawn over one another
-IDEOGRAPHS = (
-    "Noto Sans CJK SC",
-    "Noto Sans CJK JP",
-    "Source Han Sans",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "Droid Sans Fallback",
-    "Microsoft YaHei",
-    "Malgun Gothic",
-    "PingFang SC",
-    "Arial Unicode MS",
-    "Unifont",
-)
 DPI = 150
 
 
@@ -49,7 +37,7 @@ class NoMatplotlib(UserError):
 
 @contextmanager
 def page(target: Path, width: float, height: float) -> Iterator:
-    """Yield an empty matplotlib Figure of so many inches; afterwards it is in the file `target`, whole or not at all."""
+    """Yield an empty matplotlib Figure of this size in inches; then write it to `target`, whole or not at all."""
     logger = logging.getLogger("matplotlib")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it speaks of its font cache, and of fonts that it does without
@@ -87,8 +75,8 @@ def page(target: Path, width: float, height: float) -> Iterator:
 def _families() -> list[str]:
     from matplotlib import font_manager
 
-    there = set(font_manager.fontManager.get_font_names())
-    return ["DejaVu Sans", *(name for name in IDEOGRAPHS if name in there)]
+    installed = set(font_manager.fontManager.get_font_names())
+    return ["DejaVu Sans", *(name for name in IDEOGRAPH_FAMILIES if name in installed)]
 
 
 def short(name: str, most: int = 24) -> str:
@@ -108,8 +96,8 @@ def draw_curves(
 ) -> list[Path]:
     """Draw PR_curve, F1_curve, P_curve and R_curve.png into `folder`; returns their paths.
 
-    results: in that order abscissas (n,), curves (c, n) and the names of the axes. names, ap50: of the c classes, in their
-    order. best: the place on the confidences that is marked in the last three.
+    results: in that order abscissas (n,), curves (c, n) and the names of the axes. names, ap50: of the c classes, in
+    their order. best: the place on the confidences that is marked in the last three.
     """
     drawn = []
     for letter, (grid, curves, x, y) in zip(("PR", "F1", "P", "R"), results, strict=True):
@@ -145,8 +133,8 @@ def draw_curve(
 ) -> Path:
     """Draw curves (c, n) over a grid (n,), both in [0, 1], and their mean, which is called `mean`.
 
-    values: a number for each curve, written beside its name; of many curves only those with the lowest numbers are named.
-    mark: where a dotted line stands.
+    values: a number for each curve, written beside its name; of many curves only those with the lowest numbers are
+    named. mark: where a dotted line stands.
     """
     named = (
         range(len(curves))
@@ -254,7 +242,7 @@ def _confusions(matrix: np.ndarray, labels: Sequence[str], counts: bool, most: i
 
 
 def draw_results(source: Path, target: Path) -> Path:
-    """Draw the losses and metrics of a results.csv over the epochs, with a smoothed line where there are enough of them.
+    """Draw the losses and metrics of a results.csv over the epochs; of five epochs or more also smoothed.
 
     Raises UserError where the file has no epochs.
     """
@@ -307,7 +295,7 @@ def _progress(ax, epochs: np.ndarray, values: np.ndarray, name: str) -> None:
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Values averaged with weights of a Gaussian, a thirtieth of their number wide (at least 1); ends weigh what is there."""
+    """Return values averaged with Gaussian weights, a thirtieth of their number wide, at least 1; normalised."""
     width = max(len(values) / 30, 1)
     place = np.arange(len(values))
     weights = np.exp(-0.5 * ((place[:, None] - place[None]) / width) ** 2)

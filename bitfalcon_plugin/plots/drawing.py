@@ -64,9 +64,10 @@ def draw_boxes(
 ) -> Image.Image:
     """A copy of an RGB picture with boxes. rows: x1, y1, x2, y2 (pixels), [id,] score, class, best first: drawn last.
 
-    line_width, text_size: pixels; by the size of the picture and of the boxes where they are not given. font: the file of
-    a font, or its name in the system's folders; another is taken where it is not there or lacks a letter. instance: a
-    colour for each id, or without ids for each box, instead of each class. Rows that are not finite are left out.
+    line_width, text_size: pixels; by the size of the picture and of the boxes where they are not given. font: the
+    file of a font, or its name in the system's folders; another is taken where it is not there or lacks a letter.
+    instance: a colour for each id, or without ids for each box, instead of each class. Rows that are not finite are
+    left out.
     """
     marks = []
     for index, row in enumerate(rows):
@@ -96,7 +97,7 @@ def draw_marks(
     text_size: float | None = None,
     font: str | None = None,
 ) -> Image.Image:
-    """A copy of an RGB picture with marks, the first on top; labels lie over all boxes and away from one another if they can.
+    """Return a copy of an RGB picture with marks, the first on top; labels lie over all boxes, apart where possible.
 
     A label never leaves the picture: its name is cut, and where there is no room for text there is no label.
     """
@@ -160,7 +161,7 @@ def _write(
 def _fitted(
     mark: Mark, size: int, name: str | None, room: int
 ) -> tuple[str, ImageFont.ImageFont, tuple[float, ...]] | None:
-    """The label's text, font and extent, at most `room` px wide: its name is cut, then left out; None if that is too wide."""
+    """Return text, font and extent of a label of at most `room` px, its name cut or left out; None if too wide."""
     whole = " ".join(mark.name.split())[:200]
     if size < SMALLEST:
         return None
@@ -177,7 +178,7 @@ def _fitted(
 def _place(
     box: tuple[int, ...], size: tuple[int, int], page: tuple[int, int], labels: np.ndarray, small: np.ndarray
 ) -> tuple[int, int]:
-    """Upper left corner of a label of `size`: above the box if it can be, else in it, below or beside it, where it hides least.
+    """Return the upper left corner of a label of `size`: above, in, below or beside the box, where it hides least.
 
     labels (n, 4): xyxy px of the labels placed so far. small (m, 4): boxes that a label could hide.
     """

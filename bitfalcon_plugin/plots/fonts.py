@@ -10,27 +10,26 @@ from pathlib import Path
 
 from PIL import ImageFont
 
-# Pillow's own font knows ASCII only. Names of fonts with more, as systems have them; Pillow looks in their font folders.
+# Pillow's own font knows ASCII only. Files of fonts with more letters, as systems name them.
 WIDER = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "arial.ttf", "Arial.ttf", "LiberationSans-Regular.ttf")
-IDEOGRAPHS = (
-    "NotoSansCJK-Regular.ttc",
-    "NotoSansCJKsc-Regular.otf",
-    "NotoSansCJK-VF.otf.ttc",
-    "SourceHanSans-Regular.ttc",
-    "wqy-microhei.ttc",
-    "wqy-zenhei.ttc",
-    "DroidSansFallbackFull.ttf",
-    "DroidSansFallback.ttf",
-    "msyh.ttc",
-    "YuGothM.ttc",
-    "malgun.ttf",
-    "PingFang.ttc",
-    "Hiragino Sans GB.ttc",
-    "AppleSDGothicNeo.ttc",
-    "Arial Unicode.ttf",
-    "ArialUnicodeMS.ttf",
-    "unifont.ttf",
-)
+# Fonts with Chinese, Japanese or Korean letters: name of the family -> names of its files.
+IDEOGRAPH_FAMILIES = {
+    "Noto Sans CJK SC": ("NotoSansCJK-Regular.ttc", "NotoSansCJKsc-Regular.otf"),
+    "Noto Sans CJK JP": ("NotoSansCJK-VF.otf.ttc",),
+    "Source Han Sans": ("SourceHanSans-Regular.ttc",),
+    "WenQuanYi Micro Hei": ("wqy-microhei.ttc",),
+    "WenQuanYi Zen Hei": ("wqy-zenhei.ttc",),
+    "Droid Sans Fallback": ("DroidSansFallbackFull.ttf", "DroidSansFallback.ttf"),
+    "Microsoft YaHei": ("msyh.ttc",),
+    "Yu Gothic": ("YuGothM.ttc",),
+    "Malgun Gothic": ("malgun.ttf",),
+    "PingFang SC": ("PingFang.ttc",),
+    "Hiragino Sans GB": ("Hiragino Sans GB.ttc",),
+    "Apple SD Gothic Neo": ("AppleSDGothicNeo.ttc",),
+    "Arial Unicode MS": ("Arial Unicode.ttf", "ArialUnicodeMS.ttf"),
+    "Unifont": ("unifont.ttf",),
+}
+IDEOGRAPHS = tuple(file for files in IDEOGRAPH_FAMILIES.values() for file in files)
 FONT_FOLDERS = {
     "darwin": ("~/Library/Fonts", "/Library/Fonts", "/System/Library/Fonts"),
     "win32": ("%WINDIR%/fonts", "%LOCALAPPDATA%/Microsoft/Windows/Fonts"),
@@ -45,7 +44,7 @@ OTHER_FOLDERS = (
 
 
 def writable(text: str, size: int, font: str | None = None) -> tuple[str, ImageFont.ImageFont]:
-    """The text on one line and a font of `size` px that can draw it: `font`, Pillow's own, or one of the system.
+    """Return the text on one line, and a font of `size` px that can draw it: `font`, Pillow's own or one of the system.
 
     Where no font of the system has all the letters, accents are left off and what still cannot be drawn becomes '?'.
     """
@@ -59,7 +58,7 @@ def writable(text: str, size: int, font: str | None = None) -> tuple[str, ImageF
 
 @lru_cache(1024)
 def _font_for(letters: str, first: str | None) -> str | None:
-    """A font that has all the letters: `first`, "" for Pillow's own, the name or the file of one of the system; or None."""
+    """Return a font that has all the letters: `first`, "" for Pillow's own, the file of one of the system, or None."""
     if first and _has_all(first, letters):
         return first
     if letters.isascii() and letters.isprintable() or _has_all("", letters):
@@ -71,7 +70,7 @@ def _font_for(letters: str, first: str | None) -> str | None:
 
 @lru_cache(1)
 def _system_fonts() -> tuple[str, ...]:
-    """The files of the system's fonts; upright ones of ordinary weight first."""
+    """Return the files of the system's fonts; upright ones of ordinary weight first."""
     folders = [
         Path(os.path.expandvars(os.path.expanduser(name))) for name in FONT_FOLDERS.get(sys.platform, OTHER_FOLDERS)
     ]
@@ -87,7 +86,7 @@ def _system_fonts() -> tuple[str, ...]:
 
 @lru_cache(256)
 def _font(name: str, size: int) -> ImageFont.ImageFont | None:
-    # A font of the system by its file's name, None where it is not there; without a name Pillow's own.
+    # name: the file of a font of the system, or "" for Pillow's own; None where there is no such font
     if not name:
         return ImageFont.load_default(size)
     try:

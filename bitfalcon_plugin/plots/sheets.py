@@ -37,9 +37,9 @@ def batch_sheet(
 ) -> Image.Image:
     """The first `most` images of a batch in a grid as square as can be, no side above `limit` px, with their boxes.
 
-    images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image. Images are
-    made smaller where needed, and larger only up to `least` px of the longer side, so that text can be read. captions: a
-    line for each image, in its lower left corner.
+    images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image.
+    Images are made smaller where needed, and larger only up to `least` px of the longer side, so that text can be
+    read. captions: a line for each image, in its lower left corner.
     """
     images = images[:most]
     count, (height, width) = max(len(images), 1), images.shape[2:]

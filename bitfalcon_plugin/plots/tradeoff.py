@@ -1,7 +1,7 @@
-"""Pictures of a price: accuracy against size, against time, a panel each, with every point named; and bars side by side.
+"""Trade-offs: accuracy against size and time, a panel each, with every point named; and bars side by side.
 
-Colours are those of Okabe and Ito, "Color Universal Design" (2008), which people with any colour vision tell apart; each series has
-a marker of its own as well.
+Colours are those of Okabe and Ito, "Color Universal Design" (2008), which people with any colour vision tell apart;
+each series has a marker of its own as well.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLACES = (
 
 @dataclass(frozen=True)
 class Point:
-    """A thing in a panel. low, high: its quartiles along x, drawn as a bar. label: its name, or none. dark: filled, not hollow."""
+    """A marker in a panel. low, high: its quartiles along x, drawn as a bar. label: its name. dark: filled."""
 
     x: float
     y: float
@@ -44,7 +44,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Panel:
-    """What is drawn over one abscissa. lines: pairs of (x, y) series that are joined, thin and grey. log: logarithmic along x."""
+    """The points over one abscissa. lines: series of (x, y), joined by thin grey lines. log: logarithmic along x."""
 
     xlabel: str
     points: Sequence[Point]
@@ -55,7 +55,7 @@ class Panel:
 def draw_tradeoff(target: str | Path, panels: Sequence[Panel], ylabel: str, title: str = "", note: str = "") -> Path:
     """Draw the panels side by side into the file `target`, whole or not at all; returns its path.
 
-    note: a line below, as on which machine. Raises figures.NoMatplotlib where that is missing.
+    note: a line below, as on which machine. Raises NoMatplotlib where that is missing.
     """
     target = Path(target)
     series = list(dict.fromkeys(point.series for panel in panels for point in panel.points))
@@ -77,7 +77,9 @@ def draw_tradeoff(target: str | Path, panels: Sequence[Panel], ylabel: str, titl
 
 @dataclass(frozen=True)
 class Bars:
-    """A panel of bars. values: one for each name, None where there is none. low, high: quartiles, likewise. form: of the numbers beside
+    """A panel of bars.
+
+    values: one for each name, None where there is none. low, high: quartiles, likewise. form: of the numbers beside
     the bars. dots: marks in the place of bars, for numbers whose nought means nothing."""
 
     xlabel: str
@@ -98,7 +100,7 @@ def draw_bars(
 ) -> Path:
     """Draw a line for each name, first above, with a bar in each panel; colours by series. Returns the path.
 
-    Raises figures.NoMatplotlib where that is missing.
+    Raises NoMatplotlib where that is missing.
     """
     target, count = Path(target), max(len(names), 1)
     looks = {name: (COLOURS[place % len(COLOURS)], "s") for place, name in enumerate(dict.fromkeys(series))}
