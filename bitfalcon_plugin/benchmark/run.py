@@ -32,7 +32,7 @@ from ..data.shapes import draw as draw_shapes
 from ..export.compare import compare_candidates, tolerance_for
 from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
-from ..ops.letterbox import letterbox_fit
+from ..ops.letterbox import legal_size, letterbox_fit, rounding_note
 from ..ops.nms import Suppression
 from ..plots.charts import NoMatplotlib
 from ..tasks import task_of
@@ -123,10 +123,9 @@ def _conditions(model: Detector, settings: Settings, device: torch.device) -> Co
     if settings.batch < 1:
         raise UserError(f"batch={settings.batch:g}: benchmark takes a whole number of images, 1 or more.")
     batch, imgsz, multiple = int(settings.batch), settings.imgsz, model.multiple
-    sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
-    height, width = (-(-side // multiple) * multiple for side in sides)
-    if (height, width) != sides:
-        print(f"imgsz={imgsz} is no multiple of {multiple}, which this model needs; using {height} x {width}")
+    height, width = legal_size(imgsz, multiple)
+    if text := rounding_note(imgsz, multiple):
+        print(text)
     settings = settings.replace(batch=batch, imgsz=height if height == width else (height, width))
     samples, data, source = [], "", "drawn shapes"
     if settings.data is not None:

@@ -23,6 +23,7 @@ from ..config.errors import UserError
 from ..config.version import __version__
 from ..models.detector import Detector
 from ..models.inference.prepare import fold_for_inference
+from ..ops.letterbox import legal_size
 
 ROUNDS, WARMUP = 7, 1
 # Instruction sets that matter for the arithmetic of networks, as Linux names them.
@@ -233,9 +234,8 @@ def variants(
     imgsz: side or (height, width), rounded up to what the model takes. names: keys of VARIANTS. The functions return
     decoded predictions (batch, 4+nc, A). The model itself is not changed.
     """
-    sides = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
-    sides = tuple(-(-side // model.multiple) * model.multiple for side in sides)
-    noise = torch.rand(batch, model.graph.channels, *sides, generator=torch.Generator().manual_seed(0))
+    height, width = legal_size(imgsz, model.multiple)
+    noise = torch.rand(batch, model.graph.channels, height, width, generator=torch.Generator().manual_seed(0))
     return {name: _variant(model, noise, torch.device(device), *VARIANTS[name]) for name in names}
 
 

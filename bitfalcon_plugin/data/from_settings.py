@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..config.errors import UserError
 from ..config.notes import note
 from ..config.settings import Settings
+from ..ops.letterbox import legal_size, rounding_note
 from .formats.dataset_yaml import DataSpec
 from .formats.yolo import RowReader, read_row
 
@@ -90,7 +91,6 @@ def same_classes(known: Mapping[int, str], names: Mapping[int, str], data: DataS
 
 def legal_side(settings: Settings, multiple: int) -> Settings:
     """Round imgsz up to a multiple of what the model takes; print a line where that changes it."""
-    side = -(-settings.imgsz // multiple) * multiple
-    if side != settings.imgsz:
-        print(f"imgsz={settings.imgsz} is no multiple of {multiple}, which this model needs; using {side}")
-    return settings.replace(imgsz=side)
+    if text := rounding_note(settings.imgsz, multiple):
+        print(text)
+    return settings.replace(imgsz=legal_size(settings.imgsz, multiple)[0])

@@ -6,9 +6,10 @@ from collections.abc import Collection
 from pathlib import Path
 
 from ..config.errors import UserError
-from ..config.notes import note
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..config.table import live
+from ..ops.letterbox import legal_size, rounding_note
 from .formats import EXPORT_FORMATS, OPTIONS
 
 SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file
@@ -48,7 +49,7 @@ def note_unused(
     unused = sorted(key for key in keys if getattr(settings, key) != live()[key]["default"])
     if unused:
         names = ", ".join(f"{key} (needs nms=True)" if key in SUPPRESSION_SETTINGS else key for key in unused)
-        note(f"note: without effect on an export: {names}")
+        print_note(f"without effect on an export: {names}")
 
 
 def target_path(format_: str, settings: Settings, source: str) -> Path:
@@ -73,12 +74,9 @@ def input_shape(multiple: int, settings: Settings) -> tuple[tuple[int, int], int
 
     A side becomes the next multiple of `multiple`, with a note. Raises UserError for a batch= below 1.
     """
-    sides = (settings.imgsz,) * 2 if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
-    height, width = (-(-side // multiple) * multiple for side in sides)
-    if (height, width) != sides:
-        using = f"which this model needs; using {[height, width]}"
-        note(f"note: imgsz={settings.imgsz} is no multiple of {multiple}, {using}.")
+    if text := rounding_note(settings.imgsz, multiple):
+        print_note(text)
     batch = settings.batch if "batch" in settings.given else 1
     if batch < 1:
         raise UserError(f"batch={batch:g}: an export has a whole number of images, 1 or more; dynamic=True takes any.")
-    return (height, width), int(batch)
+    return legal_size(settings.imgsz, multiple), int(batch)

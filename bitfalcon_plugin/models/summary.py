@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ..config.settings import Settings
+from ..ops.letterbox import legal_size
 from .detector import Detector
 from .modules import entry
 from .modules.conv import Folded
@@ -84,7 +85,7 @@ def summary(model: Detector, imgsz: int = 640) -> Summary:
         )
     layers = sum(1 for module in model.modules() if not list(module.children()) and not isinstance(module, Folded))
     gradients = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    side = -(-imgsz // model.multiple) * model.multiple
+    side, _ = legal_size(imgsz, model.multiple)
     return Summary(layers, _count(model), gradients, _flops(model, side) / 1e9, tuple(rows))
 
 

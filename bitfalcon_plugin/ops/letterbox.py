@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,6 +40,23 @@ class Fit:
         return boxes, boxes.new_tensor([gain_x, gain_y, gain_x, gain_y]), boxes.new_tensor([left, top, left, top])
 
 
+def legal_size(size: int | Sequence[int], multiple: int) -> tuple[int, int]:
+    """(H, W) px: the sides of `size`, a side or (H, W), each rounded up to a multiple of `multiple`."""
+    sides = (size, size) if isinstance(size, int) else size
+    height, width = (-(-side // multiple) * multiple for side in sides)
+    return height, width
+
+
+def rounding_note(imgsz: int | Sequence[int], multiple: int) -> str:
+    """The sentence that says what `legal_size` makes of imgsz=; empty where it changes nothing."""
+    height, width = legal_size(imgsz, multiple)
+    size = (imgsz, imgsz) if isinstance(imgsz, int) else tuple(imgsz)
+    if size == (height, width):
+        return ""
+    using = height if isinstance(imgsz, int) else f"{height} x {width}"
+    return f"imgsz={imgsz} is no multiple of {multiple}, which this model needs; using {using}."
+
+
 def letterbox_fit(size: tuple[int, int], canvas: tuple[int, int], *, scaleup: bool = True) -> Fit:
     """The largest copy of an image of `size` (h, w) px, proportions kept, in the middle of `canvas` (H, W) px.
 
@@ -59,19 +76,13 @@ def minimal_canvas(size: tuple[int, int], imgsz: int | tuple[int, int], stride: 
 
     `imgsz` is a side, or (H, W); it is rounded up to a multiple of `stride`.
     """
-    limit = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-    limit = tuple(_ceil_to(side, stride) for side in limit)
-    resized = _scaled(size, min(limit[0] / size[0], limit[1] / size[1]))
-    return _ceil_to(resized[0], stride), _ceil_to(resized[1], stride)
+    limit = legal_size(imgsz, stride)
+    return legal_size(_scaled(size, min(limit[0] / size[0], limit[1] / size[1])), stride)
 
 
 def _scaled(size: tuple[int, int], ratio: float) -> tuple[int, int]:
     """Whole pixels, at least one: an image of 5000 x 3 px still has a height on a canvas of 640 px."""
     return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
-
-
-def _ceil_to(side: int, stride: int) -> int:
-    return math.ceil(side / stride) * stride
 
 
 def nearest_side(side: int, multiple: int) -> int:

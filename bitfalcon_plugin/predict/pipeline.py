@@ -23,7 +23,7 @@ from ..config.settings import Settings
 from ..data.images import GREY
 from ..models.detector import Detector
 from ..models.inference.compiling import warm
-from ..ops.letterbox import Fit, letterbox_fit, minimal_canvas
+from ..ops.letterbox import Fit, legal_size, letterbox_fit, minimal_canvas
 from ..ops.nms import Suppression
 from ..tasks import task_of
 from ..tasks.detect import predict_decoded
@@ -301,8 +301,7 @@ def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Det
     elif len(set(sizes)) == 1:
         canvas = minimal_canvas(sizes[0], imgsz, multiple)
     else:
-        sides = (imgsz, imgsz) if isinstance(imgsz, int) else imgsz
-        canvas = tuple(-(-side // multiple) * multiple for side in sides)
+        canvas = legal_size(imgsz, multiple)
     return [letterbox_fit(size, canvas) for size in sizes]
 
 

@@ -21,6 +21,7 @@ from ..config.notes import print_note
 from ..config.settings import Settings
 from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
+from ..ops.letterbox import rounding_note
 from .pipeline import Batch, Options, Predictor, Skipped, embed_rows, predict_batches
 from .reader import Picture
 from .results import Results
@@ -52,12 +53,8 @@ def run_predict(
     if batch is not None and batch < 1:
         notes.append(f"batch={settings.batch:g}: the largest batch is searched for training only; using 1.")
         batch = 1
-    sides = (settings.imgsz,) if isinstance(settings.imgsz, int) else settings.imgsz
-    if any(side % model.multiple for side in sides):
-        rounded = [-(-side // model.multiple) * model.multiple for side in sides]
-        notes.append(
-            f"imgsz={settings.imgsz} is no multiple of {model.multiple}, which this model needs; using {rounded}."
-        )
+    if text := rounding_note(settings.imgsz, model.multiple):
+        notes.append(text)
     if settings.half and not model.exported and (reason := why_not_half(model)):
         notes.append(f"half=True: {reason}.")
     print_note(*notes)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..config.errors import MissingFileError, UserError, did_you_mean, raise_problems
 from ..data.images import IMAGE_SUFFIXES, UnreadableImage, read_image
+from ..ops.letterbox import legal_size
 from .url import check_address
 from .video import VIDEO_SUFFIXES, has_video, need_video
 
@@ -233,7 +234,7 @@ class _Lister:
             return f"{what}; expected RGB as (B, 3, H, W) or (3, H, W).{hint}"
         sides = images.shape[2:]
         if any(side % self.multiple for side in sides):
-            padded = "x".join(str(-(-side // self.multiple) * self.multiple) for side in sides)
+            padded = "x".join(map(str, legal_size(sides, self.multiple)))
             return (
                 f"{what}: a tensor goes to the network as it is, so its sides must be multiples of {self.multiple}; "
                 f"pad it to {padded}, or give an array or a Pillow image, which are fitted."

@@ -207,7 +207,7 @@ def test_what_is_wrong_is_raised_by_the_call_itself(here):
     ("given", "words"),
     [
         ({"half": True}, "goes on in 32 bits"),
-        ({"imgsz": 50}, r"imgsz=50 is no multiple of 32, .*; using \[64\]"),
+        ({"imgsz": 50}, r"imgsz=50 is no multiple of 32, .*; using 64"),
         ({"batch": -1}, "using 1"),
         ({"batch": 0.5}, "batch=0.5: the largest batch is searched"),
     ],
