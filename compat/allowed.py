@@ -140,7 +140,7 @@ def storage(pid: object, seen: dict[str, Storage]) -> Storage:
 
 
 def one_line(text: object, most: int = 1000) -> str:
-    """Text of a file as one line that may be shown: no control characters, which a terminal would obey; at most `most`."""
+    """Text of a file as one line of at most `most` characters, without those that a terminal would obey."""
     text = text if isinstance(text, str) else repr(text)
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[: 4 * most].split()))[:most]
 

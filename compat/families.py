@@ -86,9 +86,12 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """What tensors alone tell. family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without
-    any. scale: '' for a graph of another size. graph: the shipped YAML, '' for another graph. task: detect, segment or
-    classify. strides: of the head's levels, () where they cannot be told."""
+    """What tensors alone tell.
+
+    family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without any. scale: '' for a graph
+    of another size. graph: the shipped YAML, '' for another graph. task: detect, segment or classify. strides: of the
+    levels of the head, () where they are unknown.
+    """
 
     family: str
     variant: str
@@ -101,8 +104,7 @@ class Recognised:
 
 
 def recognise(state: Mapping[str, Tensor]) -> Recognised:
-    """Family, size and head of tensors under their maker's keys (`model.<row>...`). Raises ValueError when there is no head
-    that is known."""
+    """Recognise tensors under their maker's keys (`model.<row>...`). Raises ValueError without a known head."""
     rows = {int(found[1]) for key in state if (found := re.match(r"model\.(\d+)\.", key))}
     if not rows:
         raise ValueError("no tensor is called model.<row>...: these are not the weights of a detector")

@@ -73,8 +73,7 @@ class LoadedFile:
 def uncollected() -> Iterator[None]:
     """Without Python's search for cycles: over the hundred thousand objects of a file it takes as long as reading them.
 
-    For the time until what is not needed of them is let go of. What a hostile file can leave in cycles is bounded by the
-    number of its instructions.
+    It is off until these objects are freed. A hostile file can leave no more in cycles than it has instructions.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -153,7 +152,7 @@ def _load(handle: BinaryIO, outline: Outline) -> object:
 
 
 def _asking_for(names: frozenset[str]) -> BinaryIO:
-    # A file that asks for these names and holds nothing else: which of them torch knows takes no second look at the whole.
+    # A file that asks for these names and holds nothing else, so that torch need not read the whole file twice.
     asks = "".join("c{}\n{}\n".format(*name.rpartition(".")[::2]) for name in sorted(names))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -208,7 +207,7 @@ def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
 
 
 def _beside(state: dict) -> dict[str, object]:
-    # A state dict has no place for a licence but the metadata that torch keeps with it, under the name of the whole model.
+    # A state dict has a place for a licence only in torch's metadata, under the name of the whole model.
     metadata = getattr(state, "_metadata", None)
     whole = metadata.get("") if type(metadata) in (dict, OrderedDict) else None
     return {"license": whole["license"]} if type(whole) in (dict, OrderedDict) and "license" in whole else {}

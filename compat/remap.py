@@ -1,8 +1,8 @@
 """One algorithm between a maker's tensors and ours, driven by a table of key templates.
 
 A table maps a template of the maker's keys (`{name}` stands for any text) to what becomes of them: a rename, rows in
-another order, one part of a joined tensor, a bias folded into a batch norm, or a tensor dropped for a stated reason. The
-first template that matches a key decides. The inverse gives the maker's tensors back, bit for bit but for what was folded.
+another order, one part of a joined tensor, a bias folded into a batch norm, or a tensor dropped for a stated reason.
+The first matching template decides. The inverse gives the maker's tensors back, bit for bit except folded biases.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Part:
 
 @dataclass(frozen=True)
 class FoldedBias:
-    """A convolution's bias in front of a batch norm: subtracted from the running mean under our key, exact in float32."""
+    """A convolution's bias in front of a batch norm: subtracted from our running mean, exact in float32."""
 
     ours: str
 
@@ -78,8 +78,8 @@ class RemapError(ValueError):
 def apply(
     table: Table, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] | None
 ) -> tuple[dict[str, Tensor], Report]:
-    """The maker's tensors -> ours. shapes: of every tensor of ours; None where the model cannot be built, and nothing of
-    ours can be compared. Raises RemapError with all problems at once.
+    """The maker's tensors -> ours. shapes: of every tensor of ours; None where the model cannot be built, so
+    that shapes cannot be compared. Raises RemapError with all problems at once.
 
     Every foreign key is used exactly once or dropped by the table; every key of ours is filled with its own shape.
     """

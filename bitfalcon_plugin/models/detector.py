@@ -33,8 +33,8 @@ class Detector(nn.Module):
     what the sides of an image must be a multiple of. names: class index to name. Raises UserError with every row that
     cannot be built, or with every row whose maps do not fit.
 
-    checkpointing: set it and training computes the inside of each row a second time in the backward pass instead of keeping
-    it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): the same numbers, less memory, more time.
+    checkpointing: set it and training computes the inside of each row a second time in the backward pass instead of
+    keeping it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): less memory, more time.
 
     measured: strides and multiple where they are known, as of a checkpoint; otherwise an image is run through the rows.
     """

@@ -24,7 +24,7 @@ STORES = {"t": "ternary", "b": "int8", "h": "float16", "f": "float32"}
 
 
 def packed_lines(checkpoint: Checkpoint, path: str | Path) -> list[str]:
-    """Return a line with the codec, the bytes and the counts of numbers of a packed file; none for other checkpoints."""
+    """Return a line with codec, bytes and counts of numbers of a packed file; none for other checkpoints."""
     if not checkpoint.packed:
         return []
     counts = Counter()
@@ -62,7 +62,7 @@ class Info(NamedTuple):
 
 @dataclass(frozen=True)
 class Summary:
-    """Sizes of a model: parameters, parameters with gradients, GFLOPs (2 x MACs / 1e9, one image of imgsz), and its rows.
+    """Sizes of a model: parameters, parameters with gradients, GFLOPs (2 x MACs / 1e9, one image), and its rows.
 
     layers: modules without children, each once; a folded batch norm is not counted.
     """

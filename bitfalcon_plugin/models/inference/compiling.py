@@ -18,7 +18,7 @@ from ...config.files import cache_dir
 
 
 def compile_network(model: nn.Module, mode: bool | str = True, *, in_place: bool = True) -> nn.Module:
-    """Let torch.compile compile a model at its next call, and return the model to call. mode: False, True or a mode's name.
+    """Let torch.compile compile a model at its next call. Return the model to call. mode: a bool or a mode's name.
 
     in_place: calls of `model` itself are compiled, and the code is kept in the cache folder for later processes.
     Otherwise a wrapper is returned, so that `model` itself goes on uncompiled, as in the validations of a training.
@@ -42,8 +42,8 @@ def keep_compiled() -> None:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"compile: what is compiled cannot be kept in '{folder}' ({error.strerror}). Give BITFALCON_CACHE a folder "
-                "that can be written, or leave compile away."
+                f"compile: what is compiled cannot be kept in '{folder}' ({error.strerror}). Give BITFALCON_CACHE "
+                "a folder that can be written, or leave compile away."
             ) from error
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 

@@ -18,13 +18,13 @@ MAX_SHAPES = 4  # input shapes for which a convolution keeps its weights laid ou
 HEAP = 33_000_000  # bytes; glibc keeps no larger block for the next use (mallopt(3))
 # Activation -> its name in the operator. A subclass may compute something else: only these very classes.
 FUSED = {nn.SiLU: "swish", nn.ReLU: "relu", nn.Hardswish: "hardswish", nn.Identity: "none"}
-# Numbers in an input up to which oneDNN takes longer to begin (0.1 ms) than others to finish: torch's own loops for single
-# images, as torch itself chooses, and a product of matrices for 1x1 convolutions of channels-last images.
+# Numbers in an input up to which oneDNN takes longer to begin (0.1 ms) than others to finish: torch's own loops for
+# single images, as torch itself chooses, and a product of matrices for 1x1 convolutions of channels-last images.
 LOOP_LIMIT, PRODUCT_LIMIT = 20_480, 200_000
 
 
 class FusedConv2d(nn.Conv2d):
-    """A convolution with the activation behind it, for inference on a CPU. State and attributes are the convolution's own.
+    """A convolution and its activation, for inference on a CPU. State and attributes are the convolution's own.
 
     images (B, c_in, H, W) -> (B, c_out, H', W'). The plain layers compute where the operator cannot be used: where a
     gradient is asked for, under autocast, in tracing, on another type or device.
@@ -78,8 +78,8 @@ class FusedConv2d(nn.Conv2d):
 
     def _weights(self, shape: torch.Size) -> Tensor:
         # The first image of a shape gets plain weights: the operator lays them out itself, for this call. The second
-        # image has them laid out for good. The result is the same bit for bit. Several threads may be in here at once, so
-        # that each attribute is replaced as a whole.
+        # image has them laid out for good. The result is the same bit for bit. Several threads may
+        # be in here at once, so that each attribute is replaced as a whole.
         laid_out = self._layouts.get(shape)
         if laid_out is not None:
             return laid_out
@@ -180,7 +180,7 @@ def operator_works(dtype: torch.dtype = torch.float32) -> bool:
 
 
 def trial_convolution(c_in: int, c_out: int, side: int, dtype: torch.dtype) -> tuple[nn.Conv2d, Tensor]:
-    """Return a 3x3 convolution and two images (2, c_in, side, side) for it. The caller's random numbers stay as they are."""
+    """Return a 3x3 convolution and two images (2, c_in, side, side) for it. Nothing is drawn at random."""
 
     def ramp(*shape: int) -> Tensor:
         return torch.linspace(-1, 1, math.prod(shape)).view(shape).to(dtype)

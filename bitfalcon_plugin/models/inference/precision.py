@@ -20,7 +20,7 @@ PRECISIONS = {True: torch.float16, "fp16": torch.float16, "bf16": torch.bfloat16
 
 
 def training_precision(settings: Settings, device: torch.device, say: Callable[[str], None]) -> torch.dtype | None:
-    """Return the type that autocast computes in while training, as amp= asks; None for float32. A note says what differs."""
+    """Return the type of autocast in training, as amp= asks; None for float32. A note says what differs."""
     dtype = PRECISIONS[settings.amp]
     if device.type == "cuda":
         if dtype is None or _is_supported(dtype, device):
@@ -37,8 +37,8 @@ def training_precision(settings: Settings, device: torch.device, say: Callable[[
 def evaluation_precision(settings: Settings, device: torch.device, model: Detector | None = None) -> torch.dtype | None:
     """Return the type that autocast computes in while measuring; None for float32. A note says what differs.
 
-    amp= names the type where it is a word, half=True alone means the device's own. Weights that have 16 bits already (see
-    prepare_for_inference) need no autocast on a CPU.
+    amp= names the type where it is a word, half=True alone means the device's own. Weights that have 16 bits already
+    (see prepare_for_inference) need no autocast on a CPU.
     """
     dtype, is_named = None, isinstance(settings.amp, str) and "amp" in settings.given
     if is_named:
@@ -86,13 +86,13 @@ def half_type(device: torch.device) -> tuple[torch.dtype | None, str]:
     if ratio >= GAIN:
         return torch.bfloat16, f"bfloat16, in which a convolution is {ratio:.1f} times as fast here"
     return None, (
-        f"a convolution in bfloat16 is {ratio:.2g} times as fast as in float32 on this CPU, which has no good instructions "
-        "for it; this device goes on in 32 bits"
+        f"a convolution in bfloat16 is {ratio:.2g} times as fast as in float32 on this CPU, which has no good "
+        "instructions for it; this device goes on in 32 bits"
     )
 
 
 def why_not_half(model: nn.Module) -> str:
-    """Return why a model that half=True asked for computes in 32 bits all the same, for a note; "" where it does not."""
+    """Return why a model computes in 32 bits although half=True; "" where it has 16 bits."""
     weight = next(model.parameters())
     if weight.is_cuda or weight.dtype.itemsize == 2:
         return ""

@@ -1,6 +1,6 @@
 """How a model is made ready for predict and val on a device: folded, moved, laid out, fused or compiled.
 
-On a CPU each folded convolution and its activation become one oneDNN operator (the one that torch's own compiler emits),
+On a CPU each folded convolution and its activation become one oneDNN operator, which torch's own compiler emits too,
 with weights laid out once for each shape of the input. The arithmetic is that of the plain layers, to rounding.
 """
 
@@ -22,17 +22,17 @@ def fold_for_inference(
     dtype: torch.dtype | None = None,
     layout: torch.memory_format = torch.channels_last,
 ) -> nn.Module:
-    """Fold a model in place, so that nothing asks for a gradient, and move it; None leaves device or type. Return it."""
+    """Fold a model in place, let nothing ask for a gradient, move it, and return it. None leaves device or type."""
     return model.eval().fuse().requires_grad_(False).to(device, dtype, memory_format=layout)
 
 
 def prepare_for_inference(
     model: nn.Module, device: torch.device, *, half: bool = False, compiling: bool | str = False
 ) -> nn.Module:
-    """Return a copy of a model, folded and as quick as this device makes it; its attribute `how` is a line that says how.
+    """Return a copy of a model, folded and as quick as this device makes it; its attribute `how` says how.
 
-    half: 16-bit weights where the device gains by them, see `half_type`. compiling: use torch.compile; a word is its mode.
-    The first images of a shape then take long, see `compiling.warm`.
+    half: 16-bit weights where the device gains by them, see `half_type`. compiling: use torch.compile; a word is its
+    mode. The first images of a shape then take long, see `compiling.warm`.
     """
     has_layout = _is_channels_last(device)
     layout = torch.channels_last if has_layout else torch.preserve_format

@@ -96,7 +96,7 @@ class SepConv7x7(nn.Module):
 
 @torch.no_grad()
 def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d, act: nn.Module) -> tuple[nn.Module, nn.Module]:
-    """A convolution with bias that equals `bn(conv(x))` in eval mode, computed in float64, and the activation that follows.
+    """Return a convolution that equals `bn(conv(x))` in eval mode, computed in float64, and the activation after it.
 
     It asks for no gradient. A layer with codes of its own (modules.ternary) keeps them, and may take the activation in.
     """
@@ -112,8 +112,8 @@ def folded(conv: nn.Conv2d, bn: nn.BatchNorm2d, act: nn.Module) -> tuple[nn.Modu
 
 
 def like(layer: nn.Module, cls: type[nn.Module]) -> nn.Module:
-    """A `cls` with the options and parameters (not copies) of `layer`, of a kindred class. Nothing is drawn; hooks stay behind."""
-    out = cls.__new__(cls)
+    """Return a `cls` with the options and parameters (not copies) of `layer`, of a related class, without its hooks."""
+    out = cls.__new__(cls)  # the constructor would draw random numbers and take memory
     nn.Module.__init__(out)
     out.__dict__.update({name: value for name, value in vars(layer).items() if name not in vars(out)})
     out._parameters = dict(layer._parameters)

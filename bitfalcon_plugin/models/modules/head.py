@@ -101,7 +101,7 @@ class Detect(nn.Module):
 
 
 def share(head: Detect) -> None:
-    """Let the first ternary layer of each class branch take what that of the box branch quantised, where both are ternary."""
+    """Let each class branch's first layer take the codes of the box branch's first layer, where both are ternary."""
     for boxes, classes in zip(head.cv2, head.cv3):
         first, other = _first(boxes), _first(classes)
         if hasattr(other, "take_scale"):  # not one that is folded
@@ -133,11 +133,11 @@ def _separable_classes(c_in: int, hidden: int, nc: int) -> nn.Sequential:
 
 
 class BitDetect(Detect):
-    """The detection head with ternary convolutions in both branches; its last layers, distributions and decoding stay float.
+    """A detection head with ternary convolutions in both branches. Last layers, distributions and decoding stay float.
 
     Same tensors as Detect with the depthwise-separable class branch, and an `act_scale` for each quantised layer that
-    quantises its own input; a state without those loads (see BitConv2d). Each level is quantised once, by the first layer
-    of its box branch, for both branches. Depthwise layers have int8 weights. Raw outputs are those of Detect.
+    quantises its own input; a state without those loads (see BitConv2d). Each level is quantised once, by the first
+    layer of its box branch, for both branches. Depthwise layers have int8 weights. Raw outputs are those of Detect.
     """
 
     def __init__(self, nc: int, reg_max: int = 16, *, channels: Sequence[int], class_width: int = 0):

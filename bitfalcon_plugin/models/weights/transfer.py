@@ -56,8 +56,8 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
 
     by_name: rows of classes are matched by the classes' names; otherwise by number, where there are equally many.
 
-    Raises UserError, with the model unchanged, when a tensor outside the last class layers differs in name or shape, and
-    for a packed checkpoint.
+    Raises UserError, with the model unchanged, when a tensor outside the last class layers differs in name or shape,
+    and for a packed checkpoint.
     """
     checkpoint.to_train(path)
     own = model.state_dict()
