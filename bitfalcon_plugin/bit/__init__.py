@@ -1,4 +1,7 @@
-"""Ternary models for scripts: `from bitfalcon_plugin.bit import bitify, calibrate, unbitify, freeze, pack`. Loaded when asked for."""
+"""Ternary models for scripts: `from bitfalcon_plugin.bit import bitify, calibrate, unbitify, freeze, pack`.
+
+Each function is imported at its first use.
+"""
 
 from __future__ import annotations
 

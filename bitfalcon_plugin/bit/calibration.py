@@ -1,8 +1,9 @@
-"""What a ternary model needs before its accuracy means anything: scales of its activations, and statistics of its batch norms.
+"""Measure the scales of activations and the statistics of batch norms that a ternary model needs before it is used.
 
-Rounded weights move the mean and variance of every map, so that the statistics of the float model are wrong for it. Measured anew
-over some batches, without training, they bring most of the accuracy of a lightly rounded model back (spec/bit.md sections 1.5, 4.4;
-re-estimation of batch-norm statistics: Izmailov et al. 2018, arXiv:1803.05407, section 3.2).
+Rounded weights move the mean and variance of every map, so that the statistics of the float model are wrong for it.
+Measured anew over some batches, without training, they bring most of the accuracy of a lightly rounded model back
+(spec/bit.md sections 1.5, 4.4; re-estimation of batch-norm statistics: Izmailov et al. 2018, arXiv:1803.05407, section
+3.2).
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ IMAGES, BATCH = 256, 16  # how many are enough for both
 def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True, norms: bool = True) -> int:
     """Measure activation scales and batch-norm statistics anew, in place; returns how many batches that took.
 
-    batches: images (B, 3, H, W), floating point, RGB in [0, 1], of training; two or more images each. scales: of the ternary layers, a
-    moving average over the batches of the largest activation. norms: statistics become the plain average over the batches. Modes and
-    momentum are as before afterwards; what fails changes nothing. UserError without batches, for what is no batch, and for a folded model, which has no batch norms any more.
+    batches: images (B, 3, H, W), floating point, RGB in [0, 1], of training; two or more images each. scales: of the
+    ternary layers, a moving average over the batches of the largest activation. norms: statistics become the plain
+    average over the batches. Modes and momentum are as before afterwards; what fails changes nothing. UserError without
+    batches, for what is no batch, and for a folded model, which has no batch norms any more.
     """
     layers = [m for m in model.modules() if isinstance(m, (BitConv2d, BitLinear))] if scales else []
     bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if norms else []
@@ -58,7 +60,8 @@ def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True
                 raise UserError("calibrate: no batch of images was given. Give batches of training images.")
             if wrong := [buffer for buffer, _ in before if not buffer.isfinite().all()]:
                 raise UserError(
-                    f"calibrate: {len(wrong)} scales and statistics would not be finite. Look at the images, or the weights."
+                    f"calibrate: {len(wrong)} scales and statistics would not be finite. "
+                    "Look at the images, or the weights."
                 )
     except BaseException:
         with torch.no_grad():
@@ -84,7 +87,8 @@ def _checked(images: object) -> Tensor:
             else f"a {type(images).__name__}"
         )
         raise UserError(
-            f"calibrate: a batch is {what}; expected floating-point images (B, 3, H, W) in [0, 1], two or more together."
+            f"calibrate: a batch is {what}; expected floating-point images (B, 3, H, W) in [0, 1], "
+            "two or more together."
         )
     return images
 
@@ -94,8 +98,9 @@ def calibration_images(
 ) -> Iterator[Tensor]:
     """Batches (B, 3, imgsz, imgsz) of up to `images` samples, spread evenly over all, on the model's device.
 
-    Augmented as in the last epochs of training, without mixing: statistics of images as validation sees them are others (a YOLOv12-n
-    trained on BCCD loses 0.7 points of mAP with norms measured on the former, 3 to 5 on the latter; its ternary head 3 and 6 to 9).
+    Augmented as in the last epochs of training, without mixing: statistics of images as validation sees them are others
+    (a YOLOv12-n trained on BCCD loses 0.7 points of mAP with norms measured on the former, 3 to 5 on the latter; its
+    ternary head 3 and 6 to 9).
     """
     chosen = [
         samples[round(place)] for place in torch.linspace(0, len(samples) - 1, min(images, len(samples))).tolist()

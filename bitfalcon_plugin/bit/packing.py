@@ -1,6 +1,7 @@
-"""Ternary models as small files: `pack` writes one, `rounded` is what packing does to the numbers, `sizes` counts bytes.
+"""Ternary models as small files: `pack` writes one, `rounded` rounds as packing does, `sizes` counts bytes.
 
-A packed file is read by checkpoint.load and foreign.open_checkpoint; its pieces are those of bit/flat.py (spec/bit.md section 4.2).
+A packed file is read by checkpoint.load and foreign.open_checkpoint; its pieces are those of bit/flat.py (spec/bit.md
+section 4.2).
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from ..models.weights.trits import CODECS
 
 
 def pack(model: Detector | Checkpoint, path: str | Path, fmt: str = "t5", half: bool = True) -> Checkpoint:
-    """Write a ternary model, folded, as a packed file, and return what it holds: `.model()` predicts as a file read back does.
+    """Write a ternary model, folded, as a packed file; return the checkpoint that the file holds.
 
-    model: a Detector with ternary layers, folded or not, or a checkpoint of one, whose names, licence, metrics and settings go
-    along. fmt: t5 (five weights in a byte) or t2 (four). half: layers that stay in floating point are rounded to float16; their
-    raw outputs are then those of `rounded(model.fuse())`. UserError where there is nothing to pack, or numbers are not finite.
+    model: a Detector with ternary layers, folded or not, or a checkpoint of one, whose names, licence, metrics and
+    settings go along. fmt: t5 (five weights in a byte) or t2 (four). half: layers that stay in floating point are
+    rounded to float16; their raw outputs are then those of `rounded(model.fuse())`. UserError where there is nothing to
+    pack, or numbers are not finite.
     """
     packed = packed_of(model, fmt, half)
     save_checkpoint(path, packed)
@@ -45,18 +47,19 @@ def packed_of(model: Detector | Checkpoint, fmt: str = "t5", half: bool = True) 
     model = known.model().fuse() if known else copy.deepcopy(model).eval().fuse()
     if left := [name for name, module in model.named_modules() if isinstance(module, (BitConv2d, BitLinear))]:
         raise UserError(
-            f"{model.graph.name} has ternary layers that folding leaves as they are: {', '.join(left[:3])} (padding that is no "
-            "number of zeros). Keep them float, keep=<their names>, to pack the rest."
+            f"{model.graph.name} has ternary layers that folding leaves as they are: {', '.join(left[:3])} "
+            "(padding that is no number of zeros). Keep them float, keep=<their names>, to pack the rest."
         )
     state = {name: _single(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
     if not any(name.endswith(CODES) for name in state):
         raise UserError(
-            f"{model.graph.name} has no ternary layer: packing would not make it smaller. Give a model with ternary layers, "
-            "for example one trained with bit=head."
+            f"{model.graph.name} has no ternary layer: packing would not make it smaller. "
+            "Give a model with ternary layers, for example one trained with bit=head."
         )
     if bad := [name for name, tensor in state.items() if tensor.is_floating_point() and not tensor.isfinite().all()]:
         raise UserError(
-            f"{model.graph.name} holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}). Give other weights."
+            f"{model.graph.name} holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}). "
+            "Give other weights."
         )
     state = _short(state) if half else state
     if known is None:
@@ -83,7 +86,7 @@ def _single(tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def rounded(model: Detector) -> Detector:
-    """Round the layers of a folded model that stay in floating point as packing does, in place: weights to float16 values.
+    """Round the float layers of a folded model as packing does, in place: weights to float16 values.
 
     Returns the model. Its raw outputs are then those of the packed model, to the bit.
     """
@@ -93,10 +96,10 @@ def rounded(model: Detector) -> Detector:
 
 
 def sizes(model: Detector | Checkpoint, half: bool = True) -> dict[str, dict[str, int]]:
-    """Bytes of a ternary model: {"whole": ..., "head": ...}, each with fp32, fp16, t2 and t5; the whole with the files of t2 and t5.
+    """Return the bytes of a ternary model, {"whole": ..., "head": ...}, each with fp32, fp16, t2 and t5.
 
-    fp32, fp16: every weight and bias of the folded float model, in four or two bytes. t2, t5: the pieces of the packed form,
-    without the container, which "file t2" and "file t5" count too.
+    fp32, fp16: every weight and bias of the folded float model, in four or two bytes. t2, t5: the pieces of the packed
+    form, without the container, which "file t2" and "file t5" count too.
     """
     packed = packed_of(model, half=half)
     last = f"model.{len(packed.graph.rows) - 1}."

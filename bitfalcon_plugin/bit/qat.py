@@ -1,7 +1,7 @@
-"""Fine-tuning a ternary model with the quantisation in the loop, by the ordinary training run (spec/bit.md section 4.6).
+"""Fine-tune a ternary model with the quantisation in the loop, by an ordinary training run (spec/bit.md section 4.6).
 
-What is added to a run: its settings, a warm start with measured scales, a log of how the codes move, and at the end the choice between
-averaged and raw weights, each with statistics of the batch norms measured anew.
+Fine-tuning adds to a run: a schedule, a start from weights with measured scales, a log of how the codes move, and at
+the end the choice between averaged and raw weights, each with statistics of the batch norms measured anew.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import copy
 import csv
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,17 +39,17 @@ from ..val.pictures import Pictures
 from ..val.run import measure
 from .calibration import calibrate, calibration_images
 
-SHARE, LEAST = 0.15, 10  # epochs: of those of the float model, and at least
-UNKNOWN_EPOCHS = 20  # where nobody knows how long the float model was trained
-PEAK = 0.5  # of the float run's highest learning rate
-LAST = 0.02  # of that, in the last epoch
-SGD_RATE, LONG_RATE = 0.01, 0.001  # peaks where the user names the optimizer: of SGD; of Adam and its kind in long runs
-OWN = {"step", "bit", "keep"}  # settings that are not of a training run
+EPOCH_SHARE, MIN_EPOCHS = 0.15, 10  # epochs: this share of the float model's epochs, and at least so many
+UNKNOWN_EPOCHS = 20  # where the checkpoint does not say how long the float model was trained
+PEAK = 0.5  # highest learning rate, as a share of the float run's
+LAST = 0.02  # learning rate of the last epoch, as a share of the highest
+SGD_RATE, LONG_RATE = 0.01, 0.001  # float peaks of optimizers that the user names: SGD; Adam and its kind in long runs
+NOT_OF_TRAINING = {"step", "bit", "keep"}  # settings that a training run does not have
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """What fine-tuning leaves. path: of the chosen weights; kind: which they are; candidates: AP of each kind."""
+    """The result of fine-tuning. path: of the chosen weights. kind: which those are. candidates: AP of each kind."""
 
     path: Path
     metrics: Metrics
@@ -58,31 +58,17 @@ class Tuned:
 
 
 def schedule_of(settings: Settings, checkpoint: Checkpoint, images: int) -> dict[str, object]:
-    """The settings of section 4.6 that the user did not give: epochs, rate, its shape, warm-up and the end of mosaic.
+    """Return the settings of section 4.6 that the user did not give: epochs, rate, its shape, warm-up, end of mosaic.
 
-    A step follows every batch: what brings accuracy back is the number of steps (BCCD, bit=all, 15 epochs: AP 0.528, with one step
-    every four batches 0.472).
+    images: of the training split. A step follows every batch, because the number of steps is what brings accuracy back
+    (BCCD, bit=all, 15 epochs: AP 0.528, with one step every four batches 0.472).
     """
-    known = checkpoint.settings.get("epochs")
-    epochs = (
-        settings.epochs
-        if "epochs" in settings.given
-        else max(LEAST, round(SHARE * known))
-        if isinstance(known, int)
-        else UNKNOWN_EPOCHS
-    )
-    given = settings.given - (
-        {"optimizer"} if settings.optimizer.lower() == "auto" else set()
-    )  # auto: the same as not given
-    name, rate = auto_rule(
-        planned_iterations(images, int(settings.batch), int(settings.batch), epochs), checkpoint.graph.nc
-    )
-    if "optimizer" in given:
-        name, rate = (
-            settings.optimizer,
-            SGD_RATE if settings.optimizer.lower() in ("sgd", "rmsprop") else rate if name != "SGD" else LONG_RATE,
-        )
-    wanted = {
+    given = set(settings.given)
+    if settings.optimizer.lower() == "auto":
+        given.discard("optimizer")
+    epochs = settings.epochs if "epochs" in given else _planned_epochs(checkpoint)
+    name, rate = _optimizer(settings, given, checkpoint, images, epochs)
+    schedule = {
         "epochs": epochs,
         "optimizer": name,
         "lr0": round(PEAK * rate, 7),
@@ -96,14 +82,32 @@ def schedule_of(settings: Settings, checkpoint: Checkpoint, images: int) -> dict
         "close_mosaic": -(-epochs // 3),
         "patience": 0,
     }
-    return {key: value for key, value in wanted.items() if key not in given or key == "epochs"}
+    return {key: value for key, value in schedule.items() if key not in given or key == "epochs"}
+
+
+def _planned_epochs(checkpoint: Checkpoint) -> int:
+    epochs = checkpoint.settings.get("epochs")
+    return max(MIN_EPOCHS, round(EPOCH_SHARE * epochs)) if isinstance(epochs, int) else UNKNOWN_EPOCHS
+
+
+def _optimizer(
+    settings: Settings, given: Set[str], checkpoint: Checkpoint, images: int, epochs: int
+) -> tuple[str, float]:
+    """Return the optimizer and the peak learning rate that a float run with it would have."""
+    batch = int(settings.batch)
+    name, rate = auto_rule(planned_iterations(images, batch, batch, epochs), checkpoint.graph.nc)
+    if "optimizer" not in given:
+        return name, rate
+    if settings.optimizer.lower() in ("sgd", "rmsprop"):
+        return settings.optimizer, SGD_RATE
+    return settings.optimizer, LONG_RATE if name == "SGD" else rate
 
 
 def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
-    """Make layers of model= ternary (bit=, keep=), measure their scales, fine-tune, and keep the best of what came out.
+    """Make layers of model= ternary (bit=, keep=), measure their scales, fine-tune, and keep the best weights.
 
-    resume= goes on with an interrupted run. bit=none fine-tunes the float model by the same schedule, for comparison. Raises UserError
-    for mistakes in the settings.
+    resume= goes on with an interrupted run. bit=none fine-tunes the float model by the same schedule, for comparison.
+    Raises UserError for mistakes in the settings.
     """
     events = events or Events()
     log = CodeLog()
@@ -121,7 +125,8 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
         )
     if settings.batch < 1:
         raise UserError(
-            f"bit mode=qat batch={settings.batch:g}: expected a number of images, for example batch=16; a step follows each batch."
+            f"bit mode=qat batch={settings.batch:g}: expected a number of images, for example batch=16; "
+            "a step follows each batch."
         )
     if len(select_devices(settings.device)) > 1:
         raise UserError(
@@ -131,12 +136,16 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
     data, settings = find_data(settings)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
     samples = scan_split(data, "train", settings).samples
-    ready = prepared(checkpoint, settings, samples)
-    return _finish_run(run_train(_training(settings, schedule_of(settings, checkpoint, len(samples))), ready, events))
+    start = ternary_start(checkpoint, settings, samples)
+    training = _training(settings, schedule_of(settings, checkpoint, len(samples)))
+    return _finish_run(run_train(training, start, events))
 
 
-def prepared(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample]) -> Checkpoint:
-    """The weights with the layers of bit= and keep= ternary (head where nothing is said), their scales and norms measured on samples."""
+def ternary_start(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample]) -> Checkpoint:
+    """Return the weights to fine-tune: the layers of bit= (default: head) ternary, scales and norms measured.
+
+    samples: training images to measure on.
+    """
     bit = settings.bit or "head"
     if bit == NOTHING:
         return checkpoint
@@ -149,7 +158,7 @@ def prepared(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sampl
 
 
 def as_checkpoint(model: Detector, source: Checkpoint) -> Checkpoint:
-    """A model's weights as a Checkpoint that keeps what is known of `source`."""
+    """Return a model's weights as a Checkpoint with the names, settings, metrics and licence of `source`."""
     return replace(
         source,
         graph=model.graph,
@@ -162,7 +171,7 @@ def as_checkpoint(model: Detector, source: Checkpoint) -> Checkpoint:
 
 
 def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
-    chosen = {key: value for key, value in given(settings).items() if key not in OWN}
+    chosen = {key: value for key, value in given(settings).items() if key not in NOT_OF_TRAINING}
     return load_settings({**chosen, **schedule, "mode": "train"})
 
 
@@ -188,7 +197,7 @@ def finish(
     device: torch.device,
     metrics: Metrics | None = None,
 ) -> Tuned:
-    """Measure the averaged and the last raw weights with statistics measured anew, beside best.pt as it is; the best becomes best.pt.
+    """Measure best.pt, and averaged and raw weights with statistics measured anew; the best becomes best.pt.
 
     metrics: of best.pt, where they are known.
     """
@@ -212,7 +221,7 @@ def finish(
 
 
 def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
-    """COCO numbers of a model, folded in a copy of its own; prints and writes nothing."""
+    """Measure the COCO numbers of a model, folded in a copy; prints and writes nothing."""
     folded = fold_for_inference(copy.deepcopy(model))
     pictures = Pictures(Path(), model.names, False, lambda text: print(text, file=sys.stderr), board=False)
     validator, _ = measure(folded, samples, settings.replace(mode="train"), folder=None, pictures=pictures)
@@ -220,7 +229,7 @@ def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> 
 
 
 class CodeLog:
-    """codes.csv of a run: for each ternary layer and epoch the share of codes that changed since the epoch before, and of zeros.
+    """Writes codes.csv of a run: for each epoch and ternary layer the share of codes that changed, and of zeros.
 
     Weights that keep crossing a threshold ("oscillation") show as changes that do not fall towards the end of the run.
     """

@@ -46,7 +46,7 @@ SUFFIX = "-bit.pt"
 
 @dataclass(frozen=True)
 class Subject:
-    """What an experiment is about: a float model on its device, its checkpoint, images, settings with all that was found out."""
+    """The float model of an experiment on its device, with its checkpoint, images and resolved settings."""
 
     model: Detector
     checkpoint: Checkpoint
@@ -79,10 +79,10 @@ def _scanned(subject: Subject, folder: Path) -> Ranking:
 
 
 def run_replace(settings: Settings) -> list[Step]:
-    """Walk the ranking of a scan (of resume=<folder>, or made first) from the least harmful unit on; writes a row a step.
+    """Replace units in the order of a scan (of resume=<folder>, or made first), the least harmful first.
 
-    The step before max_drop= points of mAP are lost is kept as replaced.pt, with measured norms, not fine-tuned. With resume= the steps
-    that an interrupted walk has written are not measured again.
+    The step before max_drop= points of mAP are lost is kept as replaced.pt, with measured norms, not fine-tuned. With
+    resume= the steps that an interrupted walk has written are not measured again.
     """
     subject, folder = _subject(settings), _folder(settings)
     settings = subject.settings
@@ -100,7 +100,8 @@ def run_replace(settings: Settings) -> list[Step]:
         save_steps(folder, steps)
         drop = 100 * (ranking.ap - step.ap_norms)
         print(
-            f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} AP {step.ap_norms:.4f} ({-drop:+.1f} points), {step.ternary_share:.0%} ternary, "
+            f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} AP {step.ap_norms:.4f} ({-drop:+.1f} points), "
+            f"{step.ternary_share:.0%} ternary, "
             f"{step.bytes_packed / 1e6:.2f} MB packed"
         )
         if drop > settings.max_drop:
@@ -115,7 +116,8 @@ def run_replace(settings: Settings) -> list[Step]:
             )
         save_checkpoint(folder / "replaced.pt", as_checkpoint(model, subject.checkpoint))
         print(
-            f"{folder / 'replaced.pt'}: fine-tune it with bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}"
+            f"{folder / 'replaced.pt'}: fine-tune it with "
+            f"bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}"
         )
     _write(folder, steps)
     return steps
@@ -132,10 +134,10 @@ def _steps_before(folder: Path) -> dict[tuple[str, ...], Step]:
 
 
 def run_report(settings: Settings) -> list[Step]:
-    """Models beside each other: model=float.pt,head.pt,all.pt, the float one first; mAP at every stage, size and latency.
+    """Compare the models of model=float.pt,head.pt,all.pt, the float one first: mAP of every stage, size, latency.
 
-    Of each ternary model the table also has what the same replacement costs the float model without training. Writes report.md,
-    steps.json and report.png.
+    Of each ternary model the table also has what the same replacement costs the float model without training. Writes
+    report.md, steps.json and report.png.
     """
     paths = [path.strip() for path in str(settings.model or "").split(",") if path.strip()]
     if not paths or any(model_kind(path) is not ModelKind.CHECKPOINT for path in paths):
@@ -193,7 +195,8 @@ def run_pack(settings: Settings) -> Path:
     """Write the packed file of a ternary checkpoint (out=, fmt=) and check that it gives the same outputs."""
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
         raise UserError(
-            "bit mode=pack needs the checkpoint of a ternary model: bitfalcon bit mode=pack model=best.pt out=best-bit.pt"
+            "bit mode=pack needs the checkpoint of a ternary model: "
+            "bitfalcon bit mode=pack model=best.pt out=best-bit.pt"
         )
     source = Path(settings.model)
     out = Path(settings.out or source.with_name(source.stem + SUFFIX))
@@ -227,8 +230,10 @@ def _pack_lines(out: Path, small: Checkpoint) -> str:
     lines = [f"{out}: {out.stat().st_size / 1e6:.3f} MB, packed {small.packed}; read back, its outputs are the same"]
     for part, of in found.items():
         lines.append(
-            f"  {part:<6} float32 {of['fp32'] / 1e6:.2f} MB, float16 {of['fp16'] / 1e6:.2f} MB, 2-bit {of['t2'] / 1e6:.3f} MB, "
-            f"base-3 {of['t5'] / 1e6:.3f} MB ({of['fp32'] / of['t5']:.1f} times smaller than float32, {of['fp16'] / of['t5']:.1f} than float16)"
+            f"  {part:<6} float32 {of['fp32'] / 1e6:.2f} MB, float16 {of['fp16'] / 1e6:.2f} MB, "
+            f"2-bit {of['t2'] / 1e6:.3f} MB, "
+            f"base-3 {of['t5'] / 1e6:.3f} MB "
+            f"({of['fp32'] / of['t5']:.1f} times smaller than float32, {of['fp16'] / of['t5']:.1f} than float16)"
         )
     return "\n".join(lines)
 
@@ -244,7 +249,8 @@ def _subject(settings: Settings) -> Subject:
     )
     if found := ternary_layers(model):
         raise UserError(
-            f"'{settings.model}' has {len(found)} ternary layers already; mode={settings.step} starts from a float model."
+            f"'{settings.model}' has {len(found)} ternary layers already; "
+            f"mode={settings.step} starts from a float model."
         )
     settings = counted_batch(legal_side(settings, model.multiple))
     return Subject(
