@@ -1,4 +1,4 @@
-"""selftest.py: what it trains, what it says, what it leaves behind. The training itself, which takes minutes, is replaced."""
+"""The self-test: what it takes, what it refuses, and how its verdict reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One graph in several sizes under one budget: the table says what the runs left, and a kill at any moment changes nothing of it."""
+"""One graph in several sizes under one budget: the table agrees with the runs, and a kill changes nothing of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures by matplotlib: files with the promised names, nothing of the caller's touched, nothing said on the terminal."""
+"""Charts are drawn whole into their files, with any names and numbers, and leave matplotlib as it was."""
 
 from __future__ import annotations
 
