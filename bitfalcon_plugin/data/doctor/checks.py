@@ -17,8 +17,8 @@ from .survey import Picture, Survey
 STRIDE = 8  # px of the network input: a cell of the finest map of the shipped graphs
 TINY_PIXELS, TINY_SHARE, GIANT_SHARE = 2, 1e-3, 0.9  # of a side, of a side, of the image
 FEW_BOXES = 10  # of a class in train
-MOSTLY = 0.5  # share of images without a box from which it is more than a note
-# What the label reader says -> (severity, kind, what it is). The first whose words occur in the message; "" is the rest.
+MAX_EMPTY = 0.5  # share of images without a box from which a note becomes a warning
+# Part of a message of the label reader, severity, kind, description. The first row whose part occurs counts.
 LABEL_PROBLEMS = (
     ("columns look like class, box and", "error", "keypoints", "label rows of a pose dataset, with keypoints"),
     ("is outside 0 to", "error", "class", "labels of a class that the dataset does not name"),
@@ -31,7 +31,7 @@ LABEL_NOTES = (
     ("beyond the image", "warning", "reaches outside", "boxes that reach outside the image and are clipped"),
     ("", "note", "label note", "other remarks about labels"),
 )
-# Where equal images lie -> (severity, kind, what it is): in train and elsewhere, in val and test, in one split.
+# Splits of equal images (train and another; val and test; one split) -> severity, kind, description.
 SAME = {
     "leak": (
         "error",
@@ -50,30 +50,34 @@ ALIKE = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of problem. items: where it is, one line each; empty where `what` says it all."""
+    """A kind of problem. items: one line for each case; empty if `what` is a whole sentence."""
 
     severity: str  # error, warning or note
     kind: str  # a word or two, the same in every report
-    what: str  # continues "<count> "; a whole sentence where there are no items
+    what: str  # follows the number of items; a whole sentence if there are none
     items: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class View:
-    """What the checks look at. boxes: split -> (n, 8): class, cx, cy, w, h (shares), image width, height (px), picture."""
+    """The input of the checks.
 
-    found: Survey
+    boxes: split -> (n, 8): class, cx, cy, w, h (shares of the image), width and height of the image (px), index of the
+    picture.
+    """
+
+    survey: Survey
     names: Mapping[int, str]
     boxes: Mapping[str, np.ndarray]
     imgsz: int
 
     def near(self, path: Path) -> str:
-        """A path from the dataset's folder."""
-        root = self.found.data.root
+        """A path relative to the dataset's folder."""
+        root = self.survey.data.root
         return str(path.relative_to(root)) if root in path.parents else str(path)
 
     def pictures(self) -> Iterator[tuple[str, Picture]]:
-        for split, pictures in self.found.splits.items():
+        for split, pictures in self.survey.splits.items():
             for picture in pictures:
                 yield split, picture
 
@@ -90,20 +94,20 @@ def label_rows(picture: Picture) -> tuple[tuple[float, ...], ...]:
 
 
 def _yaml(view: View) -> Iterator[Finding]:
-    found = view.found
-    if found.problems:
-        yield Finding("error", "dataset file", "problems of the dataset's YAML and its lists", found.problems)
+    survey = view.survey
+    if survey.problems:
+        yield Finding("error", "dataset file", "problems of the dataset's YAML and its lists", survey.problems)
     for severity, splits in (("error", ("train", "val")), ("warning", ("test",))):  # test is not needed to train
-        if absent := tuple(f"{split}: {path}" for split, path in found.absent if split in splits):
+        if absent := tuple(f"{split}: {path}" for split, path in survey.absent if split in splits):
             yield Finding(severity, "missing", "folders or files that the YAML names are not there", absent)
-    for split, pictures in found.splits.items():
-        if not pictures and not any(one == split for one, _ in found.absent):
+    for split, pictures in survey.splits.items():
+        if not pictures and split not in {name for name, _ in survey.absent}:
             yield Finding("error", "no images", f"Split '{split}' has no image.")
-    folded = Counter(name.strip().lower() for name in found.data.names.values())
-    if twice := tuple(name for name in found.data.names.values() if folded[name.strip().lower()] > 1):
+    folded = Counter(name.strip().lower() for name in survey.data.names.values())
+    if twice := tuple(name for name in survey.data.names.values() if folded[name.strip().lower()] > 1):
         yield Finding("warning", "names", "class names that stand more than once (case aside)", twice)
-    if found.notes:
-        yield Finding("note", "dataset file", "remarks about the dataset's YAML and its lists", found.notes)
+    if survey.notes:
+        yield Finding("note", "dataset file", "remarks about the dataset's YAML and its lists", survey.notes)
 
 
 def _images(view: View) -> Iterator[Finding]:
@@ -134,40 +138,41 @@ def _duplicates(view: View) -> Iterator[Finding]:
 
 
 def _repeats(view: View, table: Mapping[str, tuple[str, str, str]], groups: Sequence[list]) -> Iterator[Finding]:
-    sorted_out = defaultdict(list)
+    items_of = defaultdict(list)
     for group in groups:
         splits = {split for split, _ in group}
-        place = "within" if len(splits) == 1 else "leak" if "train" in splits else "across"
+        if len(splits) == 1:
+            relation = "within"
+        else:
+            relation = "leak" if "train" in splits else "across"
         labels = {label_rows(picture) for _, picture in group}
         members = " = ".join(f"{split}: {view.near(picture.path)}" for split, picture in group)
-        sorted_out[place].append(members + (" (their labels differ)" if len(labels) > 1 else ""))
-    for place, items in sorted_out.items():
-        yield Finding(*table[place], tuple(items))
+        items_of[relation].append(members + (" (their labels differ)" if len(labels) > 1 else ""))
+    for relation, items in items_of.items():
+        yield Finding(*table[relation], tuple(items))
 
 
 def _label_files(view: View) -> Iterator[Finding]:
     read = [picture.labels for _, picture in view.pictures() if picture.labels]
     problems = [text for labels in read for text in labels.problems]
-    for pictures in view.found.splits.values():
+    for pictures in view.survey.splits.values():
         rows = [row for picture in pictures for row in picture.keypoints]
         polygons = sum(picture.polygons for picture in pictures)
-        problems += refused_keypoints(rows, polygons, view.found.data.kpt_shape)
+        problems += refused_keypoints(rows, polygons, view.survey.data.kpt_shape)
     for table, messages in (
         (LABEL_PROBLEMS, problems),
         (LABEL_NOTES, [text for labels in read for text in labels.notes]),
     ):
-        sorted_out = defaultdict(list)
+        items_of = defaultdict(list)
         for text in dict.fromkeys(messages):  # an image in two splits is read twice
-            sorted_out[next(row for row in table if row[0] in text)].append(
-                text.replace(f"{view.found.data.root}/", "")
-            )
-        for (_, severity, kind, what), items in sorted_out.items():
+            items_of[next(row for row in table if row[0] in text)].append(text.replace(f"{view.survey.data.root}/", ""))
+        for (_, severity, kind, what), items in items_of.items():
             yield Finding(severity, kind, what, tuple(items))
-    if view.found.orphans:
+    if view.survey.orphans:
         yield Finding(
-            "warning", "label without image", "label files without an image", tuple(map(view.near, view.found.orphans))
+            "warning", "label without image", "label files without an image", tuple(map(view.near, view.survey.orphans))
         )
-    for split, pictures in view.found.splits.items():
+    for split, pictures in view.survey.splits.items():
         usable = [picture for picture in pictures if picture.size]
         missing = [view.near(picture.path) for picture in usable if picture.labels is None]
         empty = [
@@ -175,14 +180,14 @@ def _label_files(view: View) -> Iterator[Finding]:
         ]
         for kind, items in (("image without label", missing), ("empty label file", empty)):
             if items:
-                severity = "warning" if len(items) > MOSTLY * len(usable) else "note"
+                severity = "warning" if len(items) > MAX_EMPTY * len(usable) else "note"
                 yield Finding(severity, kind, f"of {len(usable)} images of {split} count as backgrounds", tuple(items))
 
 
 def _classes(view: View) -> Iterator[Finding]:
     train = Counter(view.boxes["train"][:, 0].tolist()) if "train" in view.boxes else Counter()
     if "train" in view.boxes and not train:
-        first = next((picture.path for picture in view.found.splits["train"]), None)
+        first = next((picture.path for picture in view.survey.splits["train"]), None)
         looked = f" Labels are looked for at such as '{label_path(first)}'." if first else ""
         yield Finding("error", "no labels", f"Split 'train' has no usable label: nothing can be learned.{looked}")
         return
@@ -226,7 +231,7 @@ def _box_sizes(view: View) -> Iterator[Finding]:
 def _where(view: View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:
     for split, mask in masks.items():
         for cls, cx, cy, w, h, width, height, index in view.boxes[split][mask].tolist():
-            picture = view.found.splits[split][int(index)]
+            picture = view.survey.splits[split][int(index)]
             name = view.names.get(int(cls), "?")
             yield (
                 f"{split}: {view.near(picture.path)}: {name}, {w * width:.1f} x {h * height:.1f} px around "

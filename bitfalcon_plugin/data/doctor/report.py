@@ -1,4 +1,4 @@
-"""What is wrong or odd in a dataset, told in one report: findings by severity, and tables of what it holds.
+"""The verb doctor: one report of a dataset, with findings by severity and tables of its images and boxes.
 
 Sizes of objects are COCO's (Lin et al. 2014): small below 32 x 32 px, large from 96 x 96 px, in pixels of the image.
 """
@@ -21,7 +21,7 @@ from .checks import CHECKS, Finding, View, label_rows
 from .survey import Picture, Survey, survey
 
 SEVERITIES = ("error", "warning", "note")
-COMMON = 0.1  # share of images from which their size is told
+COMMON = 0.1  # share of images from which the most frequent size is reported
 SMALL, LARGE = 32**2, 96**2  # px
 PER_IMAGE = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, None))
 
@@ -80,7 +80,7 @@ class Report:
 
 
 def run_doctor(settings: Settings) -> Report:
-    """Examine the dataset of `settings.data`, print the report, and write it whole to `settings.out` as JSON if given."""
+    """Examine the dataset `settings.data`, print the report, and write it as JSON to `settings.out` if given."""
     if settings.data is None:
         raise UserError("doctor needs data=: a dataset YAML, for example bitfalcon doctor data=data.yaml .")
     if settings.out and Path(settings.out).is_dir():
@@ -101,7 +101,7 @@ def run_doctor(settings: Settings) -> Report:
 
 
 def examine(found: Survey, imgsz: int, single_cls: bool = False) -> Report:
-    """Judge what was seen. imgsz: side of the network input in px, for objects that are too small for it."""
+    """Run all checks. imgsz: side of the network input in px, for the check of objects that are too small."""
     names = {0: "item"} if single_cls else found.data.names
     boxes = {split: _boxes(pictures, single_cls) for split, pictures in found.splits.items()}
     view = View(found, names, boxes, imgsz)
