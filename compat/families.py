@@ -88,8 +88,8 @@ MARKS = {
 class Recognised:
     """What tensors alone tell.
 
-    family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without any. scale: '' for a graph
-    of another size. graph: the shipped YAML, '' for another graph. task: detect, segment or classify. strides: of the
+    family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without any. scale: '' for
+    another size. graph: the shipped YAML, '' for another graph. task: detect, segment, classify. strides: of the
     levels of the head, () where they are unknown.
     """
 

@@ -36,7 +36,8 @@ class Rule:
     """How a row of a module is read. UserError for a kind that is not in KINDS or a scaling that is not in SCALING.
 
     modern: its presence selects the depthwise-separable class branch of Detect. legacy, class_width: the constructor
-    takes `legacy=`, `class_width=`. declared_input: a row may name its input channels first. scaling: what the size and the family add.
+    takes `legacy=`, `class_width=`. declared_input: a row may name its input
+    channels first. scaling: what the size and the family add.
     task: the task whose outputs a head gives (tasks.TASKS).
     """
 
