@@ -19,14 +19,15 @@ BOXES = 20  # ground truths an image, a crowded scene
 
 
 def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
-    """The largest batch whose peak stays under `limit`, by the straight line through (batch, peak) pairs in the least squares.
+    """The largest batch whose peak stays under `limit`, by a line fitted to the tried ones (least squares).
 
-    Raises UserError where not even the smallest tried one fits.
+    peaks: (batch, bytes) of the tried batches, in rising order. limit: bytes. Raises UserError where the first does
+    not fit.
     """
     if peaks[0][1] > limit:
         raise UserError(
-            f"A batch of {peaks[0][0]} takes {peaks[0][1] / 2**30:.1f} GiB, more than the {limit / 2**30:.1f} GiB allowed. "
-            "Give a smaller imgsz=, a smaller scale=, or checkpointing=True."
+            f"A batch of {peaks[0][0]} takes {peaks[0][1] / 2**30:.1f} GiB, more than the {limit / 2**30:.1f} GiB "
+            "allowed. Give a smaller imgsz=, a smaller scale=, or checkpointing=True."
         )
     if len(peaks) == 1:
         return peaks[0][0]
@@ -35,45 +36,46 @@ def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
     slope = sum((x - mean_x) * (y - mean_y) for x, y in peaks) / sum((x - mean_x) ** 2 for x, _ in peaks)
     if slope <= 0:
         return peaks[-1][0]
-    fit = int((limit - mean_y) / slope + mean_x)
-    held = max(batch for batch, peak in peaks if peak <= limit)
-    failed = min((batch for batch, peak in peaks if peak > limit), default=None)
-    return max(min(fit, failed - 1) if failed else fit, held)
+    estimate = int((limit - mean_y) / slope + mean_x)
+    too_large = min((batch for batch, peak in peaks if peak > limit), default=None)
+    if too_large is not None:
+        estimate = min(estimate, too_large - 1)
+    return max(estimate, max(batch for batch, peak in peaks if peak <= limit))
 
 
 def search_batch(
     model: Detector,
-    wanted: float,
+    batch: float,
     imgsz: int,
     device: torch.device,
     precision: torch.dtype | None,
     say: Callable[[str], None],
 ) -> int:
-    """A batch size for training `model` at imgsz; wanted: -1, or the share of the GPU's memory to fill.
+    """Find a batch size for training `model` at imgsz; batch: -1, or the share of the GPU's memory to fill.
 
-    Elsewhere than on CUDA it is USUAL_BATCH, with a note. Raises UserError where one image does not fit.
+    On other devices than CUDA it is USUAL_BATCH, with a note. Raises UserError where one image does not fit.
     """
     if device.type != "cuda":
-        say(f"note: batch={wanted:g} looks for what fits a GPU's memory; using {USUAL_BATCH} on {device.type}.")
+        say(f"note: batch={batch:g} looks for what fits a GPU's memory; using {USUAL_BATCH} on {device.type}.")
         return USUAL_BATCH
-    share = SHARE if wanted < 0 else wanted
+    share = SHARE if batch < 0 else batch
     total = torch.cuda.get_device_properties(device).total_memory
     free = total - torch.cuda.memory_reserved(device)
     peaks: list[tuple[int, float]] = []
-    for batch in TRIED:
+    for tried in TRIED:
         try:
-            peaks.append((batch, float(_peak(model, batch, imgsz, device, precision))))
+            peaks.append((tried, float(_peak(model, tried, imgsz, device, precision))))
         except torch.cuda.OutOfMemoryError:
-            peaks.append((batch, float(free) + 1))
+            peaks.append((tried, float(free) + 1))
         if peaks[-1][1] > share * total:
             break
-    found = fitting_batch(peaks, share * total)
-    say(f"batch={wanted:g}: {found} images are estimated to fill {share:.0%} of {total / 2**30:.1f} GiB at {imgsz} px")
-    return found
+    images = fitting_batch(peaks, share * total)
+    say(f"batch={batch:g}: {images} images are estimated to fill {share:.0%} of {total / 2**30:.1f} GiB at {imgsz} px")
+    return images
 
 
 def _peak(model: Detector, batch: int, imgsz: int, device: torch.device, precision: torch.dtype | None) -> int:
-    """Bytes that one step takes at most: weights, gradients, two moments and the EMA, and what a batch needs."""
+    """Bytes that one step takes: what a batch needs, weights, gradients, two moments of the optimizer and the EMA."""
     trial = copy.deepcopy(model).to(device, memory_format=torch.channels_last).train()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)

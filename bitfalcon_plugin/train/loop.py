@@ -22,7 +22,7 @@ from ..ops.nms import Suppression
 from ..tasks.metrics import Metrics
 from ..val.loop import DEFAULT_CONF, Hooks, progress, validate
 from ..val.run import Validator
-from .guard import MAX_RETURNS, NotFinite
+from .guard import MAX_RETURNS, SLOWER, NotFinite
 from .optim import step_is_due
 from .setup import prepare, repeatable, set_training
 from .trainer import Run, Trainer
@@ -40,8 +40,8 @@ CLIP = 10.0  # largest global norm of a step's gradient
 def train(run: Run) -> Trainer:
     """Train to the last epoch, the time limit or the end of patience; leaves weights/last.pt and weights/best.pt.
 
-    A first Ctrl-C or SIGTERM ends the run after the step at hand, with last.pt written; KeyboardInterrupt or SystemExit.
-    Raises UserError when steps stay without finite numbers, OSError when the folder cannot be written.
+    A first Ctrl-C or SIGTERM ends the run after the step at hand, with last.pt written; KeyboardInterrupt or
+    SystemExit. Raises UserError when steps stay without finite numbers, OSError when the folder cannot be written.
     """
     with Interrupts() as interrupts, repeatable(run.settings):
         trainer = prepare(run)
@@ -51,18 +51,19 @@ def train(run: Run) -> Trainer:
             trainer.fire("on_train_epoch_start")
             try:
                 _train_epoch(trainer, interrupts)
-            except NotFinite as reason:
-                _go_back(trainer, reason)
+            except NotFinite as error:
+                _return_to_checkpoint(trainer, error)
                 continue
-            except RuntimeError as error:  # torch tells of a dead reader in the middle of whatever is computed
-                if told := worker_death(error):
-                    raise UserError(told) from error
+            except RuntimeError as error:  # torch reports a dead reading process in the middle of any computation
+                if message := worker_death(error):
+                    raise UserError(message) from error
                 raise
             trainer.fire("on_train_epoch_end")
-            last = _is_last(trainer)
-            metrics = _measure(trainer, interrupts) if run.settings.val or last else None
-            _close_epoch(trainer, metrics)
-            _heed(trainer, interrupts)
+            _plan_epochs(trainer)
+            is_last = trainer.epoch + 1 >= trainer.epochs
+            metrics = _validate(trainer, interrupts) if run.settings.val or is_last else None
+            _finish_epoch(trainer, metrics)
+            _stop_on_signal(trainer, interrupts)
         if trainer.guard.skipped and trainer.ema.updates == trainer.first_updates:
             raise UserError(
                 f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}"
@@ -72,7 +73,7 @@ def train(run: Run) -> Trainer:
 
 
 def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
-    """One pass over the training images, or what is left of it; trainer.tloss holds the mean losses then."""
+    """Train on all training images once, or on the rest of an interrupted epoch; sums losses in trainer.tloss."""
     settings, batches = trainer.args, len(trainer.loader)
     set_training(trainer.model, trainer.frozen)
     observe(trainer.model, trainer.epoch < OBSERVED * trainer.epochs)
@@ -80,12 +81,12 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
         trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch
     )
-    schedule, start, done = trainer.planned(), time.perf_counter(), trainer.batch
+    schedule, start, first_batch = trainer.current_schedule(), time.perf_counter(), trainer.batch
     for batch, indices in bar:
         trainer.fire("on_train_batch_start")
         accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
         due = step_is_due(trainer.iteration, trainer.last_step, accumulate)
-        losses = _gradients(trainer, batch, due)
+        losses = _backward(trainer, batch, due)
         trainer.guard.watch(sum(losses.values()), indices)
         trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
         trainer.loss_items = torch.stack([*losses.values()])
@@ -97,19 +98,19 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
         trainer.batch += 1
         trainer.fire("on_train_batch_end")
         if not bar.disable and trainer.batch % 10 == 0:
-            bar.set_postfix_str(_summary(trainer, trainer.tloss / trainer.counted))
+            bar.set_postfix_str(_losses_text(trainer))
         if trainer.batch < batches:
-            _heed(trainer, interrupts)
-    mixed = "" if recipe.mosaic or not settings.mosaic else "  (mosaic closed)"
+            _stop_on_signal(trainer, interrupts)
     seconds = time.perf_counter() - start
-    rate = min((batches - done) * settings.batch, len(trainer.run.samples)) / seconds
+    images = min((batches - first_batch) * settings.batch, len(trainer.run.samples))
+    closed = "  (mosaic closed)" if settings.mosaic and not recipe.mosaic else ""
     trainer.run.say(
-        f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_summary(trainer, trainer.tloss / trainer.counted)}  {seconds:.1f} s, "
-        f"{rate:.1f} images/s, {_left(trainer)}{mixed}"
+        f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_losses_text(trainer)}  {seconds:.1f} s, "
+        f"{images / seconds:.1f} images/s, {_time_left(trainer)}{closed}"
     )
 
 
-def _gradients(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tensor]:
+def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tensor]:
     """Forward and backward of one batch: the losses by name, without gradient.
 
     Gradients are shared between devices only where a step follows.
@@ -132,20 +133,20 @@ def _gradients(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Ten
 
 
 def _step(trainer: Trainer) -> None:
-    """The optimizer's step from the gathered gradients, or none where they are not finite. Raises NotFinite."""
+    """Step the optimizer by the gathered gradients, unless they are not finite. Raises NotFinite after several such."""
     scaler, guard, world = trainer.scaler, trainer.guard, trainer.run.world
     scaler.unscale_(trainer.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), CLIP)
-    fine = not world.any(not guard.is_finite(norm))
-    overflow = not fine and scaler.is_enabled() and not world.any(not guard.losses_are_finite())
-    if fine or overflow:  # the scaler leaves a step whose gradients overflow out by itself
+    finite = not world.any(not guard.is_finite(norm))
+    overflow = not finite and scaler.is_enabled() and not world.any(not guard.losses_are_finite())
+    if finite or overflow:  # the scaler itself leaves out a step whose gradients overflow
         trainer.fire("optimizer_step")
         scaler.step(trainer.optimizer)
-    scaler.update()  # and lowers its scale for the next
+    scaler.update()  # lowers the scale after an overflow
     trainer.fire("on_before_zero_grad")
     trainer.optimizer.zero_grad()
     trainer.last_step = trainer.iteration
-    if fine:
+    if finite:
         trainer.ema.update(trainer.model)
         guard.accept()
     elif overflow and scaler.get_scale() >= 1:
@@ -154,30 +155,29 @@ def _step(trainer: Trainer) -> None:
         guard.skip(f"epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
 
 
-def _is_last(trainer: Trainer) -> bool:
-    """Whether the epoch that was just trained is the last; with time= the number of epochs follows their speed."""
-    done, hours = trainer.epoch + 1, trainer.args.time
-    if hours:
+def _plan_epochs(trainer: Trainer) -> None:
+    """Set the number of epochs that fit into time=, by the speed of those that are done."""
+    if trainer.args.time:
+        done = trainer.epoch + 1
         seconds = trainer.run.world.broadcast(trainer.records.seconds)
-        trainer.epochs = max(int(hours * 3600 / (seconds / done)), done)
-    return done >= trainer.epochs
+        trainer.epochs = max(int(trainer.args.time * 3600 / (seconds / done)), done)
 
 
-def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
+def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     """Validate the averaged weights."""
     settings, events, world = trainer.args, trainer.run.events, trainer.run.world
-    world.broadcast_buffers(
-        trainer.ema.model
-    )  # statistics of the batch norms are those of the process that writes them
+    world.broadcast_buffers(trainer.ema.model)  # rank 0 writes the files, so its statistics count
     validator = trainer.validator = Validator(
         settings, trainer.save_dir, trainer.val_loader, trainer.device, trainer.ema.model
     )
 
     def notify(event: str) -> None:
-        if event != "on_val_end":  # its functions want the numbers
+        if event != "on_val_end":  # fired below, when the validator has its metrics
             events.fire(event, validator)
-        if event == "on_val_batch_end" and world.size == 1:  # of several processes some have a batch more
-            _heed(trainer, interrupts)
+        if (
+            event == "on_val_batch_end" and world.size == 1
+        ):  # of several processes some have a batch more, and all have to stop together
+            _stop_on_signal(trainer, interrupts)
 
     validator.metrics = validate(
         trainer.ema.model,
@@ -193,11 +193,11 @@ def _measure(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     return validator.metrics
 
 
-def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
+def _finish_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
     records, epoch = trainer.records, trainer.epoch
     trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
-    trainer.measured(metrics)
+    trainer.set_metrics(metrics)
     row = records.add(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
     trainer.pictures.scalars(row, epoch + 1)
     improved = records.judge(epoch, metrics)
@@ -205,7 +205,7 @@ def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     if reason and epoch + 1 < trainer.epochs:
         trainer.run.say(reason)
     trainer.run.world.average_gradients(trainer.model)
-    begun = {
+    at_next_epoch = {
         "epoch": epoch + 1,
         "batch": 0,
         "losses": torch.zeros(len(trainer.task.losses)),
@@ -213,7 +213,7 @@ def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
         "boxes": 0,
         "ended": reason,
     }
-    records.save(weights_of(trainer, epoch), {**trainer.state(), **begun}, improved=improved)
+    records.save(checkpoint_of(trainer, epoch), {**trainer.state(), **at_next_epoch}, improved=improved)
     trainer.fire("on_model_save")
     trainer.fire("on_fit_epoch_end")
     trainer.stop = trainer.run.world.any(trainer.stop or bool(reason))
@@ -221,8 +221,8 @@ def _close_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     trainer.boxes, trainer.batch, trainer.epoch = 0, 0, epoch + 1
 
 
-def weights_of(trainer: Trainer, epoch: int) -> Checkpoint:
-    """The averaged weights as a checkpoint; epoch: the last one that is whole, from 0."""
+def checkpoint_of(trainer: Trainer, epoch: int) -> Checkpoint:
+    """The averaged weights as a checkpoint; epoch: the last finished one, from 0."""
     model = trainer.model
     return Checkpoint(
         graph=model.graph,
@@ -236,20 +236,23 @@ def weights_of(trainer: Trainer, epoch: int) -> Checkpoint:
     )
 
 
-def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
-    """End the run here where a signal asks for it; nothing that was trained is lost."""
+def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
+    """End the run here where a signal was received; last.pt then has all that was trained.
+
+    Raises KeyboardInterrupt or SystemExit.
+    """
     if not trainer.run.world.any(interrupts.received is not None):
         return
     interrupts.received = interrupts.received or "SIGTERM"
-    if trainer.epoch >= trainer.epochs or trainer.stop and trainer.batch == 0:  # everything is trained and written
+    if trainer.epoch >= trainer.epochs or (trainer.stop and trainer.batch == 0):  # all epochs are trained and written
         trainer.run.say(
-            f"{interrupts.received}: stopped after the last epoch, before the final measurement. To have that: "
-            f"bitfalcon val model={trainer.best} data={trainer.args.data}"
+            f"{interrupts.received}: stopped after the last epoch, before the final measurement. To measure the best "
+            f"weights: bitfalcon val model={trainer.best} data={trainer.args.data}"
         )
         raise interrupts.end()
     trainer.run.world.average_gradients(trainer.model)
     trainer.tloss = trainer.run.world.mean(trainer.tloss)
-    trainer.records.save_last(weights_of(trainer, trainer.epoch - 1), trainer.state())
+    trainer.records.save_last(checkpoint_of(trainer, trainer.epoch - 1), trainer.state())
     trainer.run.say(
         f"{interrupts.received}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
         f"batches. To go on: bitfalcon train resume={trainer.last}"
@@ -257,33 +260,36 @@ def _heed(trainer: Trainer, interrupts: Interrupts) -> None:
     raise interrupts.end()
 
 
-def _go_back(trainer: Trainer, reason: NotFinite) -> None:
-    """Return to the last checkpoint and go on more slowly. Raises UserError where there is none, or it did not help."""
+def _return_to_checkpoint(trainer: Trainer, error: NotFinite) -> None:
+    """Restore the last checkpoint and train on with a lower rate. Raises UserError where that is not possible."""
     guard = trainer.guard
-    report = f"Training does not stay finite: {reason}. "
+    report = f"Training does not stay finite: {error}. "
     if not trainer.records.own or not trainer.last.is_file() or not trainer.args.save:
         raise UserError(f"{report}No checkpoint of this run is there to go back to. {REPAIR}")
     if guard.returned >= MAX_RETURNS:
         raise UserError(
-            f"{report}Going back {MAX_RETURNS} times with a lower rate did not help; {trainer.last} is the last good one. "
-            f"{REPAIR}"
+            f"{report}Going back {MAX_RETURNS} times with a lower rate did not help; {trainer.last} is the last good "
+            f"checkpoint. {REPAIR}"
         )
-    found, skipped, returned, slower = load_checkpoint(trainer.last), guard.skipped, guard.returned, trainer.slower
-    trainer.restore(found.training, found.state)
-    guard.skipped, guard.returned, trainer.slower, guard.in_a_row = skipped, returned, slower, 0
-    trainer.slow_down()
+    slower, skipped, returned = trainer.slower * SLOWER, guard.skipped, guard.returned + 1
+    checkpoint = load_checkpoint(trainer.last)
+    trainer.restore(checkpoint.training, checkpoint.state)
+    # these go on, and are not those of the checkpoint
+    trainer.slower, guard.skipped, guard.returned, guard.in_a_row = slower, skipped, returned, 0
     trainer.run.say(
-        f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {trainer.slower:g} of the learning rate."
+        f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {slower:g} of the learning rate."
     )
 
 
-def _summary(trainer: Trainer, losses: torch.Tensor) -> str:
-    values = "  ".join(f"{name} {value:.4f}" for name, value in zip(trainer.task.losses, losses.tolist(), strict=True))
+def _losses_text(trainer: Trainer) -> str:
+    """Memory, mean losses of the epoch so far, boxes and image size, for the progress bar and the line of an epoch."""
+    losses = (trainer.tloss / trainer.counted).tolist()
+    values = "  ".join(f"{name} {value:.4f}" for name, value in zip(trainer.task.losses, losses, strict=True))
     return f"{_memory(trainer.device)}{values}  boxes {trainer.boxes}  size {trainer.args.imgsz}"
 
 
 def _memory(device: torch.device) -> str:
-    """The most memory taken so far: of the GPU, or of this process."""
+    """The highest memory use so far: of the GPU, or of this process."""
     if device.type == "cuda":
         return f"{torch.cuda.max_memory_reserved(device) / 2**30:.1f} GiB  "
     if resource is None:
@@ -292,14 +298,10 @@ def _memory(device: torch.device) -> str:
     return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB  "
 
 
-def _left(trainer: Trainer) -> str:
-    """How long the rest of the run will take at the pace so far."""
+def _time_left(trainer: Trainer) -> str:
+    """How long the remaining epochs will take at the pace so far."""
     done = trainer.epoch + 1
-    minutes = trainer.records.seconds / done * (trainer.epochs - done) / 60
-    return (
-        "last epoch"
-        if done >= trainer.epochs
-        else f"{minutes:.0f} min left"
-        if minutes >= 1
-        else f"{minutes * 60:.0f} s left"
-    )
+    if done >= trainer.epochs:
+        return "last epoch"
+    seconds = trainer.records.seconds / done * (trainer.epochs - done)
+    return f"{seconds / 60:.0f} min left" if seconds >= 60 else f"{seconds:.0f} s left"

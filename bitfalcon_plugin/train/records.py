@@ -29,8 +29,8 @@ def columns_of(task: Task) -> tuple[str, ...]:
 class Records:
     """The results of a run, epoch by epoch, and its files. best: weights/best.pt; last: weights/last.pt.
 
-    With save=False there is one checkpoint, written when the run ends: `best` is `last` then. active: whether this process
-    writes files; of several that train together one does.
+    With save=False there is one checkpoint, last.pt, written when the run ends; `best` is its path, too. active:
+    whether this process writes files; of several that train together only rank 0 does.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class Records:
         self.best = folder / "weights" / "best.pt" if settings.save else self.last
         self.rows: list[list[float]] = []
         self.best_fitness, self.best_epoch = -1.0, 0
-        self.own = False  # whether last.pt is of this run: a folder that is used again may hold another's
+        self.own = False  # whether last.pt is of this run: exist_ok=True may find the last.pt of another
         self._unwritten: Checkpoint | None = None
         self._start = time.monotonic()
 
     @property
     def seconds(self) -> float:
-        """Spent on this run, earlier starts included."""
+        """Seconds of training so far, those before a resume included."""
         return time.monotonic() - self._start
 
     def add(
@@ -70,7 +70,7 @@ class Records:
         writer.writerow(self.columns)
         writer.writerows([f"{value:.6g}" for value in row] for row in self.rows)
         if self.active:
-            with self._told("results.csv"):
+            with self._repair_named("results.csv"):
                 write_text(self.folder / "results.csv", text.getvalue())
         return dict(zip(self.columns, self.rows[-1]))
 
@@ -83,7 +83,7 @@ class Records:
         return improved
 
     def save(self, weights: Checkpoint, training: Mapping[str, object], *, improved: bool) -> None:
-        """Write last.pt (weights and all that resuming needs), best.pt if improved, and epochN.pt when its turn comes."""
+        """Write last.pt (weights and training state), best.pt if improved, and epochN.pt every save_period epochs."""
         if not self.active:
             return
         if not self.settings.save:
@@ -103,7 +103,7 @@ class Records:
         self.own = True  # on every process
 
     def state(self) -> dict[str, object]:
-        """What a resumed run takes over."""
+        """What a checkpoint needs; `restore` takes it."""
         return {
             "best_fitness": self.best_fitness,
             "best_epoch": self.best_epoch,
@@ -112,14 +112,14 @@ class Records:
         }
 
     def restore(self, state: Mapping[str, object]) -> None:
-        """Take up what `state` gave."""
+        """Restore what `state` gave."""
         self.own = True
         self.rows = [list(row) for row in state["rows"]]
         self.best_fitness, self.best_epoch = state["best_fitness"], state["best_epoch"]
         self._start = time.monotonic() - state["seconds"]
 
     def stop_reason(self, epoch: int) -> str:
-        """Why patience is at its end after this epoch, or an empty string."""
+        """Why the run ends after this epoch (0-based) by patience=; "" where it goes on."""
         patience = self.settings.patience
         if patience and self.settings.val and epoch - self.best_epoch >= patience:
             return (
@@ -129,7 +129,7 @@ class Records:
         return ""
 
     def finish(self, skipped: int = 0) -> None:
-        """Write what save=False kept back, and say what was reached. skipped: steps that were left out."""
+        """Write the checkpoint of save=False, and print a summary. skipped: steps that were left out."""
         if self._unwritten is not None:
             self._write(self.last, self._unwritten)
         if self.rows:
@@ -139,18 +139,22 @@ class Records:
             )
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
-        with self._told(path.name):
+        with self._repair_named(path.name):
             save_checkpoint(path, checkpoint)
 
     @contextmanager
-    def _told(self, name: str) -> Iterator[None]:
+    def _repair_named(self, name: str) -> Iterator[None]:
+        """Raise an OSError that also names the file, what is kept, and how to go on."""
         try:
             yield
         except OSError as error:
             reason = error.strerror or (str(error).splitlines() or ["unknown"])[0]
-            kept = f"{self.last} as last written is whole: make room or mend the folder, then: bitfalcon train resume={self.last}"
-            nothing = "nothing was saved before: make room or mend the folder and start again"
-            whole = kept if self.own and self.last.is_file() else nothing
-            raise OSError(
-                error.errno or errno.EIO, f"{self.folder / name} cannot be written ({reason}); {whole}"
-            ) from error
+            if self.own and self.last.is_file():
+                repair = (
+                    f"{self.last} as last written is whole: make room or mend the folder, then: "
+                    f"bitfalcon train resume={self.last}"
+                )
+            else:
+                repair = "nothing was saved before: make room or mend the folder and start again"
+            text = f"{self.folder / name} cannot be written ({reason}); {repair}"
+            raise OSError(error.errno or errno.EIO, text) from error

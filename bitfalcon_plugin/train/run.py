@@ -188,6 +188,6 @@ def _measure_best(trainer: Trainer) -> Metrics:
         gather=run.world.gather,
     )
     trainer.validator = validator
-    trainer.measured(validator.metrics)
+    trainer.set_metrics(validator.metrics)
     trainer.fire("on_fit_epoch_end")
     return validator.metrics

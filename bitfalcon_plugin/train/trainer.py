@@ -19,7 +19,7 @@ from ..tasks.metrics import Metrics
 from ..val.pictures import Pictures
 from ..val.run import Validator
 from .distributed import World
-from .guard import SLOWER, Guard
+from .guard import Guard
 from .optim import Ema, OptimizerPlan, Schedule
 from .records import Records
 
@@ -28,8 +28,7 @@ from .records import Records
 class Run:
     """What a training run is made of.
 
-    start: the training state of the checkpoint that it goes on from. matched: what was taken over from weights, in words;
-    tuned: whether that was everything, so that nothing of the model is fresh.
+    start: the training state of the checkpoint that is resumed, None for a new run. matched, tuned: as of InitialModel.
     """
 
     model: Detector
@@ -49,12 +48,14 @@ class Run:
 
 @dataclass
 class Trainer:
-    """A run under way. Callbacks get this object.
+    """The moving parts and the state of a run. Callbacks get this object.
 
-    network: what is called for outputs (the model itself, compiled, or one of several). epoch, batch: the next batch, both
-    from 0. epochs: how many there will be (time= changes it). last_step: iteration of the optimizer's last step, -1 before
-    the first. tloss: sums of the epoch's losses until its end, then their means (in the order of task.losses); loss_items: those of the
-    latest batch; counted: batches of this epoch whose losses were finite. stop: set it and the run ends after this epoch. slower: what the planned learning rate is multiplied by.
+    network: what is called for outputs (the model, distributed or compiled). epoch, batch: the next batch, both from
+    0. epochs: their planned number (time= changes it). last_step: iteration of the optimizer's last step, -1 before
+    the first. tloss: sums of the epoch's losses, in the order of task.losses, and at the end of the epoch their
+    means. loss_items: losses of the latest batch. counted: batches of this epoch with finite losses. stop: set it to
+    end the run after this epoch. slower: factor of the planned learning rate. first_updates: updates of the EMA
+    before the run's first step.
     """
 
     run: Run
@@ -85,7 +86,7 @@ class Trainer:
     metrics: dict[str, float] = field(default_factory=dict)
     stop: bool = False
     slower: float = 1.0
-    first_updates: int = 0  # updates of the average before this run's first
+    first_updates: int = 0
     validator: Validator | None = None
 
     @property
@@ -100,7 +101,7 @@ class Trainer:
 
     @property
     def device(self) -> torch.device:
-        """Where it is trained."""
+        """The device that trains."""
         return self.run.device
 
     @property
@@ -125,7 +126,7 @@ class Trainer:
 
     @property
     def fitness(self) -> float | None:
-        """Of the latest validation."""
+        """The fitness of the latest validation; None before the first."""
         return self.metrics.get("fitness")
 
     @property
@@ -135,23 +136,23 @@ class Trainer:
 
     @property
     def iteration(self) -> int:
-        """The next batch, counted over the whole run."""
+        """The number of the next batch, counted over the whole run from 0."""
         return self.epoch * len(self.loader) + self.batch
 
     def fire(self, event: str) -> None:
         """Tell the callbacks of an event."""
         self.run.events.fire(event, self)
 
-    def planned(self) -> Schedule:
-        """The schedule as it holds now."""
+    def current_schedule(self) -> Schedule:
+        """The schedule with the planned number of epochs and the lowered rate."""
         return replace(self.schedule, epochs=self.epochs, lr=self.schedule.lr * self.slower)
 
-    def measured(self, metrics: Metrics | None) -> None:
-        """Take over the numbers of a validation."""
+    def set_metrics(self, metrics: Metrics | None) -> None:
+        """Set the numbers of a validation; None where the epoch was not validated."""
         self.metrics = metrics.results_dict if metrics is not None else {}
 
     def state(self) -> dict[str, object]:
-        """Everything that going on from here needs, as tensors and plain values; `restore` takes it."""
+        """Everything that resuming needs, as tensors and plain values under the keys of files; `restore` takes it."""
         return {
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
@@ -173,12 +174,12 @@ class Trainer:
             "gathered": self.iteration - self.last_step,
             "images": len(self.run.samples),
             "given": sorted(self.args.given),
-            "names": self._trained(),
+            "names": self._parameter_names(),
             **self.records.state(),
         }
 
     def restore(self, state: Mapping[str, object], average: Mapping[str, Tensor]) -> None:
-        """Go back, or on, to where `state` was taken; average: the weights of the checkpoint's EMA."""
+        """Restore what `state` gave, of this or an earlier process; average: the state dict of the EMA."""
         self.model.load_state_dict(state["weights"])
         self._restore_optimizer(state)
         self.scaler.load_state_dict(state["scaler"])
@@ -195,17 +196,17 @@ class Trainer:
         self.records.restore(state)
         self.guard.restore(state.get("row", 0), state.get("statistics"))
 
-    def _trained(self) -> list[str]:
+    def _parameter_names(self) -> list[str]:
         """Names of the parameters in the order of the optimizer's state."""
         names = {parameter: name for name, parameter in self.model.named_parameters()}
         return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _restore_optimizer(self, state: Mapping[str, object]) -> None:
-        # By name: freeze= may be another one since. The decays are those of this run's batch.
+        # Moments go by name, because freeze= may have changed. Decays are those of the present batch size.
         own, saved = self.optimizer.state_dict(), state["optimizer"]
         if "names" in state:
             moments = {name: saved["state"].get(index) for index, name in enumerate(state["names"])}
-            kept = {index: moments[name] for index, name in enumerate(self._trained()) if moments.get(name)}
+            kept = {index: moments[name] for index, name in enumerate(self._parameter_names()) if moments.get(name)}
             old = {group["kind"]: group for group in saved["param_groups"]}
             groups = [
                 {**old.get(group["kind"], group), **{key: group[key] for key in ("params", "weight_decay", "decay")}}
@@ -213,8 +214,3 @@ class Trainer:
             ]
             saved = {"state": kept, "param_groups": groups}
         self.optimizer.load_state_dict(saved)
-
-    def slow_down(self) -> None:
-        """After going back: a lower learning rate from here on."""
-        self.guard.returned += 1
-        self.slower *= SLOWER
