@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from .config.errors import UserError
 from .config.version import __version__
+
+if TYPE_CHECKING:  # for type checkers, which do not see what __getattr__ loads
+    from .models.modules import register
+    from .yolo import YOLO
 
 __all__ = ["YOLO", "UserError", "__version__", "register"]
 

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, overload
 
 import torch
 
@@ -147,6 +147,10 @@ class YOLO:
             raise
         return self.metrics
 
+    @overload
+    def predict(self, source=None, stream: Literal[False] = False, **kwargs) -> list[Results]: ...
+    @overload
+    def predict(self, source=None, *, stream: Literal[True], **kwargs) -> Iterator[Results]: ...
     def predict(
         self, source=None, stream: bool = False, predictor: None = None, *, settings: Settings | None = None, **kwargs
     ) -> list[Results] | Iterator[Results]:
@@ -167,6 +171,10 @@ class YOLO:
 
     __call__ = predict
 
+    @overload
+    def embed(self, source=None, stream: Literal[False] = False, **kwargs) -> list[torch.Tensor]: ...
+    @overload
+    def embed(self, source=None, *, stream: Literal[True], **kwargs) -> Iterator[torch.Tensor]: ...
     def embed(self, source=None, stream: bool = False, **kwargs) -> list[torch.Tensor] | Iterator[torch.Tensor]:
         """Return for each image a vector (n,): the means of the maps of rows embed=[...], by default the last row's.
 

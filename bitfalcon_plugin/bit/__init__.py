@@ -6,6 +6,15 @@ Each function is imported at its first use.
 from __future__ import annotations
 
 from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for type checkers, which do not see what __getattr__ loads
+    from ..models.bitify import bitify, freeze, unbitify
+    from ..models.modules.bit_layers import BitConv2d, BitLinear
+    from .calibration import calibrate, calibration_images
+    from .packing import pack, sizes
+
+__all__ = ["BitConv2d", "BitLinear", "bitify", "calibrate", "calibration_images", "freeze", "pack", "sizes", "unbitify"]
 
 HOMES = {
     "bitify": "models.bitify",

@@ -15,6 +15,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Literal, overload
 
 import numpy as np
 import torch
@@ -135,6 +136,10 @@ class Results:
             return "(no detections), "
         return "".join(f"{n} {self.names.get(c, c)}{'s' * (n > 1)}, " for c, n in sorted(counts.items()))
 
+    @overload
+    def plot(self, *positional, pil: Literal[False] = False, **options) -> np.ndarray: ...
+    @overload
+    def plot(self, *, pil: Literal[True], **options) -> Image.Image: ...
     def plot(
         self,
         conf: bool = True,

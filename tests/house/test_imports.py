@@ -227,11 +227,14 @@ def violations(tree: ast.Module, allowed: Set[str] = frozenset()) -> list[str]:
 
 
 def load_time(tree: ast.Module) -> ast.Module:
-    """The tree without the bodies of functions: what runs when the module is imported."""
+    """The tree without the bodies of functions and of `if TYPE_CHECKING`: what runs when the module is imported."""
 
     class Strip(ast.NodeTransformer):
         def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
             return None
+
+        def visit_If(self, node: ast.If) -> ast.AST | None:
+            return None if dotted(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
 
         visit_AsyncFunctionDef = visit_FunctionDef
 
@@ -377,7 +380,7 @@ def test_torchvision_is_imported_where_it_is_used(name: str) -> None:
 def test_the_package_itself_imports_next_to_nothing() -> None:
     tree = load_time(parse(SHIPPED["__init__"]))
     assert {target for _, target in own_imports("__init__", tree, True)} == {"config.errors", "config.version"}
-    assert outside_imports(tree) <= {"__future__", "__future__.annotations"}
+    assert outside_imports(tree) <= {"__future__", "__future__.annotations", "typing", "typing.TYPE_CHECKING"}
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_stream_loop(here):
     )
 
 
-@pytest.mark.parametrize("path", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(set(SCRIPTS.glob("*.py")) - {SCRIPTS / "typed_client.py"}), ids=lambda path: path.stem)
 def test_scripts_import_nothing_of_ours_but_the_model(path):
     lines = path.read_text().splitlines()
     assert [line for line in lines if "bitfalcon" in line] == ["from bitfalcon_plugin import YOLO"]
