@@ -1,1 +1,1 @@
-"""Training: assignment, loss, optimisation and the loop."""
+"""The verb train: from settings to a run, its loop, its checkpoints, and several processes."""
