@@ -22,7 +22,7 @@ from torch import Tensor
 from ..config.devices import select_device
 from ..config.errors import UserError
 from ..config.files import new_run_dir
-from ..config.notes import note
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, scan_split
@@ -81,7 +81,7 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
     """
     if others := settings.unused_by("benchmark"):
         names = ", ".join(others)
-        note(f"note: benchmark runs all precisions of the engines in the same way; without effect: {names}")
+        print_note(f"benchmark runs all precisions of the engines in the same way; without effect: {names}")
     conditions = _conditions(model, settings, select_device(settings.device))
     batch, _, height, width = conditions.shape
     candidates = list_candidates(conditions.settings, conditions.device)

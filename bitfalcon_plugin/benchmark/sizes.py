@@ -254,7 +254,7 @@ def _evaluate(folder: Path, last: Checkpoint) -> Metrics:
     data, settings = find_data(settings)
     settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings).samples
-    pictures = Pictures(folder, model.names, settings.plots, print, board=False)
+    pictures = Pictures(folder, model.names, settings.plots, board=False)
     validator, _ = evaluate_and_report(model, samples, settings, folder=folder, pictures=pictures)
     return validator.metrics
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import csv
 import io
-import sys
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -223,7 +222,7 @@ def finish(
 def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
     """Measure the COCO numbers of a model, folded in a copy; prints and writes nothing."""
     folded = fold_for_inference(copy.deepcopy(model))
-    pictures = Pictures(Path(), model.names, False, lambda text: print(text, file=sys.stderr), board=False)
+    pictures = Pictures(Path(), model.names, False, board=False)
     validator, _ = measure(folded, samples, settings.replace(mode="train"), folder=None, pictures=pictures)
     return validator.metrics
 

@@ -10,7 +10,6 @@ pack      the small file
 from __future__ import annotations
 
 import copy
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from ..benchmark.timing import machine
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError
 from ..config.files import new_run_dir, write_text
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
@@ -312,7 +312,7 @@ def _write(folder: Path, steps: Sequence[Step]) -> None:
     try:
         draw(folder / "report.png", steps, machine())
     except NoMatplotlib as error:
-        print(f"note: {error}", file=sys.stderr)
+        print_note(str(error))
     print(f"Results: {folder}")
 
 

@@ -9,7 +9,3 @@ def print_note(*texts: str) -> None:
     """Print a line on stderr for each text."""
     for text in texts:
         print(f"note: {text}", file=sys.stderr)
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr)

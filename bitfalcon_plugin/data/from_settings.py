@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..config.errors import UserError
-from ..config.notes import note
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..ops.letterbox import legal_size, rounding_note
 from .formats.dataset_yaml import DataSpec
@@ -36,8 +35,7 @@ def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
         )
     else:
         data = load_data(settings.data, allow_outside=settings.allow_outside)
-    for text in data.notes:
-        print(f"note: {text}", file=sys.stderr)
+    print_note(*data.notes)
     brought = {key: value for key, value in data.settings.items() if key not in settings.given}
     if brought:
         print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in brought.items()))
@@ -66,10 +64,9 @@ def scan_split(data: DataSpec, split: str, settings: Settings, read: RowReader =
         f"{split:>9}: {len(found.samples)} images, {found.missing + found.empty} backgrounds, {found.unreadable} unreadable, "
         f"{sum(len(sample.labels) for sample in found.samples)} boxes ({data.path})"
     )
-    for text in found.notes[:20]:
-        print(f"note: {text}", file=sys.stderr)
+    print_note(*found.notes[:20])
     if len(found.notes) > 20:
-        print(f"note: ... and {len(found.notes) - 20} more", file=sys.stderr)
+        print_note(f"... and {len(found.notes) - 20} more")
     return found
 
 
@@ -86,7 +83,7 @@ def same_classes(known: Mapping[int, str], names: Mapping[int, str], data: DataS
                 f"{data.path} has the model's classes in another order ({', '.join(names.values())}; the model: "
                 f"{', '.join(known.values())}). Put the names of the data in the model's order."
             )
-        note(f"note: the model calls its classes {', '.join(known.values())}")
+        print_note(f"the model calls its classes {', '.join(known.values())}")
 
 
 def legal_side(settings: Settings, multiple: int) -> Settings:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..config.errors import MissingFileError, UserError
-from ..config.notes import note
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.dataset import scan
 from ..data.formats.dataset_yaml import load_data
@@ -37,7 +37,7 @@ def load_pictures(settings: Settings, count: int, data_remembered: bool) -> tupl
         try:
             pictures.append(read_image(path))
         except UnreadableImage as error:
-            note(f"note: skipped {path}: {error}")
+            print_note(f"skipped {path}: {error}")
     if pictures:
         return pictures[:count], f"images of {settings.source or settings.data}"
     if settings.int8:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError
-from ..config.notes import note
+from ..config.notes import print_note
 from ..config.settings import Settings
 from .formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, require
 from .runtimes.runtime import Runtime, last_line
@@ -139,18 +139,17 @@ class ExportedModel:
         args = self.runtime.about.args
         if self.runtime.suppressed and self._asks_for_more(settings):
             inside = ", ".join(f"{key}={args[key]}" for key in ("conf", "iou", "max_det") if key in args)
-            note(
-                f"note: suppression is inside '{self.path}' ({inside}): lower scores and boxes that it leaves out do "
+            print_note(
+                f"suppression is inside '{self.path}' ({inside}): lower scores and boxes that it leaves out do "
                 "not come back."
             )
         if settings.half and not args.get("half") and self.format != "openvino":
-            note(
-                f"note: half=True: '{self.path}' computes in the type it was exported in, float32; export it with "
-                "half=True."
+            print_note(
+                f"half=True: '{self.path}' computes in the type it was exported in, float32; export it with half=True."
             )
         if settings.compile:
-            note(
-                f"note: compile={settings.compile}: '{self.path}' is run by {self.runtime.runtime}, which compiles by "
+            print_note(
+                f"compile={settings.compile}: '{self.path}' is run by {self.runtime.runtime}, which compiles by "
                 "itself or not at all."
             )
 

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..config.files import atomic, write_text
+from ..config.notes import print_note
 from ..plots.drawing import draw_boxes, picture_of
 from .detections import Boxes
 
@@ -219,7 +220,7 @@ class Results:
         except UserError:  # a folder that cannot be written to
             target = Path(tempfile.gettempdir()) / target.name
             _write_picture(picture, target)
-        print(f"note: no display here; the picture is in {target}", file=sys.stderr)
+        print_note(f"no display here; the picture is in {target}")
 
     def save_txt(self, txt_file: str | Path, save_conf: bool = False) -> str:
         """Append a line for each box to a label file: class, centre and size over the image's width and height[, score][, id].

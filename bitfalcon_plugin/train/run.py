@@ -14,7 +14,7 @@ from ..config.callbacks import Events
 from ..config.devices import select_devices, spelled
 from ..config.errors import UserError
 from ..config.files import new_run_dir
-from ..config.notes import note
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..config.unused import idle
 from ..data.dataset import Scan
@@ -110,8 +110,7 @@ def _new_run(
     settings = _counted_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
     if resumed is None:
-        for line in idle(settings, checkpoint is not None):
-            note(f"note: {line}")
+        print_note(*idle(settings, checkpoint is not None))
     _check_cells(settings, model.multiple, len(train_scan.samples), world)
     if folder is None and world.main:
         folder = new_run_dir("train", settings.project, settings.name, settings.exist_ok)

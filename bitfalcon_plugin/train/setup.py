@@ -137,7 +137,7 @@ def prepare(run: Run) -> Trainer:
         precision,
         frozen,
         Records(run.folder, settings, task, run.say, world.main),
-        Pictures(run.folder, model.names, settings.plots and world.main, run.say, board=world.main),
+        Pictures(run.folder, model.names, settings.plots and world.main, board=world.main),
         settings.epochs,
         tloss=torch.zeros(len(task.losses), device=device),
         counted=torch.zeros((), device=device),

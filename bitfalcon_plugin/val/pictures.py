@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config.files import atomic
+from ..config.notes import print_note
 from ..data.augmentation.augment import Batch
 from ..data.dataset import Sample
 from ..ops.boxes import xywh_from_xyxy
@@ -34,7 +35,7 @@ LEAST = 0.25  # score of the detections that are drawn
 class Pictures:
     """The pictures of a run in `folder`; every method does nothing where `plots` is false.
 
-    names: class index -> name. say: prints a line. board: whether TensorBoard gets scalars where it is installed; None:
+    names: class index -> name. note: prints a note. board: whether TensorBoard gets scalars where it is installed; None:
     as plots.
     """
 
@@ -43,10 +44,10 @@ class Pictures:
         folder: Path,
         names: Mapping[int, str],
         plots: bool,
-        say: Callable[[str], None] = print,
+        note: Callable[[str], None] = print_note,
         board: bool | None = None,
     ):
-        self.folder, self.names, self.plots, self.say = Path(folder), names, plots, say
+        self.folder, self.names, self.plots, self.note = Path(folder), names, plots, note
         self._board = scalars(self.folder) if (plots if board is None else board) else _silent
         self._closed, self._told = 0, False
 
@@ -135,10 +136,10 @@ class Pictures:
             draw(*arguments)
         except NoMatplotlib as missing:
             if not self._told:
-                self.say(f"note: {missing}")
+                self.note(str(missing))
             self._told = True
         except Exception as error:  # whatever it is: nobody wants to lose a run to a picture
-            self.say(f"note: {what} could not be drawn: {type(error).__name__}: {error}")
+            self.note(f"{what} could not be drawn: {type(error).__name__}: {error}")
 
 
 def _label_rows(labels: Instances, fit: Fit | None = None) -> list[list[float]]:

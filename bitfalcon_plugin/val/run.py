@@ -15,7 +15,7 @@ import torch
 from ..config.callbacks import Events
 from ..config.errors import UserError
 from ..config.files import new_run_dir, write_text
-from ..config.notes import note
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
@@ -60,7 +60,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     settings = _enough_boxes(settings, most)
     names = {0: "item"} if single else model.names
     with _run_dir(settings) as folder:
-        pictures = Pictures(folder or Path(), names, settings.plots, note, board=False)
+        pictures = Pictures(folder or Path(), names, settings.plots, board=False)
         evaluate = evaluate_and_report if most else measure
         validator, detections = evaluate(
             model, samples, settings, folder=folder, pictures=pictures, events=events, single=single
@@ -172,18 +172,18 @@ def counted_batch(settings: Settings) -> Settings:
     """The settings with batch= as a number of images, which is searched for in training only; a note where it was none."""
     if settings.batch >= 1:
         return settings
-    note(f"note: batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.")
+    print_note(f"batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.")
     return settings.replace(batch=USUAL)
 
 
 def _enough_boxes(settings: Settings, most: int) -> Settings:
     # most: labels of the image that has most of them
     if most > COUNTED:
-        note(f"note: an image has {most} labels; AP and AR count the {COUNTED} best detections of a class and image.")
+        print_note(f"an image has {most} labels; AP and AR count the {COUNTED} best detections of a class and image.")
     if most <= settings.max_det:
         return settings
     if "max_det" in settings.given:
-        note(f"note: an image has {most} labels; with max_det={settings.max_det} not all of them can be found.")
+        print_note(f"an image has {most} labels; with max_det={settings.max_det} not all of them can be found.")
         return settings
     print(f"max_det={most}: so many labels has one image")
     return settings.replace(max_det=most)

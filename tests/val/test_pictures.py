@@ -65,7 +65,7 @@ def test_boxes_lie_in_the_image_they_belong_to(tmp_path):
 
 
 def test_nothing_is_drawn_without_plots(tmp_path):
-    drawn = Pictures(tmp_path, NAMES, False, say=pytest.fail)
+    drawn = Pictures(tmp_path, NAMES, False, note=pytest.fail)
     drawn.labels([])
     drawn.train_batch(0, batch())
     drawn.scalars(ROW, 1)
@@ -78,7 +78,7 @@ def test_a_picture_that_fails_is_a_note(tmp_path):
     drawn = Pictures(tmp_path, NAMES, True, said.append, board=False)
     drawn.train_batch(0, Batch(torch.ones(2, 3, 8, 8), targets_of(torch.ones(3, 4), torch.ones(1), torch.ones(1))))
     drawn.train_batch(1, batch())
-    assert len(said) == 1 and said[0].startswith("note: train_batch0.jpg could not be drawn: ")
+    assert len(said) == 1 and said[0].startswith("train_batch0.jpg could not be drawn: ")
     assert files(tmp_path) == ["train_batch1.jpg"]
 
 
@@ -89,7 +89,7 @@ def test_a_folder_that_is_gone_or_full_is_a_note(tmp_path, monkeypatch):
         Image.Image, "save", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space left on device"))
     )
     drawn.train_batch(0, batch())
-    assert said == ["note: train_batch0.jpg could not be drawn: OSError: [Errno 28] No space left on device"]
+    assert said == ["train_batch0.jpg could not be drawn: OSError: [Errno 28] No space left on device"]
     assert files(tmp_path) == []  # the unfinished file is gone
 
 
@@ -101,7 +101,7 @@ def validated(tmp_path, drawn):
 
 
 def test_the_first_validation_batches_with_labels_and_with_detections(tmp_path):
-    drawn = Pictures(tmp_path / "run", dict.fromkeys(range(3), ""), True, say=pytest.fail)
+    drawn = Pictures(tmp_path / "run", dict.fromkeys(range(3), ""), True, note=pytest.fail)
     validated(tmp_path, drawn)
     assert files(tmp_path / "run") == sorted(
         f"val_batch{n}_{kind}.jpg" for n in range(3) for kind in ("labels", "pred")
@@ -131,7 +131,7 @@ def test_without_matplotlib_the_rest_is_drawn_and_one_line_is_said(tmp_path, mon
 def test_everything_a_run_draws(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.setattr("bitfalcon_plugin.plots.charts.DPI", 40)
-    drawn = Pictures(tmp_path / "run", NAMES, True, say=pytest.fail, board=False)
+    drawn = Pictures(tmp_path / "run", NAMES, True, note=pytest.fail, board=False)
     samples, metrics = validated(tmp_path, drawn)
     (tmp_path / "run" / "results.csv").write_text(
         "epoch,time,train/box_loss,val/box_loss,metrics/mAP50(B)\n1,2,3,4,nan\n"

@@ -6,7 +6,6 @@ Sizes of objects are COCO's (Lin et al. 2014): small below 32 x 32 px, large fro
 from __future__ import annotations
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 
 from ...config.errors import UserError
 from ...config.files import write_text
+from ...config.notes import print_note
 from ...config.settings import Settings
 from .checks import CHECKS, Finding, View, label_rows
 from .survey import Picture, Survey, survey
@@ -86,7 +86,7 @@ def run_doctor(settings: Settings) -> Report:
     if settings.out and Path(settings.out).is_dir():
         raise UserError(f"out={settings.out} is a folder; give the file to write, for example out=doctor.json .")
     if unread := settings.unused_by("doctor"):
-        print(f"note: doctor only looks; without effect here: {', '.join(unread)}", file=sys.stderr)
+        print_note(f"doctor only looks; without effect here: {', '.join(unread)}")
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
     report = examine(
         survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls),

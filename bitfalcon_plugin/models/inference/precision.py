@@ -10,7 +10,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from ...config.notes import note
+from ...config.notes import print_note
 from ...config.settings import Settings
 from ..detector import Detector
 from .fused_conv import FusedConv2d, operator_works, trial_convolution
@@ -53,9 +53,9 @@ def evaluation_precision(settings: Settings, device: torch.device, model: Detect
     hint = "amp=bf16 measures in bfloat16" if device.type == "cpu" else ""
     if is_named:
         reason = f"amp={settings.amp}: {device.type} does not compute well in this type; measuring in float32"
-        note(f"note: {reason}{f' ({hint})' if hint else ''}.")
+        print_note(f"{reason}{f' ({hint})' if hint else ''}.")
     else:
-        note(f"note: half=True: {half_type(device)[1]}{f' (float32; {hint})' if hint else ''}.")
+        print_note(f"half=True: {half_type(device)[1]}{f' (float32; {hint})' if hint else ''}.")
     return None
 
 
