@@ -11,119 +11,120 @@ from .errors import UserError
 
 
 def select_device(device: object) -> torch.device:
-    """'' or None: the first GPU, else the CPU; 'cpu', 'mps', 0, '0', 'cuda:0'; -1: the GPU with most free memory.
+    """Return the one device that `device` names.
 
-    Raises UserError for one that is not there, and for several.
+    '' and None name the first GPU, or the CPU without GPUs; -1 names the GPU with most free memory; other names are
+    'cpu', 'mps', 0, '0' and 'cuda:0'. Raises UserError for a device that is missing, and for several devices.
     """
-    found = _named(device)
-    if len(found) > 1:
+    devices = named_devices(device)
+    if len(devices) > 1:
         raise UserError(
-            f"device={device!r}: several devices are for training and predict; name one here, for example device={found[0].index}."
+            f"device={device!r}: several devices are for training and predict; name one here, for example "
+            f"device={devices[0].index}."
         )
-    return found[0]
+    return devices[0]
 
 
 def select_devices(device: object) -> list[torch.device]:
-    """The same, and several GPUs: '0,1', (0, 1), [0, 1], 'cuda:0,1'; each -1 is the next GPU with most free memory.
+    """Return the devices of this process: all that `device` names, or in a process that torchrun started only its own.
 
-    In a process that torchrun started: the one device of this process, its LOCAL_RANK-th among those named, or among all GPUs
-    where none is named. Raises UserError for devices that are not there, named twice, of mixed kinds, or of another number than
-    torchrun's processes.
+    A process of torchrun gets the device at position LOCAL_RANK among those that `device` names, or among all GPUs
+    where `device` names none; on CPUs all processes share one. Raises UserError as `named_devices`, and where the
+    number of devices differs from the number of processes.
     """
     if "LOCAL_RANK" not in os.environ:
-        return _named(device)
-    local, processes = (_number(name) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
-    if "-1" in map(str.strip, _items(device)):
+        return named_devices(device)
+    names = _split_names(device)
+    if "-1" in names:
         raise UserError(
-            f"device={device!r}: processes of torchrun would all choose the same GPU. Name them, as in device=0,1, or none."
+            f"device={device!r}: processes of torchrun would all choose the same GPU. Name them, as in device=0,1, or "
+            "none."
         )
-    free = _items(device) in ([""], ["cuda"])  # every GPU of this machine is meant
-    found = [torch.device("cuda", i) for i in range(_gpus())] if free else []
-    found = found or _named(device)
-    if found[0].type != "cuda":
-        return found  # processes share a CPU
-    if local is None or local >= len(found) or not free and processes not in (None, len(found)):
+    every_gpu = names in ([""], ["cuda"]) and _gpu_count() > 0
+    devices = [torch.device("cuda", i) for i in range(_gpu_count())] if every_gpu else named_devices(device)
+    if devices[0].type != "cuda":
+        return devices
+    rank, processes = _index_variable("LOCAL_RANK"), _index_variable("LOCAL_WORLD_SIZE")
+    is_other_number = not every_gpu and processes not in (None, len(devices))
+    if rank is None or rank >= len(devices) or is_other_number:
         raise UserError(
-            f"device={device!r} is {len(found)} of this machine's GPUs, torchrun started {processes or 'other'} processes "
-            f"here (LOCAL_RANK={os.environ['LOCAL_RANK']}). Give --nproc-per-node={len(found)}, or as many devices."
+            f"device={device!r} is {len(devices)} of this machine's GPUs, torchrun started {processes or 'other'} "
+            f"processes here (LOCAL_RANK={os.environ['LOCAL_RANK']}). Give --nproc-per-node={len(devices)}, or as many "
+            "devices."
         )
-    return [found[local]]
+    return [devices[rank]]
 
 
-def every_device(device: object) -> list[torch.device]:
-    """The devices among which predict shares out its batches: as `select_devices`, whatever torchrun says of processes."""
-    return _named(device)
+def named_devices(device: object) -> list[torch.device]:
+    """Return every device that `device` names, also inside a process of torchrun.
+
+    Several GPUs are named by '0,1', (0, 1), [0, 1] or 'cuda:0,1'; each -1 is the next GPU with most free memory.
+    Raises UserError for devices that are missing, named twice or of mixed kinds.
+    """
+    names = _split_names(device)
+    count, has_mps = _gpu_count(), torch.backends.mps.is_available()
+    if names in ([""], ["cuda"]):
+        if names == ["cuda"] and not count:
+            raise UserError("device=cuda: torch sees no GPU here. Use device=cpu.")
+        return [torch.device("cuda", 0) if count else torch.device("cpu")]
+    known = ["cpu", *map(str, range(count)), *(["mps"] if has_mps else [])]
+    valid, problems = [], []
+    for name in names:
+        if name in known or name == "-1" and count:
+            valid.append(name)
+        elif name.isdecimal() and str(int(name)) in known:  # 00
+            valid.append(str(int(name)))
+        else:
+            problems.append("there is no GPU to choose" if name == "-1" else f"{name!r} is not here")
+    if len(valid) > 1 and {"cpu", "mps"} & set(valid):
+        problems.append("only GPUs work together")
+    problems += [f"{name} is named twice" for name in dict.fromkeys(valid) if name != "-1" and valid.count(name) > 1]
+    if "-1" in valid and len(valid) > count:
+        problems.append(f"{len(valid)} GPUs are asked for")
+    if problems:
+        raise UserError(
+            f"device={device!r}: {'; '.join(problems)} (known: {', '.join(known)}). Give one of these, or no device."
+        )
+    if valid[0] in ("cpu", "mps"):
+        return [torch.device(valid[0])]
+    return [torch.device("cuda", index) for index in _choose_idle([int(name) for name in valid], count)]
 
 
-def spelled(devices: Sequence[torch.device]) -> str:
-    """Devices as `device=` names them: '0,1', 'cpu'. Another process that reads it chooses the same."""
+def device_text(devices: Sequence[torch.device]) -> str:
+    """Return devices as `device=` names them: '0,1', 'cpu'. Another process that reads the text chooses the same."""
     return ",".join(str(device.index) if device.type == "cuda" else device.type for device in devices)
 
 
-def _named(device: object) -> list[torch.device]:
-    items = _items(device)
-    count, mps = _gpus(), torch.backends.mps.is_available()
-    known = ", ".join(["cpu", *map(str, range(count)), *(["mps"] if mps else [])])
-    if items in ([""], ["cuda"]):
-        if items == ["cuda"] and not count:
-            raise UserError("device=cuda: torch sees no GPU here. Use device=cpu.")
-        return [torch.device("cuda", 0) if count else torch.device("cpu")]
-    problems, found = [], []
-    for item in items:
-        if item in ("cpu", "mps") and (item == "cpu" or mps):
-            found.append(item)
-        elif item == "-1" and count:
-            found.append(-1)
-        elif item.isdecimal() and int(item) < count:
-            found.append(int(item))
-        else:
-            problems.append("there is no GPU to choose" if item == "-1" else f"{item!r} is not here")
-    if len(found) > 1 and not all(isinstance(item, int) for item in found):
-        problems.append("only GPUs work together")
-    problems += [f"{item} is named twice" for item in dict.fromkeys(found) if item != -1 and found.count(item) > 1]
-    if found.count(-1) and len(found) > count:
-        problems.append(f"{len(found)} GPUs are asked for")
-    if problems:
-        raise UserError(f"device={device!r}: {'; '.join(problems)} (known: {known}). Give one of these, or no device.")
-    return [
-        torch.device(item) if isinstance(item, str) else torch.device("cuda", item)
-        for item in _idle_filled(found, count)
-    ]
-
-
-def _gpus() -> int:
+def _gpu_count() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _items(device: object) -> list[str]:
-    # '0', 'cpu', 'cuda', '' or '-1' each; a comma at the end of several is no mistake
-    words = (
-        [str(item) for item in device]
-        if isinstance(device, (list, tuple))
-        else str("" if device is None else device).split(",")
-    )
-    words = [word.strip(" \t'\"()[]").lower() for word in words]
-    words = ["" if word == "none" else word.removeprefix("cuda:") for word in words]
-    return [word for word in words if word] or [""]
+def _split_names(device: object) -> list[str]:
+    """The names in `device`: '0', 'cpu', 'cuda', '-1', ...; [''] where there is none. A comma may follow the last."""
+    text = "" if device is None else str(device)
+    parts = [str(part) for part in device] if isinstance(device, (list, tuple)) else text.split(",")
+    names = [part.strip(" \t'\"()[]").lower() for part in parts]
+    return [name.removeprefix("cuda:") for name in names if name not in ("", "none", "cuda:")] or [""]
 
 
-def _idle_filled(found: list, count: int) -> list:
-    """Every -1 replaced by the index of the GPU, of those not named, that has most free memory."""
-    if -1 not in found:
-        return found
-    ranked = sorted(set(range(count)) - set(found), key=lambda index: (-_free_memory(index), index))
-    return [ranked.pop(0) if item == -1 else item for item in found]
+def _choose_idle(indices: list[int], count: int) -> list[int]:
+    """Replace every -1 by the index of the GPU with most free memory, of those not named."""
+    if -1 not in indices:
+        return indices
+    unnamed = set(range(count)) - set(indices)
+    by_memory = sorted(unnamed, key=lambda index: (-_free_memory(index), index))
+    return [by_memory.pop(0) if index == -1 else index for index in indices]
 
 
 def _free_memory(index: int) -> int:
-    """Bytes; 0 for a GPU without room for as much as the question."""
+    """The free bytes of a GPU; 0 where even the query finds no memory."""
     try:
         return torch.cuda.mem_get_info(index)[0]
     except RuntimeError:
         return 0
 
 
-def _number(name: str) -> int | None:
-    """An environment variable as an index; None where it is unset or something else."""
+def _index_variable(name: str) -> int | None:
+    """An environment variable as an index; None where it is unset or no number."""
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else None

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..config.devices import every_device, select_device
+from ..config.devices import named_devices, select_device
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
 from .build import graph_from_settings
@@ -121,7 +121,7 @@ class WorkingModel:
             print_note(f"{self.source} is a graph, its weights are random until train() or load().")
         # predict shares its batches out among several devices
         is_predict = settings.mode == "predict"
-        devices = every_device(settings.device) if is_predict else [select_device(settings.device)]
+        devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
         choices = (devices, settings.half, settings.compile)
         if self._ready is None or self._ready[0] != choices:
             copies = [

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from ..config.errors import UserError
-from ..config.signals import Stopped
+from ..config.signals import exception_for
 from .distributed import LostPeer
 
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # signals that the launcher hands on to the processes
@@ -69,7 +69,7 @@ def launch(count: int, function: Callable, *args: object) -> object:
         try:
             return elastic_launch(config, _run_worker)(folder, count, function, args)[0]
         except SignalException as error:
-            raise _stopped(error.sigval) from None
+            raise exception_for(error.sigval) from None
         except ChildFailedError as error:
             rank, failure = error.get_first_failure()
             raise failure_of(Path(folder), rank, failure.exitcode, count) from None
@@ -132,7 +132,7 @@ def failure_of(folder: Path, rank: int, code: int, count: int) -> BaseException:
     if "user" in texts:
         return UserError(texts["user"])
     if code in signals or -code in signals.values():  # the process was stopped, and not by the launcher
-        return _stopped(signals.get(code, -code))
+        return exception_for(signals.get(code, -code))
     if code > 0 and "error" in texts:
         failed_rank = notes["error"][0].suffixes[0][1:]
         return RuntimeError(f"process {failed_rank} of {count} failed:\n{texts['error']}")
@@ -146,10 +146,6 @@ def failure_of(folder: Path, rank: int, code: int, count: int) -> BaseException:
         f"Process {rank} of {count} (counted from 0) {end}; the others were stopped.{memory} The run goes on with "
         "resume=<run folder>/weights/last.pt"
     )
-
-
-def _stopped(number: int) -> BaseException:
-    return KeyboardInterrupt() if number == signal.SIGINT else Stopped(128 + number)
 
 
 def _check_pickles(function: Callable, args: tuple) -> bool:

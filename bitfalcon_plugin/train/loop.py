@@ -6,13 +6,14 @@ Written from spec/interface.md section 6 with the choices of spec/families.md se
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 import time
 
 import torch
 
 from ..config.errors import UserError
-from ..config.signals import Interrupts
+from ..config.signals import Interrupts, exception_for
 from ..data.augmentation.augment import Batch, recipe_of
 from ..data.loading.workers import worker_death
 from ..models.bitify import observe
@@ -243,21 +244,21 @@ def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
     """
     if not trainer.run.world.any(interrupts.received is not None):
         return
-    interrupts.received = interrupts.received or "SIGTERM"
+    received = interrupts.received or signal.SIGTERM  # of another process
     if trainer.epoch >= trainer.epochs or (trainer.stop and trainer.batch == 0):  # all epochs are trained and written
         trainer.run.say(
-            f"{interrupts.received}: stopped after the last epoch, before the final measurement. To measure the best "
+            f"{received.name}: stopped after the last epoch, before the final measurement. To measure the best "
             f"weights: bitfalcon val model={trainer.best} data={trainer.args.data}"
         )
-        raise interrupts.end()
+        raise exception_for(received)
     trainer.run.world.average_gradients(trainer.model)
     trainer.tloss = trainer.run.world.mean(trainer.tloss)
     trainer.records.save_last(checkpoint_of(trainer, trainer.epoch - 1), trainer.state())
     trainer.run.say(
-        f"{interrupts.received}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
+        f"{received.name}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
         f"batches. To go on: bitfalcon train resume={trainer.last}"
     )
-    raise interrupts.end()
+    raise exception_for(received)
 
 
 def _return_to_checkpoint(trainer: Trainer, error: NotFinite) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..config.callbacks import Events
-from ..config.devices import select_devices, spelled
+from ..config.devices import device_text, select_devices
 from ..config.errors import UserError
 from ..config.files import new_run_dir
 from ..config.notes import print_note
@@ -60,7 +60,7 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None, events: Events 
                 f"torchrun --nproc_per_node={len(devices)} script.py."
             )
         check_batch(settings.batch, len(devices))  # before any process starts
-        best, metrics = launch(len(devices), _in_process, settings.replace(device=spelled(devices)), checkpoint)
+        best, metrics = launch(len(devices), _in_process, settings.replace(device=device_text(devices)), checkpoint)
         return Result(best, metrics)
     with join(devices) as world, contextlib.nullcontext() if world.main else _silence():
         run = _new_run(settings, checkpoint, events or Events(), world, devices[0])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bitfalcon_plugin.config.devices import select_device, select_devices, spelled
+from bitfalcon_plugin.config.devices import device_text, select_device, select_devices
 from bitfalcon_plugin.config.errors import UserError
 
 GIB = 2**30
@@ -156,6 +156,6 @@ def test_processes_and_devices_must_be_equally_many(monkeypatch, given, local, p
 
 
 @pytest.mark.parametrize("given, text", [("3,0", "3,0"), ("-1,-1", "2,0"), ("cpu", "cpu"), (None, "0")])
-def test_spelled_for_another_process(given, text) -> None:
+def test_device_text_for_another_process(given, text) -> None:
     found = select_devices(given)
-    assert spelled(found) == text and select_devices(text) == found
+    assert device_text(found) == text and select_devices(text) == found

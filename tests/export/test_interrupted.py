@@ -80,9 +80,9 @@ def test_an_interruption_that_a_runtime_made_a_fault_of_ends_as_an_interruption(
 def test_handlers_of_others_and_other_threads_are_left_alone(folder, usual_handlers):
     seen = []
     signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
-    with signals.ended_by_signals() as heed:
+    with signals.ended_by_signals() as raise_if_received:
         signal.raise_signal(signal.SIGTERM)
-        heed()
+        raise_if_received()
     assert seen == [signal.SIGTERM]
     thread = threading.Thread(target=lambda: seen.append(run_export(tiny(), made(), "small.yaml")))
     thread.start()
