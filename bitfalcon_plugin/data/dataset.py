@@ -1,24 +1,24 @@
-"""A split of a dataset as checked samples: images found and looked at, labels read, problems told with file and line.
+"""Scan a split of a dataset: list its images, check them, read their labels, report problems with file and line.
 
-Written from interface.md 5.2 and families.md 3. The YAML itself is read in `spec`, label rows are checked in `labels`.
+Written from interface.md 5.2 and families.md 3. `formats.dataset_yaml` reads the YAML, `formats.yolo` the label rows.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from ..config.errors import MissingFileError, UserError, nearest, raise_problems
 from ..ops.instances import Instances
-from .formats.dataset_yaml import DataSpec, leaves
+from .formats.dataset_yaml import DataSpec, leaves, outside_problem
 from .formats.keypoint_rows import keypoint_problems, polygon_values
 from .formats.yolo import RowReader, label_path, read_row
 from .images import IMAGE_SUFFIXES
-from .scan_cache import NO_LABELS, look_at_all
+from .scan_cache import NO_LABELS, scan_images
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,19 +36,29 @@ class Sample:
 
 
 @dataclass(frozen=True, eq=False)
+class Listing:
+    """The image files that the YAML lists for a split, sorted by path, and what is wrong with the list."""
+
+    paths: list[Path] = field(default_factory=list)
+    absent: list[Path] = field(default_factory=list)  # entries that do not exist
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # lines of .txt lists that name no image
+
+
+@dataclass(frozen=True, eq=False)
 class Scan:
-    """What a split holds. found + missing + empty == len(samples); unreadable images are not among the samples."""
+    """The content of a split. labelled + missing + empty == len(samples): unreadable images are not among them."""
 
     samples: tuple[Sample, ...]  # sorted by image path
-    found: int  # images whose label file has at least one usable row
+    labelled: int  # images whose label file has at least one usable row
     missing: int  # backgrounds without a label file
     empty: int  # backgrounds whose label file has no usable row
-    unreadable: int  # images set aside
+    unreadable: int  # images left out
     notes: tuple[str, ...]  # one line each, with file and line
 
     @property
     def polygons(self) -> int:
-        """How many labels are polygons; the others are boxes alone."""
+        """The number of labels that are polygons."""
         return sum(int(sample.labels.has_polygon.sum()) for sample in self.samples)
 
 
@@ -61,70 +71,73 @@ def scan(
     fraction: float = 1.0,
     read: RowReader = read_row,
 ) -> Scan:
-    """Find the images of a split, look at each one's header and end, and read its labels.
+    """List the images of a split, check the header and the end of each file, and read the labels.
 
     Args:
         single_cls: every label becomes class 0; class indices are not checked against the names.
         classes: keep only labels of these classes (indices as in the files).
-        read: the task's reader of one row of a label file.
         fraction: keep the first round(n * fraction) images in sorted order, at least one.
+        read: the task's reader of one row of a label file.
 
-    Raises MissingFileError where images are not there, UserError with all label problems of the split, and UserError
-    where no image, or in train no label, is left. An image that cannot be used is set aside, counted and noted.
+    An image that cannot be used is left out, counted and noted. Raises MissingFileError if images are missing, and
+    UserError with all label problems of the split, or if no image, or in train no label, is left.
     """
-    wanted = _wanted(classes, None if single_cls else data.nc)
-    paths, notes = _images(data, split)
-    paths = paths[: max(1, round(len(paths) * fraction))]
     nc = None if single_cls else data.nc
-    looks = look_at_all(paths, nc, read)
-    problems = [problem for look in looks for problem in look.labels.problems]
-    problems += keypoint_problems(
-        ((label_path(look.image), polygon_values(look.labels.labels)) for look in looks), data.kpt_shape
-    )
+    class_filter = _class_filter(classes, nc)
+    paths, notes = _require_images(data, split)
+    paths = paths[: max(1, round(len(paths) * fraction))]
+    images = scan_images(paths, nc, read)
+    problems = [problem for image in images for problem in image.labels.problems]
+    polygons = ((label_path(image.path), polygon_values(image.labels.labels)) for image in images)
+    problems += keypoint_problems(polygons, data.kpt_shape)
     raise_problems(f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:", problems)
-    samples = []
-    for look in looks:
-        notes += look.notes
-        if look.size:
-            samples.append(Sample(look.image, look.size, _chosen(look.labels.labels, wanted, single_cls)))
-    seen = [look for look in looks if look.size]
-    found = sum(len(look.labels.labels) > 0 for look in seen)
-    missing = sum(look.labels is NO_LABELS for look in seen)
-    result = Scan(tuple(samples), found, missing, len(seen) - found - missing, len(looks) - len(seen), tuple(notes))
-    return _usable(result, data, split, paths, wanted)
+    usable = [image for image in images if image.size]
+    result = Scan(
+        tuple(
+            Sample(image.path, image.size, _filtered(image.labels.labels, class_filter, single_cls)) for image in usable
+        ),
+        labelled=sum(len(image.labels.labels) > 0 for image in usable),
+        missing=sum(image.labels is NO_LABELS for image in usable),
+        empty=sum(image.labels is not NO_LABELS and not len(image.labels.labels) for image in usable),
+        unreadable=len(images) - len(usable),
+        notes=(*notes, *(note for image in images for note in image.notes)),
+    )
+    return _require_labels(result, data, split, paths, class_filter)
 
 
-def _chosen(labels: Instances, classes: frozenset[int] | None, single_cls: bool) -> Instances:
-    """The labels of the chosen classes; with `single_cls` all of them are of class 0."""
-    if classes is not None:
-        labels = labels.only(torch.isin(labels.classes, torch.tensor(sorted(classes), dtype=torch.int64)))
+def _filtered(labels: Instances, class_filter: frozenset[int] | None, single_cls: bool) -> Instances:
+    """The labels of the chosen classes; with `single_cls` all of them get class 0."""
+    if class_filter is not None:
+        labels = labels.only(torch.isin(labels.classes, torch.tensor(sorted(class_filter), dtype=torch.int64)))
         if not bool(labels.has_polygon.any()):
             labels = replace(labels, polygons=None)
     return replace(labels, classes=torch.zeros_like(labels.classes)) if single_cls else labels
 
 
-def _wanted(classes: int | Sequence[int] | None, nc: int | None) -> frozenset[int] | None:
-    """The `classes` filter as a set; indices that the dataset does not have are refused."""
+def _class_filter(classes: int | Sequence[int] | None, nc: int | None) -> frozenset[int] | None:
+    """The argument `classes` as a set. Raises UserError for indices that the dataset does not have."""
     if classes is None:
         return None
-    wanted = frozenset([classes] if isinstance(classes, int) else classes)
-    if unknown := sorted(index for index in wanted if nc is not None and not 0 <= index < nc):
+    indices = frozenset([classes] if isinstance(classes, int) else classes)
+    if unknown := sorted(index for index in indices if nc is not None and not 0 <= index < nc):
         raise UserError(f"classes={unknown}: not in this dataset; expected indices from 0 to {nc - 1}.")
-    return wanted
+    return indices
 
 
-def _usable(result: Scan, data: DataSpec, split: str, paths: Sequence[Path], wanted: frozenset[int] | None) -> Scan:
-    """The scan itself, with a note where nothing is labelled; refused without images, and in train without labels."""
+def _require_labels(
+    result: Scan, data: DataSpec, split: str, paths: Sequence[Path], class_filter: frozenset[int] | None
+) -> Scan:
+    """The scan, with a note if no image has a label. Raises UserError without images, and in train without labels."""
     title = f"Split '{split}' of dataset '{data.path}'"
     if not result.samples:
         if not any(path.exists() for path in paths):
-            raise MissingFileError(_missing(data, split, paths[:1]))
+            raise MissingFileError(_missing_message(data, split, paths[:1]))
         raise_problems(f"{title} has no usable image ({len(paths)} listed):", result.notes)
     if any(len(sample.labels) for sample in result.samples):
         return result
-    kept = "" if wanted is None else f" of classes={sorted(wanted)}"
+    classes = "" if class_filter is None else f" of classes={sorted(class_filter)}"
     text = (
-        f"{title} has no usable label{kept}: {len(result.samples)} images, {result.missing} without a label file, "
+        f"{title} has no usable label{classes}: {len(result.samples)} images, {result.missing} without a label file, "
         f"{result.empty} with an empty one. Labels are looked for in a folder 'labels' in place of the last 'images' "
         f"of an image's path, else beside it; the first at '{label_path(result.samples[0].image)}'."
     )
@@ -133,84 +146,87 @@ def _usable(result: Scan, data: DataSpec, split: str, paths: Sequence[Path], wan
     return replace(result, notes=(*result.notes, text))
 
 
-def _images(data: DataSpec, split: str) -> tuple[list[Path], list[str]]:
-    """The image files of a split, sorted by path, and notes about lines of lists that name none."""
+def _require_images(data: DataSpec, split: str) -> tuple[list[Path], list[str]]:
+    """The image files of a split and notes about them. Raises the problems of the listing, or that it is empty."""
     if split not in data.splits:
         raise UserError(f"Dataset '{data.path}' has no split '{split}'; it has {', '.join(data.splits)}.")
-    entries = [Path(entry) for entry in data.splits[split]]
-    if absent := [entry for entry in entries if not entry.exists()]:
-        raise MissingFileError(_missing(data, split, absent))
-    found: list[Path] = []
-    problems: list[str] = []
-    notes: list[str] = []
-    for entry in entries:
-        if entry.is_dir():
-            found += _walk(entry)
-        elif entry.suffix.lower() == ".txt":
-            found += _lines(entry, data, problems, notes)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            found.append(entry)
-        else:
-            problems.append(f"'{entry}' is neither a folder, a .txt list nor an image")
+    listing = list_images(data, split)
+    if listing.absent:
+        raise MissingFileError(_missing_message(data, split, listing.absent))
     title = f"Split '{split}' of dataset '{data.path}'"
-    raise_problems(f"{title} cannot be used:", problems)
-    if not found:
-        where = ", ".join(f"'{entry}'" for entry in entries)
-        raise UserError(f"{title} is empty: no image in {where}; expected files {' '.join(sorted(IMAGE_SUFFIXES))}.")
-    return sorted(found, key=str), notes
+    raise_problems(f"{title} cannot be used:", listing.problems)
+    if not listing.paths:
+        entries = ", ".join(f"'{entry}'" for entry in data.splits[split])
+        suffixes = " ".join(sorted(IMAGE_SUFFIXES))
+        raise UserError(f"{title} is empty: no image in {entries}; expected files {suffixes}.")
+    return listing.paths, listing.notes
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """The images in a folder and below, hidden files and folders left out; linked folders are followed, once each."""
-    seen = set()
-    for place, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:
+def list_images(data: DataSpec, split: str) -> Listing:
+    """List the image files of a split; problems are collected, not raised."""
+    listing = Listing()
+    for entry in map(Path, data.splits[split]):
+        if not entry.exists():
+            listing.absent.append(entry)
+        elif entry.is_dir():
+            listing.paths.extend(_images_below(entry))
+        elif entry.suffix.lower() == ".txt":
+            _read_list(entry, data, listing)
+        elif entry.suffix.lower() in IMAGE_SUFFIXES:
+            listing.paths.append(entry)
+        else:
+            listing.problems.append(f"'{entry}' is neither a folder, a .txt list nor an image")
+    listing.paths.sort(key=str)
+    return listing
+
+
+def _images_below(folder: Path) -> Iterator[Path]:
+    """Yield the images in a folder and below it, without hidden ones. Linked folders are followed, once each."""
+    visited = set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:
             folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield Path(place, name)
+                yield Path(parent, name)
 
 
-def _lines(file: Path, data: DataSpec, problems: list[str], notes: list[str]) -> Iterable[Path]:
-    """The images that a .txt lists: `./x` from the list's folder, others from the dataset's root."""
+def _read_list(file: Path, data: DataSpec, listing: Listing) -> None:
+    """Add the images that a .txt names: `./x` from the folder of the .txt, others from the dataset's root."""
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        problems.append(f"'{file}' is not UTF-8 text ({type(error).__name__}); expected one image path a line")
-        return []
-    found = []
+        problem = f"'{file}' is not UTF-8 text ({type(error).__name__}); expected one image path a line"
+        listing.problems.append(problem)
+        return
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
         if not (line := line.strip()):
             continue
         start = file.parent if line.startswith("./") else data.root
         path = Path(os.path.abspath(start / line))
         if path.suffix.lower() not in IMAGE_SUFFIXES:
-            notes.append(f"{file}:{number}: {line[:60]!r} has no image suffix, left out")
+            listing.notes.append(f"{file}:{number}: {line[:60]!r} has no image suffix, left out")
         elif not data.allow_outside and leaves(path, data.root):
-            problems.append(
-                f"{file}:{number}: '{line}' leads out of the dataset's folder '{data.root}'; set `path:` to a folder "
-                "that holds all of it, or give allow_outside=True if that is meant"
-            )
+            listing.problems.append(f"{file}:{number}: {outside_problem(line, data.root)}")
         else:
-            found.append(path)
-    return found
+            listing.paths.append(path)
 
 
-def _missing(data: DataSpec, split: str, absent: Sequence[Path]) -> str:
-    """What is not there, what there is instead, and what the YAML asks to fetch."""
+def _missing_message(data: DataSpec, split: str, absent: Sequence[Path]) -> str:
+    """The message about images that are missing: similar names in their folders, and the YAML's `download:`."""
     lines = [f"Split '{split}' of dataset '{data.path}': images are not there."]
     for path in absent:
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = nearest(path.name, beside)
+        neighbours = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        close = nearest(path.name, neighbours)
         lines.append(f"  - '{path}'" + (f"; nearest there: {', '.join(close)}" if close else ""))
     if not data.root.is_dir():
         lines.append(f"The dataset's folder '{data.root}' is missing (`path:`, looked for beside the YAML, then here).")
     if data.download:
-        asked = data.download.strip()
-        lines.append(f"The YAML's `download:` says: {asked if len(asked) <= 300 else asked[:297] + '...'}")
+        download = data.download.strip()
+        lines.append(f"The YAML's `download:` says: {download if len(download) <= 300 else download[:297] + '...'}")
         lines.append(f"Nothing is fetched or executed here: fetch it and put it so that '{absent[0]}' is there.")
     return "\n".join(lines)

@@ -34,7 +34,7 @@ _UPRIGHT = {  # EXIF orientation -> the Pillow operation that turns the picture 
     8: Image.Transpose.ROTATE_90,
 }
 
-
+SMALLEST_SIDE = 10  # px; smaller images are left out of a dataset (interface.md 5.2)
 MAX_PIXELS = 178_956_970  # twice the number from which Pillow warns; half a gigabyte of RGB
 
 
@@ -124,6 +124,12 @@ def _check_size(image: Image.Image) -> None:
     # Pillow has a limit too, but any other package of the process can switch it off.
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}: a decompression bomb?")
+
+
+def check_sides(size: tuple[int, int]) -> None:
+    """Raise UnreadableImage if an image of `size` (h, w) px is too small for a dataset."""
+    if min(size) < SMALLEST_SIDE:
+        raise UnreadableImage(f"{size[1]}x{size[0]} pixels, expected sides of {SMALLEST_SIDE} or more")
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:

@@ -116,7 +116,7 @@ def test_unusable_images_are_set_aside_and_counted(tmp_path):
     bad_label.write_text("not a label")  # of an image that is out anyway
     result = scan(load_data(path), "train")
     assert [sample.image.name for sample in result.samples] == ["a.png", "edge.png"]
-    assert (result.found, result.missing, result.empty, result.unreadable) == (1, 1, 0, 3)
+    assert (result.labelled, result.missing, result.empty, result.unreadable) == (1, 1, 0, 3)
     assert len(result.notes) == 3 and not any("\n" in note for note in result.notes)
     for name, reason in (("tiny.png", "40x9"), ("cut.jpg", "truncated"), ("text.bmp", "not a picture")):
         assert any(str(train / name) in note and reason in note for note in result.notes)
@@ -145,7 +145,7 @@ def test_blood_cells(split, count):
     spec = load_data(BCCD)
     assert spec.names == {0: "RBC", 1: "WBC", 2: "Platelets"}
     result = scan(spec, split)
-    assert len(result.samples) == result.found == count and result.unreadable == 0
+    assert len(result.samples) == result.labelled == count and result.unreadable == 0
     rows = 0
     for sample in result.samples:
         with Image.open(sample.image) as picture:

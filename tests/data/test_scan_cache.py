@@ -1,4 +1,4 @@
-"""data/looks.py: what is remembered of a split is what looking again would find."""
+"""scan_cache.py: what a cached scan of a split gives is what a new scan would give."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ LABELS = {
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "WORTH", 1)
+    monkeypatch.setattr(module, "MIN_IMAGES", 1)
     found = dataset(tmp_path / "set", LABELS)
     image(tmp_path / "set/images/train/tiny.png", (40, 5))
     (tmp_path / "set/images/train/zz.jpg").write_text("hello")
@@ -41,15 +41,17 @@ def age(folder: Path) -> None:
 
 
 def looked(monkeypatch) -> list[str]:
-    names, plain = [], module.look
-    monkeypatch.setattr(module, "look", lambda image, nc, read: (names.append(image.name), plain(image, nc, read))[1])
+    names, plain = [], module.scan_image
+    monkeypatch.setattr(
+        module, "scan_image", lambda image, nc, read: (names.append(image.name), plain(image, nc, read))[1]
+    )
     return names
 
 
 def plain(found: Scan) -> tuple:
     samples = [(s.image, s.size, s.labels.classes.tolist(), s.labels.boxes.tolist(),
                 s.labels.polygons and [part.tolist() for part in s.labels.polygons.split()]) for s in found.samples]  # fmt: skip
-    return samples, found.found, found.missing, found.empty, found.unreadable, found.notes
+    return samples, found.labelled, found.missing, found.empty, found.unreadable, found.notes
 
 
 @pytest.mark.parametrize("options", [{}, {"classes": 1}, {"single_cls": True}, {"fraction": 0.5}])
@@ -57,7 +59,7 @@ def test_a_second_scan_finds_the_same_without_looking(path, options, monkeypatch
     first, names = scan(load_data(path), "train", **options), looked(monkeypatch)
     again = scan(load_data(path), "train", **options)
     assert names == [] and plain(again) == plain(first)
-    monkeypatch.setattr(module, "WORTH", 1000)
+    monkeypatch.setattr(module, "MIN_IMAGES", 1000)
     assert plain(scan(load_data(path), "train", **options)) == plain(first) and len(names) in (4, 8)
 
 

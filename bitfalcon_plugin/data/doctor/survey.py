@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from PIL import Image
@@ -21,12 +22,11 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from ..dataset import _lines, _walk
+from ..dataset import list_images
 from ..formats.dataset_yaml import DataSpec, read_data
 from ..formats.keypoint_rows import keypoint_rows, polygon_values
-from ..formats.yolo import LabelFile, label_path, read_labels
-from ..images import IMAGE_SUFFIXES, UnreadableImage, read_image
-from ..scan_cache import SMALLEST_SIDE
+from ..formats.yolo import LabelFile, label_path, read_labels, swap_folder
+from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
 
 THREADS = min(2 * (os.cpu_count() or 4), 16)  # decoding releases the interpreter, and part of the time is the disk's
 PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, or all plain pictures would look alike
@@ -76,44 +76,26 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
     Raises MissingFileError where there is no such YAML, UserError where it is none.
     """
     spec, problems = read_data(data, allow_outside=allow_outside)
-    notes, absent = list(spec.notes), []
-    paths = {split: sorted(_listed(spec, split, problems, absent, notes), key=str) for split in spec.splits}
+    listings = {split: list_images(spec, split) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
     splits = {}
     pool = ThreadPoolExecutor(THREADS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata
-            for split, files in paths.items():
-                bar = tqdm(
-                    pool.map(lambda path: _look(path, nc, spec.kpt_shape), files),
-                    total=len(files),
-                    desc=split,
-                    leave=False,
-                    disable=not sys.stderr.isatty(),
-                )
-                splits[split] = tuple(bar)
+            for split, listing in listings.items():
+                pictures = pool.map(lambda path: _examine(path, nc, spec.kpt_shape), listing.paths)
+                hidden = not sys.stderr.isatty()
+                splits[split] = tuple(tqdm(pictures, split, len(listing.paths), leave=False, disable=hidden))
     finally:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for every image
-    orphans = tuple(sorted(_orphans(spec, splits), key=str))
-    return Survey(spec, tuple(problems), tuple(absent), splits, orphans, tuple(notes))
+    problems += [f"{split}: {problem}" for split, listing in listings.items() for problem in listing.problems]
+    absent = tuple((split, path) for split, listing in listings.items() for path in listing.absent)
+    notes = (*spec.notes, *(note for listing in listings.values() for note in listing.notes))
+    return Survey(spec, tuple(problems), absent, splits, tuple(sorted(_orphans(spec, splits), key=str)), notes)
 
 
-def _listed(spec: DataSpec, split: str, problems: list[str], absent: list, notes: list[str]) -> Iterator[Path]:
-    for entry in map(Path, spec.splits[split]):
-        if not entry.exists():
-            absent.append((split, entry))
-        elif entry.is_dir():
-            yield from _walk(entry)
-        elif entry.suffix.lower() == ".txt":
-            yield from _lines(entry, spec, problems, notes)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            yield entry
-        else:
-            problems.append(f"{split}: '{entry}' is neither a folder, a .txt list nor an image")
-
-
-def _look(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> Picture:
+def _examine(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> Picture:
     labels = read_labels(label_path(path), nc)
     polygons = polygon_values(labels.labels) if labels else []
     keypoints = tuple(keypoint_rows(label_path(path), polygons, kpt_shape))
@@ -123,8 +105,7 @@ def _look(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> Pict
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         image = read_image(path)
         size = tuple(image.shape[1:])
-        if min(size) < SMALLEST_SIDE:
-            raise UnreadableImage(f"{size[1]}x{size[0]} pixels, expected sides of {SMALLEST_SIDE} or more")
+        check_sides(size)
     except FileNotFoundError:
         return Picture(path, None, "there is no such file", "", None, (), labels)
     except (OSError, UnreadableImage) as error:
@@ -166,36 +147,24 @@ def _traits(path: Path) -> tuple[str, ...]:
 
 def _orphans(spec: DataSpec, splits: dict[str, Sequence[Picture]]) -> Iterator[Path]:
     """Label files that belong to no image, in the folders where labels of this dataset are looked for."""
-    known = {label_path(picture.path) for pictures in splits.values() for picture in pictures}
-    lists = {Path(entry) for entries in spec.splits.values() for entry in entries}
-    folders = {path.parent for path in known} | {label_path(entry / "x").parent for entry in lists if entry.is_dir()}
-    stems: dict[Path, set[str]] = {}
+    expected = {label_path(picture.path) for pictures in splits.values() for picture in pictures}
+    entries = {Path(entry) for paths in spec.splits.values() for entry in paths}
+    folders = {path.parent for path in expected}
+    folders |= {label_path(entry / "x").parent for entry in entries if entry.is_dir()}
     files = {
-        Path(place, name)
+        Path(parent, name)
         for folder in folders
-        for place, _, names in os.walk(folder)
+        for parent, _, names in os.walk(folder)
         for name in names
         if name.lower().endswith(".txt") and not name.lower().startswith(NO_LABELS)
     }
-    for file in files - known - lists:
-        pictured = False
-        for folder in (file.parent, _image_folder(file.parent)):
-            if folder not in stems:
-                stems[folder] = (
-                    {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
-                    if folder.is_dir()
-                    else set()
-                )
-            pictured = pictured or file.stem in stems[folder]
-        if not pictured:
+
+    @cache
+    def image_stems(folder: Path) -> set[str]:
+        if not folder.is_dir():
+            return set()
+        return {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+
+    for file in files - expected - entries:
+        if file.stem not in image_stems(file.parent) | image_stems(swap_folder(file.parent, "labels", "images")):
             yield file
-
-
-def _image_folder(labels: Path) -> Path:
-    # where the images of a label folder lie: its last `labels` becomes `images`
-    parts = list(labels.parts)
-    for at in range(len(parts) - 1, -1, -1):
-        if parts[at] == "labels":
-            parts[at] = "images"
-            break
-    return Path(*parts)

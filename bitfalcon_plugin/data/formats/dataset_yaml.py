@@ -208,10 +208,7 @@ def _splits(
             if allow_outside or not leaves(path, root):
                 paths.append(str(path))
                 continue
-            problems.append(
-                f"{split}: '{entry}' leads out of the dataset's folder '{root}'; set `path:` to a folder that "
-                "holds all of it, or give allow_outside=True if that is meant"
-            )
+            problems.append(f"{split}: {outside_problem(entry, root)}")
         splits[split] = tuple(paths)
     return splits
 
@@ -230,3 +227,11 @@ def _entry(entry: str, root: Path) -> Path:
 def leaves(path: Path, root: Path) -> bool:
     """Whether an absolute, normalised path lies outside `root`."""
     return path != root and root not in path.parents
+
+
+def outside_problem(entry: str, root: Path) -> str:
+    """The problem of an entry that leads out of `root`, with its repair."""
+    return (
+        f"'{entry}' leads out of the dataset's folder '{root}'; set `path:` to a folder that holds all of it, "
+        "or give allow_outside=True if that is meant"
+    )

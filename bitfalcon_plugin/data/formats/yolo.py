@@ -47,11 +47,14 @@ def label_path(image: Path) -> Path:
 
     Without an `images` folder on the way: beside the image.
     """
-    parts = list(image.with_suffix(".txt").parts)
-    for at in range(len(parts) - 2, -1, -1):
-        if parts[at] == "images":
-            parts[at] = "labels"
-            break
+    return swap_folder(image.parent, "images", "labels") / image.with_suffix(".txt").name
+
+
+def swap_folder(folder: Path, old: str, new: str) -> Path:
+    """Rename the last part `old` of a path to `new`; return the same path if no part has this name."""
+    parts = list(folder.parts)
+    if old in parts:
+        parts[len(parts) - 1 - parts[::-1].index(old)] = new
     return Path(*parts)
 
 

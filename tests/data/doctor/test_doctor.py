@@ -307,7 +307,7 @@ def test_ctrl_c_does_not_wait_for_the_images(sound, monkeypatch):
             raise KeyboardInterrupt
         time.sleep(0.01)
 
-    monkeypatch.setattr("bitfalcon_plugin.data.doctor.survey._look", look)
+    monkeypatch.setattr("bitfalcon_plugin.data.doctor.survey._examine", look)
     monkeypatch.setattr("bitfalcon_plugin.data.doctor.survey.THREADS", 1)
     for index in range(300):
         (sound / f"images/train/more{index}.png").touch()

@@ -40,7 +40,7 @@ def test_samples_hold_what_the_files_say(tmp_path):
     assert torch.allclose(centres(a), torch.tensor([[0.5, 0.25, 0.125, 0.0625], [0.1, 0.2, 0.2, 0.1]]))
     assert all(sample.labels.boxes.shape == (0, 4) and sample.labels.classes.shape == (0,) for sample in (b, c, d))
     assert e.labels.classes.tolist() == [0, 1] and centres(e)[0].tolist() == [0.5, 0.5, 1.0, 1.0]
-    assert (result.found, result.missing, result.empty, result.unreadable) == (2, 1, 2, 0)
+    assert (result.labelled, result.missing, result.empty, result.unreadable) == (2, 1, 2, 0)
     assert result.notes == ()
 
 
@@ -141,7 +141,7 @@ def test_rows_without_area_and_repeated_rows_are_left_out_with_a_note(tmp_path):
         "a.txt:1", "a.txt:4", "a.txt:5", "a.txt:6", "z.txt:1"
     ]  # fmt: skip
     assert "line 2" in result.notes[1]
-    assert (result.found, result.empty) == (1, 1)
+    assert (result.labelled, result.empty) == (1, 1)
 
 
 def test_a_label_file_that_is_a_folder_is_a_problem(tmp_path):
