@@ -70,8 +70,8 @@ def main(threads: int = 1, batch: int = 2, device: str = "cpu") -> None:
     torch.set_num_threads(threads)
     print(f"torch {torch.__version__}, {device}, {threads} threads, batch {batch}, milliseconds")
     for case in CASES:
-        found = block_times(*case, batch, torch.device(device)) | kernel_times(*case, batch, torch.device(device))
-        print("side {} width {} heads {} area {}: ".format(*case) + "  ".join(f"{k} {v:.2f}" for k, v in found.items()))
+        times = block_times(*case, batch, torch.device(device)) | kernel_times(*case, batch, torch.device(device))
+        print("side {} width {} heads {} area {}: ".format(*case) + "  ".join(f"{k} {v:.2f}" for k, v in times.items()))
 
 
 if __name__ == "__main__":

@@ -6,19 +6,21 @@ By hand: python tests/bench/coco_predict.py best.pt data.yaml [split=val] [imgsz
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
-import numpy as np
+import torch
 
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.tasks.metrics import STATS
 
 
 def main() -> None:
-    weights, data, *rest = sys.argv[1:]
-    options = dict(word.split("=", 1) for word in rest)
+    weights, data, *words = sys.argv[1:]
+    options = dict(word.split("=", 1) for word in words)
     spec = load_data(data)
     samples = scan(spec, options.get("split", "val")).samples
     results = YOLO(weights).predict(
@@ -28,12 +30,11 @@ def main() -> None:
         iou=0.7,
         imgsz=int(options.get("imgsz", 320)),
     )
-    rows = []
+    parts = []
     for index, result in enumerate(results):
-        boxes = result.boxes.data.double().numpy()
-        wh = boxes[:, 2:4] - boxes[:, :2]
-        rows.append(np.concatenate((np.full((len(boxes), 1), float(index)), boxes[:, :2], wh, boxes[:, 4:]), 1))
-    metrics = coco_metrics(samples, np.concatenate(rows), spec.names)
+        detections = Instances.from_rows(result.boxes.data)
+        parts.append(replace(detections, image=torch.full((len(detections),), index)))
+    metrics = coco_metrics(samples, Instances.cat(parts), spec.names)
     print("  ".join(f"{name} {metrics['stats'][name]:.4f}" for name in STATS))
 
 

@@ -4,8 +4,8 @@
 
 Every anchor is above the threshold for every class and every class counts (multi_label), so that 8400 x 80 = 672,000
 candidates compete for 30,000 places. Scenes: "spread", boxes all over the picture; "heap", copies of 40 objects, so
-that nearly all candidates are dropped; "late", few kept among the best 9,600 and thousands behind them; "equal", one
-score everywhere; "usual", what an evaluation sees: most scores below the threshold.
+that nearly all candidates are dropped; "late", few detections among the best 9,600 and thousands behind them;
+"equal", one score everywhere; "usual", what an evaluation sees: most scores below the threshold.
 """
 
 from __future__ import annotations
@@ -21,17 +21,14 @@ SIDE = 640.0
 
 
 def scene(kind: str, anchors: int, classes: int, seed: int = 0) -> torch.Tensor:
-    """(1, 4 + classes, anchors) in xywh px of a 640 px picture, scores above 0.001."""
+    """Return predictions (1, 4 + classes, anchors) in xywh px of a 640 px picture, scores above 0.001."""
     generator = torch.Generator().manual_seed(seed)
-    spread = torch.rand(anchors, 4, generator=generator) * torch.tensor([SIDE, SIDE, 60, 60]) + torch.tensor(
-        [0.0, 0, 4, 4]
-    )
-    objects = torch.rand(40, 4, generator=generator) * torch.tensor([SIDE, SIDE, 100, 100]) + torch.tensor(
-        [0.0, 0, 60, 60]
-    )
-    heap = (
-        objects[torch.randint(40, (anchors,), generator=generator)] + torch.randn(anchors, 4, generator=generator) * 2
-    )
+    scale, shift = torch.tensor([SIDE, SIDE, 60, 60]), torch.tensor([0.0, 0, 4, 4])
+    spread = torch.rand(anchors, 4, generator=generator) * scale + shift
+    scale, shift = torch.tensor([SIDE, SIDE, 100, 100]), torch.tensor([0.0, 0, 60, 60])
+    objects = torch.rand(40, 4, generator=generator) * scale + shift
+    owner = torch.randint(40, (anchors,), generator=generator)
+    heap = objects[owner] + torch.randn(anchors, 4, generator=generator) * 2
     scores = torch.rand(anchors, classes, generator=generator) * 0.9 + 0.05
     if kind == "heap":
         spread = heap
@@ -52,13 +49,13 @@ def scene(kind: str, anchors: int, classes: int, seed: int = 0) -> torch.Tensor:
 
 def milliseconds(prediction: torch.Tensor, rounds: int, **options) -> tuple[float, int]:
     """The fastest of some rounds (others may share the machine), and the number of detections."""
-    best, found = float("inf"), 0
+    best, count = float("inf"), 0
     with torch.inference_mode():
         for _ in range(rounds):
             start = time.perf_counter()
-            found = len(non_max_suppression(prediction, conf=0.001, **options)[0])
+            count = len(non_max_suppression(prediction, conf=0.001, **options)[0])
             best = min(best, time.perf_counter() - start)
-    return best * 1e3, found
+    return best * 1e3, count
 
 
 def main() -> None:
@@ -70,9 +67,9 @@ def main() -> None:
     for kind in ("spread", "heap", "late", "equal", "usual"):
         prediction = scene(kind, anchors, classes)
         for extra in ({}, {"agnostic": True}, {"multi_label": False}, {"max_det": 3000}):
-            ms, found = milliseconds(prediction, rounds, **{"iou": 0.7, "multi_label": True, **extra})
+            ms, count = milliseconds(prediction, rounds, **{"iou": 0.7, "multi_label": True, **extra})
             words = ", ".join(f"{key}={value}" for key, value in extra.items()) or "multi_label=True"
-            print(f"{kind:>7} {words:>18}: {ms:7.1f} ms, {found} detections")
+            print(f"{kind:>7} {words:>18}: {ms:7.1f} ms, {count} detections")
 
 
 if __name__ == "__main__":

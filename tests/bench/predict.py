@@ -1,4 +1,4 @@
-"""What predict costs beside the network, and that its memory stays flat.
+"""Measure what predict costs beside the network, and whether its memory stays flat.
 
 By hand: python tests/bench/predict.py speed best.pt images/ [imgsz=640] [batch=8] [rounds=3]
          python tests/bench/predict.py memory [count=10000]
@@ -42,14 +42,14 @@ def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: i
             spent = [0.0, 0.0]
             handles = _timed(model, spent)
             start, busy = time.perf_counter(), time.process_time()
-            found = list(predict(model, items if turn else items[:batch], imgsz=imgsz, batch=size))
+            results = list(predict(model, items if turn else items[:batch], imgsz=imgsz, batch=size))
             wall.append(time.perf_counter() - start)
             work.append(1 - spent[1] / (time.process_time() - busy))
             for handle in handles:
                 handle.remove()
             inside.append(spent[0])
             start = time.perf_counter()
-            count = max(4, len(found) // size // 2)
+            count = max(4, len(results) // size // 2)
             with torch.inference_mode():
                 for _ in range(count):
                     model(images)
@@ -58,10 +58,10 @@ def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: i
         cpu = f"; processor time outside {statistics.median(work[1:]):.1%}" if torch.get_num_threads() == 1 else ""
         share = statistics.median(1 - a / b for a, b in zip(inside[1:], wall[1:]))
         print(
-            f"batch={size}, imgsz={imgsz}, {torch.get_num_threads()} threads: {len(found)} images, "
+            f"batch={size}, imgsz={imgsz}, {torch.get_num_threads()} threads: {len(results)} images, "
             f"wall {seconds:.2f} s, "
-            f"forward {forward:.2f} s, outside {share:.1%}; {len(found) / seconds:.1f} images/s, bare forward "
-            f"{1 / alone:.1f} images/s: {len(found) / seconds * alone:.1%} of it{cpu}"
+            f"forward {forward:.2f} s, outside {share:.1%}; {len(results) / seconds:.1f} images/s, bare forward "
+            f"{1 / alone:.1f} images/s: {len(results) / seconds * alone:.1%} of it{cpu}"
         )
 
 
@@ -77,10 +77,10 @@ def _timed(model: torch.nn.Module, spent: list[float]) -> list:
     return [model.register_forward_pre_hook(before), model.register_forward_hook(after)]
 
 
-class Nothing(torch.nn.Module):
-    """A network that finds nothing, at once."""
+class EmptyNetwork(torch.nn.Module):
+    """A network without layers, whose predictions are all zero."""
 
-    multiple, names, nc, fixed, exported = 32, {0: "thing"}, 1, None, False
+    task, multiple, names, nc, fixed, exported = "detect", 32, {0: "thing"}, 1, None, False
 
     def __init__(self):
         super().__init__()
@@ -94,7 +94,7 @@ class Nothing(torch.nn.Module):
 
 
 def memory(count: int = 10_000) -> None:
-    """Python's and the process's memory while so many small files go through stream=True."""
+    """Print the memory of Python and of the process while `count` small files go through predict."""
     with tempfile.TemporaryDirectory() as name:
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8))
         picture.save(Path(name) / "first.jpg")
@@ -103,7 +103,7 @@ def memory(count: int = 10_000) -> None:
             (Path(name) / f"{index:06d}.jpg").write_bytes(data)
         items = list_sources(name)
         tracemalloc.start()
-        for index, _result in enumerate(predict(Nothing(), items, imgsz=64, batch=8)):
+        for index, _result in enumerate(predict(EmptyNetwork(), items, imgsz=64, batch=8)):
             if index in (count // 10, count // 2, count - 1):
                 gc.collect()
                 traced, _ = tracemalloc.get_traced_memory()

@@ -28,8 +28,8 @@ from torch import Tensor, nn
 
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
-from bitfalcon_plugin.models.inference import precision
-from bitfalcon_plugin.models.inference import prepare as quick
+from bitfalcon_plugin.models.inference import compiling, precision
+from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.modules.attention import Attention
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.ops.nms import non_max_suppression
@@ -41,44 +41,44 @@ clock: Callable[[], float] = time.perf_counter
 PARTS = ("stem", "backbone", "attention", "neck", "head", "decode", "NMS", "preprocessing")
 
 
-def ways(model: Detector, images: Tensor, compiling: bool) -> dict[str, Callable[[], object]]:
-    """Name -> a forward pass; those that this machine has."""
+def ways(model: Detector, images: Tensor, compile: bool) -> dict[str, Callable[[], object]]:
+    """Return the forward passes that this machine can run, by name."""
     last = images.contiguous(memory_format=torch.channels_last)
     plain = copy.deepcopy(model).eval().requires_grad_(False).fuse()
     before = copy.deepcopy(plain).to(memory_format=torch.channels_last)
-    default = quick.prepare_for_inference(model, CPU)
-    found = {
+    default = prepare_for_inference(model, CPU)
+    runs = {
         "plain": lambda: plain(images),
         "channels last, folded": lambda: before(last),
         "default": lambda: default(last),
     }
     print(f"default: {default.how}")
-    if compiling:
-        compiled = quick.prepare_for_inference(model, CPU, compiling=True)
+    if compile:
+        compiled = prepare_for_inference(model, CPU, compiling=True)
         with torch.inference_mode():
             compiling.warm(compiled, last, print)
-        found["compile"] = lambda: compiled(last)
+        runs["compile"] = lambda: compiled(last)
     kind, reason = precision.half_type(CPU)
     if kind is None:
         print(f"half: {reason}")
     else:
-        half, small = quick.prepare_for_inference(model, CPU, half=True), last.to(kind)
-        found["half"] = lambda: half(small)
-    return found
+        half, small = prepare_for_inference(model, CPU, half=True), last.to(kind)
+        runs["half"] = lambda: half(small)
+    return runs
 
 
-def compare(model: Detector, images: Tensor, rounds: int, compiling: bool) -> None:
-    found = ways(model, images, compiling)
-    spent: dict[str, list[float]] = {name: [] for name in found}
+def compare(model: Detector, images: Tensor, rounds: int, compile: bool) -> None:
+    runs = ways(model, images, compile)
+    spent: dict[str, list[float]] = {name: [] for name in runs}
     with torch.inference_mode():
-        expected = model.decode(found["plain"]())
+        expected = model.decode(runs["plain"]())
         for turn in range(rounds + 3):
-            for name, run in found.items():
+            for name, run in runs.items():
                 start = clock()
                 run()
                 if turn >= 3:
                     spent[name].append(clock() - start)
-        for name, run in found.items():
+        for name, run in runs.items():
             ratios = sorted(one / other for one, other in zip(spent["plain"], spent[name]))
             difference = (model.decode(run()) - expected).abs()
             print(
@@ -90,7 +90,7 @@ def compare(model: Detector, images: Tensor, rounds: int, compiling: bool) -> No
 
 
 def part_of(model: Detector, index: int) -> str:
-    """The part that a row belongs to."""
+    """Return the part that a row belongs to."""
     first_join = next(
         (row.index for row in model.graph.rows if row.kind == "join" or "Upsample" in row.module), len(model.model)
     )
@@ -100,7 +100,7 @@ def part_of(model: Detector, index: int) -> str:
 
 
 def hooked(model: Detector, spent: dict[str, float]) -> None:
-    """Hooks that add the seconds of each part to `spent`."""
+    """Add hooks that add the seconds of each part to `spent`."""
 
     def watch(module: nn.Module, part: str, around: str | None = None) -> None:
         began = [0.0]
@@ -122,25 +122,25 @@ def hooked(model: Detector, spent: dict[str, float]) -> None:
 
 
 def shares(model: Detector, images: Tensor, rounds: int, imgsz: int) -> dict[str, float]:
-    """Milliseconds of each part of one batch: medians over the rounds."""
+    """Return the milliseconds of each part of one batch: medians over the rounds."""
     rows: dict[str, list[float]] = defaultdict(list)
     spent = dict.fromkeys(PARTS, 0.0)
     hooked(model, spent)
     pixels = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    room: dict = {}
+    buffers: dict = {}
     with torch.inference_mode():
         for turn in range(rounds + 3):
             spent.update(dict.fromkeys(PARTS, 0.0))
             start = clock()
             fit = _fits([pixels.shape[:2]], imgsz, model)[0]
             tile = resize_pixels(pixels, fit.resized)
-            _input([Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))], imgsz, model, room)
+            _input([Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))], imgsz, model, buffers)
             spent["preprocessing"] = clock() - start
             raw = model(images)
             start = clock()
-            found = model.decode(raw)
+            predictions = model.decode(raw)
             middle = clock()
-            non_max_suppression(found[:, :, (found[:, 4:].amax(1) > 0.25).any(0)], conf=0.25, iou=0.7)
+            non_max_suppression(predictions[:, :, (predictions[:, 4:].amax(1) > 0.25).any(0)], conf=0.25, iou=0.7)
             spent["decode"], spent["NMS"] = middle - start, clock() - middle
             for part in PARTS if turn >= 3 else ():
                 rows[part].append(spent[part] * 1e3)
@@ -171,15 +171,15 @@ def main(
         print(f"{model} {scale}")
         compare(network, images, rounds, bool(compile))
         plain = copy.deepcopy(network).requires_grad_(False).fuse()
-        for name, ready, given in (
+        for name, prepared, batch_images in (
             ("before", plain, images),
-            ("after", quick.prepare_for_inference(network, CPU), images.contiguous(memory_format=torch.channels_last)),
+            ("after", prepare_for_inference(network, CPU), images.contiguous(memory_format=torch.channels_last)),
         ):
-            found = shares(ready, given, max(rounds // 2, 3), imgsz)
-            total = sum(found.values())
+            parts = shares(prepared, batch_images, max(rounds // 2, 3), imgsz)
+            total = sum(parts.values())
             print(
                 f"  {name:<7} {total:.1f} ms: "
-                + ", ".join(f"{part} {ms / total:.1%} ({ms:.1f})" for part, ms in found.items())
+                + ", ".join(f"{part} {ms / total:.1%} ({ms:.1f})" for part, ms in parts.items())
             )
 
 

@@ -30,8 +30,9 @@ from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.inference.compiling import compile_network
 from bitfalcon_plugin.models.inference.precision import training_precision
-from bitfalcon_plugin.tasks.assign import Targets
-from bitfalcon_plugin.tasks.detect import detection_loss, gains_of
+from bitfalcon_plugin.ops.boxes import xyxy_from_xywh
+from bitfalcon_plugin.ops.instances import Instances
+from bitfalcon_plugin.tasks import DETECT
 from bitfalcon_plugin.train.loop import CLIP
 from bitfalcon_plugin.train.optim import Ema, choose_optimizer, parameter_groups
 
@@ -39,12 +40,12 @@ PARTS = ("loader", "augmentation", "forward", "loss", "backward", "optimizer", "
 
 
 class Clock:
-    """Seconds by part, the device at rest at both ends; without `parts` it neither waits nor counts."""
+    """Count the seconds of each part, and wait for the device at both ends; without `parts` nothing is waited for."""
 
     def __init__(self, device: torch.device, parts: bool) -> None:
         self.device, self.parts, self.spent = device, parts, defaultdict(float)
 
-    def rest(self) -> None:
+    def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
@@ -53,15 +54,15 @@ class Clock:
         if not self.parts:
             yield
             return
-        self.rest()
+        self.synchronize()
         start = time.perf_counter()
         yield
-        self.rest()
+        self.synchronize()
         self.spent[part] += time.perf_counter() - start
 
 
 class Training:
-    """Model, optimizer and the rest, as a run with default settings has them."""
+    """Model, optimizer, scaler and EMA of a run with default settings."""
 
     def __init__(self, imgsz: int, batch: int, device: torch.device, compile: bool, nc: int) -> None:
         self.settings = load_settings({"imgsz": imgsz, "batch": batch, "compile": compile})
@@ -77,19 +78,16 @@ class Training:
         self.ema = Ema(self.model)
 
     def step(self, batch: Batch, clock: Clock) -> None:
-        """What one batch costs after it is made; an optimizer step follows each."""
+        """Run forward, loss, backward and an optimizer step on one batch."""
         with clock.of("forward"), torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             raw = self.network(batch.images.contiguous(memory_format=torch.channels_last))
         with clock.of("loss"):
-            losses = detection_loss(
-                raw,
-                raw.sizes,
-                self.model.strides,
-                Targets(batch.boxes, batch.classes, batch.owner),
-                gains=gains_of(self.settings),
+            losses = DETECT.loss(
+                raw, batch.labels, sizes=raw.sizes, strides=self.model.strides, gains=DETECT.gains(self.settings)
             )
+            total = sum(losses.values()) * len(batch.images)
         with clock.of("backward"):
-            self.scaler.scale(losses.total).backward()
+            self.scaler.scale(total).backward()
         with clock.of("optimizer"):
             self.scaler.unscale_(self.optimizer)
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
@@ -100,7 +98,7 @@ class Training:
             self.ema.update(self.model)
 
     def bare(self, batch: Batch) -> None:
-        """Forward and backward of the network alone, from a loss that costs nothing."""
+        """Run forward and backward of the network alone, from a loss that costs nothing."""
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not None):
             raw = self.network(batch.images.contiguous(memory_format=torch.channels_last))
         (raw["boxes"].float().mean() + raw["scores"].float().mean()).backward()
@@ -110,32 +108,27 @@ class Training:
 def tiles_in_memory(
     imgsz: int, count: int, device: torch.device
 ) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
-    """What the loader's reader of files would send for a batch."""
+    """Return pixels, sizes and problems of a batch, as the loader's reader of files sends them."""
     size = (imgsz * 3 // 4, imgsz)
     pixels = torch.randint(0, 256, (count * 3 * size[0] * size[1],), dtype=torch.uint8)
     return pixels.pin_memory() if device.type == "cuda" else pixels, [size] * count, []
 
 
-def made_up(imgsz: int, count: int, boxes: int = 8) -> list[Sample]:
-    """Samples whose files are never opened, with boxes of all sizes."""
+def random_samples(imgsz: int, count: int, boxes: int = 8) -> list[Sample]:
+    """Return samples whose files are never opened, with boxes of all sizes."""
     generator = np.random.default_rng(0)
     samples = []
     for index in range(count):
         size = generator.uniform(0.04, 0.5, (boxes, 2))
         rows = np.concatenate([generator.uniform(size / 2, 1 - size / 2), size], axis=1)
-        samples.append(
-            Sample(
-                Path(f"{index}.jpg"),
-                (imgsz * 3 // 4, imgsz),
-                torch.from_numpy(generator.integers(0, 4, boxes)),
-                torch.from_numpy(rows).float(),
-            )
-        )
+        classes = torch.from_numpy(generator.integers(0, 4, boxes))
+        labels = Instances(xyxy_from_xywh(torch.from_numpy(rows).float()), classes)
+        samples.append(Sample(Path(f"{index}.jpg"), (imgsz * 3 // 4, imgsz), labels))
     return samples
 
 
 def passes(loader: TrainLoader, training: Training, steps: int, clock: Clock) -> Iterator[Batch]:
-    """`steps` batches over as many epochs as it takes; the time of `augment` within the loader counts for itself."""
+    """Yield `steps` batches, over several epochs where needed; `augment` is timed apart from the loader."""
     recipe, plain, done, epoch = recipe_of(training.settings, closed=False), loading.augment, 0, 0
 
     def timed(*args, **kwargs):
@@ -159,26 +152,26 @@ def passes(loader: TrainLoader, training: Training, steps: int, clock: Clock) ->
 
 
 def measure(loader: TrainLoader, training: Training, steps: int, parts: bool) -> tuple[float, dict[str, float]]:
-    """Images a second, and the seconds of each part where `parts` are asked for."""
+    """Return images a second and, with `parts`, the seconds of each part."""
     clock, images = Clock(training.device, parts), 0
-    clock.rest()
+    clock.synchronize()
     start = time.perf_counter()
     for batch in passes(loader, training, steps, clock):
         training.step(batch, clock)
         images += len(batch.images)
-    clock.rest()
+    clock.synchronize()
     return images / (time.perf_counter() - start), clock.spent
 
 
 def bare(training: Training, batch: Batch, steps: int) -> float:
-    """Images a second of the network alone."""
+    """Return images a second of the network alone."""
     clock = Clock(training.device, False)
     for turn in range(steps + 3):
         if turn == 3:
-            clock.rest()
+            clock.synchronize()
             start = time.perf_counter()
         training.bare(batch)
-    clock.rest()
+    clock.synchronize()
     return steps * len(batch.images) / (time.perf_counter() - start)
 
 
@@ -191,15 +184,15 @@ def main(
     workers: int = 0,
     compile: int = 0,
 ) -> None:
-    where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     spec = load_data(data) if data else None
-    samples = list(scan(spec, "train").samples) if spec else made_up(imgsz, 8 * batch)
-    training = Training(imgsz, batch, where, bool(compile), spec.nc if spec else 4)
-    loader = TrainLoader(samples, imgsz=imgsz, batch=batch, workers=workers, seed=0, device=where)
+    samples = list(scan(spec, "train").samples) if spec else random_samples(imgsz, 8 * batch)
+    training = Training(imgsz, batch, target, bool(compile), spec.nc if spec else 4)
+    loader = TrainLoader(samples, imgsz=imgsz, batch=batch, workers=workers, seed=0, device=target)
     if spec is None:
-        loader._loader = [tiles_in_memory(imgsz, batch, where)] * len(loader)  # nothing is read
+        loader._loader = [tiles_in_memory(imgsz, batch, target)] * len(loader)  # nothing is read
     print(
-        f"yolov12 n, imgsz {imgsz}, batch {batch}, {where}, {torch.get_num_threads()} threads, "
+        f"yolov12 n, imgsz {imgsz}, batch {batch}, {target}, {torch.get_num_threads()} threads, "
         f"{training.precision or torch.float32}, {data or 'images in memory'}, "
         f"{workers} workers{', compiled' if compile else ''}"
     )
@@ -211,7 +204,7 @@ def main(
         f"{speed:.1f} images/s; a step of {whole / steps * 1000:.1f} ms, part by part: "
         + ", ".join(f"{part} {spent[part] / whole:.1%}" for part in PARTS)
     )
-    alone = bare(training, next(passes(loader, training, 1, Clock(where, False))), steps)
+    alone = bare(training, next(passes(loader, training, 1, Clock(target, False))), steps)
     print(f"bare forward and backward: {alone:.1f} images/s; training reaches {speed / alone:.1%} of it")
 
 

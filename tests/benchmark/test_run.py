@@ -87,8 +87,8 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
         name="t",
     )
     best = "runs/detect/t/weights/best.pt"
-    found = YOLO(best).benchmark(data="data/data.yaml", imgsz=64, format="torch,torchscript", plots=False, device="cpu")
-    names = [row.name for row in found.rows]
+    bench = YOLO(best).benchmark(data="data/data.yaml", imgsz=64, format="torch,torchscript", plots=False, device="cpu")
+    names = [row.name for row in bench.rows]
     assert names == [
         "torch fp32 NCHW",
         "torch fp32 channels_last",
@@ -97,7 +97,7 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
         "torchscript",
         "torchscript 16 bits",
     ]
-    ran = {row.name: row for row in found.rows if not row.reason}
+    ran = {row.name: row for row in bench.rows if not row.reason}
     assert set(names[:4]) <= set(ran)
     metrics = YOLO(best).val(data="data/data.yaml", imgsz=64, plots=False, rect=False, device="cpu")
     assert metrics.ap > 0
@@ -109,7 +109,7 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
     assert ran[REFERENCE].faster == 1.0 and ran[REFERENCE].pixels == 0
     assert ran["torchscript"].bytes != ran[REFERENCE].bytes > 100_000
     text, folder = capsys.readouterr().out, Path("runs/detect/benchmark")
-    assert (folder / "benchmark.md").read_text() == markdown(found) and markdown(found) in text
+    assert (folder / "benchmark.md").read_text() == markdown(bench) and markdown(bench) in text
     content = json.loads((folder / "benchmark.json").read_text())
     assert [row["name"] for row in content["rows"]] == names and content["facts"]["torch"] == torch.__version__
     assert not list(Path(best).parent.glob("*.torchscript"))  # exports were made elsewhere, and are gone
@@ -276,7 +276,7 @@ def rows() -> tuple[EngineRecord, ...]:
 
 
 def test_the_table_is_sorted_by_latency_and_tells_what_is_missing(tmp_path):
-    found = Bench(
+    bench = Bench(
         "best.pt",
         "split val of data.yaml, 4 images",
         (64, 64),
@@ -288,18 +288,18 @@ def test_the_table_is_sorted_by_latency_and_tells_what_is_missing(tmp_path):
         rows(),
         machine(),
     )
-    text = markdown(found)
+    text = markdown(bench)
     table = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
     assert [line.split(" |")[0] for line in table[2:]] == ["| onnx\\|x", f"| {REFERENCE}"]
     assert "20.0 (19.5 to 20.5) | 2.50 | 100.0 |" in table[2]  # two images in 20 ms
     assert "- slow: too slow" in text and "- gone: needs the package nncf" in text and "threads" in text
-    assert found.fastest.name == "onnx|x" and str(found) == text
-    save(found, tmp_path)
+    assert bench.fastest.name == "onnx|x" and str(bench) == text
+    save(bench, tmp_path)
     assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][1]["latency"]["median_ms"] == 20.0
     nothing = Bench("x", "", (64, 64), 1, "cpu", 3, REFERENCE, "", (), machine())
     assert nothing.fastest is None and "mAP" not in markdown(nothing)
-    assert math.isclose(found.rows[0].latency.median, 50)
+    assert math.isclose(bench.rows[0].latency.median, 50)
 
 
 def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
@@ -307,8 +307,8 @@ def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
     from PIL import Image
 
     for number, some in enumerate((rows(), rows()[:1], ())):
-        found = Bench("best.pt", "data", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", some, machine())
-        assert Image.open(draw(tmp_path / f"{number}.png", found)).width > 500
+        bench = Bench("best.pt", "data", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", some, machine())
+        assert Image.open(draw(tmp_path / f"{number}.png", bench)).width > 500
 
 
 def test_a_network_is_decoded_as_the_detector_is():

@@ -1,4 +1,4 @@
-"""The self-test: what it takes, what it refuses, and how its verdict reads."""
+"""The self-test: its settings, what it refuses, its verdict. The training itself, which takes minutes, is replaced."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ head:
 
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
-    """Replaces the training: keeps the settings it was called with, gives `ap50`; temporary folders lie in tmp_path."""
+    """Replace the training by a stub that records its settings and returns `ap50`; set a temporary folder."""
     seen = SimpleNamespace(settings=None, images=0, ap50=0.7)
 
     def train(settings, checkpoint):
@@ -48,8 +48,8 @@ def trained(monkeypatch, tmp_path):
 
 def test_what_is_trained(trained):
     selftest.run_selftest(load_settings({"mode": "selftest"}))
-    found = trained.settings
-    assert (found.model, found.model_scale, found.imgsz, found.epochs, found.mode) == (
+    settings = trained.settings
+    assert (settings.model, settings.model_scale, settings.imgsz, settings.epochs, settings.mode) == (
         "yolov12.yaml",
         "n",
         320,
@@ -57,8 +57,8 @@ def test_what_is_trained(trained):
         "train",
     )
     suited = yaml.safe_load((cfg_dir() / "datasets/shapes.yaml").read_text())["settings"]
-    assert {key: getattr(found, key) for key in suited} == {**suited, "epochs": 45}
-    assert trained.images == 2 and found.pretrained is True and not found.resume
+    assert {key: getattr(settings, key) for key in suited} == {**suited, "epochs": 45}
+    assert trained.images == 2 and settings.pretrained is True and not settings.resume
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,11 @@ def attempt(folder: str, tokens: list[str]) -> None:
 
 def test_the_table_says_what_the_runs_left(place, capsys):
     assert main([*COMMAND, "epochs=12", "mosaic=0", "scale=[s,", "n]"]) == 0
-    out, found = capsys.readouterr().out, record("runs/detect/sizes")
-    assert found["scales"] == ["s", "n"] and [row["scale"] for row in found["rows"]] == ["s", "n"]
+    out, content = capsys.readouterr().out, record("runs/detect/sizes")
+    assert content["scales"] == ["s", "n"] and [row["scale"] for row in content["rows"]] == ["s", "n"]
     text = Path("runs/detect/sizes/sizes.md").read_text()
     assert text in out and "12 epochs, imgsz=64, batch=4, seed=0" in text and f"torch {torch.__version__}" in text
-    for row in found["rows"]:
+    for row in content["rows"]:
         best = Path("runs/detect/sizes", row["scale"], "weights/best.pt")
         rows = list(csv.DictReader((best.parent.parent / "results.csv").open()))
         metrics = YOLO(best).val(data="data/data.yaml", batch=4, imgsz=64, plots=False, rect=True)
@@ -86,7 +86,7 @@ def test_the_table_says_what_the_runs_left(place, capsys):
         assert row["latency"]["count"] == 3 and row["latency"]["median_ms"] > 0
         line = next(line for line in text.splitlines() if line.startswith(f"| {row['scale']} |"))
         assert f"{row['parameters']:,}" in line and f"{row['ap']:.4f}" in line and f"{row['bytes'] / 1e6:.2f}" in line
-    small, large = sorted(found["rows"], key=lambda row: row["scale"])
+    small, large = sorted(content["rows"], key=lambda row: row["scale"])
     assert small["parameters"] < large["parameters"] and small["gflops"] < large["gflops"]
 
 
@@ -220,15 +220,18 @@ def test_mistakes_are_told_before_anything_is_made(place, capsys, tokens, words)
 @pytest.mark.parametrize(
     "change, words",
     [
-        (lambda found: "{", "cannot be read as JSON"),
-        (lambda found: "[]", "not the record"),
-        (lambda found: json.dumps({**found, "format": "x"}), "not the record"),
-        (lambda found: json.dumps({**found, "version": 9}), "newer bitfalcon"),
-        (lambda found: json.dumps({**found, "rows": [{"scale": "n"}]}), "damaged"),
-        (lambda found: json.dumps({**found, "rows": [{**found["rows"][0], "ap": "high"}]}), "damaged"),
-        (lambda found: json.dumps({**found, "rows": [{**found["rows"][0], "latency": {"rounds_ms": []}}]}), "damaged"),
-        (lambda found: json.dumps({**found, "settings": {}}), "damaged"),
-        (lambda found: json.dumps({**found, "rows": 3}), "damaged"),
+        (lambda content: "{", "cannot be read as JSON"),
+        (lambda content: "[]", "not the record"),
+        (lambda content: json.dumps({**content, "format": "x"}), "not the record"),
+        (lambda content: json.dumps({**content, "version": 9}), "newer bitfalcon"),
+        (lambda content: json.dumps({**content, "rows": [{"scale": "n"}]}), "damaged"),
+        (lambda content: json.dumps({**content, "rows": [{**content["rows"][0], "ap": "high"}]}), "damaged"),
+        (
+            lambda content: json.dumps({**content, "rows": [{**content["rows"][0], "latency": {"rounds_ms": []}}]}),
+            "damaged",
+        ),
+        (lambda content: json.dumps({**content, "settings": {}}), "damaged"),
+        (lambda content: json.dumps({**content, "rows": 3}), "damaged"),
     ],
 )
 def test_a_damaged_record_is_refused(tmp_path, monkeypatch, capsys, change, words):
@@ -244,7 +247,7 @@ def test_a_damaged_record_is_refused(tmp_path, monkeypatch, capsys, change, word
         "seconds": 1.0,
         "latency": None,
     }
-    found = {
+    content = {
         "format": "bitfalcon sizes",
         "version": 1,
         "settings": {"model": "small.yaml"},
@@ -253,7 +256,7 @@ def test_a_damaged_record_is_refused(tmp_path, monkeypatch, capsys, change, word
         "used": {},
         "machine": None,
     }
-    Path("sizes.json").write_text(change(found))
+    Path("sizes.json").write_text(change(content))
     assert main(["sizes", "resume=."]) == 2
     assert words in capsys.readouterr().err
 

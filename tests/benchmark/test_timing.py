@@ -37,17 +37,17 @@ class Clock:
 def test_rounds_take_turns_in_both_directions_and_the_warm_up_does_not_count():
     clock = Clock()
     runs = {"a": clock.taking("a", 9.0, 1.0, 2.0, 3.0), "b": clock.taking("b", 9.0, 0.5), "c": clock.taking("c", 0.1)}
-    found = interleave(runs, rounds=3, warmup=1, clock=clock)
+    timings = interleave(runs, rounds=3, warmup=1, clock=clock)
     assert "".join(clock.calls) == "cba" + "abc" + "cba" + "abc"
-    assert found["a"].rounds == pytest.approx((1000, 2000, 3000)) and found["b"].rounds == pytest.approx(
+    assert timings["a"].rounds == pytest.approx((1000, 2000, 3000)) and timings["b"].rounds == pytest.approx(
         (500, 500, 500)
     )
-    assert list(found) == ["a", "b", "c"] and found["a"].count == 3
+    assert list(timings) == ["a", "b", "c"] and timings["a"].count == 3
 
 
 def test_short_candidates_are_called_until_the_time_has_passed_and_their_mean_counts():
     clock = Clock()
-    found = interleave(
+    timings = interleave(
         {"a": clock.taking("a", 0.25, 0.75, 0.3), "b": clock.taking("b", 2.0)},
         rounds=1,
         warmup=0,
@@ -56,8 +56,8 @@ def test_short_candidates_are_called_until_the_time_has_passed_and_their_mean_co
     )
     assert (
         clock.calls == ["a", "a", "b"]
-        and found["a"].median == pytest.approx(500)
-        and found["b"].median == pytest.approx(2000)
+        and timings["a"].median == pytest.approx(500)
+        and timings["b"].median == pytest.approx(2000)
     )
 
 
@@ -168,17 +168,17 @@ def test_variants_agree_with_the_model_and_leave_it_alone():
     torch.manual_seed(0)
     model = lived(small_model(CONV))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    found = {name: run() for name, run in variants(model, (32, 50), batch=2).items()}
-    assert list(found) == ["fp32 NCHW", "fp32 channels_last", "bf16 channels_last"]
+    outputs = {name: run() for name, run in variants(model, (32, 50), batch=2).items()}
+    assert list(outputs) == ["fp32 NCHW", "fp32 channels_last", "bf16 channels_last"]
     noise = torch.rand(
         2, 3, 32, 50, generator=torch.Generator().manual_seed(0)
     )  # both sides are multiples of this model's 2
     with torch.no_grad():
         whole = model.decode(model(noise))
     for name, tolerance in (("fp32 NCHW", 1e-3), ("fp32 channels_last", 1e-3), ("bf16 channels_last", 0.5)):
-        assert found[name].shape == whole.shape == (2, 6, 16 * 25) and found[name].dtype == torch.float32
-        assert (found[name] - whole).abs().max() < tolerance
-    assert (found["bf16 channels_last"] - whole).abs().max() > 0  # it does compute in another type
+        assert outputs[name].shape == whole.shape == (2, 6, 16 * 25) and outputs[name].dtype == torch.float32
+        assert (outputs[name] - whole).abs().max() < tolerance
+    assert (outputs["bf16 channels_last"] - whole).abs().max() > 0  # it does compute in another type
     after = model.state_dict()
     assert before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
 
