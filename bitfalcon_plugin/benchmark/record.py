@@ -8,16 +8,17 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from ..config.errors import MissingFileError, UserError
 from ..config.files import write_text
 
 MISSING = "-"  # cell of a value that was not measured
+FloatOrNan = Annotated[float, "NaN allowed"]  # type of a column whose values may be NaN, such as mAP without labels
 CHECKS: Mapping[object, Callable[[object], bool]] = {
     str: lambda value: isinstance(value, str),
     int: lambda value: type(value) is int and value >= 0,
-    float: lambda value: type(value) in (int, float) and not math.isinf(value) and not value < 0,
+    float: lambda value: type(value) in (int, float) and 0 <= value < math.inf,
     dict: lambda value: isinstance(value, dict),
 }
 
@@ -74,9 +75,10 @@ class RecordFile:
         write_text(path, json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n")
 
     def load(self, path: Path, kinds: Mapping[str, object]) -> dict[str, Any]:
-        """Read the entries that `kinds` names, as types: str, int, float, dict, a record, X | None, tuple[X, ...].
+        """Read the entries that `kinds` names with their types.
 
-        Numbers are neither negative nor infinite; a number that may be None is not NaN either. Others are ignored.
+        Types: str, int, float, FloatOrNan, dict, a record, X | None, tuple[X, ...], tuple[X, Y].
+        Numbers are neither negative nor infinite; only a FloatOrNan may be NaN. Other entries are ignored.
         Raises MissingFileError, or UserError for a file that is not JSON, of another format, too new or damaged.
         """
         try:
@@ -115,6 +117,8 @@ def _plain(value: object) -> object:
 def _read(value: object, kind: object, name: str, problems: list[str]) -> object:
     """Return a value of a JSON file as the type `kind`; where it is of another type, add a line to `problems`."""
     arguments = get_args(kind)
+    if get_origin(kind) is Annotated:  # FloatOrNan
+        return value if value != value else _read(value, arguments[0], name, problems)
     if get_origin(kind) is types.UnionType:  # X | None
         if value is None:
             return None
@@ -148,7 +152,7 @@ def _read_tuple(value: object, kinds: tuple, name: str, problems: list[str]) -> 
 
 
 def _read_record(value: object, kind: type, name: str, problems: list[str]) -> object:
-    kinds = get_type_hints(kind)
+    kinds = get_type_hints(kind, include_extras=True)
     if not isinstance(value, dict):
         problems.append(f"{name} is {str(value)[:40]!r}, expected a mapping")
     elif kinds.keys() != value.keys():

@@ -10,7 +10,7 @@ from ..config.settings import Settings, load_settings
 from ..data.from_settings import DEFAULT_DATA
 from ..models.build import DEFAULT_MODEL
 from ..plots.tradeoff import Panel, Point, draw_tradeoff
-from .record import Column, RecordFile, markdown_table
+from .record import Column, FloatOrNan, RecordFile, markdown_table
 from .timing import Timing, machine_line
 
 SIZES_FILE = RecordFile(
@@ -35,8 +35,8 @@ class SizeRecord:
     scale: str
     parameters: int
     gflops: float
-    ap50: float
-    ap: float
+    ap50: FloatOrNan
+    ap: FloatOrNan
     bytes: int
     epochs: int
     seconds: float

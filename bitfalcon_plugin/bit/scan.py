@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..benchmark.record import RecordFile
+from ..benchmark.record import FloatOrNan, RecordFile
 from ..config.errors import UserError, did_you_mean
 from ..config.files import write_text
 from ..config.settings import Settings
@@ -45,8 +45,8 @@ class Loss:
     unit: str
     layers: tuple[str, ...]
     parameters: int
-    ap_raw: float
-    ap_norms: float
+    ap_raw: FloatOrNan
+    ap_norms: FloatOrNan
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,8 @@ class Ranking:
     shows how much such a number depends on the images.
     """
 
-    ap: float
-    halves: tuple[float, float]
+    ap: FloatOrNan
+    halves: tuple[FloatOrNan, FloatOrNan]
     losses: tuple[Loss, ...]
 
     def table(self) -> str:
@@ -176,7 +176,7 @@ def resumed_ranking(folder: Path, settings: Settings) -> Ranking | None:
     path = folder / FILE
     if not path.is_file():
         return None
-    kinds = {"of": dict, "ap": float, "halves": tuple[float, float], "losses": tuple[Loss, ...]}
+    kinds = {"of": dict, "ap": FloatOrNan, "halves": tuple[FloatOrNan, FloatOrNan], "losses": tuple[Loss, ...]}
     content = SCAN_FILE.load(path, kinds)
     conditions = content.pop("of")
     changed = [

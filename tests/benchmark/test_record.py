@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from bitfalcon_plugin.benchmark.record import Column, RecordFile, markdown_table
+from bitfalcon_plugin.benchmark.record import Column, FloatOrNan, RecordFile, markdown_table
 from bitfalcon_plugin.benchmark.timing import Timing
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 
@@ -20,8 +20,9 @@ class Run:
     name: str
     layers: tuple[str, ...] = ()
     bytes: int | None = None
-    ap: float = math.nan
+    ap: FloatOrNan = math.nan
     latency: Timing | None = None
+    share: float = 0.0
 
 
 KINDS = {"runs": tuple[Run, ...], "halves": tuple[float, float], "settings": dict, "best": Run | None}
@@ -49,7 +50,7 @@ def test_entries_come_back_as_they_were_saved(tmp_path):
         ({"version": None}, "version is None, expected a whole number"),
         ({"runs": None}, "runs is 'None', expected a list"),
         ({"runs": [3]}, r"runs\[0\] is '3', expected a mapping"),
-        ({"runs": [{"name": "a"}]}, r"runs\[0\]: ap, bytes, latency, layers missing or not known"),
+        ({"runs": [{"name": "a"}]}, r"runs\[0\]: ap, bytes, latency, layers, share missing or not known"),
         ({"name": 3}, r"runs\[0\].name is '3', expected str"),
         ({"layers": "x"}, r"runs\[0\].layers is 'x', expected a list"),
         ({"layers": [1]}, r"runs\[0\].layers\[0\] is '1', expected str"),
@@ -58,6 +59,9 @@ def test_entries_come_back_as_they_were_saved(tmp_path):
         ({"bytes": math.nan}, r"runs\[0\].bytes is NaN"),
         ({"ap": "high"}, r"runs\[0\].ap is 'high', expected float"),
         ({"ap": math.inf}, r"runs\[0\].ap is 'inf'"),
+        ({"ap": -0.5}, r"runs\[0\].ap is '-0.5'"),
+        ({"share": math.nan}, r"runs\[0\].share is 'nan', expected float"),
+        ({"halves": [0.5, math.nan]}, r"halves\[1\] is 'nan', expected float"),
         ({"latency": {"rounds_ms": []}}, r"runs\[0\].latency: a timing"),
         ({"more": 1}, "more missing or not known"),
         ({"halves": [1.0]}, "halves is .*, expected a list of 2"),

@@ -94,6 +94,12 @@ def test_what_is_no_number_is_not_measured(tmp_path):
         ),
         (
             lambda rows: json.dumps(
+                {"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "ternary_share": math.nan}]}
+            ),
+            r"steps\[0\].ternary_share is 'nan', expected float",
+        ),
+        (
+            lambda rows: json.dumps(
                 {"format": "bitfalcon bit steps", "version": 1, "steps": [{**rows[0], "latency": {"rounds_ms": []}}]}
             ),
             "latency",
