@@ -1,4 +1,4 @@
-"""The events of a run that scripts may hang functions on, by the names of spec/interface.md section 10."""
+"""The events of a run, by the names of spec/interface.md section 10, and the functions that scripts add to them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ EVENTS = (*TRAIN, *VAL, *PREDICT, *EXPORT)
 
 
 class Events:
-    """Functions by event, at first those of `others`. Each is called with the trainer, validator or predictor."""
+    """Functions by event, which start as a copy of `others`. Each takes the trainer, validator or predictor."""
 
     def __init__(self, others: Events | None = None) -> None:
         self.callbacks: defaultdict[str, list[Callable[[object], object]]] = defaultdict(list)
@@ -44,14 +44,14 @@ class Events:
             self.callbacks[event] = list(functions)
 
     def add(self, event: str, function: Callable[[object], object]) -> None:
-        """Call `function` at each `event`, after those added before. Raises UserError for a name that is no event."""
+        """Call `function` at each `event`, after the functions added before. Raises UserError for an unknown event."""
         if event not in EVENTS:
             raise UserError(f"'{event}' is no event (known: {', '.join(EVENTS)}).{did_you_mean(event, EVENTS)}")
         if not callable(function):
             raise UserError(f"add_callback({event!r}, {function!r}): expected a function that takes one argument.")
         self.callbacks[event].append(function)
 
-    def fire(self, event: str, about: object) -> None:
-        """Call the functions of an event. What they raise ends the run."""
+    def fire(self, event: str, subject: object) -> None:
+        """Call the functions of an event with the trainer, validator or predictor. Their errors end the run."""
         for function in tuple(self.callbacks.get(event, ())):
-            function(about)
+            function(subject)

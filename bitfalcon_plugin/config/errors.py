@@ -1,7 +1,7 @@
-"""The one exception a user's mistake raises, and the words it is told in.
+"""The exception for a mistake of the user, and the parts of its messages.
 
-An error names the thing, the value, what was expected and the repair. Where several things can be wrong at
-once (a model YAML, a label folder), the problems are collected and raised together.
+An error names the thing, the value, the expectation and the repair. Where several things can be wrong at once (in a
+model YAML, in a label folder), the problems are collected and raised together.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ class UserError(Exception):
 
 
 class MissingFileError(UserError, FileNotFoundError):
-    """A file or folder that the user named is not there."""
+    """A file or folder that the user named does not exist."""
 
 
 def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The known words most like `word`, best first; case does not matter. May be empty."""
+    """Return at most `count` of the known words, those most like `word`, the best first; case does not matter."""
     by_lower = {str(name).lower(): str(name) for name in known}
     close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=count, cutoff=0.5)
     return [by_lower[name] for name in close]
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """' Did you mean 'x'?' for the nearest known word, or an empty string."""
+    """Return " Did you mean 'x'?" with the nearest known word, or an empty string."""
     close = nearest(word, known, 1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def raise_problems(title: str, problems: Sequence[str], limit: int = 20) -> None:
-    """Raise one UserError that lists `problems` (at most `limit` of them, the rest counted); nothing if there are none."""
+    """Raise one UserError that lists `problems`, if there are any: at most `limit` of them, the others counted."""
     if not problems:
         return
     lines = [f"  - {problem}" for problem in problems[:limit]]

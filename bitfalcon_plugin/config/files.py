@@ -1,12 +1,11 @@
 """Where things lie on disk, and writes that are whole or absent.
 
-A file is written beside its target, flushed to the disk and renamed over it, so that a killed process or a full
-disk leaves the earlier file as it was.
+A file is written next to its target, flushed to the disk and renamed over it, so that a killed process or a full
+disk leaves the earlier file unchanged.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
@@ -14,23 +13,27 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import UserError
 
+RANDOM = "[a-z0-9_]{8}"  # what tempfile puts into the names of temporary files and folders
+EXPORT_SUFFIXES = {".xml", ".bin", ".yaml"}  # of the files in the folder of an export; no other folder is replaced
+STALE_SECONDS = 3600.0  # a temporary file that was not written to for so long belongs to a process that was killed
+
 
 def cfg_dir() -> Path:
-    """The package's folder of settings, graphs and dataset YAMLs: inside it when installed, beside it in the tree."""
+    """The folder of settings, graphs and dataset YAMLs: in an installed package, or next to the package in the tree."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "cfg"
     return installed if installed.is_dir() else package.parent / "cfg"
 
 
 def cache_dir() -> Path:
-    """The user's cache folder for this package: $BITFALCON_CACHE, or the platform's own place. Not created here."""
-    if named := os.environ.get("BITFALCON_CACHE"):
-        return Path(named).expanduser()
+    """The user's cache folder for this package: $BITFALCON_CACHE, or that of the platform. It may not exist."""
+    if path := os.environ.get("BITFALCON_CACHE"):
+        return Path(path).expanduser()
     if sys.platform == "win32":
         parent = Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local"))
     elif sys.platform == "darwin":
@@ -42,9 +45,9 @@ def cache_dir() -> Path:
 
 @contextmanager
 def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success flush it to the disk and rename it over `path`.
+    """Yield a temporary path next to `path`; on success flush the file to the disk and rename it to `path`.
 
-    The temporary name keeps the suffix (some writers choose the format by it). After an exception the temporary
+    The temporary name keeps the suffix, since some writers choose the format by it. After an exception the temporary
     file is removed and `path` is untouched.
     """
     target = Path(path)
@@ -54,27 +57,105 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; these are ordinary results
+        _flush(temporary)
+        _make_public(temporary, 0o666)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def sweep(folder: str | os.PathLike[str]) -> int:
-    """Remove what `atomic` left in `folder` when its process was killed; returns how many files. Nobody may be writing there."""
-    left = [
-        path
-        for path in Path(folder).glob(".*")
-        if re.fullmatch(r"\..+-[a-z0-9_]{8}(\.\w+)?", path.name) and path.is_file()
-    ]
-    for path in left:
+@contextmanager
+def atomic_export(target: Path, is_folder: bool) -> Iterator[Path]:
+    """Yield a temporary path of the same suffix, or an empty folder, to fill; on success it becomes `target`.
+
+    After an exception the temporary path is removed. What killed processes left of earlier attempts at `target` is
+    removed first. Raises UserError where `target` cannot be written.
+    """
+    try:
+        _remove_stale(target, is_folder)
+        with _atomic_folder(target) if is_folder else atomic(target) as path:
+            yield path
+    except OSError as error:
+        if isinstance(error, UserError):
+            raise
+        reason = error.strerror or error
+        raise UserError(f"'{target}' cannot be written: {reason}. Give another place with out= .") from error
+
+
+@contextmanager
+def _atomic_folder(target: Path) -> Iterator[Path]:
+    if target.exists() and not _is_export(target):
+        raise UserError(f"'{target}' exists and holds other things than an export. Give another place with out= .")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".", suffix=f"-{target.name}"))
+    old = temporary.with_name(f"{temporary.name}-old")
+    try:
+        yield temporary
+        for path in temporary.iterdir():
+            _flush(path)
+        _make_public(temporary, 0o777)
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except BaseException:
+        if old.exists() and not target.exists():
+            old.rename(target)
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def remove_leftovers(folder: str | os.PathLike[str]) -> int:
+    """Remove the temporary files that killed processes left in `folder`; return how many.
+
+    No process may be writing in `folder`.
+    """
+    pattern = re.compile(rf"\..+-{RANDOM}(\.\w+)?")
+    leftovers = [path for path in Path(folder).glob(".*") if pattern.fullmatch(path.name) and path.is_file()]
+    for path in leftovers:
         path.unlink(missing_ok=True)
-    return len(left)
+    return len(leftovers)
+
+
+def _remove_stale(target: Path, is_folder: bool) -> None:
+    """Remove the temporary files or folders of killed exports to `target`.
+
+    They have the names of `atomic` or `_atomic_folder`, and the private permissions of the tempfile module. An export
+    that was moved aside ("-old") has ordinary permissions, and stays where no newer one took its place.
+    """
+    name = rf"\.{re.escape(target.stem)}-{RANDOM}{re.escape(target.suffix)}"
+    if is_folder:
+        name = rf"\.{RANDOM}-{re.escape(target.name)}(-old)?"
+    for path in target.parent.glob(".*"):
+        if not re.fullmatch(name, path.name) or path.is_symlink() or path.is_dir() != is_folder:
+            continue
+        with suppress(OSError):  # another process removed it first, or it belongs to another user
+            status = path.stat()
+            if is_folder and path.name.endswith("-old"):
+                removable = target.exists() and _is_export(path)
+            else:
+                removable = os.name == "nt" or not status.st_mode & 0o077
+            if removable and time.time() - status.st_mtime > STALE_SECONDS:
+                shutil.rmtree(path) if is_folder else path.unlink()
+
+
+def _is_export(folder: Path) -> bool:
+    return folder.is_dir() and all(path.is_file() and path.suffix in EXPORT_SUFFIXES for path in folder.iterdir())
+
+
+def _flush(path: Path) -> None:
+    """Write the data of a file to the disk; a folder is left alone."""
+    if path.is_file():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+
+
+def _make_public(path: Path, mode: int) -> None:
+    """Give a path `mode` less the umask: the tempfile module makes private files, results are ordinary ones."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(mode & ~umask)
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
@@ -84,9 +165,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def new_run_dir(mode: str, project: str | None = None, name: str | None = None, exist_ok: bool = False) -> Path:
-    """Create and return the folder of a run: `runs/detect/<mode>`, or `<project>/<name>`; then `train2`, `train3`, ...
+    """Create and return the folder of a run: `runs/detect/<mode>` or `<project>/<name>`; `train2`, ... where it exists.
 
-    `exist_ok` takes the folder as it is. Raises UserError where the folder cannot be made.
+    exist_ok: use the folder where it exists. Raises UserError where the folder cannot be created.
     """
     first = Path(project or "runs/detect") / (name or mode)
     folder, count = first, 1
@@ -101,88 +182,6 @@ def new_run_dir(mode: str, project: str | None = None, name: str | None = None, 
             folder = first.with_name(f"{first.name}{count}")
         except OSError as error:
             raise UserError(f"Run folder '{folder}' cannot be made: {error}. Give a writable project=.") from error
-
-
-OURS = {".xml", ".bin", ".yaml"}  # what may be in a folder that is replaced
-STALE = 3600.0  # seconds: what an export has not touched for so long belongs to a process that was killed
-
-
-@contextlib.contextmanager
-def placed(target: Path, folder: bool) -> Iterator[Path]:
-    """Yield a path beside `target` to fill, of the same suffix; on success it becomes `target`, after an exception it is removed.
-
-    folder: it is an empty folder. What killed processes left of earlier attempts at this very target is removed first. Raises UserError
-    where nothing can be written there.
-    """
-    try:
-        _sweep(target, folder)
-        with _folder(target) if folder else atomic(target) as path:
-            yield path
-    except OSError as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(
-            f"'{target}' cannot be written: {error.strerror or error}. Give another place with out= ."
-        ) from error
-
-
-def _sweep(target: Path, folder: bool) -> None:
-    # By the names that the writers below and files.atomic give, of the kind and with the rights that mkstemp and mkdtemp give.
-    random = "[a-z0-9_]{8}"
-    name = (
-        rf"\.{random}-{re.escape(target.name)}(-old)?"
-        if folder
-        else rf"\.{re.escape(target.stem)}-{random}{re.escape(target.suffix)}"
-    )
-    for path in target.parent.glob(".*"):
-        if not re.fullmatch(name, path.name) or path.is_symlink() or path.is_dir() != folder:
-            continue
-        with contextlib.suppress(OSError):  # another process was first, or it is another user's
-            state = path.stat()
-            # An earlier export that was moved aside has ordinary rights, and is all there is where the new one did not come.
-            moved = folder and path.name.endswith("-old")
-            ours = target.exists() and _replaceable(path) if moved else os.name == "nt" or not state.st_mode & 0o077
-            if ours and time.time() - state.st_mtime > STALE:
-                shutil.rmtree(path) if folder else path.unlink()
-
-
-@contextlib.contextmanager
-def _folder(target: Path) -> Iterator[Path]:
-    if target.exists() and not _replaceable(target):
-        raise UserError(
-            f"'{target}' is there already and holds other things than an export. Give another place with out= ."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    made = Path(tempfile.mkdtemp(dir=target.parent, prefix=".", suffix=f"-{target.name}"))
-    old = made.with_name(f"{made.name}-old")
-    try:
-        yield made
-        for path in (*made.iterdir(), made):
-            _flush(path)
-        umask = os.umask(0)
-        os.umask(umask)
-        made.chmod(0o777 & ~umask)  # mkdtemp makes folders private
-        if target.exists():
-            target.rename(old)
-            made.rename(target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            made.rename(target)
-    except BaseException:
-        if old.exists() and not target.exists():
-            old.rename(target)
-        shutil.rmtree(made, ignore_errors=True)
-        raise
-
-
-def _replaceable(target: Path) -> bool:
-    return target.is_dir() and all(path.is_file() and path.suffix in OURS for path in target.iterdir())
-
-
-def _flush(path: Path) -> None:
-    if path.is_file():
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
 
 
 def size_of(path: Path) -> int:

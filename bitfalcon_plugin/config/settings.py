@@ -29,8 +29,8 @@ class Draft:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    def take(self, key: str, value: object, where: str = "") -> None:
-        """Check one setting. `where` is what its messages begin with: the file that holds it."""
+    def check(self, key: str, value: object, where: str = "") -> None:
+        """Check one setting. where: the beginning of its messages, for example the file that holds the setting."""
         if key == "scale" and is_model_scale(value):
             key = "model_scale"
         row = table().get(key)
@@ -38,22 +38,22 @@ class Draft:
             self.problems.append(f"{where}{_unknown(key, value)}")
         elif "now" in row:
             self.notes.append(f"{where}'{key}' is an old name of '{row['now']}'.")
-            self.take(row["now"], not value if row.get("negate") and isinstance(value, bool) else value, where)
-        elif (checked := _checked(value, row)) is _WRONG:
+            self.check(row["now"], not value if row.get("negate") and isinstance(value, bool) else value, where)
+        elif (converted := _converted(value, row)) is _WRONG:
             hint = did_you_mean(value, row["choices"]) if "choices" in row and isinstance(value, str) else ""
             repair = f"expected {expected(row)}; for example {sample(key, row)}"
             self.problems.append(f"{where}{key}={show(value)}: {repair}.{hint}")
         elif "unused" not in row:
-            self.values[key] = checked
-        elif checked not in (row["default"], *row.get("also", ())):
+            self.values[key] = converted
+        elif converted not in (row["default"], *row.get("also", ())):
             self.notes.append(f"{where}{key}={show(value)} has no effect: {row['unused']}.")
 
 
 _WRONG = object()
 
 
-def _checked(value: object, row: Mapping[str, Any]) -> object:
-    """`value` as a type of the row, or _WRONG. A row without a type (a key that never had an effect) takes any value."""
+def _converted(value: object, row: Mapping[str, Any]) -> object:
+    """Return `value` as a type of the row, or _WRONG. A row without a type (of an unused key) takes any value."""
     if "type" not in row or (value is None and row["default"] is None):
         return value
     results = (KINDS[name].check(value, row) for name in row["type"].split("|"))
@@ -61,7 +61,7 @@ def _checked(value: object, row: Mapping[str, Any]) -> object:
 
 
 def is_model_scale(value: object) -> bool:
-    """Whether this value of `scale` is the size of the model: a word is, a number is the augmentation's gain."""
+    """Whether a value of `scale` is the size of the model, a word; a number is the gain of the augmentation."""
     if not isinstance(value, str):
         return False
     try:
@@ -77,7 +77,7 @@ def _unknown(key: object, value: object) -> str:
 
 
 def draft_of(overrides: Mapping[str, object]) -> Draft:
-    """Check the file that `cfg` names, then `overrides`; raises nothing, the problems are in the draft."""
+    """Check the file that `cfg` names, then `overrides`. Raises nothing: the problems are in the draft."""
     draft = Draft()
     cfg = overrides.get("cfg")
     if isinstance(cfg, (str, os.PathLike)):
@@ -87,34 +87,38 @@ def draft_of(overrides: Mapping[str, object]) -> Draft:
             in_file, recipe = {}, False
             draft.problems.append(f"cfg={cfg}: {error}")
         for key, value in in_file.items():
-            draft.take(key, literal(value, key) if isinstance(value, str) else value, f"{cfg}: ")
+            draft.check(key, literal(value, key) if isinstance(value, str) else value, f"{cfg}: ")
         if recipe:
             draft.notes.insert(0, _recipe_note(cfg, in_file, overrides))
     for key, value in overrides.items():
-        draft.take(key, value)
-    draft.values.pop("cfg", None)  # its content is taken over: the run does not depend on the file any more
+        draft.check(key, value)
+    draft.values.pop("cfg", None)  # its keys are copied: the run does not depend on the file any more
     draft.notes = list(dict.fromkeys(draft.notes))
     return draft
 
 
 def _read_cfg(cfg: str | os.PathLike[str]) -> tuple[dict, bool]:
-    # The keys, and whether it is a recipe. The default file itself changes nothing; a cfg inside a cfg is not followed.
+    """Read the keys of the file that `cfg` names, and whether it is a recipe.
+
+    The default file itself changes nothing, and a key `cfg` inside the file is ignored.
+    """
     path = find_settings(cfg)
     content = {} if path.resolve() == (cfg_dir() / "default.yaml").resolve() else load_yaml(path)
     return {key: value for key, value in content.items() if key != "cfg"}, is_recipe(path)
 
 
 def _recipe_note(cfg: object, recipe: Mapping[str, object], overrides: Mapping[str, object]) -> str:
-    """A note: what a recipe sets, and which of its keys the user gave, which win."""
-    beside = [key for key in recipe if key in overrides and not (key == "scale" and is_model_scale(overrides[key]))]
-    sets = ", ".join(f"{key}={show(value)}" for key, value in recipe.items() if key not in beside)
-    return f"cfg={cfg} sets {sets or 'nothing'}" + (f"; given beside it: {', '.join(beside)}." if beside else ".")
+    """Return a note with the keys that a recipe sets, and those of its keys that the user gave, which win."""
+    overridden = [key for key in recipe if key in overrides and not (key == "scale" and is_model_scale(overrides[key]))]
+    sets = ", ".join(f"{key}={show(value)}" for key, value in recipe.items() if key not in overridden)
+    others = f"; given beside it: {', '.join(overridden)}" if overridden else ""
+    return f"cfg={cfg} sets {sets or 'nothing'}{others}."
 
 
 class Settings:
     """Every live key of cfg/default.yaml as an attribute; frozen, checked, comparable, picklable.
 
-    given: the keys that the user gave, alone or in a cfg= file; `replace` leaves them as they are. notes: lines to print
+    given: the keys that the user gave, alone or in a cfg= file; `replace` does not change them. notes: lines to print
     once (old names, keys without effect). Lists are tuples.
     """
 
@@ -147,19 +151,19 @@ class Settings:
         return f"Settings({', '.join(changed)})"
 
     def unused_by(self, verb: str) -> list[str]:
-        """The given keys that `verb` does not use, sorted; for the verbs that cfg/default.yaml names in `verbs`."""
+        """The given keys that `verb` does not use, sorted; for a verb in the lists `verbs` of cfg/default.yaml."""
         return sorted(self.given.difference(keys_with("verbs", verb), FOR_EVERY_VERB))
 
     def replace(self, **changes: object) -> Settings:
-        """A copy with `changes`, checked like a user's. Raises UserError with all problems."""
+        """Return a copy with `changes`, checked like a user's. Raises UserError with all problems."""
         draft = draft_of(changes)
         raise_problems("Settings that cannot be:", draft.problems)
         return Settings({**self._values, **draft.values}, self.given, self.notes)
 
     def with_defaults(self, defaults: Mapping[str, object]) -> Settings:
-        """A copy in which keys that were not given have the values of `defaults`, checked, and count as given.
+        """Return a copy in which keys that were not given have the values of `defaults`, checked, and count as given.
 
-        Its notes are those about `defaults`. Raises UserError with all problems.
+        The notes of the copy are those about `defaults`. Raises UserError with all problems.
         """
         draft = draft_of(defaults)
         raise_problems("Settings that cannot be:", draft.problems)
@@ -172,9 +176,9 @@ class Settings:
 
 
 def load_settings(overrides: Mapping[str, object]) -> Settings:
-    """The defaults, under the file that `cfg` names, under `overrides`. Raises one UserError with every problem.
+    """Return the defaults, replaced by the file that `cfg` names, replaced by `overrides`.
 
-    `cfg` itself is None in the result, and not among `given`: the keys of its file are.
+    `cfg` itself is None in the result; the keys of its file are among `given`. Raises one UserError with all problems.
     """
     draft = draft_of(overrides)
     raise_problems("Settings that cannot be:", draft.problems)

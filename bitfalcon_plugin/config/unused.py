@@ -1,4 +1,4 @@
-"""Settings that were given but can do nothing in this training run, each with the reason, so that none is ignored in silence."""
+"""Settings that were given but have no effect in a training run, each with the reason."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 from .settings import Settings
 from .table import keys_with
 
-MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # what puts images together; `close_mosaic` and rect end it
-# key -> (whether it is idle, why); the arguments are the settings, and whether the run starts from a checkpoint
+MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # that mix images; `close_mosaic` and rect end them
+# key -> (whether it has no effect, why not). Arguments: the settings, and whether model= is a checkpoint.
 RULES: dict[str, tuple[Callable[[Settings, bool], bool], str]] = {
     "model_scale": (lambda s, weights: weights, "the checkpoint's own size is trained"),
     "variant": (lambda s, weights: weights, "the checkpoint's own family is trained"),
@@ -38,10 +38,10 @@ RULES: dict[str, tuple[Callable[[Settings, bool], bool], str]] = {
 }
 
 
-def idle(settings: Settings, weights: bool) -> list[str]:
-    """A line for each given key that this run cannot heed. weights: whether it starts from a checkpoint given as model=."""
-    found = [key for key, (is_idle, _) in RULES.items() if key in settings.given and is_idle(settings, weights)]
+def unused_settings(settings: Settings, weights: bool) -> list[str]:
+    """Return a line for each given key without effect. weights: whether the run starts from a checkpoint in model=."""
+    keys = [key for key, (is_unused, _) in RULES.items() if key in settings.given and is_unused(settings, weights)]
     return [
         f"{'scale' if key == 'model_scale' else key}={getattr(settings, key)} has no effect here: {RULES[key][1]}."
-        for key in found
+        for key in keys
     ]

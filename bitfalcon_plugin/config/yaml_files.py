@@ -1,7 +1,7 @@
-"""From what a user types as `model=` to a model YAML and the scale its name carries, and from `cfg=` to a YAML of settings.
+"""Find and read the model YAML that `model=` names, with the scale in its name, and the YAML of settings of `cfg=`.
 
-Order: the path as given, the same path without its scale letter, then both names in cfg/models. The letter is taken off
-the file name only, never off a folder. `yolo12` and `yolov12` are the same name. A recipe is found by its whole name.
+Order for a model: the given path, the same path without its scale letter, then both names in cfg/models. The letter is
+removed from the file name only, never from a folder. `yolo12` and `yolov12` are the same name. A recipe has no letter.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ LETTER = re.compile(r"(yolo(?:e-)?v?\d+)([nsmlx])")
 OTHER_LETTER = re.compile(r"yolo(?:e-)?v?\d+([a-zA-Z])(?![a-zA-Z])(?<![nsmlx])")
 P6_NAME = re.compile(r"(yolov?\d+[nsmlx])6")
 SUFFIXES = (".yaml", ".yml")
-MAX_BYTES = 1 << 20  # a model YAML has a few kB; more is not one
-MAX_VALUES = 100_000  # that a YAML may hold once its aliases are written out
+MAX_BYTES = 1 << 20  # a model YAML has a few kB
+MAX_VALUES = 100_000  # in a YAML whose aliases are written out
 
-# Which graph of ours carries a family that the named one does not (rows 1 and 3 differ, spec/families.md section 1).
+# (shipped graph, family) -> the shipped graph of that family; rows 1 and 3 differ (spec/families.md section 1).
 SHIPPED_VARIANTS: Mapping[tuple[str, str], str] = MappingProxyType(
     {
         ("yolov12", "turbo"): "yolov12-turbo",
@@ -36,7 +36,7 @@ SHIPPED_VARIANTS: Mapping[tuple[str, str], str] = MappingProxyType(
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A model YAML that was found: its path, the scale letter of the name that was typed, and its content."""
+    """A model YAML: its path, the scale letter in the name that the user typed, and its content."""
 
     path: Path
     letter: str
@@ -44,34 +44,40 @@ class ModelFile:
 
 
 def scale_letter(name: str) -> str:
-    """The scale letter a file name carries: 'yolov12l.yaml' -> 'l', 'my_yolo12s.yaml' -> 's', 'yolov12.yaml' -> ''."""
-    found = LETTER.search(_stem(name))
-    return found[2] if found else ""
+    """The scale letter in a file name: 'yolov12l.yaml' -> 'l', 'my_yolo12s.yaml' -> 's', 'yolov12.yaml' -> ''."""
+    match = LETTER.search(_stem(name))
+    return match[2] if match else ""
 
 
 def find_model(model: str | Path, variant: str | None = None) -> ModelFile:
-    """Find and read the model YAML that `model` names; `variant` picks the shipped graph of that family.
+    """Find and read the model YAML that `model` names; of a shipped graph, the one of the family `variant`.
 
-    Raises MissingFileError with what was tried and the nearest known name, UserError for an unreadable YAML.
+    Raises MissingFileError with the paths that were tried and the nearest name, UserError for an unreadable YAML.
     """
     given = Path(model).expanduser()
     path = _find(given)
-    if path is None and given.name and given.is_dir():
-        raise MissingFileError(f"Model '{model}' is a folder; give the YAML file in it.")
     if path is None:
-        shipped = shipped_models()
-        tried = f"looked for {', '.join(repr(name) for name in _names(given.name))} in '{given.parent}'"
-        bare = given.parent == Path(".")
-        also = " and in cfg/models" if bare else "; a name without a folder is looked for in cfg/models too"
-        odd = OTHER_LETTER.search(_stem(given.name))
-        letter = f" {odd[1]!r} is no scale letter; those are n, s, m, l and x." if odd else ""
-        raise MissingFileError(
-            f"Model '{model}' does not exist: {tried}{also} ({', '.join(shipped)}).{letter}"
-            f"{did_you_mean(given.stem + '.yaml', shipped)}"
-        )
+        raise _missing(given, model)
     if variant and path.resolve().parent == _shipped_folder():
         path = path.with_name(SHIPPED_VARIANTS.get((path.stem, variant), path.stem) + ".yaml")
     return ModelFile(path, scale_letter(given.name), load_yaml(path))
+
+
+def _missing(given: Path, model: str | Path) -> MissingFileError:
+    """The error for a model that does not exist: the paths that were tried, and the nearest name."""
+    if given.name and given.is_dir():
+        return MissingFileError(f"Model '{model}' is a folder; give the YAML file in it.")
+    shipped = shipped_models()
+    tried = f"looked for {', '.join(repr(name) for name in _names(given.name))} in '{given.parent}'"
+    also = "; a name without a folder is looked for in cfg/models too"
+    if given.parent == Path("."):
+        also = " and in cfg/models"
+    match = OTHER_LETTER.search(_stem(given.name))
+    letter = f" {match[1]!r} is no scale letter; those are n, s, m, l and x." if match else ""
+    return MissingFileError(
+        f"Model '{model}' does not exist: {tried}{also} ({', '.join(shipped)}).{letter}"
+        f"{did_you_mean(given.stem + '.yaml', shipped)}"
+    )
 
 
 def shipped_models() -> list[str]:
@@ -80,17 +86,17 @@ def shipped_models() -> list[str]:
 
 
 def find_settings(cfg: str | Path) -> Path:
-    """The YAML of settings that `cfg` names: a path, else the default file or a recipe of cfg/hyp, with or without suffix.
+    """The YAML of settings that `cfg` names: a path, or the default file or a recipe of cfg/hyp by name.
 
-    Raises MissingFileError with the names of the recipes and the nearest of them.
+    The suffix of a name may be left out. Raises MissingFileError with the recipes and the nearest of them.
     """
     given = Path(cfg).expanduser()
     if given.is_file():
         return given
     if given.parent == Path("."):
         shipped = {_canonical(path.name): path for path in (cfg_dir() / "default.yaml", *_recipes())}
-        if found := shipped.get(_canonical(given.name)):
-            return found
+        if path := shipped.get(_canonical(given.name)):
+            return path
     names = [path.stem for path in _recipes()]
     raise MissingFileError(
         f"there is no such file, and the recipes are {', '.join(names)}."
@@ -104,7 +110,10 @@ def is_recipe(path: Path) -> bool:
 
 
 def load_yaml(path: Path) -> dict:
-    """The mapping in a YAML file; UserError with file and line when it is none, is malformed or is a trap."""
+    """Read the mapping in a YAML file.
+
+    Raises UserError with file and line where the file holds no mapping, is malformed, or would grow without bound.
+    """
     try:
         if path.stat().st_size > MAX_BYTES:
             raise UserError(f"'{path}' has {path.stat().st_size} bytes; a YAML of settings has less than {MAX_BYTES}.")
@@ -115,19 +124,19 @@ def load_yaml(path: Path) -> dict:
         raise UserError(f"'{path}' is not text (byte {error.start}); expected a YAML file in UTF-8.") from error
     try:
         content = _parse(text)
-    except Exception as error:  # a malformed tag comes out of the parser as any of ten exceptions
+    except Exception as error:  # a malformed tag makes the parser raise any of ten exceptions
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         deep = "its values are nested too deep" if isinstance(error, RecursionError) else ""
         raise UserError(f"'{path}'{line} is not YAML: {deep or getattr(error, 'problem', None) or error}.") from error
     if not isinstance(content, dict):
-        found = "is empty" if content is None else f"holds {type(content).__name__}"
-        raise UserError(f"'{path}' {found}, expected a mapping of keys to values.")
+        problem = "is empty" if content is None else f"holds {type(content).__name__}"
+        raise UserError(f"'{path}' {problem}, expected a mapping of keys to values.")
     return content
 
 
 def _parse(text: str) -> object:
-    # yaml.safe_load in two steps: the nodes are looked at before anything is made of them
+    """Parse as yaml.safe_load, in two steps: the nodes are checked before objects are made of them."""
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
@@ -140,7 +149,7 @@ def _parse(text: str) -> object:
 
 
 def _check_nodes(root: yaml.Node) -> None:
-    # Aliases of aliases (or of themselves) that grow without bound, and keys that stand twice.
+    """Raise MarkedYAMLError for aliases that grow without bound, and for a key that stands twice."""
     waiting, count = [root], 0
     while waiting:
         node = waiting.pop()
@@ -174,14 +183,14 @@ def _without_suffix(name: str) -> tuple[str, str]:
 
 
 def _stem(name: str) -> str:
-    # A name such as yolov8n6 is the P6 graph: yolov8n-p6.
+    """The name without its suffix; a P6 graph such as yolov8n6 is yolov8n-p6."""
     stem, _ = _without_suffix(name)
-    found = P6_NAME.fullmatch(stem)
-    return f"{found[1]}-p6" if found else stem
+    match = P6_NAME.fullmatch(stem)
+    return f"{match[1]}-p6" if match else stem
 
 
 def _names(name: str) -> list[str]:
-    # The name as typed, then without its letter, each with a suffix.
+    """The file names to try: the typed one, then without its letter, each with a suffix."""
     typed, suffix = _without_suffix(name)
     stems = (typed, _stem(name), LETTER.sub(r"\1", _stem(name), count=1))
     return list(dict.fromkeys(stem + (suffix or ".yaml") for stem in stems))
@@ -189,10 +198,10 @@ def _names(name: str) -> list[str]:
 
 def _find(given: Path) -> Path | None:
     names = _names(given.name)
-    here = [given.with_name(name) for name in names] if given.name else []
-    found = next((path for path in here if path.is_file()), None)
-    if found is not None or given.parent != Path("."):
-        return found
+    candidates = [given.with_name(name) for name in names] if given.name else []
+    path = next((path for path in candidates if path.is_file()), None)
+    if path is not None or given.parent != Path("."):
+        return path
     shipped = {_canonical(name): _shipped_folder() / name for name in shipped_models()}
     return next((shipped[_canonical(name)] for name in names if _canonical(name) in shipped), None)
 

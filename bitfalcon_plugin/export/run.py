@@ -17,7 +17,7 @@ import torch
 
 from ..config.callbacks import Events
 from ..config.devices import select_device
-from ..config.files import placed, size_of
+from ..config.files import atomic_export, size_of
 from ..config.settings import Settings
 from ..config.signals import ended_by_signals
 from ..models.detector import Detector
@@ -94,7 +94,7 @@ def run_export(
 def _kept_if_equal(target: Path, format_: str) -> Iterator[Path]:
     """Yield the path to write; it becomes `target`, unless a MismatchError comes out of the block."""
     try:
-        with placed(target, EXPORT_FORMATS[format_].is_folder) as path:
+        with atomic_export(target, EXPORT_FORMATS[format_].is_folder) as path:
             yield path
     except MismatchError as error:
         raise MismatchError(f"'{target}' was not kept: {error}. Try it in float32, or another format=.") from error
@@ -118,7 +118,7 @@ def _write_and_compare(
         metadata=replace(job.metadata, args={**job.metadata.args, "nms": False}),
     )
     is_folder = EXPORT_FORMATS[format_].is_folder
-    with tempfile.TemporaryDirectory() as folder, placed(Path(folder) / path.name, is_folder) as other:
+    with tempfile.TemporaryDirectory() as folder, atomic_export(Path(folder) / path.name, is_folder) as other:
         WRITERS[format_](unsuppressed, other)
         return compare(network, open_exported(other, "cpu"), batches, job.precision)
 

@@ -16,7 +16,7 @@ from ..config.errors import UserError
 from ..config.files import new_run_dir
 from ..config.notes import print_note
 from ..config.settings import Settings
-from ..config.unused import idle
+from ..config.unused import unused_settings
 from ..data.dataset import Scan
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..models.build import DEFAULT_MODEL, read_graph
@@ -110,7 +110,7 @@ def _new_run(
     settings = _counted_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
     if resumed is None:
-        print_note(*idle(settings, checkpoint is not None))
+        print_note(*unused_settings(settings, checkpoint is not None))
     _check_cells(settings, model.multiple, len(train_scan.samples), world)
     if folder is None and world.main:
         folder = new_run_dir("train", settings.project, settings.name, settings.exist_ok)

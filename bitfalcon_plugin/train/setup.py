@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config.errors import raise_problems
-from ..config.files import sweep
+from ..config.files import remove_leftovers
 from ..config.settings import Settings
 from ..data.loading.loader import TrainLoader, ValLoader, workers_for
 from ..models.detector import Detector
@@ -102,8 +102,8 @@ def prepare(run: Run) -> Trainer:
     """Build all parts of a run, restore the state that it starts from, print and save the effective settings."""
     settings, model, device, world = run.settings, run.model, run.device, run.world
     if world.main:
-        sweep(run.folder)
-        sweep(run.folder / "weights")
+        remove_leftovers(run.folder)
+        remove_leftovers(run.folder / "weights")
     model.to(device, memory_format=torch.channels_last)
     model.checkpointing = settings.checkpointing
     frozen = freeze(model, settings.freeze)

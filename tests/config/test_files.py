@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bitfalcon_plugin.config.files import atomic, sweep, write_text
+from bitfalcon_plugin.config.files import atomic, remove_leftovers, write_text
 
 
 def test_a_write_that_fails_leaves_the_earlier_file_and_nothing_else(tmp_path):
@@ -29,5 +29,5 @@ def test_leftovers_of_a_killed_process_are_swept_and_nothing_else(tmp_path):
             os._exit(9)
     os.waitpid(process, 0)
     assert len(os.listdir(tmp_path)) == len(keep) + 1
-    assert sweep(tmp_path) == 1 and sorted(os.listdir(tmp_path)) == sorted(keep)
-    assert sweep(tmp_path / "absent") == 0
+    assert remove_leftovers(tmp_path) == 1 and sorted(os.listdir(tmp_path)) == sorted(keep)
+    assert remove_leftovers(tmp_path / "absent") == 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.config.unused import RULES, idle
+from bitfalcon_plugin.config.unused import RULES, unused_settings
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from bitfalcon_plugin.config.unused import RULES, idle
     ],
 )
 def test_what_has_no_effect_is_told(given, weights, word):
-    lines = idle(load_settings(given), weights)
+    lines = unused_settings(load_settings(given), weights)
     assert len(lines) == 1 and lines[0].startswith(word) and "no effect" in lines[0]
 
 
@@ -46,8 +46,10 @@ def test_what_has_no_effect_is_told(given, weights, word):
     ],
 )
 def test_what_has_an_effect_is_not(given, weights):
-    assert idle(load_settings(given), weights) == []
+    assert unused_settings(load_settings(given), weights) == []
 
 
 def test_defaults_that_nobody_gave_are_never_told():
-    assert not [key for key in RULES if idle(load_settings({"rect": True, "save": False, "val": False}), True) != []]
+    assert not [
+        key for key in RULES if unused_settings(load_settings({"rect": True, "save": False, "val": False}), True) != []
+    ]

@@ -12,7 +12,7 @@ import pytest
 
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config import signals
-from bitfalcon_plugin.config.files import placed
+from bitfalcon_plugin.config.files import atomic_export
 from bitfalcon_plugin.export import run as exporting
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.export.writers import write_torchscript
@@ -92,7 +92,7 @@ def test_handlers_of_others_and_other_threads_are_left_alone(folder, usual_handl
 
 def test_a_signal_while_a_folder_is_replaced_leaves_the_earlier_one(folder, monkeypatch):
     target = folder / "y_openvino_model"
-    with placed(target, folder=True) as path:
+    with atomic_export(target, is_folder=True) as path:
         (path / "y.xml").write_text("one")
     rename = Path.rename
 
@@ -102,7 +102,7 @@ def test_a_signal_while_a_folder_is_replaced_leaves_the_earlier_one(folder, monk
         return rename(self, other)
 
     monkeypatch.setattr(Path, "rename", stopped)
-    with pytest.raises(KeyboardInterrupt), placed(target, folder=True) as path:
+    with pytest.raises(KeyboardInterrupt), atomic_export(target, is_folder=True) as path:
         (path / "y.xml").write_text("two")
     assert [item.name for item in folder.iterdir()] == [target.name] and (target / "y.xml").read_text() == "one"
 
@@ -137,12 +137,12 @@ def test_what_a_killed_export_left_goes_with_the_next_of_the_same_name(folder):
     left(".96cgg9d2-last_openvino_model", is_folder=True)
     (folder / ".best-tfexelo2.onnx").symlink_to(folder / ".last-tfexelo0.onnx")
     there = {path.name for path in folder.iterdir()}
-    with placed(folder / "best.onnx", folder=False) as path:
+    with atomic_export(folder / "best.onnx", is_folder=False) as path:
         path.write_text("whole")
-    with placed(folder / "best_openvino_model", folder=True) as path:
+    with atomic_export(folder / "best_openvino_model", is_folder=True) as path:
         (path / "best.xml").write_text("whole")
     gone = {".best-tfexelo0.onnx", ".96cgg9d2-best_openvino_model"}
     assert {path.name for path in folder.iterdir()} == there - gone | {"best.onnx", "best_openvino_model"}
-    with placed(folder / "best_openvino_model", folder=True) as path:
+    with atomic_export(folder / "best_openvino_model", is_folder=True) as path:
         (path / "best.xml").write_text("again")
     assert not (folder / ".96cgg9d2-best_openvino_model-old").exists()

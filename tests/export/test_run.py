@@ -15,7 +15,7 @@ from torch import nn
 
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.config.files import placed
+from bitfalcon_plugin.config.files import atomic_export
 from bitfalcon_plugin.export import run as exporting
 from bitfalcon_plugin.export.compare import MismatchError, compare
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS
@@ -96,11 +96,11 @@ def test_pictures_of_source_are_compared_and_folders_are_replaced_whole(folder, 
     assert "on 4 images" in capsys.readouterr().out
     target = folder / "y_openvino_model"
     for text in ("one", "two"):
-        with placed(target, folder=True) as path:
+        with atomic_export(target, is_folder=True) as path:
             (path / "model.xml").write_text(text)
     assert [item.read_text() for item in target.iterdir()] == ["two"]
     (target / "holiday.jpg").write_text("mine")
-    with pytest.raises(UserError, match="other things"), placed(target, folder=True):
+    with pytest.raises(UserError, match="other things"), atomic_export(target, is_folder=True):
         pass
     assert (target / "holiday.jpg").exists()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bitfalcon_plugin.config.files import placed
+from bitfalcon_plugin.config.files import atomic_export
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.run import run_export
 from tests.helpers.exports import made, needs_int8, needs_onnx, needs_openvino, tiny
@@ -77,7 +77,7 @@ def test_an_onnx_file_with_suppression_says_how_many_rows_it_gives(folder, dynam
 
 @needs_openvino
 def test_the_files_of_an_openvino_folder_have_its_name(folder):
-    with placed(folder / "b.st_openvino_model", folder=True) as path:
+    with atomic_export(folder / "b.st_openvino_model", is_folder=True) as path:
         (path / "model.xml").write_text("an earlier one, of another name")
     path = run_export(tiny(), made(format="openvino", out="b.st_openvino_model"), "small.yaml")
     assert sorted(item.name for item in path.iterdir()) == ["b.st.bin", "b.st.xml", "metadata.yaml"]
