@@ -36,7 +36,6 @@ STILL_LONG = {  # past the limits since ruff formats them; each is to be split b
     "bitfalcon_plugin/val/loop.py",
     "bitfalcon_plugin/val/run.py",
     "tests/models/modules/test_bit_layers.py",
-    "tests/models/weights/test_packed.py",
     "tests/predict/test_results.py",
     "tests/test_yolo.py",
     "tests/val/test_run.py",
