@@ -19,11 +19,9 @@ from .modules import known_modules, lookup
 DEFAULT_MODEL = "yolov12.yaml"
 
 
-def graph_from_settings(source: str, settings: Settings, names: Mapping[int, str] | None = None) -> Graph:
-    """Read the graph that `source` and the settings name, for the classes `names`; prints the graph's notes."""
-    graph = read_graph(
-        source, settings.model_scale or "", variant=settings.variant, nc=len(names) if names else None, names=names
-    )
+def graph_from_settings(source: str, settings: Settings) -> Graph:
+    """Read the graph that `source` and the settings name; prints the graph's notes."""
+    graph = read_graph(source, settings.model_scale or "", variant=settings.variant)
     for note in graph.notes:
         print(note)
     return graph
@@ -56,6 +54,19 @@ def read_graph(
     file = find_model(model, variant)
     return resolve_graph(
         file.document, name=file.path.name, scale=scale, named_scale=file.letter, variant=variant, nc=nc, names=names
+    )
+
+
+def with_classes(graph: Graph, names: Mapping[int, str], class_width: int | None = None) -> Graph:
+    """Return `graph` for the classes `names`. Its rows are resolved again, since `nc` may be the width of any row.
+
+    class_width: hidden channels of the class branches, None leaves them to the graph.
+    """
+    if names == graph.names and class_width is None:
+        return graph
+    document = graph.document if class_width is None else {**graph.document, "class_width": class_width}
+    return resolve_graph(
+        document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names), names=names
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +12,10 @@ from ..config.settings import Settings
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names
 from ..models.bitify import bitify, unbitify
-from ..models.build import DEFAULT_MODEL, graph_from_settings, resolve_graph
+from ..models.build import with_classes
 from ..models.detector import Detector
 from ..models.graph.bit_policy import NOTHING
+from ..models.graph.document import classes_note
 from ..models.graph.rows import Graph
 from ..models.weights.checkpoint import Checkpoint
 from ..models.weights.foreign import open_checkpoint
@@ -36,25 +36,26 @@ class InitialModel:
     tuned: bool = False
 
 
-def initial_model(settings: Settings, checkpoint: Checkpoint | None, data: DataSpec) -> InitialModel:
+def initial_model(settings: Settings, start: Checkpoint | Graph, data: DataSpec) -> InitialModel:
     """Build the model of a new run for the classes of the data; prints which weights are taken over, and from where.
 
-    checkpoint: what model= names, None where that is a graph. Raises UserError for weights that are not finite.
+    start: what model= names. Raises UserError for weights that are not finite.
     """
     torch.manual_seed(settings.seed + 1)  # fresh weights are part of what a seed repeats
     names = class_names(settings, data)
-    if checkpoint is not None:
-        width = None if dict(checkpoint.graph.names) == names else class_width(checkpoint)
-        model = Detector(_with_classes(checkpoint.graph, names, width))
-        initial = _with_weights(model, checkpoint, str(settings.model), settings)
+    if isinstance(start, Checkpoint):
+        width = None if dict(start.graph.names) == names else class_width(start)
+        model = Detector(with_classes(start.graph, names, width))
+        initial = _with_weights(model, start, str(settings.model), settings)
     else:
-        graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings, names)
+        if start.nc != len(names):
+            print(f"{start.name}: {classes_note(start.nc, len(names))}")
         if isinstance(settings.pretrained, str):
             checkpoint = open_checkpoint(settings.pretrained)
-            model = Detector(_as_wide_as(checkpoint, graph))
+            model = Detector(with_classes(start, names, _width_to_fit(checkpoint, start, len(names))))
             initial = _with_weights(model, checkpoint, settings.pretrained, settings)
         else:
-            initial = InitialModel(Detector(graph))
+            initial = InitialModel(Detector(with_classes(start, names)))
     _set_ternary_layers(initial.model, settings)
     return initial
 
@@ -71,24 +72,16 @@ def resumed_model(settings: Settings, checkpoint: Checkpoint, data: DataSpec) ->
             f"The run was of the classes {', '.join(before.values())}; {data.path} has {', '.join(names.values())}. "
             "Give the data of the run, or start a new run with model= and no resume."
         )
-    model = Detector(_with_classes(checkpoint.graph, names))
+    model = Detector(checkpoint.graph)
     checkpoint.set_norms(model)
     return InitialModel(model, checkpoint.license)
 
 
-def _with_classes(graph: Graph, names: Mapping[int, str], class_width: int | None = None) -> Graph:
-    """`graph` for the classes `names`; class_width: hidden width of the class branches, None leaves it to the graph."""
-    document = graph.document if class_width is None else {**graph.document, "class_width": class_width}
-    return resolve_graph(
-        document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names), names=names
-    )
-
-
-def _as_wide_as(checkpoint: Checkpoint, graph: Graph) -> Graph:
-    """`graph` with class branches as wide as the checkpoint's, so that weights for another number of classes fit."""
-    if checkpoint.graph.nc == graph.nc or len(checkpoint.graph.rows) != len(graph.rows):
-        return graph
-    return _with_classes(graph, graph.names, class_width(checkpoint))
+def _width_to_fit(checkpoint: Checkpoint, graph: Graph, nc: int) -> int | None:
+    """The width of class branches at which the weights of a checkpoint for another number of classes fit, or None."""
+    if checkpoint.graph.nc == nc or len(checkpoint.graph.rows) != len(graph.rows):
+        return None
+    return class_width(checkpoint)
 
 
 def _with_weights(model: Detector, checkpoint: Checkpoint, source: str, settings: Settings) -> InitialModel:

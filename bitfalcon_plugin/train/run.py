@@ -19,7 +19,7 @@ from ..config.settings import Settings
 from ..config.unused import unused_settings
 from ..data.dataset import Scan
 from ..data.from_settings import find_data, legal_side, scan_split
-from ..models.build import DEFAULT_MODEL, read_graph
+from ..models.build import DEFAULT_MODEL, graph_from_settings
 from ..models.detector import Detector
 from ..models.inference.precision import training_precision
 from ..models.inference.prepare import fold_for_inference
@@ -96,13 +96,13 @@ def _new_run(
     if resumed is not None:
         settings = resumed_settings(resumed, settings)
     elif checkpoint is None:  # a wrong graph is reported before data are read or generated
-        read_graph(settings.model or DEFAULT_MODEL, settings.model_scale or "", variant=settings.variant)
+        graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings)
     with world.main_first():  # generated data are written once
         data, settings = find_data(settings)
     if resumed is not None:
         initial = resumed_model(settings, resumed, data)
     else:
-        initial = initial_model(settings, checkpoint, data)
+        initial = initial_model(settings, checkpoint or graph, data)
     model = initial.model
     settings = legal_side(settings, model.multiple)
     read = task_of(model).read_row

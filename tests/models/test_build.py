@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.build import build, resolve_graph
+from bitfalcon_plugin.models.build import build, read_graph, resolve_graph, with_classes
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules.conv import Conv
 from bitfalcon_plugin.models.summary import summary
@@ -133,6 +135,21 @@ def test_a_block_row_repeats_with_the_width_that_came_out():
     model = small_model((-1, 3, "Conv", [16, 3, 1]), (-1, 1, "Conv", [8, 3, 2]))
     widths = [(part.conv.in_channels, part.conv.out_channels) for part in model.model[0]]
     assert widths == [(3, 16), (16, 16), (16, 16)]
+
+
+# Classes
+
+
+@pytest.mark.parametrize("variant", [None, "turbo"])
+def test_a_graph_for_other_classes_is_the_one_that_is_read_for_them(variant):
+    names = {0: "cat", 1: "dog"}
+    graph = read_graph("yolov12.yaml", "n", variant=variant)
+    changed = with_classes(graph, names)
+    expected = read_graph("yolov12.yaml", "n", variant=variant, nc=2, names=names)
+    assert replace(changed, notes=expected.notes) == expected
+    assert with_classes(changed, names) is changed and graph.nc == 80
+    wide = with_classes(graph, names, class_width=48)
+    assert (wide.rows[-1].keywords["class_width"], wide.rows[:-1]) == (48, changed.rows[:-1])
 
 
 # Summary

@@ -199,13 +199,18 @@ def _classes(
         if own is not None and own_nc != len(own) and len(problems) == before:
             problems.append(f"names: {len(own)} names for nc: {own_nc}")
         if nc is not None and nc != own_nc:
-            notes.append(f"nc={own_nc} of the model becomes nc={nc} of the dataset")
+            notes.append(classes_note(own_nc, nc))
     count = own_nc if nc is None else nc
     if names is None and own is not None and len(own) == count:
         names = dict(enumerate(own))
     if names is None:
         names = {index: str(index) for index in range(count)}
     return count, {index: str(name) for index, name in names.items()}
+
+
+def classes_note(own: int, data: int) -> str:
+    """The note that a model of `own` classes is built for the `data` classes of a dataset."""
+    return f"nc={own} of the model becomes nc={data} of the dataset"
 
 
 def _own_names(own: object, problems: list[str]) -> list | None:
