@@ -17,7 +17,7 @@ from bitfalcon_plugin.models.modules.conv import Conv
 from bitfalcon_plugin.predict.pipeline import predict
 from tests.helpers.bright import bright, canvas
 from tests.helpers.finder import BrightBoxes
-from tests.helpers.tiny_models import lived
+from tests.helpers.tiny_models import lived, small_model
 
 needs_operator = pytest.mark.skipif(
     not fused_conv.operator_works(), reason="this torch has no fused convolution of oneDNN"
@@ -140,6 +140,40 @@ def test_what_is_prepared_can_be_folded_and_prepared_again(graph):
         for again in (prepare.prepare_for_inference(ready, CPU), ready.fuse()):
             found = again(x)
             assert all(torch.allclose(found[key], expected[key], atol=1e-4, rtol=1e-4) for key in found)
+
+
+def test_a_prepared_copy_shares_nothing_that_can_change():
+    class Odd(nn.Module):
+        """Passes its input on, and holds all that a module of others may hold."""
+
+        def __init__(self, other: nn.Module):
+            super().__init__()
+            self.register_buffer("table", torch.arange(3.0), persistent=False)
+            self.numbers, self.others = [1, {"a": torch.ones(2)}], [other]
+
+        def forward(self, x):
+            return x
+
+    model = lived(small_model((-1, 1, "Conv", [8, 3, 2]), (-1, 1, "Conv", [8, 3, 1])))
+    model.model[1].act = Odd(model.model[0])
+    x = torch.rand(1, 3, 16, 16)
+    with torch.inference_mode():
+        expected = model(x)
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    ready = prepare.prepare_for_inference(model, CPU)
+    odd, ready_odd = model.model[1].act, next(part for part in ready.modules() if isinstance(part, Odd))
+    assert ready_odd is not odd and ready_odd.others[0] is not odd.others[0]
+    ready.names[0], ready.graph.names[0] = "other", "other"
+    ready_odd.numbers[0] = 2
+    with torch.no_grad():
+        for tensor in (*ready.parameters(), *ready.buffers(), ready_odd.numbers[1]["a"]):
+            tensor.add_(1)
+    assert model.names[0] == model.graph.names[0] == "0" and odd.numbers[0] == 1
+    assert odd.numbers[1]["a"].tolist() == [1, 1] and odd.table.tolist() == [0, 1, 2]
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if "dfl" not in name)
+    with torch.inference_mode():
+        assert all(torch.equal(value, expected[key]) for key, value in model(x).items())
 
 
 def test_nothing_is_drawn_from_the_random_numbers_of_the_caller():
