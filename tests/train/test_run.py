@@ -98,13 +98,12 @@ def test_training_learns(place):
         hsv_v=0,
         close_mosaic=0,
         plots=False,
-        val=False,
     )
     assert metrics.ap50 > 0.5
 
 
 def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, monkeypatch):
-    assert main([*TRAIN, "epochs=3", "name=whole", "project=runs"]) == 0
+    assert main([*TRAIN, "epochs=4", "name=whole", "project=runs"]) == 0
 
     import bitfalcon_plugin.train.loop as loop
 
@@ -112,14 +111,14 @@ def test_a_resumed_run_ends_with_the_weights_of_one_never_interrupted(place, mon
 
     def killed(trainer, interrupts):
         calls.append(trainer.epoch)
-        if trainer.epoch == 1:
+        if trainer.epoch == 2:
             raise KeyboardInterrupt
         return original(trainer, interrupts)
 
     monkeypatch.setattr(loop, "_train_epoch", killed)
-    assert main([*TRAIN, "epochs=3", "name=cut", "project=runs"]) == 130
+    assert main([*TRAIN, "epochs=4", "name=cut", "project=runs"]) == 130
     monkeypatch.setattr(loop, "_train_epoch", original)
-    assert calls == [0, 1] and len(rows(place / "runs/cut")) == 1
+    assert calls == [0, 1, 2] and len(rows(place / "runs/cut")) == 2
     assert main(["train", "resume=runs/cut/weights/last.pt"]) == 0
     one, two = (torch.load(place / f"runs/{name}/weights/last.pt")["state"] for name in ("whole", "cut"))
     assert all(torch.equal(one[key], two[key]) for key in one)
