@@ -27,7 +27,7 @@ from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, scan_split
 from ..data.images import letterbox, read_image
-from ..data.loading.loader import ValLoader, workers_for
+from ..data.loading.loader import Reading, ValLoader, workers_for
 from ..data.shapes import draw as draw_shapes
 from ..export.compare import compare_candidates, tolerance_for
 from ..export.runtimes.runtime import Runtime
@@ -263,15 +263,9 @@ def _finite(value: float) -> float | None:
 
 
 def _validate(engine: Network | Runtime, conditions: Conditions) -> Metrics:
-    loader = ValLoader(
-        conditions.samples,
-        imgsz=conditions.shape[2],
-        batch=conditions.shape[0],
-        stride=engine.multiple,
-        device=conditions.device,
-        rect=False,
-        workers=workers_for(conditions.device, conditions.settings),
-    )
+    reading = Reading(conditions.device, workers_for(conditions.device, conditions.settings))
+    sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": engine.multiple}
+    loader = ValLoader(conditions.samples, reading, rect=False, **sizes)
     rule = Suppression(conf=DEFAULT_CONF, iou=IOU, max_det=conditions.settings.max_det, multi_label=True)
     return validate(engine, conditions.samples, loader, rule, task=task_of(engine)).metrics
 

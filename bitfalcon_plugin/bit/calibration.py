@@ -17,7 +17,7 @@ from ..config.errors import UserError
 from ..config.settings import Settings
 from ..data.augmentation.augment import recipe_of
 from ..data.dataset import Sample
-from ..data.loading.loader import TrainLoader
+from ..data.loading.loader import Reading, TrainLoader
 from ..models.detector import Detector
 from ..models.modules.bit_layers import BitConv2d, BitLinear
 
@@ -110,14 +110,7 @@ def calibration_images(
     batch = next(
         size for size in range(BATCH, 1, -1) if len(chosen) % size != 1
     )  # no batch of a single image at the end
-    loader = TrainLoader(
-        chosen,
-        imgsz=settings.imgsz,
-        batch=batch,
-        workers=0,
-        seed=settings.seed,
-        device=weight.device,
-        multiple=model.multiple,
-    )
+    sizes = {"imgsz": settings.imgsz, "batch": batch, "multiple": model.multiple}
+    loader = TrainLoader(chosen, Reading(weight.device), seed=settings.seed, **sizes)
     for made, _ in loader.epoch(0, recipe_of(settings, closed=True)):
         yield made.images.to(weight.dtype)

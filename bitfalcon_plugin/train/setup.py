@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config.errors import raise_problems
 from ..config.files import remove_leftovers
 from ..config.settings import Settings
-from ..data.loading.loader import TrainLoader, ValLoader, workers_for
+from ..data.loading.loader import Reading, TrainLoader, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.compiling import compile_network
 from ..models.inference.precision import training_precision
@@ -193,29 +193,21 @@ def _schedule(settings: Settings, batches: int, plan: OptimizerPlan) -> Schedule
 
 def _loaders(run: Run) -> tuple[TrainLoader, ValLoader]:
     settings, world = run.settings, run.world
-    workers = workers_for(run.device, settings)
-    shares = {"device": run.device, "workers": workers, "rank": world.rank, "world": world.size}
+    reading = Reading(run.device, workers_for(run.device, settings), settings.cache, world.rank, world.size)
     train = TrainLoader(
         run.samples,
+        reading,
         imgsz=settings.imgsz,
         batch=settings.batch,
         seed=settings.seed,
         rect=settings.rect,
-        cache=settings.cache,
         multi_scale=settings.multi_scale,
         multiple=run.model.multiple,
-        **shares,
     )
     if train.note:
         run.say(train.note)
-    val = ValLoader(
-        run.val_samples,
-        imgsz=settings.imgsz,
-        batch=2 * settings.batch // world.size or 1,
-        stride=run.model.multiple,
-        cache=settings.cache,
-        **shares,
-    )
+    batch = 2 * settings.batch // world.size or 1
+    val = ValLoader(run.val_samples, reading, imgsz=settings.imgsz, batch=batch, multiple=run.model.multiple)
     if val.note:
         run.say(val.note)
     return train, val

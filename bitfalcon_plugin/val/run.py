@@ -20,7 +20,7 @@ from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..data.loading.loader import USUAL_BATCH as USUAL
-from ..data.loading.loader import ValLoader, workers_for
+from ..data.loading.loader import Reading, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
 from ..ops.instances import Instances
@@ -124,17 +124,9 @@ def measure(
     device = next(model.parameters()).device
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
     rect = rect and not model.fixed
-    loader = ValLoader(
-        samples,
-        imgsz=settings.imgsz,
-        batch=settings.batch,
-        stride=model.multiple,
-        device=device,
-        rect=rect,
-        workers=workers_for(device, settings),
-        rank=rank,
-        world=size,
-    )
+    reading = Reading(device, workers_for(device, settings), rank=rank, world=size)
+    sizes = {"imgsz": settings.imgsz, "batch": settings.batch, "multiple": model.multiple}
+    loader = ValLoader(samples, reading, rect=rect, **sizes)
     validator = Validator(settings, folder, loader, device, model)
 
     def notify(event: str) -> None:

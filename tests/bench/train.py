@@ -25,7 +25,7 @@ from bitfalcon_plugin.data.augmentation.augment import Batch, recipe_of
 from bitfalcon_plugin.data.dataset import Sample, scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.data.loading import loader as loading
-from bitfalcon_plugin.data.loading.loader import TrainLoader
+from bitfalcon_plugin.data.loading.loader import Reading, TrainLoader
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.inference.compiling import compile_network
@@ -188,7 +188,7 @@ def main(
     spec = load_data(data) if data else None
     samples = list(scan(spec, "train").samples) if spec else random_samples(imgsz, 8 * batch)
     training = Training(imgsz, batch, target, bool(compile), spec.nc if spec else 4)
-    loader = TrainLoader(samples, imgsz=imgsz, batch=batch, workers=workers, seed=0, device=target)
+    loader = TrainLoader(samples, Reading(target, workers), imgsz=imgsz, batch=batch, seed=0)
     if spec is None:
         loader._loader = [tiles_in_memory(imgsz, batch, target)] * len(loader)  # nothing is read
     print(

@@ -51,7 +51,7 @@ def scene(tmp_path):
 def test_a_detector_that_sees_everything_scores_one(tmp_path, rect):
     model = BrightBoxes()
     samples = scene(tmp_path)
-    metrics = validate(model, samples, ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0, rect=rect)).metrics
+    metrics = validate(model, samples, ValLoader(samples, imgsz=320, batch=3, multiple=32, rect=rect)).metrics
     assert metrics.ap50 == pytest.approx(1, abs=1e-6) and metrics.ap > 0.85  # edges are found to one pixel of the input
     assert (metrics.precision, metrics.recall) == (1, 1)
     assert metrics.images == 7 and metrics.instances == 12
@@ -141,7 +141,7 @@ def test_nothing_found_and_nothing_labelled():
 
 def test_events_come_in_order_and_outside_inference_mode(tmp_path):
     samples, heard = scene(tmp_path), []
-    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     hooks = Hooks(notify=lambda event: heard.append((event, torch.is_inference_mode_enabled())))
     validate(BrightBoxes(), samples, loader, hooks=hooks)
     batch = [("on_val_batch_start", False), ("on_val_batch_end", False)]
@@ -150,7 +150,7 @@ def test_events_come_in_order_and_outside_inference_mode(tmp_path):
 
 def test_a_watcher_sees_every_batch(tmp_path):
     samples, seen = scene(tmp_path), []
-    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     validate(BrightBoxes(), samples, loader, hooks=Hooks(watch=lambda *what: seen.append(what)))
     assert [number for number, *_ in seen] == [0, 1, 2]
     assert sorted(i for _, _, indices, _ in seen for i in indices) == list(range(7))
@@ -183,7 +183,7 @@ def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
     torch.manual_seed(0)
     model = small_model(CONV, (-1, 1, "Conv", [16, 3, 2]), nc=3)
     samples = scene(tmp_path)
-    batches = list(ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0))
+    batches = list(ValLoader(samples, imgsz=64, batch=2, multiple=32))
     rule = Suppression(conf=0.002, multi_label=True)
     alone = validate(model, samples, batches, rule, gains=GAINS).metrics
     parts = {}
@@ -200,7 +200,7 @@ def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
 
 def test_the_matrix_counts_from_a_quarter_or_from_the_given_confidence(tmp_path):
     samples = scene(tmp_path)
-    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     rules = {conf: Suppression(conf=conf, multi_label=True) for conf in (0.001, 0.1, 0.95)}
     found = {
         conf: validate(BrightBoxes(), samples, loader, rule).metrics.confusion_matrix for conf, rule in rules.items()
@@ -213,7 +213,7 @@ def test_the_matrix_counts_from_a_quarter_or_from_the_given_confidence(tmp_path)
 
 def test_of_what_is_found_only_some_classes_may_count(tmp_path):
     samples = scene(tmp_path)
-    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     rule = Suppression(conf=0.001, multi_label=True, classes=[0, 2])
     metrics, detections = validate(BrightBoxes(), samples, loader, rule)
     assert len(detections) == 8 and set(detections.classes.tolist()) == {0, 2}
@@ -240,7 +240,7 @@ def test_all_that_is_found_may_be_one_class(tmp_path):
         replace(own, labels=replace(own.labels, classes=torch.zeros_like(own.labels.classes)))
         for own in scene(tmp_path)
     ]
-    loader = ValLoader(samples, imgsz=320, batch=3, stride=32, workers=0)
+    loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     rule = Suppression(conf=0.001, iou=1.0, multi_label=True)
     metrics = validate(SpeaksTwice(), samples, loader, rule, single=True, gains=GAINS).metrics
     assert metrics.names == {0: "item"} and [row.name for row in metrics.classes] == ["item"] and metrics.losses is None

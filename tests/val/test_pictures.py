@@ -95,7 +95,7 @@ def test_a_folder_that_is_gone_or_full_is_a_note(tmp_path, monkeypatch):
 
 def validated(tmp_path, drawn):
     samples = scene(tmp_path / "data")
-    loader = ValLoader(samples, imgsz=320, batch=2, stride=32, workers=0)
+    loader = ValLoader(samples, imgsz=320, batch=2, multiple=32)
     validation = validate(BrightBoxes(), samples, loader, hooks=Hooks(watch=drawn.watch(samples, loader.fits)))
     return samples, replace(validation.metrics, save_dir=drawn.folder)
 

@@ -18,7 +18,7 @@ from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.loading import image_cache as module
 from bitfalcon_plugin.data.loading import workers as reading
 from bitfalcon_plugin.data.loading.image_cache import SharedTiles, TileFiles, free_memory, open_cache
-from bitfalcon_plugin.data.loading.loader import ValLoader
+from bitfalcon_plugin.data.loading.loader import Reading, ValLoader
 from bitfalcon_plugin.data.loading.workers import worker_death
 from tests.data.loading.test_loader import FULL, assert_same, complaint, epoch, train, write
 from tests.helpers.paths import ROOT
@@ -45,9 +45,8 @@ def test_batches_are_the_same_with_a_cache(samples, kind, workers, monkeypatch):
     plain, kept = train(samples), train(samples, cache=kind, workers=workers)
     for number in range(3):
         assert_same(epoch(kept, number, FULL), epoch(plain, number, FULL))
-    val, kept_val = (
-        ValLoader(samples, imgsz=64, batch=3, stride=32, workers=workers, cache=found) for found in (False, kind)
-    )
+    readings = Reading(workers=workers), Reading(workers=workers, cache=kind)
+    val, kept_val = (ValLoader(samples, reading, imgsz=64, batch=3, multiple=32) for reading in readings)
     for _ in range(2):
         for (images, fits, indices), (others, other_fits, other_indices) in zip(list(val), list(kept_val)):
             assert torch.equal(images, others) and fits == other_fits and indices == other_indices
@@ -64,7 +63,7 @@ def test_files_serve_the_next_run_and_validation_and_stay_out_of_the_dataset(sam
     read = counted(monkeypatch)
     again = train(samples, cache="disk")
     epoch(again, 1, FULL)
-    list(ValLoader(samples, imgsz=64, batch=3, stride=32, workers=0, cache="disk"))
+    list(ValLoader(samples, Reading(cache="disk"), imgsz=64, batch=3, multiple=32))
     assert read == [] and again.note.startswith("cache=disk: 7 of 7")
     epoch(train(samples, imgsz=32, cache="disk"), 0, FULL.__class__(**{**vars(FULL), "imgsz": 32}))
     assert len(read) == 7  # another size

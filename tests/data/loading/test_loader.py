@@ -16,7 +16,7 @@ from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.images import read_image
 from bitfalcon_plugin.data.loading import loader as module
 from bitfalcon_plugin.data.loading import workers as reading
-from bitfalcon_plugin.data.loading.loader import TrainLoader, ValLoader, rect_shape
+from bitfalcon_plugin.data.loading.loader import Reading, TrainLoader, ValLoader, rect_shape
 from bitfalcon_plugin.data.loading.workers import long_side
 from tests.helpers.labels import columns, sample_of
 
@@ -57,7 +57,8 @@ def assert_same(a: list, b: list) -> None:
 
 
 def train(samples: list[Sample], **changes) -> TrainLoader:
-    return TrainLoader(samples, **{"imgsz": 64, "batch": 4, "workers": 0, "seed": 3, "device": "cpu", **changes})
+    options = {name: changes.pop(name) for name in vars(Reading()) if name in changes}
+    return TrainLoader(samples, Reading(**options), **{"imgsz": 64, "batch": 4, "seed": 3, **changes})
 
 
 # Training
@@ -174,7 +175,10 @@ def complaint(passing) -> str:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("change", [broken, missing, resized])
 def test_a_file_that_changed_is_named(samples, change, workers):
-    loaders = [train(samples, workers=workers), ValLoader(samples, imgsz=64, batch=4, stride=32, workers=workers)]
+    loaders = [
+        train(samples, workers=workers),
+        ValLoader(samples, Reading(workers=workers), imgsz=64, batch=4, multiple=32),
+    ]
     words = change(samples[3].image)
     for text in (complaint(loaders[0].epoch(0, OFF)), complaint(loaders[1])):
         assert re.search(words, text) and "Traceback" not in text
@@ -182,7 +186,7 @@ def test_a_file_that_changed_is_named(samples, change, workers):
 
 def test_workers_hold_plain_values_only(samples):
     # Where processes are spawned a tensor for each image would be sent as a file for each image.
-    for loader in (train(samples), ValLoader(samples, imgsz=64, batch=4, stride=32, workers=0)):
+    for loader in (train(samples), ValLoader(samples, imgsz=64, batch=4, multiple=32)):
         held = vars(loader._loader.dataset)
         assert set(held) <= {"paths", "sizes", "imgsz", "fits", "cache"} and held["cache"] is None
         assert all(isinstance(path, str) for path in held["paths"])
@@ -215,7 +219,7 @@ def test_shapes_of_batches(ratios, imgsz, shape):
 
 def test_validation_sorts_and_pads(tmp_path):
     samples = write(tmp_path, [(64, 48), (30, 40), (64, 64), (20, 80), (15, 20), (96, 64)])
-    batches = list(ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0))
+    batches = list(ValLoader(samples, imgsz=64, batch=2, multiple=32))
     assert [indices for *_, indices in batches] == [[3, 1], [4, 2], [0, 5]]
     # 64 / 32 + 0.5 rounds up to 3 strides of 32, 48 / 32 + 0.5 is 2
     assert [tuple(images.shape) for images, *_ in batches] == [(2, 3, 64, 96), (2, 3, 96, 96), (2, 3, 96, 64)]
@@ -234,7 +238,7 @@ def test_validation_sorts_and_pads(tmp_path):
 
 
 def test_fits_take_boxes_there_and_back(samples):
-    for _, fits, indices in ValLoader(samples, imgsz=64, batch=3, stride=32, workers=0):
+    for _, fits, indices in ValLoader(samples, imgsz=64, batch=3, multiple=32):
         for fit, index in zip(fits, indices):
             height, width = samples[index].size
             whole = torch.tensor([[0.0, 0.0, width, height]])
@@ -245,22 +249,22 @@ def test_fits_take_boxes_there_and_back(samples):
 
 
 def test_square_validation_keeps_the_order(samples):
-    loader = ValLoader(samples, imgsz=64, batch=4, stride=32, workers=0, rect=False)
+    loader = ValLoader(samples, imgsz=64, batch=4, multiple=32, rect=False)
     batches = list(loader)
     assert len(loader) == 3 and [indices for *_, indices in batches] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
     assert all(images.shape[2:] == (64, 64) for images, *_ in batches)
 
 
 def test_a_larger_stride_makes_larger_steps(samples):
-    images, _, _ = next(iter(ValLoader(samples[2:3], imgsz=64, batch=1, stride=64, workers=0)))
+    images, _, _ = next(iter(ValLoader(samples[2:3], imgsz=64, batch=1, multiple=64)))
     assert images.shape == (1, 3, 128, 128)
-    images, _, _ = next(iter(ValLoader(samples[2:3], imgsz=64, batch=1, stride=8, workers=0)))
+    images, _, _ = next(iter(ValLoader(samples[2:3], imgsz=64, batch=1, multiple=8)))
     assert images.shape == (1, 3, 96, 96)  # never below 32
 
 
 def test_validation_is_the_same_with_workers_and_again(samples):
-    alone = ValLoader(samples, imgsz=64, batch=4, stride=32, workers=0)
-    together = ValLoader(samples, imgsz=64, batch=4, stride=32, workers=2)
+    alone = ValLoader(samples, imgsz=64, batch=4, multiple=32)
+    together = ValLoader(samples, Reading(workers=2), imgsz=64, batch=4, multiple=32)
     reference = list(alone)
     for again in (list(together), list(together), list(alone)):
         assert len(again) == len(reference) == 3

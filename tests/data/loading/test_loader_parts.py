@@ -15,7 +15,7 @@ from bitfalcon_plugin.data.augmentation.compose import Canvas, Pasted
 from bitfalcon_plugin.data.augmentation.geometry import draw_maps
 from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.loading import loader as module
-from bitfalcon_plugin.data.loading.loader import ValLoader, share
+from bitfalcon_plugin.data.loading.loader import Reading, ValLoader, share
 from bitfalcon_plugin.data.loading.workers import Tiles, long_side
 from tests.data.augmentation.test_augment import paint_mask, painted, seeded, slow_sample
 from tests.data.loading.test_loader import FULL, OFF, assert_same, epoch, train, write
@@ -93,9 +93,9 @@ def test_shares_of_few_images():
 
 @pytest.mark.parametrize("world", [2, 3, 7])
 def test_validation_deals_out_whole_batches(samples, world):
-    whole = list(ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0))
+    whole = list(ValLoader(samples, imgsz=64, batch=2, multiple=32))
     ranks = [
-        ValLoader(samples, imgsz=64, batch=2, stride=32, workers=0, rank=rank, world=world) for rank in range(world)
+        ValLoader(samples, Reading(rank=rank, world=world), imgsz=64, batch=2, multiple=32) for rank in range(world)
     ]
     for rank, loader in enumerate(ranks):
         found = list(loader)
