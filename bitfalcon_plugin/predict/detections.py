@@ -14,10 +14,10 @@ from ..ops.boxes import xywh_from_xyxy
 class Boxes:
     """Detections of one image, as a list of rows: its length is their number, and it is false where there are none.
 
-    data (Tensor or ndarray [n, 6]): x1, y1, x2, y2 in pixels of the original image, score in [0, 1], class; or [n, 7] with
-    the number of a track before the score. One row may be given without its n. orig_shape: (h, w) of the image. Whatever is
-    asked for is of data's kind, on its device. An index, a slice, a mask or a list of indices gives Boxes of those rows,
-    also where it is one. Raises ValueError for data of another shape.
+    data (Tensor or ndarray [n, 6]): x1, y1, x2, y2 in pixels of the original image, score in [0, 1], class; or [n, 7]
+    with the number of a track before the score. One row may be given without its n. orig_shape: (h, w) of the image.
+    Whatever is asked for is of data's kind, on its device. An index, a slice, a mask or a list of indices gives Boxes
+    of those rows, also where it is one. Raises ValueError for data of another shape.
     """
 
     def __init__(self, data: Tensor | np.ndarray, orig_shape: tuple[int, int]):

@@ -53,8 +53,8 @@ class Batch:
 class Predictor:
     """What the events of a prediction are told: where it stands.
 
-    args: the settings. source: what is read. save_dir: the run folder, None until something is written. batch: paths, images
-    (BGR uint8) and printed lines of the batch at hand. results: of this batch; what a callback puts there at
+    args: the settings. source: what is read. save_dir: the run folder, None until something is written. batch: paths,
+    images (BGR uint8) and printed lines of the batch at hand. results: of this batch; what a callback puts there at
     on_predict_batch_end is what the caller gets. seen: images done. speed: milliseconds an image, by stage.
     """
 
@@ -78,12 +78,12 @@ Watch = Callable[[str, Batch], None]
 class Options:
     """How sources are predicted.
 
-    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. rule: which candidates are
-    detections. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a minimal rectangle if their sizes
-    are equal, and a square otherwise. augment: merge the detections on the image with those on copies of 0.83, mirrored, and
-    0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts. embed: instead of
-    detections, give for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos
-    and webcams, see reader.read_pictures.
+    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. rule: which candidates
+    are detections. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a minimal rectangle if
+    their sizes are equal, and a square otherwise. augment: merge the detections on the image with those on copies of
+    0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts.
+    embed: instead of detections, give for each image the means of the maps of these rows, one behind the other.
+    vid_stride, keep_all: of videos and webcams, see reader.read_pictures.
     """
 
     imgsz: int | tuple[int, int] = 640
@@ -256,9 +256,8 @@ def _results(model: Detector, pictures: list[Picture], options: Options, buffers
             "inference": (inferred - prepared) * 1e3 / count,
             "postprocess": (done - inferred) * 1e3 / count,
         }
-        result = Results(picture.pixels, picture.path, model.names, found.rows(), speed)
-        result.input_shape = tuple(images.shape[2:])
-        results.append(result)
+        rows, input_shape = found.rows(), tuple(images.shape[2:])
+        results.append(Results(picture.pixels, picture.path, model.names, rows, speed, input_shape=input_shape))
     return results
 
 

@@ -1,49 +1,72 @@
-"""What a user gets back of an image: boxes in its own pixels, names, and a picture with them drawn in.
+"""The results of one image: boxes in its own pixels, names, and the picture with the boxes drawn in.
 
 Written from spec/interface.md 8.3.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import os
-import re
-import sys
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageShow
+from PIL import Image
 from torch import Tensor
 
 from ..config.errors import UserError
-from ..config.files import atomic, write_text
-from ..config.notes import print_note
+from ..config.files import write_text
+from ..config.tabular import Tabular, flatten
 from ..plots.drawing import draw_boxes, picture_of
 from .detections import Boxes
+from .pictures import folder_name, show_picture, unused_path, write_picture
 
 STAGES = ("preprocess", "inference", "postprocess")
 CROP_GAIN, CROP_PAD = 1.02, 10  # a crop is 2 % larger than its box, and 10 px
-UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in a folder's name, on one system or another
+CORNERS = ("x1", "y1", "x2", "y2")
+OTHER_TASKS = {"masks", "probs", "kpt_radius", "kpt_line", "kpt_color", "im_gpu", "txt_color"}  # without effect here
 
 
-class Results:
-    """One image and what was found in it, as a list of boxes: its length is their number; without boxes it is false.
+@dataclass(frozen=True)
+class PlotOptions:
+    """Further keywords of Results.plot.
 
-    orig_img (ndarray[H, W, 3]): BGR uint8; a function without arguments may be given that makes it when it is first read.
-    orig_shape: (h, w). path: of the image. names: class index to name, or a list of names. speed: milliseconds of STAGES, None
-    where unknown. boxes: Boxes; Boxes, a tensor or an array may be given. save_dir: the folder of the run, if it wrote one.
-    masks, probs, keypoints and obb belong to other tasks and are None. An index, a slice or a mask gives Results of those
-    boxes.
+    labels, boxes: draw the class names, draw anything at all. show: also show the picture. save: also write the
+    picture, to filename. color_mode: a colour for each 'class', or for each 'instance'.
+    """
+
+    labels: bool = True
+    boxes: bool = True
+    show: bool = False
+    save: bool = False
+    filename: str | Path | None = None
+    color_mode: str = "class"
+
+    @classmethod
+    def of(cls, **values: object) -> PlotOptions:
+        """Check names and values. Raises TypeError for an unknown name, UserError for another color_mode."""
+        if unknown := set(values) - {field.name for field in fields(cls)} - OTHER_TASKS:
+            raise TypeError(f"plot() got unknown arguments: {', '.join(sorted(unknown))}")
+        options = cls(**{name: value for name, value in values.items() if name not in OTHER_TASKS})
+        if options.color_mode not in ("class", "instance"):
+            raise UserError(f"color_mode={options.color_mode!r}: expected 'class' or 'instance'.")
+        return options
+
+
+class Results(Tabular):
+    """One image and its detections. The length is the number of boxes; an index, a slice or a mask selects boxes.
+
+    orig_img (ndarray[H, W, 3]): BGR uint8; or a function without arguments that makes the image when it is first read.
+    orig_shape: (h, w). path: of the image. names: class index to name, or a list of names. speed: milliseconds of
+    STAGES, None where unknown. boxes: Boxes, a tensor or an array. save_dir: the folder of the run, if the run wrote
+    one. input_shape: (h, w) of the network input, where known. masks, probs, keypoints and obb belong to other tasks:
+    None.
     """
 
     masks = probs = keypoints = obb = None
+    json_options = {"indent": 2}
 
     def __init__(
         self,
@@ -55,9 +78,10 @@ class Results:
         *,
         orig_shape: tuple[int, int] | None = None,
         save_dir: str | None = None,
+        input_shape: tuple[int, int] | None = None,
     ):
         self._image = orig_img
-        self.path, self.save_dir = str(path), save_dir
+        self.path, self.save_dir, self.input_shape = str(path), save_dir, input_shape
         self.names: dict[int, str] = dict(names if isinstance(names, Mapping) else enumerate(names))
         self.orig_shape: tuple[int, int] = tuple(orig_shape or self.orig_img.shape[:2])
         self.speed: dict[str, float | None] = {**dict.fromkeys(STAGES), **(speed or {})}
@@ -93,17 +117,20 @@ class Results:
         return boxes if isinstance(boxes, Boxes) else Boxes(boxes, self.orig_shape)
 
     def _with(self, boxes: Boxes) -> Results:
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__, boxes=boxes, names=dict(self.names), speed=dict(self.speed))
-        return other
+        """Return Results of the same image with other boxes; an image that was not made yet stays unmade."""
+        shared = {"orig_shape": self.orig_shape, "save_dir": self.save_dir, "input_shape": self.input_shape}
+        return type(self)(self._image, self.path, self.names, boxes, self.speed, **shared)
 
     def new(self) -> Results:
-        """Results of the same image without boxes."""
+        """Return Results of the same image without boxes."""
         return self._with(Boxes(self.boxes.data[:0], self.orig_shape))
 
-    def update(self, boxes: Boxes | Tensor | np.ndarray | None = None, **other: object) -> None:
-        """Put other boxes in place of these, clipped to the image. Raises UserError for what other tasks have (masks=, ...)."""
-        if wrong := [name for name, value in other.items() if value is not None]:
+    def update(self, boxes: Boxes | Tensor | np.ndarray | None = None, **others: object) -> None:
+        """Replace the boxes by others, clipped to the image.
+
+        Raises UserError for the fields of other tasks (masks=, probs=, ...).
+        """
+        if wrong := [name for name, value in others.items() if value is not None]:
             raise UserError(f"update({', '.join(wrong)}=...): this package detects; its results have boxes only.")
         if boxes is None:
             return
@@ -115,27 +142,30 @@ class Results:
         self.boxes = Boxes(data, self.orig_shape)
 
     def cpu(self) -> Results:
-        """The same with the boxes in the CPU's memory."""
+        """Return these Results with the boxes in the CPU's memory."""
         return self._with(self.boxes.cpu())
 
     def numpy(self) -> Results:
-        """The same with the boxes as numpy arrays."""
+        """Return these Results with the boxes as numpy arrays."""
         return self._with(self.boxes.numpy())
 
     def cuda(self, device: int | str | torch.device | None = None) -> Results:
-        """The same with the boxes as tensors on a GPU."""
+        """Return these Results with the boxes as tensors on a GPU."""
         return self._with(self.boxes.cuda(device))
 
     def to(self, *args, **kwargs) -> Results:
-        """The same with the boxes as tensors on another device or of another type, as Tensor.to."""
+        """Return these Results with the boxes as tensors on another device or of another type, as Tensor.to."""
         return self._with(self.boxes.to(*args, **kwargs))
 
     def verbose(self) -> str:
-        """'2 persons, 1 bus, ' in the order of the classes, or '(no detections), '."""
-        counts = Counter(int(c) for c in self.boxes.cls.tolist())
+        """Return '2 persons, 1 bus, ' in the order of the classes, or '(no detections), '."""
+        counts = Counter(int(cls) for cls in self.boxes.cls.tolist())
         if not counts:
             return "(no detections), "
-        return "".join(f"{n} {self.names.get(c, c)}{'s' * (n > 1)}, " for c, n in sorted(counts.items()))
+        return "".join(f"{n} {self._name(cls)}{'s' * (n > 1)}, " for cls, n in sorted(counts.items()))
+
+    def _name(self, cls: float) -> str:
+        return str(self.names.get(int(cls), int(cls)))
 
     @overload
     def plot(self, *positional, pil: Literal[False] = False, **options) -> np.ndarray: ...
@@ -149,60 +179,34 @@ class Results:
         font: str | None = None,
         pil: bool = False,
         img: np.ndarray | Image.Image | None = None,
-        *,
-        labels: bool = True,
-        boxes: bool = True,
-        show: bool = False,
-        save: bool = False,
-        filename: str | Path | None = None,
-        color_mode: str = "class",
-        **other_tasks: object,
+        **options: object,
     ) -> np.ndarray | Image.Image:
-        """The image with its boxes drawn in: (H, W, 3) BGR uint8, or with `pil` an RGB Pillow image.
+        """Draw the boxes on the image: (H, W, 3) BGR uint8, or with `pil` an RGB Pillow image.
 
-        conf, labels, boxes: whether scores, labels and boxes are drawn. line_width, font_size: px, by the size of the picture
-        if not given. font: name or file of a font. img: a picture of the same size to draw on instead, BGR array or Pillow.
-        show: also show it. save: also write it, to filename. color_mode: a colour for each 'class', or 'instance'.
-        other_tasks: masks, probs, kpt_radius, kpt_line, kpt_color and im_gpu are taken and mean nothing here.
+        conf: draw scores. line_width, font_size: px, by default by the size of the picture. font: name or file of a
+        font. img: a picture of the same size to draw on instead, BGR array or Pillow. options: fields of PlotOptions;
+        those of other tasks (OTHER_TASKS) are ignored. Raises TypeError for an unknown option, UserError for a wrong
+        color_mode.
         """
-        if unknown := set(other_tasks) - {
-            "masks",
-            "probs",
-            "kpt_radius",
-            "kpt_line",
-            "kpt_color",
-            "im_gpu",
-            "txt_color",
-        }:
-            raise TypeError(f"plot() got unknown arguments: {', '.join(sorted(unknown))}")
-        if color_mode not in ("class", "instance"):
-            raise UserError(f"color_mode={color_mode!r}: expected 'class' or 'instance'.")
+        plot = PlotOptions.of(**options)
         source = self.orig_img if img is None else img
         picture = source.convert("RGB") if isinstance(source, Image.Image) else picture_of(source)
-        if boxes:
-            picture = draw_boxes(
-                picture,
-                self.boxes.data.tolist(),
-                self.names,
-                labels=labels,
-                conf=conf,
-                line_width=line_width,
-                text_size=font_size,
-                font=font,
-                instance=color_mode == "instance",
-            )
-        if save:
-            _write_picture(picture, self._target(filename))
-        if show:
-            self._show(picture)
+        if plot.boxes:
+            style = {"labels": plot.labels, "conf": conf, "instance": plot.color_mode == "instance"}
+            text = {"line_width": line_width, "text_size": font_size, "font": font}
+            picture = draw_boxes(picture, self.boxes.data.tolist(), self.names, **style, **text)
+        if plot.save:
+            write_picture(picture, self._target(plot.filename))
+        if plot.show:
+            show_picture(picture, Path.cwd() / self._target(None))
         return picture if pil else np.ascontiguousarray(np.asarray(picture)[..., ::-1])
 
     def show(self, *args, **kwargs) -> None:
-        """Show `plot(...)` in a window or a notebook; where there is no display, write it to a file and say where."""
+        """Show `plot(...)` in a window or a notebook; without a display write it to a file, and print its path."""
         self.plot(*args, **{**kwargs, "show": True})
 
     def save(self, filename: str | Path | None = None, *args, **kwargs) -> str:
-        """Write `plot(...)` to a file (results_<stem of the image>.jpg if not named) and return its name."""
+        """Write `plot(...)` to a file, by default results_<stem of the image>.jpg, and return its name."""
         target = self._target(filename)
         self.plot(*args, **{**kwargs, "save": True, "filename": target})
         return str(target)
@@ -211,153 +215,78 @@ class Results:
         target = Path(filename or f"results_{Path(self.path).stem}.jpg")
         return target if target.suffix else target.with_suffix(".jpg")
 
-    def _show(self, picture: Image.Image) -> None:
-        if _displayed(picture):
-            return
-        target = Path.cwd() / self._target(None)
-        try:
-            _write_picture(picture, target)
-        except UserError:  # a folder that cannot be written to
-            target = Path(tempfile.gettempdir()) / target.name
-            _write_picture(picture, target)
-        print_note(f"no display here; the picture is in {target}")
-
     def save_txt(self, txt_file: str | Path, save_conf: bool = False) -> str:
-        """Append a line for each box to a label file: class, centre and size over the image's width and height[, score][, id].
+        """Append a line for each box to a label file (see `label_line`), and return the file's name.
 
-        Returns the file's name; without boxes nothing is written.
+        Nothing is written without boxes.
         """
-        boxes, lines = self.boxes, []
-        for index, (sides, cls, conf) in enumerate(zip(boxes.xywhn.tolist(), boxes.cls.tolist(), boxes.conf.tolist())):
-            words = [f"{int(cls)}", *(f"{side:g}" for side in sides), *([f"{conf:g}"] if save_conf else [])]
-            lines.append(" ".join([*words, *([f"{int(boxes.id[index])}"] if boxes.is_track else [])]) + "\n")
-        path = Path(txt_file)
+        boxes, path, lines = self.boxes, Path(txt_file), []
+        track_ids = boxes.id.tolist() if boxes.is_track else [None] * len(boxes)
+        for cls, xywhn, conf, track_id in zip(boxes.cls.tolist(), boxes.xywhn.tolist(), boxes.conf.tolist(), track_ids):
+            lines.append(label_line(cls, xywhn, conf if save_conf else None, track_id))
         if lines:
             before = path.read_text(encoding="utf-8") if path.exists() else ""
-            write_text(path, before + ("\n" if before and not before.endswith("\n") else "") + "".join(lines))
+            separator = "\n" if before and not before.endswith("\n") else ""
+            write_text(path, before + separator + "".join(lines))
         return str(txt_file)
 
     def save_crop(self, save_dir: str | Path, file_name: str | Path = "im.jpg") -> None:
-        """Write each box's part of the image, 2 % and 10 px larger, to <save_dir>/<class name>/<stem of file_name>.jpg.
+        """Write the part of the image at each box, 2 % and 10 px larger, as JPEG: <save_dir>/<class name>/<stem>.jpg.
 
-        Where that file is there already it is <stem>2.jpg, <stem>3.jpg and so on. JPEG, quality 95.
+        The stem is that of file_name. Where the file exists its name is <stem>2.jpg, <stem>3.jpg and so on.
         """
         name = Path(file_name).name
         stem = Path(name).stem if Path(name).suffix.lower() in Image.registered_extensions() else name
+        height, width = self.orig_shape
         for (x, y, w, h), cls in zip(self.boxes.xywh.tolist(), self.boxes.cls.tolist()):
             half_w, half_h = (w * CROP_GAIN + CROP_PAD) / 2, (h * CROP_GAIN + CROP_PAD) / 2
-            height, width = self.orig_shape
             left, top = max(int(x - half_w), 0), max(int(y - half_h), 0)
             part = self.orig_img[top : min(int(y + half_h), height), left : min(int(x + half_w), width)]
             if part.size:
-                folder = Path(save_dir) / _folder_name(str(self.names.get(int(cls), int(cls))), int(cls))
-                _write_picture(picture_of(part), _free(folder, stem))
+                folder = Path(save_dir) / folder_name(self._name(cls), int(cls))
+                write_picture(picture_of(part), unused_path(folder, stem))
+
+    def columns(self, flat: bool = False) -> Sequence[str]:
+        box = CORNERS if flat else ("box",)
+        return "name", "class", "confidence", *box, *(["track_id"] if self.boxes.is_track else [])
 
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, object]]:
-        """A row {name, class, confidence, box: {x1, y1, x2, y2}[, track_id]} for each box.
+        """Return a record {name, class, confidence, box: {x1, y1, x2, y2}[, track_id]} for each box.
 
         normalize: corners over the image's width and height. decimals: of scores and corners.
         """
-        boxes = self.boxes
-        corners = (boxes.xyxyn if normalize else boxes.xyxy).tolist()
-        rows = []
-        for index, (sides, conf, cls) in enumerate(zip(corners, boxes.conf.tolist(), boxes.cls.tolist())):
-            row = {
-                "name": str(self.names.get(int(cls), int(cls))),
-                "class": int(cls),
-                "confidence": round(conf, decimals),
-                "box": {key: round(side, decimals) for key, side in zip(("x1", "y1", "x2", "y2"), sides)},
-            }
-            rows.append(row | ({"track_id": int(boxes.id[index])} if boxes.is_track else {}))
-        return rows
+        boxes, records = self.boxes, []
+        corners = boxes.xyxyn if normalize else boxes.xyxy
+        for sides, conf, cls in zip(corners.tolist(), boxes.conf.tolist(), boxes.cls.tolist()):
+            box = {key: round(side, decimals) for key, side in zip(CORNERS, sides)}
+            name = self._name(cls)
+            records.append({"name": name, "class": int(cls), "confidence": round(conf, decimals), "box": box})
+        if boxes.is_track:
+            for record, track_id in zip(records, boxes.id.tolist()):
+                record["track_id"] = int(track_id)
+        return records
 
-    def to_json(self, normalize: bool = False, decimals: int = 5) -> str:
-        """`summary` as JSON text."""
-        return json.dumps(self.summary(normalize, decimals), indent=2)
-
-    tojson = to_json
-
-    def to_csv(self, normalize: bool = False, decimals: int = 5) -> str:
-        """`summary` as CSV text, the corners in columns of their own: name,class,confidence,x1,y1,x2,y2[,track_id]."""
-        columns = [
-            "name",
-            "class",
-            "confidence",
-            "x1",
-            "y1",
-            "x2",
-            "y2",
-            *(["track_id"] if self.boxes.is_track else []),
-        ]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(_flat(row) for row in self.summary(normalize, decimals))
-        return text.getvalue()
+    tojson = Tabular.to_json
 
     def to_xml(self, normalize: bool = False, decimals: int = 5) -> str:
-        """`summary` as XML text: <data><row><name>...</name><class>...</class>...</row>...</data>, corners as in `to_csv`."""
+        """`summary` as XML text: <data><row><name>...</name>...</row>...</data>, with a tag for each corner."""
         from xml.etree import ElementTree  # a tenth of what predict imports, for one method
 
         data = ElementTree.Element("data")
-        for row in self.summary(normalize, decimals):
+        for record in self.summary(normalize, decimals):
             element = ElementTree.SubElement(data, "row")
-            for key, value in _flat(row).items():
+            for key, value in flatten(record).items():
                 ElementTree.SubElement(element, key).text = str(value)
         return ElementTree.tostring(data, encoding="unicode")
 
-    def to_df(self, normalize: bool = False, decimals: int = 5):
-        """`summary` as a pandas DataFrame: name, class, confidence, box (a dict)[, track_id]. UserError without pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise UserError(
-                "to_df() makes a pandas DataFrame, and pandas is not installed: pip install pandas . summary() and "
-                "to_csv() give the same without it."
-            ) from error
-        columns = ["name", "class", "confidence", "box", *(["track_id"] if self.boxes.is_track else [])]
-        return pandas.DataFrame(self.summary(normalize, decimals), columns=columns)
 
+def label_line(
+    cls: float, xywhn: Sequence[float], confidence: float | None = None, track_id: float | None = None
+) -> str:
+    """The line of a label file for one detection: class, centre and size[, confidence][, track].
 
-def _flat(row: dict[str, object]) -> dict[str, object]:
-    return {key: value for key, value in row.items() if key != "box"} | row["box"]
-
-
-def _write_picture(picture: Image.Image, target: Path) -> None:
-    if target.suffix.lower() not in Image.registered_extensions():
-        raise UserError(
-            f"'{target}' cannot be written: '{target.suffix}' is no picture format known here; try .jpg or .png ."
-        )
-    try:
-        with atomic(target) as temporary:
-            picture.save(temporary, quality=95)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"'{target}' cannot be written: {error}.") from error
-
-
-def _displayed(picture: Image.Image) -> bool:
-    # A notebook shows pictures in its page; elsewhere Pillow calls the system's viewer.
-    notebook = sys.modules.get("IPython")
-    shell = notebook.get_ipython() if notebook else None
-    if type(shell).__name__ == "ZMQInteractiveShell":
-        sys.modules["IPython.display"].display(picture)
-        return True
-    if sys.platform not in ("win32", "darwin") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        return False
-    try:
-        return bool(ImageShow.show(picture))
-    except Exception:  # viewers fail in ways of their own
-        return False
-
-
-def _folder_name(name: str, index: int) -> str:
-    # A class called "a/b" or ".." is a folder of its own, and not another one.
-    return UNSAFE.sub("_", name).strip(". ")[:100] or f"class {index}"
-
-
-def _free(folder: Path, stem: str) -> Path:
-    path, count = folder / f"{stem}.jpg", 1
-    while path.exists():
-        count += 1
-        path = folder / f"{stem}{count}.jpg"
-    return path
+    xywhn: centre and size over the image's width and height.
+    """
+    numbers = [*xywhn] if confidence is None else [*xywhn, confidence]
+    track = [] if track_id is None else [str(int(track_id))]
+    return " ".join([str(int(cls)), *(f"{number:g}" for number in numbers), *track]) + "\n"

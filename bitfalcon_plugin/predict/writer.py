@@ -16,7 +16,7 @@ from .coco_json import CocoJson
 from .image_names import file_stems, image_ids
 from .pipeline import Predictor
 from .reader import Picture
-from .results import Results
+from .results import Results, label_line
 from .sources import Item, Video, describe
 from .video import SUFFIX, VideoWriter
 
@@ -55,8 +55,8 @@ def _write_labels(
         height, width = sample.size
         lines = []
         for _, x, y, w, h, score, cls in detections[first[index] : first[index + 1]].tolist():
-            numbers = [int(cls), (x + w / 2) / width, (y + h / 2) / height, w / width, h / height]
-            lines.append(" ".join(f"{number:g}" for number in [*numbers, *([score] if scores else [])]) + "\n")
+            xywhn = (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
+            lines.append(label_line(cls, xywhn, score if scores else None))
         if lines:
             write_text(folder / f"{stem}.txt", "".join(lines))
 

@@ -62,7 +62,6 @@ def task_of(model: Detector) -> Task:
     Raises UserError for a task that is not in TASKS.
     """
     if model.task not in TASKS:
-        raise UserError(
-            f"task '{model.task}' of this model is not here (here: {', '.join(TASKS)}).{did_you_mean(model.task, TASKS)}"
-        )
+        nearest = did_you_mean(model.task, TASKS)
+        raise UserError(f"task '{model.task}' of this model is not here (here: {', '.join(TASKS)}).{nearest}")
     return TASKS[model.task]

@@ -1,7 +1,7 @@
-"""Precision, recall and F1 over the confidence, precision over recall, and the confusion matrix: numbers, no drawing.
+"""Precision, recall and F1 over the confidence, precision over the recall, and the confusion matrix, as numbers.
 
-Written from spec/interface.md section 7. The area under precision over recall is pycocotools' business (`validate`); the
-envelope that is drawn here is the one it samples at 101 recalls.
+Written from spec/interface.md section 7. pycocotools measures the area under precision over recall; the envelope here
+is the curve that pycocotools samples at 101 recalls.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..config.tabular import Tabular
 from ..ops.boxes import box_iou, pair_greedily
 from ..ops.instances import Instances
 
@@ -20,12 +21,25 @@ POINTS = 1000  # of every curve
 MATRIX_IOU, MATRIX_CONF = 0.45, 0.25
 
 
+@dataclass(frozen=True)
+class ClassMatches:
+    """The detections of one class: scores (n,) in [0, 1], and hits (n,) bool, whether each found a label.
+
+    truths: number of labels of the class, at least 1.
+    """
+
+    scores: np.ndarray
+    hits: np.ndarray
+    truths: int
+
+
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Curves of the classes that have labels, a row each, on POINTS abscissas in [0, 1]; values in [0, 1], float32.
+    """Curves of the c classes that have labels, a row each, at POINTS abscissas in [0, 1]; values in [0, 1], float32.
 
-    classes (c,): their indices. precision, recall (c, POINTS): over the confidence. envelope (c, POINTS): the best precision
-    at this recall or a higher one, at IoU 0.50. best: position of the confidence with the best smoothed mean F1.
+    classes (c,): indices of the classes. precision, recall (c, POINTS): over the confidence. envelope (c, POINTS): the
+    best precision at this recall or a higher one, at IoU 0.50. best: position of the confidence where the mean F1 of
+    the classes, smoothed over a tenth of the grid, is best.
     """
 
     classes: np.ndarray
@@ -36,62 +50,60 @@ class Curves:
 
     @property
     def grid(self) -> np.ndarray:
-        """(POINTS,) the confidences, and the recalls of the envelope."""
+        """The abscissas (POINTS,): confidences, or recalls of the envelope."""
         return np.linspace(0, 1, POINTS)
 
     @property
     def f1(self) -> np.ndarray:
-        """(c, POINTS) harmonic mean of precision and recall."""
-        return _f1(self.precision, self.recall)
+        """Harmonic mean of precision and recall (c, POINTS)."""
+        return harmonic_mean(self.precision, self.recall)
 
 
-def _f1(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+def harmonic_mean(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
+    """Return F1, of the shape of both; 0 where both are 0."""
     return 2 * precision * recall / (precision + recall + 1e-16)
 
 
-def class_curves(scores: np.ndarray, hits: np.ndarray, truths: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Precision and recall over the confidence and the envelope over the recall, of one class, (POINTS,) each.
-
-    scores (n,): of its detections; hits (n,): whether each found a label; truths: how many labels there are, at least one.
-    """
+def class_curves(matches: ClassMatches) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return precision and recall over the confidence, and the envelope over the recall, (POINTS,) float64 each."""
     grid = np.linspace(0, 1, POINTS)
-    if not len(scores):
+    if not len(matches.scores):
         return np.zeros(POINTS), np.zeros(POINTS), np.zeros(POINTS)
-    order = np.argsort(-scores, kind="mergesort")
-    falling, true = scores[order], np.cumsum(hits[order])
-    precision, recall = true / np.arange(1, len(true) + 1), true / truths
+    order = np.argsort(-matches.scores, kind="mergesort")
+    scores, hits = matches.scores[order], np.cumsum(matches.hits[order])
+    precision, recall = hits / np.arange(1, len(hits) + 1), hits / matches.truths
     envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    place = np.searchsorted(recall, grid, side="left")  # the first detection that reaches this recall
+    first = np.searchsorted(recall, grid, side="left")  # the first detection that reaches this recall
     return (
-        np.interp(-grid, -falling, precision, left=1),
-        np.interp(-grid, -falling, recall, left=0),
-        np.append(envelope, 0.0)[place],
+        np.interp(-grid, -scores, precision, left=1),
+        np.interp(-grid, -scores, recall, left=0),
+        np.append(envelope, 0.0)[first],
     )
 
 
-def gather_curves(found: Mapping[int, tuple[np.ndarray, np.ndarray, int]]) -> tuple[Curves, list[float], list[float]]:
-    """Curves of the classes in `found` (index -> scores, hits, truths as in `class_curves`), in the order of the indices,
-    and the precision and recall of each at the common confidence where the mean F1, smoothed over a tenth of them, is best.
-    """
-    rows = np.zeros((3, len(found), POINTS))
-    for row, index in enumerate(sorted(found)):
-        rows[:, row] = class_curves(*found[index])
-    precision, recall, envelope = rows
+def gather_curves(matches: Mapping[int, ClassMatches]) -> tuple[Curves, np.ndarray, np.ndarray]:
+    """Return the Curves of the classes in `matches`, by rising index; and precision and recall (c,) at `best`."""
+    classes = sorted(matches)
+    values = np.zeros((3, len(classes), POINTS))
+    for row, index in enumerate(classes):
+        values[:, row] = class_curves(matches[index])
+    precision, recall, _ = values
     best = 0
-    if len(found):
-        width = POINTS // 20 + 1  # half of a tenth of the grid on both sides
-        f1 = np.pad(_f1(precision, recall).mean(0), width, mode="edge")
-        best = int(np.convolve(f1, np.ones(2 * width + 1) / (2 * width + 1), "valid").argmax())
-    curves = Curves(np.array(sorted(found), dtype=np.int64), *(part.astype(np.float32) for part in rows), best)
-    return curves, precision[:, best].tolist(), recall[:, best].tolist()
+    if classes:
+        margin = POINTS // 20 + 1  # half of a tenth of the grid, on both sides
+        f1 = np.pad(harmonic_mean(precision, recall).mean(0), margin, mode="edge")
+        best = int(np.convolve(f1, np.ones(2 * margin + 1) / (2 * margin + 1), "valid").argmax())
+    curves = Curves(np.array(classes, dtype=np.int64), *values.astype(np.float32), best)
+    return curves, precision[:, best].copy(), recall[:, best].copy()
 
 
 @dataclass(frozen=True, eq=False)
-class ConfusionMatrix:
-    """matrix (nc + 1, nc + 1) int64: how often a row's class was predicted where a column's class is true; the last row
-    holds the labels that nothing was predicted for, the last column the predictions where no label is.
+class ConfusionMatrix(Tabular):
+    """How often each class was predicted for each true class.
 
-    names: class index -> name. conf: predictions with a higher score count. iou: the least overlap of a pair.
+    matrix (nc + 1, nc + 1) int64: a row for each predicted class, a column for each true class. The last row counts the
+    labels without a prediction, the last column the predictions without a label. names: class index -> name. conf:
+    predictions with a higher score count. iou: the smallest overlap of a pair.
     """
 
     matrix: np.ndarray
@@ -100,25 +112,28 @@ class ConfusionMatrix:
     iou: float = MATRIX_IOU
 
     def normalized(self) -> np.ndarray:
-        """(nc + 1, nc + 1) shares of each column's sum: what became of the labels of a class; 0 in an empty column."""
+        """Return the matrix with each column over its sum: what became of a class's labels; 0 in an empty column."""
         return self.matrix / np.maximum(self.matrix.sum(0, keepdims=True), 1)
 
+    def columns(self, flat: bool = False) -> Sequence[str]:
+        return "predicted", *self._labels()
+
     def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, object]]:
-        """A dict for each predicted class: its name as 'predicted', then a number for each true class; 'background' last."""
-        names = [*(self.names[index] for index in sorted(self.names)), "background"]
+        """Return a dict for each predicted class: its name as 'predicted', and a number for each true class."""
         table = self.normalized().round(decimals) if normalize else self.matrix
-        return [
-            {"predicted": name, **dict(zip(names, row, strict=True))}
-            for name, row in zip(names, table.tolist(), strict=True)
-        ]
+        labels = self._labels()
+        rows = zip(labels, table.tolist(), strict=True)
+        return [{"predicted": name, **dict(zip(labels, row, strict=True))} for name, row in rows]
+
+    def _labels(self) -> list[str]:
+        return [*(self.names[index] for index in sorted(self.names)), "background"]
 
     def plot(
         self, normalize: bool = True, save_dir: str | Path = ".", names: Sequence[str] | Mapping[int, str] = ()
     ) -> Path:
-        """Draw it into save_dir as confusion_matrix_normalized.png, or as confusion_matrix.png; returns the path.
+        """Draw confusion_matrix_normalized.png or confusion_matrix.png into save_dir; returns the path.
 
-        names: of the classes, if others than the matrix knows.
-        Raises UserError without matplotlib.
+        names: names of the classes to show instead of the matrix's own. Raises UserError without matplotlib.
         """
         from ..plots.charts import draw_confusion
 
@@ -136,27 +151,28 @@ def confusion_matrix(
     conf: float = MATRIX_CONF,
     iou: float = MATRIX_IOU,
 ) -> ConfusionMatrix:
-    """Pair what was predicted with what is there, whatever the classes say, and count the pairs.
+    """Pair predictions with labels, whatever the classes say, and count the pairs.
 
-    labels: of each image; detections: of all images, `image` is the index in `labels`; both in one unit. Of all pairs of an image that overlap by `iou` or more the one that overlaps most is taken, then the
-    next that shares no partner with it; among equal ones the higher score, then the earlier detection and label.
+    labels: of each image. detections: of all images; `image` is the index in `labels`. Both are in the same unit. A
+    pair overlaps by `iou` or more. The pair of an image that overlaps most is taken first, then the next one that
+    shares no partner with it; among equal ones the higher score, then the earlier detection and label.
     """
-    nc = len(names)
-    matrix = np.zeros((nc + 1, nc + 1), np.int64)
-    for truth, found in zip(labels, by_image(detections, len(labels), conf), strict=True):
-        classes, found_classes = truth.classes.numpy(), found.classes.numpy()
-        predicted, true = np.full(len(found), nc), np.full(len(truth), nc)  # the partner's class, background at first
-        overlap = box_iou(found.boxes.double(), truth.boxes.double())  # (n, m)
+    background = len(names)
+    matrix = np.zeros((background + 1, background + 1), np.int64)
+    for truth, predicted in zip(labels, by_image(detections, len(labels), conf), strict=True):
+        overlap = box_iou(predicted.boxes.double(), truth.boxes.double())  # (n, m)
         detection, label = pair_greedily(overlap, iou).numpy().T
-        predicted[detection], true[label] = classes[label], found_classes[detection]
-        np.add.at(matrix, (found_classes, predicted), 1)
-        missed = classes[true == nc]
-        np.add.at(matrix, (np.full(len(missed), nc), missed), 1)
+        true_classes, classes = truth.classes.numpy(), predicted.classes.numpy()
+        true_partners = np.full(len(classes), background)  # the true class of each detection's partner
+        true_partners[detection] = true_classes[label]
+        np.add.at(matrix, (classes, true_partners), 1)
+        missed = np.delete(true_classes, label)
+        np.add.at(matrix, (background, missed), 1)
     return ConfusionMatrix(matrix, dict(names), conf, iou)
 
 
 def by_image(detections: Instances, images: int, conf: float) -> list[Instances]:
-    """The detections of each image with a score above `conf`, by falling score; of equal ones the earlier first."""
+    """Return each image's detections with a score above `conf`, by falling score; of equal ones the earlier first."""
     detections = detections.only(detections.scores.double() > conf)
     detections = detections.only(detections.scores.argsort(descending=True, stable=True))
     detections = detections.only(detections.image.argsort(stable=True))

@@ -40,13 +40,13 @@ def detection_loss(
 ) -> dict[str, Tensor]:
     """Compute the losses of raw outputs against labels, in float32 whatever autocast says.
 
-    raw: logits "boxes" (B, 4*reg_max, A) and "scores" (B, nc, A), levels concatenated in the order of `sizes`.
-    labels: boxes xyxy in pixels of the network input, with `image`. sizes: (h, w) of each level in cells; strides: pixels
-    per cell of each level. gains: loss -> its weight. class_weights: (nc,) multiply the cross-entropy of each class.
+    raw: logits "boxes" (B, 4*reg_max, A) and "scores" (B, nc, A), levels concatenated in the order of `sizes`. labels:
+    boxes xyxy in pixels of the network input, with `image`. sizes: (h, w) of each level in cells; strides: pixels per
+    cell of each level. gains: loss -> its weight. class_weights: (nc,) multiply the cross-entropy of each class.
 
-    Returns LOSSES -> scalar with its gain. With S the sum of all soft targets, at least 1: cls_loss is the cross-entropy
-    over all anchors and classes, box_loss the sum of (1 - CIoU) * soft target and dfl_loss the sum of the distances'
-    cross-entropy * soft target over the positives, each divided by S. A step minimises their sum times B.
+    Returns LOSSES -> scalar with its gain. With S the sum of all soft targets, at least 1: cls_loss is the
+    cross-entropy over all anchors and classes, box_loss the sum of (1 - CIoU) * soft target and dfl_loss the sum of the
+    distances' cross-entropy * soft target over the positives, each divided by S. A step minimises their sum times B.
     """
     with torch.autocast(raw["boxes"].device.type, enabled=False):
         logits, scores = raw["boxes"].float(), raw["scores"].float()
@@ -158,7 +158,10 @@ def evaluate_detections(
 
 
 def class_weights(counts: torch.Tensor, power: float) -> torch.Tensor | None:
-    """Weights of the class loss, (nc,): 1 / count ** power, their mean 1; None for power 0. A class without labels counts as one."""
+    """Return weights (nc,) of the class loss: 1 / count ** power with the mean 1; None for power 0.
+
+    counts (nc,): labels of each class; 0 counts as 1.
+    """
     if not power:
         return None
     weights = counts.clamp(min=1).float().pow(-power)

@@ -1,65 +1,60 @@
-"""What a validation measured: COCO numbers, a row for each class, curves and the confusion matrix.
+"""What a validation measured: COCO's numbers, the numbers of each class, curves and the confusion matrix.
 
-The attributes of spec/interface.md section 10 for detection. Nothing called AP or mAP comes from anywhere but pycocotools.
+Metrics has the attributes of spec/interface.md section 10 for detection. Every AP and mAP comes from pycocotools.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from ..config.errors import UserError
-from .curves import ConfusionMatrix, Curves
+from ..config.tabular import Tabular
+from .curves import ConfusionMatrix, Curves, harmonic_mean
 
+SIZES = ("small", "medium", "large")
 STATS = (
     "AP",
     "AP50",
     "AP75",
-    "APsmall",
-    "APmedium",
-    "APlarge",
+    *(f"AP{size}" for size in SIZES),
     "AR1",
     "AR10",
     "AR100",
-    "ARsmall",
-    "ARmedium",
-    "ARlarge",
+    *(f"AR{size}" for size in SIZES),
 )
-
-
 COLUMNS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
+IOU_50, IOU_75 = 0, 5  # columns of BoxMetrics.all_ap
 
 
 @dataclass(frozen=True)
-class ClassRow:
-    """One line of the per-class table: images with the class, its labels, and its numbers in [0, 1]."""
+class ClassCounts:
+    """A class that has labels: the number of images with the class, and of its labels."""
 
     name: str
     images: int
     instances: int
-    precision: float
-    recall: float
-    ap50: float
-    ap: float
 
-    @property
-    def f1(self) -> float:
-        """Harmonic mean of precision and recall."""
-        return 2 * self.precision * self.recall / (self.precision + self.recall + 1e-16)
+
+class MeanOf:
+    """An attribute of BoxMetrics: the mean of the numbers that `pick` takes; 0.0 where no class has labels."""
+
+    def __init__(self, pick: Callable[[BoxMetrics], np.ndarray]):
+        self.pick = pick
+
+    def __get__(self, box: BoxMetrics, owner: type | None = None) -> float:
+        return float(self.pick(box).mean()) if len(box.p) else 0.0
 
 
 @dataclass(frozen=True, eq=False)
 class BoxMetrics:
     """The numbers of the boxes as arrays over the c classes that have labels; all in [0, 1].
 
-    p, r, f1 (c,): precision, recall and F1 at the confidence with the best mean F1. all_ap (c, 10): AP at IoU 0.50 to 0.95.
-    ap_class_index (c,): which class a row is. maps (nc,): AP of every class, the mean where a class has no labels.
+    p, r, f1 (c,): precision, recall and F1 at the confidence with the best mean F1. all_ap (c, 10): AP at IoU 0.50 to
+    0.95. ap, ap50 (c,): its mean, and AP at IoU 0.50. ap_class_index (c,): the classes. nc: number of all classes.
+    maps (nc,): AP of every class, the mean where a class has no labels.
     """
 
     p: np.ndarray
@@ -68,71 +63,52 @@ class BoxMetrics:
     ap_class_index: np.ndarray
     nc: int
 
-    @property
-    def f1(self) -> np.ndarray:
-        return 2 * self.p * self.r / (self.p + self.r + 1e-16)
+    mp = MeanOf(lambda box: box.p)
+    mr = MeanOf(lambda box: box.r)
+    mf1 = MeanOf(lambda box: box.f1)
+    map = MeanOf(lambda box: box.all_ap)
+    map50 = MeanOf(lambda box: box.all_ap[:, IOU_50])
+    map75 = MeanOf(lambda box: box.all_ap[:, IOU_75])
 
     @property
-    def ap50(self) -> np.ndarray:
-        return self.all_ap[:, 0]
+    def f1(self) -> np.ndarray:
+        return harmonic_mean(self.p, self.r)
 
     @property
     def ap(self) -> np.ndarray:
-        return self.all_ap.mean(1)
+        return self.all_ap.mean(axis=1)
 
     @property
-    def mp(self) -> float:
-        return _mean(self.p)
-
-    @property
-    def mr(self) -> float:
-        return _mean(self.r)
-
-    @property
-    def map50(self) -> float:
-        return _mean(self.all_ap[:, 0])
-
-    @property
-    def map75(self) -> float:
-        return _mean(self.all_ap[:, 5])
-
-    @property
-    def map(self) -> float:
-        return _mean(self.all_ap)
+    def ap50(self) -> np.ndarray:
+        return self.all_ap[:, IOU_50]
 
     @property
     def maps(self) -> np.ndarray:
-        found = np.full(self.nc, self.map)
-        found[self.ap_class_index] = self.ap
-        return found
+        ap = dict(zip(self.ap_class_index.tolist(), self.ap, strict=True))
+        return np.array([ap.get(index, self.map) for index in range(self.nc)])
 
     def mean_results(self) -> list[float]:
-        """mp, mr, map50 and map."""
-        return [self.mp, self.mr, self.map50, self.map]
+        """Return mp, mr, map50 and map."""
+        return [getattr(self, name) for name in ("mp", "mr", "map50", "map")]
 
-    def class_result(self, i: int) -> tuple[float, float, float, float]:
-        """Precision, recall, AP50 and AP of the class ap_class_index[i]."""
-        return float(self.p[i]), float(self.r[i]), float(self.ap50[i]), float(self.ap[i])
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else 0.0
+    def class_result(self, i: int) -> tuple[float, ...]:
+        """Return precision, recall, AP50 and AP of the class ap_class_index[i]."""
+        return tuple(column[i].item() for column in (self.p, self.r, self.ap50, self.ap))
 
 
 @dataclass(frozen=True, eq=False)
-class Metrics:
-    """COCO numbers of one split, in [0, 1] (nan where there is nothing to measure, as for sizes without labels).
+class Metrics(Tabular):
+    """The numbers of one split, in [0, 1].
 
-    classes: a row for each class that has labels, `box` the same as arrays. lines: the curves of those classes.
-    save_dir: the run folder, where there is one. conf: detections above it were measured.
+    stats: COCO's numbers, named as STATS; nan where there is nothing to measure, as for sizes without labels. classes:
+    the classes that have labels; `box` holds the numbers of these, and `lines` their curves. save_dir: the run folder,
+    where there is one. conf: detections with a higher score were measured.
     """
 
     stats: dict[str, float]
-    classes: tuple[ClassRow, ...]
+    classes: tuple[ClassCounts, ...]
     images: int
     instances: int
-    precision: float
-    recall: float
     box: BoxMetrics
     lines: Curves
     confusion_matrix: ConfusionMatrix
@@ -148,9 +124,14 @@ class Metrics:
         return max(float(self.lines.grid[self.lines.best]), self.conf)  # below `conf` the curves only go on
 
     @property
-    def fitness(self) -> float:
-        """0.1 AP50 + 0.9 AP, by which the best weights are chosen."""
-        return 0.1 * self.ap50 + 0.9 * self.ap
+    def precision(self) -> float:
+        """Mean precision of the classes at `best_conf`."""
+        return self.box.mp
+
+    @property
+    def recall(self) -> float:
+        """Mean recall of the classes at `best_conf`."""
+        return self.box.mr
 
     @property
     def ap(self) -> float:
@@ -161,6 +142,11 @@ class Metrics:
     def ap50(self) -> float:
         """AP at IoU 0.50; 0 where nothing could be measured."""
         return float(np.nan_to_num(self.stats["AP50"]))
+
+    @property
+    def fitness(self) -> float:
+        """0.1 AP50 + 0.9 AP: the best weights are those with the highest fitness."""
+        return 0.1 * self.ap50 + 0.9 * self.ap
 
     @property
     def keys(self) -> list[str]:
@@ -174,111 +160,83 @@ class Metrics:
 
     @property
     def maps(self) -> np.ndarray:
-        """(nc,) AP of every class; the mean where a class has no labels."""
+        """The AP (nc,) of every class; the mean where a class has no labels."""
         return self.box.maps
 
     @property
     def ap_class_index(self) -> np.ndarray:
-        """(c,) the classes that have labels."""
+        """The classes (c,) that have labels."""
         return self.box.ap_class_index
 
     @property
     def curves(self) -> list[str]:
-        """What `curves_results` holds, in its order."""
-        return ["Precision-Recall(B)", "F1-Confidence(B)", "Precision-Confidence(B)", "Recall-Confidence(B)"]
+        """The names of `curves_results`, in its order."""
+        return ["Precision-Recall(B)", *(f"{name}-Confidence(B)" for name in ("F1", "Precision", "Recall"))]
 
     @property
     def curves_results(self) -> list[list[object]]:
-        """For each name in `curves`: abscissas (1000,), curves (c, 1000) of the classes with labels, and the axes' names."""
-        grid = self.lines.grid
-        return [
-            [grid, self.lines.envelope, "Recall", "Precision"],
-            [grid, self.lines.f1, "Confidence", "F1"],
-            [grid, self.lines.precision, "Confidence", "Precision"],
-            [grid, self.lines.recall, "Confidence", "Recall"],
-        ]
+        """For each name in `curves`: abscissas (1000,), curves (c, 1000) of the classes with labels, two axis names."""
+        lines, grid = self.lines, self.lines.grid
+        over_confidence = {"F1": lines.f1, "Precision": lines.precision, "Recall": lines.recall}
+        curves = [[grid, values, "Confidence", name] for name, values in over_confidence.items()]
+        return [[grid, lines.envelope, "Recall", "Precision"], *curves]
 
     def mean_results(self) -> list[float]:
-        """Precision, recall, AP50 and AP over all classes."""
+        """Return precision, recall, AP50 and AP over all classes."""
         return [self.precision, self.recall, self.ap50, self.ap]
 
-    def class_result(self, i: int) -> tuple[float, float, float, float]:
-        """Precision, recall, AP50 and AP of the class ap_class_index[i]."""
-        row = self.classes[i]
-        return row.precision, row.recall, row.ap50, row.ap
+    def class_result(self, i: int) -> tuple[float, ...]:
+        """Return precision, recall, AP50 and AP of the class ap_class_index[i]."""
+        return self.box.class_result(i)
+
+    def columns(self, flat: bool = False) -> Sequence[str]:
+        return "name", "class", "images", "instances", "precision", "recall", "f1", "ap50", "ap"
 
     def summary(self, decimals: int = 5) -> list[dict[str, object]]:
-        """A dict for each class that has labels: index, counts and rounded numbers."""
-        f1 = self.box.f1.tolist()
-        return [
-            {
-                "name": row.name,
-                "class": int(index),
-                "images": row.images,
-                "instances": row.instances,
-                "precision": round(row.precision, decimals),
-                "recall": round(row.recall, decimals),
-                "f1": round(f1[i], decimals),
-                "ap50": round(row.ap50, decimals),
-                "ap": round(row.ap, decimals),
-            }
-            for i, (index, row) in enumerate(zip(self.ap_class_index, self.classes, strict=True))
-        ]
+        """Return a dict for each class that has labels: name, index, counts and rounded numbers."""
+        records = []
+        for index, counts, numbers in zip(self.ap_class_index.tolist(), self.classes, self._numbers(), strict=True):
+            values = (counts.name, index, counts.images, counts.instances, *(round(n, decimals) for n in numbers))
+            records.append(dict(zip(self.columns(), values, strict=True)))
+        return records
 
-    def to_json(self, decimals: int = 5) -> str:
-        """`summary` as JSON."""
-        return json.dumps(self.summary(decimals), ensure_ascii=False)
-
-    def to_csv(self, decimals: int = 5) -> str:
-        """`summary` as CSV text with a header."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("name", "class", "images", "instances", "precision", "recall", "f1", "ap50", "ap"))
-        writer.writerows(row.values() for row in self.summary(decimals))
-        return text.getvalue()
-
-    def to_df(self, decimals: int = 5):
-        """`summary` as a pandas DataFrame. Raises UserError without pandas."""
-        try:
-            import pandas
-        except ImportError as error:
-            raise UserError(
-                "to_df() needs pandas: pip install pandas. summary(), to_csv(), to_json() do without."
-            ) from error
-        return pandas.DataFrame(self.summary(decimals))
+    def _numbers(self) -> list[tuple[float, ...]]:
+        """Precision, recall, F1, AP50 and AP of each class."""
+        box = self.box
+        return list(zip(*(column.tolist() for column in (box.p, box.r, box.f1, box.ap50, box.ap)), strict=True))
 
     def plot(self, save_dir: str | Path | None = None) -> list[Path]:
-        """Draw the curves and both confusion matrices into save_dir (default: the run folder, else here); returns the paths.
+        """Draw the curves and both confusion matrices; returns the paths.
 
+        save_dir: the folder of the pictures, by default the run folder, and the working directory where there is none.
         Raises UserError without matplotlib.
         """
         from ..plots.charts import draw_curves
 
         folder = Path(save_dir or self.save_dir or ".")
         names = [self.names[index] for index in self.ap_class_index.tolist()]
-        drawn = draw_curves(folder, self.curves_results, names, self.box.ap50.tolist(), self.ap50, self.lines.best)
-        return [
-            *drawn,
-            *(self.confusion_matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True)),
-        ]
+        paths = draw_curves(folder, self.curves_results, names, self.box.ap50.tolist(), self.ap50, self.lines.best)
+        matrix = self.confusion_matrix
+        return [*paths, *(matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True))]
 
     def table(self, verbose: bool = True) -> str:
-        """The table people read: all classes (means), one row a class, where P, R and F1 are taken, the COCO numbers by size."""
-        head = f"{'Class':>22}{'Images':>9}{'Instances':>11}{'P':>9}{'R':>9}{'F1':>9}{'AP50':>9}{'AP50-95':>9}"
-        means = self.precision, self.recall, _mean(self.box.f1), self.ap50, self.ap
-        rows = [("all", self.images, self.instances, *means)]
+        """Return the table people read: a line for all classes, a line for each class, and COCO's numbers by size.
+
+        verbose: show the classes, unless there is only one.
+        """
+        lines = [f"{'Class':>22}{'Images':>9}{'Instances':>11}{'P':>9}{'R':>9}{'F1':>9}{'AP50':>9}{'AP50-95':>9}"]
+
+        def add(counts: ClassCounts, numbers: Sequence[float]) -> None:
+            columns = "".join(f"{number:>9.3f}" for number in numbers)
+            lines.append(f"{counts.name[:21]:>22}{counts.images:>9}{counts.instances:>11}{columns}")
+
+        means = self.precision, self.recall, self.box.mf1, self.ap50, self.ap
+        add(ClassCounts("all", self.images, self.instances), means)
         if verbose and len(self.classes) > 1:
-            rows += [(r.name, r.images, r.instances, r.precision, r.recall, r.f1, r.ap50, r.ap) for r in self.classes]
-        lines = [
-            head,
-            *(
-                f"{name[:21]:>22}{images:>9}{instances:>11}" + "".join(f"{value:>9.3f}" for value in values)
-                for name, images, instances, *values in rows
-            ),
-        ]
+            for counts, numbers in zip(self.classes, self._numbers(), strict=True):
+                add(counts, numbers)
         if self.classes:
-            lines.append(
-                f"P, R and F1 at IoU 0.50 and confidence {self.best_conf:.3f}, where the mean F1 of the classes is best"
-            )
+            where = f"IoU 0.50 and confidence {self.best_conf:.3f}"
+            lines.append(f"P, R and F1 at {where}, where the mean F1 of the classes is best")
         lines.append("COCO (pycocotools): " + "  ".join(f"{name} {self.stats[name]:.3f}" for name in STATS[:6]))
         return "\n".join(lines)

@@ -36,7 +36,6 @@ STILL_LONG = {  # past the limits since ruff formats them; each is to be split b
     "bitfalcon_plugin/val/loop.py",
     "bitfalcon_plugin/val/run.py",
     "tests/models/modules/test_bit_layers.py",
-    "tests/predict/test_results.py",
     "tests/test_yolo.py",
     "tests/val/test_run.py",
     "tests/house/test_imports.py",
@@ -70,8 +69,7 @@ NO_TORCH = {
 OUTSIDE = {"torch", "torchvision", "yaml", "pycocotools", "tqdm", "numpy", "PIL"}  # numpy, PIL: torchvision's own
 EXTRAS = {  # optional packages: imported when a function is called
     "plots.charts": {"matplotlib"},
-    "tasks.metrics": {"pandas"},
-    "predict.results": {"pandas"},
+    "config.tabular": {"pandas"},
     "predict.video": {"cv2"},
     "export.runtimes.onnx": {"onnxruntime"},
     "export.runtimes.openvino": {"openvino"},

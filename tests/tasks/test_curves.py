@@ -1,4 +1,4 @@
-"""Curves and the confusion matrix against slow loops, torchvision and pycocotools; the metrics object against COCOeval."""
+"""Curves and the confusion matrix against slow loops, torchvision and pycocotools; metrics against COCOeval."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks import coco, curves
 from bitfalcon_plugin.tasks.coco import coco_metrics
-from bitfalcon_plugin.tasks.curves import class_curves, confusion_matrix, gather_curves
+from bitfalcon_plugin.tasks.curves import ClassMatches, class_curves, confusion_matrix, gather_curves
 from bitfalcon_plugin.tasks.metrics import Metrics
 from tests.helpers.labels import detections_of
 from tests.val.test_loop import NAMES, random_case, sample
@@ -120,13 +120,15 @@ def test_shares_and_rows_of_the_matrix():
     assert found.normalized().tolist() == [[0, 0, 0], [0.5, 0, 0], [0.5, 0, 0]]
     assert found.summary()[1] == {"predicted": "b", "a": 1, "b": 0, "background": 0}
     assert found.summary(normalize=True)[2] == {"predicted": "background", "a": 0.5, "b": 0.0, "background": 0.0}
+    assert json.loads(found.to_json(normalize=True)) == found.summary(normalize=True)
+    assert found.to_csv().splitlines()[:2] == ["predicted,a,b,background", "a,0,0,0"]
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_curves_of_a_class_as_a_slow_loop_draws_them(seed):
     draw = np.random.RandomState(seed)
     scores, hits, truths = draw.rand(40).round(2), draw.rand(40) < 0.5, 30
-    precision, recall, envelope = class_curves(scores, hits, truths)
+    precision, recall, envelope = class_curves(ClassMatches(scores, hits, truths))
     order = sorted(range(40), key=lambda i: -scores[i])
     true, prefix = 0, []
     for count, i in enumerate(order, 1):
@@ -167,13 +169,14 @@ def test_the_common_confidence_is_where_the_smoothed_mean_f1_is_best():
     found = {}
     for index in (4, 1, 7):
         scores = draw.rand(60)
-        found[index] = scores, draw.rand(60) < scores, 45
+        found[index] = ClassMatches(scores, draw.rand(60) < scores, 45)
     lines, precision, recall = gather_curves(found)
-    rows = [class_curves(*found[index]) for index in (1, 4, 7)]
+    rows = [class_curves(found[index]) for index in (1, 4, 7)]
     mean = np.mean([2 * p * r / (p + r + 1e-16) for p, r, _ in rows], axis=0)
     smooth = [np.mean([mean[min(max(k, 0), 999)] for k in range(i - 51, i + 52)]) for i in range(1000)]
     assert lines.best == int(np.argmax(smooth)) and lines.classes.tolist() == [1, 4, 7]
-    assert precision == [p[lines.best] for p, _, _ in rows] and recall == [r[lines.best] for _, r, _ in rows]
+    assert precision.tolist() == [p[lines.best] for p, _, _ in rows]
+    assert recall.tolist() == [r[lines.best] for _, r, _ in rows]
     np.testing.assert_allclose(lines.f1.mean(0), mean, atol=1e-6)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bitfalcon_plugin.tasks.coco import coco_metrics
-from bitfalcon_plugin.tasks.metrics import STATS, ClassRow, Metrics
+from bitfalcon_plugin.tasks.metrics import STATS, BoxMetrics, Metrics
 from tests.helpers.labels import detections_of
 from tests.val.test_loop import NAMES, random_case, sample
 
@@ -70,7 +70,8 @@ def test_the_best_confidence_is_where_the_curves_are_marked(metrics):
     assert 0.4 < found.best_conf < 0.65 and found.best_conf == pytest.approx(found.lines.best / 999)
     for one in (found, metrics):
         np.testing.assert_allclose(one.box.f1, one.lines.f1[:, one.lines.best], rtol=1e-5)
-        np.testing.assert_allclose([row.f1 for row in one.classes], one.box.f1, rtol=1e-12)
+        records = one.summary(decimals=15)
+        np.testing.assert_allclose([record["f1"] for record in records], one.box.f1, rtol=1e-12)
 
 
 def test_the_best_confidence_is_none_that_was_not_measured():
@@ -81,9 +82,13 @@ def test_the_best_confidence_is_none_that_was_not_measured():
 
 
 def test_f1_of_a_class_without_detections_is_zero():
-    assert ClassRow("a", 1, 1, 0.0, 0.0, 0.0, 0.0).f1 == 0 and ClassRow(
-        "a", 1, 1, 0.5, 1.0, 0.0, 0.0
-    ).f1 == pytest.approx(2 / 3)
+    box = BoxMetrics(np.array([0.0, 0.5]), np.array([0.0, 1.0]), np.zeros((2, 10)), np.arange(2), 2)
+    assert box.f1[0] == 0 and box.f1[1] == pytest.approx(2 / 3) and box.mf1 == pytest.approx(1 / 3)
+
+
+def test_without_labels_every_mean_is_zero():
+    box = BoxMetrics(np.zeros(0), np.zeros(0), np.zeros((0, 10)), np.zeros(0, np.int64), 3)
+    assert box.mean_results() == [0.0] * 4 and box.map75 == 0.0 and box.maps.tolist() == [0.0] * 3
 
 
 def test_the_table_says_all_of_it(metrics):
