@@ -6,7 +6,7 @@ import copy
 from functools import cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bitfalcon_plugin.models.bitify import bitify, ternary_layers
 from bitfalcon_plugin.models.build import build
@@ -40,6 +40,13 @@ def with_scales(model: Detector) -> Detector:
         layer.training = True
     model(images())
     return model.eval()
+
+
+def training_forward(layer: nn.Module, x: Tensor) -> Tensor:
+    """Return the training output on x, which sets the scale of a new layer; leave the layer in eval mode."""
+    y = layer.train()(x)
+    layer.eval()
+    return y.detach()
 
 
 def images(side: int = 64) -> Tensor:

@@ -10,15 +10,17 @@ from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.build import build
-from bitfalcon_plugin.models.modules import bit_kernels as integer
+from bitfalcon_plugin.models.modules import bit_kernels
 from bitfalcon_plugin.models.modules.bit_activations import Quantised
 from bitfalcon_plugin.models.modules.bit_folded import FrozenConv2d
 from bitfalcon_plugin.models.modules.bit_layers import BitConv2d
 from bitfalcon_plugin.models.modules.head import BitDetect, Detect
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.transfer import transfer
+from tests.helpers.ternary import assert_equal
 from tests.helpers.tiny_models import lived
-from tests.models.modules.test_bit_layers import seed  # noqa: F401  the fixture of every test
+
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def levels() -> list[torch.Tensor]:
@@ -29,14 +31,18 @@ def head(cls: type = BitDetect) -> Detect:
     return lived(cls(3, channels=[16, 32, 48]))
 
 
+def without_scales(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state of a module without scales of activations, as a float module has it."""
+    return {name: tensor for name, tensor in module.state_dict().items() if not name.endswith("act_scale")}
+
+
 def test_a_float_heads_state_loads_and_the_other_way_round():
-    own, plain = head(), head(Detect)
-    kept = {name: tensor for name, tensor in own.state_dict().items() if not name.endswith("act_scale")}
-    assert set(kept) == set(plain.state_dict())
-    assert [name for name in kept if kept[name].shape != plain.state_dict()[name].shape] == []
-    assert not any(own.load_state_dict(plain.state_dict()))
-    assert torch.equal(own.cv2[1][1].conv.weight, plain.cv2[1][1].conv.weight)
-    plain.load_state_dict({name: value for name, value in own.state_dict().items() if not name.endswith("act_scale")})
+    ternary, plain = head(), head(Detect)
+    shapes = {name: tensor.shape for name, tensor in without_scales(ternary).items()}
+    assert shapes == {name: tensor.shape for name, tensor in plain.state_dict().items()}
+    assert not any(ternary.load_state_dict(plain.state_dict()))
+    assert torch.equal(ternary.cv2[1][1].conv.weight, plain.cv2[1][1].conv.weight)
+    plain.load_state_dict(without_scales(ternary))
 
 
 def test_what_is_ternary_and_what_stays_float():
@@ -52,7 +58,7 @@ def test_what_is_ternary_and_what_stays_float():
 @pytest.mark.parametrize("backend", ["auto", "float"])
 @torch.no_grad()
 def test_each_level_is_quantised_once_and_inference_is_what_training_saw(backend, monkeypatch):
-    integer.set_default_backend(backend)
+    bit_kernels.set_default_backend(backend)
     block, maps = head(), levels()
     for part in block.modules():
         if isinstance(part, BitConv2d):
@@ -67,21 +73,23 @@ def test_each_level_is_quantised_once_and_inference_is_what_training_saw(backend
     assert len(calls) == 3 * 5 and calls[:3] == first
     for part in block.modules():
         part.training = False
-    # rounding may fall to the other side where two ways of adding up differ in the last digit: one step of 254
-    for found in (block(maps), copy.deepcopy(block)(maps), (block.fuse(), block(maps))[1]):
-        for key in found:
-            error = (found[key] - expected[key]).abs()
-            assert error.max() < 0.02 * expected[key].abs().max() and error.mean() < 1e-4 * expected[key].abs().max()
-    assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules()) and isinstance(
-        block.cv2[0][0].conv, FrozenConv2d
-    )
+    results = [block(maps), copy.deepcopy(block)(maps)]
+    block.fuse()
+    results.append(block(maps))
+    # Where two ways of adding up differ in the last digit, a code may be rounded to the other side: one step of 254.
+    for outputs in results:
+        for key, tensor in outputs.items():
+            error, size = (tensor - expected[key]).abs(), expected[key].abs().max()
+            assert error.max() < 0.02 * size and error.mean() < 1e-4 * size
+    assert not any(isinstance(part, nn.BatchNorm2d) for part in block.modules())
+    assert isinstance(block.cv2[0][0].conv, FrozenConv2d)
 
 
-def test_a_head_on_something_already_quantised():
+def test_a_layer_takes_quantised_input():
     layer = BitConv2d(4, 4, 3, act="given")
     x = torch.randn(1, 4, 6, 6)
     torch.testing.assert_close(layer(Quantised(x)), layer(x))
-    codes = integer.float_codes(x, torch.tensor(0.05))
+    codes = bit_kernels.float_codes(x, torch.tensor(0.05))
     with torch.no_grad():
         torch.testing.assert_close(layer.eval()(Quantised(codes=codes, scale=torch.tensor(0.05))), layer(codes * 0.05))
 
@@ -95,26 +103,26 @@ def test_the_owners_graphs_are_saved_and_loaded_with_their_scales(graph, tmp_pat
     scales = {name: value for name, value in model.state_dict().items() if name.endswith("act_scale")}
     assert len(scales) == 15 and all(value > 0 for value in scales.values())
     save_checkpoint(tmp_path / "a.pt", Checkpoint(model.graph, model.state_dict()))
-    again, x = load_checkpoint(tmp_path / "a.pt").model(), torch.rand(1, 3, 64, 64)
+    loaded, x = load_checkpoint(tmp_path / "a.pt").model(), torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        assert all(torch.equal(again(x)[key], model(x)[key]) for key in raw)
-    assert all(torch.equal(again.state_dict()[name], value) for name, value in scales.items())
+        assert_equal(loaded(x), model(x))
+    assert_equal(loaded.state_dict(), model.state_dict())
 
 
-def test_files_of_a_float_head_open_and_are_taken_over(tmp_path):
+def test_a_checkpoint_of_a_float_head_opens_and_transfers(tmp_path):
     model = lived(build("bitfalcon-p.yaml", "n", nc=2))
-    plain = {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("act_scale")}
+    plain = without_scales(model)
     save_checkpoint(tmp_path / "old.pt", Checkpoint(model.graph, plain))
-    opened = load_checkpoint(tmp_path / "old.pt")
-    again = opened.model()
-    state = again.state_dict()
-    assert all(torch.equal(state[name], tensor) for name, tensor in plain.items())
-    assert all(not state[name].any() for name in state.keys() - plain.keys()) and state.keys() - plain.keys()
+    checkpoint = load_checkpoint(tmp_path / "old.pt")
+    state = checkpoint.model().state_dict()
+    scales = state.keys() - plain.keys()
+    assert_equal({name: state[name] for name in plain}, plain)
+    assert scales and not any(state[name].any() for name in scales)
     other = build("bitfalcon-p.yaml", "n", nc=2)
     for part in other.modules():
         if isinstance(part, BitConv2d) and part.act != "given":
             part.act_scale.fill_(3.0)
-    transfer(other, opened, "old.pt")
-    assert all(torch.equal(value, state[name]) for name, value in other.state_dict().items())
+    transfer(other, checkpoint, "old.pt")
+    assert_equal(other.state_dict(), state)
     with pytest.raises(UserError, match="do not fit"):
         Checkpoint(model.graph, {name: tensor for name, tensor in plain.items() if "cv2.0.0.conv" not in name}).model()

@@ -1,15 +1,11 @@
-"""Ternary layers: against loops, against float arithmetic, on older processors, through copies, states and folding."""
+"""Ternary layers: weights and activations by the formulas, gradients, copies, states and folding."""
 
 from __future__ import annotations
 
 import copy
 import io
 import math
-import os
 import pickle
-import random
-import subprocess
-import sys
 import warnings
 
 import pytest
@@ -17,22 +13,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.build import build
-from bitfalcon_plugin.models.modules import bit_kernels as integer
+from bitfalcon_plugin.models.modules import bit_kernels
 from bitfalcon_plugin.models.modules.bit_activations import StraightThrough
-from bitfalcon_plugin.models.modules.bit_kernels import Geometry
 from bitfalcon_plugin.models.modules.bit_layers import BitConv2d, BitLinear
-from tests.helpers.paths import ROOT
+from tests.helpers.ternary import training_forward
 from tests.helpers.tiny_models import lived
 
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-    integer.set_default_backend("auto")
-    yield
-    integer.set_default_backend("auto")
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def slow_codes(weight: torch.Tensor, rule: str, per_tensor: bool = False) -> torch.Tensor:
@@ -44,19 +31,12 @@ def slow_codes(weight: torch.Tensor, rule: str, per_tensor: bool = False) -> tor
         if rule == "absmean":
             out += [max(-1, min(1, round(w / mean))) * mean for w in row]
         elif rule == "twn":
-            kept = [abs(w) for w in row if abs(w) > 0.7 * mean]
-            out += [math.copysign(sum(kept) / len(kept), w) if abs(w) > 0.7 * mean else 0.0 for w in row]
+            above = [abs(w) for w in row if abs(w) > 0.7 * mean]
+            out += [math.copysign(sum(above) / len(above), w) if abs(w) > 0.7 * mean else 0.0 for w in row]
         else:
             step = max(map(abs, row)) / 127
             out += [round(w / step) * step for w in row]
     return torch.tensor(out).view_as(weight)
-
-
-def trained(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """The training forward on x with the scale that x gives, and the layer in eval mode after it."""
-    y = layer.train()(x)
-    layer.eval()
-    return y.detach()
 
 
 # Weights and activations
@@ -80,7 +60,7 @@ def test_weights_that_are_zero_stay_zero_and_finite():
     for rule in ("absmean", "twn", "int8"):
         layer = BitConv2d(3, 4, 3, rule=rule)
         layer.weight[1] = 0
-        y = trained(layer, torch.randn(1, 3, 8, 8))
+        y = training_forward(layer, torch.randn(1, 3, 8, 8))
         assert torch.equal(y[0, 1], layer.bias[1].expand(6, 6)) and y.isfinite().all()
         torch.testing.assert_close(layer(torch.zeros(1, 3, 4, 4))[0, :, 0, 0], layer.bias)
 
@@ -102,17 +82,17 @@ def test_a_static_scale_is_a_moving_average_of_the_largest_values():
 def test_activations_are_those_of_the_formulas():
     x = torch.randn(3, 4, 5, 6) * torch.tensor([1.0, 10.0, 0.1]).view(3, 1, 1, 1)
     dynamic = BitConv2d(4, 4, 1, act="dynamic").quantise(x).floats()
-    for image, found in zip(x, dynamic, strict=True):
+    for image, quantised in zip(x, dynamic, strict=True):
         step = image.abs().max().item() / 127
         expected = torch.tensor([round(v / step) * step for v in image.flatten().tolist()]).view_as(image)
-        torch.testing.assert_close(found, expected, atol=step * 1e-3, rtol=0)
+        torch.testing.assert_close(quantised, expected, atol=step * 1e-3, rtol=0)
     static = BitConv2d(4, 4, 1).eval()
     static.act_scale.fill_(0.02)
-    found = static.quantise(x).floats()
+    quantised = static.quantise(x).floats()
     expected = torch.tensor([max(-127, min(127, round(v / 0.02))) * 0.02 for v in x.flatten().tolist()]).view_as(x)
-    assert (found - expected).abs().gt(1e-5).sum() == 0 and found.abs().max() == pytest.approx(2.54, rel=1e-5)
+    assert (quantised - expected).abs().gt(1e-5).sum() == 0 and quantised.abs().max() == pytest.approx(2.54, rel=1e-5)
     rows = BitLinear(6, 2, act="dynamic").quantise(x).floats()
-    torch.testing.assert_close(rows.abs().amax(-1), x.abs().amax(-1))  # each row's largest value is met
+    torch.testing.assert_close(rows.abs().amax(-1), x.abs().amax(-1))  # the largest value of a row stays
 
 
 def test_a_scale_that_was_never_set_leaves_activations_alone():
@@ -168,186 +148,13 @@ def test_autocast_trains(dtype):
     assert x.grad.isfinite().all() and layer.weight.grad.dtype == torch.float32 and layer.weight.grad.abs().sum() > 0
 
 
-# Whole numbers against floats
-
-
-def differences(layer: nn.Module, x: torch.Tensor) -> float:
-    """Largest difference of inference from the training forward, as a share of the largest output; in both backends."""
-    expected, worst = trained(layer, x), 0.0
-    with torch.no_grad():
-        for layer.backend in ("float", "auto"):
-            worst = max(worst, ((layer(x) - expected).abs().max() / expected.abs().max()).item())
-    return worst
-
-
-def shapes_of_yolov12(side: int) -> dict[str, tuple]:
-    """Every different convolution of YOLOv12 n and the size of its input for a square image."""
-    model, found = build("yolov12.yaml", "n").eval(), {}
-
-    def note(conv: nn.Conv2d, inputs: tuple[torch.Tensor]) -> None:
-        case = (
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,
-            conv.stride,
-            conv.padding,
-            conv.groups,
-            inputs[0].shape[2:],
-        )
-        found.setdefault(str(case), case)
-
-    for part in model.modules():
-        if isinstance(part, nn.Conv2d):
-            part.register_forward_pre_hook(note)
-    with torch.no_grad():
-        model(torch.zeros(1, 3, side, side))
-    return found
-
-
-def worst_of_yolov12(side: int) -> float:
-    """The largest of `differences` over all of them, for batches of 1 and 3 and for int8 weights."""
-    worst = 0.0
-    for c_in, c_out, k, s, p, g, size in shapes_of_yolov12(side).values():
-        for batch, rule in ((1, "absmean"), (3, "absmean"), (1, "int8")):
-            layer = BitConv2d(c_in, c_out, k, s, p, groups=g, bias=False, rule=rule)
-            worst = max(worst, differences(layer, torch.randn(batch, c_in, *size)))
-    return worst
-
-
-def test_inference_agrees_with_training_on_every_shape_of_yolov12():
-    assert len(shapes_of_yolov12(160)) > 40
-    assert worst_of_yolov12(160) <= 1e-5
-
-
-def test_inference_agrees_with_training_on_random_shapes():
-    draw = random.Random(0)
-    for _ in range(60):
-        groups = draw.choice([1, 1, 2, 4])
-        depthwise = draw.random() < 0.25
-        c_in = groups * draw.randint(1, 9)
-        c_out, groups = (c_in, c_in) if depthwise else (groups * draw.randint(1, 9), groups)
-        k, s, p, d = draw.choice([1, 3, 5, (1, 3)]), draw.randint(1, 2), draw.randint(0, 2), draw.randint(1, 2)
-        layer = BitConv2d(
-            c_in,
-            c_out,
-            k,
-            s,
-            p,
-            d,
-            groups,
-            draw.random() < 0.5,
-            rule=draw.choice(["absmean", "twn", "int8"]),
-            act=draw.choice(["static", "dynamic"]),
-            granularity=draw.choice(["channel", "tensor"]),
-        )
-        x = torch.randn(draw.choice([1, 3]), c_in, draw.randint(9, 14), draw.randint(9, 14))
-        x = x.to(memory_format=torch.channels_last) if draw.random() < 0.5 else x
-        assert differences(layer, x) <= 1e-5, layer
-    for shape in ((5, 12), (2, 3, 12), (12,)):
-        for act in ("static", "dynamic"):
-            assert differences(BitLinear(12, 7, act=act), torch.randn(*shape)) <= 1e-5
-
-
-@pytest.mark.parametrize("padding", ["same", "reflect", "unbatched", "double"])
-@pytest.mark.parametrize("act", ["static", "dynamic"])
-def test_unusual_convolutions_are_computed_too(padding, act):
-    layer = BitConv2d(
-        4,
-        4,
-        3,
-        act=act,
-        padding="same" if padding == "same" else 1,
-        padding_mode="reflect" if padding == "reflect" else "zeros",
-    )
-    x = torch.randn(4, 8, 8) if padding == "unbatched" else torch.randn(2, 4, 8, 8)
-    if padding == "double":
-        layer, x = layer.double(), x.double()
-    assert differences(layer, x) <= 1e-5
-
-
-@pytest.mark.parametrize("isa", ["AVX2", "AVX2_VNNI", "AVX512_CORE"])
-def test_inference_agrees_with_training_on_older_processors(isa):
-    """Emulated: the instruction set is limited. Without VNNI full int8 weights of dense layers are left to floats."""
-    script = (
-        "import tests.models.modules.test_bit_layers as t; print(t.integer.describe()); print(t.worst_of_yolov12(64))"
-    )
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "ONEDNN_MAX_CPU_ISA": isa},
-    )
-    told, worst = run.stdout.strip().splitlines()
-    assert float(worst) <= 1e-5, told
-    if not integer.refusal("ternary"):
-        assert "onednn: ternary, ternary depthwise" in told
-
-
-# Backends
-
-
-def test_the_backend_can_be_chosen_and_is_told():
-    layer = BitConv2d(4, 4, 3)
-    best = "float" if integer.refusal("ternary") else "onednn"
-    assert layer.computed_by() == best and "backend=auto" in repr(layer) and torch.__version__ in integer.describe()
-    integer.set_default_backend("float")
-    assert layer.computed_by() == "float" and "asked for" in integer.describe() and "onednn" not in integer.describe()
-    layer.backend = "auto" if best == "float" else "onednn"
-    assert layer.computed_by() == ("float" if best == "float" else "onednn")
-    assert BitConv2d(4, 4, 3, act="none").computed_by() == BitConv2d(4, 4, 3).half().computed_by() == "float"
-    for wrong in (
-        lambda: integer.set_default_backend("onedn"),
-        lambda: BitConv2d(4, 4, 3, backend="gpu"),
-        lambda: BitConv2d(4, 4, 3, rule="binary"),
-        lambda: BitLinear(4, 4, act="int4"),
-        lambda: BitLinear(4, 4, granularity="row"),
-    ):
-        with pytest.raises(UserError, match="is none of"):
-            wrong()
-    with pytest.raises(UserError, match="Did you mean 'onednn'"):
-        integer.set_default_backend("onedn")
-
-
-def test_a_machine_without_the_operator_computes_in_floats(monkeypatch):
-    layer, x = BitConv2d(4, 4, 3), torch.randn(1, 4, 8, 8)
-    expected = trained(layer, x)
-
-    def broken(*args):
-        raise RuntimeError("no such operator\nand a trace")
-
-    monkeypatch.setattr(integer.OneDnn, "__call__", broken)
-    integer.refusal.cache_clear()
-    try:
-        assert layer.computed_by() == "float" and "cannot be called: no such operator)" in integer.describe()
-        with torch.no_grad():
-            torch.testing.assert_close(layer(x), expected)
-        with pytest.raises(UserError, match="cannot be used here"):
-            integer.set_default_backend("onednn")
-        monkeypatch.setattr(integer.OneDnn, "__call__", lambda self, codes: torch.zeros(2, 32, 1, 1))
-        integer.refusal.cache_clear()
-        assert "overflow" in integer.refusal("int8") and layer.computed_by() == "float"
-    finally:
-        integer.refusal.cache_clear()
-
-
-@pytest.mark.skipif(bool(integer.refusal("ternary")), reason="no integer convolution here")
-def test_sums_are_exact():
-    weights = torch.randint(-1, 2, (8, 300, 3, 3), dtype=torch.int8)
-    codes = torch.randint(-127, 128, (2, 300, 6, 5)).float()
-    found = integer.OneDnn(weights, torch.ones(8), None, Geometry(padding=(1, 1)))(codes)
-    assert torch.equal(found.double(), F.conv2d(codes.double(), weights.double(), padding=1))
-    assert torch.equal(integer.as_floats(integer.as_bytes(codes)), codes)
-
-
 # Copies, states, modes
 
 
 def test_copies_pickles_and_modes_after_a_forward():
     layer = BitConv2d(4, 6, 3)
     x = torch.randn(1, 4, 9, 9)
-    trained(layer, x)
+    training_forward(layer, x)
     with torch.inference_mode():
         expected = layer(x)
     stream = io.BytesIO()
@@ -408,7 +215,7 @@ def test_states_are_those_of_the_layer_that_was_replaced():
 def test_no_warning_is_printed():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        integer.refusal.cache_clear()
+        bit_kernels.refusal.cache_clear()
         for layer, x in ((BitConv2d(4, 4, 3), torch.randn(1, 4, 8, 8)), (BitLinear(4, 4), torch.randn(3, 4))):
             layer(x).sum().backward()
             with torch.inference_mode():
@@ -426,11 +233,10 @@ def test_folding_keeps_every_code_and_the_outputs(rule):
     bn = lived(nn.BatchNorm2d(8))
     bn.weight[:4] *= -1
     x = torch.randn(2, 8, 9, 9)
-    trained(conv, x)
+    training_forward(conv, x)
     folded = conv.folded(bn)
-    assert torch.equal(folded.codes_and_scales()[0], conv.codes_and_scales()[0]) and not any(
-        p.requires_grad for p in folded.parameters()
-    )
+    assert torch.equal(folded.codes_and_scales()[0], conv.codes_and_scales()[0])
+    assert not any(p.requires_grad for p in folded.parameters())
     torch.testing.assert_close(folded(x), bn(conv(x)), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(folded.folded(bn)(x), bn(bn(conv(x))), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(copy.deepcopy(folded)(x), folded(x))
