@@ -1,4 +1,4 @@
-"""How pytest runs here: the whole suite in several processes, named files in one; each process has one thread of torch."""
+"""How pytest runs here: all tests in several processes, named files in one; each process has one thread of torch."""
 
 from __future__ import annotations
 

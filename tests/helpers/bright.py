@@ -1,4 +1,4 @@
-"""A YOLO object that needs no training: finder.BrightBoxes in the place of its network."""
+"""A YOLO object that detects without training: its network is finder.BrightBoxes."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from tests.helpers.finder import BrightBoxes
 
 
 class Bright(BrightBoxes):
-    """BrightBoxes with what the facade asks of a network."""
+    """BrightBoxes with the methods that YOLO calls."""
 
     def fuse(self):
         return self
 
 
-def bright(folder: Path, **settings) -> YOLO:
-    """It finds the red (0), green (1) and blue (2) area of an image, one box a colour; imgsz is 64."""
+def untrained(folder: Path) -> YOLO:
+    """A YOLO object of a small graph with three classes and random weights."""
     (folder / "bright.yaml").write_text(GRAPH)
-    yolo = YOLO(folder / "bright.yaml")
+    return YOLO(folder / "bright.yaml")
+
+
+def bright(folder: Path, **settings) -> YOLO:
+    """A YOLO object that detects the red (0), green (1) and blue (2) area of an image, one box each; imgsz is 64."""
+    yolo = untrained(folder)
     yolo._working.built = Bright()
     yolo.overrides.update({"imgsz": 64, "device": "cpu", **settings})
     return yolo

@@ -1,4 +1,4 @@
-"""A detector that needs no training: it boxes the bright rectangles of an image. For tests of what surrounds a network."""
+"""A detector that needs no training: it boxes the bright rectangles of an image. It stands in for a network."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Copy what the tests need of the recorded conformance numbers into tests/data/recorded/conformance.json.gz.
 
-By hand: python tests/helpers/make_vectors.py <folder of the recorded vectors>. Layers and outputs keep every recorded sample; of
-the state dict its keys and shapes.
+Run by hand: python tests/helpers/make_vectors.py <folder of the recorded vectors>. Of layers and outputs every recorded
+sample is copied; of the state dict its keys and shapes.
 """
 
 from __future__ import annotations

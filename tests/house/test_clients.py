@@ -1,5 +1,6 @@
-"""Tools that people feed results to, with the real packages where they are installed: supervision and SAHI. Of others that
-are too heavy for tests (FiftyOne, Label Studio), what their documentation shows.
+"""Other programs that read our results: supervision and SAHI themselves, where they are installed.
+
+Of programs that are too heavy for tests (FiftyOne, Label Studio) the lines that their documentation shows are run.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pytest
 import torch
 
 from bitfalcon_plugin.config.errors import UserError
-from tests.helpers.bright import Bright, bright, canvas
+from tests.helpers.bright import Bright, bright, canvas, untrained
 from tests.helpers.finder import painted
 from tests.helpers.paths import ROOT
 
@@ -86,12 +87,16 @@ def sahi_rows(result) -> list[tuple[int, ...]]:
     return rows((item.category.id, item.bbox.to_xyxy()) for item in result.object_prediction_list)
 
 
-FAR = [
-    (0, 10, 10, 30, 40),
-    (0, 140, 20, 160, 50),
-    (1, 70, 70, 100, 100),
-    (2, 150, 140, 180, 170),
-]  # none crosses a multiple of 64
+# No box crosses a multiple of 64.
+FAR = [(0, 10, 10, 30, 40), (0, 140, 20, 160, 50), (1, 70, 70, 100, 100), (2, 150, 140, 180, 170)]
+
+SLICES = {
+    "slice_height": 64,
+    "slice_width": 64,
+    "overlap_height_ratio": 0,
+    "perform_standard_pred": False,
+    "verbose": 0,
+}
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -100,17 +105,7 @@ def test_sahi_finds_in_slices_what_lies_in_them(adapter, tmp_path, batch_size):
 
     model = adapter(model=bright(tmp_path), device="cpu", confidence_threshold=0.3)
     image = np.ascontiguousarray(canvas(192, 192, *FAR)[..., ::-1])  # RGB, as SAHI has its images
-    found = get_sliced_prediction(
-        image,
-        model,
-        slice_height=64,
-        slice_width=64,
-        overlap_height_ratio=0,
-        overlap_width_ratio=0,
-        perform_standard_pred=False,
-        batch_size=batch_size,
-        verbose=0,
-    )
+    found = get_sliced_prediction(image, model, **SLICES, overlap_width_ratio=0, batch_size=batch_size)
     assert sahi_rows(found) == sorted(FAR)
     assert {item.category.name for item in found.object_prediction_list} == {"red", "green", "blue"}
     assert {round(item.score.value, 3) for item in found.object_prediction_list} == {0.9}
@@ -123,16 +118,7 @@ def test_sahi_joins_the_parts_of_an_object_that_slices_cut(adapter, tmp_path):
     box = (0, 20, 30, 60, 50)  # the slices begin at 0 and 32
     path = painted(tmp_path / "wide.png", (96, 64), [box])
     model = adapter(model=bright(tmp_path), device="cpu")
-    found = get_sliced_prediction(
-        str(path),
-        model,
-        slice_height=64,
-        slice_width=64,
-        overlap_height_ratio=0,
-        overlap_width_ratio=0.5,
-        perform_standard_pred=False,
-        verbose=0,
-    )
+    found = get_sliced_prediction(str(path), model, **SLICES, overlap_width_ratio=0.5)
     assert sahi_rows(found) == [box] and len(model.model.predictor.model.seen) == 2
 
 
@@ -152,15 +138,9 @@ def test_sahi_predicts_whole_images(adapter, tmp_path, scene):
 
 
 def test_sahi_opens_a_checkpoint_by_its_path_and_says_what_is_wrong(adapter, tmp_path):
-    yolo = bright(tmp_path)
-    yolo._model = None
-    yolo.save(tmp_path / "fresh.pt")
-    model = adapter(
-        model_path=str(tmp_path / "fresh.pt"),
-        device="cpu",
-        image_size=64,
-        category_mapping={"0": "a", "1": "b", "2": "c"},
-    )
+    untrained(tmp_path).save(tmp_path / "fresh.pt")
+    names = {"0": "a", "1": "b", "2": "c"}
+    model = adapter(model_path=str(tmp_path / "fresh.pt"), device="cpu", image_size=64, category_mapping=names)
     model.perform_inference(canvas(48, 64))
     model.convert_original_predictions()
     assert model.object_prediction_list == [] and model.category_names == ["a", "b", "c"] and model.num_categories == 3
@@ -211,9 +191,7 @@ def test_the_examples_of_the_page_run(sv, adapter, tmp_path, monkeypatch):
     text = (ROOT / "bitfalcon_plugin" / "predict" / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text.partition("\n## Clients\n")[2], re.S)
     assert len(blocks) == 2
-    yolo = bright(tmp_path)
-    yolo._model = None
-    yolo.save(tmp_path / "best.pt")
+    untrained(tmp_path).save(tmp_path / "best.pt")
     for name in ("image.jpg", "large.jpg"):
         painted(tmp_path / name, (64, 48), [RED])
     monkeypatch.chdir(tmp_path)

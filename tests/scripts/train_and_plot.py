@@ -1,4 +1,4 @@
-"""Train on a dataset of one's own, look at the numbers, and put a picture with its detections beside the learning curve."""
+"""Train on your own dataset, print the numbers, and put a picture with its detections beside the learning curve."""
 
 import csv
 

@@ -1,4 +1,7 @@
-"""training/distributed.py and launch.py: two processes against one that takes both halves of a batch, and ends of all kinds."""
+"""train/distributed.py and train/launch.py.
+
+Two processes compute what one computes that takes both halves of a batch; and processes end in all kinds of ways.
+"""
 
 from __future__ import annotations
 
@@ -71,8 +74,12 @@ def gradients(model):
 
 
 def train_some(world: World) -> dict:
-    """Gradients of batches gathered and shared, then of one more, settled before its step; buffers before and after share."""
-    found = {}
+    """The results of training each network on this process's half of each batch.
+
+    losses, stepped: losses, and gradients after BATCHES batches. alone, waiting: gradients of one more batch, before
+    and after they are averaged. buffers: before and after rank 0's are sent.
+    """
+    results = {}
     for name, model in networks().items():
         network, losses = world.wrap(model.train()), []
         for batch in range(BATCHES):
@@ -88,7 +95,7 @@ def train_some(world: World) -> dict:
         buffers = [{key: value.clone() for key, value in model.named_buffers()}]
         world.broadcast_buffers(model)
         buffers.append(dict(model.named_buffers()))
-        found[name] = {
+        results[name] = {
             "losses": losses,
             "stepped": stepped,
             "alone": alone,
@@ -96,11 +103,11 @@ def train_some(world: World) -> dict:
             "buffers": buffers,
             "unused": getattr(network, "find_unused_parameters", None),
         }
-    return found
+    return results
 
 
-def in_two(sent: dict) -> list:
-    """What both ranks got from exchanges; then training, whose results go to files. The group is made twice."""
+def exchange_and_train(sent: dict) -> list:
+    """The values that both ranks exchanged; results of training go to files. The process group is made twice."""
     with join(select_devices("cpu")) as world:
         tensor = torch.tensor([1.0, world.rank])
         plain = {
@@ -120,7 +127,7 @@ def in_two(sent: dict) -> list:
 
 @pytest.fixture()
 def one_thread():
-    """As many threads as each process has: with more, sums come in another order."""
+    """Compute with one thread, as each process does: with more threads sums come in another order."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -133,7 +140,7 @@ def both(tmp_path_factory):
     folder = tmp_path_factory.mktemp("both")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        plain = launch(2, in_two, {"seed": 3, "folder": str(folder)})
+        plain = launch(2, exchange_and_train, {"seed": 3, "folder": str(folder)})
     return [(values, torch.load(folder / f"{rank}.pt")) for rank, values in enumerate(plain)]
 
 
@@ -147,9 +154,8 @@ def test_values_are_exchanged(both) -> None:
 
 @pytest.mark.parametrize("name", ["yolov12n", "dead row"])
 def test_two_processes_are_one_that_takes_both_halves(both, name, one_thread) -> None:
-    model = networks()[
-        name
-    ].train()  # ranks start with rank 0's weights and see their own halves, each normalised by itself
+    # Each rank starts with rank 0's weights, and normalises its half of a batch by itself.
+    model = networks()[name].train()
     losses = [sum(backward(model, model, batch, rank) for rank in (0, 1)) for batch in range(BATCHES)]
     expected = gradients(model)
     model.zero_grad()
@@ -184,15 +190,9 @@ def test_one_process_is_left_alone() -> None:
     model, total, tensor = small_model(CONV), torch.tensor(2.0), torch.ones(2)
     with join([torch.device("cpu")]) as world:
         assert world == World() and world.main
-        assert (
-            world.wrap(model) is model and world.synchronise_norms(model) is model and world.scale_loss(total) is total
-        )
-        assert (
-            world.gather([1, 2]) == [1, 2]
-            and world.any(True)
-            and not world.any(False)
-            and world.broadcast(total) is total
-        )
+        assert world.wrap(model) is model and world.synchronise_norms(model) is model
+        assert world.scale_loss(total) is total and world.broadcast(total) is total
+        assert world.gather([1, 2]) == [1, 2] and world.any(True) and not world.any(False)
         assert world.mean(tensor) is tensor
         with world.accumulating(model):
             world.barrier()
@@ -204,15 +204,11 @@ def test_one_process_is_left_alone() -> None:
 def test_synchronised_norms_keep_tensors_and_names() -> None:
     model = networks()["yolov12n"]
     model.model[0].bn.eps = 0.5  # as a file of another maker may have it
-    average, keys, tensors = (
-        copy.deepcopy(model),
-        list(model.state_dict()),
-        list(map(id, (*model.parameters(), *model.buffers()))),
-    )
-    assert World(0, 2).synchronise_norms(model) is model and not any(
-        isinstance(m, nn.SyncBatchNorm) for m in model.modules()
-    )  # a CPU
-    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # what is done on GPUs
+    average, keys = copy.deepcopy(model), list(model.state_dict())
+    tensors = list(map(id, (*model.parameters(), *model.buffers())))
+    assert World(0, 2).synchronise_norms(model) is model  # on a CPU nothing changes
+    assert not any(isinstance(m, nn.SyncBatchNorm) for m in model.modules())
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # as synchronise_norms does on GPUs
     assert converted is model and sum(isinstance(m, nn.SyncBatchNorm) for m in model.modules()) > 50
     assert list(model.state_dict()) == keys == list(average.state_dict())
     assert list(map(id, (*model.parameters(), *model.buffers()))) == tensors
@@ -285,17 +281,15 @@ def test_a_mistake_arrives_in_one_line(capfd) -> None:
 
 
 def test_a_fault_arrives_with_its_traceback_and_not_that_of_the_others() -> None:
-    with pytest.raises(
-        RuntimeError, match="^process 1 of 2 failed:\nTraceback(.|\n)*raise_a_fault(.|\n)*ValueError: a fault"
-    ):
+    words = "^process 1 of 2 failed:\nTraceback(.|\n)*raise_a_fault(.|\n)*ValueError: a fault"
+    with pytest.raises(RuntimeError, match=words):
         launch(2, raise_a_fault, "here")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is of POSIX")
 def test_one_that_dies_ends_all(capfd) -> None:
-    with pytest.raises(
-        UserError, match="^Process 1 of 2 .* killed by SIGKILL; the others were stopped.*resume="
-    ) as error:
+    words = "^Process 1 of 2 .* killed by SIGKILL; the others were stopped.*resume="
+    with pytest.raises(UserError, match=words) as error:
         launch(2, die, "here")
     assert "\n" not in str(error.value) and "Traceback" not in capfd.readouterr().err
 
@@ -341,17 +335,14 @@ def test_a_script_that_trains_when_imported_is_left_out(tmp_path, monkeypatch, t
             assert imported
 
 
+CAUSE = "process 1 of 2 failed:\nthe cause"
+
+
 @pytest.mark.parametrize(
     "notes, rank, code, kind, words",
     [
-        (
-            {"2.0.error": "came of it", "1.1.error": "the cause"},
-            0,
-            1,
-            RuntimeError,
-            "process 1 of 2 failed:\nthe cause",
-        ),
-        ({"1.0.lost": "gone", "2.1.error": "the cause"}, 0, 1, RuntimeError, "process 1 of 2 failed:\nthe cause"),
+        ({"2.0.error": "came of it", "1.1.error": "the cause"}, 0, 1, RuntimeError, CAUSE),
+        ({"1.0.lost": "gone", "2.1.error": "the cause"}, 0, 1, RuntimeError, CAUSE),
         ({"2.1.user": "your mistake", "1.0.error": "page"}, 0, 1, UserError, "your mistake"),
         ({"1.0.lost": "gone"}, 0, 1, UserError, "^gone$"),
         ({"1.0.lost": "came of it"}, 1, -9, UserError, "Process 1 .* SIGKILL.*fewer workers="),

@@ -20,6 +20,7 @@ from bitfalcon_plugin.config.table import live, table
 from bitfalcon_plugin.train.records import Records
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.coloured import lay_out
+from tests.helpers.paths import ROOT
 
 SMALL = {
     "model": "small.yaml",
@@ -42,14 +43,17 @@ SMALL = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run left: a hash of its weights, its files, its rows, its words, its numbers, and some of what was set up."""
+    """What a run left, and how it was set up.
+
+    weights: a hash of them. rows: of results.csv, without epoch and time. output: what was printed. stats: the metrics.
+    kernels: whether kernels were deterministic.
+    """
 
     weights: str
     files: frozenset[str]
     rows: tuple[tuple[str, ...], ...]
-    said: str
-    found: tuple[float, ...]
-    classes: int
+    output: str
+    stats: tuple[float, ...]
     recomputes: bool
     workers: int
     kernels: bool
@@ -72,32 +76,21 @@ def ground(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(ground):
     """Outcomes by settings, each trained once."""
-    known: dict[str, Outcome] = {}
+    outcomes: dict[str, Outcome] = {}
 
     def run(**changes) -> Outcome:
         key = repr(sorted(changes.items()))
-        if key not in known:
-            known[key] = _run(changes, len(known))
-        return known[key]
+        if key not in outcomes:
+            outcomes[key] = _run(changes, len(outcomes))
+        return outcomes[key]
 
-    with contextlib.chdir(ground) if hasattr(contextlib, "chdir") else _chdir(ground):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ground)
         yield run
 
 
-@contextlib.contextmanager
-def _chdir(folder):
-    import os
-
-    before = os.getcwd()
-    os.chdir(folder)
-    try:
-        yield
-    finally:
-        os.chdir(before)
-
-
 def _run(changes: dict, number: int) -> Outcome:
-    said, kernels, loaders = io.StringIO(), [], []
+    output, kernels = io.StringIO(), []
     original = preparing.set_training
 
     def spy(model, frozen):
@@ -105,32 +98,21 @@ def _run(changes: dict, number: int) -> Outcome:
         return original(model, frozen)
 
     settings = load_settings({"mode": "train", **SMALL, "name": f"run{number}", **changes})
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
         patch.setattr(preparing, "set_training", spy)
         result = run_train(settings, None)
     trainer = result.trainer
-    loaders.append(trainer.loader._loader.num_workers)
     digest = hashlib.sha256()
     for name, tensor in torch.load(trainer.last)["state"].items():
         digest.update(name.encode() + tensor.numpy().tobytes())
-    files = frozenset(
-        str(path.relative_to(trainer.save_dir))
-        for path in trainer.save_dir.rglob("*")
-        if path.is_file() and not path.name.startswith("events.")
-    )  # TensorBoard's, named by time
+    paths = [path for path in trainer.save_dir.rglob("*") if path.is_file()]
+    # TensorBoard names its files, events.*, by the time.
+    files = frozenset(str(p.relative_to(trainer.save_dir)) for p in paths if not p.name.startswith("events."))
     rows = tuple(tuple(line.split(",")[2:]) for line in (trainer.save_dir / "results.csv").read_text().splitlines())
     stats = tuple(0.0 if math.isnan(value) else value for value in result.metrics.stats.values())
-    return Outcome(
-        digest.hexdigest(),
-        files,
-        rows,
-        said.getvalue(),
-        stats,
-        trainer.model.nc,
-        trainer.model.checkpointing,
-        loaders[0],
-        kernels[0],
-    )
+    workers, model = trainer.loader._loader.num_workers, trainer.model
+    text = output.getvalue()
+    return Outcome(digest.hexdigest(), files, rows, text, stats, model.checkpointing, workers, kernels[0])
 
 
 # key -> (value, settings of both runs beside SMALL): the weights differ
@@ -203,10 +185,8 @@ def test_patience_ends_a_run(runs, monkeypatch):
 
     monkeypatch.setattr(Records, "judge", falls)
     short, whole = runs(epochs=4, patience=2), runs(epochs=4, patience=0)
-    assert (len(short.rows), len(whole.rows)) == (
-        1 + 3,
-        1 + 4,
-    ) and "Stopping: no better fitness in 2 epochs" in short.said
+    assert (len(short.rows), len(whole.rows)) == (1 + 3, 1 + 4)  # the row of names, and a row for each epoch
+    assert "Stopping: no better fitness in 2 epochs" in short.output
 
 
 @pytest.mark.parametrize(
@@ -241,26 +221,23 @@ def test_val_false_measures_the_last_epoch_alone(runs):
 
 @pytest.mark.parametrize("key, value", [("iou", 0.01), ("max_det", 1), ("conf", 1.0)])
 def test_suppression_of_the_final_measurement(runs, key, value):
-    quick = {"epochs": 30, "lr0": 0.05, "val": False}  # val: the last epoch is measured in any case
-    plain, other = runs(**quick), runs(**quick, **{key: value})
-    assert plain.weights == other.weights and plain.found != other.found
+    runs(name="learned", epochs=30, lr0=0.05, val=False)
+    again = {"pretrained": "runs/learned/weights/last.pt", "epochs": 1, "lr0": 0.001}
+    plain, other = runs(**again), runs(**again, **{key: value})
+    assert plain.weights == other.weights and plain.stats != other.stats
 
 
 def test_keys_that_change_how_but_not_what(runs):
     plain = runs()
-    recomputed, read, loose, cached = (
-        runs(checkpointing=True),
-        runs(workers=1),
-        runs(deterministic=False),
-        runs(cache="ram"),
-    )
+    recomputed, read = runs(checkpointing=True), runs(workers=1)
+    loose, cached = runs(deterministic=False), runs(cache="ram")
     assert recomputed.recomputes and not plain.recomputes
     assert (read.workers, plain.workers) == (1, 0)
     assert plain.kernels and not loose.kernels
-    assert "cache" in cached.said.lower() and "cache" not in plain.said.lower()
+    assert "cache" in cached.output.lower() and "cache" not in plain.output.lower()
     assert {outcome.weights for outcome in (plain, recomputed, read, cached)} == {plain.weights}
     quiet = runs(verbose=False)
-    assert " red" in plain.said and " red" not in quiet.said
+    assert " red" in plain.output and " red" not in quiet.output
 
 
 def test_what_cannot_apply_is_said_once(runs):
@@ -269,7 +246,7 @@ def test_what_cannot_apply_is_said_once(runs):
         ({"batch": -1}, "using 16 on cpu"),
         ({"sync_bn": True}, "sync_bn=True is for several GPUs"),
     ):
-        assert runs(**changes).said.count(words) == 1, changes
+        assert runs(**changes).output.count(words) == 1, changes
     assert runs(batch=-1).weights != runs().weights
 
 
@@ -277,49 +254,35 @@ def test_pretrained_and_cls_remap(runs, ground):
     first = runs(name="teacher")
     weights = "runs/teacher/weights/best.pt"
     taught = runs(pretrained=weights)
-    assert taught.weights != first.weights and "kept" in taught.said
+    assert taught.weights != first.weights and "kept" in taught.output
     document = yaml.safe_load((ground / "data/data.yaml").read_text())
     (ground / "data/turned.yaml").write_text(yaml.safe_dump({**document, "names": ["blue", "green", "red"]}))
     one, two = (runs(pretrained=weights, data="data/turned.yaml", cls_remap=value) for value in (True, False))
-    assert one.weights != two.weights and "remapped  3 classes" in one.said and "remapped  0 classes" in two.said
+    assert one.weights != two.weights and "remapped  3 classes" in one.output and "remapped  0 classes" in two.output
 
 
-ELSEWHERE = {
-    "patience": "above",
-    "allow_url": "test_sources",
-    "json": "test_outputs",
-    "device": "test_devices, test_distributed",
-    "compile": "test_compiling",
-    "resume": "test_survival",
-    "exist_ok": "above",
-    "name": "above",
-    "project": "above",
-    "save": "above",
-    "save_period": "above",
-    "plots": "above",
-    "val": "above",
-    "conf": "above",
-    "iou": "above",
-    "max_det": "above",
-    "cache": "above",
-    "workers": "above",
-    "deterministic": "above",
-    "checkpointing": "above",
-    "verbose": "above",
-    "sync_bn": "above",
-    "pretrained": "above",
-    "cls_remap": "above",
-    "variant": "test_model",
-    "to": "test_foreign",
-    "out": "test_foreign",
-    **dict.fromkeys(("bit", "keep", "step", "by", "max_drop", "fmt"), "test_study"),
-    "allow_outside": "test_spec",
-    "debug": "test_cli",
+HERE = """patience exist_ok name project save save_period plots val conf iou max_det cache workers deterministic
+    checkpointing verbose sync_bn pretrained cls_remap"""
+TESTED_BY = {
+    "train/test_every_setting.py": HERE,
+    "predict/test_sources.py": "allow_url",
+    "predict/test_run.py": "json",
+    "config/test_devices.py": "device",
+    "models/inference/test_prepare.py": "compile",
+    "train/test_resume.py": "resume",
+    "house/test_yamls.py": "variant",
+    "models/weights/test_foreign.py": "to out",
+    "bit/test_run.py": "bit keep step by max_drop",
+    "models/weights/test_packed.py": "fmt",
+    "data/formats/test_dataset_yaml.py": "allow_outside",
+    "test_cli.py": "debug",
 }
 
 
 def test_no_training_key_is_forgotten():
     groups = yaml.safe_load((cfg_dir() / "default.yaml").read_text(encoding="utf-8"))
-    wanted = {key for name in ("train", "hyperparameters", "bitfalcon") for key in groups[name]} & set(live())
-    assert wanted - WEIGHTS.keys() - ELSEWHERE.keys() == set()
-    assert set(table()) > wanted
+    keys = {key for name in ("train", "hyperparameters", "bitfalcon") for key in groups[name]} & set(live())
+    assert all((ROOT / "tests" / file).is_file() for file in TESTED_BY)
+    tested = {key for text in TESTED_BY.values() for key in text.split()}
+    assert keys - WEIGHTS.keys() - tested == set()
+    assert set(table()) > keys

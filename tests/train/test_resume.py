@@ -85,19 +85,17 @@ def attempt(folder: str, tokens: list[str]) -> None:
     raise SystemExit(main(tokens))
 
 
-def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("kills")
-    lay_out(folder)
+def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(place):
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bitfalcon_plugin.train.run"])  # torch is imported once
 
     def start(*tokens: str):
-        process = context.Process(target=attempt, args=(str(folder), [*tokens]))
+        process = context.Process(target=attempt, args=(str(place), [*tokens]))
         process.start()
         return process
 
     whole = start(*TRAIN, "epochs=12", "name=whole", "workers=0")  # at the same time as the other
-    draw, kills, cut = random.Random(0), 0, folder / "runs/cut/weights/last.pt"
+    draw, kills, cut = random.Random(0), 0, place / "runs/cut/weights/last.pt"
     begin = [*TRAIN, "epochs=12", "name=cut", "exist_ok=True"]
     while kills < 10:
         tokens = ["train", f"resume={cut}"] if cut.is_file() else begin
@@ -115,7 +113,6 @@ def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(
         assert process.exitcode == 0
     whole.join()
     assert whole.exitcode == 0 and kills >= 3
-    os.chdir(folder)
     assert same(weights("whole"), weights("cut"))
     assert not list(Path("runs/cut").rglob(".*"))  # what a kill in the middle of a write left is swept up
 
@@ -287,7 +284,7 @@ def test_a_resumed_run_knows_what_was_given_and_what_was_not(place, finished):
     assert {"patience", "epochs", "batch"} <= given and not {"workers", "amp", "lr0"} & given
 
 
-def test_resume_finds_the_newest_run_and_refuses_to_become_another(place, finished, capsys):
+def test_resume_finds_the_newest_run_and_refuses_to_become_another(place, finished, capsys, monkeypatch):
     for name in ("older", "newer"):
         shutil.copytree(finished, f"runs/{name}")
     os.utime(last("older"), (time.time() - 100,) * 2)
@@ -297,7 +294,7 @@ def test_resume_finds_the_newest_run_and_refuses_to_become_another(place, finish
     assert main(["train", "resume=True", "epochs=2"]) == 0
     assert len(Path("runs/newer/results.csv").read_text().splitlines()) == 3
     (place / "empty").mkdir()
-    os.chdir(place / "empty")
+    monkeypatch.chdir(place / "empty")
     assert main(["train", "resume=True"]) == 2
     assert "no last.pt lies" in capsys.readouterr().err
 

@@ -1,4 +1,4 @@
-"""A whole run on two processes: rank 0's files, validation in shares that gives what one process gets, resuming alone."""
+"""A run on two processes writes one set of files, validates as one process does, and is resumed by one process."""
 
 from __future__ import annotations
 
@@ -41,16 +41,12 @@ SETTINGS = {
 
 
 def train_here(folder: str) -> tuple[str, dict[str, float], tuple[float, ...], list[int]]:
-    """What each process does: train, and look at what its share was."""
-    os.chdir(folder)
+    """Train in this process. Return the best checkpoint, metrics, losses, and the numbers of processes and batches."""
+    os.chdir(folder)  # of a process that launch() started: it ends after this function
     result = run_train(load_settings(SETTINGS), None)
     trainer = result.trainer
-    return (
-        str(result.best),
-        result.metrics.stats,
-        result.metrics.losses,
-        [trainer.run.world.size, len(trainer.val_loader), len(trainer.loader)],
-    )
+    numbers = [trainer.run.world.size, len(trainer.val_loader), len(trainer.loader)]
+    return str(result.best), result.metrics.stats, result.metrics.losses, numbers
 
 
 @pytest.fixture(scope="module")
