@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,9 @@ from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.config.settings import Settings, load_settings
 from bitfalcon_plugin.config.table import table
+from tests.helpers.coloured import place  # noqa: F401  the fixture
 from tests.helpers.paths import ROOT
+from tests.helpers.small_yolo import save_weights
 
 
 def words(line: str) -> tuple[str | None, dict[str, object]]:
@@ -337,3 +340,12 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_json_is_all_that_predict_prints(place, capsys):
+    save_weights(place, "x.pt", license="AGPL-3.0")
+    capsys.readouterr()
+    assert cli.main(["predict", "model=x.pt", "source=data/images/val", "--json", "imgsz=64", "save=False"]) == 0
+    out, err = capsys.readouterr()
+    assert [Path(json.loads(line)["path"]).name for line in out.splitlines()] == ["0.png", "1.png", "2.png", "3.png"]
+    assert "AGPL-3.0" in err
