@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.config.callbacks import PREDICT
 from bitfalcon_plugin.config.errors import UserError
 from tests.helpers.bright import Bright, bright, canvas
 from tests.helpers.coloured import place  # noqa: F401  the fixture
@@ -19,34 +20,17 @@ from tests.helpers.small_yolo import predict_boxes, same_boxes, same_state, save
 
 def test_attributes_of_a_graph_and_of_a_checkpoint(place):
     graph = YOLO("small.yaml")
-    assert (graph.task, graph.model_name, graph.cfg, graph.ckpt, graph.ckpt_path) == (
-        "detect",
-        "small.yaml",
-        "small.yaml",
-        {},
-        None,
-    )
+    assert (graph.task, graph.model_name, graph.cfg) == ("detect", "small.yaml", "small.yaml")
+    assert graph.ckpt == {} and graph.ckpt_path is None
     assert graph.overrides == {"task": "detect", "model": "small.yaml"} and graph.names == {0: "0", 1: "1", 2: "2"}
-    assert (
-        graph.trainer is graph.metrics is graph.predictor is graph.transforms is None
-        and graph.device == torch.device("cpu")
-    )
-    path = save_weights(
-        place,
-        "x.pt",
-        epoch=6,
-        license="MIT",
-        settings={"imgsz": 96, "data": "d.yaml", "lr0": 0.1},
-        metrics={"fitness": 0.5},
-    )
+    assert graph.trainer is graph.metrics is graph.predictor is graph.transforms is None
+    assert graph.device == torch.device("cpu")
+    settings = {"imgsz": 96, "data": "d.yaml", "lr0": 0.1}
+    path = save_weights(place, "x.pt", epoch=6, license="MIT", settings=settings, metrics={"fitness": 0.5})
     yolo = YOLO(path, task="detect")
     assert (yolo.ckpt_path, yolo.cfg, yolo.model_name) == (str(path), None, str(path))
     assert yolo.overrides == {"task": "detect", "model": str(path), "imgsz": 96, "data": "d.yaml"}
-    assert {key: yolo.ckpt[key] for key in ("epoch", "license", "train_metrics")} == {
-        "epoch": 6,
-        "license": "MIT",
-        "train_metrics": {"fitness": 0.5},
-    }
+    assert (yolo.ckpt["epoch"], yolo.ckpt["license"], yolo.ckpt["train_metrics"]) == (6, "MIT", {"fitness": 0.5})
     assert yolo.ckpt["model"] is yolo.model and yolo.ckpt["train_args"]["lr0"] == 0.1
 
 
@@ -59,8 +43,8 @@ def test_info_is_a_tuple_and_prints(place, capsys):
     yolo = YOLO("small.yaml")
     yolo.model.head.requires_grad_(False)
     capsys.readouterr()
-    layers, parameters, gradients, gflops = found = yolo.info(verbose=False, imgsz=64)
-    assert capsys.readouterr().out == "" and isinstance(found, tuple)
+    layers, parameters, gradients, gflops = info = yolo.info(verbose=False, imgsz=64)
+    assert capsys.readouterr().out == "" and isinstance(info, tuple)
     assert parameters == sum(p.numel() for p in yolo.model.parameters())
     assert gradients == parameters - sum(p.numel() for p in yolo.model.head.parameters())
     assert layers == sum(1 for module in yolo.model.modules() if not list(module.children()))
@@ -81,7 +65,7 @@ def test_info_is_a_tuple_and_prints(place, capsys):
         lambda: YOLO("small.yaml").predict("none", stream=True),
     ],
 )
-def test_what_is_not_there_is_a_file_not_found(place, act):
+def test_a_missing_file_is_a_file_not_found_error(place, act):
     with pytest.raises(FileNotFoundError, match="none") as caught:
         act()
     assert isinstance(caught.value, UserError)
@@ -117,7 +101,7 @@ def test_what_is_not_there_is_a_file_not_found(place, act):
         (lambda: YOLO("small.yaml").benchmark(format="onx"), "onnx"),
     ],
 )
-def test_what_cannot_be_meant_is_said(place, act, words):
+def test_wrong_arguments_are_user_errors(place, act, words):
     with pytest.raises(UserError, match=words):
         act()
 
@@ -155,18 +139,12 @@ def test_overrides_hold_for_every_call_that_does_not_say_otherwise(place):
 
 def test_callbacks_of_predictions_and_validations(place):
     yolo, seen = bright(place), []
-    for event in (
-        "on_predict_start",
-        "on_predict_batch_start",
-        "on_predict_postprocess_end",
-        "on_predict_batch_end",
-        "on_predict_end",
-    ):
-        yolo.add_callback(event, lambda about, event=event: seen.append((event, about)))
+    for event in PREDICT:
+        yolo.add_callback(event, lambda predictor, event=event: seen.append((event, predictor)))
     assert len(yolo.predict([canvas(48, 64)] * 3, batch=2)) == 3
     batch = ["on_predict_batch_start", "on_predict_postprocess_end", "on_predict_batch_end"]
     assert [event for event, _ in seen] == ["on_predict_start", *batch, *batch, "on_predict_end"]
-    assert all(about is yolo.predictor for _, about in seen) and list(yolo.callbacks["on_predict_start"]) != []
+    assert all(predictor is yolo.predictor for _, predictor in seen) and list(yolo.callbacks["on_predict_start"]) != []
     yolo.clear_callback("on_predict_end")
     yolo(canvas(48, 64))
     assert seen[-1][0] == "on_predict_batch_end"
@@ -176,25 +154,24 @@ def test_callbacks_of_predictions_and_validations(place):
     assert len(seen) == count
     other = YOLO(save_weights(place, "x.pt"))
     other.add_callback("on_val_end", lambda validator: seen.append(validator.metrics))
-    assert (
-        other.val(data="data/data.yaml", imgsz=64, plots=False, verbose=False, device="cpu") is not None
-        and seen[-1] is other.metrics
-    )
+    assert other.val(data="data/data.yaml", imgsz=64, plots=False, verbose=False, device="cpu") is not None
+    assert seen[-1] is other.metrics
 
 
 def test_several_threads_predict_with_one_object(place):
     yolo = YOLO(save_weights(place, "x.pt"))
-    expected, found = predict_boxes(yolo), {}
+    expected, predictions = predict_boxes(yolo), {}
 
     def work(number: int) -> None:
-        found[number] = [predict_boxes(yolo) for _ in range(5)]
+        predictions[number] = [predict_boxes(yolo) for _ in range(5)]
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(found) == 4 and all(same_boxes(expected, one) for many in found.values() for one in many)
+    assert len(predictions) == 4
+    assert all(same_boxes(expected, boxes) for repeats in predictions.values() for boxes in repeats)
 
 
 def test_embeddings_are_means_of_maps(place):
@@ -220,34 +197,28 @@ def test_a_list_or_an_iterator_always(place):
 
 
 @pytest.mark.parametrize(
-    "given",
+    "given, plain",
     [
-        {"device": torch.device("cpu")},
-        {"classes": {0, 2}},
-        {"classes": range(2)},
-        {"imgsz": np.array([64, 96])},
-        {"classes": np.array([0])},
-        {"classes": torch.tensor([0, 1])},
-        {"conf": torch.tensor(0.25)},
-        {"mode": "train"},
+        ({"device": torch.device("cpu")}, {"device": "cpu"}),
+        ({"classes": {0, 2}}, {"classes": [0, 2]}),
+        ({"classes": range(2)}, {"classes": [0, 1]}),
+        ({"imgsz": np.array([64, 96])}, {"imgsz": [64, 96]}),
+        ({"classes": np.array([0])}, {"classes": [0]}),
+        ({"classes": torch.tensor([0, 1])}, {"classes": [0, 1]}),
+        ({"conf": torch.tensor(0.25)}, {"conf": 0.25}),
+        ({"mode": "train"}, {"mode": "predict"}),
     ],
 )
-def test_settings_may_be_what_scripts_have_at_hand(place, given):
-    plain = {"device": "cpu", "mode": "predict", "imgsz": 64, "conf": 0.25}
-    for key, value in given.items():
-        plain[key] = {"device": "cpu", "mode": "predict"}.get(key) or (
-            value if isinstance(value, (set, range)) else value.tolist() if hasattr(value, "tolist") else value
-        )
-        plain[key] = sorted(plain[key]) if isinstance(plain[key], (set, range)) else plain[key]
+def test_settings_may_be_arrays_sets_and_devices(place, given, plain):
     yolo = YOLO(save_weights(place, "x.pt"))
-    found, expected = (
+    results, expected = (
         yolo.predict("data/images/val", **{"device": "cpu", "imgsz": 64, **keys}) for keys in (given, plain)
     )
-    assert len(found) == 4 and all(torch.equal(a.boxes.data, b.boxes.data) for a, b in zip(found, expected))
+    assert len(results) == 4 and all(torch.equal(a.boxes.data, b.boxes.data) for a, b in zip(results, expected))
     assert yolo.predictor.args.mode == "predict"
 
 
-def test_data_that_the_checkpoint_names_and_that_are_not_here(place):
+def test_missing_data_of_the_checkpoint_are_named(place):
     yolo = YOLO(save_weights(place, "x.pt", settings={"data": "gone.yaml"}))
     with pytest.raises(FileNotFoundError, match=r"gone\.yaml.* trained on data=gone\.yaml; give data="):
         yolo.val(device="cpu")

@@ -1,4 +1,4 @@
-"""cfg/hyp: the YOLOv12 authors' recipes are found by name, checked like a user's file, and give way to what is typed."""
+"""cfg/hyp: the recipes of the YOLOv12 authors are found by name, checked like a user's file, and give way to what is typed."""
 
 from __future__ import annotations
 

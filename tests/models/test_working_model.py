@@ -24,9 +24,9 @@ def test_a_second_call_uses_the_prepared_model_until_the_weights_change(place):
     yolo, used = YOLO(save_weights(place, "x.pt")), []
 
     def call(**settings):
-        found = predict_boxes(yolo, **settings)
+        detections = predict_boxes(yolo, **settings)
         used.append(yolo.predictor.model)
-        return found
+        return detections
 
     first = call()
     assert same_boxes(call(conf=0.1, batch=4), predict_boxes(yolo, conf=0.1)) and used[0] is used[1]
@@ -144,7 +144,7 @@ def test_folded_weights_are_replaced_too(place):
         yolo.load(yolo.model)
 
 
-def test_reset_weights_are_fresh_and_owe_nobody(place):
+def test_reset_weights_are_fresh_and_have_no_licence(place):
     yolo = YOLO(save_weights(place, "x.pt", license="MIT"))
     old = yolo.model.model[1].conv.weight.detach().clone()
     assert yolo.reset_weights() is yolo and yolo.checkpoint.license is None
@@ -155,7 +155,7 @@ def test_reset_weights_are_fresh_and_owe_nobody(place):
     assert torch.equal(start[0], fresh)
 
 
-def test_random_weights_are_told_of(place, capsys):
+def test_random_weights_are_noted(place, capsys):
     yolo = YOLO("small.yaml")
     predict_boxes(yolo)
     assert "small.yaml is a graph, its weights are random" in capsys.readouterr().err
@@ -167,7 +167,7 @@ def test_random_weights_are_told_of(place, capsys):
 def test_predictions_in_inference_mode_leave_a_model_that_can_be_trained(place):
     yolo = YOLO(save_weights(place, "x.pt"))
     with torch.inference_mode():
-        found = predict_boxes(yolo)
-    assert same_boxes(found, predict_boxes(yolo))
+        detections = predict_boxes(yolo)
+    assert same_boxes(detections, predict_boxes(yolo))
     yolo.model.model[0](torch.zeros(1, 3, 8, 8)).sum().backward()
     assert yolo.model.model[0].conv.weight.grad is not None
