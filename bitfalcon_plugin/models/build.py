@@ -12,7 +12,8 @@ from ..config.errors import raise_problems
 from ..config.settings import Settings
 from ..config.yaml_files import find_model
 from .bitify import apply_policies
-from .detector import Detector, _build
+from .detector import Detector, build_row
+from .graph.document import Overrides
 from .graph.rows import Graph, resolve
 from .modules import known_modules, lookup
 
@@ -77,12 +78,12 @@ def state_shapes(graph: Graph) -> dict[str, tuple[int, ...]]:
     """
     problems: list[str] = []
     with torch.device("meta"):
-        rows = nn.ModuleList(_build(row, problems) for row in graph.rows)
+        rows = nn.ModuleList(build_row(row, problems) for row in graph.rows)
         raise_problems(f"{graph.name} cannot be built:", problems)
         apply_policies(rows, graph)
     return {f"model.{name}": tuple(tensor.shape) for name, tensor in rows.state_dict().items()}
 
 
-def resolve_graph(document: Mapping[str, object], **choices) -> Graph:
-    """Resolve a document with all registered modules; `choices` as in graph.rows.resolve."""
-    return resolve(document, lookup, known_modules(), **choices)
+def resolve_graph(document: Mapping[str, object], name: str = "model", **overrides) -> Graph:
+    """Resolve a document with all registered modules. name: for messages. overrides: see graph.document.Overrides."""
+    return resolve(document, lookup, known_modules(), name, Overrides(**overrides))

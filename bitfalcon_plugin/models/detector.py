@@ -30,35 +30,36 @@ class Detector(nn.Module):
     """A detection network built from a Graph. Rows are `model.<index>`, as in published checkpoints.
 
     stride (Tensor[levels]): pixels a cell of each level, in the head's order; strides: the same as a tuple. multiple:
-    what the sides of an image must be a multiple of. names: class index to name. Raises UserError with every row that
-    cannot be built, or with every row whose maps do not fit.
+    the sides of an image must be multiples of it. names: class index to name.
 
-    checkpointing: set it and training computes the inside of each row a second time in the backward pass instead of
-    keeping it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): less memory, more time.
+    checkpointing: where it is True, training computes the inside of each row a second time in the backward pass instead
+    of storing it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): less memory, more time.
 
     measured: strides and multiple where they are known, as of a checkpoint; otherwise an image is run through the rows.
+
+    Raises UserError with every row that cannot be built, or with every row whose maps do not fit.
     """
 
-    exported = False  # an exported model answers True: it has no losses and no choice of precision
+    exported = False  # True for an exported model, which has no losses and no choice of precision
     fixed: tuple[int, int] | None = None  # (H, W) of an exported model that takes one size only
     how = ""  # how prepare_for_inference made it quick, as one line
     warmed: dict | None = None  # (shape, type) of images -> seconds of compiling for them, see inference.compiling
-    twins: tuple[Detector, ...] = ()  # copies on other devices, among which predict shares its batches out
+    twins: tuple[Detector, ...] = ()  # copies on other devices; predict deals its batches out to all of them
 
     def __init__(self, graph: Graph, measured: tuple[Sequence[float], int] | None = None):
         super().__init__()
         self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc
         self.checkpointing = False
         problems: list[str] = []
-        self.model = nn.ModuleList(_build(row, problems) for row in graph.rows)
+        self.model = nn.ModuleList(build_row(row, problems) for row in graph.rows)
         _share_activation(self, graph, problems)
         raise_problems(f"{graph.name} cannot be built:", problems)
         apply_policies(self.model, graph)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):  # of nn.X and registered rows too (spec/interface.md section 4)
                 module.eps, module.momentum = EPS, MOMENTUM
-        # rows whose output a later row, not the next, reads
-        self.kept = frozenset(source for row in graph.rows for source in row.sources if source != row.index - 1)
+        # rows whose output is stored, because a later row than the next reads it
+        self.stored_rows = frozenset(source for row in graph.rows for source in row.sources if source != row.index - 1)
         strides, self.multiple = measured or self._measure_strides()
         self.strides = tuple(float(stride) for stride in strides)
         self.stride = torch.tensor(self.strides, device="cpu")
@@ -100,12 +101,9 @@ class Detector(nn.Module):
         for row, module in zip(self.graph.rows, self.model, strict=True):
             inputs = [x if source == row.index - 1 else maps[source] for source in row.sources]
             inputs = inputs if row.kind in ("join", "head") else inputs[0]
-            x = (
-                _recomputed(module, inputs)
-                if self.checkpointing and row.kind in ("block", "stage") and self.training
-                else module(inputs)
-            )
-            if row.index in self.kept:
+            recomputes = self.checkpointing and self.training and row.kind in ("block", "stage")
+            x = _recomputed(module, inputs) if recomputes else module(inputs)
+            if row.index in self.stored_rows:
                 maps[row.index] = x
         return x
 
@@ -143,7 +141,7 @@ class Detector(nn.Module):
         maps: dict[int, Tensor] = {-1: torch.zeros(1, self.graph.channels, PROBE, PROBE, device=device)}
         problems: list[str] = []
         for row, module in zip(self.graph.rows, self.model, strict=True):
-            if all(source in maps for source in row.sources):  # the row that is missing was told of already
+            if all(source in maps for source in row.sources):  # a missing row has a problem already
                 _probe(row, module, maps, problems)
         raise_problems(
             f"{name} does not fit together (maps are channels x height x width of a {PROBE} px image):", problems
@@ -173,62 +171,63 @@ def odd_norms(model: nn.Module) -> dict[str, list[float]]:
     }
 
 
-def _build(row: Row, problems: list[str]) -> nn.Module:
-    # A row that cannot be built is told of, and an empty module stands in for it.
+def build_row(row: Row, problems: list[str]) -> nn.Module:
+    """Build the module of a row. Where that fails, add to `problems` and return an empty module."""
     cls = entry(row.module).cls
     rounds = [row.args] * row.times
-    if row.kind == "block":  # the first brings the width, the others keep it
+    if row.kind == "block":  # the first one changes the width, the others keep it
         rounds[1:] = [(row.channels, *row.args[1:])] * (row.times - 1)
     try:
         modules = [cls(*args, **row.keywords) for args in rounds]
-    except Exception as error:  # whatever a constructor makes of the arguments, the row is what must be named
-        problems.append(f"{row.place} {shown(row.args)}: {_reason(error)}")
+    except Exception as error:  # a constructor may raise anything
+        problems.append(f"{row.location} {shown(row.args)}: {_reason(error)}")
         return nn.Module()
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
 def _recomputed(module: nn.Module, inputs: Tensor) -> Tensor:
-    # The second pass must not move the statistics of the batch norms again: it moves copies of them.
-    return checkpoint(
-        module, inputs, use_reentrant=False, context_fn=lambda: (contextlib.nullcontext(), _untracked(module))
-    )
+    """Run a module, whose inside the backward pass computes a second time."""
+
+    def contexts() -> tuple:  # of the first pass and of the second
+        return contextlib.nullcontext(), _without_statistics(module)
+
+    return checkpoint(module, inputs, use_reentrant=False, context_fn=contexts)
 
 
 @contextlib.contextmanager
-def _untracked(module: nn.Module) -> Iterator[None]:
+def _without_statistics(module: nn.Module) -> Iterator[None]:
+    """Leave the statistics of batch norms and the scales of activations unchanged: batch norms move copies instead."""
     norms = [norm for norm in module.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm) and norm.training]
     observers = [layer for layer in module.modules() if isinstance(layer, QuantisedLayer) and layer.observing]
-    kept = [dict(norm._buffers) for norm in norms]
-    for norm in norms:
-        norm._buffers.update(
-            {name: None if buffer is None else buffer.clone() for name, buffer in norm._buffers.items()}
-        )
-    for layer in observers:  # scales of activations are those that the first pass came to
+    originals = [dict(norm._buffers) for norm in norms]
+    for norm, buffers in zip(norms, originals):
+        norm._buffers.update((name, buffer.clone()) for name, buffer in buffers.items() if buffer is not None)
+    for layer in observers:
         layer.observing = False
     try:
         yield
     finally:
-        for norm, buffers in zip(norms, kept):
+        for norm, buffers in zip(norms, originals):
             norm._buffers.update(buffers)
         for layer in observers:
             layer.observing = True
 
 
 def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[str]) -> None:
-    # Adds the row's output to `maps`, or what is wrong to `problems`; rows that read it are then not tried.
+    """Add the output of a row to `maps`, or an error to `problems`; rows that read it are then not tried."""
     inputs = [maps[source] for source in row.sources]
     sources = " and ".join(f"row {source} {_size(maps[source])}" for source in row.sources)
-    taken = f"{row.place} on {sources}"
+    location = f"{row.location} on {sources}"
     try:
         out = module(inputs if row.kind in ("join", "head") else inputs[0])
     except Exception as error:
-        problems.append(f"{taken}: {_reason(error)}")
+        problems.append(f"{location}: {_reason(error)}")
         return
     if row.kind == "head" and (not isinstance(out, Mapping) or set(out) != {"boxes", "scores"}):
-        problems.append(f"{taken}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
+        problems.append(f"{location}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
     elif row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
         problems.append(
-            f"{taken}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
+            f"{location}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
             "arguments, or its rule"
         )
     else:
@@ -244,23 +243,22 @@ def _size(value: object) -> str:
 
 
 def _share_activation(model: nn.Module, graph: Graph, problems: list[str]) -> None:
-    # One activation for all blocks that name none; those that name their own keep it.
+    """Give all blocks that name no activation one activation, that of the graph."""
     kind, args, keywords = graph.activation or ("SiLU", (), {})
-    cls = getattr(nn, kind, None)
-    home = nn.SiLU.__module__
-    known = ["Identity", *(name for name, value in vars(nn).items() if getattr(value, "__module__", "") == home)]
-    if kind not in known or cls is None:
+    file = nn.SiLU.__module__
+    activations = ["Identity", *(name for name, cls in vars(nn).items() if getattr(cls, "__module__", "") == file)]
+    if kind not in activations:
         problems.append(
             f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
-            f"{did_you_mean(kind, known)}"
+            f"{did_you_mean(kind, activations)}"
         )
         return
     try:
-        shared = cls(*args, **keywords)
+        shared = getattr(nn, kind)(*args, **keywords)
     except Exception as error:
         problems.append(f"activation: nn.{kind} does not take these arguments: {_reason(error)}")
         return
     for module in list(model.modules()):
-        for child, value in list(module._modules.items()):  # named_children() leaves out what stands twice
+        for child, value in list(module._modules.items()):  # named_children() leaves out modules that occur twice
             if isinstance(value, DefaultActivation):
                 setattr(module, child, shared)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from ...config.errors import UserError, did_you_mean, raise_problems
 from .bit_policy import Policy
-from .document import LISTS, Choices, choose
+from .document import LISTS, Activation, Choices, Overrides, read_choices
 from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width, shown
 
 MAX_CHANNELS = 16_384  # out of one row; more (in a probe of 256 px, 4 GB a map) is a slip, or meant to do harm
@@ -27,9 +27,9 @@ OTHER_TASKS = frozenset(
 class Row:
     """One resolved row: constructor arguments, wiring and channels.
 
-    source: as written, for display. sources: absolute row indices, -1 for the image. repeats: after depth scaling.
-    times: how many instances stand in a row. channels: what comes out (0 for a head). kind: of rules.KINDS. place:
-    where it stands, for messages.
+    source: as in the document, for display. sources: absolute row indices, -1 for the image. repeats: after depth
+    scaling. times: how many instances follow each other. channels: those of the output (0 for a head). kind: a key of
+    rules.KINDS. location: part, number and module of the row, for messages.
     """
 
     index: int
@@ -42,7 +42,7 @@ class Row:
     times: int = 1
     channels: int = 0
     kind: str = "block"
-    place: str = field(default="", compare=False)
+    location: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Graph:
     names: dict[int, str]
     scale: str
     variant: str
-    activation: tuple[str, tuple, Mapping[str, object]] | None
+    activation: Activation | None
     channels: int
     notes: tuple[str, ...] = ()
     bit: tuple[Policy, ...] = ()  # which layers are ternary
@@ -66,33 +66,26 @@ def resolve(
     document: Mapping[str, object],
     lookup: Callable[[str], Signature],
     known: Collection[str],
-    *,
-    name: str = "model",
-    scale: str = "",
-    named_scale: str = "",
-    variant: str | None = None,
-    nc: int | None = None,
-    names: Mapping[int, str] | None = None,
+    name: str,
+    overrides: Overrides,
 ) -> Graph:
-    """Check `document` and resolve its rows.
+    """Check `document` and resolve its rows; `name` stands for it in messages.
 
-    scale: asked for (must be one of its `scales`); named_scale: the letter in the file name, used when nothing was
-    asked for. variant: v1, turbo or turbo-all-residual, over the document's own key. nc, names: of the dataset, over
-    the document's own. lookup raises KeyError for a name it does not know; `known` lists the names for messages.
-    Raises UserError with every problem found.
+    lookup raises KeyError for a module that it does not know; `known` lists the names of modules for messages.
+    Raises UserError with every problem.
     """
     if not isinstance(document, Mapping):
         kind = type(document).__name__
         raise UserError(f"{name}: a model YAML is a mapping with backbone and head, this is a {kind}.")
     problems: list[str] = []
     notes: list[str] = []
-    choices = choose(document, problems, notes, scale, named_scale, variant, nc, names)
-    reader = _Rows(choices, lookup, known, problems)
-    for part, row in _written_rows(document, problems):
+    choices = read_choices(document, overrides, problems, notes)
+    reader = _RowReader(choices, lookup, known, problems)
+    for part, row in _listed_rows(document, problems):
         reader.read(part, row)
     reader.check_last()
     raise_problems(f"{name} cannot be built:", problems)
-    chosen = {"nc": choices.nc, "names": choices.names, "scale": choices.scale, "variant": choices.variant}
+    chosen = {key: getattr(choices, key) for key in ("nc", "names", "scale", "variant")}
     return Graph(
         name,
         {**document, **chosen},
@@ -105,22 +98,21 @@ def resolve(
     )
 
 
-def _written_rows(document: Mapping, problems: list[str]) -> list[tuple[str, object]]:
-    found = []
-    for key in LISTS:
-        rows = document.get(key)
-        optional = key == "neck" or (key == "head" and document.get("neck"))
-        if rows is None and optional:
-            continue
-        if not isinstance(rows, list) or not rows:
-            problems.append(f"{key}: expected a list of rows [from, repeats, module, args], found {shown(rows)}")
-            continue
-        found += [(key, row) for row in rows]
-    return found
+def _listed_rows(document: Mapping, problems: list[str]) -> list[tuple[str, object]]:
+    """(part, row) for every row of the document, in order."""
+    rows = []
+    for part in LISTS:
+        listed = document.get(part)
+        is_optional = part == "neck" or (part == "head" and document.get("neck"))
+        if isinstance(listed, list) and listed:
+            rows += [(part, row) for row in listed]
+        elif listed is not None or not is_optional:
+            problems.append(f"{part}: expected a list of rows [from, repeats, module, args], found {shown(listed)}")
+    return rows
 
 
-class _Rows:
-    """Reads rows one after the other. A broken row keeps its place, so that the rows after it are still checked."""
+class _RowReader:
+    """Reads rows one after the other. A broken row is replaced by a stand-in, so that later rows are still checked."""
 
     def __init__(
         self, choices: Choices, lookup: Callable[[str], Signature], known: Collection[str], problems: list[str]
@@ -128,7 +120,7 @@ class _Rows:
         self.choices, self.lookup, self.known, self.problems = choices, lookup, known, problems
         self.rows: list[Row] = []
         self.modern = False  # whether a row so far asks for the separable class branch
-        self.where = ""  # the place of the row that is read
+        self.location = ""  # of the row that is read
         self.variables = {
             "nc": choices.nc,
             "reg_max": choices.reg_max,
@@ -140,30 +132,30 @@ class _Rows:
         }
 
     def problem(self, text: str) -> None:
-        self.problems.append(f"{self.where}: {text}")
+        self.problems.append(f"{self.location}: {text}")
 
-    def read(self, part: str, written: object) -> None:
-        """Read the next row of the list `part`."""
+    def read(self, part: str, listed: object) -> None:
+        """Read the next row, which the document lists in `part`."""
         index = len(self.rows)
-        self.where = f"{part} row {index}"
-        row = self._row(index, written)
-        self.rows.append(row or Row(index, -1, (-1,), 1, "?", (), channels=8, kind="broken", place=self.where))
+        self.location = f"{part} row {index}"
+        row = self._row(index, listed)
+        self.rows.append(row or Row(index, -1, (-1,), 1, "?", (), channels=8, kind="broken", location=self.location))
 
     def check_last(self) -> None:
-        """A detection head must be the last row, and the only one."""
+        """Check that the last row is a detection head, and no other row."""
         for row in self.rows:
-            self.where, last = row.place, row is self.rows[-1]
-            if last and row.kind not in ("head", "broken"):
+            self.location, is_last = row.location, row is self.rows[-1]
+            if is_last and row.kind not in ("head", "broken"):
                 self.problem("expected a detection head in the last row, such as [[its levels], 1, Detect, [nc]]")
-            elif not last and row.kind == "head":
+            elif not is_last and row.kind == "head":
                 self.problem(f"a detection head must be the last row; {len(self.rows) - 1 - row.index} follow")
 
-    def _row(self, index: int, written: object) -> Row | None:
-        if not isinstance(written, list) or len(written) != 4 or not isinstance(written[2], str):
-            self.problem(f"{shown(written)} is not [from, repeats, module, args]")
+    def _row(self, index: int, listed: object) -> Row | None:
+        if not isinstance(listed, list) or len(listed) != 4 or not isinstance(listed[2], str):
+            self.problem(f"{shown(listed)} is not [from, repeats, module, args]")
             return None
-        source, repeats, module, args = written
-        self.where += f" ({shown(module)[1:-1]})"
+        source, repeats, module, args = listed
+        self.location += f" ({shown(module)[1:-1]})"
         before = len(self.problems)
         signature = self._signature(module)
         sources = self._sources(index, source, signature)
@@ -177,20 +169,20 @@ class _Rows:
         try:
             return self.lookup(module)
         except KeyError:
-            ours = ", ".join(sorted(name for name in self.known if "." not in name))
-            self.problem(
-                f"module {module!r} belongs to a task or a head that is not built here; the detection heads "
-                "are Detect and BitDetect"
-                if module in OTHER_TASKS
-                else f"module {shown(module)} is unknown.{did_you_mean(module[:80], self.known)} Known: {ours}, "
-                "nn.<name in torch.nn>, torchvision.ops.<name>"
-            )
-            return None
+            pass
+        if module in OTHER_TASKS:
+            text = "belongs to a task or a head that is not built here; the detection heads are Detect and BitDetect"
+        else:
+            names = ", ".join(sorted(name for name in self.known if "." not in name))
+            hint = did_you_mean(module[:80], self.known)
+            text = f"is unknown.{hint} Known: {names}, nn.<name in torch.nn>, torchvision.ops.<name>"
+        self.problem(f"module {shown(module)} {text}")
+        return None
 
     def _sources(self, index: int, source: object, signature: Signature | None) -> tuple[int, ...]:
-        listed = source if isinstance(source, list) else [source]
-        before, found = len(self.problems), []
-        for value in listed:
+        values = source if isinstance(source, list) else [source]
+        before, rows = len(self.problems), []
+        for value in values:
             row = value + index if type(value) is int and value < 0 else value
             if type(row) is not int:
                 self.problem(f"from {shown(value)} is not a row number (an integer, or a list of them)")
@@ -200,12 +192,12 @@ class _Rows:
             elif row >= 0 and self.rows[row].kind == "head":
                 self.problem(f"from {value} is a detection head, whose outputs are not a feature map")
             else:
-                found.append(row)
+                rows.append(row)
         single = signature is not None and signature.rule.kind not in ("join", "head")
-        if len(self.problems) == before and (not listed or single and len(listed) != 1):
-            taken = "one" if single else "at least one"
-            self.problem(f"from {shown(source)} names {len(listed)} rows, this module takes {taken}")
-        return tuple(found)
+        if len(self.problems) == before and (not values or single and len(values) != 1):
+            expected = "one" if single else "at least one"
+            self.problem(f"from {shown(source)} names {len(values)} rows, this module takes {expected}")
+        return tuple(rows)
 
     def _check_repeats(self, repeats: object, signature: Signature | None) -> None:
         if type(repeats) is not int or repeats < 1:
@@ -216,7 +208,7 @@ class _Rows:
             self.problem(f"repeats {repeats}: this module stands once; write 1")
 
     def _arguments(self, args: object, signature: Signature | None) -> list:
-        # Checked, and without strings that mean something else; c_out, where there is one, comes first.
+        """The arguments, checked, with the values of the words that stand for one; c_out comes first if there is one."""
         if not isinstance(args, list):
             self.problem(f"args {shown(args)} is not a list")
         if not isinstance(args, list) or signature is None or signature.rule.kind == "norm":
@@ -226,22 +218,23 @@ class _Rows:
             args = args[1:]  # the true width comes from the graph
         scaled = signature.rule.kind in ("block", "stage")
         parameters = (("c_out", "int"),) * scaled + signature.parameters
-        least = max(signature.required + scaled, 2 if signature.rule.kind == "plain" else 0)
-        most = math.inf if signature.open else len(parameters)
-        if not least <= len(args) <= most:
-            count = f"{least}" if least == most else f"{least} to {most}" if most < math.inf else f"at least {least}"
+        minimum = max(signature.required + scaled, 2 if signature.rule.kind == "plain" else 0)
+        maximum = math.inf if signature.open else len(parameters)
+        if not minimum <= len(args) <= maximum:
+            expected = f"at least {minimum}" if signature.open else f"{minimum} to {maximum}"
+            expected = f"{minimum}" if minimum == maximum else expected
             names = ", ".join(name for name, _ in parameters)
-            self.problem(f"{len(args)} arguments {shown(args)}; expected {count}: ({names})")
+            self.problem(f"{len(args)} arguments {shown(args)}; expected {expected}: ({names})")
             return []
         self._check_values(args, parameters, signature.rule.kind)
         return args
 
     def _check_values(self, args: list, parameters: tuple[tuple[str, str], ...], kind: str) -> None:
-        width = {"block": 0, "stage": 0, "plain": 1}.get(kind)  # which argument is the number of channels that come out
+        width = {"block": 0, "stage": 0, "plain": 1}.get(kind)  # the argument that is the number of output channels
         parameters += (("argument", ""),) * len(args)  # of a constructor that takes any number
-        for place, (value, (name, annotation)) in enumerate(zip(args, parameters, strict=False)):
-            expected = mismatch("int" if place == width else annotation, value)
-            if place == width and not expected and not 1 <= value <= MAX_CHANNELS:
+        for index, (value, (name, annotation)) in enumerate(zip(args, parameters, strict=False)):
+            expected = mismatch("int" if index == width else annotation, value)
+            if index == width and not expected and not 1 <= value <= MAX_CHANNELS:
                 expected = f"from 1 to {MAX_CHANNELS}"
             if expected:
                 self.problem(f"{name}={shown(value)} is not {expected}")
@@ -256,10 +249,10 @@ class _Rows:
         keywords: dict[str, object] = {}
         if rule.kind in ("block", "stage"):
             channels = scale_width(args[0], choices.width, choices.limit)
-            rest = args[1:]
+            options = args[1:]
             if rule.scaling:
-                rest, keywords = SCALING[rule.scaling](rest, choices.scale, VARIANTS[choices.variant])
-            args = [inputs[0], channels, *([repeats] if rule.kind == "stage" else []), *rest]
+                options, keywords = SCALING[rule.scaling](options, choices.scale, VARIANTS[choices.variant])
+            args = [inputs[0], channels, *([repeats] if rule.kind == "stage" else []), *options]
         elif rule.kind == "head":
             if len(args) == 1 and [name for name, _ in signature.parameters][1:2] == ["reg_max"]:
                 args = [*args, choices.reg_max]
@@ -268,14 +261,13 @@ class _Rows:
                 keywords["legacy"] = not self.modern
             if rule.class_width and choices.class_width:
                 keywords["class_width"] = choices.class_width
-        else:  # one input, but for a join
+        else:  # a join has several inputs, the others one
             channels = args[1] if rule.kind == "plain" else sum(inputs)
             args = inputs if rule.kind == "norm" else args
         if channels > MAX_CHANNELS:
             self.problem(f"{channels} channels come out, more than {MAX_CHANNELS}")
             return None
-        shown_source = tuple(source) if isinstance(source, list) else source
+        source = tuple(source) if isinstance(source, list) else source
         times = 1 if rule.kind in ("stage", "join", "head") else repeats
-        return Row(
-            index, shown_source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind, self.where
-        )
+        row = (index, source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind)
+        return Row(*row, self.location)

@@ -1,8 +1,8 @@
-"""The rules of the row language: what a module's arguments mean, and what a size or a family adds to them.
+"""The rules of the row language: the meaning of a module's arguments, and the arguments that a scale or family adds.
 
 The scaling is compound (EfficientDet, Tan et al. 2019, arXiv:1905.11946): one depth and one width multiplier a size.
-Written from spec/interface.md 3.2 and 3.3 and spec/families.md section 1. No torch here and nothing evaluated: strings
-are read as literals or matched as names.
+Written from spec/interface.md 3.2 and 3.3 and spec/families.md section 1. No torch here, and nothing is evaluated:
+texts are read as literals or matched as names.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from types import MappingProxyType
 
 from ...config.errors import UserError, did_you_mean
 
-MAX_TEXT = 1000  # characters of a literal or an activation; longer is none, and a parser's stack is finite
+MAX_TEXT = 1000  # characters of a literal or an activation, because a parser's stack is finite
 
 KINDS = MappingProxyType(
     {
-        "block": "(c_in, c_out, *args); c_out follows the width rule; repeats stand in a row",
+        "block": "(c_in, c_out, *args); c_out follows the width rule; repeats follow each other",
         "stage": "(c_in, c_out, repeats, *args); c_out follows the width rule; repeats go inside",
-        "same": "(*args); as many channels come out as go in; repeats stand in a row",
-        "norm": "(c_in), whatever the row says; as many channels come out as go in; repeats stand in a row",
-        "plain": "(*args) as written; the second is the number of channels that come out; repeats stand in a row",
+        "same": "(*args); as many channels come out as go in; repeats follow each other",
+        "norm": "(c_in), whatever the row says; as many channels come out as go in; repeats follow each other",
+        "plain": "(*args) as written; the second is the number of channels that come out; repeats follow each other",
         "join": "(*args); takes a list of maps, their channels add up",
         "head": "(*args, channels=[...]); the detection head, the last row; forward takes a list of maps and gives Raw",
     }
@@ -33,12 +33,13 @@ KINDS = MappingProxyType(
 
 @dataclass(frozen=True)
 class Rule:
-    """How a row of a module is read. UserError for a kind that is not in KINDS or a scaling that is not in SCALING.
+    """How a row of a module is read.
 
-    modern: its presence selects the depthwise-separable class branch of Detect. legacy, class_width: the constructor
-    takes `legacy=`, `class_width=`. declared_input: a row may name its input
-    channels first. scaling: what the size and the family add.
-    task: the task whose outputs a head gives (tasks.TASKS).
+    kind: a key of KINDS. modern: a graph with such a row has the depthwise-separable class branch of Detect. legacy,
+    class_width: the constructor takes `legacy=`, `class_width=`. declared_input: a row may name its input channels
+    first. scaling: a key of SCALING or "". task: the task whose outputs a head gives (tasks.TASKS).
+
+    Raises UserError for an unknown kind or scaling.
     """
 
     kind: str
@@ -50,17 +51,17 @@ class Rule:
     task: str = "detect"
 
     def __post_init__(self):
-        for what, value, known in (("rule", self.kind, (*KINDS,)), ("scaling", self.scaling, ("", *SCALING))):
+        for word, value, known in (("rule", self.kind, (*KINDS,)), ("scaling", self.scaling, ("", *SCALING))):
             if value not in known:
                 names = ", ".join(filter(None, known))
-                raise UserError(f"{what} {value!r} is unknown (known: {names}).{did_you_mean(value, known)}")
+                raise UserError(f"{word} {value!r} is unknown (known: {names}).{did_you_mean(value, known)}")
 
 
 @dataclass(frozen=True)
 class Signature:
-    """What the graph needs to know of a module: its rule, and what may be written in args (less c_in, c_out, repeats).
+    """The rule of a module, and the arguments that a row may have (besides c_in, c_out and repeats).
 
-    parameters: (name, annotation) pairs in order; required: how many have no default; open: takes any number.
+    parameters: (name, annotation) pairs in order. required: how many have no default. open: it takes any number.
     """
 
     rule: Rule
@@ -71,11 +72,11 @@ class Signature:
 
 @dataclass(frozen=True)
 class Variant:
-    """How a family fills in what its YAML leaves open (spec/families.md section 1)."""
+    """The values of a family that its YAML leaves open (spec/families.md section 1)."""
 
     pe: int  # side of the positional convolution
-    residual: Collection[str] | None  # sizes whose attention stages carry a residual gamma; None: all
-    mlp_ratio: Mapping[str, float] = field(default_factory=dict)  # by size; 2.0 where none is named
+    residual: Collection[str] | None  # scales whose attention stages have a residual gamma; None: all
+    mlp_ratio: Mapping[str, float] = field(default_factory=dict)  # by scale; 2.0 for the others
 
 
 VARIANTS: Mapping[str, Variant] = MappingProxyType(
@@ -98,12 +99,13 @@ TYPES: Mapping[str, tuple[tuple[type, ...], str]] = MappingProxyType(
 
 
 def mismatch(annotation: str, value: object) -> str:
-    """What was expected where `value` does not fit a parameter's annotation; '' where it fits or nothing is known."""
-    types, words = TYPES.get(annotation, ((object,), ""))
+    """The expectation, as text, where `value` does not fit a parameter's annotation; '' where it fits."""
+    types, expected = TYPES.get(annotation, ((object,), ""))
     if isinstance(value, bool):
-        return "" if bool in types or object in types else words
-    fits = isinstance(value, types) or (bool in types and value in (0, 1))
-    return "" if fits else words
+        fits = bool in types or object in types
+    else:
+        fits = isinstance(value, types) or (bool in types and value in (0, 1))
+    return "" if fits else expected
 
 
 _SHORT = reprlib.Repr()
@@ -111,7 +113,7 @@ _SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstri
 
 
 def shown(value: object) -> str:
-    """`value` as Python writes it, cut short: what a YAML holds may be of any length and depth."""
+    """Return `value` as Python writes it, cut short: a value of a YAML may have any length and depth."""
     try:
         return _SHORT.repr(value)
     except ValueError:  # a number of more digits than Python writes
@@ -119,7 +121,7 @@ def shown(value: object) -> str:
 
 
 def literal(value: object) -> object:
-    """`value` read as a Python literal when it is a string that is one ('None' -> None), else as it is."""
+    """Return the value of a text that is a Python literal ('None' -> None); anything else is returned unchanged."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return value
     try:
@@ -129,28 +131,27 @@ def literal(value: object) -> object:
 
 
 def scale_width(channels: int, width: float, limit: float) -> int:
-    """min(channels, limit) * width, rounded up to a multiple of 8."""
+    """Return min(channels, limit) * width, rounded up to a multiple of 8."""
     return math.ceil(min(channels, limit) * width / 8) * 8
 
 
 def scale_depth(repeats: int, depth: float) -> int:
-    """repeats * depth rounded half to even, at least 1; a single repeat stays."""
+    """Return repeats * depth rounded half to even, at least 1; a single repeat stays."""
     return max(round(repeats * depth), 1) if repeats > 1 else repeats
 
 
 def _deep_c3k2(args: list, scale: str, variant: Variant) -> tuple[list, dict]:
-    # Sizes m, l and x always use the C3k form, whatever the row says.
+    # Scales m, l and x always use the C3k form, whatever the row says.
     if scale in ("m", "l", "x"):
         args = [True, *args[1:]]
     return args, {}
 
 
 def _area_stage(args: list, scale: str, variant: Variant) -> tuple[list, dict]:
-    # After the repeats the stage takes a2, area, residual, mlp_ratio; what the row leaves open is filled in.
-    filled = list(args)
+    # The stage takes a2, area, residual, mlp_ratio; those that the row leaves open are filled in.
     if variant.residual is None or (scale and scale in variant.residual):
-        filled += [True, 1, True, variant.mlp_ratio.get(scale, 2.0)][len(args) :]
-    return filled, {"pe": variant.pe}
+        args = [*args, *[True, 1, True, variant.mlp_ratio.get(scale, 2.0)][len(args) :]]
+    return args, {"pe": variant.pe}
 
 
 # (args after c_out, scale, variant) -> args, keywords
@@ -160,7 +161,7 @@ SCALING: Mapping[str, Callable[[list, str, Variant], tuple[list, dict]]] = Mappi
 
 
 def activation_name(value: object) -> tuple[str, tuple, dict] | None:
-    """'torch.nn.LeakyReLU(0.1)' -> ('LeakyReLU', (0.1,), {}); None when `value` is no such text. Matched, not run."""
+    """Return ('LeakyReLU', (0.1,), {}) for 'torch.nn.LeakyReLU(0.1)', and None for what is no such text."""
     if not isinstance(value, str) or len(value) > MAX_TEXT:
         return None
     try:
@@ -172,5 +173,5 @@ def activation_name(value: object) -> tuple[str, tuple, dict] | None:
     except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
         return None
     prefix, _, last = path.rpartition(".")
-    named = prefix in ("", "nn", "torch.nn") and last.isidentifier() and None not in keywords  # None: a ** argument
-    return (last, args, keywords) if named else None
+    is_name = prefix in ("", "nn", "torch.nn") and last.isidentifier() and None not in keywords  # None: a ** argument
+    return (last, args, keywords) if is_name else None
