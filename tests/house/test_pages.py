@@ -213,5 +213,14 @@ def test_links_lead_somewhere(page):
             assert heading in anchors, f"{page} links to the heading {heading} of {path.name}"
 
 
+def test_the_map_of_rooms_names_files_and_folders_that_exist():
+    """Paths of the page for developers are relative to the repository or to the package."""
+    paths = set(re.findall(r"`([\w./]+(?:\.py|\.yaml|/))`", PAGES["tests/README.md"]))
+    assert len(paths) > 60
+    written_by_a_run = {"data.yaml"}
+    roots = (ROOT, ROOT / "bitfalcon_plugin")
+    assert [path for path in paths - written_by_a_run if not any((root / path).exists() for root in roots)] == []
+
+
 def test_the_first_page_is_read_to_its_end():
     assert len(PAGES["README.md"].splitlines()) <= 250
