@@ -12,6 +12,8 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from ..config.errors import MissingFileError, UserError
 from ..config.files import write_text
+from ..config.notes import print_note
+from ..plots.figure import NoMatplotlib
 
 MISSING = "-"  # cell of a value that was not measured
 FloatOrNan = Annotated[float, "NaN allowed"]  # type of a column whose values may be NaN, such as mAP without labels
@@ -54,6 +56,21 @@ def markdown_table(records: Iterable[object], columns: Sequence[Column]) -> list
     alignment = "|" + "".join("---|" if column.text else "--:|" for column in columns)
     first, *others = ["| " + " | ".join(cells) + " |" for cells in (titles, *lines)]
     return [first, alignment, *others]
+
+
+def write_report(text: str, path: Path, data: Path, draw: Callable[[Path], object] | None) -> None:
+    """Write a table as Markdown, print it with its paths, and draw its picture; a note where matplotlib is missing.
+
+    path: of the table; the picture gets the same name with .png. data: the JSON file of the same records.
+    """
+    write_text(path, text)
+    print(f"\n{text}\nTable: {path}, {data}")
+    if draw is None:
+        return
+    try:
+        print(f"Picture: {draw(path.with_suffix('.png'))}")
+    except NoMatplotlib as error:
+        print_note(f"no picture: {error}")
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..config.files import write_text
 from ..plots.tradeoff import Bars, draw_bars
-from .record import Column, RecordFile, markdown_table
+from .record import Column, RecordFile, markdown_table, write_report
 from .timing import Timing, machine_line
 
 BENCHMARK_FILE = RecordFile(
@@ -130,11 +130,11 @@ def _notes(bench: Bench) -> list[str]:
     ]
 
 
-def save(bench: Bench, folder: Path) -> None:
-    """Write benchmark.md and benchmark.json into a folder."""
-    conditions = {key: value for key, value in vars(bench).items() if key not in ("rows", "folder")}
-    BENCHMARK_FILE.save(folder / "benchmark.json", {**conditions, "rows": bench.rows})
-    write_text(folder / "benchmark.md", markdown(bench))
+def write(bench: Bench, folder: Path, picture: bool) -> None:
+    """Write benchmark.json, benchmark.md and benchmark.png into a folder, and print the table."""
+    data = folder / "benchmark.json"
+    BENCHMARK_FILE.save(data, {key: value for key, value in vars(bench).items() if key != "folder"})
+    write_report(markdown(bench), folder / "benchmark.md", data, partial(draw, bench=bench) if picture else None)
 
 
 def draw(target: Path, bench: Bench) -> Path:

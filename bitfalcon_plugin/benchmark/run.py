@@ -34,12 +34,11 @@ from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
 from ..ops.letterbox import legal_size, letterbox_fit, rounding_note
 from ..ops.nms import Suppression
-from ..plots.charts import NoMatplotlib
 from ..tasks import task_of
 from ..tasks.metrics import Metrics
 from ..val.loop import DEFAULT_CONF, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
-from .report import Bench, EngineRecord, draw, markdown, save
+from .report import Bench, EngineRecord, write
 from .timing import interleave, machine
 from .trial import error_line, run_trial
 
@@ -107,13 +106,7 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
         facts=machine(),
         folder=folder,
     )
-    save(bench, folder)
-    print(f"\n{markdown(bench)}\nTable: {folder / 'benchmark.md'}, {folder / 'benchmark.json'}")
-    if settings.plots:
-        try:
-            print(f"Picture: {draw(folder / 'benchmark.png', bench)}")
-        except NoMatplotlib as error:
-            print(f"note: no picture: {error}")
+    write(bench, folder, picture=settings.plots)
     return bench
 
 

@@ -11,13 +11,14 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from ..config.devices import select_devices
 from ..config.errors import UserError, did_you_mean
-from ..config.files import new_run_dir, write_text
+from ..config.files import new_run_dir
 from ..config.settings import Settings, given, load_settings
 from ..config.table import keys_with
 from ..config.yaml_files import ModelFile, find_model
@@ -27,12 +28,12 @@ from ..models.build import DEFAULT_MODEL, build
 from ..models.inference.prepare import fold_for_inference
 from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
-from ..plots.charts import NoMatplotlib
 from ..tasks.metrics import Metrics
 from ..train.resume import changed_settings, is_finished, newest, recorded_settings
 from ..train.run import run_train
 from ..val.pictures import Pictures
 from ..val.run import evaluate_and_report
+from .record import write_report
 from .sizes_report import (
     BUDGET,
     FILE,
@@ -74,14 +75,8 @@ def run_sizes(settings: Settings) -> Experiment:
         else:  # a mistake in the settings: nothing was trained
             _remove_empty(experiment)
         raise
-    text = markdown(experiment)
-    write_text(folder / "sizes.md", text)
-    print(f"\n{text}\nTable: {folder / 'sizes.md'}, {folder / FILE}")
-    if experiment.resolved.plots:
-        try:
-            print(f"Picture: {draw(folder / 'sizes.png', experiment)}")
-        except NoMatplotlib as error:
-            print(f"note: no picture: {error}")
+    picture = partial(draw, experiment=experiment) if experiment.resolved.plots else None
+    write_report(markdown(experiment), folder / "sizes.md", folder / FILE, picture)
     return experiment
 
 

@@ -183,7 +183,7 @@ def _megabytes(step: Step) -> str:
 
 
 def draw(path: str | Path, steps: Sequence[Step], machine: Mapping[str, object] | None = None) -> Path:
-    """Draw mAP against size and against latency, with a mark for each stage of a step. Raises charts.NoMatplotlib."""
+    """Draw mAP against size and against latency, with a mark for each stage of a step. Raises NoMatplotlib."""
     rows = [step for step in _completed(steps) if step.ap is not None]
     by_size = [step for step in rows if step.bytes is not None]
     by_time = [step for step in rows if step.latency is not None]
@@ -211,7 +211,9 @@ def _panel(
             last = number == len(stages) - 1
             series = "float" if step.name in (FLOAT, HALF) else STAGES[name]
             points.append(
-                Point(x, y, step.name if last else "", series, low if last else None, high if last else None, dark=last)
+                Point(
+                    x, y, step.name if last else "", series, low if last else None, high if last else None, filled=last
+                )
             )
         lines.append([(x, y) for _, y in stages])
     order = ["float", *STAGES.values()]

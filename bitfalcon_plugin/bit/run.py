@@ -13,15 +13,16 @@ import copy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from ..benchmark.record import write_report
 from ..benchmark.timing import machine
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError
-from ..config.files import new_run_dir, write_text
-from ..config.notes import print_note
+from ..config.files import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
@@ -33,7 +34,6 @@ from ..models.inference.prepare import prepare_for_inference
 from ..models.modules.bit_kernels import describe
 from ..models.weights.checkpoint import Checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
-from ..plots.charts import NoMatplotlib
 from ..val.run import counted_batch
 from .calibration import calibrate, calibration_images
 from .packing import pack, packed_of, sizes
@@ -306,13 +306,9 @@ def _step(
 
 def _write(folder: Path, steps: Sequence[Step]) -> None:
     save_steps(folder, steps)
-    text = markdown(steps, machine())
-    write_text(folder / "report.md", text)
-    print(f"\n{text}")
-    try:
-        draw(folder / "report.png", steps, machine())
-    except NoMatplotlib as error:
-        print_note(str(error))
+    facts = machine()
+    picture = partial(draw, steps=steps, machine=facts)
+    write_report(markdown(steps, facts), folder / "report.md", folder / FILE, picture)
     print(f"Results: {folder}")
 
 

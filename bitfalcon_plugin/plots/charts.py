@@ -1,89 +1,23 @@
-"""Figures of a run: how its numbers went, the curves, the confusion matrix, and what the labels of a dataset look like.
-
-matplotlib is optional: it is imported when a figure is drawn, used without pyplot (so no window, and the caller's
-backend and style stay as they are), and where it is missing `NoMatplotlib` says how to get it.
-"""
+"""Charts of a run: results over the epochs, curves, the confusion matrix, and the labels of a dataset."""
 
 from __future__ import annotations
 
 import csv
-import logging
 import math
-import unicodedata
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..config.errors import UserError
-from ..config.files import atomic
 from .drawing import PALETTE
-from .fonts import IDEOGRAPH_FAMILIES
+from .figure import new_figure, shortened, write_not_measured
 
-MISSING = "curves, matrices and charts need matplotlib: pip install 'bitfalcon[plots]'"
 LEGEND, LOWEST = 20, 12  # classes that a legend names one by one; of more classes, so many
-WRITTEN = 30  # classes whose numbers are written into the matrix
+WRITTEN, LARGEST = 30, 40  # classes whose numbers are written into the matrix; confusions listed beside a larger one
 TICKS = 90  # classes named along the matrix; of more, every second, third, ...
 SHOWN = 60  # classes that the bar chart shows one by one
 OVERLAID = 1000  # boxes drawn over one another
-DPI = 150
-
-
-class NoMatplotlib(UserError):
-    """matplotlib is not installed, or cannot be imported."""
-
-
-@contextmanager
-def page(target: Path, width: float, height: float) -> Iterator:
-    """Yield an empty matplotlib Figure of this size in inches; then write it to `target`, whole or not at all."""
-    logger = logging.getLogger("matplotlib")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it speaks of its font cache, and of fonts that it does without
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # letters that no font has
-            try:
-                import matplotlib
-                from matplotlib.figure import Figure
-            except ImportError as error:
-                raise NoMatplotlib(
-                    MISSING if isinstance(error, ModuleNotFoundError) else f"{MISSING} ({error})"
-                ) from error
-            plain = {key: value for key, value in matplotlib.rcParamsDefault.items() if not key.startswith("backend")}
-            with matplotlib.rc_context(
-                {
-                    **plain,
-                    "text.parse_math": False,
-                    "font.family": _families(),
-                    "font.size": 9,
-                    "axes.unicode_minus": False,
-                    "axes.formatter.useoffset": False,
-                    "axes.spines.top": False,
-                    "axes.spines.right": False,
-                }
-            ):
-                figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-                yield figure
-                with atomic(target) as temporary:
-                    figure.savefig(temporary, dpi=DPI)
-    finally:
-        logger.setLevel(level)
-
-
-def _families() -> list[str]:
-    from matplotlib import font_manager
-
-    installed = set(font_manager.fontManager.get_font_names())
-    return ["DejaVu Sans", *(name for name in IDEOGRAPH_FAMILIES if name in installed)]
-
-
-def short(name: str, most: int = 24) -> str:
-    """A class name on one line, at most so long, that a legend does not take for hidden."""
-    line = "".join(" " if unicodedata.category(letter)[0] == "C" else letter for letter in str(name))
-    line = line if len(line) <= most else line[: most - 1] + "…"
-    return f" {line}" if line.startswith("_") else line
 
 
 def draw_curves(
@@ -97,27 +31,16 @@ def draw_curves(
     """Draw PR_curve, F1_curve, P_curve and R_curve.png into `folder`; returns their paths.
 
     results: in that order abscissas (n,), curves (c, n) and the names of the axes. names, ap50: of the c classes, in
-    their order. best: the place on the confidences that is marked in the last three.
+    their order. best: index of the confidence that is marked in the last three.
     """
     drawn = []
     for letter, (grid, curves, x, y) in zip(("PR", "F1", "P", "R"), results, strict=True):
-        over_recall = letter == "PR"
-        values = ap50 if over_recall else curves[:, best].tolist()
-        mean = (
-            f"AP50 {mean_ap50:.3f}" if over_recall else f"{sum(values) / max(len(values), 1):.3f} at {grid[best]:.3f}"
-        )
-        drawn.append(
-            draw_curve(
-                Path(folder) / f"{letter}_curve.png",
-                grid,
-                curves,
-                (x, f"{y} at IoU 0.50"),
-                names,
-                values,
-                f"all classes  {mean}",
-                None if over_recall else float(grid[best]),
-            )
-        )
+        values, mean, mark = ap50, f"AP50 {mean_ap50:.3f}", None
+        if letter != "PR":  # over confidence
+            values, mark = curves[:, best].tolist(), float(grid[best])
+            mean = f"{sum(values) / max(len(values), 1):.3f} at {mark:.3f}"
+        target, axes = Path(folder) / f"{letter}_curve.png", (x, f"{y} at IoU 0.50")
+        drawn.append(draw_curve(target, grid, curves, axes, names, values, f"all classes  {mean}", mark))
     return drawn
 
 
@@ -131,39 +54,30 @@ def draw_curve(
     mean: str,
     mark: float | None = None,
 ) -> Path:
-    """Draw curves (c, n) over a grid (n,), both in [0, 1], and their mean, which is called `mean`.
+    """Draw curves (c, n) over a grid (n,), both in [0, 1], and their mean, which the legend calls `mean`.
 
     values: a number for each curve, written beside its name; of many curves only those with the lowest numbers are
-    named. mark: where a dotted line stands.
+    named. mark: abscissa of a dotted vertical line.
     """
-    named = (
-        range(len(curves))
-        if len(curves) <= LEGEND
-        else sorted(range(len(curves)), key=lambda row: values[row])[:LOWEST]
-    )
-    with page(target, 9, 6) as figure:
+    count = len(curves)
+    named = range(count) if count <= LEGEND else sorted(range(count), key=lambda row: values[row])[:LOWEST]
+    with new_figure(target, 9, 6) as figure:
         ax = figure.subplots()
-        for row in set(range(len(curves))) - set(named):
+        for row in set(range(count)) - set(named):
             ax.plot(grid, curves[row], color="#9aa0a6", linewidth=0.3)
-        for place, row in enumerate(named):
-            colour = PALETTE[(row if len(curves) <= LEGEND else place) % len(PALETTE)]
-            ax.plot(grid, curves[row], color=colour, linewidth=1.2, label=f"{short(names[row])}  {values[row]:.3f}")
-        ax.plot(grid, curves.mean(0) if len(curves) else np.zeros_like(grid), label=mean, color="#0b3d91", linewidth=3)
+        for index, row in enumerate(named):
+            colour = PALETTE[(row if count <= LEGEND else index) % len(PALETTE)]
+            label = f"{shortened(names[row])}  {values[row]:.3f}"
+            ax.plot(grid, curves[row], color=colour, linewidth=1.2, label=label)
+        ax.plot(grid, curves.mean(0) if count else np.zeros_like(grid), label=mean, color="#0b3d91", linewidth=3)
         if mark is not None:
             ax.axvline(mark, color="black", linewidth=0.8, linestyle=":")
-        ax.set(
-            xlabel=axes[0],
-            ylabel=axes[1],
-            xlim=(0, 1),
-            ylim=(0, 1.02),
-            title=f"{axes[1].split(' at ')[0]} over {axes[0].lower()}",
-        )
+        xlabel, ylabel = axes
+        title = f"{ylabel.split(' at ')[0]} over {xlabel.lower()}"
+        ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1.02), title=title)
         ax.grid(alpha=0.3, linewidth=0.5)
-        figure.legend(
-            loc="outside right upper",
-            frameon=False,
-            title=None if len(named) == len(curves) else f"The {len(named)} lowest of {len(curves)} classes",
-        )
+        heading = None if len(named) == count else f"The {len(named)} lowest of {count} classes"
+        figure.legend(loc="outside right upper", frameon=False, title=heading)
     return target
 
 
@@ -173,71 +87,57 @@ def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Pa
     Where there are too many classes to write numbers into it, the largest confusions stand beside it.
     """
     count = len(matrix)
-    counts = np.issubdtype(matrix.dtype, np.integer)
-    labels = [*(short(name) for name in names), "background"]
-    few = count <= WRITTEN
-    side = min(max(2 + 0.5 * count, 5), 14)
-    with page(target, side + (1.5 if few else 6), side) as figure:
+    is_counts = np.issubdtype(matrix.dtype, np.integer)
+    labels = [*(shortened(name) for name in names), "background"]
+    side = min(max(2 + 0.5 * count, 5), 14)  # inches
+    width = side + (1.5 if count <= WRITTEN else 6)
+    with new_figure(target, width, side) as figure:
         ax = figure.subplots()
-        shown = ax.imshow(
-            np.where(matrix > 0, matrix, np.nan),
-            cmap=_blues(),
-            vmin=0,
-            vmax=None if counts else 1,
-            interpolation="nearest",
-        )
-        figure.colorbar(shown, ax=ax, fraction=0.04, pad=0.02).outline.set_visible(False)
-        if few:
-            _numbers(ax, matrix, counts, 72 * side * 0.62 / count)
+        limit = None if is_counts else 1
+        values = np.where(matrix > 0, matrix, np.nan)
+        image = ax.imshow(values, cmap=_blues(), vmin=0, vmax=limit, interpolation="nearest")
+        figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02).outline.set_visible(False)
+        if count <= WRITTEN:
+            _write_numbers(ax, matrix, is_counts, 72 * side * 0.62 / count)
         else:
-            figure.text(
-                1 - 4.4 / (side + 6), 0.98, _confusions(matrix, labels, counts), va="top", fontsize=9, linespacing=1.6
-            )
-            figure.get_layout_engine().set(rect=(0, 0, 1 - 4.6 / (side + 6), 1))
-        places = range(0, count, -(-count // TICKS))
-        written = [labels[place] for place in places]
-        size = min(9, 72 * side * 0.6 / len(places))
-        if count > 6:
-            ax.set_xticks(places, written, rotation=90, fontsize=size)
-        else:
-            ax.set_xticks(places, written, rotation=30, ha="right", rotation_mode="anchor", fontsize=size)
-        ax.set_yticks(places, written, fontsize=size)
-        ax.set(
-            xlabel="True",
-            ylabel="Predicted",
-            title="Confusion matrix" + ("" if counts else ", shares of each true class"),
-        )
+            text = _largest_confusions(matrix, labels)
+            figure.text(1 - 4.4 / width, 0.98, text, va="top", fontsize=9, linespacing=1.6)
+            figure.get_layout_engine().set(rect=(0, 0, 1 - 4.6 / width, 1))
+        ticks = range(0, count, -(-count // TICKS))
+        written = [labels[tick] for tick in ticks]
+        size = min(9, 72 * side * 0.6 / len(ticks))
+        turned = {"rotation": 90} if count > 6 else {"rotation": 30, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(ticks, written, fontsize=size, **turned)
+        ax.set_yticks(ticks, written, fontsize=size)
+        title = "Confusion matrix" if is_counts else "Confusion matrix, shares of each true class"
+        ax.set(xlabel="True", ylabel="Predicted", title=title)
         ax.axhline(count - 1.5, color="black", linewidth=0.5)
         ax.axvline(count - 1.5, color="black", linewidth=0.5)
     return target
 
 
-def _numbers(ax, matrix: np.ndarray, counts: bool, room: float) -> None:
-    # room: points of a cell's side
-    dark = (matrix.max() if counts else 1) * 0.55
+def _number(value: float) -> str:
+    return f"{value}" if isinstance(value, np.integer) else f"{value:.2f}"
+
+
+def _write_numbers(ax, matrix: np.ndarray, is_counts: bool, side: float) -> None:
+    """Write the numbers of a matrix into its cells. side: of a cell, in points."""
+    dark = (matrix.max() if is_counts else 1) * 0.55
     for row, column in np.argwhere(matrix > 0).tolist():
-        value = matrix[row, column]
-        text = f"{value}" if counts else f"{value:.2f}"
-        ax.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=min(10, 1.4 * room / max(len(text), 3)),
-            color="white" if value > dark else "black",
-        )
+        text, colour = _number(matrix[row, column]), "white" if matrix[row, column] > dark else "black"
+        size = min(10, 1.4 * side / max(len(text), 3))
+        ax.text(column, row, text, ha="center", va="center", fontsize=size, color=colour)
 
 
-def _confusions(matrix: np.ndarray, labels: Sequence[str], counts: bool, most: int = 40) -> str:
-    # The largest entries where two classes differ, a line each.
+def _largest_confusions(matrix: np.ndarray, labels: Sequence[str]) -> str:
+    """Return the largest entries where two classes differ, a line each."""
     inner = matrix[:-1, :-1] * (1 - np.eye(len(matrix) - 1, dtype=matrix.dtype))
-    order = np.argsort(-inner, axis=None, kind="stable")[:most]
-    lines = []
-    for row, column in zip(*np.unravel_index(order, inner.shape), strict=True):
-        if value := inner[row, column]:
-            number = f"{value}" if counts else f"{value:.2f}"
-            lines.append(f"{short(labels[column], 20)} taken for {short(labels[row], 20)}:  {number}")
+    order = np.argsort(-inner, axis=None, kind="stable")[:LARGEST]
+    lines = [
+        f"{shortened(labels[column], 20)} taken for {shortened(labels[row], 20)}:  {_number(inner[row, column])}"
+        for row, column in zip(*np.unravel_index(order, inner.shape), strict=True)
+        if inner[row, column]
+    ]
     return "\n".join(["Largest confusions", *(lines or ["none"])])
 
 
@@ -247,58 +147,49 @@ def draw_results(source: Path, target: Path) -> Path:
     Raises UserError where the file has no epochs.
     """
     with open(source, newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))
-    if len(rows) < 2:
+        header, *lines = [*csv.reader(file)] or [[]]
+    if not lines:
         raise UserError(f"'{source}' has no epochs to draw.")
-    names = [name.strip() for name in rows[0]]
-    table = dict(zip(names, np.array([[float(cell) for cell in row] for row in rows[1:]], dtype=float).T, strict=True))
-    losses = [name for name in names if name.startswith("train/")]
-    metrics = [name for name in names if name.startswith("metrics/")]
+    names = [name.strip() for name in header]
+    table = dict(zip(names, np.array([[float(cell) for cell in line] for line in lines]).T, strict=True))
+    train, metrics, val = ([n for n in names if n.startswith(part)] for part in ("train/", "metrics/", "val/"))
     half = (len(metrics) + 1) // 2
-    order = [losses + metrics[:half], [name for name in names if name.startswith("val/")] + metrics[half:]]
-    columns = max(map(len, order))
-    with page(target, 3 * columns, 5.6) as figure:
+    grid = [train + metrics[:half], val + metrics[half:]]
+    columns = max(map(len, grid))
+    with new_figure(target, 3 * columns, 5.6) as figure:
         axes = figure.subplots(2, columns, squeeze=False)
-        for line, row in zip(axes, order, strict=True):
-            for ax, name in zip(line, [*row, *[""] * (columns - len(row))], strict=True):
-                if name:
-                    _progress(ax, table["epoch"], table[name], name)
-                else:
-                    ax.set_axis_off()
+        for row, line in zip(axes, grid, strict=True):
+            for ax, name in zip(row, line):
+                _progress(ax, table["epoch"], table[name], name)
+            for ax in row[len(line) :]:
+                ax.set_axis_off()
     return target
 
 
 def _progress(ax, epochs: np.ndarray, values: np.ndarray, name: str) -> None:
-    there = np.isfinite(values)
-    epochs, values = epochs[there], values[there]
+    finite = np.isfinite(values)
+    epochs, values = epochs[finite], values[finite]
     smooth = len(epochs) > 4
-    ax.plot(
-        epochs,
-        values,
-        marker="." if len(epochs) <= 60 else None,
-        markersize=4,
-        linewidth=0.8,
-        color=PALETTE[2],
-        alpha=0.6 if smooth else 1,
-    )
+    marker, alpha = "." if len(epochs) <= 60 else None, 0.6 if smooth else 1
+    ax.plot(epochs, values, marker=marker, markersize=4, linewidth=0.8, color=PALETTE[2], alpha=alpha)
     if smooth:
         ax.plot(epochs, smoothed(values), linewidth=2, color=PALETTE[3])
     ax.set_title(name, fontsize=9)
     ax.grid(alpha=0.3, linewidth=0.5)
-    if len(epochs):
-        ax.xaxis.get_major_locator().set_params(integer=True)
-        if name.startswith("metrics/"):
-            top = min(1.02, max(float(values.max()) * 1.15, 0.05))
-            ax.set_ylim(-0.02 * top, top)  # a line at 0 is seen
-    else:
-        ax.text(0.5, 0.5, "not measured", ha="center", va="center", transform=ax.transAxes, color="#777777")
+    if not len(epochs):
+        write_not_measured(ax)
+        return
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    if name.startswith("metrics/"):
+        top = min(1.02, max(float(values.max()) * 1.15, 0.05))
+        ax.set_ylim(-0.02 * top, top)  # below 0, so that a line at 0 can be seen
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
     """Return values averaged with Gaussian weights, a thirtieth of their number wide, at least 1; normalised."""
     width = max(len(values) / 30, 1)
-    place = np.arange(len(values))
-    weights = np.exp(-0.5 * ((place[:, None] - place[None]) / width) ** 2)
+    index = np.arange(len(values))
+    weights = np.exp(-0.5 * ((index[:, None] - index[None]) / width) ** 2)
     return weights @ values / weights.sum(1)
 
 
@@ -308,69 +199,67 @@ def draw_labels(target: Path, classes: np.ndarray, boxes: np.ndarray, names: Seq
     classes (n,) integers; boxes (n, 4): centre x, centre y, width, height relative to the image.
     """
     counts = np.bincount(classes, minlength=len(names))
-    bins = 50 if len(boxes) > 20_000 else 25
-    with page(target, 11, 7.6) as figure:
+    with new_figure(target, 11, 7.6) as figure:
         above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15))
-        _bars(above.subplots(), counts, names)
+        _class_counts(above.subplots(), counts, names)
         left, middle, right = below.subplots(1, 3)
         _overlay(left, classes, boxes)
-        for ax, (x, y), words in ((middle, (0, 1), ("centre x", "centre y")), (right, (2, 3), ("width", "height"))):
-            if len(boxes):
-                ax.hist2d(
-                    boxes[:, x], boxes[:, y], bins=bins, range=((0, 1), (0, 1)), cmap=_blues(), norm=_log(), cmin=1
-                )
-            ax.set(xlabel=words[0], ylabel=words[1], xlim=(0, 1), ylim=(1, 0) if y == 1 else (0, 1), aspect="equal")
+        _density(middle, boxes[:, :2], "centre x", "centre y")
+        _density(right, boxes[:, 2:], "width", "height")
+        middle.set_ylim(1, 0)  # as in an image
     return target
 
 
-def _log():
+def _density(ax, values: np.ndarray, xlabel: str, ylabel: str) -> None:
+    """Draw a histogram of pairs (n, 2) in [0, 1], with logarithmic colours."""
     from matplotlib.colors import LogNorm
 
-    return LogNorm(vmin=1)
+    bins = 50 if len(values) > 20_000 else 25
+    if len(values):
+        x, y = values.T
+        ax.hist2d(x, y, bins=bins, range=((0, 1), (0, 1)), cmap=_blues(), norm=LogNorm(vmin=1), cmin=1)
+    ax.set(xlabel=xlabel, ylabel=ylabel, xlim=(0, 1), ylim=(0, 1), aspect="equal")
 
 
 def _blues():
-    # Without the palest part, which on white reads as nothing.
+    """Return the colours from light to dark blue, without the palest, which cannot be told from white."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
     return ListedColormap(colormaps["Blues"](np.linspace(0.15, 1, 256)))
 
 
-def _bars(ax, counts: np.ndarray, names: Sequence[str]) -> None:
+def _class_counts(ax, counts: np.ndarray, names: Sequence[str]) -> None:
     order = np.arange(len(counts))
+    positions = order
     title = f"{int(counts.sum()):,} boxes, {len(counts)} classes"
     if len(counts) > SHOWN:
+        half = SHOWN // 2
         falling = np.argsort(-counts, kind="stable")
-        order = np.concatenate((falling[: SHOWN // 2], falling[-SHOWN // 2 :]))
-        title += f"; the {SHOWN // 2} most frequent and the {SHOWN // 2} rarest"
-    places = np.arange(len(order)) + (np.arange(len(order)) >= SHOWN // 2) * (2 if len(counts) > SHOWN else 0)
-    bars = ax.bar(places, counts[order], color=[PALETTE[index % len(PALETTE)] for index in order])
+        order = np.concatenate((falling[:half], falling[-half:]))
+        positions = np.arange(SHOWN) + 2 * (np.arange(SHOWN) >= half)  # a gap between the two halves
+        title += f"; the {half} most frequent and the {half} rarest"
+    bars = ax.bar(positions, counts[order], color=[PALETTE[index % len(PALETTE)] for index in order])
     if len(order) <= LEGEND:
         ax.bar_label(bars, [f"{count:,}" for count in counts[order].tolist()], fontsize=8, padding=2)
-    there = counts[order][counts[order] > 0]
-    if len(there) and there.max() > 100 * there.min():
+    positive = counts[order][counts[order] > 0]
+    if len(positive) and positive.max() > 100 * positive.min():
         ax.set_yscale("symlog", linthresh=10)
         title += "; logarithmic"
-    ax.yaxis.set_major_formatter(lambda value, place: f"{value:,.0f}")
-    steep = len(order) > 10
-    ax.set_xticks(
-        places,
-        [short(names[index]) for index in order],
-        rotation=90 if steep else 0,
-        fontsize=9 if len(order) < 40 else 7,
-    )
-    ax.set(ylabel="boxes", title=title, xlim=(-0.7, (places[-1] if len(places) else 0) + 0.7))
+    ax.yaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
+    rotation, size = 90 if len(order) > 10 else 0, 9 if len(order) < 40 else 7
+    ax.set_xticks(positions, [shortened(names[index]) for index in order], rotation=rotation, fontsize=size)
+    ax.set(ylabel="boxes", title=title, xlim=(-0.7, (positions[-1] if len(positions) else 0) + 0.7))
 
 
 def _overlay(ax, classes: np.ndarray, boxes: np.ndarray) -> None:
     from matplotlib.collections import LineCollection
 
     step = max(math.ceil(len(boxes) / OVERLAID), 1)
-    half = boxes[::step, 2:] / 2
-    signs = ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))
-    corners = [np.stack((0.5 + a * half[:, 0], 0.5 + b * half[:, 1]), 1) for a, b in signs]
+    half = boxes[::step, 2:] / 2  # (m, 2)
+    signs = np.array(((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1)))
+    corners = 0.5 + half[:, None] * signs  # (m, 5, 2)
     colours = [PALETTE[index % len(PALETTE)] for index in classes[::step].tolist()]
-    ax.add_collection(LineCollection(np.stack(corners, 1), colors=colours, linewidths=0.6, alpha=0.25))
+    ax.add_collection(LineCollection(corners, colors=colours, linewidths=0.6, alpha=0.25))
     shown = f"{len(half):,} of {len(boxes):,} boxes" if step > 1 else "all boxes"
     ax.set(xlim=(0, 1), ylim=(1, 0), aspect="equal", title=f"{shown}, centred", xlabel="share of the image")

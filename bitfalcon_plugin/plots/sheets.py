@@ -1,7 +1,8 @@
-"""Sheets: several pictures in one, in a grid."""
+"""Sheets: the images of a batch in one picture, in a grid."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -11,19 +12,6 @@ from .drawing import GREY, draw_boxes
 from .fonts import writable
 
 
-def contact_sheet(pictures: Sequence[Image.Image], columns: int = 4, side: int = 320) -> Image.Image:
-    """Pictures in a grid of at most `columns`, each fitted into side x side px on grey."""
-    columns = max(min(columns, len(pictures)), 1)
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * side, max(rows, 1) * side), GREY)
-    for index, picture in enumerate(pictures):
-        ratio = min(side / picture.width, side / picture.height)
-        small = picture.resize((max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)))
-        x, y = index % columns * side, index // columns * side
-        sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
-    return sheet
-
-
 def batch_sheet(
     images: np.ndarray,
     rows: Sequence[Sequence[Sequence[float]]],
@@ -31,31 +19,29 @@ def batch_sheet(
     *,
     conf: bool = True,
     captions: Sequence[str] = (),
-    most: int = 16,
-    limit: int = 1920,
-    least: int = 320,
+    max_images: int = 16,
+    max_side: int = 1920,
+    min_side: int = 320,
 ) -> Image.Image:
-    """The first `most` images of a batch in a grid as square as can be, no side above `limit` px, with their boxes.
+    """Return the first images of a batch with their boxes, in a grid as square as can be.
 
     images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image.
-    Images are made smaller where needed, and larger only up to `least` px of the longer side, so that text can be
-    read. captions: a line for each image, in its lower left corner.
+    captions: a line for each image, in its lower left corner. max_images: further ones are left out. max_side: of the
+    sheet, px. min_side: a smaller image is enlarged until its longer side has so many px, so that text can be read.
     """
-    images = images[:most]
+    images = images[:max_images]
     count, (height, width) = max(len(images), 1), images.shape[2:]
-    columns = int(np.ceil(count**0.5))
-    lines = -(-count // columns)
-    ratio = min(limit / (columns * width), limit / (lines * height), max(least / max(width, height), 1))
-    cell = max(int(width * ratio), 1), max(int(height * ratio), 1)
+    columns = math.ceil(count**0.5)
+    lines = math.ceil(count / columns)
+    scale = min(max_side / (columns * width), max_side / (lines * height), max(min_side / max(width, height), 1))
+    cell = max(int(width * scale), 1), max(int(height * scale), 1)
+    text_size = max(round(sum(cell) * 0.014), 10)
     sheet = Image.new("RGB", (columns * cell[0], lines * cell[1]), GREY)
     for index, image in enumerate(images):
-        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).resize(
-            cell, Image.Resampling.BILINEAR
-        )
-        scaled = [(*(side * ratio for side in row[:4]), *row[4:6]) for row in rows[index]]
-        picture = draw_boxes(
-            picture, scaled, names, conf=conf, line_width=2, text_size=max(round(sum(cell) * 0.014), 10)
-        )
+        picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
+        picture = picture.resize(cell, Image.Resampling.BILINEAR)
+        scaled = [(*(side * scale for side in row[:4]), *row[4:6]) for row in rows[index]]
+        picture = draw_boxes(picture, scaled, names, conf=conf, line_width=2, text_size=text_size)
         if index < len(captions):
             _caption(picture, captions[index])
         ImageDraw.Draw(picture).rectangle((0, 0, cell[0] - 1, cell[1] - 1), outline="white")

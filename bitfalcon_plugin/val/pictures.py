@@ -22,7 +22,8 @@ from ..data.dataset import Sample
 from ..ops.boxes import xywh_from_xyxy
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
-from ..plots.charts import NoMatplotlib, draw_labels, draw_results
+from ..plots.charts import draw_labels, draw_results
+from ..plots.figure import NoMatplotlib
 from ..plots.sheets import batch_sheet
 from ..tasks.metrics import Metrics
 from .loop import Watch

@@ -35,7 +35,7 @@ def main() -> None:
         detections = Instances.from_rows(result.boxes.data)
         parts.append(replace(detections, image=torch.full((len(detections),), index)))
     metrics = coco_metrics(samples, Instances.cat(parts), spec.names)
-    print("  ".join(f"{name} {metrics['stats'][name]:.4f}" for name in STATS))
+    print("  ".join(f"{name} {metrics.stats[name]:.4f}" for name in STATS))
 
 
 if __name__ == "__main__":

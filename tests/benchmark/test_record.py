@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import pytest
 
-from bitfalcon_plugin.benchmark.record import Column, FloatOrNan, RecordFile, markdown_table
+from bitfalcon_plugin.benchmark.record import Column, FloatOrNan, RecordFile, markdown_table, write_report
 from bitfalcon_plugin.benchmark.timing import Timing
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
+from bitfalcon_plugin.plots.figure import NoMatplotlib
 
 FILE = RecordFile("bitfalcon test", 2, "the record of a test", "a test", "Test again.")
 
@@ -91,6 +92,19 @@ def test_what_is_not_json_is_refused(tmp_path, text):
 def test_a_file_that_does_not_exist_is_a_missing_file(tmp_path):
     with pytest.raises(MissingFileError, match="does not exist. It is written by a test"):
         FILE.load(tmp_path / "record.json", KINDS)
+
+
+def test_a_report_without_matplotlib_ends_with_a_note(tmp_path, capsys):
+    def draw(target):
+        raise NoMatplotlib("matplotlib is missing")
+
+    path, data = tmp_path / "x.md", tmp_path / "x.json"
+    write_report("| a |", path, data, draw)
+    printed = capsys.readouterr()
+    assert path.read_text() == "| a |" and printed.out == f"\n| a |\nTable: {path}, {data}\n"
+    assert printed.err == "note: no picture: matplotlib is missing\n"
+    write_report("| a |", path, data, lambda target: target)
+    assert capsys.readouterr().out.endswith(f"Picture: {tmp_path / 'x.png'}\n")
 
 
 def test_a_table_has_a_line_for_each_record():

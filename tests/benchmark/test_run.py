@@ -16,7 +16,7 @@ import bitfalcon_plugin.benchmark.run as bench
 import bitfalcon_plugin.benchmark.trial as trials
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.benchmark.candidates import REFERENCE, Candidate, list_candidates
-from bitfalcon_plugin.benchmark.report import Bench, EngineRecord, draw, markdown, save
+from bitfalcon_plugin.benchmark.report import Bench, EngineRecord, draw, markdown, write
 from bitfalcon_plugin.benchmark.timing import Timing, machine
 from bitfalcon_plugin.benchmark.trial import Trial, run_trial
 from bitfalcon_plugin.cli import main
@@ -295,7 +295,8 @@ def test_the_table_is_sorted_by_latency_and_tells_what_is_missing(tmp_path):
     assert "20.0 (19.5 to 20.5) | 2.50 | 100.0 |" in table[2]  # two images in 20 ms
     assert "- slow: too slow" in text and "- gone: needs the package nncf" in text and "threads" in text
     assert bench.fastest.name == "onnx|x" and str(bench) == text
-    save(bench, tmp_path)
+    write(bench, tmp_path, picture=False)
+    assert (tmp_path / "benchmark.md").read_text() == text
     assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][1]["latency"]["median_ms"] == 20.0
     nothing = Bench("x", "", (64, 64), 1, "cpu", 3, REFERENCE, "", (), machine())
     assert nothing.fastest is None and "mAP" not in markdown(nothing)
@@ -306,8 +307,8 @@ def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
     pytest.importorskip("matplotlib")
     from PIL import Image
 
-    for number, some in enumerate((rows(), rows()[:1], ())):
-        bench = Bench("best.pt", "data", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", some, machine())
+    for number, records in enumerate((rows(), rows()[:1], ())):
+        bench = Bench("best.pt", "data", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", records, machine())
         assert Image.open(draw(tmp_path / f"{number}.png", bench)).width > 500
 
 
@@ -316,9 +317,9 @@ def test_a_network_is_decoded_as_the_detector_is():
     model = lived(small_model(CONV))
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        wanted = model.decode(model(images))
+        expected = model.decode(model(images))
         network = candidates.Network(model, CPU, torch.float32, torch.channels_last)
-        assert (network.decode(network(images)) - wanted).abs().max() < 1e-3
+        assert (network.decode(network(images)) - expected).abs().max() < 1e-3
     assert (
         network.names == model.names and network.eval() is network and next(network.parameters()).dtype == torch.float32
     )

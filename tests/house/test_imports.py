@@ -66,7 +66,7 @@ NO_TORCH = {
 }
 OUTSIDE = {"torch", "torchvision", "yaml", "pycocotools", "tqdm", "numpy", "PIL"}  # numpy, PIL: torchvision's own
 EXTRAS = {  # optional packages: imported when a function is called
-    "plots.charts": {"matplotlib"},
+    "plots.figure": {"matplotlib"},
     "config.tabular": {"pandas"},
     "predict.video": {"cv2"},
     "export.runtimes.onnx": {"onnxruntime"},

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.ops.instances import Instances
-from bitfalcon_plugin.plots import charts as figures
-from bitfalcon_plugin.plots.charts import NoMatplotlib, draw_curve, draw_labels, draw_results, short, smoothed
+from bitfalcon_plugin.plots import figure
+from bitfalcon_plugin.plots.charts import draw_curve, draw_labels, draw_results, smoothed
+from bitfalcon_plugin.plots.figure import NoMatplotlib, shortened
 from bitfalcon_plugin.tasks.curves import ConfusionMatrix
 from tests.helpers.labels import detections_of
 from tests.tasks.test_curves import NAMES, coco_metrics, random_case
@@ -36,12 +38,12 @@ HEAD = (
 
 @pytest.fixture(autouse=True)
 def coarse(monkeypatch):
-    monkeypatch.setattr(figures, "DPI", 50)  # small pictures are drawn faster
+    monkeypatch.setattr(figure, "DPI", 50)  # small pictures are drawn faster
 
 
 @pytest.fixture
 def quiet(capfd, recwarn):
-    """Nothing was written to the terminal and nobody was warned."""
+    """Assert after the test that nothing was written to the terminal and no warning was given."""
     yield
     assert capfd.readouterr() == ("", "") and not recwarn.list
 
@@ -66,9 +68,7 @@ def test_metrics_draw_six_figures(tmp_path, quiet):
     drawn = metrics.plot(tmp_path / "run")
     expected = ["PR_curve", "F1_curve", "P_curve", "R_curve", "confusion_matrix", "confusion_matrix_normalized"]
     assert [path.name for path in drawn] == [f"{name}.png" for name in expected]
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == sorted(
-        path.name for path in drawn
-    )  # no leavings
+    assert sorted((tmp_path / "run").iterdir()) == sorted(drawn)  # and no temporary file
     assert all(min(size(path)) >= 200 and coloured(path) > 500 for path in drawn)
 
 
@@ -129,9 +129,9 @@ def test_results_of_any_length(tmp_path, quiet, epochs, measured):
 
 
 @needs_matplotlib
-def test_results_without_epochs_are_told(tmp_path):
+def test_results_without_epochs_are_refused(tmp_path):
     (tmp_path / "results.csv").write_text(HEAD + "\n")
-    with pytest.raises(figures.UserError, match="has no epochs"):
+    with pytest.raises(UserError, match="has no epochs"):
         draw_results(tmp_path / "results.csv", tmp_path / "results.png")
     assert not (tmp_path / "results.png").exists()
 
@@ -159,16 +159,15 @@ def test_without_matplotlib_one_line_says_how_to_get_it(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
 
 
-def test_short_names():
-    assert short("traffic light") == "traffic light" and short("_x") == " _x" and short("a\nb") == "a b"
-    assert len(short("x" * 300)) == 24 and short("x" * 300, 5) == "xxxx…"
+def test_shortened_names():
+    assert shortened("traffic light") == "traffic light" and shortened("_x") == " _x" and shortened("a\nb") == "a b"
+    assert len(shortened("x" * 300)) == 24 and shortened("x" * 300, 5) == "xxxx…"
 
 
 def test_smoothing_keeps_lines_flat_and_is_the_slow_sum():
     assert smoothed(np.full(9, 3.0)).tolist() == pytest.approx([3.0] * 9)
     values = np.random.RandomState(0).rand(60)
-    for place in (0, 7, 59):
-        weights = [np.exp(-0.5 * ((place - other) / 2) ** 2) for other in range(60)]
-        assert smoothed(values)[place] == pytest.approx(
-            sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
-        )
+    for index in (0, 7, 59):
+        weights = [np.exp(-0.5 * ((index - other) / 2) ** 2) for other in range(60)]
+        mean = sum(w * v for w, v in zip(weights, values, strict=True)) / sum(weights)
+        assert smoothed(values)[index] == pytest.approx(mean)

@@ -12,23 +12,23 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.plots import drawing, fonts
 from bitfalcon_plugin.plots.drawing import GREY, PALETTE, draw_boxes, ink, picture_of
 from bitfalcon_plugin.plots.fonts import writable
-from bitfalcon_plugin.plots.sheets import batch_sheet, contact_sheet
+from bitfalcon_plugin.plots.sheets import batch_sheet
 
 NAMES = {0: "cat", 1: "dog"}
 
 
 def rgb(colour: str) -> tuple[int, ...]:
-    return tuple(int(colour[place : place + 2], 16) for place in (1, 3, 5))
+    return tuple(int(colour[start : start + 2], 16) for start in (1, 3, 5))
 
 
-def contrast(one: tuple[int, ...], other: tuple[int, ...]) -> float:
+def contrast(first: tuple[int, ...], second: tuple[int, ...]) -> float:
     """WCAG 2's contrast ratio."""
 
     def luminance(colour):
         parts = [c / 255 / 12.92 if c / 255 <= 0.03928 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
-    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    light, dark = sorted((luminance(first), luminance(second)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
 
 
@@ -66,9 +66,9 @@ class Pen:
             self.ground = sides
             rectangle(draw, sides, fill=fill, **options)
 
-        def draw_text(draw, place, words, font=None, **options):
-            self.labels.append((words, draw.textbbox(place, words, font=font), self.ground))
-            text(draw, place, words, font=font, **options)
+        def draw_text(draw, corner, words, font=None, **options):
+            self.labels.append((words, draw.textbbox(corner, words, font=font), self.ground))
+            text(draw, corner, words, font=font, **options)
 
         monkeypatch.setattr(ImageDraw.ImageDraw, "rectangle", draw_rectangle)
         monkeypatch.setattr(ImageDraw.ImageDraw, "text", draw_text)
@@ -83,7 +83,7 @@ def test_labels_never_leave_the_picture_nor_text_its_ground(monkeypatch, size):
         2: "Größe|\n猫",
         3: "gjpqy",
     }
-    places = [
+    boxes = [
         (0, 0, w, h),
         (-50, -50, 5, 5),
         (w - 3, h - 3, w + 90, h + 90),
@@ -92,7 +92,7 @@ def test_labels_never_leave_the_picture_nor_text_its_ground(monkeypatch, size):
         (0, h - 1, 2, h),
         (-1e9, 3, 1e9, 4),
     ]
-    rows = [[*box, 0.9 - index / 100, cls] for index, box in enumerate(places) for cls in names]
+    rows = [[*box, 0.9 - index / 100, cls] for index, box in enumerate(boxes) for cls in names]
     assert draw_boxes(Image.new("RGB", size), rows, names).size == size
     if min(size) >= 200:
         assert len(pen.labels) == len(rows)
@@ -143,7 +143,7 @@ def test_edges_at_and_beyond_the_border_are_seen():
 
 
 @pytest.mark.parametrize(
-    "size, side, least, most",
+    "size, side, smallest, largest",
     [
         ((320, 240), 100, 11, 11),
         ((640, 480), 100, 11, 11),
@@ -153,8 +153,8 @@ def test_edges_at_and_beyond_the_border_are_seen():
         ((64, 64), 5, 11, 11),
     ],
 )
-def test_text_grows_with_the_picture_and_less_over_small_boxes(size, side, least, most):
-    assert least <= drawing._text_size(size, [(0, 0, side, side)] * 3) <= most
+def test_text_grows_with_the_picture_and_less_over_small_boxes(size, side, smallest, largest):
+    assert smallest <= drawing._text_size(size, [(0, 0, side, side)] * 3) <= largest
     assert drawing._text_size(size, []) >= 11
 
 
@@ -239,8 +239,8 @@ def test_any_font_of_the_system_is_searched_for_letters(monkeypatch, tmp_path):
     font.save(tmp_path / "deep" / "nobody-knows-this-name.ttf")
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     no_fonts(monkeypatch, str(tmp_path))
-    text, found = writable("猫 0.9", 12)
-    assert text == "猫 0.9" and found.getname()[0] == "Ideographs of a test"
+    text, chosen = writable("猫 0.9", 12)
+    assert text == "猫 0.9" and chosen.getname()[0] == "Ideographs of a test"
     assert writable("犬", 12)[0] == "?"
 
 
@@ -275,7 +275,7 @@ def images_of(count: int, height: int, width: int) -> np.ndarray:
 
 
 def test_a_sheet_shows_each_image_in_its_cell():
-    sheet = batch_sheet(images_of(5, 40, 60), [[]] * 5, NAMES, least=0)
+    sheet = batch_sheet(images_of(5, 40, 60), [[]] * 5, NAMES, min_side=0)
     assert sheet.size == (3 * 60, 2 * 40)
     assert [sheet.getpixel((60 * (i % 3) + 30, 40 * (i // 3) + 20))[0] for i in range(5)] == [10, 20, 30, 40, 50]
     assert sheet.getpixel((150, 60)) == GREY
@@ -283,13 +283,13 @@ def test_a_sheet_shows_each_image_in_its_cell():
 
 @pytest.mark.parametrize("shape", [(640, 640), (320, 1280), (1280, 320), (4000, 4000)])
 def test_a_sheet_is_bounded_and_keeps_proportions(shape):
-    sheet = batch_sheet(np.zeros((4, 3, *shape), np.uint8), [[]] * 4, NAMES, limit=500)
+    sheet = batch_sheet(np.zeros((4, 3, *shape), np.uint8), [[]] * 4, NAMES, max_side=500)
     assert max(sheet.size) <= 500 and max(sheet.size) >= 494
     assert sheet.width / sheet.height == pytest.approx(shape[1] / shape[0], rel=0.05)
 
 
 def test_a_sheet_shows_sixteen_at_most():
-    assert batch_sheet(images_of(20, 32, 32), [[]] * 20, NAMES, least=0).size == (128, 128)
+    assert batch_sheet(images_of(20, 32, 32), [[]] * 20, NAMES, min_side=0).size == (128, 128)
 
 
 def test_small_images_are_enlarged_until_text_can_be_read():
@@ -299,7 +299,7 @@ def test_small_images_are_enlarged_until_text_can_be_read():
 
 def test_boxes_shrink_with_their_image():
     rows = [[], [[100, 200, 300, 400, 1.0, 0]]]
-    sheet = np.asarray(batch_sheet(np.full((2, 3, 800, 800), 255, np.uint8), rows, {0: ""}, limit=800, conf=False))
+    sheet = np.asarray(batch_sheet(np.full((2, 3, 800, 800), 255, np.uint8), rows, {0: ""}, max_side=800, conf=False))
     ys, xs = (sheet == rgb(PALETTE[0])).all(2).nonzero()
     assert sheet.shape == (400, 800, 3)
     assert xs.min() == 400 + 50 and xs.max() == 400 + 150 and ys.max() == 200 and (xs >= 400).all()
@@ -307,14 +307,8 @@ def test_boxes_shrink_with_their_image():
 
 def test_captions_and_a_batch_of_none():
     plain, named = (
-        np.asarray(batch_sheet(images_of(1, 100, 200), [[]], NAMES, captions=words, least=0))
-        for words in ((), ("a.jpg",))
+        np.asarray(batch_sheet(images_of(1, 100, 200), [[]], NAMES, captions=captions, min_side=0))
+        for captions in ((), ("a.jpg",))
     )
     assert (plain != named).any(2).nonzero()[0].min() > 75  # in the lower part
-    assert batch_sheet(np.zeros((0, 3, 32, 32), np.uint8), [], NAMES, least=0).size == (32, 32)
-
-
-def test_contact_sheets_fit_pictures_into_squares():
-    sheet = contact_sheet([Image.new("RGB", (100, 50), "red"), Image.new("RGB", (10, 40), "blue")], columns=4, side=80)
-    assert sheet.size == (160, 80)
-    assert [sheet.getpixel(place) for place in ((40, 40), (40, 5), (120, 5))] == [(255, 0, 0), GREY, (0, 0, 255)]
+    assert batch_sheet(np.zeros((0, 3, 32, 32), np.uint8), [], NAMES, min_side=0).size == (32, 32)

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from PIL import Image
 
 import bitfalcon_plugin.plots.tradeoff as tradeoff
-from bitfalcon_plugin.plots.charts import NoMatplotlib
+from bitfalcon_plugin.plots.figure import NoMatplotlib
 from bitfalcon_plugin.plots.tradeoff import Bars, Panel, Point, draw_bars, draw_tradeoff
 
 
 def test_crowded_names_do_not_cover_one_another(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
-    boxes, original = [], tradeoff._place
+    boxes, original = [], tradeoff._write_name
 
-    def kept(*args):
+    def recorded(*args):
         boxes.append(original(*args))
         return boxes[-1]
 
-    monkeypatch.setattr(tradeoff, "_place", kept)
+    monkeypatch.setattr(tradeoff, "_write_name", recorded)
     points = [
         Point(10 + 0.3 * i, 50 + 0.2 * (i % 3), f"engine {i}", "ab"[i % 2], 9.5 + 0.3 * i, 11 + 0.3 * i)
         for i in range(9)
     ]
     draw_tradeoff(tmp_path / "x.png", [Panel("ms", points)], "AP", "title", "note " * 80)
     assert len(boxes) == 9
-    assert all(tradeoff._overlap(one, two) == 0 for i, one in enumerate(boxes) for two in boxes[i + 1 :])
+    assert all(tradeoff._common_area(*pair) == 0 for pair in combinations(boxes, 2))
 
 
 @pytest.mark.parametrize(
@@ -46,10 +48,13 @@ def test_every_number_of_panels_and_points_gives_a_picture(tmp_path, panels):
 
 
 def test_overlaps_are_areas():
-    assert tradeoff._overlap((0, 0, 2, 2), (1, 1, 3, 3)) == 1 and tradeoff._overlap((0, 0, 1, 1), (1, 0, 2, 1)) == 0
+    assert (
+        tradeoff._common_area((0, 0, 2, 2), (1, 1, 3, 3)) == 1
+        and tradeoff._common_area((0, 0, 1, 1), (1, 0, 2, 1)) == 0
+    )
 
 
-def test_without_matplotlib_it_is_said_and_nothing_is_left(tmp_path, monkeypatch):
+def test_without_matplotlib_an_error_is_raised_and_nothing_is_left(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     with pytest.raises(NoMatplotlib, match="plots"):
         draw_tradeoff(tmp_path / "x.png", [], "AP")

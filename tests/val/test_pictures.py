@@ -134,7 +134,7 @@ def test_without_matplotlib_the_rest_is_drawn_and_one_line_is_said(tmp_path, mon
 
 def test_everything_a_run_draws(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    monkeypatch.setattr("bitfalcon_plugin.plots.charts.DPI", 40)
+    monkeypatch.setattr("bitfalcon_plugin.plots.figure.DPI", 40)
     drawn = Pictures(tmp_path / "run", NAMES, True, note=pytest.fail, board=False)
     samples, metrics = validated(tmp_path, drawn)
     (tmp_path / "run" / "results.csv").write_text(

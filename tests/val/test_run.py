@@ -35,7 +35,7 @@ QUIET = {"plots": False, "verbose": False}
 @pytest.fixture(autouse=True)
 def finder(monkeypatch):
     measure_without_losses(monkeypatch)
-    monkeypatch.setattr("bitfalcon_plugin.plots.charts.DPI", 40)
+    monkeypatch.setattr("bitfalcon_plugin.plots.figure.DPI", 40)
 
 
 def val(model=None, events=None, **keys):
