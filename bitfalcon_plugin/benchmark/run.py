@@ -36,7 +36,7 @@ from ..ops.letterbox import legal_size, letterbox_fit, rounding_note
 from ..ops.nms import Suppression
 from ..tasks import task_of
 from ..tasks.metrics import Metrics
-from ..val.loop import DEFAULT_CONF, validate
+from ..val.loop import DEFAULT_CONF, ValOptions, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
 from .report import Bench, EngineRecord, write
 from .timing import interleave, machine
@@ -260,7 +260,7 @@ def _validate(engine: Network | Runtime, conditions: Conditions) -> Metrics:
     sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": engine.multiple}
     loader = ValLoader(conditions.samples, reading, rect=False, **sizes)
     rule = Suppression(conf=DEFAULT_CONF, iou=IOU, max_det=conditions.settings.max_det, multi_label=True)
-    return validate(engine, conditions.samples, loader, rule, task=task_of(engine)).metrics
+    return validate(engine, conditions.samples, loader, ValOptions(rule), task=task_of(engine)).metrics
 
 
 @contextlib.contextmanager

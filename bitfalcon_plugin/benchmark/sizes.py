@@ -32,7 +32,7 @@ from ..tasks.metrics import Metrics
 from ..train.resume import changed_settings, is_finished, newest, recorded_settings
 from ..train.run import run_train
 from ..val.pictures import Pictures
-from ..val.run import evaluate_and_report
+from ..val.run import validate_and_report
 from .record import write_report
 from .sizes_report import (
     BUDGET,
@@ -250,7 +250,7 @@ def _evaluate(folder: Path, last: Checkpoint) -> Metrics:
     settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings).samples
     pictures = Pictures(folder, model.names, settings.plots, board=False)
-    validator, _ = evaluate_and_report(model, samples, settings, folder=folder, pictures=pictures)
+    validator, _ = validate_and_report(model, samples, settings, folder=folder, pictures=pictures)
     return validator.metrics
 
 

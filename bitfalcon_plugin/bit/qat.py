@@ -34,8 +34,7 @@ from ..tasks.metrics import Metrics
 from ..train.optim import auto_rule, planned_iterations
 from ..train.resume import is_finished, recorded_settings, to_resume
 from ..train.run import Result, run_train
-from ..val.pictures import Pictures
-from ..val.run import measure
+from ..val.run import validate_samples
 from .calibration import calibrate, calibration_images
 
 EPOCH_SHARE, MIN_EPOCHS = 0.15, 10  # epochs: this share of the float model's epochs, and at least so many
@@ -222,8 +221,7 @@ def finish(
 def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
     """Measure the COCO numbers of a model, folded in a copy; prints and writes nothing."""
     folded = fold_for_inference(copy.deepcopy(model))
-    pictures = Pictures(Path(), model.names, False, board=False)
-    validator, _ = measure(folded, samples, settings.replace(mode="train"), folder=None, pictures=pictures)
+    validator, _ = validate_samples(folded, samples, settings.replace(mode="train"))
     return validator.metrics
 
 

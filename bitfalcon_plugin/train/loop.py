@@ -21,7 +21,7 @@ from ..models.detector import odd_norms
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..ops.nms import Suppression
 from ..tasks.metrics import Metrics
-from ..val.loop import DEFAULT_CONF, Hooks, progress, validate
+from ..val.loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
 from ..val.run import Validator
 from .guard import MAX_RETURNS, SLOWER, NotFinite
 from .optim import step_is_due
@@ -180,16 +180,11 @@ def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
         ):  # of several processes some have a batch more, and all have to stop together
             _stop_on_signal(trainer, interrupts)
 
-    validator.metrics = validate(
-        trainer.ema.model,
-        trainer.run.val_samples,
-        trainer.val_loader,
-        Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True),
-        task=trainer.task,
-        gains=trainer.gains,
-        autocast=trainer.precision,
-        hooks=Hooks(progress("val", world.main), notify, gather=world.gather),
-    ).metrics
+    rule = Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True)
+    options = ValOptions(rule, trainer.gains, trainer.precision)
+    hooks = Hooks(progress("val", world.main), notify, gather=world.gather)
+    model, samples, loader = trainer.ema.model, trainer.run.val_samples, trainer.val_loader
+    validator.metrics = validate(model, samples, loader, options, task=trainer.task, hooks=hooks).metrics
     events.fire("on_val_end", validator)
     return validator.metrics
 

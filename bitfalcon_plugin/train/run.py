@@ -26,7 +26,7 @@ from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..tasks import task_of
 from ..tasks.metrics import Metrics
-from ..val.run import evaluate_and_report
+from ..val.run import Share, validate_and_report
 from .batch_size import search_batch
 from .distributed import World, check_batch, join
 from .initial_model import initial_model, resumed_model
@@ -175,17 +175,9 @@ def _measure_best(trainer: Trainer) -> Metrics:
     settings, run = trainer.args, trainer.run
     run.world.barrier()  # the first process has written the file
     model = fold_for_inference(load_checkpoint(trainer.best).model(), run.device)
-    validator, _ = evaluate_and_report(
-        model,
-        run.val_samples,
-        settings,
-        folder=trainer.save_dir,
-        pictures=trainer.pictures,
-        events=run.events,
-        rank=run.world.rank,
-        size=run.world.size,
-        gather=run.world.gather,
-    )
+    outputs = {"folder": trainer.save_dir, "pictures": trainer.pictures, "events": run.events}
+    share = Share(run.world.rank, run.world.size, run.world.gather)
+    validator, _ = validate_and_report(model, run.val_samples, settings, share=share, **outputs)
     trainer.validator = validator
     trainer.set_metrics(validator.metrics)
     trainer.fire("on_fit_epoch_end")

@@ -1,7 +1,8 @@
 """Validation: COCO average precision on original-image coordinates, by pycocotools.
 
-Letterboxed rectangular batches, multi-label suppression, boxes back to original pixels (spec/interface.md section 7 with
-the choices of spec/families.md section 3). Precision and recall are those at the confidence with the best mean F1.
+Batches are letterboxed, suppression is multi-label, and boxes are moved back to original pixels (spec/interface.md
+section 7 with the choices of spec/families.md section 3). Precision and recall are taken at the confidence with the
+best mean F1.
 """
 
 from __future__ import annotations
@@ -31,8 +32,47 @@ from ..tasks.metrics import Metrics
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances]], None]
 DEFAULT_CONF = 0.001
-MATRIX_CONF = 0.25  # what the confusion matrix counts where conf is the default
+MATRIX_CONF = 0.25  # the confusion matrix counts detections above it where the confidence is the default
 STAGES = ("preprocess", "inference", "loss", "postprocess")
+
+
+@dataclass(frozen=True)
+class ValOptions:
+    """How a network is validated.
+
+    rule: which candidates are detections. The confusion matrix counts detections above 0.25, or above `rule.conf` where
+    rule.conf is not the default. gains: weights of the losses; None computes no losses. autocast: half-precision type.
+    augment: merge the detections on copies of each image. single: the samples have one class, "item"; every detection
+    counts as that class whatever the model's classes are, and no losses are computed.
+    """
+
+    rule: Suppression = Suppression(conf=DEFAULT_CONF, multi_label=True)
+    gains: Mapping[str, float] | None = None
+    autocast: torch.dtype | None = None
+    augment: bool = False
+    single: bool = False
+
+    def resolved(self) -> ValOptions:
+        """Return options that agree with each other: `single` suppresses across classes and computes no losses."""
+        if not self.single:
+            return self
+        return replace(self, rule=replace(self.rule, multi_label=False, agnostic=True), gains=None)
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """Functions that a validation calls.
+
+    progress: wraps the iterable of batches, like tqdm. notify: gets the name of each event (interface.md section 10).
+    watch: gets the number of each batch, the images (B, 3, H, W) uint8 on the device, the indices of the samples, and
+    the detections of each image in pixels of the input. gather: where other processes validate other samples, gets this
+    process's list of parts and returns the lists of all processes joined; all then get the same Metrics, bit for bit.
+    """
+
+    progress: Callable = iter
+    notify: Callable[[str], None] = lambda event: None
+    watch: Watch | None = None
+    gather: Callable[[list], list] = list
 
 
 class Validation(NamedTuple):
@@ -45,25 +85,8 @@ class Validation(NamedTuple):
     detections: Instances
 
 
-@dataclass(frozen=True)
-class Hooks:
-    """What a validation calls on its way.
-
-    progress: wraps the iterable of batches (tqdm-like). notify: gets the name of each event (interface.md section 10).
-    watch: gets for each batch its number, the images (B, 3, H, W) uint8 on the device, the indices of their samples, and the
-    detections of each image in pixels of the input.
-    gather: where `loader` reads a share of the samples and other processes the rest, gets this process's list of parts and
-    returns all processes' lists joined: all processes get the same Metrics, bit for bit.
-    """
-
-    progress: Callable = iter
-    notify: Callable[[str], None] = lambda event: None
-    watch: Watch | None = None
-    gather: Callable[[list], list] = list
-
-
 class _Part(NamedTuple):
-    """What one batch gave: indices of its samples, detections in original pixels, losses and seconds of each stage."""
+    """The result of one batch: indices of its samples, detections in original pixels, losses, seconds of each stage."""
 
     indices: list[int]
     detections: Instances
@@ -76,93 +99,93 @@ def validate(
     model: Detector,
     samples: Sequence[Sample],
     loader: ValLoader,
-    rule: Suppression = Suppression(conf=DEFAULT_CONF, multi_label=True),  # noqa: B008  frozen
+    options: ValOptions = ValOptions(),  # noqa: B008  frozen
     *,
     task: Task = DETECT,
-    gains: Mapping[str, float] | None = None,
-    autocast: torch.dtype | None = None,
-    augment: bool = False,
-    single: bool = False,
     hooks: Hooks = Hooks(),  # noqa: B008  frozen
 ) -> Validation:
-    """Measure `model` (left in eval mode) on the samples that `loader` reads.
-
-    rule: which candidates are detections. The confusion matrix counts detections above 0.25, or above `rule.conf` where that
-    is not the default. gains: also compute the losses, with these weights. autocast: half-precision type. augment: merge the
-    detections on copies of each image. single: the samples have one class, "item", whatever the model's classes are: every
-    detection counts as that class, and no losses are computed.
-    """
+    """Validate `model` on the samples that `loader` reads, and leave it in eval mode."""
     model.eval()
-    weight = next(model.parameters())
+    options = options.resolved()
     notify = partial(_outside_inference, hooks.notify)
-    names = {0: "item"} if single else model.names
-    if single:
-        rule, gains = replace(rule, multi_label=False, agnostic=True), None
     parts: list[_Part] = []
-    clock = _Clock(weight.device)
+    clock = _Clock(next(model.parameters()).device)
     notify("on_val_start")
-    for number, (pixels, fits, indices) in enumerate(hooks.progress(loader)):
+    for number, batch in enumerate(hooks.progress(loader)):
         notify("on_val_batch_start")
-        images = pixels.to(weight.dtype) / 255
-        clock.lap("preprocess")
-        if warm(model, images):  # the time of compiling is not counted
-            clock.last = time.perf_counter()
-        with torch.autocast(weight.device.type, dtype=autocast, enabled=autocast is not None):
-            raw = model(images)
-            merged = predict_decoded(model, images, augment=True) if augment else None
-        clock.lap("inference")
-        losses = np.zeros(len(task.losses))
-        if gains is not None:
-            labels = _targets(samples, fits, indices).to(weight.device)
-            values = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=gains)
-            losses = torch.stack([*values.values()]).double().cpu().numpy()
-        clock.lap("loss")
-        detections = task.decode(model.decode(raw) if merged is None else merged, rule)
-        if single:
-            detections = [replace(found, classes=torch.zeros_like(found.classes)) for found in detections]
-        original = Instances.cat([_original(*row) for row in zip(detections, fits, indices, strict=True)])
-        clock.lap("postprocess")
-        parts.append(_Part(list(indices), original, losses, clock.taken()))
+        detections, part = _validate_batch(model, samples, batch, options, task, clock)
+        parts.append(part)
         if hooks.watch is not None:
-            hooks.watch(number, pixels, indices, detections)
+            images, _, indices = batch
+            hooks.watch(number, images, indices, detections)
         notify("on_val_batch_end")
         clock.restart()
-    validation = _join(hooks.gather(parts), samples, names, rule.conf, task, with_losses=gains is not None)
+    names = {0: "item"} if options.single else model.names
+    validation = _join(hooks.gather(parts), samples, names, options, task)
     notify("on_val_end")
     return validation
 
 
+def _validate_batch(
+    model: Detector, samples: Sequence[Sample], batch: tuple, options: ValOptions, task: Task, clock: _Clock
+) -> tuple[list[Instances], _Part]:
+    """Return the detections of each image in pixels of the input, and what is kept of the batch."""
+    pixels, fits, indices = batch
+    weight = next(model.parameters())
+    images = pixels.to(weight.dtype) / 255
+    clock.lap("preprocess")
+    if warm(model, images):  # the time of compiling is not counted
+        clock.last = time.perf_counter()
+    with torch.autocast(weight.device.type, dtype=options.autocast, enabled=options.autocast is not None):
+        raw = model(images)
+        augmented = predict_decoded(model, images, augment=True) if options.augment else None
+    clock.lap("inference")
+    losses = np.zeros(len(task.losses))
+    if options.gains is not None:
+        labels = _targets(samples, fits, indices).to(weight.device)
+        values = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=options.gains)
+        losses = torch.stack([*values.values()]).double().cpu().numpy()
+    clock.lap("loss")
+    detections = task.decode(model.decode(raw) if augmented is None else augmented, options.rule)
+    if options.single:
+        detections = [replace(found, classes=torch.zeros_like(found.classes)) for found in detections]
+    original = Instances.cat([_original(*each) for each in zip(detections, fits, indices, strict=True)])
+    clock.lap("postprocess")
+    return detections, _Part(list(indices), original, losses, clock.seconds())
+
+
 def _original(detections: Instances, fit: Fit, index: int) -> Instances:
-    """Detections of one image in pixels of the network input -> in pixels of the original image, on the CPU."""
+    """Move detections from pixels of the network input to pixels of the original image, and to the CPU."""
     image = torch.full_like(detections.classes, index)
     return replace(detections, boxes=fit.to_original(detections.boxes), image=image).to("cpu")
 
 
 def _join(
-    parts: list[_Part], samples: Sequence[Sample], names: Mapping[int, str], conf: float, task: Task, with_losses: bool
+    parts: list[_Part], samples: Sequence[Sample], names: Mapping[int, str], options: ValOptions, task: Task
 ) -> Validation:
-    # In the order of the samples' indices, so that sums do not depend on which process did which batch.
+    """Evaluate all parts in the order of their samples: no sum depends on which process computed which batch."""
     parts = sorted(parts, key=lambda part: part.indices)
     no_detections = replace(Instances.empty(), scores=torch.zeros(0), image=torch.zeros(0, dtype=torch.int64))
     detections = Instances.cat([part.detections for part in parts]) if parts else no_detections
-    seconds = np.sum([part.seconds for part in parts], axis=0) if parts else np.zeros(len(STAGES))
-    speed = dict(zip(STAGES, (seconds * 1e3 / max(len(samples), 1)).tolist(), strict=True))
+    milliseconds = sum((part.seconds for part in parts), np.zeros(len(STAGES))) * 1e3 / max(len(samples), 1)
     losses = None
-    if with_losses:
+    if options.gains is not None:
         means = np.mean([part.losses for part in parts], axis=0) if parts else np.zeros(len(task.losses))
         losses = dict(zip(task.losses, means.tolist(), strict=True))
+    conf = options.rule.conf
     metrics = task.evaluate(samples, detections, names, conf=MATRIX_CONF if conf == DEFAULT_CONF else conf)
+    speed = dict(zip(STAGES, milliseconds.tolist(), strict=True))
     return Validation(replace(metrics, losses=losses, speed=speed, conf=conf), detections)
 
 
 def _outside_inference(notify: Callable[[str], None], event: str) -> None:
-    with torch.inference_mode(False):  # what a callback makes can be trained on
+    with torch.inference_mode(False):  # tensors that a callback makes can be trained on
         notify(event)
 
 
 class _Clock:
-    # Seconds of each stage of one batch; on a GPU a lap waits for the work it measures. What runs between `taken` and
-    # `restart` counts for none.
+    """The seconds of each stage of one batch, from `restart` on. On a GPU a lap waits for the work that it measures."""
+
     def __init__(self, device: torch.device):
         self.device = device
         self.restart()
@@ -177,12 +200,12 @@ class _Clock:
         self.spent[stage] += now - self.last
         self.last = now
 
-    def taken(self) -> np.ndarray:
+    def seconds(self) -> np.ndarray:
         return np.array([self.spent[stage] for stage in STAGES])
 
 
 def _targets(samples: Sequence[Sample], fits: Sequence[Fit], indices: Sequence[int]) -> Instances:
-    """The labels of a batch in pixels of the network input; `image` is the index in the batch."""
+    """Return the labels of a batch in pixels of the network input; `image` is the index in the batch."""
     labels = []
     for image, (index, fit) in enumerate(zip(indices, fits, strict=True)):
         truth = samples[index].pixel_labels()
@@ -191,7 +214,6 @@ def _targets(samples: Sequence[Sample], fits: Sequence[Fit], indices: Sequence[i
 
 
 def progress(label: str, shown: bool = True) -> Callable:
-    """A tqdm bar that is there on a terminal only and leaves nothing behind."""
-    return partial(
-        tqdm, desc=f"{label:>9}", leave=False, disable=not (shown and sys.stderr.isatty()), dynamic_ncols=True
-    )
+    """Return a function that wraps batches in a tqdm bar, which shows on a terminal only and leaves nothing behind."""
+    hidden = not (shown and sys.stderr.isatty())
+    return partial(tqdm, desc=f"{label:>9}", leave=False, disable=hidden, dynamic_ncols=True)

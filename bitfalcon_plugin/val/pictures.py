@@ -36,8 +36,8 @@ LEAST = 0.25  # score of the detections that are drawn
 class Pictures:
     """The pictures of a run in `folder`; every method does nothing where `plots` is false.
 
-    names: class index -> name. note: prints a note. board: whether TensorBoard gets scalars where it is installed; None:
-    as plots.
+    names: class index -> name. note: prints a note. board: whether TensorBoard gets scalars where it is installed;
+    None: as plots.
     """
 
     def __init__(
@@ -152,8 +152,8 @@ def _label_rows(labels: Instances, fit: Fit | None = None) -> list[list[float]]:
 def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:
     """A function that writes a row of named numbers of an epoch for TensorBoard, into `folder`.
 
-    It does nothing where tensorboard is not installed or does not work. tensorboard is slow to import: that waits for the
-    first row. Rows after that epoch which an interrupted run left behind are hidden.
+    It does nothing where tensorboard is not installed or does not work. tensorboard is slow to import: that waits for
+    the first row. Rows after that epoch which an interrupted run left behind are hidden.
     """
     if importlib.util.find_spec("tensorboard") is None:
         return _silent

@@ -1,4 +1,4 @@
-"""What `val` does, from Settings to Metrics: finds the data, measures, prints the tables and fills the run folder.
+"""The verb val, from Settings to Metrics: find the data, validate, print the tables and fill the run folder.
 
 File names and formats as in spec/interface.md 6.1 and 7.
 """
@@ -30,79 +30,72 @@ from ..predict.writer import write_files
 from ..tasks import task_of
 from ..tasks.coco import coco_rows
 from ..tasks.metrics import Metrics
-from .loop import DEFAULT_CONF, Hooks, progress, validate
+from .loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
 from .pictures import Pictures
 from .worst import worst_images
 
 COUNTED = 100  # detections of a class and image that COCO's numbers go by, best first
 
 
-def run_val(model: Detector, settings: Settings, events: Events | None = None) -> Metrics:
-    """Measure a model (folded, on its device) on a split of the data; prints, and writes what plots, save_json and save_txt ask for.
+@dataclass
+class Validator:
+    """A validation under way: the argument of callbacks of its events. metrics: None before on_val_end."""
 
-    Raises UserError where the classes of model and data differ, and for a split that is not there or has no labels; with
-    save_json a split without labels (the one of a contest) gives its predictions.json, and numbers that are nan or 0.
+    args: Settings
+    save_dir: Path
+    dataloader: ValLoader
+    device: torch.device
+    model: Detector
+    metrics: Metrics | None = None
+
+
+@dataclass(frozen=True)
+class Share:
+    """The share of the samples that this process validates: that of process `rank` of `size`.
+
+    gather: as in Hooks.
+    """
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[list], list] = list
+
+
+def run_val(model: Detector, settings: Settings, events: Events | None = None) -> Metrics:
+    """Validate a model, folded and on its device, on a split of the data; prints tables, and writes files.
+
+    The settings plots, save_json and save_txt say which files. Raises UserError where the classes of model and data
+    differ, and for a split that is missing or has no labels. With save_json a split without labels, like that of a
+    contest, gives predictions.json, and numbers that are nan or 0.
     """
     data, settings = find_data(settings)
-    single = settings.single_cls and model.nc > 1  # all that the model finds is one class
+    single = settings.single_cls and model.nc > 1  # all classes of the model count as one
     if not single:
         same_classes(model.names, class_names(settings, data), data)
-    settings = legal_side(settings, model.multiple)
-    settings = counted_batch(settings)
+    settings = counted_batch(legal_side(settings, model.multiple))
     samples = scan_split(data, settings.split, settings, task_of(model).read_row).samples
-    most = max(len(sample.labels) for sample in samples)
-    if not most and not settings.save_json:
-        kept = "" if settings.classes is None else f" of classes={settings.classes}"
+    max_objects = max(len(sample.labels) for sample in samples)
+    if not max_objects and not settings.save_json:
+        classes = "" if settings.classes is None else f" of classes={settings.classes}"
         raise UserError(
-            f"Split '{settings.split}' of '{data.path}' has no label{kept}: there is nothing to measure against. Give a split "
-            "with labels, or save_json=True for predictions.json alone."
+            f"Split '{settings.split}' of '{data.path}' has no label{classes}: there is nothing to measure against. "
+            "Give a split with labels, or save_json=True for predictions.json alone."
         )
-    settings = _enough_boxes(settings, most)
-    names = {0: "item"} if single else model.names
+    settings = _raise_max_det(settings, max_objects)
     with _run_dir(settings) as folder:
+        names = {0: "item"} if single else model.names
         pictures = Pictures(folder or Path(), names, settings.plots, board=False)
-        evaluate = evaluate_and_report if most else measure
-        validator, detections = evaluate(
-            model, samples, settings, folder=folder, pictures=pictures, events=events, single=single
-        )
+        validate_split = validate_and_report if max_objects else validate_samples
+        options = {"folder": folder, "pictures": pictures, "events": events, "single": single}
+        validator, detections = validate_split(model, samples, settings, **options)
         if folder is not None:
-            write_files(
-                folder, samples, coco_rows(detections), settings, coco=not single and is_coco(data, settings.split)
-            )
+            coco = not single and is_coco(data, settings.split)
+            write_files(folder, samples, coco_rows(detections), settings, coco=coco)
             print(f"Results saved to {folder}")
     return validator.metrics
 
 
-def evaluate_and_report(
-    model: Detector,
-    samples: Sequence[Sample],
-    settings: Settings,
-    *,
-    folder: Path | None,
-    pictures: Pictures,
-    **options,
-) -> tuple[Validator, Instances]:
-    """Measure a model as `measure` does, print the tables and the speed, and write worst.csv and the pictures into `folder`.
-
-    options: further arguments of `measure`. The process of rank 0 writes. With verbose the table has every class, and the
-    worst images are printed.
-    """
-    validator, detections = measure(model, samples, settings, folder=folder, pictures=pictures, **options)
-    metrics = validator.metrics
-    names = {0: "item"} if options.get("single") else model.names
-    worst = worst_images(samples, detections, names, conf=metrics.best_conf)
-    print(metrics.table(settings.verbose))
-    if settings.verbose:
-        print(worst.table())
-    print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
-    if folder is not None and options.get("rank", 0) == 0:
-        write_text(folder / "worst.csv", worst.to_csv())
-        pictures.worst(worst)
-        pictures.finish(metrics)
-    return validator, detections
-
-
-def measure(
+def validate_and_report(
     model: Detector,
     samples: Sequence[Sample],
     settings: Settings,
@@ -111,78 +104,108 @@ def measure(
     pictures: Pictures,
     events: Events | None = None,
     single: bool = False,
-    rank: int = 0,
-    size: int = 1,
-    gather: Callable[[list], list] = list,
+    share: Share = Share(),  # noqa: B008  frozen
 ) -> tuple[Validator, Instances]:
-    """Measure a model on samples; returns the Validator, with its Metrics, and all detections (see `validate`).
+    """Validate as `validate_samples` does, print tables and speed, and write pictures and worst.csv into `folder`.
 
-    single, gather: as in `validate`. rank, size: this process measures its share of the samples; with `gather` all processes get the same
-    Metrics. events get the Validator.
+    The process of rank 0 writes. With verbose the table has every class, and the worst images are printed.
+    """
+    options = {"folder": folder, "pictures": pictures, "events": events, "single": single, "share": share}
+    validator, detections = validate_samples(model, samples, settings, **options)
+    metrics = validator.metrics
+    worst = worst_images(samples, detections, metrics.names, conf=metrics.best_conf)
+    print(metrics.table(settings.verbose))
+    if settings.verbose:
+        print(worst.table())
+    print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
+    if folder is not None and share.rank == 0:
+        write_text(folder / "worst.csv", worst.to_csv())
+        pictures.worst(worst)
+        pictures.finish(metrics)
+    return validator, detections
+
+
+def validate_samples(
+    model: Detector,
+    samples: Sequence[Sample],
+    settings: Settings,
+    *,
+    folder: Path | None = None,
+    pictures: Pictures | None = None,
+    events: Events | None = None,
+    single: bool = False,
+    share: Share = Share(),  # noqa: B008  frozen
+) -> tuple[Validator, Instances]:
+    """Validate a model on samples; returns the Validator with its Metrics, and all detections (see `validate`).
+
+    single: as in ValOptions. share: other processes validate the other samples. events: get the Validator.
     """
     events = events or Events()
-    device = next(model.parameters()).device
-    rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
-    rect = rect and not model.fixed
-    reading = Reading(device, workers_for(device, settings), rank=rank, world=size)
-    sizes = {"imgsz": settings.imgsz, "batch": settings.batch, "multiple": model.multiple}
-    loader = ValLoader(samples, reading, rect=rect, **sizes)
-    validator = Validator(settings, folder, loader, device, model)
+    loader = _loader(model, samples, settings, share)
+    validator = Validator(settings, folder, loader, loader.device, model)
 
     def notify(event: str) -> None:
-        if event != "on_val_end":  # its functions want the numbers
+        if event != "on_val_end":  # fired below, when the validator has its metrics
             events.fire(event, validator)
 
-    measuring = settings.mode == "val"  # at the end of a training run its own settings mean something else
-    task = task_of(model)
+    watch = None if pictures is None else pictures.watch(samples, loader.fits)
+    hooks = Hooks(progress("val", share.rank == 0), notify, watch, share.gather)
+    options = _options(model, settings, single)
+    validation = validate(model, samples, loader, options, task=task_of(model), hooks=hooks)
+    validator.metrics = replace(validation.metrics, save_dir=folder)
+    events.fire("on_val_end", validator)
+    return validator, validation.detections
+
+
+def _loader(model: Detector, samples: Sequence[Sample], settings: Settings, share: Share) -> ValLoader:
+    device = next(model.parameters()).device
+    rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
+    reading = Reading(device, workers_for(device, settings), rank=share.rank, world=share.size)
+    sizes = {"imgsz": settings.imgsz, "batch": settings.batch, "multiple": model.multiple}
+    return ValLoader(samples, reading, rect=rect and not model.fixed, **sizes)
+
+
+def _options(model: Detector, settings: Settings, single: bool) -> ValOptions:
     rule = Suppression(
         conf=DEFAULT_CONF if settings.conf is None else settings.conf,
         iou=settings.iou,
         max_det=settings.max_det,
         multi_label=True,
         agnostic=settings.agnostic_nms or settings.single_cls,
-        classes=_classes(settings, model),
+        classes=_class_filter(settings, model),
     )
-    validation = validate(
-        model,
-        samples,
-        loader,
-        rule,
-        task=task,
-        gains=None if model.exported else task.gains(settings),
-        autocast=evaluation_precision(settings, device, model) if measuring and not model.exported else None,
-        augment=measuring and settings.augment,
-        single=single,
-        hooks=Hooks(progress("val", rank == 0), notify, pictures.watch(samples, loader.fits), gather),
-    )
-    validator.metrics = replace(validation.metrics, save_dir=folder)
-    events.fire("on_val_end", validator)
-    return validator, validation.detections
+    autocast, augment = None, False
+    if settings.mode == "val":  # at the end of a training half= and augment= do not speak of validation
+        autocast = None if model.exported else evaluation_precision(settings, next(model.parameters()).device, model)
+        augment = settings.augment
+    gains = None if model.exported else task_of(model).gains(settings)
+    return ValOptions(rule, gains, autocast, augment, single)
 
 
 def counted_batch(settings: Settings) -> Settings:
-    """The settings with batch= as a number of images, which is searched for in training only; a note where it was none."""
+    """Return the settings with batch= as a number of images; prints a note where it was no number of images."""
     if settings.batch >= 1:
         return settings
     print_note(f"batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.")
     return settings.replace(batch=USUAL)
 
 
-def _enough_boxes(settings: Settings, most: int) -> Settings:
-    # most: labels of the image that has most of them
-    if most > COUNTED:
-        print_note(f"an image has {most} labels; AP and AR count the {COUNTED} best detections of a class and image.")
-    if most <= settings.max_det:
+def _raise_max_det(settings: Settings, max_objects: int) -> Settings:
+    """Return settings with max_det at least `max_objects`, the most labels of one image, unless max_det is given."""
+    labels = f"an image has {max_objects} labels"
+    if max_objects > COUNTED:
+        print_note(f"{labels}; AP and AR count the {COUNTED} best detections of a class and image.")
+    if max_objects <= settings.max_det:
         return settings
     if "max_det" in settings.given:
-        print_note(f"an image has {most} labels; with max_det={settings.max_det} not all of them can be found.")
+        print_note(f"{labels}; with max_det={settings.max_det} not all of them can be found.")
         return settings
-    print(f"max_det={most}: so many labels has one image")
-    return settings.replace(max_det=most)
+    print(f"max_det={max_objects}: so many labels has one image")
+    return settings.replace(max_det=max_objects)
 
 
-def _classes(settings: Settings, model: Detector) -> list[int] | None:
-    # Which classes of the model count. A model of one class may measure several of the data's as one.
+def _class_filter(settings: Settings, model: Detector) -> list[int] | None:
+    """The classes of the model that count. A model of one class may measure several classes of the data as one."""
     if settings.classes is None or model.nc == 1:
         return None
     return [settings.classes] if isinstance(settings.classes, int) else list(settings.classes)
@@ -190,7 +213,7 @@ def _classes(settings: Settings, model: Detector) -> list[int] | None:
 
 @contextlib.contextmanager
 def _run_dir(settings: Settings) -> Iterator[Path | None]:
-    # None where nothing is to be written. What fails leaves no empty folder.
+    """Give a new run folder, or None where nothing is to be written. An error leaves no empty folder."""
     if not (settings.plots or settings.save_json or settings.save_txt):
         yield None
         return
@@ -201,15 +224,3 @@ def _run_dir(settings: Settings) -> Iterator[Path | None]:
         with contextlib.suppress(OSError):
             folder.rmdir()
         raise
-
-
-@dataclass
-class Validator:
-    """A validation under way. Callbacks of its events get this object."""
-
-    args: Settings
-    save_dir: Path
-    dataloader: ValLoader
-    device: torch.device
-    model: Detector
-    metrics: Metrics | None = None  # from on_val_end on

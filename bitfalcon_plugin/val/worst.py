@@ -1,7 +1,7 @@
 """The images on which a model errs most: what it misses and what it finds where nothing is, as a table and a picture.
 
-Pairs as COCO's evaluation makes them: the surest detection first, each takes the label of its class that it overlaps most
-and that no surer one has taken. An object that is taken for another class is a miss and a false positive.
+Pairs as COCO's evaluation makes them: the surest detection first, each takes the label of its class that it overlaps
+most and that no surer one has taken. An object that is taken for another class is a miss and a false positive.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SIDE, COLUMNS, HEAD = 480, 4, 30  # pixels of a cell and of the line above all
 class Errors:
     """What went wrong on one image.
 
-    labels, detections: in pixels of the original image. hit (m,), right (n,): bool, whether a label has a partner among the
-    detections, and a detection among the labels.
+    labels, detections: in pixels of the original image. hit (m,), right (n,): bool, whether a label has a partner among
+    the detections, and a detection among the labels.
     """
 
     image: Path
@@ -61,8 +61,8 @@ class Errors:
 class Worst:
     """Images with errors, in turn the one with most misses and the one with most false positives of those that are left.
 
-    names: class index -> name. conf, iou: detections with a higher score count, and the least overlap of a pair. images: how
-    many were looked at.
+    names: class index -> name. conf, iou: detections with a higher score count, and the least overlap of a pair.
+    images: how many were looked at.
     """
 
     errors: tuple[Errors, ...]
@@ -206,8 +206,8 @@ def worst_images(
 ) -> Worst:
     """Look for errors on every image.
 
-    detections: in pixels of the original images, `image` is the index of the sample. Detections with a score above `conf`
-    count; a pair overlaps by `iou` or more.
+    detections: in pixels of the original images, `image` is the index of the sample. Detections with a score above
+    `conf` count; a pair overlaps by `iou` or more.
     """
     per_image = by_image(detections, len(samples), conf)
     errors = [_errors(sample, found, iou) for sample, found in zip(samples, per_image, strict=True)]

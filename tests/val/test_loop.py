@@ -22,7 +22,7 @@ from bitfalcon_plugin.ops.nms import Suppression
 from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.tasks.detect import GAINS
 from bitfalcon_plugin.tasks.metrics import STATS
-from bitfalcon_plugin.val.loop import Hooks, validate
+from bitfalcon_plugin.val.loop import Hooks, ValOptions, validate
 from tests.helpers.finder import BrightBoxes, painted
 from tests.helpers.labels import detections_of, sample_of
 from tests.helpers.tiny_models import CONV, small_model
@@ -184,15 +184,15 @@ def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
     model = small_model(CONV, (-1, 1, "Conv", [16, 3, 2]), nc=3)
     samples = scene(tmp_path)
     batches = list(ValLoader(samples, imgsz=64, batch=2, multiple=32))
-    rule = Suppression(conf=0.002, multi_label=True)
-    alone = validate(model, samples, batches, rule, gains=GAINS).metrics
+    options = ValOptions(Suppression(conf=0.002, multi_label=True), GAINS)
+    alone = validate(model, samples, batches, options).metrics
     parts = {}
     for rank in (0, 1):
         hooks = Hooks(gather=lambda own, rank=rank: parts.setdefault(rank, own))
-        validate(model, samples, batches[rank::2], rule, gains=GAINS, hooks=hooks)
+        validate(model, samples, batches[rank::2], options, hooks=hooks)
     shared = pickle.loads(pickle.dumps(parts))
     hooks = Hooks(gather=lambda own: shared[1] + shared[0])
-    found = [validate(model, samples, batches[rank::2], rule, gains=GAINS, hooks=hooks).metrics for rank in (0, 1)]
+    found = [validate(model, samples, batches[rank::2], options, hooks=hooks).metrics for rank in (0, 1)]
     assert alone.box.all_ap.shape == (3, 10) and all(loss > 0 for loss in alone.losses.values())
     assert numbers(found[0]) == numbers(found[1]) == numbers(alone)
     assert found[0].speed == found[1].speed and all(ms > 0 for ms in found[0].speed.values())
@@ -202,8 +202,10 @@ def test_the_matrix_counts_from_a_quarter_or_from_the_given_confidence(tmp_path)
     samples = scene(tmp_path)
     loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     rules = {conf: Suppression(conf=conf, multi_label=True) for conf in (0.001, 0.1, 0.95)}
+    options = {conf: ValOptions(rule) for conf, rule in rules.items()}
     found = {
-        conf: validate(BrightBoxes(), samples, loader, rule).metrics.confusion_matrix for conf, rule in rules.items()
+        conf: validate(BrightBoxes(), samples, loader, chosen).metrics.confusion_matrix
+        for conf, chosen in options.items()
     }
     assert [matrix.conf for matrix in found.values()] == [0.25, 0.1, 0.95]
     assert found[0.001].matrix.tolist() == [[4, 0, 0, 0], [0, 4, 0, 0], [0, 0, 4, 0], [0, 0, 0, 0]]
@@ -215,7 +217,7 @@ def test_of_what_is_found_only_some_classes_may_count(tmp_path):
     samples = scene(tmp_path)
     loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     rule = Suppression(conf=0.001, multi_label=True, classes=[0, 2])
-    metrics, detections = validate(BrightBoxes(), samples, loader, rule)
+    metrics, detections = validate(BrightBoxes(), samples, loader, ValOptions(rule))
     assert len(detections) == 8 and set(detections.classes.tolist()) == {0, 2}
     assert metrics.confusion_matrix.matrix.tolist() == [[4, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 4, 0, 0]]
     for image, own in enumerate(samples):
@@ -242,7 +244,7 @@ def test_all_that_is_found_may_be_one_class(tmp_path):
     ]
     loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     rule = Suppression(conf=0.001, iou=1.0, multi_label=True)
-    metrics = validate(SpeaksTwice(), samples, loader, rule, single=True, gains=GAINS).metrics
+    metrics = validate(SpeaksTwice(), samples, loader, ValOptions(rule, GAINS, single=True)).metrics
     assert metrics.names == {0: "item"} and [row.name for row in metrics.classes] == ["item"] and metrics.losses is None
     assert metrics.confusion_matrix.matrix.tolist() == [[12, 0], [0, 0]]  # no box twice
     assert (

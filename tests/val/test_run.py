@@ -236,7 +236,7 @@ def test_room_for_all_objects_of_an_image(place, monkeypatch, capsys, keys, expe
     (place / "data/labels/val/0.txt").write_text("".join(f"0 {0.1 + k / 500} 0.5 0.1 0.1\n" for k in range(301)))
     seen, own = [], measuring.validate
     monkeypatch.setattr(
-        measuring, "validate", lambda *args, **options: seen.append(args[3].max_det) or own(*args, **options)
+        measuring, "validate", lambda *args, **options: seen.append(args[3].rule.max_det) or own(*args, **options)
     )
     val(**keys, **QUIET)
     told = capsys.readouterr()
