@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from .config.errors import UserError
 from .config.notes import print_note
 from .config.version import __version__
+from .export.formats import ModelKind, model_kind
 
 if TYPE_CHECKING:
     from .config.settings import Settings
@@ -61,8 +62,8 @@ bitfalcon task=train model=yolov12.yaml scale=n     the whole path, nothing else
 Add --debug to see where an error comes from.
 """
 
-HELP_WORDS = ("help", "--help", "-h")
-COPY = "default_copy.yaml"
+DEBUG_TOKENS = ("--debug", "debug", "debug=true", "--debug=true")
+SETTINGS_COPY = "default_copy.yaml"
 EXAMPLE = "for example model=runs/detect/train/weights/best.pt ."
 
 
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # noqa: BLE001  every error ends as a message and a code
         if isinstance(error, BrokenPipeError) and _is_output_closed():
             return 141
-        if any(token.lower() in ("--debug", "debug", "debug=true", "--debug=true") for token in tokens):
+        if any(token.lower() in DEBUG_TOKENS for token in tokens):
             import traceback
 
             traceback.print_exc()
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(tokens: Sequence[str]) -> int:
-    if not tokens or tokens[0] in HELP_WORDS:  # answered without importing anything else
+    if not tokens or tokens[0] in ("help", "--help", "-h"):  # before any further import
         return _help()
     from .config.command_line import parse_tokens
 
@@ -128,10 +129,10 @@ def _copy_cfg(tokens: Sequence[str]) -> int:
     from .config.files import write_text
     from .config.listing import defaults_text
 
-    if os.path.lexists(COPY):
-        raise UserError(f"'{COPY}' is here already and may hold your changes. Rename or remove it first.")
-    write_text(COPY, defaults_text())
-    print(f"wrote {COPY}; edit it, then: bitfalcon train cfg={COPY} model=yolov12.yaml scale=n")
+    if os.path.lexists(SETTINGS_COPY):
+        raise UserError(f"'{SETTINGS_COPY}' exists already and may hold your changes. Rename or remove it first.")
+    write_text(SETTINGS_COPY, defaults_text())
+    print(f"wrote {SETTINGS_COPY}; edit it, then: bitfalcon train cfg={SETTINGS_COPY} model=yolov12.yaml scale=n")
     return 0
 
 
@@ -151,7 +152,6 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 
 
 def _train(settings: Settings) -> object:
-    from .export.formats import ModelKind, model_kind
     from .models.build import DEFAULT_MODEL
     from .models.weights.foreign import open_checkpoint
     from .train.run import run_train
@@ -163,8 +163,8 @@ def _train(settings: Settings) -> object:
             f"train needs a graph (.yaml) or a checkpoint (.pt); model={source} is an exported model, whose weights "
             "cannot be trained. Take the .pt it was made from."
         )
-    is_start = kind is ModelKind.CHECKPOINT and not settings.resume
-    return run_train(settings, open_checkpoint(source) if is_start else None).metrics
+    starts_from_weights = kind is ModelKind.CHECKPOINT and not settings.resume
+    return run_train(settings, open_checkpoint(source) if starts_from_weights else None).metrics
 
 
 def _val(settings: Settings) -> object:
@@ -188,41 +188,34 @@ def _predict(settings: Settings) -> None:
 
 
 def _info(settings: Settings) -> object:
-    from .export.formats import ModelKind, model_kind
+    from .export.open import show_export
     from .models.build import DEFAULT_MODEL, graph_from_settings
+    from .models.info import show_checkpoint, show_graph
 
     source = settings.model or DEFAULT_MODEL
     kind = model_kind(source)
     if kind is ModelKind.EXPORTED:
-        from .export.open import show_export
-
         return show_export(source)
-    from .models.info import show_checkpoint, show_graph
-
     if kind is ModelKind.CHECKPOINT:
         return show_checkpoint(source, settings)
     return show_graph(graph_from_settings(source, settings), settings)
 
 
 def _export(settings: Settings) -> object:
-    """Write a file for other programs; of a graph, one with random weights."""
-    from .export.formats import ModelKind, model_kind
-    from .models.build import DEFAULT_MODEL
+    """Write a file for other programs; a graph is exported with random weights."""
+    from .export.run import run_export
+    from .models.build import DEFAULT_MODEL, graph_from_settings
+    from .models.detector import Detector
     from .yolo import YOLO
 
     source = settings.model or DEFAULT_MODEL
     if model_kind(source) is not ModelKind.GRAPH:
         return YOLO(source).export(settings=settings)
-    from .export.run import run_export
-    from .models.build import graph_from_settings
-    from .models.detector import Detector
-
     print_note(f"{source} is a graph, its weights are random.")
     return run_export(Detector(graph_from_settings(source, settings)), settings, source)
 
 
 def _benchmark(settings: Settings) -> object:
-    from .export.formats import ModelKind, model_kind
     from .yolo import YOLO
 
     source = _trained_model(settings)
@@ -232,7 +225,6 @@ def _benchmark(settings: Settings) -> object:
 
 
 def _convert(settings: Settings) -> object:
-    from .export.formats import ModelKind, model_kind
     from .models.weights.convert import run_convert
 
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
@@ -283,8 +275,6 @@ VERBS: dict[str, Callable[[Settings], object]] = {
 
 def _trained_model(settings: Settings) -> str:
     """settings.model; UserError where it does not name trained weights."""
-    from .export.formats import ModelKind, model_kind
-
     if settings.model is None:
         raise UserError(f"{settings.mode} needs model=: a trained checkpoint, {EXAMPLE}")
     if model_kind(settings.model) is ModelKind.GRAPH:
@@ -310,10 +300,11 @@ def _message_of(error: Exception) -> tuple[str, int]:
 
 
 def _is_output_closed() -> bool:
-    """Whether stdout is the pipe that broke; it may also have been one between processes of a run."""
+    """Whether stdout is the pipe that broke, and not a pipe between processes of a run. Silences stdout then."""
     try:
         print(flush=True)  # an empty line shows it, a second flush does not
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        # Otherwise the interpreter prints an error when it flushes stdout at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return True
     return False

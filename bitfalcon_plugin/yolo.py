@@ -66,7 +66,7 @@ class YOLO:
         self._working = WorkingModel(
             self.source, open_checkpoint(self.source) if kind is ModelKind.CHECKPOINT else None
         )
-        self._remember()
+        self._update_overrides()
 
     @property
     def model(self) -> Detector:
@@ -100,8 +100,9 @@ class YOLO:
 
     @property
     def ckpt(self) -> dict[str, object]:
-        """What the checkpoint says: epoch, date, license, train_args, train_metrics; and model. Empty for a graph."""
-        if (checkpoint := self.checkpoint) is None:
+        """The checkpoint's epoch, date, license, train_args and train_metrics, and model. Empty for a graph."""
+        checkpoint = self.checkpoint
+        if checkpoint is None:
             return {}
         return {
             "epoch": checkpoint.epoch,
@@ -123,11 +124,11 @@ class YOLO:
         _refuse_plugin("train", "trainer", trainer)
         settings = self._complete(parse_keywords("train", kwargs))
         may_differ = self.checkpoint is not None and self._working.built is not None
-        start = self._working.current() if may_differ else self.checkpoint
+        start = self._working.to_checkpoint() if may_differ else self.checkpoint
         result = run_train(settings, None if settings.resume else start, self._events)
         self.trainer, self.metrics = result.trainer, result.metrics
         self._working.use(load_checkpoint(result.best), str(result.best))
-        self._remember()
+        self._update_overrides()
         return self.metrics
 
     def val(self, validator: None = None, *, settings: Settings | None = None, **kwargs) -> Metrics:
@@ -138,7 +139,7 @@ class YOLO:
         given = settings or parse_keywords("val", kwargs)
         settings = self._complete(given)
         try:
-            self.metrics = run_val(self._prepared(settings), settings, self._events)
+            self.metrics = run_val(self._network_for(settings), settings, self._events)
         except MissingFileError as error:
             if given.data is None and "data" in self.overrides:
                 raise MissingFileError(
@@ -166,7 +167,7 @@ class YOLO:
         events = Events(self._events)
         events.callbacks["on_predict_start"].insert(0, lambda running: setattr(self, "predictor", running))
         verbose = self.verbose or "verbose" in kwargs and settings.verbose
-        results = run_predict(self._prepared(settings), settings, source, verbose, events)
+        results = run_predict(self._network_for(settings), settings, source, verbose, events)
         return results if stream else list(results)
 
     __call__ = predict
@@ -196,7 +197,7 @@ class YOLO:
 
     @property
     def callbacks(self) -> dict[str, list]:
-        """Functions by event."""
+        """The functions of each event."""
         return self._events.callbacks
 
     def add_callback(self, event: str, func) -> None:
@@ -212,10 +213,11 @@ class YOLO:
         self._events.callbacks.clear()
 
     def load(self, weights: str | Path) -> YOLO:
-        """Take over the weights of a checkpoint, ours or a foreign one: a graph starts with them, others are replaced.
+        """Take the weights of a checkpoint, also of a foreign one.
 
-        Classes go by number where both have as many and the model's classes have no names, otherwise by name. Raises
-        UserError where anything else differs.
+        A graph starts with these weights, the weights of a checkpoint are replaced. Classes are matched by number where
+        their numbers are equal and the model's classes have no names, otherwise by name. Raises UserError where
+        anything else differs.
         """
         if not _is_checkpoint_path(weights):
             shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
@@ -223,14 +225,14 @@ class YOLO:
         self._changeable.load(weights)
         if self.checkpoint is None:
             self.overrides["pretrained"] = str(weights)
-        self._remember()
+        self._update_overrides()
         return self
 
     def save(self, filename: str | Path = "saved_model.pt") -> None:
         """Write the present weights, with the licence of their checkpoint, in our format, whole or not at all."""
         if not _is_checkpoint_path(filename):
             raise UserError(f"save({filename!r}): expected a path that ends in .pt.")
-        save_checkpoint(filename, self._changeable.current())
+        save_checkpoint(filename, self._changeable.to_checkpoint())
 
     def reset_weights(self) -> YOLO:
         """Replace the weights by fresh ones for the same graph."""
@@ -248,13 +250,16 @@ class YOLO:
 
         A device may also be written as in device=, for example "0".
         """
-        leads = bool(args) and isinstance(args[0], (str, int, torch.device))
-        device, others = (args[0], list(args[1:])) if leads else (kwargs.pop("device", None), list(args))
+        arguments = list(args)
+        if arguments and isinstance(arguments[0], (str, int, torch.device)):
+            device = arguments.pop(0)
+        else:
+            device = kwargs.pop("device", None)
         if device is not None:
-            others.insert(0, select_device(str(device)))
-            self.overrides["device"] = str(others[0])
+            arguments.insert(0, select_device(str(device)))
+            self.overrides["device"] = str(arguments[0])
         try:
-            self._changeable.to(*others, **kwargs)
+            self._changeable.to(*arguments, **kwargs)
         except TypeError as error:
             raise UserError(
                 f"to{args}: expected a device, a floating-point type or both ({str(error).splitlines()[0]})."
@@ -278,7 +283,7 @@ class YOLO:
         return self.to(torch.float32)
 
     def eval(self) -> YOLO:
-        """Let batch norms use their gathered statistics; val and predict do so in any case."""
+        """Put the network into evaluation mode; val and predict always use it so."""
         self._network.eval()
         return self
 
@@ -294,16 +299,10 @@ class YOLO:
         from .export.run import run_export
 
         given = settings or parse_keywords("export", kwargs)
-        path = run_export(
-            self._network,
-            self._complete(given),
-            self.ckpt_path or self.source,
-            self.checkpoint and self.checkpoint.license,
-            self._events,
-            "data" not in given.given,
-            given.given,
-        )
-        return str(path)
+        settings, source = self._complete(given), self.ckpt_path or self.source
+        licence = self.checkpoint and self.checkpoint.license
+        data_remembered = "data" not in given.given
+        return str(run_export(self._network, settings, source, licence, self._events, data_remembered, given.given))
 
     def benchmark(self, *, settings: Settings | None = None, **kwargs) -> Bench:
         """Measure every installed runtime and precision with the present weights; print, write and return the table."""
@@ -311,10 +310,11 @@ class YOLO:
 
         given = settings or parse_keywords("benchmark", kwargs)
         settings = self._complete(given.with_defaults({"data": None, "batch": 1}))
+        origin = Path(self.ckpt_path or self.source)
         with scratch() as folder:
-            origin = Path(self.ckpt_path or self.source)
-            self.save(folder / f"{origin.stem}.pt")
-            return run_benchmark(self._network, folder / f"{origin.stem}.pt", origin, settings)
+            copy = folder / f"{origin.stem}.pt"
+            self.save(copy)
+            return run_benchmark(self._network, copy, origin, settings)
 
     def tune(self, *args, **kwargs):
         """Raise UserError: there is no search over settings."""
@@ -333,8 +333,8 @@ class YOLO:
         known = [word for word in dir(type(self)) if not word.startswith("_")]
         raise AttributeError(f"YOLO has no {name!r}, nor has its model.{did_you_mean(name, known)}")
 
-    def _remember(self) -> None:
-        """Let later calls use the data, the image size, ... that the checkpoint was trained with."""
+    def _update_overrides(self) -> None:
+        """Let later calls use the data, the image size, ... of the checkpoint's training."""
         if self.checkpoint is not None:
             self.overrides.pop("pretrained", None)
             trained = self.checkpoint.settings
@@ -343,11 +343,11 @@ class YOLO:
 
     @property
     def _network(self) -> Detector:
-        """The network for this object's own use; `model` hands it to scripts."""
+        """The network for methods of this class; scripts get it from `model`."""
         return self._exported.runtime if self._exported else self._working.network
 
     def _complete(self, given: Settings) -> Settings:
-        """The settings of a call; what it does not give comes from `overrides`, then from an exported model."""
+        """Return the settings of a call; keys not given come from `overrides`, then from an exported model."""
         if given.model is not None and given.model not in (self.source, self.overrides["model"]):
             raise UserError(
                 f"{given.mode}(model={given.model!r}): the model of this object is {self.source!r}; make another: "
@@ -360,7 +360,7 @@ class YOLO:
 
     @property
     def _changeable(self) -> WorkingModel:
-        """The model, for calls that read or change its weights. Raises UserError for an exported model."""
+        """The model, for methods that read or change its weights. Raises UserError for an exported model."""
         if self._exported:
             raise UserError(
                 f"'{self.source}' is an exported model, without a network to look into or to change. Take the "
@@ -368,15 +368,15 @@ class YOLO:
             )
         return self._working
 
-    def _prepared(self, settings: Settings) -> Detector:
+    def _network_for(self, settings: Settings) -> Detector:
         """The network for predict and val."""
         if self._exported:
             return self._exported.runtime_for(settings)
-        return self._working.prepared(settings)
+        return self._working.network_for(settings)
 
 
 def _model_file(model: str | Path) -> str:
-    """The path that `model` names: the checkpoint `model`.pt where `model` has no suffix and that file is there."""
+    """Return the path `model`, or the checkpoint `model`.pt where `model` has no suffix and that file exists."""
     if not isinstance(model, (str, Path)) or not str(model).strip():
         raise UserError(
             f"YOLO({model!r}): expected the path of a graph (.yaml), a checkpoint (.pt) or an exported model."
@@ -394,6 +394,6 @@ def _refuse_plugin(verb: str, name: str, value: object) -> None:
     """Raise UserError for a trainer, validator or predictor class of another package."""
     if value is not None:
         raise UserError(
-            f"{verb}({name}={value!r}): no {name} of others is taken; add_callback hangs functions on the events "
+            f"{verb}({name}={value!r}): no {name} of others is taken; add_callback adds functions to the events "
             "of a run."
         )

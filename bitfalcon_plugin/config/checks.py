@@ -1,4 +1,4 @@
-"""What `bitfalcon checks` prints: versions against what the package requires, and the devices that torch can use."""
+"""The command `bitfalcon checks`: versions compared with the requirements, and the devices that torch can use."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def run_checks() -> int:
     try:
         requirements = metadata.requires("bitfalcon") or []
     except metadata.PackageNotFoundError:
-        lines.append(("requirements", "not known: bitfalcon is not installed here"))
+        lines.append(("requirements", "unknown: bitfalcon is not installed"))
         requirements = []
     for requirement in requirements:
-        match = re.fullmatch(r"([\w.-]+)>=([\d.]+)", requirement.replace(" ", ""))  # a requirement of an extra does not
+        match = re.fullmatch(r"([\w.-]+)>=([\d.]+)", requirement.replace(" ", ""))  # skips extras
         if match:
             name, minimum = match.groups()
             met, version = _installed(name, minimum)

@@ -1,6 +1,6 @@
-"""The grammar of the command line: words -> a verb and the settings it was given.
+"""The grammar of the command line: tokens -> a verb and settings.
 
-Written from spec/interface.md section 1. `task=train` is accepted, and nothing is evaluated: values are literals.
+Written from spec/interface.md section 1. `task=train` is a verb too. Nothing is evaluated: values are literals.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_ope
 
 
 def parse_tokens(tokens: Sequence[str], notes: list[str] | None = None) -> tuple[str | None, dict[str, object]]:
-    """Words of the command line -> (verb or None, overrides); what was tolerated is appended to `notes`.
+    """Read the tokens of a command line: (verb or None, overrides). Tolerated mistakes are appended to `notes`.
 
-    Raises one UserError that names every word that cannot be read and, with them, every setting that cannot be.
+    Raises one UserError with every token that cannot be read and every wrong setting.
     """
     command = _Command(notes=[] if notes is None else notes)
     for token in _join_brackets(_join_equals(tokens), command.problems):
@@ -41,7 +41,7 @@ def parse_tokens(tokens: Sequence[str], notes: list[str] | None = None) -> tuple
 
 
 def _join_equals(tokens: Sequence[str]) -> list[str]:
-    """`k = v`, `k= v` and `k =v` become `k=v`; a next word that has an `=` of its own is not swallowed."""
+    """Join `k = v`, `k= v` and `k =v` to `k=v`, unless the next token has an `=` of its own."""
     joined: list[str] = []
     for token in map(str.strip, tokens):
         last = joined[-1] if joined else ""
@@ -55,7 +55,7 @@ def _join_equals(tokens: Sequence[str]) -> list[str]:
 
 
 def _join_brackets(tokens: Iterable[str], problems: list[str]) -> list[str]:
-    """A value that begins with `[` goes on, over the next words without `=`, until its brackets balance."""
+    """Join a value that begins with `[` to the next tokens without `=`, until its brackets balance."""
     joined: list[str] = []
     for token in tokens:
         if joined and _is_open(joined[-1]) and "=" not in token:
@@ -73,7 +73,7 @@ def _is_open(token: str) -> bool:
 
 @dataclass
 class _Command:
-    """A command line on its way: the verb, the settings, and what is to be said about both."""
+    """A command line that is being read: its verb, its settings, and notes and problems for the user."""
 
     notes: list[str]
     verb: str | None = None
@@ -81,7 +81,7 @@ class _Command:
     problems: list[str] = field(default_factory=list)
 
     def read(self, token: str) -> None:
-        """Take one word, after the joins."""
+        """Read one token, after the joins."""
         bare = FLAGS.get(token, token.removeprefix("--"))
         if bare.endswith(","):
             bare = bare.removesuffix(",")
@@ -90,7 +90,7 @@ class _Command:
             self.notes.append(f"'{token}': settings need no '--' here.")
         key, equals, text = (part.strip() for part in bare.partition("="))
         if not equals:
-            self.word(bare)
+            self.read_word(bare)
         elif not key or not text:
             self.problems.append(f"{show(token)}: expected key=value; for example epochs=100.")
         elif key in ("task", "mode"):
@@ -105,29 +105,33 @@ class _Command:
         self.overrides[key] = value
 
     def choose(self, key: str, word: str) -> None:
-        """task= and mode=: a verb, wherever it stands, is the mode. Of the verb bit mode= is the step."""
+        """Read the value of task= or mode=: a verb, or with the verb bit its step."""
         if key == "mode" and word in BIT_STEPS:
-            self.act("bit")
-            return self.set("step", word)
-        if word in VERBS:
-            self.act(word)
+            self.set_verb("bit")
+            self.set("step", word)
+        elif word in VERBS:
+            self.set_verb(word)
         elif key == "task" and word in OTHER_TASKS:
             self.problems.append(f"task={word}: this package does detection for now; give task=detect, or no task.")
         elif key == "task" and word == "detect":
             self.overrides["task"] = word
         else:
-            known = ("detect", *VERBS) if key == "task" else BIT_STEPS if self.verb == "bit" else (*VERBS, *BIT_STEPS)
+            known = (*VERBS, *BIT_STEPS)
+            if key == "task":
+                known = ("detect", *VERBS)
+            elif self.verb == "bit":
+                known = BIT_STEPS
             self.problems.append(f"{key}={word}: expected one of {', '.join(known)}.{did_you_mean(word, known)}")
 
-    def act(self, verb: str) -> None:
+    def set_verb(self, verb: str) -> None:
         if self.verb in COMMANDS:
             return
         if self.verb not in (None, verb) and verb in MODES:
             self.problems.append(f"'{self.verb}' and '{verb}': one command does one thing; leave one of them away.")
         self.verb = verb
 
-    def word(self, word: str) -> None:
-        """A word without `=`: a verb, a task, a switch, a file, or a mistake."""
+    def read_word(self, word: str) -> None:
+        """Read a word without `=`: a verb, a task, a switch, a file, or a mistake."""
         row = table().get(word)
         row = table()[row["now"]] if row and "now" in row else row
         is_model = word.lower().endswith(MODEL_SUFFIXES) and "model" not in self.overrides
@@ -140,7 +144,9 @@ class _Command:
         elif row:
             self.problems.append(f"'{word}' needs a value: write {sample(word, row)}.")
         elif is_model or os.path.exists(word):
-            key = "source" if not is_model else "data" if self.verb == "doctor" else "model"
+            key = "source"
+            if is_model:
+                key = "data" if self.verb == "doctor" else "model"
             self.notes.append(f"'{word}' is read as {key}={word}.")
             self.set(key, word)
         else:

@@ -1,4 +1,4 @@
-"""The settings as texts to read: a YAML to edit, and a table in Markdown."""
+"""The settings as text: a YAML to edit, and a table in Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .values import expected
 
 
 def defaults_text() -> str:
-    """The live settings as a YAML that `cfg=` takes: one `key: default` a line, what it means beside it."""
+    """Return the live settings as a YAML that `cfg=` takes: a line `key: default  # meaning` for each."""
     lines = ["# Edit a copy and give it as cfg=<file>; a key that is not there keeps its default."]
     for key, row in live().items():
         if key != "cfg":
@@ -18,17 +18,14 @@ def defaults_text() -> str:
 
 
 def settings_table() -> str:
-    """The table of the README: Markdown, a row a key, groups as in cfg/default.yaml; ends with a line break."""
+    """Return the table of cfg/README.md in Markdown: a row for each key, in the groups of cfg/default.yaml."""
     lines = ["| setting | default | what it is | values |", "|---|---|---|---|"]
     for group, rows in groups().items():
         lines.append(f"| **{group}** | | | |")
         for key, row in rows.items():
             if "now" in row:
-                cells = [
-                    "",
-                    f"old name of `{row['now']}`" + (", with the opposite value" if row.get("negate") else ""),
-                    "",
-                ]
+                opposite = ", with the opposite value" if row.get("negate") else ""
+                cells = ["", f"old name of `{row['now']}`{opposite}", ""]
             else:
                 effect = f"no effect: {row['unused']}" if "unused" in row else ""
                 what = ". ".join(filter(None, (row.get("help", ""), effect)))

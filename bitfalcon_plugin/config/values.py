@@ -1,4 +1,4 @@
-"""What a value of a setting may be: its types and their checks, texts read as values, and values shown in messages."""
+"""The values of settings: types and their checks, values read from texts, and values shown in messages."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import Any, NamedTuple
 
 from .table import table
 
-MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets: beyond, a value is plain text
-NONE_IS_A_CHOICE = frozenset(("bit", "keep"))  # keys for which `none` is not the same as not given
+MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets; a longer or deeper value is plain text
+NONE_IS_A_CHOICE = frozenset(("bit", "keep"))  # keys for which `none` is a value of its own
 
 
-# Each check takes any value and returns it as its type, or None where it is not one (None itself is settled before).
+# Each check returns any value as its type, or None where the value has another type. It is not called with None.
 
 
-def _switch(value: object, row: Mapping) -> object:
+def _bool(value: object, row: Mapping) -> object:
     return value if isinstance(value, bool) else None
 
 
@@ -70,22 +70,23 @@ def _parts(value: object, row: Mapping) -> object:
 
 def _part(word: object) -> str | None:
     """A part of a parameter's name: letters, digits, dots and underscores, and no number by itself."""
-    named = (
-        isinstance(word, str)
-        and re.fullmatch(r"[\w.]+", word)
-        and not isinstance(literal(word), (int, float, type(None)))
-    )
-    return word if named else None
+    if not isinstance(word, str) or not re.fullmatch(r"[\w.]+", word):
+        return None
+    return None if isinstance(literal(word), (int, float, type(None))) else word
 
 
 def _size(value: object, row: Mapping) -> object:
     sides = _wholes(value if isinstance(value, (list, tuple)) else [value], row)
-    return None if sides is None or len(sides) > 2 else sides if len(sides) == 2 else sides[0]
+    if sides is None or len(sides) > 2:
+        return None
+    return sides if len(sides) == 2 else sides[0]
 
 
 def _batch(value: object, row: Mapping) -> object:
     share = _number(value, {"above": 0, "max": 1})
-    return share if share is not None and share < 1 else -1 if value == -1 else _whole(value, {"min": 1})
+    if share is not None and share < 1:
+        return share
+    return -1 if value == -1 else _whole(value, {"min": 1})
 
 
 class Kind(NamedTuple):
@@ -97,7 +98,7 @@ class Kind(NamedTuple):
 
 
 KINDS: Mapping[str, Kind] = {
-    "bool": Kind(_switch, "True or False"),
+    "bool": Kind(_bool, "True or False"),
     "int": Kind(_whole, "a whole number", True),
     "float": Kind(_number, "a number", True),
     "fraction": Kind(_fraction, "a number from 0 to 1", True),
@@ -111,7 +112,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def expected(row: Mapping[str, Any]) -> str:
-    """What a value of this row may be, in words."""
+    """Describe the values that a row allows."""
     choices = f"one of {', '.join(row['choices'])}" if "choices" in row else ""
     limits = {"above": "above {}", "min": "at least {}", "max": "at most {}"}
     limit = " and ".join(words.format(row[end]) for end, words in limits.items() if end in row)
@@ -125,7 +126,7 @@ def expected(row: Mapping[str, Any]) -> str:
 
 
 def show(value: object) -> str:
-    """`value` for a message: as it was typed, or in quotes where that would read as something else; never long."""
+    """Return `value` for a message, shortened: as typed, or in quotes where it would read as another value."""
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     plain = isinstance(value, str) and 0 < len(value) < 80 and literal(value) == value
@@ -133,15 +134,15 @@ def show(value: object) -> str:
 
 
 def sample(key: str, row: Mapping[str, Any]) -> str:
-    """A `key=value` that is right: the default, or the row's example where that is null."""
+    """Return a valid `key=value`: the default, or the row's example where the default is null."""
     value = row["default"] if row["default"] is not None else row.get("example", "VALUE")
     return f"{key}={str(value).replace(' ', '')}"
 
 
 def literal(text: str, key: str = "") -> object:
-    """`text` as none, true, false (any case) or a Python literal; text where it is none of these, or too long.
+    """Read `text` as none, true, false (any case) or a Python literal; return it unchanged where that fails.
 
-    A key whose only type is text gets text (`source=2024`); `name` and `project` get it exactly as typed.
+    A key whose only type is text gets a text (`source=2024`); `name` and `project` get `text` exactly as typed.
     """
     kind = table().get(key, {}).get("type")
     if key in NONE_IS_A_CHOICE and text.lower() == "none":

@@ -27,14 +27,14 @@ def show_checkpoint(path: str, settings: Settings) -> Summary | None:
     Return None, without rows, for a foreign checkpoint and for one of a task other than detection: no graph is built.
     """
     opened = identify_checkpoint(path)
-    describe(path, opened)
+    print_description(path, opened)
     is_ours = isinstance(opened, Checkpoint)
     names = opened.graph.names if is_ours else opened.names
     print(f"classes: {', '.join(names.values()) or 'not named in the file'}")
     return show_graph(opened.graph, settings) if is_ours and opened.graph.rows else None
 
 
-def describe(path: str | Path, opened: Checkpoint | ForeignCheckpoint) -> None:
+def print_description(path: str | Path, opened: Checkpoint | ForeignCheckpoint) -> None:
     """Print what a checkpoint, ours or a foreign one, says of itself: family, task, classes, date, licence, ..."""
     if not isinstance(opened, Checkpoint):
         print(opened.describe())

@@ -37,27 +37,28 @@ class WorkingModel:
         """Go on with the weights of a checkpoint, or without one as a graph that is built at its first use."""
         self.checkpoint, self.path = checkpoint, path
         self.built: Detector | None = None
-        self._is_random = False  # whether the weights are those that a graph was built with
-        self._weights: Snapshot | None = None  # once a script has the network: the weights that `_ready` was made of
-        self._ready: tuple[tuple[object, ...], Detector] | None = None  # its choices, and the copy for predict and val
+        self._is_random = False  # whether the weights are the initial ones of a graph
         self._unfolded: dict[str, torch.Tensor] | None = None  # the weights from before `fuse`
+        self._prepared: Detector | None = None  # the copy for predict and val
+        self._choices: tuple[object, ...] = ()  # devices, half and compile of `_prepared`
+        self._weights: Snapshot | None = None  # the weights of `_prepared`, once a script has the network
 
     @property
     def network(self) -> Detector:
-        """The network, for code that tells this object of its changes. See `hand_out`."""
+        """The network, for code that changes it only through this object. Scripts get it from `hand_out`."""
         if self.built is None:
-            with torch.inference_mode(False):  # the weights may be trained later, whoever asks for them first
-                self.built = self.checkpoint.model() if self.checkpoint else self._of_graph()
+            with torch.inference_mode(False):  # the weights may be trained later
+                self.built = self.checkpoint.model() if self.checkpoint else self._build()
         return self.built
 
     def hand_out(self) -> Detector:
-        """The network, for scripts: from now on each `prepared` compares its weights, which a script may change."""
+        """The network, for scripts: from now on each `network_for` compares its weights, which a script may change."""
         if self._weights is None:
             self._weights = Snapshot(self.network)
         return self.network
 
-    def current(self) -> Checkpoint:
-        """The present weights as a checkpoint, to train on or to write."""
+    def to_checkpoint(self) -> Checkpoint:
+        """Return the present weights as a checkpoint, to train on or to write."""
         model = self.network
         checkpoint = self.checkpoint or Checkpoint(
             model.graph,
@@ -81,15 +82,15 @@ class WorkingModel:
         """
         loaded = open_checkpoint(path).to_train(path)
         if self.checkpoint is None:
-            self.use(None, None)  # training may yet choose the scale, so that nothing is built here
+            self.use(None, None)  # nothing is built here, since training may still choose the scale
             self.start, self.start_path = loaded, str(path)
             return
         self.checkpoint.to_train(self.path)
         if self._unfolded is not None:  # folded weights have no place for batch norms
-            self.use(self.current(), self.path)
+            self.use(self.to_checkpoint(), self.path)
         transfer(self.network, loaded, path, by_name=_by_name(self.network, loaded))
         licences = dict.fromkeys(text for text in (self.checkpoint.license, loaded.license) if text)
-        self.use(replace(self.current(), license="; ".join(licences) or None), str(path))
+        self.use(replace(self.to_checkpoint(), license="; ".join(licences) or None), str(path))
 
     def reset(self) -> None:
         """Replace the weights by fresh ones for the same graph, on the same device."""
@@ -101,46 +102,43 @@ class WorkingModel:
         self.built, self.start, self._is_random = fresh, None, checkpoint is None
 
     def fuse(self) -> None:
-        """Fold the batch norms in place; `current` still has the weights from before."""
+        """Fold the batch norms in place; `to_checkpoint` still has the weights from before."""
         if self._unfolded is None:
             self._unfolded = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self.network.fuse()
-        self._ready = None
+        self._prepared = None
 
     def to(self, *args, **kwargs) -> None:
         """Move the weights or change their type, as torch.nn.Module.to."""
         self.network.to(*args, **kwargs)
-        self._ready = None
+        self._prepared = None
 
-    def prepared(self, settings: Settings) -> Detector:
-        """The network for predict and val: a folded copy, which is kept while weights and choices stay the same."""
+    def network_for(self, settings: Settings) -> Detector:
+        """Return the network for predict and val: a folded copy, the same one until weights or choices change."""
         model = self.network
         if self._weights is not None and not self._weights.matches(model):
-            self._weights, self._ready, self._is_random = Snapshot(model), None, False
+            self._weights, self._prepared, self._is_random = Snapshot(model), None, False
         if self._is_random:
             print_note(f"{self.source} is a graph, its weights are random until train() or load().")
-        # predict shares its batches out among several devices
+        # Several devices share the batches of predict.
         is_predict = settings.mode == "predict"
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
-        choices = (devices, settings.half, settings.compile)
-        if self._ready is None or self._ready[0] != choices:
-            copies = [
-                prepare_for_inference(model, device, half=settings.half, compiling=settings.compile)
-                for device in devices
-            ]
-            copies[0].twins = tuple(copies[1:])
-            self._ready = choices, copies[0]
-        ready = self._ready[1]
-        ready.names = dict(model.names)
-        return ready
+        choices = devices, settings.half, settings.compile
+        if self._prepared is None or self._choices != choices:
+            options = {"half": settings.half, "compiling": settings.compile}
+            self._prepared, *twins = (prepare_for_inference(model, device, **options) for device in devices)
+            self._prepared.twins, self._choices = tuple(twins), choices
+        self._prepared.names = dict(model.names)
+        return self._prepared
 
-    def _of_graph(self) -> Detector:
+    def _build(self) -> Detector:
         model = Detector(graph_from_settings(self.source, load_settings({})))
         self._is_random = self.start is None
         if self.start is not None:
             by_name = _by_name(model, self.start)
             transfer(model, self.start, self.start_path, by_name=by_name)
-            model.names = model.names if by_name else dict(self.start.graph.names)
+            if not by_name:
+                model.names = dict(self.start.graph.names)
         return model
 
 

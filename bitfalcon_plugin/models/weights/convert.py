@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...config.errors import UserError
 from ...config.settings import Settings
-from ..info import describe, license_text
+from ..info import license_text, print_description
 from .checkpoint import Checkpoint, save_checkpoint
 from .foreign import convert_foreign, identify_checkpoint, save_state_dict
 
@@ -27,7 +27,7 @@ def run_convert(path: str, settings: Settings) -> Path:
             f"'{source}' is in our format already. Give to= to write a maker's keys: v1, turbo, yolo11 or yolov8."
         )
     checkpoint = opened if isinstance(opened, Checkpoint) else convert_foreign(opened)
-    describe(source, opened)
+    print_description(source, opened)
     if settings.to is None:
         save_checkpoint(out, checkpoint)
         content = f"{len(checkpoint.state)} tensors in our format"
