@@ -15,22 +15,24 @@ from torch import Tensor, nn
 
 from ..config.errors import UserError, did_you_mean, raise_problems
 from .graph.bit_policy import EVERYTHING, NOTHING, OPTIONS, PARTS, Policy, parts_of
-from .graph.rows import Graph
+from .graph.rows import Graph, Row
+from .modules.bit_activations import QuantisedLayer
 from .modules.bit_folded import FrozenConv2d
 from .modules.bit_kernels import check_backend
-from .modules.bit_layers import BitConv2d, BitLinear
+from .modules.bit_layers import BitConv2d, BitLayer, BitLinear
 from .modules.conv import Conv
 from .modules.head import Detect, share
 
 TERNARY = {nn.Conv2d: BitConv2d, nn.Linear: BitLinear}
-KEEP = ("default", NOTHING)  # words of keep=; anything else is a regular expression
+KEEP = ("default", NOTHING)  # values of keep= that are no regular expressions
 
 
 @dataclass(frozen=True)
 class Change:
     """What became of one layer.
 
-    action: ternary, int8, float (again), kept or already. before, after: bytes as float32, and in the packed form.
+    action: ternary, int8, float (after unbitify), kept (float) or already (ternary). before: bytes as float32. after:
+    bytes in the packed form.
     """
 
     layer: str
@@ -57,7 +59,7 @@ class Changes(tuple):
         counts = Counter(c.action for c in self)
         summary = ", ".join(f"{count} {action}" for action, count in counts.items()) or "no layer"
         parameters = sum(c.parameters for c in self)
-        before, after = (sum(sizes) / 1e6 for sizes in ([c.before for c in self], [c.after for c in self]))
+        before, after = sum(c.before for c in self) / 1e6, sum(c.after for c in self) / 1e6
         return f"{summary}; {parameters} parameters, {before:.2f} MB as float32, {after:.2f} MB then"
 
     @property
@@ -93,10 +95,10 @@ def bitify(
     candidates = list(_layers(model.model, model.graph))
     layers = [layer for layer in candidates if (layer.part in parts if parts else named(layer.name))]
     if not layers:
-        words = (*PARTS, EVERYTHING)
+        example, choices = candidates[len(candidates) // 2].name, (*PARTS, EVERYTHING)
         raise UserError(
-            f"bit={bit}: no layer of {model.graph.name} is called that; give {', '.join(words)}, or an expression "
-            f"that is found in names such as {candidates[len(candidates) // 2].name}.{did_you_mean(bit, words)}"
+            f"bit={bit}: no layer of {model.graph.name} is called that; give {', '.join(choices)}, or an expression "
+            f"that is found in names such as {example}.{did_you_mean(bit, choices)}"
         )
     keep_reason = partial(_reason_to_keep, none=NOTHING in patterns, keepers=keepers)
     changes = Changes(_replace(layers, policy, keep_reason))
@@ -121,10 +123,9 @@ def unbitify(model: nn.Module, only: Collection[str] | None = None) -> Changes:
                 f"{name}: a folded ternary layer has no weights to go back to. "
                 "Take the model from before fuse() or freeze()."
             )
-        if isinstance(module, (BitConv2d, BitLinear)) and (only is None or name in only):
+        if isinstance(module, BitLayer) and (only is None or name in only):
             setattr(parent, child, module.unquantised())
-            size = _float_bytes(module)
-            changes.append(Change(name, "float", "", module.weight.numel(), size, size))
+            changes.append(_change(name, getattr(parent, child), "float", ""))
     _share_scales(model.model)
     if only is None:
         _record(model, (Policy(),) if model.graph.rows[-1].module == "BitDetect" else ())
@@ -150,7 +151,7 @@ def apply_policies(rows: nn.ModuleList, graph: Graph) -> None:
     for policy in graph.bit:
         if not policy.parts and not policy.layers:  # a head that is ternary by its name becomes float
             for parent, child, _ in _submodules(rows):
-                if isinstance(module := getattr(parent, child), (BitConv2d, BitLinear)):
+                if isinstance(module := getattr(parent, child), BitLayer):
                     setattr(parent, child, module.unquantised())
             continue
         layers = list(_layers(rows, graph))
@@ -166,7 +167,7 @@ def apply_policies(rows: nn.ModuleList, graph: Graph) -> None:
 
 
 def replace_alike(model: nn.Module, other: nn.Module) -> None:
-    """Make the layers of a float Detector ternary that are ternary in `other`, with the same options; in place.
+    """Make those layers of a float Detector ternary that are ternary in `other`, with the same options; in place.
 
     For experiments: model.graph stays unchanged. UserError for a layer that the model lacks, or has in another shape.
     """
@@ -174,7 +175,7 @@ def replace_alike(model: nn.Module, other: nn.Module) -> None:
 
     def fits(name: str) -> bool:
         module = layers[name].module if name in layers else None
-        return type(module) in TERNARY and module.weight.shape == _weights(templates[name]).shape
+        return type(module) in TERNARY and module.weight.shape == weights_of(templates[name]).shape
 
     raise_problems(
         "The models are of different graphs. Layers that the float model lacks, or has in another shape:",
@@ -194,14 +195,13 @@ def replace_alike(model: nn.Module, other: nn.Module) -> None:
 def observe(model: nn.Module, observing: bool) -> None:
     """Let static scales of activations follow the training batches, or fix them."""
     for module in model.modules():
-        if isinstance(module, (BitConv2d, BitLinear)):
+        if isinstance(module, BitLayer):
             module.observing = observing
 
 
 def ternary_layers(model: nn.Module) -> dict[str, nn.Module]:
     """Return the ternary and int8 layers of a Detector by name, trained or folded."""
-    kinds = (BitConv2d, BitLinear, FrozenConv2d)
-    return {name: module for name, module in model.named_modules() if isinstance(module, kinds)}
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantisedLayer)}
 
 
 @dataclass(frozen=True)
@@ -216,7 +216,7 @@ class Layer:
 
     @property
     def module(self) -> nn.Module:
-        """The module that now has this place."""
+        """The module with this name now."""
         return getattr(self.parent, self.child)
 
 
@@ -235,7 +235,7 @@ def parts_by_row(graph: Graph) -> list[str]:
     return [*parts[:-1], "head"]
 
 
-def _role(module: nn.Module, parent: nn.Module, name: str, row, graph: Graph) -> str:
+def _role(module: nn.Module, parent: nn.Module, name: str, row: Row, graph: Graph) -> str:
     if ".dfl." in name:
         return "distribution"
     if row.kind == "head" and not isinstance(parent, Conv):
@@ -263,18 +263,17 @@ def _replace(layers: Iterable[Layer], policy: Policy, keep_reason: Callable[[Lay
     changes = []
     for layer in layers:
         module = layer.module
-        if isinstance(module, (BitConv2d, BitLinear, FrozenConv2d)):
-            changes.append(_ternary_change(layer, "already", _kind(module.rule)))
+        if isinstance(module, QuantisedLayer):
+            changes.append(_change(layer.name, module, "already", _kind(module.rule)))
             continue
         depthwise = getattr(module, "groups", 1) > 1 and module.weight.shape[1] == 1
         if reason := keep_reason(layer) or _obstacle(module, depthwise, policy):
-            size = _float_bytes(module)
-            changes.append(Change(layer.name, "kept", reason, module.weight.numel(), size, size))
+            changes.append(_change(layer.name, module, "kept", reason))
             continue
         rule = "int8" if depthwise and policy.dw == "int8" else policy.rule
         new = TERNARY[type(module)].of(module, rule=rule, act=policy.act, granularity=policy.granularity)
         setattr(layer.parent, layer.child, new)
-        changes.append(_ternary_change(layer, _kind(rule), "depthwise" if depthwise else rule))
+        changes.append(_change(layer.name, new, _kind(rule), "depthwise" if depthwise else rule))
     return changes
 
 
@@ -288,22 +287,19 @@ def _kind(rule: str) -> str:
     return "int8" if rule == "int8" else "ternary"
 
 
-def _ternary_change(layer: Layer, action: str, reason: str) -> Change:
-    module = layer.module
-    count, channels = _weights(module).numel(), len(_weights(module))
-    codes = count if module.rule == "int8" else -(-count // 5)  # bytes: five ternary weights in each
-    packed = codes + 8 * channels + 4  # with a scale and a bias for each channel, and the scale of the activations
-    return Change(layer.name, action, reason, count, _float_bytes(module), packed)
+def _change(name: str, module: nn.Module, action: str, reason: str) -> Change:
+    weights = weights_of(module)
+    count, channels = weights.numel(), len(weights)
+    before = after = 4 * (count + (channels if module.bias is not None else 0))
+    if isinstance(module, QuantisedLayer):
+        codes = count if module.rule == "int8" else -(-count // 5)  # bytes: five ternary weights in each
+        after = codes + 8 * channels + 4  # with a scale and a bias for each channel, and the scale of the activations
+    return Change(name, action, reason, count, before, after)
 
 
-def _weights(module: nn.Module) -> Tensor:
+def weights_of(module: nn.Module) -> Tensor:
+    """Return the weights of a layer, of a folded ternary layer the codes: (O, ...)."""
     return module.codes if isinstance(module, FrozenConv2d) else module.weight
-
-
-def _float_bytes(module: nn.Module) -> int:
-    """Return the bytes of weights and biases in float32."""
-    weights = _weights(module)
-    return 4 * (weights.numel() + (len(weights) if module.bias is not None else 0))
 
 
 def _share_scales(rows: nn.ModuleList) -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .bit_kernels import (
     MAX_CODE,
@@ -101,6 +102,7 @@ class QuantisedLayer(nn.Module):
     """
 
     dims: tuple[int, ...]  # dimensions of x that share one dynamic scale
+    silu = False  # whether the layer applies SiLU to its output
 
     def _start(self, act: str, backend: str) -> None:
         self.act, self.backend, self.observing = act, backend, True
@@ -137,17 +139,12 @@ class QuantisedLayer(nn.Module):
         """The kind of weights, one of bit_kernels.KINDS."""
         raise NotImplementedError
 
-    def _activate(self, y: Tensor) -> Tensor:
-        """Apply the activation function that belongs to the layer; most have none."""
-        return y
-
-    def _has_silu(self) -> bool:
-        """Whether SiLU belongs to the layer."""
-        return False
-
     def _next_scale(self) -> Tensor | None:
         """Return the activation scale of the only layer that reads the output, where the output may be codes."""
         return None
+
+    def _activate(self, y: Tensor) -> Tensor:
+        return F.silu(y) if self.silu else y
 
     # Activations
 
@@ -240,7 +237,7 @@ class QuantisedLayer(nn.Module):
         output_scale = float(next_scale) if next_scale is not None else 0.0
         if output_scale * (MAX_CODE + 0.5) <= SILU_MINIMUM:  # else codes could end at -128, which training never sees
             output_scale = None
-        return backend(codes, factor * scale, bias, self._geometry(), self._has_silu(), output_scale)
+        return backend(codes, factor * scale, bias, self._geometry(), self.silu, output_scale)
 
     def computed_by(self) -> str:
         """Return the name of the backend that inference of this layer uses: onednn or float."""

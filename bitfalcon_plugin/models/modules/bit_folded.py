@@ -59,7 +59,7 @@ class FrozenConv2d(QuantisedLayer):
         return f"{'x'.join(map(str, self.codes.shape))}, {self.kind}, act={self.act}{silu}"
 
     def _sources(self) -> tuple[Tensor, ...]:
-        # From the dictionary: attribute look-ups of nn.Module run in Python and take longer than all else here.
+        # From the dictionary: attribute look-ups of nn.Module run in Python and take longer than the comparison.
         buffers = self._buffers
         return buffers["scale"], buffers["codes"], buffers["bias"]
 
@@ -76,18 +76,12 @@ class FrozenConv2d(QuantisedLayer):
     def _convolve(self, convolution: Convolution, codes: Tensor) -> Tensor:
         return by_images(convolution, codes)
 
-    def _activate(self, y: Tensor) -> Tensor:
-        return F.silu(y) if self.silu else y
-
-    def _has_silu(self) -> bool:
-        return self.silu
-
     def _next_scale(self) -> Tensor | None:
         return self.follower[0]._buffers["act_scale"] if self.follower else None
 
 
 class FrozenLinear(FrozenConv2d):
-    """The same for a linear layer: (..., n_in) -> (..., n_out). codes: (n_out, n_in)."""
+    """A linear layer of codes: (..., n_in) -> (..., n_out). codes: (n_out, n_in); buffers as of FrozenConv2d."""
 
     dims = (-1,)
 

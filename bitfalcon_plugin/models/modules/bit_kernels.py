@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -113,35 +114,51 @@ def as_floats(codes: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return codes.to(dtype) - ZERO_POINT if codes.dtype == torch.uint8 else codes
 
 
-class Floats:
-    """A convolution of codes in floating point.
+@dataclass(eq=False)
+class Convolution:
+    """A convolution of codes, prepared for one layer.
 
     weights: int8 (O, I/groups, kh, kw). factor (O,): what the sums of each channel are multiplied by. silu: apply SiLU.
     output_scale: return codes of this scale instead of floats.
     """
 
-    name = "float"
+    weights: Tensor
+    factor: Tensor
+    bias: Tensor | None
+    geometry: Geometry
+    silu: bool = False
+    output_scale: float | None = None
 
-    def __init__(
-        self,
-        weights: Tensor,
-        factor: Tensor,
-        bias: Tensor | None,
-        geometry: Geometry,
-        silu: bool = False,
-        output_scale: float | None = None,
-    ):
-        self.weights, self.factor, self.geometry = weights.to(factor.dtype), factor.view(-1, 1, 1), geometry
-        self.bias = None if bias is None else bias.view(-1, 1, 1)
-        self.silu, self.output_scale = silu, output_scale
+    name: ClassVar[str]  # of the backend
+
+    def __post_init__(self) -> None:
+        """Convert the tensors to what the backend takes."""
+        raise NotImplementedError
 
     @staticmethod
     def quantise(x: Tensor, scale: Tensor) -> Tensor:
         """Return codes of an activation in the type that this backend prefers; each backend takes both types."""
+        raise NotImplementedError
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        """Convolve codes (B, I, H, W), floats or uint8: return (B, O, H', W'), floats or codes."""
+        raise NotImplementedError
+
+
+class Floats(Convolution):
+    """The convolution in floating point; its output has the type of `factor`."""
+
+    name = "float"
+
+    def __post_init__(self) -> None:
+        self.weights, self.factor = self.weights.to(self.factor.dtype), self.factor.view(-1, 1, 1)
+        self.bias = None if self.bias is None else self.bias.view(-1, 1, 1)
+
+    @staticmethod
+    def quantise(x: Tensor, scale: Tensor) -> Tensor:
         return float_codes(x, scale)
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Convolve codes (B, I, H, W), floats or uint8: return (B, O, H', W') in the type of the factors, or codes."""
         g, codes = self.geometry, as_floats(codes, self.weights.dtype)
         sums = F.conv2d(codes, self.weights, None, g.stride, g.padding, g.dilation, g.groups)
         y = sums * self.factor if self.bias is None else torch.addcmul(self.bias, sums, self.factor)
@@ -149,49 +166,37 @@ class Floats:
         return y if self.output_scale is None else float_codes(y, self.output_scale)
 
 
-class OneDnn:
-    """The same convolution in integers, on a CPU. Its codes reach down to -128; those of Floats end at -127.
+class OneDnn(Convolution):
+    """The convolution in integers, on a CPU: float32 or uint8, channels last.
 
-    Keep it out of what is saved: the packed weights of oneDNN can be neither copied nor pickled.
+    Its codes reach down to -128; those of Floats end at -127. Keep it out of what is saved: the packed weights of
+    oneDNN can be neither copied nor pickled.
     """
 
     name = "onednn"
 
-    def __init__(
-        self,
-        weights: Tensor,
-        factor: Tensor,
-        bias: Tensor | None,
-        geometry: Geometry,
-        silu: bool = False,
-        output_scale: float | None = None,
-    ):
-        g = geometry
-        self.operator, self.output_scale = _operator(), output_scale
+    def __post_init__(self) -> None:
+        g, factor = self.geometry, self.factor.contiguous()
+        options = [*g.stride], [*g.padding], [*g.dilation], g.groups
+        prepack = torch.ops.onednn.qconv_prepack
+        self.weights = prepack(self.weights.contiguous(), factor, 1.0, ZERO_POINT, *options, None)
+        zero_points = torch.zeros(len(factor), dtype=torch.int32)
         # scale, zero point and type of the output
-        self.output = (1.0, 0, torch.float32) if output_scale is None else (output_scale, ZERO_POINT, torch.uint8)
-        self.activation = "swish" if silu else "none"
-        self.factor, self.zero_points = factor.contiguous(), torch.zeros(len(factor), dtype=torch.int32)
-        self.bias, self.geometry = bias, ([*g.stride], [*g.padding], [*g.dilation], g.groups)
-        self.weights = torch.ops.onednn.qconv_prepack(
-            weights.contiguous(), self.factor, 1.0, ZERO_POINT, *self.geometry, None
-        )
+        output = (1.0, 0, torch.float32) if self.output_scale is None else (self.output_scale, ZERO_POINT, torch.uint8)
+        activation = "swish" if self.silu else "none"
+        self._operator = _operator()
+        self._arguments = self.weights, factor, zero_points, self.bias, *options, *output, activation, [], ""
 
     @staticmethod
     def quantise(x: Tensor, scale: Tensor) -> Tensor:
-        """Return codes as uint8, channels last, so that layers which share the codes need not convert them each."""
+        # uint8, channels last, so that layers which share the codes need not convert them each
         if scale.ndim == 0:
             return byte_codes(x, float(scale))
         return as_bytes(torch.div(x, scale, out=_buffer(x)).round_().clamp_(-MAX_CODE, MAX_CODE))
 
     def __call__(self, codes: Tensor) -> Tensor:
-        """Convolve codes (B, I, H, W), floats or uint8: return (B, O, H', W'), float32 or uint8, channels last."""
         codes = as_bytes(codes).contiguous(memory_format=torch.channels_last)
-        weights = self.weights, self.factor, self.zero_points, self.bias
-        return self.operator(codes, 1.0, ZERO_POINT, *weights, *self.geometry, *self.output, self.activation, [], "")
-
-
-Convolution = Floats | OneDnn
+        return self._operator(codes, 1.0, ZERO_POINT, *self._arguments)
 
 
 def set_default_backend(backend: str) -> None:

@@ -52,8 +52,12 @@ def absmax(weights: Tensor) -> tuple[Tensor, Tensor]:
 RULES: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {"absmean": absmean, "twn": twn, "int8": absmax}
 
 
-class _BitLayer(QuantisedLayer):
-    """What the ternary convolution and the ternary linear layer have in common."""
+class BitLayer(QuantisedLayer):
+    """The base of the ternary convolution and the ternary linear layer; options as of BitConv2d."""
+
+    def __init__(self, *args, rule="absmean", act="static", granularity="channel", backend="auto", **keywords):
+        super().__init__(*args, **keywords)
+        self._set_options(rule, act, granularity, backend)
 
     def _set_options(
         self, rule: str = "absmean", act: str = "static", granularity: str = "channel", backend: str = "auto"
@@ -69,7 +73,7 @@ class _BitLayer(QuantisedLayer):
         self._start(act, check_backend(backend))
 
     @classmethod
-    def of(cls, layer: nn.Module, **options: str) -> _BitLayer:
+    def of(cls, layer: nn.Module, **options: str) -> BitLayer:
         """Return a layer in place of a float layer, with the same parameters (not copies).
 
         options: rule, act, granularity, backend.
@@ -78,6 +82,24 @@ class _BitLayer(QuantisedLayer):
         new._set_options(**options)
         new.act_scale = None if new.act_scale is None else torch.zeros((), device=layer.weight.device)
         return new
+
+    def unquantised(self) -> nn.Module:
+        """Return the float layer with the same parameters (not copies).
+
+        UserError for a folded layer: its weights lack the factor of the batch norm.
+        """
+        if self.out_scale is not None:
+            raise UserError(
+                "A folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze()."
+            )
+        with torch.device("meta"):
+            new = self._float_layer()
+        new.weight, new.bias = self.weight, self.bias
+        return new.train(self.training)
+
+    def _float_layer(self) -> nn.Module:
+        """Return a float layer of the same shape."""
+        raise NotImplementedError
 
     # Weights
 
@@ -123,17 +145,9 @@ class _BitLayer(QuantisedLayer):
         codes, scale = layer.codes_and_scales()
         bias = torch.zeros_like(scale) if layer.bias is None else layer.bias.detach().clone()
         kind = FrozenLinear if isinstance(self, BitLinear) else FrozenConv2d
-        frozen = kind(
-            codes,
-            scale.to(layer.weight.dtype),
-            bias.to(layer.weight.dtype),
-            layer._geometry(),
-            rule=self.rule,
-            act=self.act,
-            backend=self.backend,
-            act_scale=None if layer.act_scale is None else layer.act_scale.clone(),
-            silu=isinstance(act, nn.SiLU),
-        )
+        dtype, act_scale = layer.weight.dtype, None if layer.act_scale is None else layer.act_scale.clone()
+        options = {"rule": self.rule, "act": self.act, "backend": self.backend, "silu": isinstance(act, nn.SiLU)}
+        frozen = kind(codes, scale.to(dtype), bias.to(dtype), layer._geometry(), act_scale=act_scale, **options)
         return frozen.train(self.training), nn.Identity() if frozen.silu else act
 
     def _load_from_state_dict(self, state, prefix, metadata, strict, missing, unexpected, errors) -> None:
@@ -158,7 +172,7 @@ class _BitLayer(QuantisedLayer):
         return ", ".join([super().extra_repr(), *(f"{key}={value}" for key, value in self._options().items())])
 
 
-class BitConv2d(_BitLayer, nn.Conv2d):
+class BitConv2d(BitLayer, nn.Conv2d):
     """nn.Conv2d with quantised weights and activations: (B, c_in, H, W) -> (B, c_out, H', W').
 
     rule: absmean or twn (ternary weights), int8. act: static (one scale, a moving average of the largest values of
@@ -171,41 +185,9 @@ class BitConv2d(_BitLayer, nn.Conv2d):
 
     dims = (-3, -2, -1)
 
-    def __init__(
-        self,
-        *args,
-        rule: str = "absmean",
-        act: str = "static",
-        granularity: str = "channel",
-        backend: str = "auto",
-        **keywords,
-    ):
-        super().__init__(*args, **keywords)
-        self._set_options(rule, act, granularity, backend)
-
-    def unquantised(self) -> nn.Conv2d:
-        """Return the float layer with the same parameters (not copies).
-
-        UserError for a folded layer: its weights lack the factor of the batch norm.
-        """
-        if self.out_scale is not None:
-            raise UserError(
-                "A folded ternary layer has no weights to go back to. Take the model from before fuse() or freeze()."
-            )
-        with torch.device("meta"):
-            new = nn.Conv2d(
-                self.in_channels,
-                self.out_channels,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.groups,
-                self.bias is not None,
-                self.padding_mode,
-            )
-        new.weight, new.bias = self.weight, self.bias
-        return new.train(self.training)
+    def _float_layer(self) -> nn.Conv2d:
+        sizes = self.kernel_size, self.stride, self.padding, self.dilation, self.groups
+        return nn.Conv2d(self.in_channels, self.out_channels, *sizes, self.bias is not None, self.padding_mode)
 
     def _geometry(self) -> Geometry | None:
         pads_zeros = self.padding_mode == "zeros" and not isinstance(self.padding, str)
@@ -237,7 +219,7 @@ class BitConv2d(_BitLayer, nn.Conv2d):
         return new.requires_grad_(False).train(self.training)
 
 
-class BitLinear(_BitLayer, nn.Linear):
+class BitLinear(BitLayer, nn.Linear):
     """nn.Linear with quantised weights and activations: (..., n_in) -> (..., n_out); options as of BitConv2d.
 
     A dynamic scale is for one vector of n_in values, as in BitNet.
@@ -245,24 +227,8 @@ class BitLinear(_BitLayer, nn.Linear):
 
     dims = (-1,)
 
-    def __init__(
-        self,
-        *args,
-        rule: str = "absmean",
-        act: str = "static",
-        granularity: str = "channel",
-        backend: str = "auto",
-        **keywords,
-    ):
-        super().__init__(*args, **keywords)
-        self._set_options(rule, act, granularity, backend)
-
-    def unquantised(self) -> nn.Linear:
-        """Return the float layer with the same parameters (not copies)."""
-        with torch.device("meta"):
-            new = nn.Linear(self.in_features, self.out_features, self.bias is not None)
-        new.weight, new.bias = self.weight, self.bias
-        return new.train(self.training)
+    def _float_layer(self) -> nn.Linear:
+        return nn.Linear(self.in_features, self.out_features, self.bias is not None)
 
     def _geometry(self) -> Geometry:
         return Geometry()

@@ -159,7 +159,7 @@ def _floats(name: str, tensor: Tensor) -> Tensor:
 
 
 def restore(content: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return the state that `flatten` took: codes int8, whole numbers int64, all else float32. ValueError for damage."""
+    """Return the state that `flatten` took: codes int8, whole numbers int64, others float32. ValueError for damage."""
     fmt = content.get("fmt")
     if not isinstance(fmt, str) or fmt not in CODECS:
         raise ValueError(f"fmt {str(fmt)[:20]!r} is none of {', '.join(CODECS)}")
@@ -168,7 +168,7 @@ def restore(content: Mapping[str, object]) -> dict[str, Tensor]:
         if not isinstance(pieces[piece], Tensor) or pieces[piece].dtype != dtype or pieces[piece].ndim != 1:
             raise ValueError(f"{piece} is no flat tensor of {str(dtype)[6:]}")
     if content.get("checksum") != checksum(content):
-        raise ValueError("its checksum is another")
+        raise ValueError("its checksum does not match its content")
     if wrong := [piece for piece in ("floats", "halves") if not pieces[piece].isfinite().all()]:
         raise ValueError(f"{wrong[0]} that are not finite")
     lines = parse(content.get("table"))
@@ -188,7 +188,7 @@ def parse(table: object) -> list[Line]:
     lines, names = [], set()
     for number, text in enumerate(table.split("\n"), 1):
         if not (match := LINE.fullmatch(text)):
-            raise ValueError(f"line {number} of its table is none: {text[:80]!r}")
+            raise ValueError(f"line {number} of its table is malformed: {text[:80]!r}")
         shape = () if match["shape"] == "-" else tuple(map(int, match["shape"].split("x")))
         line = Line(match["name"], match["codes"] or match["tensor"], shape, match["companions"] or "")
         if line.has_codes and not shape:

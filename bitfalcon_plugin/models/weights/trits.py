@@ -31,7 +31,7 @@ class Codec:
 def _table(count: int, base: int) -> Tensor:
     # byte = sum of (trit + 1) * base**i; the entries of invalid bytes are not used
     with torch.device("cpu"):
-        digits = [torch.arange(256) // base**place % base for place in range(count)]
+        digits = [torch.arange(256) // base**index % base for index in range(count)]
         return (torch.stack(digits, 1) - 1).to(torch.int8)
 
 
@@ -67,8 +67,8 @@ def unpack_all(data: Tensor, fmt: str = "t5") -> Tensor:
     """Unpack bytes (n,) to int8 (n * count,), padding too. ValueError names the first invalid byte."""
     codec = CODECS[fmt]
     if (invalid := codec.invalid(data)).any():
-        place = int(invalid.to(torch.uint8).argmax())
-        raise ValueError(f"byte {int(data[place])} at place {place} stands for no weights")
+        position = int(invalid.to(torch.uint8).argmax())
+        raise ValueError(f"byte {int(data[position])} at position {position} stands for no weights")
     return codec.table.index_select(0, data.int()).flatten()
 
 

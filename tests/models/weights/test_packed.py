@@ -85,7 +85,7 @@ def test_the_file_opens_with_plain_torch_and_is_four_tensors(path):
     # Read without this package's reader, as another runtime would:
     line = next(line for line in flat.parse(content["table"]) if line.store == "t")
     used = content["trits"][: byte_count(line.count, "t5")].tolist()
-    trits = [byte // 3**place % 3 - 1 for byte in used for place in range(5)][: line.count]
+    trits = [byte // 3**index % 3 - 1 for byte in used for index in range(5)][: line.count]
     assert torch.equal(torch.tensor(trits).view(line.shape), weights[f"{line.name}.codes"].long())
 
 

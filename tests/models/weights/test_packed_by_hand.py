@@ -43,7 +43,7 @@ ENTRIES = {
     "no table": (lambda c: {"table": 5}, "no table"),
     "short": (lambda c: {"trits": c["trits"][:-1].clone()}, "trits has"),
     "long": (lambda c: {"floats": c["floats"].repeat(2)}, "floats has"),
-    "invalid": (lambda c: {"trits": torch.full_like(c["trits"], 250)}, "byte 250 at place 0"),
+    "invalid": (lambda c: {"trits": torch.full_like(c["trits"], 250)}, "byte 250 at position 0"),
     "padding": (lambda c: {"trits": torch.full_like(c["trits"], 242)}, "padding behind model.1.conv"),
     "low": (lambda c: {"bytes": torch.full_like(c["bytes"], -128)}, "below -127"),
     "other fmt": (lambda c: {"fmt": "t2"}, "trits has"),

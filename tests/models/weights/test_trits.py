@@ -10,23 +10,23 @@ import torch
 from bitfalcon_plugin.models.weights.trits import CODECS, byte_count, pack_trits, unpack_trits
 
 
-def spelled(trits: list[int], fmt: str) -> list[int]:
-    """The bytes of some trits, one after the other."""
+def bytes_of(trits: list[int], fmt: str) -> list[int]:
+    """Return the bytes of trits by the formula."""
     count, step = (5, 3) if fmt == "t5" else (4, 4)
     padded = [*trits, *[0] * (-len(trits) % count)]
     return [
-        sum((trit + 1) * step**place for place, trit in enumerate(padded[at : at + count]))
+        sum((trit + 1) * step**index for index, trit in enumerate(padded[at : at + count]))
         for at in range(0, len(padded), count)
     ]
 
 
 @pytest.mark.parametrize("fmt", CODECS)
-def test_trits_of_any_number_go_through_their_bytes(fmt):
+def test_any_number_of_trits_comes_back_from_its_bytes(fmt):
     draw = random.Random(0)
     for count in (*range(0, 33), 1000, 1001):
         trits = [draw.randint(-1, 1) for _ in range(count)]
         data = pack_trits(torch.tensor(trits, dtype=torch.int8), fmt)
-        assert data.tolist() == spelled(trits, fmt) and len(data) == byte_count(count, fmt)
+        assert data.tolist() == bytes_of(trits, fmt) and len(data) == byte_count(count, fmt)
         back = unpack_trits(data, count, fmt)
         assert back.tolist() == trits and back.dtype == torch.int8
 
@@ -35,12 +35,12 @@ def test_trits_of_any_number_go_through_their_bytes(fmt):
     "fmt, wrong",
     [("t5", range(243, 256)), ("t2", [v for v in range(256) if 3 in (v & 3, v >> 2 & 3, v >> 4 & 3, v >> 6)])],
 )
-def test_bytes_that_no_weights_give_are_errors(fmt, wrong):
+def test_invalid_bytes_are_errors(fmt, wrong):
     count = CODECS[fmt].count
     for value in range(256):
         data = torch.tensor([0, value], dtype=torch.uint8)
         if value in wrong:
-            with pytest.raises(ValueError, match=f"byte {value} at place 1"):
+            with pytest.raises(ValueError, match=f"byte {value} at position 1"):
                 unpack_trits(data, 2 * count, fmt)
         else:
             assert torch.equal(pack_trits(unpack_trits(data, 2 * count, fmt), fmt), data)
