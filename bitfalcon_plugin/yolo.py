@@ -330,8 +330,8 @@ class YOLO:
         """An attribute of the network: stride, parameters(), state_dict(), ..."""
         if not name.startswith("_") and name != "model" and hasattr(network := self.model, name):
             return getattr(network, name)
-        known = [word for word in dir(type(self)) if not word.startswith("_")]
-        raise AttributeError(f"YOLO has no {name!r}, nor has its model.{did_you_mean(name, known)}")
+        names = [item for item in dir(type(self)) if not item.startswith("_")]
+        raise AttributeError(f"YOLO has no {name!r}, nor has its model.{did_you_mean(name, names)}")
 
     def _update_overrides(self) -> None:
         """Let later calls use the data, the image size, ... of the checkpoint's training."""

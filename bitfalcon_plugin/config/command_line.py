@@ -116,12 +116,12 @@ class _Command:
         elif key == "task" and word == "detect":
             self.overrides["task"] = word
         else:
-            known = (*VERBS, *BIT_STEPS)
+            choices = (*VERBS, *BIT_STEPS)
             if key == "task":
-                known = ("detect", *VERBS)
+                choices = ("detect", *VERBS)
             elif self.verb == "bit":
-                known = BIT_STEPS
-            self.problems.append(f"{key}={word}: expected one of {', '.join(known)}.{did_you_mean(word, known)}")
+                choices = BIT_STEPS
+            self.problems.append(f"{key}={word}: expected one of {', '.join(choices)}.{did_you_mean(word, choices)}")
 
     def set_verb(self, verb: str) -> None:
         if self.verb in COMMANDS:

@@ -67,12 +67,12 @@ def named_devices(device: object) -> list[torch.device]:
         if names == ["cuda"] and not count:
             raise UserError("device=cuda: torch sees no GPU here. Use device=cpu.")
         return [torch.device("cuda", 0) if count else torch.device("cpu")]
-    known = ["cpu", *map(str, range(count)), *(["mps"] if has_mps else [])]
+    available = ["cpu", *map(str, range(count)), *(["mps"] if has_mps else [])]
     valid, problems = [], []
     for name in names:
-        if name in known or name == "-1" and count:
+        if name in available or name == "-1" and count:
             valid.append(name)
-        elif name.isdecimal() and str(int(name)) in known:  # 00
+        elif name.isdecimal() and str(int(name)) in available:  # 00
             valid.append(str(int(name)))
         else:
             problems.append("there is no GPU to choose" if name == "-1" else f"{name!r} is not here")
@@ -83,7 +83,7 @@ def named_devices(device: object) -> list[torch.device]:
         problems.append(f"{len(valid)} GPUs are asked for")
     if problems:
         raise UserError(
-            f"device={device!r}: {'; '.join(problems)} (known: {', '.join(known)}). Give one of these, or no device."
+            f"device={device!r}: {'; '.join(problems)} (known: {', '.join(available)}). Give one of these, or no device."
         )
     if valid[0] in ("cpu", "mps"):
         return [torch.device(valid[0])]

@@ -18,16 +18,16 @@ class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
 
 
-def nearest(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """Return at most `count` of the known words, those most like `word`, the best first; case does not matter."""
-    by_lower = {str(name).lower(): str(name) for name in known}
+def nearest(word: str, names: Iterable[str], count: int = 3) -> list[str]:
+    """Return at most `count` of the names, those most similar to `word`, best first; case does not matter."""
+    by_lower = {str(name).lower(): str(name) for name in names}
     close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=count, cutoff=0.5)
     return [by_lower[name] for name in close]
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return " Did you mean 'x'?" with the nearest known word, or an empty string."""
-    close = nearest(word, known, 1)
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """Return " Did you mean 'x'?" with the nearest name, or an empty string."""
+    close = nearest(word, names, 1)
     return f" Did you mean {close[0]!r}?" if close else ""
 
 

@@ -38,7 +38,7 @@ SILENT = ("optimizer_step", "on_before_zero_grad")
 def test_events_come_in_their_order_with_the_trainer_or_the_validator(place):
     yolo, seen = YOLO("small.yaml"), []
     for event in EVENTS:
-        yolo.add_callback(event, lambda about, event=event: seen.append((event, about)))
+        yolo.add_callback(event, lambda subject, event=event: seen.append((event, subject)))
     yolo.train(**COMMON)
     names = [event for event, _ in seen if event not in SILENT]
     assert names == [
@@ -53,8 +53,8 @@ def test_events_come_in_their_order_with_the_trainer_or_the_validator(place):
         "teardown",
     ]
     assert [event for event, _ in seen].count("optimizer_step") == 6
-    assert all((about is yolo.trainer) is (event not in VAL) for event, about in seen)
-    validators = [about for event, about in seen if event == "on_val_end"]
+    assert all((subject is yolo.trainer) is (event not in VAL) for event, subject in seen)
+    validators = [subject for event, subject in seen if event == "on_val_end"]
     assert all(validator.metrics is not None and validator.args.imgsz == 64 for validator in validators)
     assert validators[-1].metrics is yolo.metrics
 
