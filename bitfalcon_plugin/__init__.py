@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from .config.errors import UserError
-from .config.version import __version__
-
+TYPE_CHECKING = False  # type checkers take it for True; importing it from typing costs milliseconds at every start
 if TYPE_CHECKING:  # for type checkers, which do not see what __getattr__ loads
+    from .config.errors import UserError
+    from .config.version import __version__
     from .models.modules import register
     from .yolo import YOLO
 
@@ -15,11 +13,19 @@ __all__ = ["YOLO", "UserError", "__version__", "register"]
 
 
 def __getattr__(name: str):
-    # Loaded when first asked for: `bitfalcon help` must not import torch.
+    # Loaded at the first access: `bitfalcon help` must not import torch, and the import of the package costs nothing.
     if name == "YOLO":
         from .yolo import YOLO
 
         return YOLO
+    if name == "UserError":
+        from .config.errors import UserError
+
+        return UserError
+    if name == "__version__":
+        from .config.version import __version__
+
+        return __version__
     if name == "register":
         from .models.modules import register
 

@@ -11,13 +11,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from .config.errors import UserError
 from .config.notes import print_note
 from .config.version import __version__
 from .export.formats import ModelKind, model_kind
 
+TYPE_CHECKING = False  # as in __init__.py
 if TYPE_CHECKING:
     from .config.settings import Settings
 
