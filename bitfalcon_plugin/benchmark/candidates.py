@@ -27,7 +27,7 @@ REFERENCE = "torch fp32 NCHW"  # the candidate that the others are compared with
 PREDICT = "as predict runs it"  # variant of torch: the network that models.inference.prepare makes
 HALF_CUDA = "fp16 channels_last"  # variant of torch that only GPUs compute fast
 PRECISIONS = {"half": "16 bits", "int8": "int8"}  # option of export -> name of the precision
-KNOWN = (TORCH, COMPILED, *WRITABLE_FORMATS)  # families
+FAMILIES = (TORCH, COMPILED, *WRITABLE_FORMATS)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Network:
         return self.model.decode(self.model(images))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """images (B, 3, H, W) -> decoded predictions (B, 4+nc, A)."""
+        """Return decoded predictions (B, 4+nc, A) of images (B, 3, H, W)."""
         weight = next(self.model.parameters())
         return self._run(images.to(weight.device, weight.dtype, memory_format=self.layout))
 
@@ -82,7 +82,7 @@ class Network:
         return raw
 
     def parameters(self) -> Iterator[Tensor]:
-        """The parameters of the network."""
+        """Return the parameters of the network."""
         return self.model.parameters()
 
     def eval(self) -> Network:
@@ -110,25 +110,21 @@ def list_candidates(settings: Settings, device: torch.device) -> list[Candidate]
         candidates.append(Candidate(f"{TORCH} {PREDICT}", TORCH, "float32", variant=PREDICT))
     for name in WRITABLE_FORMATS:
         if name in families:
-            options = [option for option in PRECISIONS if option in EXPORT_FORMATS[name].options]
             candidates.append(Candidate(name, name, "float32"))
-            candidates += [
-                Candidate(f"{name} {PRECISIONS[option]}", name, PRECISIONS[option], options=(option,))
-                for option in options
-            ]
+            for option, precision in PRECISIONS.items():
+                if option in EXPORT_FORMATS[name].options:
+                    candidates.append(Candidate(f"{name} {precision}", name, precision, options=(option,)))
     return sorted(candidates, key=lambda candidate: candidate.family == COMPILED)  # compiling takes the longest
 
 
 def _families(settings: Settings) -> set[str]:
     if "format" not in settings.given:
-        return set(KNOWN)
+        return set(FAMILIES)
     words = [word.strip(" .'\"").lower() for word in settings.format.strip("[]() ").split(",")]
     for word in words:
-        if word not in (*KNOWN, *EXPORT_FORMATS, *ALIASES):
-            raise UserError(
-                f"format={word}: benchmark knows {', '.join(KNOWN)}, several with commas between."
-                f"{did_you_mean(word, KNOWN)}"
-            )
+        if word not in (*FAMILIES, *EXPORT_FORMATS, *ALIASES):
+            known = f"benchmark knows {', '.join(FAMILIES)}, several with commas between"
+            raise UserError(f"format={word}: {known}.{did_you_mean(word, FAMILIES)}")
     return {word if word in (TORCH, COMPILED) else find_format(word) for word in words}
 
 
@@ -146,14 +142,8 @@ def with_file(candidate: Candidate, weights: Path, origin: Path, model: Detector
     if existing.exists() and origin.is_file() and _is_current(existing, origin, candidate, settings):
         return replace(candidate, path=str(existing))
     target = weights.parent / f"{'-'.join((weights.stem, *candidate.options))}{suffix}"
-    export = {
-        "mode": "export",
-        "format": candidate.family,
-        "imgsz": settings.imgsz,
-        "batch": settings.batch,
-        "out": str(target),
-        **dict.fromkeys(candidate.options, True),
-    }
+    export = {"mode": "export", "format": candidate.family, "imgsz": settings.imgsz, "batch": settings.batch}
+    export |= {"out": str(target), **dict.fromkeys(candidate.options, True)}
     if settings.data is not None:
         export |= {"data": settings.data, "allow_outside": settings.allow_outside}
     run_export(model, load_settings(export), str(weights))

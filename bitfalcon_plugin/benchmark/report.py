@@ -66,9 +66,14 @@ class Bench:
     folder: Path | None = None
 
     @property
+    def timed(self) -> list[EngineRecord]:
+        """The records with a latency, the fastest first."""
+        return sorted((record for record in self.rows if record.latency), key=lambda record: record.latency.median)
+
+    @property
     def fastest(self) -> EngineRecord | None:
         """The record of the smallest latency; None where nothing ran."""
-        return min((row for row in self.rows if row.latency), key=lambda row: row.latency.median, default=None)
+        return next(iter(self.timed), None)
 
     def __str__(self) -> str:
         return markdown(self)
@@ -83,36 +88,33 @@ def _columns(bench: Bench) -> list[Column]:
         Column("size MB", "bytes", "{:.2f}", unit=1e6),
         Column("latency ms", "latency"),
         Column(f"x {bench.reference}", "faster", "{:.2f}"),
-        Column("images/s", lambda row: row.latency and bench.batch * 1e3 / row.latency.median, "{:.1f}"),
+        Column("images/s", lambda record: record.latency and bench.batch * 1e3 / record.latency.median, "{:.1f}"),
         Column("open s", "load", "{:.2f}"),
         Column("first image s", "first", "{:.2f}"),
-        Column("peak memory MB", lambda row: row.memory or None, "{:.0f}", unit=1e6),
-        *([Column("GPU MB", "gpu", "{:.0f}", unit=1e6)] if any(row.gpu for row in bench.rows) else ()),
+        Column("peak memory MB", lambda record: record.memory or None, "{:.0f}", unit=1e6),
+        *([Column("GPU MB", "gpu", "{:.0f}", unit=1e6)] if any(record.gpu for record in bench.rows) else ()),
         Column("largest box difference px", "pixels", "{:.2g}"),
         Column("largest score difference", "score", "{:.2g}"),
-        Column("boxes matched", lambda row: None if row.boxes is None else f"{row.matched} of {row.boxes}"),
+        Column("boxes matched", lambda record: None if record.boxes is None else f"{record.matched} of {record.boxes}"),
     ]
+
+
+def _title(bench: Bench) -> str:
+    height, width = bench.imgsz
+    return f"Benchmark of {bench.model}, {width}x{height}, batch {bench.batch}, on {bench.device}"
 
 
 def markdown(bench: Bench) -> str:
     """Return the table, the fastest engine first, with its conditions below; ends with a line break."""
-    height, width = bench.imgsz
-    measured = [row for row in bench.rows if row.latency or row.bytes is not None and not row.reason]
-    measured.sort(key=lambda row: row.latency.median if row.latency else float("inf"))
-    lines = [
-        f"# Benchmark of {bench.model}, {width}x{height}, batch {bench.batch}, on {bench.device}",
-        "",
-        *markdown_table(measured, _columns(bench)),
-        "",
-        *_notes(bench),
-    ]
-    if failures := [f"- {row.name}: {row.reason}" for row in bench.rows if row.reason]:
+    untimed = [r for r in bench.rows if not r.latency and r.bytes is not None and not r.reason]
+    lines = [f"# {_title(bench)}", "", *markdown_table([*bench.timed, *untimed], _columns(bench)), "", *_notes(bench)]
+    if failures := [f"- {record.name}: {record.reason}" for record in bench.rows if record.reason]:
         lines += ["", "Not, or not wholly, measured:", "", *failures]
     return "\n".join(lines) + "\n"
 
 
 def _notes(bench: Bench) -> list[str]:
-    runtimes = ", ".join(dict.fromkeys(row.runtime for row in bench.rows if row.runtime))
+    runtimes = ", ".join(dict.fromkeys(record.runtime for record in bench.rows if record.runtime))
     return [
         f"- Latency: network and decoding of a batch of {bench.batch}, without reading, letterbox and suppression; "
         f"median and quartiles of {bench.rounds} rounds in which all engines took turns in one process. "
@@ -139,23 +141,14 @@ def write(bench: Bench, folder: Path, picture: bool) -> None:
 
 def draw(target: Path, bench: Bench) -> Path:
     """Draw bars of latency, size and peak memory, and marks of mAP. Raises NoMatplotlib."""
-    rows = sorted((row for row in bench.rows if row.latency), key=lambda row: row.latency.median)
-    timings = [row.latency for row in rows]
-    panels = [
-        Bars(
-            "latency of a batch (ms)",
-            [timing.median for timing in timings],
-            [timing.low for timing in timings],
-            [timing.high for timing in timings],
-        )
-    ]
-    if any(row.ap is not None for row in rows):
-        panels.append(Bars("mAP50-95", [row.ap for row in rows], form="{:.4f}", dots=True))
+    records = bench.timed
+    medians, lows, highs = ([getattr(record.latency, name) for record in records] for name in ("median", "low", "high"))
+    panels = [Bars("latency of a batch (ms)", medians, lows, highs)]
+    if any(record.ap is not None for record in records):
+        panels.append(Bars("mAP50-95", [record.ap for record in records], form="{:.4f}", dots=True))
     panels += [
-        Bars("size of the file (MB)", [row.bytes / 1e6 for row in rows]),
-        Bars("peak memory (MB)", [row.memory / 1e6 if row.memory else None for row in rows], form="{:.0f}"),
+        Bars("size of the file (MB)", [record.bytes / 1e6 for record in records]),
+        Bars("peak memory (MB)", [record.memory / 1e6 if record.memory else None for record in records], form="{:.0f}"),
     ]
-    title = markdown(bench).partition("\n")[0].removeprefix("# ")
-    return draw_bars(
-        target, [row.name for row in rows], [row.precision for row in rows], panels, title, machine_line(bench.facts)
-    )
+    names, precisions = [record.name for record in records], [record.precision for record in records]
+    return draw_bars(target, names, precisions, panels, _title(bench), machine_line(bench.facts))

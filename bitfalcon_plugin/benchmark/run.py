@@ -1,17 +1,17 @@
-"""The verb `benchmark`: measure every engine and precision that is installed, on this machine.
+"""The verb `benchmark`: measure every runtime and precision that is installed, on this machine.
 
-Milliseconds of one machine do not carry over to another one; the ratios of engines that took turns in one process do,
+Milliseconds do not carry over from one machine to another; ratios of runtimes that took turns in one process do so
 better. The result names threads, instruction set and versions.
 """
 
 from __future__ import annotations
 
-import contextlib
 import io
 import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ..config.files import new_run_dir
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.dataset import Sample
+from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names, find_data, scan_split
 from ..data.images import letterbox, read_image
 from ..data.loading.loader import Reading, ValLoader, workers_for
@@ -46,12 +47,9 @@ ROUNDS, WARMUP = 15, 2
 MAX_SLOWDOWN = 10.0  # times the reference; a slower candidate takes no part in the rounds
 MAX_BATCHES = 4  # of images on which boxes are compared
 IOU = 0.7
-TOLERANCES = {
-    "float32": "float32",
-    "int8": "int8",
-}  # precision of a candidate -> that of a tolerance; others have 16 bits
+TOLERANCES = {"float32": "float32", "int8": "int8"}  # precision of a candidate -> of a tolerance; others: "half"
 Records = dict[str, EngineRecord]  # by the name of the candidate
-Engines = Mapping[str, Network | Runtime]  # likewise, open and without a failure so far
+Runtimes = Mapping[str, Network | Runtime]  # by the name of the candidate: those that are open and have not failed
 
 
 @dataclass(frozen=True)
@@ -90,22 +88,12 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
         f"on {conditions.device}, {torch.get_num_threads()} threads; results in {folder}"
     )
     records = {candidate.name: EngineRecord(candidate.name, candidate.precision) for candidate in candidates}
-    engines = _prepare(candidates, records, model, (weights, origin), conditions)
-    engines = _time(engines, records, conditions)
-    _evaluate(engines, records, conditions)
-    bench = Bench(
-        model=origin.name,
-        data=conditions.data,
-        imgsz=(height, width),
-        batch=batch,
-        device=str(conditions.device),
-        rounds=ROUNDS,
-        reference=REFERENCE,
-        images=conditions.images_name,
-        rows=tuple(records.values()),
-        facts=machine(),
-        folder=folder,
-    )
+    runtimes = _prepare(candidates, records, model, (weights, origin), conditions)
+    runtimes = _time(runtimes, records, conditions)
+    _evaluate(runtimes, records, conditions)
+    common = {"model": origin.name, "imgsz": (height, width), "batch": batch, "device": str(conditions.device)}
+    measured = {"data": conditions.data, "images": conditions.images_name, "rows": tuple(records.values())}
+    bench = Bench(**common, **measured, rounds=ROUNDS, reference=REFERENCE, facts=machine(), folder=folder)
     write(bench, folder, picture=settings.plots)
     return bench
 
@@ -115,35 +103,37 @@ def _conditions(model: Detector, settings: Settings, device: torch.device) -> Co
         settings = settings.replace(batch=1)
     if settings.batch < 1:
         raise UserError(f"batch={settings.batch:g}: benchmark takes a whole number of images, 1 or more.")
-    batch, imgsz, multiple = int(settings.batch), settings.imgsz, model.multiple
-    height, width = legal_size(imgsz, multiple)
-    if text := rounding_note(imgsz, multiple):
-        print(text)
-    settings = settings.replace(batch=batch, imgsz=height if height == width else (height, width))
+    batch = int(settings.batch)
+    if text := rounding_note(settings.imgsz, model.multiple):
+        print_note(text)
+    height, width = size = legal_size(settings.imgsz, model.multiple)
+    settings = settings.replace(batch=batch, imgsz=height if height == width else size)
     samples, data, source = [], "", "drawn shapes"
     if settings.data is not None:
-        if height != width:
-            raise UserError(
-                f"imgsz={settings.imgsz}: with data= give one side, for example imgsz={max(height, width)}."
-            )
-        spec, settings = find_data(settings)
-        names = class_names(settings, spec)
-        if list(names.values()) != list(model.names.values()):
-            raise UserError(
-                f"{spec.path} has the classes {', '.join(names.values())}; the model knows "
-                f"{', '.join(model.names.values())}. Give the data it was trained for, or none."
-            )
-        samples = scan_split(spec, settings.split, settings).samples
+        spec, settings, samples = _labelled(model, settings)
         data = f"split {settings.split} of {spec.path.name}, {len(samples)} images"
         source = f"images of {spec.path.name}"
     images = _compared_images(samples, MAX_BATCHES * batch)
     count = len(images)
-    images = [
-        letterbox(image, letterbox_fit(tuple(image.shape[1:]), (height, width))).float() / 255 for image in images
-    ]
+    images = [letterbox(image, letterbox_fit(tuple(image.shape[1:]), size)).float() / 255 for image in images]
     images = (images * batch)[: max(count // batch, 1) * batch]  # whole batches
     batches = [images.contiguous() for images in torch.stack(images).split(batch)]
     return Conditions(settings, device, (batch, 3, height, width), batches, f"{count} {source}", samples, data)
+
+
+def _labelled(model: Detector, settings: Settings) -> tuple[DataSpec, Settings, Sequence[Sample]]:
+    """Return the dataset that data= names, the settings with what it brings, and the samples of split=."""
+    if not isinstance(settings.imgsz, int):
+        side = max(settings.imgsz)
+        raise UserError(f"imgsz={settings.imgsz}: with data= give one side, for example imgsz={side}.")
+    spec, settings = find_data(settings)
+    names, own_names = list(class_names(settings, spec).values()), list(model.names.values())
+    if names != own_names:
+        raise UserError(
+            f"{spec.path} has the classes {', '.join(names)}; the model knows {', '.join(own_names)}. "
+            "Give the data it was trained for, or none."
+        )
+    return spec, settings, scan_split(spec, settings.split, settings).samples
 
 
 def _compared_images(samples: Sequence[Sample], count: int) -> list[Tensor]:
@@ -156,16 +146,17 @@ def _compared_images(samples: Sequence[Sample], count: int) -> list[Tensor]:
 
 def _prepare(
     candidates: Sequence[Candidate], records: Records, model: Detector, files: tuple[Path, Path], conditions: Conditions
-) -> Engines:
+) -> Runtimes:
     """Give each candidate its file, try it in a process of its own, and open it here; returns those that came through.
 
     files: weights and origin, as of `run_benchmark`.
     """
-    engines: dict[str, Network | Runtime] = {}
+    runtimes: dict[str, Network | Runtime] = {}
     reference = 0.0  # seconds of the reference
     for candidate in candidates:
         name, begin = candidate.name, time.perf_counter()
-        with _failures(records, name), _silence():
+        silenced = io.StringIO()
+        with _failures(records, name), redirect_stdout(silenced), redirect_stderr(silenced):
             candidate = with_file(candidate, *files, model, conditions.settings)
             trial = run_trial(candidate, conditions.shape, conditions.device)
             measured = {"bytes": candidate.bytes, "load": trial.load, "first": trial.first_run}
@@ -177,21 +168,21 @@ def _prepare(
                     f"{seconds:.2f} s a batch, {seconds / reference:.0f} times the reference: too slow to take part "
                     f"in the rounds (this machine has no fast {candidate.precision})"
                 )
-            engine = open_candidate(candidate, conditions.device)
-            _update(records, name, runtime=engine.runtime)
+            runtime = open_candidate(candidate, conditions.device)
+            _update(records, name, runtime=runtime.runtime)
             with torch.inference_mode():
-                engine.decode(engine(conditions.images[0].to(conditions.device)))  # compiles what is to be compiled
-            engines[name] = engine
+                runtime.decode(runtime(conditions.images[0].to(conditions.device)))  # compiles what is to be compiled
+            runtimes[name] = runtime
         outcome = records[name].reason or f"opens in {records[name].load:.2f} s"
         print(f"  {name:<24} {time.perf_counter() - begin:6.1f} s  {outcome[:140]}", flush=True)
-    return engines
+    return runtimes
 
 
 def _update(records: Records, name: str, **values: object) -> None:
     records[name] = replace(records[name], **values)
 
 
-@contextlib.contextmanager
+@contextmanager
 def _failures(records: Records, name: str) -> Iterator[None]:
     """Write what a candidate raises into its record, instead of ending the benchmark."""
     try:
@@ -200,54 +191,48 @@ def _failures(records: Records, name: str) -> Iterator[None]:
         _update(records, name, reason=error_line(error))
 
 
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        yield
-
-
-def _time(engines: Engines, records: Records, conditions: Conditions) -> Engines:
-    """Time the engines in turns and write their latencies; returns those that ran all rounds."""
+def _time(runtimes: Runtimes, records: Records, conditions: Conditions) -> Runtimes:
+    """Time the runtimes in turns and write their latencies; returns those that ran all rounds."""
 
     def forward(name: str) -> Callable[[], None]:
-        engine = engines[name]
-        images = conditions.images[0].to(next(engine.parameters()).device)
+        runtime = runtimes[name]
+        images = conditions.images[0].to(next(runtime.parameters()).device)
 
         def run() -> None:
-            if not records[name].reason:  # after its first failure an engine only waits for the others
+            if not records[name].reason:  # after its first failure a runtime only waits for the others
                 with _failures(records, name):
-                    engine.decode(engine(images))
+                    runtime.decode(runtime(images))
 
         return run
 
     with torch.inference_mode():
-        runs = {name: forward(name) for name in engines}
+        runs = {name: forward(name) for name in runtimes}
         timings = interleave(runs, rounds=ROUNDS, warmup=WARMUP, device=conditions.device)
     timings = {name: timing for name, timing in timings.items() if not records[name].reason}
     reference = timings.get(REFERENCE)
     for name, timing in timings.items():
         _update(records, name, latency=timing, faster=timing.faster_than(reference) if reference else None)
-    return {name: engines[name] for name in timings}
+    return {name: runtimes[name] for name in timings}
 
 
-def _evaluate(engines: Engines, records: Records, conditions: Conditions) -> None:
+def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> None:
     """Write the agreement with the reference and, where there are labels, the average precision into the records."""
     reference: Tensor | None = None
-    for name, engine in engines.items():  # the reference is the first
+    for name, runtime in runtimes.items():  # the reference is the first
         with _failures(records, name), torch.inference_mode():
-            batches = [engine.decode(engine(images.to(conditions.device))) for images in conditions.images]
+            batches = [runtime.decode(runtime(images.to(conditions.device))) for images in conditions.images]
             predictions = torch.cat(batches).float().cpu()  # (images, 4+nc, A)
             reference = predictions if reference is None else reference
-            if REFERENCE in engines:
+            if REFERENCE in runtimes:
                 precision = TOLERANCES.get(records[name].precision, "half")
                 images = conditions.images[0].to(conditions.device)
-                tolerance, _ = tolerance_for(precision, engines[REFERENCE].model, images)
+                tolerance, _ = tolerance_for(precision, runtimes[REFERENCE].model, images)
                 agreement = compare_candidates(reference, predictions, tolerance, conditions.shape)
                 _update(records, name, pixels=agreement.pixels, score=agreement.score)
                 _update(records, name, matched=agreement.matched, boxes=agreement.count)
             if conditions.samples:
                 print(f"  {name:<24} measuring mAP on {len(conditions.samples)} images", flush=True)
-                metrics = _validate(engine, conditions)
+                metrics = _validate(runtime, conditions)
                 _update(records, name, ap=_finite(metrics.ap), ap50=_finite(metrics.ap50))
 
 
@@ -255,15 +240,15 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _validate(engine: Network | Runtime, conditions: Conditions) -> Metrics:
+def _validate(runtime: Network | Runtime, conditions: Conditions) -> Metrics:
     reading = Reading(conditions.device, workers_for(conditions.device, conditions.settings))
-    sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": engine.multiple}
+    sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": runtime.multiple}
     loader = ValLoader(conditions.samples, reading, rect=False, **sizes)
     rule = Suppression(conf=DEFAULT_CONF, iou=IOU, max_det=conditions.settings.max_det, multi_label=True)
-    return validate(engine, conditions.samples, loader, ValOptions(rule), task=task_of(engine)).metrics
+    return validate(runtime, conditions.samples, loader, ValOptions(rule), task=task_of(runtime)).metrics
 
 
-@contextlib.contextmanager
+@contextmanager
 def scratch() -> Iterator[Path]:
     """Yield a folder for weights and exports, and remove it afterwards."""
     with tempfile.TemporaryDirectory(prefix="bitfalcon-benchmark-", ignore_cleanup_errors=True) as folder:

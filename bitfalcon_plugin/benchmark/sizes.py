@@ -104,7 +104,7 @@ def _remove_empty(experiment: Experiment) -> None:
 
 def _new_experiment(settings: Settings) -> Experiment:
     """Make a new experiment and its folder. Raises UserError for settings under which sizes cannot be compared."""
-    _check(settings)
+    _check_settings(settings)
     model = find_model(settings.model or DEFAULT_MODEL, settings.variant)
     scales = _scales(settings.model_scale, model)
     shared = {**_shared(settings), "model": _resolved_path(settings.model or DEFAULT_MODEL, model.path)}
@@ -121,43 +121,38 @@ def _new_experiment(settings: Settings) -> Experiment:
     return experiment
 
 
-def _check(settings: Settings) -> None:
+def _check_settings(settings: Settings) -> None:
     if settings.model is not None and model_kind(settings.model) is not ModelKind.GRAPH:
         raise UserError(
             f"sizes trains a graph in several sizes; model={settings.model} is weights of one size. Give a graph, for "
             "example model=yolov12-lite.yaml ."
         )
     if isinstance(settings.pretrained, str):
-        raise UserError(
-            f"pretrained={settings.pretrained}: weights fit one size only, the others would start from less. Leave it "
-            "away."
-        )
+        problem = "weights fit one size only, the others would start without them. Leave it out."
+        raise UserError(f"pretrained={settings.pretrained}: {problem}")
     if settings.batch < 1:
-        raise UserError(
-            f"batch={settings.batch:g}: each size would find another batch, and the budgets would differ. Give a "
-            "number of images."
-        )
+        problem = "each size would choose another batch, and the budgets would differ. Give a number of images."
+        raise UserError(f"batch={settings.batch:g}: {problem}")
     if not settings.save:
-        raise UserError("save=False: without checkpoints an experiment cannot go on after a kill. Leave it away.")
+        raise UserError("save=False: without checkpoints an experiment cannot go on after a kill. Leave it out.")
 
 
 def _scales(names: str | None, model: ModelFile) -> tuple[str, ...]:
     """Return the sizes that scale= names ("n,s", "[n, s]", "n"), or the default ones that the graph has."""
-    known = model.document.get("scales")
-    known = list(map(str, known)) if isinstance(known, Mapping) else []
-    if not known:
+    available = model.document.get("scales")
+    available = list(map(str, available)) if isinstance(available, Mapping) else []
+    if not available:
         raise UserError(
             f"'{model.path.name}' has no scales: there is one size of it only. Give a graph with scales, for example "
             "model=yolov12-lite.yaml ."
         )
     if names is None:
-        return tuple(scale for scale in DEFAULT_SCALES if scale in known) or tuple(known)
+        return tuple(scale for scale in DEFAULT_SCALES if scale in available) or tuple(available)
     scales = list(dict.fromkeys(name.strip(" '\"") for name in names.strip("[]() ").split(",")))
-    if unknown := [scale for scale in scales if scale not in known]:
-        raise UserError(
-            f"scale={names}: '{model.path.name}' has no size {unknown[0]!r}; its sizes are {', '.join(known)}. Give "
-            f"some of them, for example scale={','.join(known[:2])}.{did_you_mean(unknown[0], known)}"
-        )
+    if unknown := [scale for scale in scales if scale not in available]:
+        problem = f"'{model.path.name}' has no size {unknown[0]!r}; its sizes are {', '.join(available)}"
+        repair = f"Give some of them, for example scale={','.join(available[:2])}."
+        raise UserError(f"scale={names}: {problem}. {repair}{did_you_mean(unknown[0], available)}")
     return tuple(scales)
 
 
@@ -220,24 +215,16 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
         own = {"model_scale": scale, "project": str(experiment.folder), "name": scale, "exist_ok": True}
         metrics = run_train(load_settings({**experiment.settings, **own, "mode": "train"}), None).metrics
     elif not is_finished(before):
-        changeable = {
-            key: value for key, value in experiment.settings.items() if key in keys_with("resume", "experiment")
-        }
+        keys = [key for key in keys_with("resume", "experiment") if key in experiment.settings]
+        changeable = {key: experiment.settings[key] for key in keys}
         metrics = run_train(load_settings({**changeable, "mode": "train", "resume": str(last)}), None).metrics
     else:  # killed after its last epoch
         metrics = _evaluate(folder, before)
     checkpoint, after = load_checkpoint(best), load_checkpoint(last)
     size = summary(checkpoint.model(), _imgsz(checkpoint))
-    record = SizeRecord(
-        scale=scale,
-        parameters=size.parameters,
-        gflops=size.gflops,
-        ap50=metrics.ap50,
-        ap=metrics.ap,
-        bytes=best.stat().st_size,
-        epochs=after.epoch + 1,
-        seconds=after.training["seconds"],
-    )
+    cost = {"parameters": size.parameters, "gflops": size.gflops, "bytes": best.stat().st_size}
+    length = {"epochs": after.epoch + 1, "seconds": after.training["seconds"]}
+    record = SizeRecord(scale=scale, ap50=metrics.ap50, ap=metrics.ap, **cost, **length)
     return record, {key: after.settings[key] for key in BUDGET}
 
 

@@ -60,12 +60,12 @@ class Experiment:
 
     def record(self, scale: str) -> SizeRecord | None:
         """Return the record of a size; None while it is not trained."""
-        return next((row for row in self.rows if row.scale == scale), None)
+        return next((record for record in self.rows if record.scale == scale), None)
 
     @property
     def ordered(self) -> list[SizeRecord]:
         """The records in the order of the sizes."""
-        return [row for scale in self.scales if (row := self.record(scale))]
+        return [record for scale in self.scales if (record := self.record(scale))]
 
     @property
     def resolved(self) -> Settings:
@@ -76,7 +76,7 @@ class Experiment:
 COLUMNS = (
     Column("size", "scale", text=True),
     Column("parameters", "parameters", "{:,}"),
-    Column("GFLOPs", lambda row: f"{row.gflops:.1f}" if row.gflops >= 1 else f"{row.gflops:.3f}"),
+    Column("GFLOPs", lambda record: f"{record.gflops:.1f}" if record.gflops >= 1 else f"{record.gflops:.3f}"),
     Column("mAP50", "ap50", "{:.4f}"),
     Column("mAP50-95", "ap", "{:.4f}"),
     Column("latency ms", "latency", missing="not measured"),
@@ -113,10 +113,10 @@ def markdown(experiment: Experiment) -> str:
 
 def draw(target: Path, experiment: Experiment) -> Path:
     """Draw mAP50-95 against parameters and against latency. Raises NoMatplotlib."""
-    rows = experiment.ordered
-    timed = [(row, row.latency) for row in rows if row.latency]
-    by_size = [Point(row.parameters / 1e6, row.ap, row.scale) for row in rows]
-    by_time = [Point(time.median, row.ap, row.scale, low=time.low, high=time.high) for row, time in timed]
+    records = experiment.ordered
+    timed = [(record, record.latency) for record in records if record.latency]
+    by_size = [Point(record.parameters / 1e6, record.ap, record.scale) for record in records]
+    by_time = [Point(time.median, record.ap, record.scale, low=time.low, high=time.high) for record, time in timed]
     panels = [
         Panel("parameters (millions)", by_size, [[(p.x, p.y) for p in by_size]]),
         Panel("latency of one image (ms)", by_time, [[(p.x, p.y) for p in by_time]]),
@@ -143,13 +143,8 @@ def save_experiment(experiment: Experiment) -> None:
 
 def load_experiment(path: Path) -> Experiment:
     """Read an experiment from its sizes.json. Raises UserError for a file that is damaged, too new or another one."""
-    kinds = {
-        "settings": dict,
-        "scales": tuple[str, ...],
-        "rows": tuple[SizeRecord, ...],
-        "used": dict,
-        "machine": dict | None,
-    }
+    kinds = {"settings": dict, "scales": tuple[str, ...], "rows": tuple[SizeRecord, ...]}
+    kinds |= {"used": dict, "machine": dict | None}
     entries = SIZES_FILE.load(path, kinds)
     if not isinstance(entries["settings"].get("model"), str):
         raise SIZES_FILE.damage(path, ["settings name no model"])

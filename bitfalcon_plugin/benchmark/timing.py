@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 
@@ -63,11 +64,6 @@ class Timing:
         return self._quartiles()[2]
 
     @property
-    def spread(self) -> float:
-        """The interquartile range in milliseconds."""
-        return self.high - self.low
-
-    @property
     def count(self) -> int:
         """The number of rounds."""
         return len(self.rounds)
@@ -95,11 +91,8 @@ class Timing:
     def from_dict(cls, content: object) -> Timing:
         """Build a timing from the values of `as_dict`. Raises UserError for anything else."""
         rounds = content.get("rounds_ms") if isinstance(content, Mapping) else None
-        if (
-            not isinstance(rounds, list)
-            or not rounds
-            or not all(type(value) in (int, float) and value >= 0 for value in rounds)
-        ):
+        is_list = isinstance(rounds, list) and len(rounds) > 0
+        if not is_list or not all(type(value) in (int, float) and value >= 0 for value in rounds):
             raise UserError("a timing is no mapping with the milliseconds of at least one round (rounds_ms)")
         return cls(tuple(map(float, rounds)))
 
@@ -236,17 +229,15 @@ def variants(
     """
     height, width = legal_size(imgsz, model.multiple)
     noise = torch.rand(batch, model.graph.channels, height, width, generator=torch.Generator().manual_seed(0))
-    return {name: _variant(model, noise, torch.device(device), *VARIANTS[name]) for name in names}
+    runs = {}
+    for name in names:
+        dtype, layout = VARIANTS[name]
+        network = fold_for_inference(copy.deepcopy(model), torch.device(device), dtype, layout)
+        images = noise.to(device, dtype).contiguous(memory_format=layout)
+        runs[name] = partial(_run, network, images)
+    return runs
 
 
-def _variant(
-    model: Detector, noise: Tensor, device: torch.device, dtype: torch.dtype, layout: torch.memory_format
-) -> Callable[[], Tensor]:
-    own = fold_for_inference(copy.deepcopy(model), device, dtype, layout)
-    images = noise.to(device, dtype).contiguous(memory_format=layout)
-
-    @torch.inference_mode()
-    def run() -> Tensor:
-        return own.decode(own(images))
-
-    return run
+@torch.inference_mode()
+def _run(network: Detector, images: Tensor) -> Tensor:
+    return network.decode(network(images))
