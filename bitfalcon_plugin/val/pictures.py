@@ -1,6 +1,6 @@
-"""What a training run and val draw: batches with their boxes, charts of labels, curves and results, and TensorBoard's scalars.
+"""The pictures of train and val: batches with boxes, charts of labels, curves and results; and TensorBoard's scalars.
 
-File names as in spec/interface.md 6.1. A picture that cannot be drawn is a note; training goes on.
+File names are those of spec/interface.md 6.1. A picture that cannot be drawn is a note; the run goes on.
 """
 
 from __future__ import annotations
@@ -30,14 +30,15 @@ from .loop import Watch
 from .worst import Worst
 
 BATCHES = 3  # drawn of each kind
-LEAST = 0.25  # score of the detections that are drawn
+IMAGES = 16  # drawn of a batch
+MIN_SCORE = 0.25  # detections with a higher score are drawn
 
 
 class Pictures:
-    """The pictures of a run in `folder`; every method does nothing where `plots` is false.
+    """The pictures of a run in `folder`; without `plots` no method draws anything.
 
-    names: class index -> name. note: prints a note. board: whether TensorBoard gets scalars where it is installed;
-    None: as plots.
+    names: class index -> name. note: prints a note. board: whether TensorBoard gets scalars where it is installed; None
+    means as plots.
     """
 
     def __init__(
@@ -49,8 +50,9 @@ class Pictures:
         board: bool | None = None,
     ):
         self.folder, self.names, self.plots, self.note = Path(folder), names, plots, note
-        self._board = scalars(self.folder) if (plots if board is None else board) else _silent
-        self._closed, self._told = 0, False
+        has_board = plots if board is None else board
+        self.scalars = scalars(self.folder) if has_board else _no_scalars  # takes an epoch's record of results.csv
+        self._closed, self._noted = 0, False
 
     def labels(self, samples: Sequence[Sample]) -> None:
         """Draw labels.jpg: how many of each class, where and how large."""
@@ -63,56 +65,46 @@ class Pictures:
         self._try("labels.jpg", draw)
 
     def train_batch(self, iteration: int, batch: Batch, closed: bool = False) -> None:
-        """Draw train_batch<iteration>.jpg, for the first batches of a run and, where `closed`, the first without mosaic."""
-        wanted = iteration < BATCHES or (closed and self._closed < BATCHES)
+        """Draw train_batch<iteration>.jpg: the first batches of a run, and with `closed` the first without mosaic."""
+        is_drawn = iteration < BATCHES or (closed and self._closed < BATCHES)
         self._closed += closed
-        if not (self.plots and wanted):
+        if not is_drawn:
             return
+        name = f"train_batch{iteration}.jpg"
 
         def draw() -> None:
-            images = (batch.images[:16].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
+            images = (batch.images[:IMAGES].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
             labels = batch.labels.to("cpu")
             rows = [_label_rows(labels.only(labels.image == image)) for image in range(len(images))]
-            self._write(f"train_batch{iteration}.jpg", batch_sheet(images, rows, self.names, conf=False))
+            self._write(name, batch_sheet(images, rows, self.names, conf=False))
 
-        self._try(f"train_batch{iteration}.jpg", draw)
+        self._try(name, draw)
 
     def watch(self, samples: Sequence[Sample], fits: Sequence[Fit | None]) -> Watch | None:
-        """For `validate`'s watch: draws val_batch<number>_labels.jpg and _pred.jpg of the first batches.
+        """Return a function for Hooks.watch that draws the first batches, with labels and with detections.
 
-        fits: how each sample lies on the network input (ValLoader.fits). None where nothing is to be drawn.
+        The files are val_batch<number>_labels.jpg and val_batch<number>_pred.jpg. fits: how each sample lies on the
+        network input (ValLoader.fits). None without plots.
         """
 
-        def watch(number: int, images: Tensor, indices: Sequence[int], found: list[Instances]) -> None:
+        def watch(number: int, images: Tensor, indices: Sequence[int], detections: list[Instances]) -> None:
             if number < BATCHES:
-                self._try(
-                    f"val_batch{number}_pred.jpg",
-                    self.val_batch,
-                    number,
-                    images,
-                    found,
-                    [samples[i] for i in indices],
-                    [fits[i] for i in indices],
-                )
+                labels = [(samples[i], fits[i]) for i in indices[:IMAGES]]
+                batch = (number, images[:IMAGES], labels, detections[:IMAGES])
+                self._try(f"val_batch{number}_pred.jpg", self._draw_val_batch, *batch)
 
         return watch if self.plots else None
 
-    def val_batch(
-        self, number: int, images: Tensor, found: Sequence[Instances], samples: Sequence[Sample], fits: Sequence[Fit]
+    def _draw_val_batch(
+        self, number: int, images: Tensor, labels: Sequence[tuple[Sample, Fit]], detections: Sequence[Instances]
     ) -> None:
-        """Draw a batch of uint8 images (B, 3, H, W) twice: with its labels, and with the detections of each image."""
-        pixels = images[:16].cpu().numpy()
-        captions = [sample.image.name for sample in samples]
-        labels = [_label_rows(sample.pixel_labels(), fit) for sample, fit in zip(samples[:16], fits[:16], strict=True)]
-        self._write(
-            f"val_batch{number}_labels.jpg", batch_sheet(pixels, labels, self.names, conf=False, captions=captions)
-        )
-        rows = [detections.only(detections.scores > LEAST).rows().tolist() for detections in found[:16]]
+        """Draw images (B, 3, H, W) uint8 twice: with the labels of their samples, and with their detections."""
+        pixels, captions = images.cpu().numpy(), [sample.image.name for sample, _ in labels]
+        rows = [_label_rows(sample.pixel_labels(), fit) for sample, fit in labels]
+        sheet = batch_sheet(pixels, rows, self.names, conf=False, captions=captions)
+        self._write(f"val_batch{number}_labels.jpg", sheet)
+        rows = [each.only(each.scores > MIN_SCORE).rows().tolist() for each in detections]
         self._write(f"val_batch{number}_pred.jpg", batch_sheet(pixels, rows, self.names, captions=captions))
-
-    def scalars(self, row: Mapping[str, float], epoch: int) -> None:
-        """Give an epoch's row of results.csv to TensorBoard, where it is installed."""
-        self._board(row, epoch)
 
     def finish(self, metrics: Metrics | None) -> None:
         """Draw results.png from results.csv, and from the last metrics the curves and the confusion matrices."""
@@ -136,30 +128,33 @@ class Pictures:
         try:
             draw(*arguments)
         except NoMatplotlib as missing:
-            if not self._told:
+            if not self._noted:
                 self.note(str(missing))
-            self._told = True
-        except Exception as error:  # whatever it is: nobody wants to lose a run to a picture
+            self._noted = True
+        except Exception as error:  # no error of a picture ends a run
             self.note(f"{what} could not be drawn: {type(error).__name__}: {error}")
 
 
 def _label_rows(labels: Instances, fit: Fit | None = None) -> list[list[float]]:
-    """Rows x1, y1, x2, y2, score 1, class of labels; with `fit` from pixels of the original image to those of the input."""
+    """Return rows x1, y1, x2, y2, score 1, class of labels.
+
+    fit: moves the boxes from pixels of the original image to pixels of the input.
+    """
     boxes = fit.to_canvas(labels.boxes) if fit else labels.boxes.float()
     return Instances(boxes, labels.classes, torch.ones(len(labels))).rows().tolist()
 
 
 def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:
-    """A function that writes a row of named numbers of an epoch for TensorBoard, into `folder`.
+    """Return a function that writes the record of an epoch for TensorBoard, into `folder`.
 
-    It does nothing where tensorboard is not installed or does not work. tensorboard is slow to import: that waits for
-    the first row. Rows after that epoch which an interrupted run left behind are hidden.
+    The function does nothing where tensorboard is not installed or does not work. tensorboard is slow to import, so it
+    is imported at the first record. Later records that an interrupted run left behind are hidden.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        return _silent
-    writers: list = []
+        return _no_scalars
+    writers: list = []  # empty before the first record; [None] once tensorboard has failed
 
-    def write(row: Mapping[str, float], epoch: int) -> None:
+    def write(record: Mapping[str, float], epoch: int) -> None:
         if writers == [None]:
             return
         try:
@@ -167,15 +162,15 @@ def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:
                 from torch.utils.tensorboard import SummaryWriter
 
                 writers.append(SummaryWriter(str(folder), purge_step=epoch))
-            for name, value in row.items():
+            for name, value in record.items():
                 if "/" in name and math.isfinite(value):
                     writers[0].add_scalar(name.replace("(B)", ""), float(value), epoch)
             writers[0].flush()
-        except Exception:  # an extra that nobody asked for by name
+        except Exception:  # TensorBoard is an extra: its errors end no run
             writers[:] = [None]
 
     return write
 
 
-def _silent(row: Mapping[str, float], epoch: int) -> None:
+def _no_scalars(record: Mapping[str, float], epoch: int) -> None:
     pass

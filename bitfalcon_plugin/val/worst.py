@@ -1,13 +1,12 @@
-"""The images on which a model errs most: what it misses and what it finds where nothing is, as a table and a picture.
+"""The images on which a model errs most: missed labels and false positives, as a table and as a picture.
 
-Pairs as COCO's evaluation makes them: the surest detection first, each takes the label of its class that it overlaps
-most and that no surer one has taken. An object that is taken for another class is a miss and a false positive.
+Pairs are those of COCO's evaluation: in the order of their scores each detection takes the label of its class that it
+overlaps most, among the labels that no detection before it has taken. An object with a wrong class is a miss and a
+false positive.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from ..config.tabular import Tabular
 from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image
 from ..ops.boxes import box_iou, pair_greedily
@@ -28,160 +28,143 @@ from ..tasks.curves import by_image
 
 IOU = 0.5
 MISS, FALSE, HIT = "#ff2d2d", "#ffc400", "#2fbf71"  # colours of the picture
-PRINTED, DRAWN = 10, 12  # images of the table that is printed, and of the picture
-SIDE, COLUMNS, HEAD = 480, 4, 30  # pixels of a cell and of the line above all
+PRINTED, DRAWN = 10, 12  # images in the printed table, and in the picture
+SIDE, COLUMNS, HEAD = 480, 4, 30  # pixels of a cell, cells of a row, pixels of the legend
 
 
 @dataclass(frozen=True, eq=False)
-class Errors:
-    """What went wrong on one image.
+class ImageErrors:
+    """The errors on one image.
 
-    labels, detections: in pixels of the original image. hit (m,), right (n,): bool, whether a label has a partner among
-    the detections, and a detection among the labels.
+    labels (m), detections (n): in pixels of the original image. label_hit (m,), detection_hit (n,): bool, whether a
+    label or a detection has a partner.
     """
 
     image: Path
     labels: Instances
     detections: Instances
-    hit: Tensor
-    right: Tensor
+    label_hit: Tensor
+    detection_hit: Tensor
 
     @property
-    def misses(self) -> int:
-        """Labels that nothing was found for."""
-        return int((~self.hit).sum())
+    def missed(self) -> Instances:
+        """The labels without a detection."""
+        return self.labels.only(~self.label_hit)
 
     @property
-    def false(self) -> int:
-        """Detections without a label."""
-        return int((~self.right).sum())
+    def false(self) -> Instances:
+        """The detections without a label."""
+        return self.detections.only(~self.detection_hit)
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """The numbers of misses and of false positives."""
+        return len(self.missed), len(self.false)
 
 
 @dataclass(frozen=True, eq=False)
-class Worst:
-    """Images with errors, in turn the one with most misses and the one with most false positives of those that are left.
+class Worst(Tabular):
+    """The images with errors: in turn the image with most misses and the one with most false positives of the others.
 
-    names: class index -> name. conf, iou: detections with a higher score count, and the least overlap of a pair.
-    images: how many were looked at.
+    names: class index -> name. images: number of all images. conf: detections with a higher score count. iou: the
+    smallest overlap of a pair. totals: the counts "missed", "false" and "right" of all images.
     """
 
-    errors: tuple[Errors, ...]
+    errors: tuple[ImageErrors, ...]
     names: Mapping[int, str]
     images: int
     conf: float
     iou: float = IOU
-    totals: Mapping[str, int] = field(default_factory=dict)  # labels, hits, misses, false positives of all images
+    totals: Mapping[str, int] = field(default_factory=dict)
 
-    def rows(self) -> list[dict[str, object]]:
-        """A dict for each image with errors: its path, counts, and which classes were missed and found wrongly."""
-        return [
-            {
-                "image": str(one.image),
-                "labels": len(one.labels),
-                "hits": int(one.hit.sum()),
-                "misses": one.misses,
-                "false_positives": one.false,
-                "missed": self._named(one.labels.classes[~one.hit]),
-                "found_wrongly": self._named(one.detections.classes[~one.right]),
-            }
-            for one in self.errors
-        ]
+    def columns(self, flat: bool = False) -> Sequence[str]:
+        return "image", "labels", "hits", "misses", "false_positives", "missed", "found_wrongly"
 
-    def _named(self, classes: Tensor) -> str:
-        counts = Counter(classes.tolist())
+    def summary(self) -> list[dict[str, object]]:
+        """Return a dict for each image with errors: path, counts, classes of the misses and of the false positives."""
+        records = []
+        for each in self.errors:
+            misses, false = each.counts
+            counts = (len(each.labels), len(each.labels) - misses, misses, false)
+            values = (str(each.image), *counts, self._named(each.missed), self._named(each.false))
+            records.append(dict(zip(self.columns(), values, strict=True)))
+        return records
+
+    def _named(self, instances: Instances) -> str:
+        counts = Counter(instances.classes.tolist())
         return ", ".join(f"{count} {self.names[index]}" for index, count in sorted(counts.items()))
 
-    def to_csv(self) -> str:
-        """`rows` as CSV text with a header."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("image", "labels", "hits", "misses", "false_positives", "missed", "found_wrongly"))
-        writer.writerows(row.values() for row in self.rows())
-        return text.getvalue()
-
-    def table(self, most: int = PRINTED) -> str:
-        """The table people read: the first `most` images."""
-        where = f"confidence {self.conf:.3f} and IoU {self.iou:.2f}"
+    def table(self, limit: int = PRINTED) -> str:
+        """Return the table people read: the first `limit` images."""
+        threshold = f"confidence {self.conf:.3f} and IoU {self.iou:.2f}"
         if not self.errors:
-            return f"Worst images: none of {self.images} has an error at {where}"
+            return f"Worst images: none of {self.images} has an error at {threshold}"
+        order = "in turn by misses and by false positives"
         lines = [
-            f"Worst images at {where} (in turn by misses and by false positives; {len(self.errors)} of {self.images} have errors)",
+            f"Worst images at {threshold} ({order}; {len(self.errors)} of {self.images} have errors)",
             f"{'Labels':>8}{'Hits':>7}{'Misses':>8}{'False':>7}  Image",
         ]
-        lines += [
-            f"{row['labels']:>8}{row['hits']:>7}{row['misses']:>8}{row['false_positives']:>7}  {Path(row['image']).name}"
-            for row in self.rows()[:most]
-        ]
+        for record in self.summary()[:limit]:
+            counts = f"{record['labels']:>8}{record['hits']:>7}{record['misses']:>8}{record['false_positives']:>7}"
+            lines.append(f"{counts}  {Path(record['image']).name}")
         return "\n".join(lines)
 
     def draw(self) -> Image.Image:
-        """A sheet of the first images: misses and false positives in thick lines of their own colours, hits in thin ones."""
-        cells = [self._cell(one) for one in self.errors[:DRAWN]]
+        """Draw a sheet of the first images: thick boxes for misses and false positives, thin boxes for hits."""
+        cells = [_draw_cell(each, self.names) for each in self.errors[:DRAWN]]
         columns = max(min(COLUMNS, len(cells)), 1)
         sheet = Image.new("RGB", (max(columns * SIDE, 2 * SIDE), HEAD + -(-len(cells) // columns) * SIDE), GREY)
-        _legend(sheet, self.totals, f"at confidence {self.conf:.3f}, IoU {self.iou:.2f}")
+        _draw_legend(sheet, self.totals, f"at confidence {self.conf:.3f}, IoU {self.iou:.2f}")
         for index, cell in enumerate(cells):
             sheet.paste(cell, (index % columns * SIDE, HEAD + index // columns * SIDE))
         return sheet
 
-    def _cell(self, one: Errors) -> Image.Image:
-        cell = Image.new("RGB", (SIDE, SIDE), GREY)
-        draw = ImageDraw.Draw(cell)
-        try:
-            picture = Image.fromarray(read_image(one.image).permute(1, 2, 0).numpy())
-        except UnreadableImage as reason:  # it was readable when it was measured
-            _text(cell, (4, SIDE // 2), f"not readable any more: {reason}", "black", "white")
-        else:
-            self._draw_on(cell, picture, one)
-        _text(cell, (0, SIDE - 20), f"{one.image.name}: {one.misses} missed, {one.false} false", "black", "white")
-        draw.rectangle((0, 0, SIDE - 1, SIDE - 1), outline="white")
-        return cell
 
-    def _draw_on(self, cell: Image.Image, picture: Image.Image, one: Errors) -> None:
-        ratio = min(SIDE / picture.width, SIDE / picture.height)
-        size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
-        left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
-        cell.paste(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), (left, top))
-        draw, shift = ImageDraw.Draw(cell), np.array([left, top, left, top])
-        for box in one.detections.boxes[one.right].numpy() * ratio + shift:
-            draw.rectangle(_ordered(box), outline=HIT, width=1)
-        false, missed = one.detections.only(~one.right), one.labels.only(~one.hit)
-        wrong = [
-            (box, FALSE, f"{self.names[index]} {score:.2f}")
-            for box, index, score in zip(
-                false.boxes.numpy(), false.classes.tolist(), false.scores.tolist(), strict=True
-            )
-        ]
-        wrong += [
-            (box, MISS, str(self.names[index]))
-            for box, index in zip(missed.boxes.numpy(), missed.classes.tolist(), strict=True)
-        ]
-        placed = [(_ordered(box * ratio + shift), colour, text) for box, colour, text in wrong]
-        for corners, colour, _ in placed:
-            draw.rectangle(corners, outline=colour, width=3)
-        for (
-            x1,
-            y1,
-            _,
-            y2,
-        ), colour, text in placed:  # over all boxes; a miss and what it was taken for do not hide each other
-            _text(
-                cell,
-                (x1, y2 - 16 if colour == MISS else y1 - 16 if y1 >= 16 else y1),
-                text,
-                colour,
-                "white" if colour == MISS else "black",
-            )
+def _draw_cell(errors: ImageErrors, names: Mapping[int, str]) -> Image.Image:
+    cell = Image.new("RGB", (SIDE, SIDE), GREY)
+    try:
+        picture = Image.fromarray(read_image(errors.image).permute(1, 2, 0).numpy())
+    except UnreadableImage as reason:  # the image was readable when it was validated
+        _draw_text(cell, (4, SIDE // 2), f"not readable any more: {reason}")
+    else:
+        _draw_image(cell, picture, errors, names)
+    misses, false = errors.counts
+    _draw_text(cell, (0, SIDE - 20), f"{errors.image.name}: {misses} missed, {false} false")
+    ImageDraw.Draw(cell).rectangle((0, 0, SIDE - 1, SIDE - 1), outline="white")
+    return cell
 
 
-def _ordered(box: np.ndarray) -> tuple[float, float, float, float]:
-    # corners that Pillow takes: not crossed
-    x1, y1, x2, y2 = box.tolist()
-    return x1, y1, max(x1, x2), max(y1, y2)
+def _draw_image(cell: Image.Image, picture: Image.Image, errors: ImageErrors, names: Mapping[int, str]) -> None:
+    ratio = min(SIDE / picture.width, SIDE / picture.height)
+    size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
+    left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
+    cell.paste(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), (left, top))
+    draw = ImageDraw.Draw(cell)
+
+    def corners(instances: Instances) -> list[tuple[float, float, float, float]]:
+        """Corners in the cell, not crossed: Pillow refuses crossed ones."""
+        boxes = instances.boxes.numpy() * ratio + np.array([left, top, left, top])
+        return [(x1, y1, max(x1, x2), max(y1, y2)) for x1, y1, x2, y2 in boxes.tolist()]
+
+    missed, false = errors.missed, errors.false
+    missed_corners, false_corners = corners(missed), corners(false)
+    for box in corners(errors.detections.only(errors.detection_hit)):
+        draw.rectangle(box, outline=HIT, width=1)
+    for box in false_corners:
+        draw.rectangle(box, outline=FALSE, width=3)
+    for box in missed_corners:
+        draw.rectangle(box, outline=MISS, width=3)
+    # Texts lie over all boxes. Those of misses stand at the bottom of the box: the text of a wrong class hides none.
+    for (x1, y1, _, _), index, score in zip(false_corners, false.classes.tolist(), false.scores.tolist(), strict=True):
+        _draw_text(cell, (x1, y1 - 16 if y1 >= 16 else y1), f"{names[index]} {score:.2f}", FALSE, "black")
+    for (x1, _, _, y2), index in zip(missed_corners, missed.classes.tolist(), strict=True):
+        _draw_text(cell, (x1, y2 - 16), str(names[index]), MISS, "white")
 
 
-def _text(page: Image.Image, corner: tuple[float, float], text: str, ground: str, colour: str) -> float:
-    # Text on a plate whose upper left corner is `corner`, moved into the picture; returns where the plate ends on the right.
+def _draw_text(
+    page: Image.Image, corner: tuple[float, float], text: str, ground: str = "black", colour: str = "white"
+) -> float:
+    """Draw text on a plate with its upper left at `corner`, moved into the picture; returns the plate's right end."""
     draw = ImageDraw.Draw(page)
     text, font = writable(text, 12)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
@@ -192,55 +175,54 @@ def _text(page: Image.Image, corner: tuple[float, float], text: str, ground: str
     return x + right - left + 6
 
 
-def _legend(sheet: Image.Image, totals: Mapping[str, int], where: str) -> None:
+def _draw_legend(sheet: Image.Image, totals: Mapping[str, int], threshold: str) -> None:
     draw, x = ImageDraw.Draw(sheet), 8.0
     draw.rectangle((0, 0, sheet.width, HEAD - 1), fill="white")
-    for words, colour, width in (("missed", MISS, 3), ("false", FALSE, 3), ("right", HIT, 1)):
+    for name, colour, width in (("missed", MISS, 3), ("false", FALSE, 3), ("right", HIT, 1)):
         draw.rectangle((x, 8, x + 20, 22), outline=colour, width=width)
-        x = _text(sheet, (x + 24, 7), f"{words} {totals[words]}", "white", "black") + 14
-    _text(sheet, (x, 7), f"in all images, {where}", "white", "black")
+        x = _draw_text(sheet, (x + 24, 7), f"{name} {totals[name]}", "white", "black") + 14
+    _draw_text(sheet, (x, 7), f"in all images, {threshold}", "white", "black")
 
 
 def worst_images(
     samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float, iou: float = IOU
 ) -> Worst:
-    """Look for errors on every image.
+    """Find the errors on every image.
 
     detections: in pixels of the original images, `image` is the index of the sample. Detections with a score above
     `conf` count; a pair overlaps by `iou` or more.
     """
     per_image = by_image(detections, len(samples), conf)
-    errors = [_errors(sample, found, iou) for sample, found in zip(samples, per_image, strict=True)]
-    labels, misses = sum(len(each.labels) for each in errors), sum(each.misses for each in errors)
-    totals = {"missed": misses, "false": sum(each.false for each in errors), "right": labels - misses}
-    wrong = [each for each in errors if each.misses or each.false]
+    errors = [_errors(sample, own, iou) for sample, own in zip(samples, per_image, strict=True)]
+    misses, false = (sum(each.counts[kind] for each in errors) for kind in (0, 1))
+    totals = {"missed": misses, "false": false, "right": sum(len(each.labels) for each in errors) - misses}
+    wrong = [each for each in errors if any(each.counts)]
     return Worst(tuple(_in_turn(wrong)), dict(names), len(samples), conf, iou, totals)
 
 
-def _errors(sample: Sample, detections: Instances, iou: float) -> Errors:
+def _errors(sample: Sample, detections: Instances, iou: float) -> ImageErrors:
     labels = sample.pixel_labels()
     overlap = box_iou(detections.boxes.double(), labels.boxes.double())  # (n, m)
     overlap *= detections.classes[:, None] == labels.classes[None]
     detection, label = pair_greedily(overlap, iou, rows_in_turn=True).T
-    hit, right = torch.zeros(len(labels), dtype=torch.bool), torch.zeros(len(detections), dtype=torch.bool)
-    right[detection] = hit[label] = True
-    return Errors(sample.image, labels, detections, hit, right)
+    label_hit, detection_hit = (torch.zeros(len(each), dtype=torch.bool) for each in (labels, detections))
+    label_hit[label] = detection_hit[detection] = True
+    return ImageErrors(sample.image, labels, detections, label_hit, detection_hit)
 
 
-def _in_turn(wrong: Sequence[Errors]) -> Iterator[Errors]:
-    """By falling misses and by falling false positives alternately, each image once; equal ones by their other errors."""
-    orders = [
-        sorted(range(len(wrong)), key=lambda i: (-wrong[i].misses, -wrong[i].false)),
-        sorted(range(len(wrong)), key=lambda i: (-wrong[i].false, -wrong[i].misses)),
-    ]
-    if wrong and not wrong[orders[0][0]].misses:
-        orders = orders[1:]
-    elif wrong and not wrong[orders[1][0]].false:
-        orders = orders[:1]
-    lines, taken = [iter(order) for order in orders], set()
-    while len(taken) < len(wrong):
-        for line in lines:
-            index = next((i for i in line if i not in taken), None)
+def _in_turn(wrong: Sequence[ImageErrors]) -> Iterator[ImageErrors]:
+    """By falling misses and by falling false positives alternately, each image once; equal ones by their other errors.
+
+    An order in which no image has an error is left out.
+    """
+    counts = [each.counts for each in wrong]
+    by_misses = sorted(range(len(wrong)), key=lambda i: (-counts[i][0], -counts[i][1]))
+    by_false = sorted(range(len(wrong)), key=lambda i: (-counts[i][1], -counts[i][0]))
+    orders = [order for order, kind in ((by_misses, 0), (by_false, 1)) if any(count[kind] for count in counts)]
+    queues, listed = [iter(order) for order in orders], set()
+    while len(listed) < len(wrong):
+        for queue in queues:
+            index = next((i for i in queue if i not in listed), None)
             if index is not None:
-                taken.add(index)
+                listed.add(index)
                 yield wrong[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def test_pairs_are_those_of_cocoeval(monkeypatch, seed, conf):
     samples = named(samples)
     worst = worst_images(samples, detections_of(detections), NAMES, conf=conf)
     expected = counts_of_cocoeval(monkeypatch, samples, detections[detections[:, 5] > conf])
-    found = {row["image"]: row for row in worst.rows()}
+    found = {row["image"]: row for row in worst.summary()}
     for index, (labels, hits, false) in expected.items():
         if row := found.pop(f"{index:02}.png", None):
             assert (row["labels"], row["hits"], row["misses"], row["false_positives"]) == (
@@ -105,10 +106,11 @@ def test_the_tables():
         "missed": "1 red, 1 blue",
         "found_wrongly": "1 green",
     }
-    assert worst.rows() == [expected]
+    assert worst.summary() == [expected]
     assert [dict(row) for row in csv.DictReader(io.StringIO(worst.to_csv()))] == [
         {k: str(v) for k, v in expected.items()}
     ]
+    assert json.loads(worst.to_json()) == [expected]
     title, head, line = worst.table().splitlines()
     assert "confidence 0.400 and IoU 0.50" in title and "1 of 1" in title
     assert head.split() == ["Labels", "Hits", "Misses", "False", "Image"] and line.split() == [
