@@ -256,7 +256,7 @@ class CodeLog:
             write_text(trainer.save_dir / "codes.csv", text.getvalue())
             layers = len(now)
             changed = sum(float(row[2]) for row in self.rows[-layers:]) / layers
-            trainer.run.say(
+            print(
                 f"{'codes':>9}  changed {changed:.2%} in the mean of {layers} layers, zeros "
                 f"{sum(float(row[3]) for row in self.rows[-layers:]) / layers:.1%}"
             )

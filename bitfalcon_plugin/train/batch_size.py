@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from ..config.errors import UserError
+from ..config.notes import print_note
 from ..data.loading.loader import USUAL_BATCH
 from ..models.detector import Detector
 from ..ops.instances import Instances
@@ -43,20 +44,13 @@ def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
     return max(estimate, max(batch for batch, peak in peaks if peak <= limit))
 
 
-def search_batch(
-    model: Detector,
-    batch: float,
-    imgsz: int,
-    device: torch.device,
-    precision: torch.dtype | None,
-    say: Callable[[str], None],
-) -> int:
+def search_batch(model: Detector, batch: float, imgsz: int, device: torch.device, precision: torch.dtype | None) -> int:
     """Find a batch size for training `model` at imgsz; batch: -1, or the share of the GPU's memory to fill.
 
     On other devices than CUDA it is USUAL_BATCH, with a note. Raises UserError where one image does not fit.
     """
     if device.type != "cuda":
-        say(f"note: batch={batch:g} looks for what fits a GPU's memory; using {USUAL_BATCH} on {device.type}.")
+        print_note(f"batch={batch:g} looks for what fits a GPU's memory; using {USUAL_BATCH} on {device.type}.")
         return USUAL_BATCH
     share = SHARE if batch < 0 else batch
     total = torch.cuda.get_device_properties(device).total_memory
@@ -70,7 +64,8 @@ def search_batch(
         if peaks[-1][1] > share * total:
             break
     images = fitting_batch(peaks, share * total)
-    say(f"batch={batch:g}: {images} images are estimated to fill {share:.0%} of {total / 2**30:.1f} GiB at {imgsz} px")
+    gib = total / 2**30
+    print(f"batch={batch:g}: {images} images are estimated to fill {share:.0%} of {gib:.1f} GiB at {imgsz} px")
     return images
 
 

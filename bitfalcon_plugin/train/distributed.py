@@ -11,6 +11,7 @@ process did before.
 from __future__ import annotations
 
 import contextlib
+import copy
 import itertools
 import os
 import time
@@ -29,7 +30,6 @@ from ..config.errors import UserError
 # Other ranks wait while rank 0 reads or writes files; a rank that dies is noticed by its launcher, at once.
 TIMEOUT = timedelta(minutes=30)
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-
 
 _joined = itertools.count()  # groups that this process was in; equal on all ranks, which join together
 
@@ -124,7 +124,7 @@ class World:
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
             gradient_as_bucket_view=True,
-            find_unused_parameters=bool(_without_gradient(model)),
+            find_unused_parameters=_has_unused_parameters(model),
         )
         network.broadcast_buffers = False  # the argument has another name in newer torch, the attribute has both
         return network
@@ -153,11 +153,10 @@ class World:
             _exchange_together(gradients, lambda flat: dist.all_reduce(flat.div_(self.size)))
 
     @torch.no_grad()
-    def broadcast_buffers(self, *modules: nn.Module) -> None:
+    def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every rank the buffers of rank 0, as before a validation that all ranks take part in."""
         if self.size > 1:
-            buffers = [buffer for module in modules for buffer in module.buffers()]
-            _exchange_together(buffers, lambda flat: dist.broadcast(flat, src=0))
+            _exchange_together(model.buffers(), lambda flat: dist.broadcast(flat, src=0))
 
 
 @contextmanager
@@ -253,23 +252,16 @@ def _leave(abort: bool) -> None:
             dist.destroy_process_group()  # closing nccl waits for all ranks
 
 
-def _without_gradient(model: nn.Module) -> list[str]:
-    """Names of the trainable parameters that no output depends on, as those of rows that no other row reads."""
-    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    if not parameters:
-        return []
-    weight = next(iter(parameters.values()))
-    modes = [(module, module.training) for module in model.modules()]
+def _has_unused_parameters(model: nn.Module) -> bool:
+    """Whether no output depends on some trainable parameter, as with rows of the graph that no other row reads."""
+    trial = copy.deepcopy(model).eval()
+    parameters = [parameter for parameter in trial.parameters() if parameter.requires_grad]
     side = 2 * model.multiple
-    image = torch.zeros(1, model.graph.channels, side, side, dtype=weight.dtype, device=weight.device)
-    try:
-        with torch.enable_grad():
-            total = sum(output.sum() for output in model.eval()(image).values())
-            gradients = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
-    finally:
-        for module, training in modes:
-            module.training = training
-    return [name for name, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    image = torch.zeros(1, model.graph.channels, side, side, dtype=parameters[0].dtype, device=parameters[0].device)
+    with torch.enable_grad():
+        total = sum(output.sum() for output in trial(image).values())
+        gradients = torch.autograd.grad(total, parameters, allow_unused=True)
+    return any(gradient is None for gradient in gradients)
 
 
 def _exchange_together(tensors: Iterable[Tensor], exchange: Callable[[Tensor], object]) -> None:

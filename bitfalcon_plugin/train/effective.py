@@ -22,15 +22,12 @@ def effective(trainer: Trainer) -> dict[str, object]:
     """What the run does, as plain values: the content of effective.yaml."""
     settings, plan, schedule = trainer.args, trainer.plan, trainer.schedule
     recipe = recipe_of(settings, closed=False)
-    groups = {
-        group["kind"]: {
-            "parameters": len(group["params"]),
-            "values": sum(p.numel() for p in group["params"]),
-            "lr": plan.lr,
-            "weight_decay": group["weight_decay"],
-        }
-        for group in trainer.optimizer.param_groups
-    }
+    chances, ranges = ({name: getattr(recipe, name) for name in names} for names in (CHANCES, RANGES))
+    groups = {}
+    for group in trainer.optimizer.param_groups:
+        parameters = group["params"]
+        sizes = {"parameters": len(parameters), "values": sum(p.numel() for p in parameters)}
+        groups[group["kind"]] = {**sizes, "lr": plan.lr, "weight_decay": group["weight_decay"]}
     return {
         "optimizer": {"name": plan.name, "momentum": plan.momentum, "reason": plan.reason, "groups": groups},
         "schedule": {
@@ -43,8 +40,8 @@ def effective(trainer: Trainer) -> dict[str, object]:
             "last_lr": plan.lr * settings.lrf,
         },
         "augmentation": {
-            "chances": {name: getattr(recipe, name) for name in CHANCES},
-            "ranges": {name: getattr(recipe, name) for name in RANGES},
+            "chances": chances,
+            "ranges": ranges,
             "without_mixing_from_epoch": max(trainer.epochs - settings.close_mosaic, 0) + 1,
         },
         "precision": str(trainer.precision or torch.float32).removeprefix("torch."),
@@ -52,7 +49,7 @@ def effective(trainer: Trainer) -> dict[str, object]:
         "devices": trainer.run.world.size,
         "workers": workers_for(trainer.device, settings),
         "frozen": list(trainer.frozen),
-        "weights": trainer.run.matched or "fresh",
+        "weights": trainer.run.initial.matched or "fresh",
         "parameters": sum(p.numel() for p in trainer.model.parameters()),
     }
 
@@ -61,7 +58,7 @@ def report_effective(trainer: Trainer) -> None:
     """Print what the run does; on rank 0 also write args.yaml and effective.yaml into its folder."""
     values, settings, folder = effective(trainer), trainer.args, trainer.save_dir
     for line in _lines(trainer, values):
-        trainer.run.say(line)
+        print(line)
     if trainer.run.world.main:
         given = {**settings.as_dict(), "save_dir": str(folder)}
         write_text(folder / "args.yaml", yaml.safe_dump(given, sort_keys=False))

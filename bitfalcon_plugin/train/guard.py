@@ -5,10 +5,12 @@ One comparison a step, the only time that the loop waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ..config.notes import print_note
 
 MAX_IN_A_ROW = 3  # bad steps, at which the run goes back to its last checkpoint
 MAX_RETURNS = 3  # times that a run may go back
@@ -28,8 +30,8 @@ class Guard:
     often the run went back to a checkpoint. names: gives the names of images by their indices.
     """
 
-    def __init__(self, model: nn.Module, names: Callable[[Sequence[int]], list[str]], say: Callable[[str], None]):
-        self.names, self.say = names, say
+    def __init__(self, model: nn.Module, names: Callable[[Sequence[int]], list[str]]) -> None:
+        self.names = names
         self.skipped = self.returned = self.in_a_row = 0
         self._losses: list[Tensor] = []  # of the batches whose gradients are gathered for the next step
         self._indices: list[list[int]] = []
@@ -38,16 +40,17 @@ class Guard:
         self._good = [buffer.clone() for buffer in self._buffers]  # the statistics after the last good step
 
     def state(self) -> dict[str, object]:
-        """What a checkpoint needs: the statistics after the last good step, and the bad steps in a row."""
-        return {"row": self.in_a_row, "statistics": self._good}
+        """What a checkpoint needs, under the keys of files: the counts, and the statistics after the last good step."""
+        counts = {"skipped": self.skipped, "row": self.in_a_row, "returned": self.returned}
+        return {**counts, "statistics": self._good}
 
     @torch.no_grad()
-    def restore(self, in_a_row: int, statistics: Sequence[Tensor] | None) -> None:
+    def restore(self, state: Mapping[str, object]) -> None:
         """Restore what `state` gave; without statistics (older files) those of the model now are good."""
         self.accept()
-        for good, saved in zip(self._good, statistics or (), strict=False):
+        for good, saved in zip(self._good, state.get("statistics") or (), strict=False):
             good.copy_(saved)
-        self.in_a_row = in_a_row
+        self.skipped, self.in_a_row, self.returned = state["skipped"], state.get("row", 0), state["returned"]
 
     def watch(self, loss: Tensor, indices: Sequence[int]) -> None:
         """Remember a batch of the next step: its loss (scalar), and the indices of its samples."""
@@ -80,7 +83,7 @@ class Guard:
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._good)
         text = self._report(position)
-        self.say(f"note: {text}")
+        print_note(text)
         self._clear()
         if self.in_a_row >= MAX_IN_A_ROW:
             raise NotFinite(text)

@@ -54,18 +54,9 @@ def launch(count: int, function: Callable, *args: object) -> object:
     needs_script = _check_pickles(function, args)
     notes = tempfile.TemporaryDirectory(prefix="bitfalcon-", ignore_cleanup_errors=True)
     with notes as folder, _launcher_undone(), script_left_out(needs_script):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=count,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            local_addr="localhost",
-            max_restarts=0,
-            start_method="spawn",
-            logs_specs=DefaultLogsSpecs(log_dir=folder),
-        )
+        rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+        options = {"run_id": uuid.uuid4().hex, "logs_specs": DefaultLogsSpecs(log_dir=folder), "max_restarts": 0}
+        config = LaunchConfig(1, 1, count, start_method="spawn", **rendezvous, **options)
         try:
             return elastic_launch(config, _run_worker)(folder, count, function, args)[0]
         except SignalException as error:

@@ -9,10 +9,12 @@ import contextlib
 import signal
 import sys
 import time
+from dataclasses import replace
 
 import torch
 
 from ..config.errors import UserError
+from ..config.notes import print_note
 from ..config.signals import Interrupts, exception_for
 from ..data.augmentation.augment import Batch, recipe_of
 from ..data.loading.workers import worker_death
@@ -60,7 +62,7 @@ def train(run: Run) -> Trainer:
                     raise UserError(message) from error
                 raise
             trainer.fire("on_train_epoch_end")
-            _plan_epochs(trainer)
+            trainer.plan_epochs(trainer.epoch + 1, at_least=trainer.epoch + 1)
             is_last = trainer.epoch + 1 >= trainer.epochs
             metrics = _validate(trainer, interrupts) if run.settings.val or is_last else None
             _finish_epoch(trainer, metrics)
@@ -82,7 +84,8 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
         trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch
     )
-    schedule, start, first_batch = trainer.current_schedule(), time.perf_counter(), trainer.batch
+    schedule = replace(trainer.schedule, epochs=trainer.epochs, lr=trainer.schedule.lr * trainer.slower)
+    start, first_batch = time.perf_counter(), trainer.batch
     for batch, indices in bar:
         trainer.fire("on_train_batch_start")
         accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
@@ -105,7 +108,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     seconds = time.perf_counter() - start
     images = min((batches - first_batch) * settings.batch, len(trainer.run.samples))
     closed = "  (mosaic closed)" if settings.mosaic and not recipe.mosaic else ""
-    trainer.run.say(
+    print(
         f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_losses_text(trainer)}  {seconds:.1f} s, "
         f"{images / seconds:.1f} images/s, {_time_left(trainer)}{closed}"
     )
@@ -116,18 +119,12 @@ def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tens
 
     Gradients are shared between devices only where a step follows.
     """
-    device, model, world = trainer.device.type, trainer.model, trainer.run.world
+    device, world = trainer.device.type, trainer.run.world
     with contextlib.nullcontext() if due else world.accumulating(trainer.network):
         with torch.autocast(device, dtype=trainer.precision, enabled=trainer.precision is not None):
             raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
-        losses = trainer.task.loss(
-            raw,
-            batch.labels,
-            sizes=raw.sizes,
-            strides=model.strides,
-            gains=trainer.gains,
-            class_weights=trainer.class_weights,
-        )
+        factors = {"gains": trainer.gains, "class_weights": trainer.class_weights}
+        losses = trainer.task.loss(raw, batch.labels, sizes=raw.sizes, strides=trainer.model.strides, **factors)
         total = sum(losses.values()) * len(batch.images)
         trainer.scaler.scale(world.scale_loss(total)).backward()
     return {name: loss.detach() for name, loss in losses.items()}
@@ -156,34 +153,24 @@ def _step(trainer: Trainer) -> None:
         guard.skip(f"epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
 
 
-def _plan_epochs(trainer: Trainer) -> None:
-    """Set the number of epochs that fit into time=, by the speed of those that are done."""
-    if trainer.args.time:
-        done = trainer.epoch + 1
-        seconds = trainer.run.world.broadcast(trainer.records.seconds)
-        trainer.epochs = max(int(trainer.args.time * 3600 / (seconds / done)), done)
-
-
 def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     """Validate the averaged weights."""
     settings, events, world = trainer.args, trainer.run.events, trainer.run.world
     world.broadcast_buffers(trainer.ema.model)  # rank 0 writes the files, so its statistics count
-    validator = trainer.validator = Validator(
-        settings, trainer.save_dir, trainer.val_loader, trainer.device, trainer.ema.model
-    )
+    model = trainer.ema.model
+    validator = trainer.validator = Validator(settings, trainer.save_dir, trainer.val_loader, trainer.device, model)
 
     def notify(event: str) -> None:
         if event != "on_val_end":  # fired below, when the validator has its metrics
             events.fire(event, validator)
-        if (
-            event == "on_val_batch_end" and world.size == 1
-        ):  # of several processes some have a batch more, and all have to stop together
+        # of several processes some have a batch more, and all have to stop together
+        if event == "on_val_batch_end" and world.size == 1:
             _stop_on_signal(trainer, interrupts)
 
     rule = Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True)
     options = ValOptions(rule, trainer.gains, trainer.precision)
     hooks = Hooks(progress("val", world.main), notify, gather=world.gather)
-    model, samples, loader = trainer.ema.model, trainer.run.val_samples, trainer.val_loader
+    samples, loader = trainer.run.val_samples, trainer.val_loader
     validator.metrics = validate(model, samples, loader, options, task=trainer.task, hooks=hooks).metrics
     events.fire("on_val_end", validator)
     return validator.metrics
@@ -193,28 +180,22 @@ def _finish_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
     records, epoch = trainer.records, trainer.epoch
     trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
-    trainer.set_metrics(metrics)
+    trainer.metrics = metrics.results_dict if metrics is not None else {}
     row = records.add(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
     trainer.pictures.scalars(row, epoch + 1)
     improved = records.judge(epoch, metrics)
     reason = records.stop_reason(epoch)
     if reason and epoch + 1 < trainer.epochs:
-        trainer.run.say(reason)
+        print(reason)
     trainer.run.world.average_gradients(trainer.model)
-    at_next_epoch = {
-        "epoch": epoch + 1,
-        "batch": 0,
-        "losses": torch.zeros(len(trainer.task.losses)),
-        "counted": 0.0,
-        "boxes": 0,
-        "ended": reason,
-    }
-    records.save(checkpoint_of(trainer, epoch), {**trainer.state(), **at_next_epoch}, improved=improved)
+    sums = {"losses": torch.zeros(len(trainer.task.losses)), "counted": 0.0, "boxes": 0}
+    at_next_epoch = {**trainer.state(), **sums, "epoch": epoch + 1, "batch": 0, "ended": reason}
+    records.save(checkpoint_of(trainer, epoch), at_next_epoch, improved=improved)
     trainer.fire("on_model_save")
     trainer.fire("on_fit_epoch_end")
     trainer.stop = trainer.run.world.any(trainer.stop or bool(reason))
-    trainer.tloss, trainer.counted = torch.zeros_like(trainer.tloss), torch.zeros_like(trainer.counted)
-    trainer.boxes, trainer.batch, trainer.epoch = 0, 0, epoch + 1
+    trainer.clear_sums()
+    trainer.batch, trainer.epoch = 0, epoch + 1
 
 
 def checkpoint_of(trainer: Trainer, epoch: int) -> Checkpoint:
@@ -226,7 +207,7 @@ def checkpoint_of(trainer: Trainer, epoch: int) -> Checkpoint:
         settings={**trainer.args.as_dict(), "save_dir": str(trainer.save_dir)},
         metrics=trainer.metrics,
         epoch=epoch,
-        license=trainer.run.license,
+        license=trainer.run.initial.license,
         norms=odd_norms(trainer.ema.model),
         measured=(model.strides, model.multiple),
     )
@@ -241,7 +222,7 @@ def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
         return
     received = interrupts.received or signal.SIGTERM  # of another process
     if trainer.epoch >= trainer.epochs or (trainer.stop and trainer.batch == 0):  # all epochs are trained and written
-        trainer.run.say(
+        print(
             f"{received.name}: stopped after the last epoch, before the final measurement. To measure the best "
             f"weights: bitfalcon val model={trainer.best} data={trainer.args.data}"
         )
@@ -249,7 +230,7 @@ def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
     trainer.run.world.average_gradients(trainer.model)
     trainer.tloss = trainer.run.world.mean(trainer.tloss)
     trainer.records.save_last(checkpoint_of(trainer, trainer.epoch - 1), trainer.state())
-    trainer.run.say(
+    print(
         f"{received.name}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
         f"batches. To go on: bitfalcon train resume={trainer.last}"
     )
@@ -272,9 +253,7 @@ def _return_to_checkpoint(trainer: Trainer, error: NotFinite) -> None:
     trainer.restore(checkpoint.training, checkpoint.state)
     # these go on, and are not those of the checkpoint
     trainer.slower, guard.skipped, guard.returned, guard.in_a_row = slower, skipped, returned, 0
-    trainer.run.say(
-        f"note: {report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {slower:g} of the learning rate."
-    )
+    print_note(f"{report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {slower:g} of the learning rate.")
 
 
 def _losses_text(trainer: Trainer) -> str:

@@ -22,6 +22,7 @@ from ..models.modules.bit_activations import ACT_SCALE, QuantisedLayer
 # Updates that the average of already trained weights begins with: from there it has a memory of about 20 updates.
 TUNED_UPDATES = 6000
 AUTO_LIMIT = 10_000  # optimizer iterations; optimizer=auto takes SGD for longer runs
+Groups = list[dict[str, object]]  # what an optimizer of torch takes
 
 
 def _betas(momentum: float) -> dict[str, object]:
@@ -73,7 +74,7 @@ def planned_iterations(images: int, batch: int, nbs: int, epochs: int) -> int:
     return math.ceil(images / max(batch, nbs)) * epochs
 
 
-def parameter_groups(model: nn.Module, decay: float) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, decay: float) -> Groups:
     """Sort trainable parameters into groups for an optimizer: biases, decayed weights, norm weights, ternary layers.
 
     The order is that of the columns lr/pg*. The key "kind" of a group is "bias", "weight", "norm" or "rounded"
@@ -107,14 +108,7 @@ def _kind_of(module: nn.Module, parameter_name: str) -> str:
 
 
 def choose_optimizer(
-    name: str,
-    groups: list[dict[str, object]],
-    *,
-    lr: float,
-    momentum: float,
-    warmup_bias_lr: float,
-    iterations: int,
-    nc: int,
+    name: str, groups: Groups, *, lr: float, momentum: float, warmup_bias_lr: float, iterations: int, nc: int
 ) -> tuple[torch.optim.Optimizer, OptimizerPlan]:
     """Build the optimizer `name` (a key of OPTIMIZERS or "auto", in any case) over `groups`; returns it with its plan.
 
@@ -174,7 +168,7 @@ class Schedule:
     lr: float
     momentum: float
     lrf: float  # the last epoch's rate is about lr * lrf
-    cosine: bool
+    cos_lr: bool  # half a cosine, else a line
     warmup_epochs: float
     warmup_momentum: float
     warmup_bias_lr: float
@@ -189,7 +183,7 @@ class Schedule:
 
     def factor(self, epoch: int) -> float:
         """The factor of the rate during `epoch` (from 0): it falls from 1 to `lrf`, in a line or half a cosine."""
-        if self.cosine:
+        if self.cos_lr:
             return (1 - math.cos(epoch * math.pi / self.epochs)) / 2 * (self.lrf - 1) + 1
         return max(1 - epoch / self.epochs, 0) * (1 - self.lrf) + self.lrf
 

@@ -7,7 +7,7 @@ import errno
 import io
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,10 +33,8 @@ class Records:
     whether this process writes files; of several that train together only rank 0 does.
     """
 
-    def __init__(
-        self, folder: Path, settings: Settings, task: Task, say: Callable[[str], None] = print, active: bool = True
-    ):
-        self.folder, self.settings, self.task, self.say, self.active = folder, settings, task, say, active
+    def __init__(self, folder: Path, settings: Settings, task: Task, active: bool = True) -> None:
+        self.folder, self.settings, self.task, self.active = folder, settings, task, active
         self.columns = columns_of(task)
         self.last = folder / "weights" / "last.pt"
         self.best = folder / "weights" / "best.pt" if settings.save else self.last
@@ -58,13 +56,13 @@ class Records:
         measured = dict.fromkeys((*self.task.columns, *self.task.losses), math.nan)
         if metrics is not None:
             measured |= {name: metrics.results_dict[name] for name in self.task.columns} | (metrics.losses or {})
-            self.say(
+            print(
                 f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
                 f"R {metrics.recall:.3f}"
             )
-        self.rows.append(
-            [epoch + 1, self.seconds, *(round(loss, 5) for loss in losses), *measured.values(), *rates[: len(RATES)]]
-        )  # rounded weights have the rate of the others
+        losses = [round(loss, 5) for loss in losses]
+        rates = rates[: len(RATES)]  # the group of ternary layers has the rate of the others
+        self.rows.append([epoch + 1, self.seconds, *losses, *measured.values(), *rates])
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -104,12 +102,7 @@ class Records:
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs; `restore` takes it."""
-        return {
-            "best_fitness": self.best_fitness,
-            "best_epoch": self.best_epoch,
-            "seconds": self.seconds,
-            "rows": self.rows,
-        }
+        return {name: getattr(self, name) for name in ("best_fitness", "best_epoch", "seconds", "rows")}
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Restore what `state` gave."""
@@ -133,10 +126,9 @@ class Records:
         if self._unwritten is not None:
             self._write(self.last, self._unwritten)
         if self.rows:
-            self.say(
-                f"{len(self.rows)} epochs in {self.seconds / 60:.1f} minutes; best epoch {self.best_epoch + 1}"
-                + (f"; {skipped} steps were left out, see above" if skipped else "")
-            )
+            left_out = f"; {skipped} steps were left out, see above" if skipped else ""
+            minutes = self.seconds / 60
+            print(f"{len(self.rows)} epochs in {minutes:.1f} minutes; best epoch {self.best_epoch + 1}{left_out}")
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         with self._repair_named(path.name):

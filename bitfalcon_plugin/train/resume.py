@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..config.errors import UserError
+from ..config.notes import print_note
 from ..config.settings import Settings, given, load_settings
 from ..config.table import keys_with, live
 from ..export.formats import ModelKind, model_kind
@@ -140,21 +141,12 @@ def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapp
     """
     state = dict(resumed.training)
     if "batch" not in state:  # version 0.1.0 wrote it at the end of epochs only
-        state |= {
-            "epoch": resumed.epoch + 1,
-            "batch": 0,
-            "losses": torch.zeros(3),
-            "boxes": 0,
-            "slower": 1.0,
-            "returned": 0,
-            "skipped": 0,
-            "plan": None,
-            "epochs": settings.epochs,
-        }
+        state |= {"epoch": resumed.epoch + 1, "batch": 0, "losses": torch.zeros(3), "boxes": 0, "slower": 1.0}
+        state |= {"returned": 0, "skipped": 0, "plan": None, "epochs": settings.epochs}
     if state.get("images", images) != images:
-        print(f"note: the training split has {images} images; it had {state['images']} when the run stopped.")
+        print_note(f"the training split has {images} images; it had {state['images']} when the run stopped.")
     other = [key for key in ("batch", "imgsz", "data") if settings.as_dict()[key] != resumed.settings.get(key)]
     if state["batch"] and (other or state.get("images", images) != images):
-        print(f"note: epoch {state['epoch'] + 1} begins anew: its batches are others now.")
+        print_note(f"epoch {state['epoch'] + 1} begins anew: its batches are others now.")
         state |= {"batch": 0, "losses": torch.zeros(3), "boxes": 0}
     return {**state, "average": resumed.state}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,7 +62,7 @@ def run_train(settings: Settings, checkpoint: Checkpoint | None, events: Events 
         check_batch(settings.batch, len(devices))  # before any process starts
         best, metrics = launch(len(devices), _in_process, settings.replace(device=device_text(devices)), checkpoint)
         return Result(best, metrics)
-    with join(devices) as world, contextlib.nullcontext() if world.main else _silence():
+    with join(devices) as world, nullcontext() if world.main else _silence():
         run = _new_run(settings, checkpoint, events or Events(), world, devices[0])
         trainer = train(run)
         metrics = _measure_best(trainer)
@@ -77,14 +77,10 @@ def _in_process(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path
     return result.best, result.metrics
 
 
-@contextlib.contextmanager
+@contextmanager
 def _silence() -> Iterator[None]:
     """Print nothing: of several processes the first one speaks for all."""
-    with (
-        open(os.devnull, "w", encoding="utf-8") as nowhere,
-        contextlib.redirect_stdout(nowhere),
-        contextlib.redirect_stderr(nowhere),
-    ):
+    with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         yield
 
 
@@ -120,20 +116,8 @@ def _new_run(
         f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}{more}; "
         f"results in {folder}"
     )
-    return Run(
-        model,
-        settings,
-        train_scan.samples,
-        val_scan.samples,
-        folder,
-        device,
-        license=initial.license,
-        matched=initial.matched,
-        tuned=initial.tuned,
-        start=training_state(resumed, settings, len(train_scan.samples)) if resumed else None,
-        events=events,
-        world=world,
-    )
+    start = None if resumed is None else training_state(resumed, settings, len(train_scan.samples))
+    return Run(initial, settings, train_scan.samples, val_scan.samples, folder, device, start, events, world)
 
 
 def _counted_batch(settings: Settings, model: Detector, device: torch.device, world: World) -> Settings:
@@ -142,7 +126,7 @@ def _counted_batch(settings: Settings, model: Detector, device: torch.device, wo
     if settings.batch >= 1:
         return settings.replace(batch=int(settings.batch))
     precision = training_precision(settings, device, lambda text: None)
-    return settings.replace(batch=search_batch(model, settings.batch, settings.imgsz, device, precision, print))
+    return settings.replace(batch=search_batch(model, settings.batch, settings.imgsz, device, precision))
 
 
 def _applicable(settings: Settings, training: Scan) -> Settings:
@@ -150,8 +134,8 @@ def _applicable(settings: Settings, training: Scan) -> Settings:
     if not settings.copy_paste or training.polygons:
         return settings
     if "copy_paste" in settings.given:
-        print(
-            f"note: copy_paste={settings.copy_paste:g} needs labels with outlines (polygons); these have boxes only, "
+        print_note(
+            f"copy_paste={settings.copy_paste:g} needs labels with outlines (polygons); these have boxes only, "
             "nothing is pasted."
         )
     return settings.replace(copy_paste=0.0)
@@ -179,6 +163,6 @@ def _measure_best(trainer: Trainer) -> Metrics:
     share = Share(run.world.rank, run.world.size, run.world.gather)
     validator, _ = validate_and_report(model, run.val_samples, settings, share=share, **outputs)
     trainer.validator = validator
-    trainer.set_metrics(validator.metrics)
+    trainer.metrics = validator.metrics.results_dict
     trainer.fire("on_fit_epoch_end")
     return validator.metrics

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..config.errors import raise_problems
 from ..config.files import remove_leftovers
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.loading.loader import Reading, TrainLoader, ValLoader, workers_for
 from ..models.detector import Detector
@@ -19,18 +20,9 @@ from ..models.inference.precision import training_precision
 from ..tasks import task_of
 from ..tasks.detect import class_weights
 from ..val.pictures import Pictures
+from . import optim
 from .effective import report_effective
 from .guard import Guard
-from .optim import (
-    TUNED_UPDATES,
-    Ema,
-    OptimizerPlan,
-    Schedule,
-    choose_optimizer,
-    parameter_groups,
-    planned_iterations,
-    scaled_decay,
-)
 from .records import Records
 from .trainer import Run, Trainer
 
@@ -100,8 +92,8 @@ def set_training(model: Detector, frozen: tuple[str, ...]) -> None:
 
 def prepare(run: Run) -> Trainer:
     """Build all parts of a run, restore the state that it starts from, print and save the effective settings."""
-    settings, model, device, world = run.settings, run.model, run.device, run.world
-    if world.main:
+    settings, model, device, main = run.settings, run.initial.model, run.device, run.world.main
+    if main:
         remove_leftovers(run.folder)
         remove_leftovers(run.folder / "weights")
     model.to(device, memory_format=torch.channels_last)
@@ -109,115 +101,84 @@ def prepare(run: Run) -> Trainer:
     frozen = freeze(model, settings.freeze)
     set_training(model, frozen)
     loader, val_loader = _loaders(run)
-    groups = parameter_groups(model, scaled_decay(settings.weight_decay, settings.batch, settings.nbs))
-    optimizer, plan = _optimizer(run, groups)
-    schedule = _schedule(settings, len(loader), plan)
-    precision = training_precision(settings, device, run.say)
-    ema = Ema(model, TUNED_UPDATES if run.tuned else 0)
-    scaler = torch.amp.GradScaler(device.type, enabled=precision is torch.float16)
-    network = _network(run)
-    guard = Guard(model, lambda indices: [str(run.samples[index].image) for index in indices], run.say)
-    labels = torch.cat([sample.labels.classes for sample in run.samples])
-    weights = class_weights(torch.bincount(labels, minlength=model.nc), settings.cls_pw)
-    task = task_of(model)
+    optimizer, plan = _optimizer(run)
+    precision = training_precision(settings, device, print)
+    # the copy is made before _network, which may change batch norms
+    ema = optim.Ema(model, optim.TUNED_UPDATES if run.initial.tuned else 0)
     trainer = Trainer(
-        run,
-        loader,
-        val_loader,
-        network,
-        optimizer,
-        plan,
-        schedule,
-        scaler,
-        ema,
-        guard,
-        task,
-        task.gains(settings),
-        None if weights is None else weights.to(device),
-        precision,
-        frozen,
-        Records(run.folder, settings, task, run.say, world.main),
-        Pictures(run.folder, model.names, settings.plots and world.main, board=world.main),
-        settings.epochs,
-        tloss=torch.zeros(len(task.losses), device=device),
-        counted=torch.zeros((), device=device),
+        run=run,
+        loader=loader,
+        val_loader=val_loader,
+        frozen=frozen,
+        precision=precision,
+        scaler=torch.amp.GradScaler(device.type, enabled=precision is torch.float16),
+        ema=ema,
+        network=_network(run),
+        optimizer=optimizer,
+        plan=plan,
+        schedule=_schedule(settings, len(loader), plan),
+        class_weights=_class_weights(run),
+        guard=Guard(model, lambda indices: [str(run.samples[index].image) for index in indices]),
+        records=Records(run.folder, settings, task_of(model), main),
+        pictures=Pictures(run.folder, model.names, settings.plots and main, board=main),
     )
-    trainer.first_updates = ema.updates
     trainer.fire("on_pretrain_routine_start")
     if run.start is not None:
         trainer.restore(run.start, run.start["average"])
         if settings.time:
-            trainer.epochs = _epochs_in_time(trainer, run.start)
+            trainer.epochs = run.start["epochs"]
+            trainer.plan_epochs(trainer.epoch, at_least=trainer.epoch + 1)
     trainer.pictures.labels(run.samples)
     report_effective(trainer)
     return trainer
 
 
-def _epochs_in_time(trainer: Trainer, start: Mapping[str, object]) -> int:
-    """Epochs of a resumed run with time=, by the speed of those that are done: at least one more."""
-    if not trainer.epoch:
-        return start["epochs"]
-    seconds_an_epoch = max(trainer.records.seconds, 1e-9) / trainer.epoch
-    return max(int(trainer.args.time * 3600 / seconds_an_epoch), trainer.epoch + 1)
-
-
 def _network(run: Run) -> Callable[[Tensor], Mapping[str, Tensor]]:
     """What is called for outputs in training: the model, distributed over the processes and compiled as asked for."""
-    model, world, settings = run.model, run.world, run.settings
+    model, world, settings = run.initial.model, run.world, run.settings
     if settings.sync_bn:
         if world.size == 1:
-            run.say("note: sync_bn=True is for several GPUs; one device sees the whole batch.")
+            print_note("sync_bn=True is for several GPUs; one device sees the whole batch.")
         elif run.device.type != "cuda":
-            run.say("note: sync_bn=True needs several GPUs; every process normalises over its own images.")
+            print_note("sync_bn=True needs several GPUs; every process normalises over its own images.")
         else:
             model = world.synchronise_norms(model)
     return compile_network(world.wrap(model), settings.compile, in_place=False)
 
 
-def _schedule(settings: Settings, batches: int, plan: OptimizerPlan) -> Schedule:
-    return Schedule(
-        epochs=settings.epochs,
-        batches=batches,
-        batch=settings.batch,
-        nbs=settings.nbs,
-        lr=plan.lr,
-        momentum=plan.momentum,
-        lrf=settings.lrf,
-        cosine=settings.cos_lr,
-        warmup_epochs=settings.warmup_epochs,
-        warmup_momentum=settings.warmup_momentum,
-        warmup_bias_lr=plan.warmup_bias_lr,
-        warmup_floor=settings.warmup_floor,
-    )
+def _class_weights(run: Run) -> Tensor | None:
+    """The weights of the classes in the loss, by their frequency in the training labels; None where all are 1."""
+    labels = torch.cat([sample.labels.classes for sample in run.samples])
+    weights = class_weights(torch.bincount(labels, minlength=run.initial.model.nc), run.settings.cls_pw)
+    return None if weights is None else weights.to(run.device)
 
 
 def _loaders(run: Run) -> tuple[TrainLoader, ValLoader]:
-    settings, world = run.settings, run.world
+    settings, world, multiple = run.settings, run.world, run.initial.model.multiple
     reading = Reading(run.device, workers_for(run.device, settings), settings.cache, world.rank, world.size)
-    train = TrainLoader(
-        run.samples,
-        reading,
-        imgsz=settings.imgsz,
-        batch=settings.batch,
-        seed=settings.seed,
-        rect=settings.rect,
-        multi_scale=settings.multi_scale,
-        multiple=run.model.multiple,
-    )
-    if train.note:
-        run.say(train.note)
+    of_training = {name: getattr(settings, name) for name in ("imgsz", "batch", "seed", "rect", "multi_scale")}
+    train = TrainLoader(run.samples, reading, multiple=multiple, **of_training)
     batch = 2 * settings.batch // world.size or 1
-    val = ValLoader(run.val_samples, reading, imgsz=settings.imgsz, batch=batch, multiple=run.model.multiple)
-    if val.note:
-        run.say(val.note)
+    val = ValLoader(run.val_samples, reading, imgsz=settings.imgsz, batch=batch, multiple=multiple)
+    for loader in (train, val):
+        if loader.note:
+            print(loader.note)
     return train, val
 
 
-def _optimizer(run: Run, groups: Sequence[dict[str, object]]) -> tuple[torch.optim.Optimizer, OptimizerPlan]:
-    settings, plan_before = run.settings, (run.start or {}).get("plan")
+def _optimizer(run: Run) -> tuple[torch.optim.Optimizer, optim.OptimizerPlan]:
+    settings, model, plan_before = run.settings, run.initial.model, (run.start or {}).get("plan")
+    groups = optim.parameter_groups(model, optim.scaled_decay(settings.weight_decay, settings.batch, settings.nbs))
     name, values = settings.optimizer, {"lr": settings.lr0}
     values |= {key: getattr(settings, key) for key in ("momentum", "warmup_bias_lr")}
     if plan_before and name.lower() == "auto":  # a resumed run keeps its optimizer, also where epochs= changes
         name, values = plan_before["name"], {key: plan_before[key] for key in values}
-    iterations = planned_iterations(len(run.samples), settings.batch, settings.nbs, settings.epochs)
-    return choose_optimizer(name, list(groups), nc=run.model.nc, iterations=iterations, **values)
+    iterations = optim.planned_iterations(len(run.samples), settings.batch, settings.nbs, settings.epochs)
+    return optim.choose_optimizer(name, groups, nc=model.nc, iterations=iterations, **values)
+
+
+def _schedule(settings: Settings, batches: int, plan: optim.OptimizerPlan) -> optim.Schedule:
+    names = ("epochs", "batch", "nbs", "lrf", "cos_lr", "warmup_epochs", "warmup_momentum", "warmup_floor")
+    from_settings = {name: getattr(settings, name) for name in names}
+    from_plan = {name: getattr(plan, name) for name in ("lr", "momentum", "warmup_bias_lr")}
+    return optim.Schedule(batches=batches, **from_settings, **from_plan)

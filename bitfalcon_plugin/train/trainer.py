@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,13 +13,12 @@ from ..config.callbacks import Events
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.loading.loader import TrainLoader, ValLoader
-from ..models.detector import Detector
-from ..tasks import Task
-from ..tasks.metrics import Metrics
+from ..tasks import task_of
 from ..val.pictures import Pictures
 from ..val.run import Validator
 from .distributed import World
 from .guard import Guard
+from .initial_model import InitialModel
 from .optim import Ema, OptimizerPlan, Schedule
 from .records import Records
 
@@ -28,20 +27,16 @@ from .records import Records
 class Run:
     """What a training run is made of.
 
-    start: the training state of the checkpoint that is resumed, None for a new run. matched, tuned: as of InitialModel.
+    start: the training state of the checkpoint that is resumed, None for a new run.
     """
 
-    model: Detector
+    initial: InitialModel
     settings: Settings
     samples: Sequence[Sample]
     val_samples: Sequence[Sample]
     folder: Path
     device: torch.device
-    license: str | None = None
-    say: Callable[[str], None] = print
     start: Mapping[str, object] | None = None
-    matched: str = ""
-    tuned: bool = False
     events: Events = field(default_factory=Events)
     world: World = field(default_factory=World)
 
@@ -50,74 +45,48 @@ class Run:
 class Trainer:
     """The moving parts and the state of a run. Callbacks get this object.
 
-    network: what is called for outputs (the model, distributed or compiled). epoch, batch: the next batch, both from
-    0. epochs: their planned number (time= changes it). last_step: iteration of the optimizer's last step, -1 before
-    the first. tloss: sums of the epoch's losses, in the order of task.losses, and at the end of the epoch their
-    means. loss_items: losses of the latest batch. counted: batches of this epoch with finite losses. stop: set it to
-    end the run after this epoch. slower: factor of the planned learning rate. first_updates: updates of the EMA
-    before the run's first step.
+    network: what is called for outputs (the model, distributed or compiled). args: the settings of the run. model: the
+    network that is trained. save_dir: the run's folder. best, last: paths of the best weights and of the latest
+    checkpoint. epoch, batch: the next batch, both from 0. epochs: their planned number (time= changes it). last_step:
+    iteration of the optimizer's last step, -1 before the first. tloss: sums of the epoch's losses, in the order of
+    task.losses, and at the end of the epoch their means. counted: batches of this epoch with finite losses. boxes:
+    objects of this epoch. loss_items: losses of the latest batch. metrics: the numbers of the latest validation, empty
+    where the epoch was not validated. stop: set it to end the run after this epoch. slower: factor of the planned
+    learning rate. first_updates: updates of the EMA before the run's first step.
     """
 
     run: Run
     loader: TrainLoader
     val_loader: ValLoader
+    frozen: tuple[str, ...]
+    precision: torch.dtype | None
+    scaler: torch.amp.GradScaler
+    ema: Ema
     network: Callable[[Tensor], Mapping[str, Tensor]]
     optimizer: torch.optim.Optimizer
     plan: OptimizerPlan
     schedule: Schedule
-    scaler: torch.amp.GradScaler
-    ema: Ema
-    guard: Guard
-    task: Task
-    gains: Mapping[str, float]
     class_weights: Tensor | None
-    precision: torch.dtype | None
-    frozen: tuple[str, ...]
+    guard: Guard
     records: Records
     pictures: Pictures
-    epochs: int
     epoch: int = 0
     batch: int = 0
     last_step: int = -1
-    boxes: int = 0
-    tloss: Tensor = field(default_factory=lambda: torch.zeros(3))
-    counted: Tensor = field(default_factory=lambda: torch.zeros(()))
-    loss_items: Tensor = field(default_factory=lambda: torch.zeros(3))
     metrics: dict[str, float] = field(default_factory=dict)
     stop: bool = False
     slower: float = 1.0
-    first_updates: int = 0
     validator: Validator | None = None
 
-    @property
-    def args(self) -> Settings:
-        """The settings of the run."""
-        return self.run.settings
-
-    @property
-    def model(self) -> Detector:
-        """The network that is trained."""
-        return self.run.model
-
-    @property
-    def device(self) -> torch.device:
-        """The device that trains."""
-        return self.run.device
-
-    @property
-    def save_dir(self) -> Path:
-        """The run's folder."""
-        return self.run.folder
-
-    @property
-    def best(self) -> Path:
-        """Path of the best weights so far."""
-        return self.records.best
-
-    @property
-    def last(self) -> Path:
-        """Path of the latest checkpoint."""
-        return self.records.last
+    def __post_init__(self) -> None:
+        run, records = self.run, self.records
+        self.args, self.model, self.device, self.save_dir = run.settings, run.initial.model, run.device, run.folder
+        self.best, self.last = records.best, records.last
+        self.task = task_of(self.model)
+        self.gains = self.task.gains(self.args)
+        self.epochs, self.first_updates = self.args.epochs, self.ema.updates
+        self.loss_items = torch.zeros(len(self.task.losses))
+        self.clear_sums()
 
     @property
     def best_fitness(self) -> float:
@@ -140,16 +109,20 @@ class Trainer:
         return self.epoch * len(self.loader) + self.batch
 
     def fire(self, event: str) -> None:
-        """Tell the callbacks of an event."""
+        """Call the callbacks of an event."""
         self.run.events.fire(event, self)
 
-    def current_schedule(self) -> Schedule:
-        """The schedule with the planned number of epochs and the lowered rate."""
-        return replace(self.schedule, epochs=self.epochs, lr=self.schedule.lr * self.slower)
+    def plan_epochs(self, done: int, at_least: int) -> None:
+        """Set the number of epochs that fit into time=, by the speed of the `done` ones."""
+        if self.args.time and done:
+            seconds = self.run.world.broadcast(self.records.seconds)
+            self.epochs = max(int(self.args.time * 3600 / (max(seconds, 1e-9) / done)), at_least)
 
-    def set_metrics(self, metrics: Metrics | None) -> None:
-        """Set the numbers of a validation; None where the epoch was not validated."""
-        self.metrics = metrics.results_dict if metrics is not None else {}
+    def clear_sums(self) -> None:
+        """Begin the sums of an epoch anew."""
+        self.tloss = torch.zeros(len(self.task.losses), device=self.device)
+        self.counted = torch.zeros((), device=self.device)
+        self.boxes = 0
 
     def state(self) -> dict[str, object]:
         """Everything that resuming needs, as tensors and plain values under the keys of files; `restore` takes it."""
@@ -166,8 +139,6 @@ class Trainer:
             "counted": float(self.counted),
             "boxes": self.boxes,
             "slower": self.slower,
-            "returned": self.guard.returned,
-            "skipped": self.guard.skipped,
             **self.guard.state(),
             "plan": vars(self.plan),
             "epochs": self.epochs,
@@ -192,9 +163,9 @@ class Trainer:
         self.last_step = self.iteration - state["gathered"] if "gathered" in state else state["last_step"]
         self.tloss, self.boxes = state["losses"].to(self.device), state["boxes"]
         self.counted = torch.full_like(self.counted, state.get("counted", state["batch"]))
-        self.slower, self.guard.returned, self.guard.skipped = state["slower"], state["returned"], state["skipped"]
+        self.slower = state["slower"]
         self.records.restore(state)
-        self.guard.restore(state.get("row", 0), state.get("statistics"))
+        self.guard.restore(state)
 
     def _parameter_names(self) -> list[str]:
         """Names of the parameters in the order of the optimizer's state."""

@@ -98,7 +98,7 @@ def _run(changes: dict, number: int) -> Outcome:
         return original(model, frozen)
 
     settings = load_settings({"mode": "train", **SMALL, "name": f"run{number}", **changes})
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output):
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         patch.setattr(preparing, "set_training", spy)
         result = run_train(settings, None)
     trainer = result.trainer

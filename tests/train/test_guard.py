@@ -11,11 +11,8 @@ from bitfalcon_plugin.train.batch_size import fitting_batch, search_batch
 from bitfalcon_plugin.train.guard import MAX_IN_A_ROW, Guard, NotFinite
 
 
-def guard_of(model: nn.Module | None = None) -> tuple[Guard, list[str]]:
-    said: list[str] = []
-    return Guard(
-        model or nn.Sequential(nn.BatchNorm2d(2)), lambda indices: [f"img{i}.jpg" for i in indices], said.append
-    ), said
+def guard_of(model: nn.Module | None = None) -> Guard:
+    return Guard(model or nn.Sequential(nn.BatchNorm2d(2)), lambda indices: [f"img{i}.jpg" for i in indices])
 
 
 def good(guard: Guard) -> None:
@@ -28,7 +25,7 @@ def good(guard: Guard) -> None:
     "loss, norm", [(float("nan"), 1.0), (float("inf"), 1.0), (1.0, float("nan")), (1.0, float("inf"))]
 )
 def test_a_loss_or_a_gradient_that_is_not_finite_is_seen(loss, norm):
-    guard, _ = guard_of()
+    guard = guard_of()
     guard.watch(torch.tensor(1.0), [0])
     guard.watch(torch.tensor(loss), [1])
     assert not guard.is_finite(torch.tensor(norm))
@@ -36,7 +33,7 @@ def test_a_loss_or_a_gradient_that_is_not_finite_is_seen(loss, norm):
 
 def test_the_statistics_of_a_bad_batch_are_undone():
     model = nn.Sequential(nn.BatchNorm2d(2)).train()
-    guard, _ = guard_of(model)
+    guard = guard_of(model)
     model(torch.randn(4, 2, 3, 3))
     good(guard)
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
@@ -47,22 +44,25 @@ def test_the_statistics_of_a_bad_batch_are_undone():
     assert all(torch.equal(buffer, before[name]) for name, buffer in model.named_buffers())
 
 
-def test_images_are_named_once_and_only_those_of_the_bad_batch():
-    guard, said = guard_of()
+def test_images_are_named_once_and_only_those_of_the_bad_batch(capsys):
+    guard = guard_of()
     for _ in range(2):
         guard.watch(torch.tensor(1.0), [0, 1])
         guard.watch(torch.tensor(float("nan")), [2, 3])
         guard.skip("epoch 1, batch 2")
-    assert "img2.jpg, img3.jpg" in said[0] and "img0" not in said[0] and "the loss" in said[0]
-    assert "img" not in said[1] and "2 so far" in said[1]
+    notes = capsys.readouterr().err.splitlines()
+    assert len(notes) == 2
+    assert "img2.jpg, img3.jpg" in notes[0] and "img0" not in notes[0] and "the loss" in notes[0]
+    assert "img" not in notes[1] and "2 so far" in notes[1]
     good(guard)
     guard.watch(torch.tensor(1.0), [8])
     guard.skip("there")
-    assert "the gradient" in said[2] and "img8.jpg" in said[2] and "1 in a row" in said[2]
+    note = capsys.readouterr().err
+    assert "the gradient" in note and "img8.jpg" in note and "1 in a row" in note
 
 
 def test_the_third_in_a_row_raises_and_a_good_step_between_does_not():
-    guard, _ = guard_of()
+    guard = guard_of()
     for _ in range(MAX_IN_A_ROW - 1):
         guard.skip("x")
     good(guard)
@@ -83,7 +83,6 @@ def test_a_batch_is_found_on_the_line_through_the_peaks():
         fitting_batch([(1, 2.0 * 2**30)], 2**30)
 
 
-def test_without_a_gpu_the_usual_batch_is_taken_and_said():
-    said: list[str] = []
-    assert search_batch(nn.Identity(), -1, 64, torch.device("cpu"), None, said.append) == 16
-    assert "using 16 on cpu" in said[0]
+def test_without_a_gpu_the_usual_batch_is_taken_and_said(capsys):
+    assert search_batch(nn.Identity(), -1, 64, torch.device("cpu"), None) == 16
+    assert "using 16 on cpu" in capsys.readouterr().err

@@ -175,7 +175,7 @@ LONG = Schedule(
     lr=0.01,
     momentum=0.9,
     lrf=0.1,
-    cosine=False,
+    cos_lr=False,
     warmup_epochs=3.0,
     warmup_momentum=0.8,
     warmup_bias_lr=0.1,
@@ -184,7 +184,7 @@ LONG = Schedule(
 
 def test_factor_is_linear_or_cosine():
     assert [LONG.factor(epoch) for epoch in (0, 5, 10, 11)] == pytest.approx([1.0, 0.55, 0.1, 0.1])
-    cosine = replace(LONG, cosine=True)
+    cosine = replace(LONG, cos_lr=True)
     assert [cosine.factor(epoch) for epoch in (0, 5, 10)] == pytest.approx([1.0, 0.55, 0.1])
     assert cosine.factor(2) == pytest.approx(0.1 + 0.9 * (1 + math.cos(math.pi / 5)) / 2)  # 0.914
     assert LONG.factor(2) == pytest.approx(0.82)

@@ -231,8 +231,8 @@ def poison(monkeypatch, wanted) -> list[int]:
 def test_a_poisoned_batch_costs_one_step_and_is_named(place, capsys, monkeypatch):
     poison(monkeypatch, lambda number: number == 4)
     yolo = train("poisoned", nbs=4)
-    out = capsys.readouterr().out
-    assert out.count("step left out") == 1 and "1 so far" in out and "data/images/train" in out
+    err = capsys.readouterr().err
+    assert err.count("step left out") == 1 and "1 so far" in err and "data/images/train" in err
     assert yolo.trainer.guard.skipped == 1 and yolo.trainer.slower == 1
     assert all(value.isfinite().all() for value in weights("poisoned").values())
 
@@ -240,8 +240,8 @@ def test_a_poisoned_batch_costs_one_step_and_is_named(place, capsys, monkeypatch
 def test_three_in_a_row_go_back_to_the_last_checkpoint_with_a_lower_rate(place, capsys, monkeypatch):
     calls = poison(monkeypatch, lambda number: 3 <= number < 6)
     yolo = train("back", nbs=4, epochs=3, workers=0)
-    out = capsys.readouterr().out
-    assert out.count("\nnote: the loss is not finite") == 3 and "Back to epoch 2" in out
+    err = f"\n{capsys.readouterr().err}"
+    assert err.count("\nnote: the loss is not finite") == 3 and "Back to epoch 2" in err
     assert len(calls) == 3 + 3 + 6  # epoch 1; the three bad batches; two whole epochs
     assert yolo.trainer.slower == 0.5 and yolo.trainer.guard.returned == 1
     assert all(value.isfinite().all() for value in weights("back").values())
