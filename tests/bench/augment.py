@@ -14,11 +14,12 @@ import torch
 from bitfalcon_plugin.data.augmentation import augment as stage
 from bitfalcon_plugin.data.augmentation.augment import Recipe, augment
 from bitfalcon_plugin.data.augmentation.compose import Tile
+from bitfalcon_plugin.ops.instances import Instances
 
 ZERO = dict.fromkeys(("degrees", "shear", "perspective", "flipud", "mixup", "bgr"), 0.0)
 HSV = {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4}
 DEFAULTS = {**ZERO, **HSV, "mosaic": 1.0, "translate": 0.1, "scale": 0.5, "fliplr": 0.5}
-PARTS = ("_scenes", "_maps", "_labels", "_given", "_render", "_blend_", "_recolour_")
+PARTS = ("_scenes", "_maps", "_labels", "_mix_labels", "_render", "_blend_", "_recolour_")
 CASES = {
     "defaults": {},
     "mosaic closed": {"mosaic": 0.0},
@@ -31,7 +32,8 @@ def tiles(count: int, imgsz: int, device: torch.device) -> list[Tile]:
     images = torch.randint(0, 256, (count, 3, imgsz * 3 // 4, imgsz), dtype=torch.uint8).to(device)
     corner = torch.rand(count, 20, 2) * imgsz / 2
     boxes = torch.cat([corner, corner + 10 + torch.rand(count, 20, 2) * imgsz / 5], dim=2)
-    return [Tile(image, box, torch.zeros(20, dtype=torch.int64)) for image, box in zip(images, boxes)]
+    classes = torch.zeros(20, dtype=torch.int64)
+    return [Tile(image, Instances(part, classes)) for image, part in zip(images, boxes)]
 
 
 def timed(function, spent: dict[str, float], device: torch.device):

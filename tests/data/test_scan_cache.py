@@ -17,8 +17,8 @@ from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from tests.helpers.tiny_dataset import dataset, image
 
 LABELS = {
-    "a": "0 .5 .5 .1 .1\n1 .3 .3 .123456789 .2", "b": "1 .1 .2 .5 .2 .3 .6\n0 .5 .5 .2 .2\n0 .1 .1 .9 .1 .9 .9 .5 .95", "c": "",
-    "d": None, "e": "0 .9 .5 .5 .5\n0 .5 .5 0 .2", "f": "1 .5 .5 1 1",
+    "a": "0 .5 .5 .1 .1\n1 .3 .3 .123456789 .2", "b": "1 .1 .2 .5 .2 .3 .6\n0 .5 .5 .2 .2\n0 .1 .1 .9 .1 .9 .9 .5 .95",
+    "c": "", "d": None, "e": "0 .9 .5 .5 .5\n0 .5 .5 0 .2", "f": "1 .5 .5 1 1",
 }  # fmt: skip
 
 
@@ -49,8 +49,11 @@ def looked(monkeypatch) -> list[str]:
 
 
 def plain(found: Scan) -> tuple:
-    samples = [(s.image, s.size, s.labels.classes.tolist(), s.labels.boxes.tolist(),
-                s.labels.polygons and [part.tolist() for part in s.labels.polygons.split()]) for s in found.samples]  # fmt: skip
+    samples = []
+    for sample in found.samples:
+        polygons = sample.labels.polygons and [points.tolist() for points in sample.labels.polygons.split()]
+        labels = sample.labels.classes.tolist(), sample.labels.boxes.tolist(), polygons
+        samples.append((sample.image, sample.size, *labels))
     return samples, found.labelled, found.missing, found.empty, found.unreadable, found.notes
 
 

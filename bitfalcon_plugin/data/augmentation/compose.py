@@ -1,4 +1,4 @@
-"""What lies where before a pixel is rendered: tiles on their canvases, objects pasted once more, and all their labels.
+"""Compose scenes before a pixel is rendered: tiles on their canvases, objects pasted once more, and all their labels.
 
 Written from spec/interface.md (section 6.6, steps 1 to 3). Copy-paste is Ghiasi et al. (Simple Copy-Paste is a Strong
 Data Augmentation Method for Instance Segmentation, arXiv:2012.07177) in the form that section gives it.
@@ -18,13 +18,16 @@ from ...ops.instances import Instances
 from ...ops.polygons import Polygons, clip, fill, hulls
 from .geometry import survives
 
-HIDDEN = 0.30  # of a box that is there already, a pasted object's box covers less than this share
-LEFT, LEFT_OUTLINED = 0.10, 0.01  # least share of the area that a map may leave: the hull of an outline is exact
+MAX_HIDDEN = 0.30  # a pasted object's box covers less than this share of an existing box
+MIN_AREA, MIN_AREA_POLYGON = 0.10, 0.01  # least share of its area that a map leaves of a box, and of a polygon's hull
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One image as read: image (3, h, w) uint8 RGB, sides at most imgsz, on any device; labels in its pixels, on the CPU."""
+    """One image as read, and its labels.
+
+    image (3, h, w): uint8 RGB, sides at most imgsz, on any device. labels: in pixels of the image, on the CPU.
+    """
 
     image: Tensor
     labels: Instances
@@ -40,16 +43,15 @@ class Pasted(NamedTuple):
 
 @dataclass(frozen=True)
 class Canvas:
-    """What output images are read from, all (height, width) in pixels: the size of the output, the sides of the canvas,
-    and the corner of the output-sized rectangle in its middle."""
+    """The canvas that an output image is read from; all (height, width) in pixels."""
 
-    size: tuple[int, int]
-    sides: tuple[int, int]
-    margin: tuple[int, int]
+    size: tuple[int, int]  # of the output
+    sides: tuple[int, int]  # of the canvas
+    margin: tuple[int, int]  # the corner of the output-sized rectangle in the middle of the canvas
 
     @classmethod
     def around(cls, size: tuple[int, int], mosaic: bool) -> Canvas:
-        """Around the middle of a mosaic lies room for partners; a letterboxed image has grey there, as outside."""
+        """The canvas for an output of `size`: twice as large for a mosaic, otherwise as large."""
         height, width = size
         return cls(size, (2 * height, 2 * width), (height // 2, width // 2)) if mosaic else cls(size, size, (0, 0))
 
@@ -60,7 +62,7 @@ class Canvas:
 
 
 def lay_out(scenes: Sequence[Sequence[Pasted]], canvas: Canvas) -> Instances:
-    """The labels of all tiles where they lie on their canvases, in float64 pixels, cut to the canvas; scene by scene.
+    """The labels of all tiles in float64 pixels of their canvases, cut to the canvas; scene by scene.
 
     The `image` of each label is the index of its scene.
     """
@@ -107,25 +109,24 @@ def paste_mirrored(
 
 
 def pick(candidates: Tensor, existing: Tensor, fraction: float, draw: float) -> Tensor:
-    """Indices of the candidates (k, 4) to paste among the boxes (m, 4) that are there; both xyxy.
+    """Return the indices of the candidates (k, 4) to paste among the existing boxes (m, 4); both xyxy.
 
-    A candidate qualifies when it has an area and covers less than HIDDEN of each existing box. Of those that do,
-    `fraction` are taken, the least covering first; `draw` from [0, 1) rounds the number up or down, so that the mean
-    is exact.
+    A candidate qualifies if it has an area and covers less than MAX_HIDDEN of each existing box. A `fraction` of those
+    are taken, the least covering first; `draw` from [0, 1) rounds the number up or down, so that the mean is exact.
     """
-    shared = torch.minimum(candidates[:, None, 2:], existing[:, 2:]) - torch.maximum(
-        candidates[:, None, :2], existing[:, :2]
-    )
+    low = torch.maximum(candidates[:, None, :2], existing[:, :2])  # (k, m, 2)
+    shared = torch.minimum(candidates[:, None, 2:], existing[:, 2:]) - low
     area = (existing[:, 2:] - existing[:, :2]).prod(dim=1)
     covered = shared.clamp_min(0).prod(dim=2) / area.clamp_min(1e-9)  # (k, m)
     worst = torch.cat([covered, covered.new_zeros(len(candidates), 1)], dim=1).amax(dim=1)
-    qualified = ((worst < HIDDEN) & ((candidates[:, 2:] - candidates[:, :2]).prod(dim=1) > 0)).nonzero().flatten()
+    qualified = ((worst < MAX_HIDDEN) & ((candidates[:, 2:] - candidates[:, :2]).prod(dim=1) > 0)).nonzero().flatten()
     order = worst[qualified].argsort(stable=True)
     return qualified[order[: int(fraction * len(qualified) + draw)]]
 
 
 def move(labels: Instances, maps: Tensor, scale: Tensor, canvas: Canvas) -> Instances:
-    """The labels on the output; labels that are lost are left out. maps (n, 3, 3) and scale (n,): one for each scene."""
+    """Move labels to the output and drop the lost ones. maps (n, 3, 3) and scale (n,): one for each scene."""
     moved = labels.warp(maps[labels.image], canvas.size)
-    share = torch.full((len(labels),), LEFT, dtype=torch.float64).masked_fill_(labels.has_polygon, LEFT_OUTLINED)
+    share = torch.full((len(labels),), MIN_AREA, dtype=torch.float64)
+    share.masked_fill_(labels.has_polygon, MIN_AREA_POLYGON)
     return moved.only(survives(labels.boxes, moved.boxes, scale[labels.image], share))

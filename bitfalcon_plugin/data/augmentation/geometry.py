@@ -26,7 +26,7 @@ def draw_maps(
     shear: float,
     perspective: float,
 ) -> tuple[Tensor, Tensor]:
-    """Maps from the canvas to the output image, and the scale in each.
+    """Draw maps from the canvas to the output image, and the scale in each.
 
     `uniform` (n, 8) holds draws from [0, 1): perspective x and y, angle, scale, shear x and y, translation x and y.
     `size` is that of the output in pixels, `centre` the point of the canvas (y, x, or one number for both) that all
@@ -50,17 +50,19 @@ def draw_maps(
     return shifted @ sheared @ turned @ view @ centred, gain
 
 
-def mirror(maps: Tensor, across: Tensor, axis: int, size: int) -> Tensor:
-    """`maps` (n, 3, 3), then a mirroring of the output where `across` (n,) bool says so; `axis` 0 is x, 1 is y, and
-    `size` is the output's extent along it."""
+def mirror(maps: Tensor, chosen: Tensor, axis: int, size: int) -> Tensor:
+    """Let the maps (n, 3, 3) that `chosen` (n,) bool selects mirror their output.
+
+    axis: 0 for x, 1 for y. size: the output's extent along that axis in pixels.
+    """
     flip = torch.eye(3, dtype=maps.dtype).repeat(len(maps), 1, 1)  # (n, 3, 3)
-    flip[across, axis, axis] = -1
-    flip[across, axis, 2] = size
+    flip[chosen, axis, axis] = -1
+    flip[chosen, axis, 2] = size
     return flip @ maps
 
 
 def invert(maps: Tensor) -> Tensor:
-    """Inverses of `maps` (n, 3, 3). One that has none shows nothing: its stand-in points far off the canvas."""
+    """Invert `maps` (n, 3, 3). A map without an inverse gets one that points far off the canvas: it shows nothing."""
     inverse = torch.linalg.inv_ex(maps).inverse
     nowhere = torch.tensor([[0, 0, -1e6], [0, 0, -1e6], [0, 0, 1]], dtype=maps.dtype)
     usable = (inverse.abs() < 1e9).all(dim=2).all(dim=1)  # False for inf and NaN too
@@ -68,7 +70,7 @@ def invert(maps: Tensor) -> Tensor:
 
 
 def sampling_grid(inverse: Tensor, size: Size, *, flat: bool) -> Tensor:
-    """Where each output pixel's centre lies in the input: (n, H, W, 2), x and y, on the device of `inverse`.
+    """The place of each output pixel's centre in the input: (n, H, W, 2), x and y, on the device of `inverse`.
 
     `inverse` (n, 3, 3) takes output pixels to input coordinates of any unit. `flat` says that the last rows are
     (0, 0, 1), which saves the division. Points behind the horizon get numbers of the order of 1 / HORIZON.
@@ -87,7 +89,7 @@ def sampling_grid(inverse: Tensor, size: Size, *, flat: bool) -> Tensor:
 
 
 def survives(before: Tensor, after: Tensor, scale: Tensor, share: float | Tensor = 0.10) -> Tensor:
-    """Which boxes are still worth learning from after a map.
+    """Whether each box is still worth learning from after a map.
 
     before (n, 4): xyxy on the canvas; after (n, 4): xyxy, clipped output; scale (n,): the scale that was drawn. A box
     stays when it had an area, both sides are above 2 px, neither is 100 times the other, and more than `share` (one

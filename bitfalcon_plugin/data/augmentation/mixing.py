@@ -17,70 +17,73 @@ from ...ops.instances import Instances
 from ...ops.polygons import clip_to_boxes, fill
 from .compose import pick
 
-KEPT = 0.10  # least share of a box of the cut-out rectangle's image that must lie inside the rectangle
-SMALLEST = 2  # pixels: cut boxes keep sides above this
+MIN_SHARE = 0.10  # least share of a box of the guest that must lie inside the rectangle
+MIN_SIDE = 2  # pixels: cut boxes keep sides above this
+
+Rectangle = tuple[int, int, int, int]  # x1, y1, x2, y2 in whole pixels
 
 
-class Part(NamedTuple):
-    """A scene that gives something to the image it belongs to: its number and that image's."""
+class Guest(NamedTuple):
+    """A scene that gives something to an image: the indices of the scene and of the image."""
 
     scene: int
-    home: int
+    image: int
 
 
-def lend(
-    labels: Instances, parts: Sequence[Part], size: tuple[int, int], fraction: float, draws: Sequence[float]
-) -> tuple[Instances, dict[Part, Tensor]]:
-    """Paste objects of other images where they lie: the labels, and part -> mask (bool) of `size`.
+def paste_objects(
+    labels: Instances, guests: Sequence[Guest], size: tuple[int, int], fraction: float, draws: Sequence[float]
+) -> tuple[Instances, dict[Guest, Tensor]]:
+    """Choose the objects of guests that are pasted where they lie: the labels, and guest -> mask (bool) of `size`.
 
-    A part without anything to paste has no mask. `draws` holds a number from [0, 1) for each part.
+    A guest without anything to paste has no mask. `draws` holds a number from [0, 1) for each guest.
     """
     keep, masks = torch.ones(len(labels), dtype=torch.bool), {}
-    for part, draw in zip(parts, draws):
-        lent = labels.image == part.scene
-        candidates = (lent & labels.has_polygon).nonzero().flatten()
-        chosen = candidates[pick(labels.boxes[candidates], labels.boxes[labels.image == part.home], fraction, draw)]
-        keep[lent] = False
+    for guest, draw in zip(guests, draws):
+        of_guest = labels.image == guest.scene
+        candidates = (of_guest & labels.has_polygon).nonzero().flatten()
+        existing = labels.boxes[labels.image == guest.image]
+        chosen = candidates[pick(labels.boxes[candidates], existing, fraction, draw)]
+        keep[of_guest] = False
         keep[chosen] = True
         if len(chosen):
-            masks[part] = fill(labels.polygons[keep & lent], size)
+            masks[guest] = fill(labels.polygons[keep & of_guest], size)
     return labels.only(keep), masks
 
 
-def cut(
-    labels: Instances, home: Tensor, parts: Sequence[Part], size: tuple[int, int], draws: Sequence[Sequence[float]]
-) -> tuple[Instances, dict[Part, tuple[int, int, int, int]]]:
-    """Cut rectangles out of other images: the labels, and part -> rectangle (x1, y1, x2, y2), whole pixels of `size`.
+def cut_rectangles(
+    labels: Instances, images: Tensor, guests: Sequence[Guest], size: tuple[int, int], draws: Sequence[Sequence[float]]
+) -> tuple[Instances, dict[Guest, Rectangle]]:
+    """Cut rectangles out of guests: the labels, and guest -> rectangle within `size`.
 
-    `home` (n,) is the image of each scene. `draws` holds nine numbers from [0, 1) for each part: three rectangles, of each
-    the share of the image that is kept (uniform, which is Beta(1, 1)) and its centre. The first rectangle that meets no
-    box of the image is cut; where there is none, nothing is. A box of the other image stays when a tenth of it lies
-    inside; it is clipped to the rectangle, and its polygon too.
+    `images` (n,) is the image of each scene. `draws` holds nine numbers from [0, 1) for each guest: three rectangles, of
+    each the share of the image that is kept (uniform, which is Beta(1, 1)) and the centre. The first rectangle that
+    meets no box of the image is cut, or none. A box of the guest stays if a tenth of it lies inside; it is clipped to
+    the rectangle, and its polygon too.
     """
     keep, boxes, rectangles = torch.ones(len(labels), dtype=torch.bool), labels.boxes.clone(), {}
     bounds = boxes.new_tensor([0, 0, size[1], size[0]]).repeat(len(labels), 1)  # (N, 4) what a polygon is cut to
-    guests = torch.zeros(len(home), dtype=torch.bool)
-    guests[[part.scene for part in parts]] = True
-    for part, row in zip(parts, draws):
-        of_guest = labels.image == part.scene
-        own = labels.boxes[(home[labels.image] == part.home) & ~guests[labels.image]]
-        drawn = (_rectangle(row[start : start + 3], size) for start in (0, 3, 6))
-        rectangle = next((rectangle for rectangle in drawn if _is_free(rectangle, own)), None)
+    is_guest = torch.zeros(len(images), dtype=torch.bool)
+    is_guest[[guest.scene for guest in guests]] = True
+    for guest, row in zip(guests, draws):
+        of_guest = labels.image == guest.scene
+        of_image = (images[labels.image] == guest.image) & ~is_guest[labels.image]
+        candidates = (_rectangle(row[start : start + 3], size) for start in (0, 3, 6))
+        rectangle = next((each for each in candidates if _is_free(each, labels.boxes[of_image])), None)
         if rectangle is None:
             keep[of_guest] = False
             continue
-        rectangles[part] = rectangle
+        rectangles[guest] = rectangle
         low, high = boxes.new_tensor(rectangle[:2] * 2), boxes.new_tensor(rectangle[2:] * 2)  # (4,) each
         clipped = torch.minimum(torch.maximum(boxes[of_guest], low), high)
         sides = clipped[:, 2:] - clipped[:, :2]
         area = (boxes[of_guest, 2:] - boxes[of_guest, :2]).prod(dim=1)
-        keep[of_guest] = (sides.prod(dim=1) >= KEPT * area) & (sides > SMALLEST).all(dim=1)
+        keep[of_guest] = (sides.prod(dim=1) >= MIN_SHARE * area) & (sides > MIN_SIDE).all(dim=1)
         boxes[of_guest], bounds[of_guest] = clipped, boxes.new_tensor(rectangle)
     polygons = None if labels.polygons is None else clip_to_boxes(labels.polygons, bounds)
     return replace(labels, boxes=boxes, polygons=polygons).only(keep), rectangles
 
 
-def _rectangle(draws: Sequence[float], size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _rectangle(draws: Sequence[float], size: tuple[int, int]) -> Rectangle:
     """A rectangle with the image's proportions around a drawn centre, cut off at the image's sides."""
     share, x, y = draws
     edges = []
@@ -91,16 +94,17 @@ def _rectangle(draws: Sequence[float], size: tuple[int, int]) -> tuple[int, int,
     return x1, y1, x2, y2
 
 
-def _is_free(rectangle: tuple[int, int, int, int], boxes: Tensor) -> bool:
+def _is_free(rectangle: Rectangle, boxes: Tensor) -> bool:
     x1, y1, x2, y2 = rectangle
     meets = (boxes[:, 0] < x2) & (boxes[:, 2] > x1) & (boxes[:, 1] < y2) & (boxes[:, 3] > y1)
     return x2 > x1 and y2 > y1 and not bool(meets.any())
 
 
 def stamp_(image: Tensor, source: Tensor, mask: Tensor, *, mirrored: bool = False) -> None:
-    """Put what `mask` (H, W), bool on the CPU, shows of `source` into `image`, in place; both (3, H, W) on one device.
+    """Copy the pixels of `source` inside `mask` into `image`, in place.
 
-    `mirrored` takes the mirror image of `source`, which may be `image` itself.
+    image, source: (3, H, W) on one device; they may be the same tensor. mask: (H, W) bool on the CPU. mirrored: copy
+    from the mirror image of `source`.
     """
     rows, columns = mask.any(dim=1).nonzero().flatten().tolist(), mask.any(dim=0).nonzero().flatten().tolist()
     if not rows:
@@ -111,7 +115,7 @@ def stamp_(image: Tensor, source: Tensor, mask: Tensor, *, mirrored: bool = Fals
         shown = shown.pin_memory()
     shown = shown.to(image.device, non_blocking=True)
     if mirrored:
-        given = source[:, top:bottom, width - right : width - left].flip(-1)
+        pixels = source[:, top:bottom, width - right : width - left].flip(-1)
     else:
-        given = source[:, top:bottom, left:right]
-    image[:, top:bottom, left:right] = torch.where(shown, given, image[:, top:bottom, left:right])
+        pixels = source[:, top:bottom, left:right]
+    image[:, top:bottom, left:right] = torch.where(shown, pixels, image[:, top:bottom, left:right])

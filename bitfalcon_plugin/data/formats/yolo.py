@@ -24,7 +24,7 @@ TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share o
 
 
 class Label(NamedTuple):
-    """One row of a label file: class index, box (cx, cy, w, h) and polygon (x1, y1, x2, y2, ...) in shares of the image.
+    """One row of a label file: class index, box (cx, cy, w, h), polygon (x1, y1, x2, y2, ...) in shares of the image.
 
     The polygon is empty for a row that is a box.
     """
@@ -80,8 +80,9 @@ RowReader = Callable[[list[str], "int | None"], "Label | list[str]"]
 def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> LabelFile | None:
     """Read and check one label file; return None where there is no file.
 
-    read: the task's reader of one row, called with its fields and `nc`. A row with a problem gives no label; every problem
-    of every row is reported. Boxes are clipped to the image, boxes without area and repeated rows are left out with a note.
+    read: the task's reader of one row, called with its fields and `nc`. A row with a problem gives no label; every
+    problem of every row is reported. Boxes are clipped to the image; boxes without area and repeated rows are left out
+    with a note.
     """
     try:
         text = path.read_bytes().decode("utf-8-sig")

@@ -55,8 +55,8 @@ class TrainLoader:
     """Augmented batches, shuffled anew each epoch. They depend on (seed, epoch, recipe), not on the number of workers.
 
     samples: as scanned. imgsz: the long side of the tiles in pixels. batch: the number of images in a batch of all
-    processes together; the last batch may be smaller. rect: batches hold images of similar h / w with the least padding,
-    without partners (mosaic, mixup, cutmix); the same images are always together, in batches of random order.
+    processes together; the last batch may be smaller. rect: batches hold images of similar h / w with the least
+    padding, without partners (mosaic, mixup, cutmix); the same images are always together, in batches of random order.
     multi_scale: resize each batch by up to this share (True: 0.5), to a multiple of `multiple` (the model's largest
     stride). The attribute `note` is one line about the cache, or empty.
     """
@@ -95,9 +95,9 @@ class TrainLoader:
         decoded twice, and an epoch can be repeated alone. `start` is the number of the first batch; the batches are the
         same as in a whole epoch (the tiles of earlier batches that partners come from are read again).
 
-        Each of `world` processes makes its share of every batch: of a batch of n images rank r takes the r-th of `world`
-        runs of ceil(n / world) images. If n does not divide, the batch's first images are repeated behind its last ones.
-        So all processes have equally many batches of equally many images, never an empty one.
+        Each of `world` processes makes its share of every batch: of a batch of n images rank r takes the r-th of
+        `world` runs of ceil(n / world) images. If n does not divide, the batch's first images are repeated behind its
+        last ones. So all processes have equally many batches of equally many images, never an empty one.
 
         Raises UserError if a file cannot be read any more or a reader process dies, and ValueError if the recipe has
         another imgsz.
@@ -111,7 +111,7 @@ class TrainLoader:
         share_size = math.ceil(self.batch / self.world)
         pool_size = max(min(POOL_BATCHES * share_size, POOL_IMAGES, POOL_BYTES // (3 * self.imgsz**2)), share_size)
         pool: deque[Tile] = deque(maxlen=pool_size)
-        first = start if recipe.alone else max(0, start - math.ceil(pool_size / share_size))
+        first = start if recipe.without_partners else max(0, start - math.ceil(pool_size / share_size))
         self._order.chunks = chunks[first:]
         for number, (pixels, sizes, problems) in enumerate(read(self._loader), start=first):
             raise_problems("The training images changed during the run:", problems)

@@ -1,4 +1,4 @@
-"""data/augment.py: boxes follow their pixels, off means off, the same draws give the same batch."""
+"""augmentation/augment.py: boxes follow their pixels, off means off, the same draws give the same batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""data/scenes.py: labels with outlines follow their pixels, and objects are pasted mirrored where they hide little."""
+"""augmentation/compose.py: labels with polygons follow their pixels, objects are pasted mirrored if they hide little."""
 
 from __future__ import annotations
 
@@ -119,15 +119,8 @@ def test_boxes_without_outlines_are_left_alone():
 def test_later_draws_stand_behind_the_earlier_ones():
     rows = torch.rand(5, 99, generator=seeded(3), dtype=torch.float64)
     draws = stage._Draws.take(5, seeded(3))
-    earlier = [
-        draws.place[:, :2].flatten(1),
-        draws.warp[:, :2].flatten(1),
-        draws.mix,
-        draws.hsv,
-        draws.toss,
-        draws.weight,
-    ]
-    assert torch.equal(torch.cat(earlier, dim=1), rows)
+    earlier = [draws.mosaic[:, :2].flatten(1), draws.warp[:, :2].flatten(1), draws.mixup]
+    assert torch.equal(torch.cat([*earlier, draws.hsv, draws.flips, draws.weight], dim=1), rows)
 
 
 def test_copy_paste_leaves_every_other_draw():

@@ -41,7 +41,7 @@ def grow(mask: Tensor, border: int) -> Tensor:
 
 
 def share_of_paint(image: Tensor, paint: int) -> Tensor:
-    """(H, W): 1 where a pixel of the image (3, H, W) is the paint, 0 where it is grey; of a blend its share of paint."""
+    """The share of the paint (H, W) in each pixel of an image (3, H, W): 1 for the paint alone, 0 for grey."""
     return ((image - GREY) / (PAINT[paint] / 255 - GREY)[:, None, None]).amin(dim=0)
 
 
