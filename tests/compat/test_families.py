@@ -1,4 +1,4 @@
-"""Recognition from tensors alone, for every recorded family and for every size of ours written in its maker's layout."""
+"""Recognition from tensors alone, for every recorded family and for every scale written in its maker's layout."""
 
 from __future__ import annotations
 

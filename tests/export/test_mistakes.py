@@ -121,13 +121,13 @@ def test_a_package_that_is_broken_is_told_of_in_one_line(tmp_path, monkeypatch, 
 
 
 def test_recorders_and_8_bits_are_written_in_silence(monkeypatch, caplog, capsys):
-    said = logging.getLogger("torch.utils.cpp_extension")
-    level = said.level
-    monkeypatch.setattr(said, "propagate", False)  # loggers above are set up anew when torch is told what to log
-    said.addHandler(caplog.handler)
+    logger = logging.getLogger("torch.utils.cpp_extension")
+    level = logger.level
+    monkeypatch.setattr(logger, "propagate", False)  # loggers above are set up anew when torch is told what to log
+    logger.addHandler(caplog.handler)
 
     def quantize(network, *_, **__):
-        said.warning("No CUDA runtime is found")
+        logger.warning("No CUDA runtime is found")
         print("statistics")
         return network
 
@@ -139,10 +139,10 @@ def test_recorders_and_8_bits_are_written_in_silence(monkeypatch, caplog, capsys
     )
     monkeypatch.setitem(sys.modules, "nncf", stub)
     job = writing.ExportJob(ExportedNetwork(tiny()), torch.rand(1, 3, 64, 64), None)
-    assert writing._quantised("network", job) == "network" and said.level == level
+    assert writing._quantised("network", job) == "network" and logger.level == level
     assert not caplog.records and capsys.readouterr() == ("", "")
-    said.warning("seen")
-    said.removeHandler(caplog.handler)
+    logger.warning("seen")
+    logger.removeHandler(caplog.handler)
     assert [record.message for record in caplog.records] == ["seen"]
 
 
@@ -163,7 +163,7 @@ def test_8_bits_without_pictures_name_no_dataset_that_nobody_gave(folder):
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, names",
     [
         (
             {"conf": 0.3, "iou": 0.5, "max_det": 10, "agnostic_nms": True, "classes": [0]},
@@ -178,10 +178,10 @@ def test_8_bits_without_pictures_name_no_dataset_that_nobody_gave(folder):
         ),  # taken, or what holds anyway
     ],
 )
-def test_settings_without_effect_are_told_of_once(folder, capsys, options, told):
+def test_settings_without_effect_are_noted_once(folder, capsys, options, names):
     run_export(tiny(), made(**options), "small.yaml")
-    wanted = [f"note: without effect on an export: {told}"] if told else []
-    assert [line for line in capsys.readouterr().err.splitlines() if "effect" in line] == wanted
+    expected = [f"note: without effect on an export: {names}"] if names else []
+    assert [line for line in capsys.readouterr().err.splitlines() if "effect" in line] == expected
 
 
 def test_what_a_checkpoint_remembers_is_no_setting_of_the_export(folder, capsys):

@@ -59,11 +59,11 @@ def test_the_onnx_files_of_every_family_run_in_onnxruntime(folder, monkeypatch, 
 def test_half_precision_keeps_the_boxes_and_takes_float32(folder, format_):
     model = tiny()
     images = torch.rand(1, 3, 64, 64)
-    found = open_exported(run_export(model, made(format=format_, half=True), "small.yaml"), "cpu")(images)
+    output = open_exported(run_export(model, made(format=format_, half=True), "small.yaml"), "cpu")(images)
     with torch.inference_mode():
-        wanted = model.decode(model(images))
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, wanted, rtol=4e-3, atol=0.1)
+        expected = model.decode(model(images))
+    assert output.dtype == torch.float32
+    torch.testing.assert_close(output, expected, rtol=4e-3, atol=0.1)
 
 
 class Odd(nn.Module):

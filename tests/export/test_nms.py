@@ -26,12 +26,12 @@ def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, forma
     rows = engine(images)
     assert rows.shape == (2, 40, 6) and engine.suppressed
     with torch.inference_mode():
-        wanted = non_max_suppression(model.decode(model(images)), **rule)
-    for found, boxes in zip(rows, wanted, strict=True):
-        assert 3 < len(boxes) and not found[len(boxes) :].any()
-        torch.testing.assert_close(found[: len(boxes)], boxes, rtol=1e-3, atol=1e-2)
+        expected = non_max_suppression(model.decode(model(images)), **rule)
+    for detections, boxes in zip(rows, expected, strict=True):
+        assert 3 < len(boxes) and not detections[len(boxes) :].any()
+        torch.testing.assert_close(detections[: len(boxes)], boxes, rtol=1e-3, atol=1e-2)
     again = non_max_suppression(engine.decode(rows), conf=0.25, iou=0.7)  # as predict and val do
-    assert all(len(one) == len(other) for one, other in zip(again, wanted, strict=True))
+    assert all(len(one) == len(other) for one, other in zip(again, expected, strict=True))
 
 
 @pytest.mark.parametrize(

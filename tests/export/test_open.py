@@ -18,10 +18,12 @@ from PIL import Image
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
+from bitfalcon_plugin.export.formats import EXPORT_FORMATS, WRITABLE_FORMATS
 from bitfalcon_plugin.export.metadata import Metadata, read_metadata
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.runtimes.runtime import Runtime
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
+from tests.helpers.exports import EVERY, has_onnx, has_openvino, needs_onnx
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
 from tests.helpers.tiny_models import CONV, lived, small_model
@@ -29,15 +31,7 @@ from tests.helpers.tiny_models import CONV, lived, small_model
 real = pytest.mark.skipif(
     not (SHARED / "checkpoints").is_dir(), reason="needs ../shared/checkpoints, which is not in the repository"
 )
-needs_onnx = pytest.mark.skipif(
-    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")),
-    reason="needs onnx and onnxruntime: pip install -e '.[export]'",
-)
-needs_openvino = pytest.mark.skipif(
-    importlib.util.find_spec("openvino") is None, reason="needs openvino: pip install -e '.[openvino]'"
-)
-EVERY = ["torchscript", "pt2", pytest.param("onnx", marks=needs_onnx), pytest.param("openvino", marks=needs_openvino)]
-SUFFIX = {"torchscript": ".torchscript", "pt2": ".pt2", "onnx": ".onnx", "openvino": "_openvino_model"}
+SUFFIX = {name: EXPORT_FORMATS[name].suffix for name in WRITABLE_FORMATS}
 
 
 def checkpoint(path: Path, names=("a", "b")) -> Path:
@@ -65,8 +59,8 @@ def files(tmp_path_factory) -> Path:
     for result in YOLO(weights).predict(folder / "images", imgsz=64, conf=0.3, iou=0.4):
         result.save_txt(folder / "labels" / f"{Path(result.path).stem}.txt")
     write_yaml(folder / "data.yaml", {"train": "images", "val": "images", "names": ["a", "b"]})
-    for format_ in ("torchscript", "pt2", "onnx", "openvino"):
-        if format_ in ("torchscript", "pt2") or importlib.util.find_spec({"onnx": "onnxruntime"}.get(format_, format_)):
+    for format_ in WRITABLE_FORMATS:
+        if {"onnx": has_onnx, "openvino": has_openvino}.get(format_, True):
             for kind, options in (("fixed", {"batch": 2}), ("dynamic", {"dynamic": True})):
                 YOLO(weights).export(format=format_, imgsz=64, out=str(folder / f"{kind}{SUFFIX[format_]}"), **options)
     return folder
@@ -79,10 +73,10 @@ def boxes(results) -> list[torch.Tensor]:
 @pytest.mark.parametrize("format_", EVERY)
 def test_predict_is_the_same_as_with_the_checkpoint(files, format_):
     options = {"source": files / "images", "imgsz": 64, "conf": 0.3, "iou": 0.4}
-    wanted, exported = YOLO(files / "best.pt").predict(**options), YOLO(files / f"dynamic{SUFFIX[format_]}")
-    found = exported.predict(**options)
-    assert exported.names == {0: "a", 1: "b"} and sum(map(len, found)) > 8
-    for one, other in zip(wanted, found, strict=True):
+    expected, exported = YOLO(files / "best.pt").predict(**options), YOLO(files / f"dynamic{SUFFIX[format_]}")
+    results = exported.predict(**options)
+    assert exported.names == {0: "a", 1: "b"} and sum(map(len, results)) > 8
+    for one, other in zip(expected, results, strict=True):
         assert (one.path, one.orig_shape, one.input_shape, one.names) == (
             other.path,
             other.orig_shape,
@@ -99,8 +93,8 @@ def test_a_file_of_one_size_fills_it_and_its_batch(files, format_):
     exported = YOLO(files / f"fixed{SUFFIX[format_]}")
     engine = exported.model
     assert (engine.fixed, engine.batch) == ((64, 64), 2)
-    found = exported.predict(files / "images", conf=0.3, batch=3)  # 3 and 1: cut, and filled up
-    assert [result.input_shape for result in found] == [(64, 64)] * 4
+    results = exported.predict(files / "images", conf=0.3, batch=3)  # 3 and 1: cut, and filled up
+    assert [result.input_shape for result in results] == [(64, 64)] * 4
     square = torch.from_numpy(np.array(Image.open(files / "images" / "0.png"))).permute(2, 0, 1)[None].float() / 255
     grey = torch.full((1, 3, 64, 64), 114 / 255)
     grey[..., 8:56, :] = square
@@ -123,9 +117,10 @@ def test_val_gives_the_checkpoints_numbers(files, format_, capsys):
         "plots": False,
         "verbose": False,
     }
-    wanted = YOLO(files / "best.pt").val(**options)
-    found = YOLO(files / f"dynamic{SUFFIX[format_]}").val(**options)
-    assert wanted.box.map > 0.05 and found.box.map == pytest.approx(wanted.box.map, abs=1e-3) and found.losses is None
+    expected = YOLO(files / "best.pt").val(**options)
+    metrics = YOLO(files / f"dynamic{SUFFIX[format_]}").val(**options)
+    assert expected.box.map > 0.05 and metrics.losses is None
+    assert metrics.box.map == pytest.approx(expected.box.map, abs=1e-3)
     fixed = YOLO(files / f"fixed{SUFFIX[format_]}").val(**options)
     square = YOLO(files / "best.pt").val(**options, rect=False)
     assert fixed.box.map == pytest.approx(square.box.map, abs=1e-3)
@@ -141,11 +136,12 @@ def test_the_recorded_boxes_hold(tmp_path, format_):
     )  # the minimal rectangle of these images
     for row in record["images"]:
         (result,) = exported.predict(SHARED / "datasets" / "bccd" / row["file"], **record["predict"])
-        wanted, found = torch.tensor(row["xyxy_conf_cls"]), result.boxes.data
-        assert len(wanted) == len(found)
-        found = found[(wanted[:, None, :4] - found[None, :, :4]).abs().amax(2).argmin(1)]
-        assert (found[:, :4] - wanted[:, :4]).abs().max() < 0.1 and (found[:, 4] - wanted[:, 4]).abs().max() < 0.005
-        assert torch.equal(found[:, 5], wanted[:, 5])
+        expected, detections = torch.tensor(row["xyxy_conf_cls"]), result.boxes.data
+        assert len(expected) == len(detections)
+        detections = detections[(expected[:, None, :4] - detections[None, :, :4]).abs().amax(2).argmin(1)]
+        difference = (detections - expected).abs()
+        assert difference[:, :4].max() < 0.1 and difference[:, 4].max() < 0.005
+        assert torch.equal(detections[:, 5], expected[:, 5])
 
 
 # What only a network can
@@ -174,8 +170,8 @@ def test_what_needs_the_network_says_so(files, capsys):
         assert main(words) == 2
         assert len(capsys.readouterr().err.strip().splitlines()) == 1
     assert main(["info", str(files / "fixed.torchscript")]) == 0
-    told = capsys.readouterr().out
-    assert "64x64" in told and "classes: a, b" in told
+    printed = capsys.readouterr().out
+    assert "64x64" in printed and "classes: a, b" in printed
 
 
 def test_suppression_inside_is_told_of(files, tmp_path, capsys):
@@ -183,10 +179,10 @@ def test_suppression_inside_is_told_of(files, tmp_path, capsys):
         format="torchscript", imgsz=64, dynamic=True, nms=True, conf=0.3, iou=0.4, out=str(tmp_path / "n.torchscript")
     )
     capsys.readouterr()
-    found = YOLO(path).predict(files / "images", conf=0.3)
+    results = YOLO(path).predict(files / "images", conf=0.3)
     assert "note" not in capsys.readouterr().err
-    wanted = YOLO(files / "best.pt").predict(files / "images", imgsz=64, conf=0.3, iou=0.4)
-    for one, other in zip(boxes(wanted), boxes(found), strict=True):
+    expected = YOLO(files / "best.pt").predict(files / "images", imgsz=64, conf=0.3, iou=0.4)
+    for one, other in zip(boxes(expected), boxes(results), strict=True):
         torch.testing.assert_close(other, one, rtol=1e-3, atol=1e-2)
     YOLO(path).predict(files / "images", conf=0.1)
     assert "suppression is inside" in capsys.readouterr().err
@@ -207,8 +203,8 @@ def test_a_damaged_file_is_one_clear_line(files, tmp_path, capsys, name):
             whole = (files / f"fixed{path.suffix}").read_bytes()
             path.write_bytes(whole[: len(whole) // 2] if content is None else content)
         assert main(["predict", f"model={path}", f"source={files / 'images'}"]) == 2
-        told = capsys.readouterr().err.strip()
-        assert "cannot be read" in told and "\n" not in told, told
+        printed = capsys.readouterr().err.strip()
+        assert "cannot be read" in printed and "\n" not in printed, printed
 
 
 def test_a_file_that_is_not_there_or_not_run_here(tmp_path):
@@ -237,8 +233,8 @@ def test_an_onnx_file_from_elsewhere(files, tmp_path, capsys):
     del graph.metadata_props[:]
     onnx.save(graph, tmp_path / "bare.onnx")
     assert main(["predict", f"model={tmp_path / 'bare.onnx'}", f"source={files / 'images'}"]) == 2
-    told = capsys.readouterr().err.strip()
-    assert "no names and stride in its metadata" in told and "\n" not in told
+    printed = capsys.readouterr().err.strip()
+    assert "no names and stride in its metadata" in printed and "\n" not in printed
     for key, text in (("names", "['x', 'y']"), ("stride", "4"), ("task", "detect")):  # the least that is needed
         graph.metadata_props.add(key=key, value=text)
     onnx.save(graph, tmp_path / "named.onnx")

@@ -30,21 +30,21 @@ from tests.helpers.tiny_models import CONV, lived, small_model
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("format_", EVERY)
 def test_each_format_is_written_compared_and_gives_what_the_network_gives(folder, capsys, format_, dynamic):
-    # 1 position at the least image, 4 areas: some sizes need added ones. torch.export takes a minute to see it
+    # 1 position at the smallest image, 4 areas: some sizes need added ones. torch.export takes a minute to see it
     model = tiny() if dynamic and format_ == "pt2" else tiny((-1, 1, "A2C2f", [64, True, 4]))
     path = run_export(model, made(format=format_, dynamic=dynamic), "small.yaml", license="CC0")
     assert path == Path(f"small{EXPORT_FORMATS[format_].suffix}")
     assert [item.name for item in folder.iterdir()] == [path.name]  # and nothing beside it
-    told = capsys.readouterr().out
-    assert "MB, float32" in told and "CC0" in told and "boxes matched" in told and f"predict model={path}" in told
+    printed = capsys.readouterr().out
+    assert all(text in printed for text in ("MB, float32", "CC0", "boxes matched", f"predict model={path}"))
     engine = open_exported(path, "cpu")
     assert (engine.names, engine.nc, engine.multiple) == (model.names, model.nc, model.multiple)
     assert engine.about.license == "CC0" and engine.about.imgsz == (64, 64)
     for shape in [(1, 3, 64, 64)] + [(3, 3, 36, 60), (2, 3, 4, 4), (1, 3, 4, 20)] * dynamic:
         images = torch.rand(shape)
         with torch.inference_mode():
-            wanted = model.decode(model(images))
-        torch.testing.assert_close(engine.decode(engine(images)), wanted, rtol=1e-3, atol=1e-3)
+            expected = model.decode(model(images))
+        torch.testing.assert_close(engine.decode(engine(images)), expected, rtol=1e-3, atol=1e-3)
 
 
 def test_what_differs_is_not_kept_and_an_earlier_file_stays(folder, monkeypatch, capsys):
@@ -71,10 +71,10 @@ def test_what_differs_is_not_kept_and_an_earlier_file_stays(folder, monkeypatch,
 @pytest.mark.parametrize(
     "change",
     [
-        lambda found: found + 1,
-        lambda found: found * float("nan"),
-        lambda found: found[:, :, 1:],
-        lambda found: torch.cat((found[:, :4], found[:, 4:] + 0.01), 1),
+        lambda output: output + 1,
+        lambda output: output * float("nan"),
+        lambda output: output[:, :, 1:],
+        lambda output: torch.cat((output[:, :4], output[:, 4:] + 0.01), 1),
     ],
 )
 def test_the_comparison_sees_what_is_wrong(change):

@@ -208,7 +208,7 @@ class _RowReader:
             self.problem(f"repeats {repeats}: this module stands once; write 1")
 
     def _arguments(self, args: object, signature: Signature | None) -> list:
-        """The arguments, checked, with the values of the words that stand for one; c_out comes first if there is one."""
+        """The checked arguments, with values for words such as nc; c_out comes first, where there is one."""
         if not isinstance(args, list):
             self.problem(f"args {shown(args)} is not a list")
         if not isinstance(args, list) or signature is None or signature.rule.kind == "norm":

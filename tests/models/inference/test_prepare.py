@@ -1,4 +1,6 @@
-"""Preparing a model: fused convolutions against the plain layers, what is chosen and said, half precision, compilation that fails."""
+"""Preparing a model: fused convolutions against the plain layers, the choices and their notes, half precision, and
+compilation that fails.
+"""
 
 from __future__ import annotations
 
@@ -42,24 +44,24 @@ def folded(conv: Conv) -> Conv:
 @pytest.mark.parametrize(
     "limits", [(0, 0), (0, 2000), (fused_conv.LOOP_LIMIT, fused_conv.PRODUCT_LIMIT)]
 )  # oneDNN alone; products; torch's own loops, too
-def test_a_packed_block_is_the_plain_one_at_every_call(act, k, s, g, d, limits, monkeypatch):
+def test_a_fused_block_is_the_plain_one_at_every_call(act, k, s, g, d, limits, monkeypatch):
     monkeypatch.setattr(fused_conv, "LOOP_LIMIT", limits[0])
     monkeypatch.setattr(fused_conv, "PRODUCT_LIMIT", limits[1])
     plain = folded(Conv(8, 16, k, s, g=g, d=d, act=act))
-    packed = nn.Sequential(copy.deepcopy(plain))
-    assert fused_conv.fuse_activations(packed) == 1 and isinstance(packed[0].conv, fused_conv.FusedConv2d)
+    fused = nn.Sequential(copy.deepcopy(plain))
+    assert fused_conv.fuse_activations(fused) == 1 and isinstance(fused[0].conv, fused_conv.FusedConv2d)
     for size in ((1, 9, 9), (2, 16, 8), (1, 9, 9), (1, 9, 9)):  # seen, another, laid out, and used again
         x = torch.randn(size[0], 8, *size[1:])
         with torch.inference_mode():
             expected = plain(x)
-            for given in (x, x.contiguous(memory_format=torch.channels_last), torch.cat((x, x), 1)[:, :8]):
-                kept = given.clone()
-                torch.testing.assert_close(packed(given), expected, atol=1e-5, rtol=1e-4)
-                assert torch.equal(given, kept)
+            for images in (x, x.contiguous(memory_format=torch.channels_last), torch.cat((x, x), 1)[:, :8]):
+                before = images.clone()
+                torch.testing.assert_close(fused(images), expected, atol=1e-5, rtol=1e-4)
+                assert torch.equal(images, before)
 
 
 @needs_operator
-def test_a_packed_convolution_is_still_a_convolution():
+def test_a_fused_convolution_is_still_a_convolution():
     model = nn.Sequential(
         folded(Conv(4, 4, 3)), nn.Conv2d(4, 3, 1).requires_grad_(False), nn.Conv2d(3, 2, 3, padding="same")
     )
@@ -102,16 +104,16 @@ def test_a_block_gives_way_to_its_convolution_where_nothing_else_is_left():
 
 @needs_operator
 def test_shapes_are_kept_for_a_few_sizes_only():
-    packed = nn.Sequential(folded(Conv(4, 4, 5)))
-    fused_conv.fuse_activations(packed)
+    fused = nn.Sequential(folded(Conv(4, 4, 5)))
+    fused_conv.fuse_activations(fused)
     with torch.inference_mode():
         for side in range(8, 20):
-            packed(torch.zeros(1, 4, side, side))
-        assert not packed[0].conv._layouts  # one sight of each
+            fused(torch.zeros(1, 4, side, side))
+        assert not fused[0].conv._layouts  # one sight of each
         for side in range(8, 20):
             for _ in range(2):
-                packed(torch.zeros(1, 4, side, side))
-    assert len(packed[0].conv._layouts) == fused_conv.MAX_SHAPES
+                fused(torch.zeros(1, 4, side, side))
+    assert len(fused[0].conv._layouts) == fused_conv.MAX_SHAPES
 
 
 @needs_operator
@@ -138,8 +140,8 @@ def test_what_is_prepared_can_be_folded_and_prepared_again(graph):
     with torch.inference_mode():
         expected = ready(x)
         for again in (prepare.prepare_for_inference(ready, CPU), ready.fuse()):
-            found = again(x)
-            assert all(torch.allclose(found[key], expected[key], atol=1e-4, rtol=1e-4) for key in found)
+            raw = again(x)
+            assert all(torch.allclose(raw[key], expected[key], atol=1e-4, rtol=1e-4) for key in raw)
 
 
 def test_a_prepared_copy_shares_nothing_that_can_change():
@@ -192,14 +194,14 @@ def test_half_is_taken_where_it_gains(monkeypatch, gain, dtype):
     monkeypatch.setattr(fused_conv, "operator_works", lambda dtype=torch.float32: True)
     monkeypatch.setattr(precision, "_bfloat16_gain", lambda: gain)
     precision.half_type.cache_clear()
-    found, reason = precision.half_type(CPU)
+    chosen, reason = precision.half_type(CPU)
     precision.half_type.cache_clear()
-    assert found is dtype and ("32 bits" in reason) == (dtype is None) and f"{gain:.2g}"[0] in reason
+    assert chosen is dtype and ("32 bits" in reason) == (dtype is None) and f"{gain:.2g}"[0] in reason
     assert precision.half_type(torch.device("cuda"))[0] is torch.float16
 
 
 def test_half_weights_on_a_cpu_that_gains(monkeypatch):
-    monkeypatch.setattr(prepare, "half_type", lambda device: (torch.bfloat16, "told so"))
+    monkeypatch.setattr(prepare, "half_type", lambda device: (torch.bfloat16, "a reason"))
     monkeypatch.setattr(prepare, "operator_works", lambda dtype=torch.float32: False)
     model = lived(build("yolov12.yaml", "n")).eval()
     ready = prepare.prepare_for_inference(model, CPU, half=True)
@@ -224,26 +226,26 @@ class Uncompilable(BrightBoxes):
 
 def test_a_machine_that_cannot_compile_says_so_and_goes_on(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    model, told = Uncompilable(), []
+    model, notes = Uncompilable(), []
     model.how = "float32, compiled"
     model._compiled_call_impl = lambda *args: (_ for _ in ()).throw(
         RuntimeError("first\nNo working C++ compiler found")
     )
     model.warmed = {}
     images = torch.zeros(1, 3, 32, 32)
-    assert compiling.warm(model, images, told.append) > 0
-    assert len(told) == 1 and "No working C++ compiler" in told[0] and "without compiling" in told[0]
-    assert model(images) is images and compiling.warm(model, images, told.append) == 0 and "not compiled" in model.how
+    assert compiling.warm(model, images, notes.append) > 0
+    assert len(notes) == 1 and "No working C++ compiler" in notes[0] and "without compiling" in notes[0]
+    assert model(images) is images and compiling.warm(model, images, notes.append) == 0 and "not compiled" in model.how
 
 
-def test_the_warm_up_of_a_shape_is_told_once():
-    model, told = BrightBoxes(), []
+def test_the_warm_up_of_a_shape_is_noted_once():
+    model, notes = BrightBoxes(), []
     model._compiled_call_impl = model.forward  # what torch.compile would put there
     model.warmed = {}
     for size in ((1, 3, 32, 32), (1, 3, 32, 32), (1, 3, 64, 32)):
-        compiling.warm(model, torch.zeros(size), told.append)
-    assert [line.rpartition(" ")[2] for line in told] == ["1x3x32x32", "1x3x64x32"] and all(
-        "warm-up" in line for line in told
+        compiling.warm(model, torch.zeros(size), notes.append)
+    assert [line.rpartition(" ")[2] for line in notes] == ["1x3x32x32", "1x3x64x32"] and all(
+        "warm-up" in line for line in notes
     )
 
 
@@ -253,17 +255,17 @@ def test_batches_are_shared_out_among_devices_and_come_back_in_order():
             self.inside += 1
             assert self.inside == 1  # at each device one batch at a time
             torch.zeros(1).add_(sum(self.seen[-1]) if self.seen else 0)
-            found = super().forward(images)
+            raw = super().forward(images)
             self.inside -= 1
-            return found
+            return raw
 
     first, second = Slow(), Slow()
     first.inside = second.inside = 0
     first.twins = (second,)
     pictures = [canvas(32, 32, (index % 3, index % 7, 2, index % 7 + 6, 12)) for index in range(30)]
-    found = list(predict(first, pictures, imgsz=32, batch=2))
-    assert [int(result.boxes.cls[0]) for result in found] == [index % 3 for index in range(30)]
-    assert [float(result.boxes.xyxy[0][0]) for result in found] == [index % 7 for index in range(30)]
+    results = list(predict(first, pictures, imgsz=32, batch=2))
+    assert [int(result.boxes.cls[0]) for result in results] == [index % 3 for index in range(30)]
+    assert [float(result.boxes.xyxy[0][0]) for result in results] == [index % 7 for index in range(30)]
     assert len(first.seen) + len(second.seen) == 15 and first.seen and second.seen
 
 
@@ -300,25 +302,36 @@ def test_what_was_chosen_is_said_with_verbose(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+HEAVY = """
+    pycocotools torchvision sympy matplotlib scipy pandas cv2 torch._dynamo torch._inductor torch.utils.tensorboard onnx
+    onnxruntime openvino bitfalcon_plugin.train bitfalcon_plugin.train.run bitfalcon_plugin.val.loop
+    bitfalcon_plugin.val.run bitfalcon_plugin.data.dataset bitfalcon_plugin.data.loading.loader
+    bitfalcon_plugin.data.doctor.report bitfalcon_plugin.export.run bitfalcon_plugin.benchmark.run
+    """.split()
+PREDICT = f"""
+import sys
+import numpy as np
+import torch
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
+
+model = build("yolov12.yaml", "n")
+save_checkpoint("n.pt", Checkpoint(model.graph, model.state_dict()))
+YOLO("n.pt").predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, device="cpu", save=True)
+imported = [name for name in {HEAVY} if name in sys.modules]
+print("imported", imported)
+sys.exit(bool(imported))
+"""
+
+
 def test_predicting_imports_no_more_than_it_needs(tmp_path):
-    """Each of these takes a tenth of a second and more, or brings along what does."""
-    (tmp_path / "go.py").write_text(
-        "import sys\nimport numpy as np\nimport torch\nfrom bitfalcon_plugin import YOLO\nfrom bitfalcon_plugin.models.build import build\n"
-        "from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint\n"
-        "model = build('yolov12.yaml', 'n')\nsave_checkpoint('n.pt', Checkpoint(model.graph, model.state_dict()))\n"
-        "YOLO('n.pt').predict(np.zeros((64, 64, 3), np.uint8), imgsz=64, device='cpu', save=True)\n"
-        "heavy = ['pycocotools', 'torchvision', 'sympy', 'matplotlib', 'torch._dynamo', 'torch._inductor', 'onnx', 'onnxruntime', 'openvino',\n"
-        "         'scipy', 'pandas', 'cv2', 'bitfalcon_plugin.train', 'bitfalcon_plugin.val.loop', 'bitfalcon_plugin.val.run',\n"
-        "         'bitfalcon_plugin.data.dataset', 'bitfalcon_plugin.data.loading.loader', 'bitfalcon_plugin.data.doctor.report', 'bitfalcon_plugin.export.run',\n"
-        "         'bitfalcon_plugin.train.run', 'bitfalcon_plugin.benchmark.run', 'torch.utils.tensorboard']\n"
-        "found = [name for name in heavy if name in sys.modules]\nprint('found', found)\nsys.exit(bool(found))\n"
-    )
-    done = subprocess.run([sys.executable, "go.py"], cwd=tmp_path, capture_output=True, text=True)
+    """Each of these takes a tenth of a second and more, or imports what does."""
+    done = subprocess.run([sys.executable, "-c", PREDICT], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_package_alone_imports_no_torch():
-    code = (
-        "import sys, bitfalcon_plugin; sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'yaml', 'PIL')))"
-    )
+    names = ("torch", "numpy", "yaml", "PIL")
+    code = f"import sys, bitfalcon_plugin; sys.exit(any(name in sys.modules for name in {names}))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,4 @@
-"""Other makers' checkpoints through the public API and the command line: real files when they are at hand, small ones otherwise."""
+"""Foreign checkpoints through the public API and the command line: real files where they are at hand, or small ones."""
 
 from __future__ import annotations
 
