@@ -1,4 +1,4 @@
-"""The boxes that were found in one image, in its own pixels. Written from spec/interface.md 8.3."""
+"""The detections of one image as a public object, in pixels of the image. Written from spec/interface.md 8.3."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from ..ops.boxes import xywh_from_xyxy
 
 
 class Boxes:
-    """Detections of one image, as a list of rows: its length is their number, and it is false where there are none.
+    """Detections of one image, one a row. The length is the number of rows; Boxes without rows are false.
 
     data (Tensor or ndarray [n, 6]): x1, y1, x2, y2 in pixels of the original image, score in [0, 1], class; or [n, 7]
-    with the number of a track before the score. One row may be given without its n. orig_shape: (h, w) of the image.
-    Whatever is asked for is of data's kind, on its device. An index, a slice, a mask or a list of indices gives Boxes
-    of those rows, also where it is one. Raises ValueError for data of another shape.
+    with the number of a track before the score. A single row may be given as (6,) or (7,). orig_shape: (h, w) of the
+    image. All attributes are of the kind of data, on its device. An index, a slice, a mask or a list of indices gives
+    Boxes of those rows. Raises ValueError for data of another shape.
     """
 
     def __init__(self, data: Tensor | np.ndarray, orig_shape: tuple[int, int]):
@@ -77,8 +77,8 @@ class Boxes:
     @property
     def xywh(self) -> Tensor | np.ndarray:
         """(n, 4) centre and size in pixels."""
-        found = xywh_from_xyxy(torch.as_tensor(self.xyxy))
-        return found.numpy() if isinstance(self.data, np.ndarray) else found
+        xywh = xywh_from_xyxy(torch.as_tensor(self.xyxy))
+        return xywh.numpy() if isinstance(self.data, np.ndarray) else xywh
 
     @property
     def xyxyn(self) -> Tensor | np.ndarray:
@@ -96,24 +96,23 @@ class Boxes:
         return tuple(self.data.shape)
 
     def cpu(self) -> Boxes:
-        """The same boxes in the CPU's memory; numpy arrays are there already."""
+        """Return the same boxes in the CPU's memory; numpy arrays are there already."""
         return self if isinstance(self.data, np.ndarray) else self.to("cpu")
 
     def numpy(self) -> Boxes:
-        """The same boxes as numpy arrays."""
+        """Return the same boxes as numpy arrays."""
         if isinstance(self.data, np.ndarray):
             return self
         data = self.data.detach().cpu()
-        return Boxes(
-            (data.float() if data.dtype == torch.bfloat16 else data).numpy(), self.orig_shape
-        )  # numpy has no bfloat16
+        data = data.float() if data.dtype == torch.bfloat16 else data  # numpy has no bfloat16
+        return Boxes(data.numpy(), self.orig_shape)
 
     def cuda(self, device: int | str | torch.device | None = None) -> Boxes:
-        """The same boxes as tensors on a GPU, the current one if none is named."""
+        """Return the same boxes as tensors on a GPU, the current one if none is named."""
         return self.to(torch.device("cuda", device) if isinstance(device, int) else device or "cuda")
 
     def to(self, *args, **kwargs) -> Boxes:
-        """The same boxes as tensors on another device or of another type, as Tensor.to."""
+        """Return the same boxes as tensors on another device or of another type, as Tensor.to."""
         return Boxes(torch.as_tensor(self.data).to(*args, **kwargs), self.orig_shape)
 
     def _size(self) -> Tensor | np.ndarray:

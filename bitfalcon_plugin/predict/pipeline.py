@@ -10,7 +10,7 @@ import queue
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from .reader import Picture, Unread, read_pictures, resize_pixels
 from .results import Results
 from .sources import Item, Video
 
-MOST_TOGETHER = 16  # images of one tensor that go through the network at once where nobody says how many
+MAX_TOGETHER = 16  # images of one tensor that go through the network at once, unless batch= says how many
 
 
 @dataclass
@@ -51,11 +51,12 @@ class Batch:
 
 @dataclass(repr=False)
 class Predictor:
-    """What the events of a prediction are told: where it stands.
+    """A prediction under way: the argument of callbacks of its events.
 
-    args: the settings. source: what is read. save_dir: the run folder, None until something is written. batch: paths,
-    images (BGR uint8) and printed lines of the batch at hand. results: of this batch; what a callback puts there at
-    on_predict_batch_end is what the caller gets. seen: images done. speed: milliseconds an image, by stage.
+    args: the settings. source: the items that are read. save_dir: the run folder, None until something is written.
+    batch: paths, images (BGR uint8) and printed lines of the batch at hand. results: of this batch; what a callback
+    puts there at on_predict_batch_end is what the caller gets. seen: images done. speed: milliseconds an image, by
+    stage.
     """
 
     model: Detector
@@ -79,7 +80,7 @@ class Options:
     """How sources are predicted.
 
     imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. rule: which candidates
-    are detections. batch: images at once, by default 1 (of a tensor MOST_TOGETHER); they share a minimal rectangle if
+    are detections. batch: images at once, by default 1 (of a tensor MAX_TOGETHER); they share a minimal rectangle if
     their sizes are equal, and a square otherwise. augment: merge the detections on the image with those on copies of
     0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts.
     embed: instead of detections, give for each image the means of the maps of these rows, one behind the other.
@@ -97,7 +98,7 @@ class Options:
 
     @classmethod
     def of(cls, **values: object) -> Options:
-        """Options from plain keywords; those of Suppression (conf, iou, max_det, agnostic, classes) are sorted in."""
+        """Make options from keywords; conf, iou, max_det, agnostic and classes go into `rule`."""
         names = Suppression.__dataclass_fields__
         rule = Suppression(**{name: values.pop(name) for name in [*values] if name in names})
         return cls(rule=rule, **values)
@@ -132,65 +133,65 @@ def predict_batches(
     if options.embed is not None:
         embed_rows(model, options.embed)
     watch = watch or (lambda event, batch: None)
+    models = [model, *getattr(model, "twins", ())]
+    buffers: list[dict] = [{} for _ in models]
+    is_live = isinstance(sources, Sequence) and any(map(_is_webcam, sources))
 
     def resized(size: tuple[int, int]) -> tuple[int, int]:
         return _fits([size], options.imgsz, model)[0].resized
 
+    def compute(index: int, batch: Batch) -> list:
+        return _results(models[index], batch.pictures, options, buffers[index])
+
     depth = min(max(2 * (options.batch or 1), 4), 32)
     pictures = read_pictures(sources, resized, depth=depth, vid_stride=options.vid_stride, keep_all=options.keep_all)
-    models, live = [model, *getattr(model, "twins", ())], isinstance(sources, Sequence) and any(map(_is_live, sources))
-    buffers: list[dict] = [{} for _ in models]
-
-    def compute(place: int, chunk: Batch) -> list:
-        return _results(models[place], chunk.pictures, options, buffers[place])
-
     with contextlib.closing(pictures):
-        chunks = _chunks(pictures, options.batch, Skipped() if skipped is None else skipped)
-        with contextlib.closing(_computed(chunks, compute, len(models), 0 if live else len(models))) as done:
-            for chunk, results in done:
-                watch("on_predict_batch_start", chunk)
-                chunk.results = results
-                watch("on_predict_postprocess_end", chunk)
-                yield chunk
+        batches = _batches(pictures, options.batch, Skipped() if skipped is None else skipped)
+        computed = _compute_ahead(batches, compute, len(models), 0 if is_live else len(models))
+        with contextlib.closing(computed):
+            for batch, results in computed:
+                watch("on_predict_batch_start", batch)
+                batch.results = results
+                watch("on_predict_postprocess_end", batch)
+                yield batch
 
 
-def _is_live(item: Item) -> bool:
+def _is_webcam(item: Item) -> bool:
     return isinstance(item, Video) and isinstance(item.source, int)
 
 
-def _computed(
-    chunks: Iterable[Batch], compute: Callable[[int, Batch], list], places: int, ahead: int
+def _compute_ahead(
+    batches: Iterable[Batch], compute: Callable[[int, Batch], list], models: int, ahead: int
 ) -> Iterator[tuple[Batch, list]]:
-    """Each batch and its results, in order, while threads compute up to `ahead` later ones.
+    """Yield each batch with its results, in order, while threads compute up to `ahead` later batches.
 
-    compute: results of a batch at one of so many places; at each place one batch at a time.
+    compute: computes a batch with model 0 to models - 1; each model computes one batch at a time.
     """
     if not ahead:
-        yield from ((chunk, compute(0, chunk)) for chunk in chunks)
+        yield from ((batch, compute(0, batch)) for batch in batches)
         return
     free: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for place in range(places):
-        free.put(place)
+    for index in range(models):
+        free.put(index)
 
-    def work(chunk: Batch) -> list:
-        place = free.get()
+    def work(batch: Batch) -> list:
+        index = free.get()
         try:
-            return compute(place, chunk)
+            return compute(index, batch)
         finally:
-            free.put(place)
+            free.put(index)
 
-    waiting: deque = deque()
-    # the readers' threads have set torch's number for every new thread to 1: this one is told the caller's
-    pool = ThreadPoolExecutor(places, "bitfalcon-predict", partial(torch.set_num_threads, torch.get_num_threads()))
+    waiting: deque[tuple[Batch, Future]] = deque()
+    # The readers' threads set torch's thread count of every new thread to 1; these threads use the caller's count.
+    pool = ThreadPoolExecutor(models, "bitfalcon-predict", partial(torch.set_num_threads, torch.get_num_threads()))
     try:
-        for chunk in chunks:
-            waiting.append((chunk, pool.submit(work, chunk)))
+        for batch in batches:
+            waiting.append((batch, pool.submit(work, batch)))
             if len(waiting) > ahead:
-                done, future = waiting.popleft()
-                yield done, future.result()
-        while waiting:
-            done, future = waiting.popleft()
-            yield done, future.result()
+                first, future = waiting.popleft()
+                yield first, future.result()
+        for first, future in waiting:
+            yield first, future.result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
@@ -204,60 +205,57 @@ def embed_rows(model: Detector, rows: Sequence[int]) -> None:
         )
 
 
-def _chunks(pictures: Iterable[Picture | Unread], size: int | None, skipped: Skipped) -> Iterator[Batch]:
-    """Batches of at most `size`; tensors stand apart, with those of their own shape."""
-    held: list[Picture] = []
+def _batches(pictures: Iterable[Picture | Unread], size: int | None, skipped: Skipped) -> Iterator[Batch]:
+    """Yield batches of at most `size` pictures; pictures of tensors are batched with those of their own shape."""
+    batch: list[Picture] = []
     for picture in pictures:
         if isinstance(picture, Unread):
             skipped.reasons.append(f"{picture.path}: {picture.reason}")
             continue
-        if held and _kind(held[0]) != _kind(picture):
-            yield Batch(held)
-            held = []
-        held.append(picture)
-        if len(held) >= (size or min(max(picture.together, 1), MOST_TOGETHER)):
-            yield Batch(held)
-            held = []
-    if held:
-        yield Batch(held)
+        if batch and _kind(batch[0]) != _kind(picture):
+            yield Batch(batch)
+            batch = []
+        batch.append(picture)
+        if len(batch) >= (size or min(max(picture.together, 1), MAX_TOGETHER)):
+            yield Batch(batch)
+            batch = []
+    if batch:
+        yield Batch(batch)
 
 
 def _kind(picture: Picture) -> tuple:
     return (picture.tile.shape, picture.tile.dtype, picture.tile.device) if picture.together else ()
 
 
-def _results(model: Detector, pictures: list[Picture], options: Options, buffers: dict | None = None) -> list:
-    """The Results of one batch of pictures, or with `options.embed` their vectors."""
+def _results(model: Detector, pictures: list[Picture], options: Options, buffers: dict) -> list:
+    """Return the Results of one batch of pictures, or with `options.embed` their vectors."""
     start = time.perf_counter()
     images, fits = _input(pictures, options.imgsz, model, buffers)
-    warming = 0.0
-    if options.embed is None:
-        with torch.inference_mode():
-            warming = warm(model, images)
-    prepared = _now(images)
-    with torch.inference_mode(), torch.autocast("cuda", torch.float16, enabled=options.half and images.is_cuda):
-        if options.embed is not None:
-            vectors = _embedded(model, images, options.embed)
-        else:
-            decoded = predict_decoded(model, images, options.augment)
+    half = torch.autocast("cuda", torch.float16, enabled=options.half and images.is_cuda)
     if options.embed is not None:
+        with torch.inference_mode(), half:
+            vectors = _embed(model, images, options.embed)
         return list(vectors.clone())  # outside of inference mode: a caller may train on them
-    inferred = _now(images)
     with torch.inference_mode():
+        warming = warm(model, images)
+        prepared = _now(images)
+        with half:
+            decoded = predict_decoded(model, images, options.augment)
+        inferred = _now(images)
+        detections = task_of(model).decode(decoded, options.rule)
         detections = [
-            replace(found, boxes=fit.to_original(found.boxes))
-            for fit, found in zip(fits, task_of(model).decode(decoded, options.rule), strict=True)
+            replace(each, boxes=fit.to_original(each.boxes)) for each, fit in zip(detections, fits, strict=True)
         ]
-    done, count = _now(images), len(pictures)
-    results = []
-    for picture, found in zip(pictures, detections, strict=True):
-        speed = {
-            "preprocess": picture.milliseconds + (prepared - start - warming) * 1e3 / count,
-            "inference": (inferred - prepared) * 1e3 / count,
-            "postprocess": (done - inferred) * 1e3 / count,
-        }
-        rows, input_shape = found.rows(), tuple(images.shape[2:])
-        results.append(Results(picture.pixels, picture.path, model.names, rows, speed, input_shape=input_shape))
+        done = _now(images)
+    shared = {
+        "preprocess": (prepared - start - warming) * 1e3 / len(pictures),
+        "inference": (inferred - prepared) * 1e3 / len(pictures),
+        "postprocess": (done - inferred) * 1e3 / len(pictures),
+    }
+    results, input_shape = [], tuple(images.shape[2:])
+    for picture, each in zip(pictures, detections, strict=True):
+        speed = {**shared, "preprocess": shared["preprocess"] + picture.milliseconds}
+        results.append(Results(picture.pixels, picture.path, model.names, each.rows(), speed, input_shape=input_shape))
     return results
 
 
@@ -268,35 +266,37 @@ def _now(images: Tensor) -> float:
 
 
 def _input(
-    pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector, room: dict | None = None
+    pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector, buffers: dict | None = None
 ) -> tuple[Tensor, list[Fit]]:
-    """The network input (B, 3, H, W), channels last in memory, and how each image lies on it. room: keeps the letterbox buffer."""
+    """Return the network input (B, 3, H, W), channels last in memory, and how each image lies on the input.
+
+    buffers: keeps the canvas of the last shape for the next batch.
+    """
     weight = next(model.parameters())
     if pictures[0].together:
         images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
         size = tuple(images.shape[2:])
         return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
     fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model)
-    shape, room = (len(pictures), *fits[0].canvas, 3), {} if room is None else room
-    if shape not in room:
-        room.clear()
-        room[shape] = torch.empty(shape, dtype=torch.uint8)
-    canvas = room[shape]
+    shape, buffers = (len(pictures), *fits[0].canvas, 3), {} if buffers is None else buffers
+    if shape not in buffers:
+        buffers.clear()
+        buffers[shape] = torch.empty(shape, dtype=torch.uint8)
+    canvas = buffers[shape]
     for image, picture, fit in zip(canvas, pictures, fits, strict=True):
         tile = picture.tile if picture.tile.shape[:2] == fit.resized else resize_pixels(picture.pixels, fit.resized)
         (top, left), (height, width) = fit.pad, fit.resized
         if fit.resized != fit.canvas:
             image.fill_(GREY)
         image[top : top + height, left : left + width] = tile
-    return torch.div(canvas.to(weight.device).permute(0, 3, 1, 2), 255).to(
-        weight.dtype
-    ), fits  # one pass, and a new tensor
+    images = canvas.to(weight.device).permute(0, 3, 1, 2)
+    return torch.div(images, 255).to(weight.dtype), fits  # a new tensor, in one pass
 
 
 def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector) -> list[Fit]:
     multiple = model.multiple
-    if canvas := model.fixed:  # an exported model that takes one size
-        pass
+    if model.fixed:  # an exported model that takes one size
+        canvas = model.fixed
     elif len(set(sizes)) == 1:
         canvas = minimal_canvas(sizes[0], imgsz, multiple)
     else:
@@ -304,17 +304,17 @@ def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Det
     return [letterbox_fit(size, canvas) for size in sizes]
 
 
-def _embedded(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:
-    """(B, 3, H, W) -> (B, channels of the rows): each row's map averaged over its pixels, float32."""
-    kept: dict[int, Tensor] = {}
+def _embed(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:
+    """(B, 3, H, W) -> (B, channels of the rows): the map of each row averaged over its pixels, float32."""
+    means: dict[int, Tensor] = {}
 
-    def keeper(row: int) -> Callable:
-        return lambda module, inputs, output: kept.__setitem__(row, output.float().mean((2, 3)))
+    def keep_mean_of(row: int) -> Callable:
+        return lambda module, inputs, output: means.__setitem__(row, output.float().mean((2, 3)))
 
-    hooks = [model.model[row].register_forward_hook(keeper(row)) for row in dict.fromkeys(rows)]
+    hooks = [model.model[row].register_forward_hook(keep_mean_of(row)) for row in dict.fromkeys(rows)]
     try:
-        getattr(model, "forward", model)(images)  # not what was compiled: hooks are not part of it
+        getattr(model, "forward", model)(images)  # not the compiled function, which has no hooks
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.cat([kept[row] for row in rows], 1)
+    return torch.cat([means[row] for row in rows], 1)

@@ -89,8 +89,8 @@ class Writer:
         settings = self.settings
         if settings.show:
             result.show(**self._style)
-        drawn = settings.save or settings.save_frames and picture.frame
-        if not (drawn or settings.save_txt or settings.save_crop or settings.save_json):
+        is_drawn = settings.save or (settings.save_frames and picture.frame)
+        if not (is_drawn or settings.save_txt or settings.save_crop or settings.save_json):
             return
         if self.predictor.save_dir is None:
             self.predictor.save_dir = new_run_dir("predict", settings.project, settings.name, settings.exist_ok)
@@ -101,7 +101,7 @@ class Writer:
             self._source_number = picture.number
         frame = f"_{picture.frame}" if picture.frame else ""
         stem = self._stems[picture.number - 1]
-        if drawn:
+        if is_drawn:
             self._draw(picture, result, folder / stem)
         if settings.save_txt:
             self._write_labels(result, folder / "labels" / f"{stem}{frame}.txt")
@@ -120,13 +120,13 @@ class Writer:
         """Write the annotated picture, frame and video. target: path of these files without suffix."""
         settings = self.settings
         drawn = result.plot(**self._style, pil=True)
-        names = []
+        path = None
         if picture.frame and settings.save_frames:
-            names.append(f"{target.name}_frames/{picture.frame}.jpg")
-        if settings.save and not picture.frame:
-            names.append(f"{target.name}.jpg")
-        for name in names:
-            with atomic(target.parent / name) as temporary:
+            path = target.parent / f"{target.name}_frames/{picture.frame}.jpg"
+        elif settings.save and not picture.frame:
+            path = target.parent / f"{target.name}.jpg"
+        if path is not None:
+            with atomic(path) as temporary:
                 drawn.save(temporary, quality=95)
         if settings.save and picture.frame:
             if self._video_writer is None:
