@@ -9,7 +9,7 @@ from bitfalcon_plugin.config.unused import unused_settings
 
 
 @pytest.mark.parametrize(
-    "given, weights, word",
+    "given, from_checkpoint, word",
     [
         ({"model_scale": "s"}, True, "scale=s"),
         ({"variant": "turbo"}, True, "variant=turbo"),
@@ -28,13 +28,13 @@ from bitfalcon_plugin.config.unused import unused_settings
         ({"save_json": True}, False, "save_json"),
     ],
 )
-def test_settings_without_effect_are_reported(given, weights, word):
-    lines = unused_settings(load_settings(given), weights)
+def test_settings_without_effect_are_reported(given, from_checkpoint, word):
+    lines = unused_settings(load_settings(given), from_checkpoint)
     assert len(lines) == 1 and lines[0].startswith(word) and "no effect" in lines[0]
 
 
 @pytest.mark.parametrize(
-    "given, weights",
+    "given, from_checkpoint",
     [
         ({}, True),
         ({}, False),
@@ -45,8 +45,8 @@ def test_settings_without_effect_are_reported(given, weights, word):
         ({"rect": True, "mosaic": 0.0}, False),
     ],
 )
-def test_settings_with_effect_are_not_reported(given, weights):
-    assert unused_settings(load_settings(given), weights) == []
+def test_settings_with_effect_are_not_reported(given, from_checkpoint):
+    assert unused_settings(load_settings(given), from_checkpoint) == []
 
 
 def test_defaults_are_not_reported():
