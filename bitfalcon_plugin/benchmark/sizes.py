@@ -19,7 +19,7 @@ import torch
 from ..config.devices import select_devices
 from ..config.errors import UserError, did_you_mean
 from ..config.files import new_run_dir
-from ..config.settings import Settings, given, load_settings
+from ..config.settings import Settings, load_settings
 from ..config.table import keys_with
 from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
@@ -158,7 +158,7 @@ def _scales(names: str | None, model: ModelFile) -> tuple[str, ...]:
 
 def _shared(settings: Settings) -> dict[str, object]:
     """Return the settings that the user gave for all sizes, with paths that hold in any working directory."""
-    shared = {key: value for key, value in given(settings).items() if key not in NOT_SHARED}
+    shared = settings.given_values(without=NOT_SHARED)
     if settings.model is not None:
         shared["model"] = _resolved_path(settings.model, find_model(settings.model, settings.variant).path)
     if settings.data is not None:

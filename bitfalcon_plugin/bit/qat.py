@@ -20,7 +20,7 @@ from ..config.callbacks import Events
 from ..config.devices import select_device, select_devices
 from ..config.errors import UserError
 from ..config.files import write_text
-from ..config.settings import Settings, given, load_settings
+from ..config.settings import Settings, load_settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..export.formats import ModelKind, model_kind
@@ -169,7 +169,7 @@ def as_checkpoint(model: Detector, source: Checkpoint) -> Checkpoint:
 
 
 def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
-    chosen = {key: value for key, value in given(settings).items() if key not in NOT_OF_TRAINING}
+    chosen = settings.given_values(without=NOT_OF_TRAINING)
     return load_settings({**chosen, **schedule, "mode": "train"})
 
 

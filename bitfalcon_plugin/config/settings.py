@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,13 @@ def draft_of(overrides: Mapping[str, object]) -> Draft:
     return draft
 
 
+def _valid_draft(overrides: Mapping[str, object]) -> Draft:
+    """Return `draft_of(overrides)`. Raises UserError with all its problems."""
+    draft = draft_of(overrides)
+    raise_problems("Wrong settings:", draft.problems)
+    return draft
+
+
 def _read_cfg(cfg: str | os.PathLike[str]) -> tuple[dict, bool]:
     """Read the keys of the file that `cfg` names, and whether it is a recipe.
 
@@ -156,22 +163,23 @@ class Settings:
 
     def replace(self, **changes: object) -> Settings:
         """Return a copy with `changes`, checked like a user's. Raises UserError with all problems."""
-        draft = draft_of(changes)
-        raise_problems("Settings that cannot be:", draft.problems)
-        return Settings({**self._values, **draft.values}, self.given, self.notes)
+        return Settings({**self._values, **_valid_draft(changes).values}, self.given, self.notes)
 
     def with_defaults(self, defaults: Mapping[str, object]) -> Settings:
         """Return a copy in which keys that were not given have the values of `defaults`, checked, and count as given.
 
         The notes of the copy are those about `defaults`. Raises UserError with all problems.
         """
-        draft = draft_of(defaults)
-        raise_problems("Settings that cannot be:", draft.problems)
+        draft = _valid_draft(defaults)
         new = {key: value for key, value in draft.values.items() if key not in self.given}
         return Settings({**self._values, **new}, self.given | new.keys(), draft.notes)
 
+    def given_values(self, without: Collection[str] = ()) -> dict[str, object]:
+        """Return the settings that the user gave, except those `without`, as `as_dict`."""
+        return {key: value for key, value in self.as_dict().items() if key in self.given and key not in without}
+
     def as_dict(self) -> dict[str, object]:
-        """Key -> plain value (tuples as lists), in the order of cfg/default.yaml."""
+        """Return all settings, tuples as lists, in the order of cfg/default.yaml."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in self._values.items()}
 
 
@@ -180,12 +188,6 @@ def load_settings(overrides: Mapping[str, object]) -> Settings:
 
     `cfg` itself is None in the result; the keys of its file are among `given`. Raises one UserError with all problems.
     """
-    draft = draft_of(overrides)
-    raise_problems("Settings that cannot be:", draft.problems)
+    draft = _valid_draft(overrides)
     defaults = {key: row["default"] for key, row in live().items()}
     return Settings({**defaults, **draft.values}, draft.values, draft.notes)
-
-
-def given(settings: Settings) -> dict[str, object]:
-    """The settings the user gave, as plain values."""
-    return {key: value for key, value in settings.as_dict().items() if key in settings.given}

@@ -9,7 +9,7 @@ import torch
 
 from ..config.errors import UserError
 from ..config.notes import print_note
-from ..config.settings import Settings, given, load_settings
+from ..config.settings import Settings, load_settings
 from ..config.table import keys_with, live
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
@@ -94,7 +94,7 @@ def resumed_settings(checkpoint: Checkpoint, settings: Settings) -> Settings:
     Raises UserError for changes of settings that may not change (`changed_settings`).
     """
     recorded = _recorded(checkpoint)
-    typed = {key: value for key, value in given(settings).items() if key not in ADDRESS}
+    typed = settings.given_values(without=ADDRESS)
     changed = changed_settings(typed, recorded, "run")
     # a setting that nobody gave stays not given: workers and amp then follow the machine, and the value is the default
     given_before = checkpoint.training.get("given", recorded)
