@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 
+import bitfalcon_plugin.models.summary as module
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
@@ -68,11 +69,11 @@ def test_shipped_models_run_and_have_a_summary(path, scale):
         assert raw["scores"].shape == (batch, model.nc, cells)
         assert prediction.shape == (batch, 4 + model.nc, cells)
         assert prediction.isfinite().all() and (prediction[:, 4:] >= 0).all() and (prediction[:, 4:] <= 1).all()
-    found = summary(model, 64)
-    assert [row[0] for row in found.rows] == list(range(len(model.graph.rows)))
-    assert sum(row[3] for row in found.rows) == found.parameters == sum(p.numel() for p in model.parameters())
-    assert found.gradients == found.parameters - model.reg_max  # the bins of the distribution are fixed
-    assert found.gflops > 0
+    sizes = summary(model, 64)
+    assert [row[0] for row in sizes.rows] == list(range(len(model.graph.rows)))
+    assert sum(row[3] for row in sizes.rows) == sizes.parameters == sum(p.numel() for p in model.parameters())
+    assert sizes.gradients == sizes.parameters - model.reg_max  # the bins of the distribution are fixed
+    assert sizes.gflops > 0
 
 
 @pytest.mark.parametrize(("path", "scale"), cases(USERS))
@@ -170,13 +171,13 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
     depth, width, limit = document["scales"][scale]
     widths: list[int] = []
     total, legacy = 0, True
-    for source, n, module, args in document["backbone"] + document["head"]:
+    for source, n, name, args in document["backbone"] + document["head"]:
         listed = [widths[f] if widths else 3 for f in (source if isinstance(source, list) else [source])]
         a = listed[0]
         n = max(round(n * depth), 1) if n > 1 else n  # Python rounds a half to even, as it should
         b = math.ceil(min(args[0], limit) * width / 8) * 8 if isinstance(args[0], int) else 0
-        legacy = legacy and module not in ("C3k2", "A2C2f")
-        match module:
+        legacy = legacy and name not in ("C3k2", "A2C2f")
+        match name:
             case "Conv":
                 total += conv(a, b, args[1], args[4] if len(args) > 4 else 1)
             case "C2f":
@@ -198,7 +199,7 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
             case "nn.Upsample":
                 b = a
             case _:
-                raise AssertionError(module)
+                raise AssertionError(name)
         widths.append(b)
     return total
 
@@ -241,12 +242,13 @@ PUBLISHED = {
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_sizes_are_the_published_ones(name):
+def test_sizes_are_the_published_ones(name, monkeypatch):
     sizes, gflops = PUBLISHED[name]
     model = shapes_only(Path(f"{name}.yaml"), "", nc=80)
-    before = summary(model, 640 if gflops else 64)
-    after = summary(copy.deepcopy(model).fuse(), 64)
-    found = (before.layers, before.parameters, after.layers, after.parameters)
-    assert [one for one, other in zip(found, sizes) if other] == [other for other in sizes if other]
-    assert gflops is None or round(before.gflops, 1) == gflops
+    if gflops is not None:
+        assert round(summary(model, 640).gflops, 1) == gflops
+    monkeypatch.setattr(module, "_flops", lambda *_: 0)  # counting operations takes longer than all the rest
+    before, after = summary(model), summary(copy.deepcopy(model).fuse())
+    counts = (before.layers, before.parameters, after.layers, after.parameters)
+    assert [count for count, size in zip(counts, sizes) if size] == [size for size in sizes if size]
     assert before.gradients == before.parameters - 16
