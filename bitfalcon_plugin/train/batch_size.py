@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from statistics import linear_regression, mean
 
 import torch
 
@@ -14,8 +15,8 @@ from ..models.detector import Detector
 from ..ops.instances import Instances
 from ..tasks import task_of
 
-SHARE = 0.6  # of the GPU's memory, where batch=-1 asks for what fits
-TRIED = (1, 2, 4, 8, 16, 32, 64)
+FRACTION = 0.6  # of the GPU's memory, filled with batch=-1
+TRIAL_BATCHES = (1, 2, 4, 8, 16, 32, 64)
 BOXES = 20  # ground truths an image, a crowded scene
 
 
@@ -32,40 +33,39 @@ def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
         )
     if len(peaks) == 1:
         return peaks[0][0]
-    count = len(peaks)
-    mean_x, mean_y = sum(x for x, _ in peaks) / count, sum(y for _, y in peaks) / count
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in peaks) / sum((x - mean_x) ** 2 for x, _ in peaks)
+    batches, sizes = zip(*peaks)
+    mean_x, mean_y, slope = mean(batches), mean(sizes), linear_regression(batches, sizes).slope
     if slope <= 0:
         return peaks[-1][0]
     estimate = int((limit - mean_y) / slope + mean_x)
-    too_large = min((batch for batch, peak in peaks if peak > limit), default=None)
-    if too_large is not None:
-        estimate = min(estimate, too_large - 1)
+    too_large = [batch for batch, peak in peaks if peak > limit]
+    if too_large:
+        estimate = min(estimate, too_large[0] - 1)
     return max(estimate, max(batch for batch, peak in peaks if peak <= limit))
 
 
 def search_batch(model: Detector, batch: float, imgsz: int, device: torch.device, precision: torch.dtype | None) -> int:
-    """Find a batch size for training `model` at imgsz; batch: -1, or the share of the GPU's memory to fill.
+    """Find a batch size for training `model` at imgsz; batch: -1, or the fraction of the GPU's memory to fill.
 
     On other devices than CUDA it is USUAL_BATCH, with a note. Raises UserError where one image does not fit.
     """
     if device.type != "cuda":
         print_note(f"batch={batch:g} looks for what fits a GPU's memory; using {USUAL_BATCH} on {device.type}.")
         return USUAL_BATCH
-    share = SHARE if batch < 0 else batch
+    fraction = FRACTION if batch < 0 else batch
     total = torch.cuda.get_device_properties(device).total_memory
     free = total - torch.cuda.memory_reserved(device)
     peaks: list[tuple[int, float]] = []
-    for tried in TRIED:
+    for tried in TRIAL_BATCHES:
         try:
             peaks.append((tried, float(_peak(model, tried, imgsz, device, precision))))
         except torch.cuda.OutOfMemoryError:
             peaks.append((tried, float(free) + 1))
-        if peaks[-1][1] > share * total:
+        if peaks[-1][1] > fraction * total:
             break
-    images = fitting_batch(peaks, share * total)
+    images = fitting_batch(peaks, fraction * total)
     gib = total / 2**30
-    print(f"batch={batch:g}: {images} images are estimated to fill {share:.0%} of {gib:.1f} GiB at {imgsz} px")
+    print(f"batch={batch:g}: {images} images are estimated to fill {fraction:.0%} of {gib:.1f} GiB at {imgsz} px")
     return images
 
 

@@ -36,7 +36,7 @@ except ImportError:  # Windows
     resource = None
 
 REPAIR = "Look at the images named above, give a lower lr0 with an optimizer= of your choice, or amp=False."
-OBSERVED = 0.8  # share of the epochs in which scales of quantised activations follow the batches
+OBSERVED = 0.8  # fraction of the epochs in which scales of quantised activations follow the batches
 CLIP = 10.0  # largest global norm of a step's gradient
 
 
@@ -155,9 +155,8 @@ def _step(trainer: Trainer) -> None:
 
 def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     """Validate the averaged weights."""
-    settings, events, world = trainer.args, trainer.run.events, trainer.run.world
-    world.broadcast_buffers(trainer.ema.model)  # rank 0 writes the files, so its statistics count
-    model = trainer.ema.model
+    settings, events, world, model = trainer.args, trainer.run.events, trainer.run.world, trainer.ema.model
+    world.broadcast_buffers(model)  # rank 0 writes the files, so its statistics count
     validator = trainer.validator = Validator(settings, trainer.save_dir, trainer.val_loader, trainer.device, model)
 
     def notify(event: str) -> None:

@@ -98,8 +98,8 @@ def resumed_settings(checkpoint: Checkpoint, settings: Settings) -> Settings:
     changed = changed_settings(typed, recorded, "run")
     # a setting that nobody gave stays not given: workers and amp then follow the machine, and the value is the default
     given_before = checkpoint.training.get("given", recorded)
-    kept = {key: value for key, value in recorded.items() if key in given_before or value != _default(key)}
-    return load_settings({**kept, **changed, "mode": "train", "resume": True})
+    unchanged = {key: value for key, value in recorded.items() if key in given_before or value != _default(key)}
+    return load_settings({**unchanged, **changed, "mode": "train", "resume": True})
 
 
 def changed_settings(typed: Mapping[str, object], recorded: Mapping[str, object], kind: str) -> dict[str, object]:

@@ -121,7 +121,7 @@ def _new_run(
 
 
 def _counted_batch(settings: Settings, model: Detector, device: torch.device, world: World) -> Settings:
-    """The settings with batch= as a number of images, which is searched for where it is -1 or a share of the memory."""
+    """The settings with batch= as a number of images, searched for where it is -1 or a fraction of the memory."""
     check_batch(settings.batch, world.size)
     if settings.batch >= 1:
         return settings.replace(batch=int(settings.batch))

@@ -22,6 +22,8 @@ from .initial_model import InitialModel
 from .optim import Ema, OptimizerPlan, Schedule
 from .records import Records
 
+PRESENT = ("params", "weight_decay", "decay")  # what a group of the optimizer does not take from a checkpoint
+
 
 @dataclass
 class Run:
@@ -173,15 +175,14 @@ class Trainer:
         return [names[parameter] for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _restore_optimizer(self, state: Mapping[str, object]) -> None:
-        # Moments go by name, because freeze= may have changed. Decays are those of the present batch size.
-        own, saved = self.optimizer.state_dict(), state["optimizer"]
+        """Restore the optimizer, with its moments by the names of parameters, because freeze= may have changed."""
+        saved = state["optimizer"]
         if "names" in state:
             moments = {name: saved["state"].get(index) for index, name in enumerate(state["names"])}
-            kept = {index: moments[name] for index, name in enumerate(self._parameter_names()) if moments.get(name)}
-            old = {group["kind"]: group for group in saved["param_groups"]}
-            groups = [
-                {**old.get(group["kind"], group), **{key: group[key] for key in ("params", "weight_decay", "decay")}}
-                for group in own["param_groups"]
-            ]
-            saved = {"state": kept, "param_groups": groups}
+            by_index = {index: moments[name] for index, name in enumerate(self._parameter_names()) if moments.get(name)}
+            groups = {group["kind"]: group for group in saved["param_groups"]}
+            present = self.optimizer.state_dict()["param_groups"]
+            for group in present:  # decays are those of the present batch size
+                group |= {**groups.get(group["kind"], group), **{key: group[key] for key in PRESENT}}
+            saved = {"state": by_index, "param_groups": present}
         self.optimizer.load_state_dict(saved)
