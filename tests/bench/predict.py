@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
+from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.predict.pipeline import _input, predict
 from bitfalcon_plugin.predict.reader import read_pictures
 from bitfalcon_plugin.predict.sources import list_sources
-from bitfalcon_plugin.yolo import YOLO
 
 
 def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: int = 3) -> None:
@@ -32,7 +32,7 @@ def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: i
     target 90 %. With OMP_NUM_THREADS=1 also processor time, which a busy machine does not change: what is outside the
     forward pass as if nothing overlapped, reading threads included.
     """
-    model = YOLO(weights)._prepared(load_settings({}))
+    model = prepare_for_inference(open_checkpoint(weights).model(), torch.device("cpu"))
     items = list_sources(folder)
     pictures = list(read_pictures(items[:batch], lambda size: size))
     for size in (1, batch):
