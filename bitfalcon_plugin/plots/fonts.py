@@ -63,9 +63,9 @@ def _font_for(letters: str, first: str | None) -> str | None:
         return first
     if letters.isascii() and letters.isprintable() or _has_all("", letters):
         return ""
-    wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in letters)
-    named = (*(IDEOGRAPHS if wide else WIDER), *(WIDER if wide else IDEOGRAPHS))
-    return next((name for name in (*named, *_system_fonts()) if _has_all(name, letters)), None)
+    is_wide = any(unicodedata.east_asian_width(letter) in "WF" for letter in letters)
+    names = (*IDEOGRAPHS, *WIDER) if is_wide else (*WIDER, *IDEOGRAPHS)
+    return next((name for name in (*names, *_system_fonts()) if _has_all(name, letters)), None)
 
 
 @lru_cache(1)
@@ -80,13 +80,13 @@ def _system_fonts() -> tuple[str, ...]:
         for path in sorted(folder.rglob("*"))
         if path.suffix.lower() in (".ttf", ".otf", ".ttc")
     }
-    special = ("bold", "italic", "oblique", "black", "thin", "light", "mono", "serif")
-    return tuple(sorted(files, key=lambda path: sum(word in files[path] for word in special)))
+    unusual = ("bold", "italic", "oblique", "black", "thin", "light", "mono", "serif")
+    return tuple(sorted(files, key=lambda path: sum(word in files[path] for word in unusual)))
 
 
 @lru_cache(256)
 def _font(name: str, size: int) -> ImageFont.ImageFont | None:
-    # name: the file of a font of the system, or "" for Pillow's own; None where there is no such font
+    """Return the font of a file or of a name that the system knows; "" is Pillow's own. None where it is missing."""
     if not name:
         return ImageFont.load_default(size)
     try:
@@ -96,12 +96,13 @@ def _font(name: str, size: int) -> ImageFont.ImageFont | None:
 
 
 def _has_all(name: str, letters: str) -> bool:
+    """Whether a font exists and has all the letters."""
     return _font(name, 16) is not None and all(_has(name, letter) for letter in letters)
 
 
 @lru_cache(4096)
 def _has(name: str, letter: str) -> bool:
-    # A letter that a font lacks is drawn as the same sign as a code point that is never a letter.
+    """Whether a font has a letter: if not, it draws the same sign as for a code point that is never a letter."""
     font = _font(name, 16)
     try:
         sign, missing = font.getmask(letter), font.getmask("\uffff")

@@ -24,7 +24,7 @@ LAYOUTS = {"nchw": torch.contiguous_format, "nhwc": torch.channels_last}
 
 
 def milliseconds(function: Callable[[], object], device: torch.device, rounds: int = 15) -> float:
-    """The fastest of some rounds; others may share the machine."""
+    """Return the fastest of some rounds; others may share the machine."""
     best = float("inf")
     for _ in range(rounds):
         start = time.perf_counter()

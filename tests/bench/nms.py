@@ -48,7 +48,7 @@ def scene(kind: str, anchors: int, classes: int, seed: int = 0) -> torch.Tensor:
 
 
 def milliseconds(prediction: torch.Tensor, rounds: int, **options) -> tuple[float, int]:
-    """The fastest of some rounds (others may share the machine), and the number of detections."""
+    """Return the fastest of some rounds (others may share the machine), and the number of detections."""
     best, count = float("inf"), 0
     with torch.inference_mode():
         for _ in range(rounds):

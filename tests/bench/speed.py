@@ -79,7 +79,7 @@ def compare(model: Detector, images: Tensor, rounds: int, compile: bool) -> None
                 if turn >= 3:
                     spent[name].append(clock() - start)
         for name, run in runs.items():
-            ratios = sorted(one / other for one, other in zip(spent["plain"], spent[name]))
+            ratios = sorted(plain / own for plain, own in zip(spent["plain"], spent[name]))
             difference = (model.decode(run()) - expected).abs()
             print(
                 f"  {name:<24} {statistics.median(spent[name]) * 1e3:7.1f} ms (fastest {min(spent[name]) * 1e3:.1f}), "

@@ -89,8 +89,8 @@ def slow_imports(arguments: list[str], folder: str, count: int) -> list[tuple[fl
 def compare(spent: dict[str, list[Seconds]], name: str, base: str) -> str:
     """Return one line: what `name` takes more than `base`, by the medians of the rounds."""
     pairs = list(zip(spent[name], spent[base], strict=True))
-    wall, processors = (statistics.median(one[kind] - other[kind] for one, other in pairs) for kind in (0, 1))
-    ratio = statistics.median(one[0] / other[0] for one, other in pairs)
+    wall, processors = (statistics.median(own[kind] - other[kind] for own, other in pairs) for kind in (0, 1))
+    ratio = statistics.median(own[0] / other[0] for own, other in pairs)
     return f"{name} minus {base}: {wall:+.3f} s wall, {processors:+.3f} s of processors ({ratio:.2f} times as long)"
 
 

@@ -48,20 +48,25 @@ def quick(monkeypatch):
     """Few rounds, and trials that start no process."""
     monkeypatch.setattr(bench, "ROUNDS", 3)
     monkeypatch.setattr(bench, "WARMUP", 0)
-    monkeypatch.setattr(bench, "run_trial", lambda one, shape, device: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
+    monkeypatch.setattr(bench, "run_trial", lambda candidate, shape, device: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
 
 
 def test_the_reference_runs_first_and_format_restricts_the_rest():
-    names = [one.name for one in list_candidates(settings(), CPU)]
+    names = [candidate.name for candidate in list_candidates(settings(), CPU)]
     assert (
         names[0] == REFERENCE
         and names[-1].startswith("compile")
         and {"onnx", "torchscript", "openvino int8", "pt2 16 bits"} <= set(names)
     )
     assert not [name for name in names if "fp16" in name] and len(names) == len(set(names))
-    assert "torch fp16 channels_last" in [one.name for one in list_candidates(settings(), torch.device("cuda"))]
-    assert {one.family for one in list_candidates(settings(format="[onnx, Torch]"), CPU)} == {"torch", "onnx"}
-    assert [one.name for one in list_candidates(settings(format="compile"), CPU)][0] == REFERENCE
+    assert "torch fp16 channels_last" in [
+        candidate.name for candidate in list_candidates(settings(), torch.device("cuda"))
+    ]
+    assert {candidate.family for candidate in list_candidates(settings(format="[onnx, Torch]"), CPU)} == {
+        "torch",
+        "onnx",
+    }
+    assert [candidate.name for candidate in list_candidates(settings(format="compile"), CPU)][0] == REFERENCE
     with pytest.raises(UserError, match="benchmark knows torch, compile, onnx.*Did you mean 'torch'"):
         list_candidates(settings(format="trch"), CPU)
     with pytest.raises(UserError, match="not written here"):
@@ -118,11 +123,11 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
 def test_a_candidate_that_fails_is_a_record_with_the_reason_and_not_the_end(weights, quick, monkeypatch, capsys):
     original = bench.open_candidate
 
-    def opened(one, device):
-        if one.precision == "bfloat16":
+    def opened(candidate, device):
+        if candidate.precision == "bfloat16":
             raise RuntimeError("no kernel\nfor this")
-        engine = original(one, device)
-        if one.name == "torchscript":
+        engine = original(candidate, device)
+        if candidate.name == "torchscript":
             engine._run = lambda images, calls=[]: (
                 calls.append(1) or (1 / 0 if len(calls) > 1 else torch.zeros(1, 7, 5))
             )
@@ -133,7 +138,9 @@ def test_a_candidate_that_fails_is_a_record_with_the_reason_and_not_the_end(weig
     monkeypatch.setattr(
         bench,
         "run_trial",
-        lambda one, shape, device: slow if one.name == "torchscript 16 bits" else Trial(1.0, 0.5, 0.25, 0.1, 1),
+        lambda candidate, shape, device: (
+            slow if candidate.name == "torchscript 16 bits" else Trial(1.0, 0.5, 0.25, 0.1, 1)
+        ),
     )
     assert (
         main(["benchmark", "model=best.pt", "imgsz=64", "format=torch,torchscript", "plots=False", "device=cpu"]) == 0
@@ -158,9 +165,9 @@ def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monke
     monkeypatch.setattr(candidates, "run_export", lambda model, settings, source: made.append(settings))
 
     def path(origin=weights, options=(), imgsz=64, batch=1) -> str:
-        one = Candidate("x", "torchscript", "float32", options=options)
+        candidate = Candidate("x", "torchscript", "float32", options=options)
         return candidates.with_file(
-            one, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch)
+            candidate, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch)
         ).path
 
     assert path() == str(beside) and not made
@@ -218,18 +225,18 @@ def test_the_reason_of_a_failure_comes_out_of_the_process(fork):
 
 
 def test_a_trial_that_takes_too_long_is_ended(monkeypatch):
-    one = Candidate("x", "torch", "float32", "best.pt", "fp32 NCHW")
+    candidate = Candidate("x", "torch", "float32", "best.pt", "fp32 NCHW")
     monkeypatch.setattr(trials, "TIMEOUT", 0.05)
     with pytest.raises(UserError, match="not ready after"):
-        run_trial(one, (1, 3, 64, 64), CPU)
+        run_trial(candidate, (1, 3, 64, 64), CPU)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows does not fork")
 def test_a_trial_that_dies_is_told(fork, monkeypatch):
-    one = Candidate("x", "torch", "float32", "best.pt", "fp32 NCHW")
+    candidate = Candidate("x", "torch", "float32", "best.pt", "fp32 NCHW")
     monkeypatch.setattr(trials, "_child", os.abort)  # an argument too many: the process ends before it says anything
     with pytest.raises(UserError, match="ended with code 1"):
-        run_trial(one, (1, 3, 64, 64), CPU)
+        run_trial(candidate, (1, 3, 64, 64), CPU)
 
 
 def rows() -> tuple[EngineRecord, ...]:

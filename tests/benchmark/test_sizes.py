@@ -60,8 +60,8 @@ def weights(folder: str, scale: str) -> dict[str, torch.Tensor]:
     return torch.load(Path(folder, scale, "weights/best.pt"))["state"]
 
 
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 def attempt(folder: str, tokens: list[str]) -> None:
@@ -117,9 +117,9 @@ def test_killed_in_each_size_it_goes_on_to_the_same_table(tmp_path_factory):
     end = start("sizes", "resume=runs/cut")
     end.join()
     assert end.exitcode == 0
-    one, two = record(folder / "runs/whole"), record(cut)
-    assert [lasting(row) for row in one["rows"]] == [lasting(row) for row in two["rows"]]
-    assert one["settings"] == two["settings"] and all(row["latency"]["count"] for row in two["rows"])
+    whole, resumed = record(folder / "runs/whole"), record(cut)
+    assert [lasting(row) for row in whole["rows"]] == [lasting(row) for row in resumed["rows"]]
+    assert whole["settings"] == resumed["settings"] and all(row["latency"]["count"] for row in resumed["rows"])
     for scale in ("n", "s"):
         assert same(weights(folder / "runs/whole", scale), weights(cut, scale))
 

@@ -65,8 +65,8 @@ def test_quartiles_are_numpy_s():
     import numpy as np
 
     values = (5.0, 1.0, 4.0, 2.0, 9.0, 3.5, 8.0)
-    one = Timing(values)
-    assert (one.low, one.median, one.high) == pytest.approx(tuple(np.quantile(values, (0.25, 0.5, 0.75))))
+    timed = Timing(values)
+    assert (timed.low, timed.median, timed.high) == pytest.approx(tuple(np.quantile(values, (0.25, 0.5, 0.75))))
     single = Timing((3.0,))
     assert (single.low, single.median, single.high) == (3.0, 3.0, 3.0)
 
@@ -78,8 +78,8 @@ def test_how_many_times_faster_is_told_round_by_round():
 
 
 def test_a_timing_survives_json_and_a_damaged_one_is_refused():
-    one = Timing((1.25, 3.5, 2.0))
-    assert Timing.from_dict(json.loads(json.dumps(one.as_dict()))) == one
+    timed = Timing((1.25, 3.5, 2.0))
+    assert Timing.from_dict(json.loads(json.dumps(timed.as_dict()))) == timed
     for bad in (
         None,
         {},
