@@ -66,8 +66,8 @@ def test_each_verb_calls_its_function(line: str, verb: str, monkeypatch: pytest.
     recorder = Recorder().install(monkeypatch)
     assert cli.main(line.split()) == 0
     assert recorder.calls == [(verb, load_settings({"epochs": 3, **({"mode": verb} if verb in line else {})}))]
-    told = capsys.readouterr()
-    assert told.out == "" and told.err == ("" if verb in line else "note: no verb is given: mode=train.\n")
+    output = capsys.readouterr()
+    assert output.out == "" and output.err == ("" if verb in line else "note: no verb is given: mode=train.\n")
 
 
 def test_a_settings_file_may_carry_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,19 +109,21 @@ def test_notes_are_printed_once_before_the_run(monkeypatch: pytest.MonkeyPatch, 
 def test_errors_are_one_message_and_a_code(error, code: int, start: str, monkeypatch, capsys) -> None:
     Recorder(error).install(monkeypatch)
     assert cli.main(["train"]) == code
-    told = capsys.readouterr().err
-    assert told.startswith(start) and told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith(start) and output.count("\n") == 1
     assert cli.main(["train", "--debug"]) == code
-    told = capsys.readouterr().err
-    assert "Traceback (most recent call last)" in told and start in told
+    output = capsys.readouterr().err
+    assert "Traceback (most recent call last)" in output and start in output
 
 
 def test_a_wrong_setting_runs_nothing(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     recorder = Recorder().install(monkeypatch)
     assert cli.main("task=train epcohs=1 imgsz=huge".split()) == 2
-    told = capsys.readouterr()
-    assert recorder.calls == [] and told.out == "" and told.err.startswith("error: ")
-    assert "Nearest: epochs=100" in told.err and "imgsz=huge: expected" in told.err and "Traceback" not in told.err
+    output = capsys.readouterr()
+    assert recorder.calls == [] and output.out == "" and output.err.startswith("error: ")
+    assert (
+        "Nearest: epochs=100" in output.err and "imgsz=huge: expected" in output.err and "Traceback" not in output.err
+    )
 
 
 def test_cfg_and_copy_cfg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -142,7 +144,7 @@ def test_cfg_as_a_table(word: str, capsys) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 1])
-def test_what_a_verb_finds_may_be_the_exit_code(code: int, monkeypatch) -> None:
+def test_the_verdict_of_a_verb_may_be_the_exit_code(code: int, monkeypatch) -> None:
     monkeypatch.setitem(cli.VERBS, "doctor", lambda settings: SimpleNamespace(exit_code=code))
     assert cli.main(["doctor", "data=x.yaml"]) == code
 
@@ -167,8 +169,8 @@ def test_checks_compares_versions(torch: str | None, code: int, expected: str, m
     monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2.6", "pyyaml>=6", 'pytest>=99; extra == "test"'])
     monkeypatch.setattr(metadata, "version", version)
     assert cli.main(["checks"]) == code
-    told = capsys.readouterr().out
-    assert expected in told and "6.0.1 (ok: >=6)" in told and "pytest" not in told
+    output = capsys.readouterr().out
+    assert expected in output and "6.0.1 (ok: >=6)" in output and "pytest" not in output
 
 
 def python(*args: str, **options) -> subprocess.CompletedProcess[str]:

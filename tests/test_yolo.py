@@ -34,7 +34,7 @@ def test_attributes_of_a_graph_and_of_a_checkpoint(place):
     assert yolo.ckpt["model"] is yolo.model and yolo.ckpt["train_args"]["lr0"] == 0.1
 
 
-def test_a_bare_name_is_the_checkpoint_where_there_is_one(place):
+def test_a_bare_name_is_the_checkpoint_of_that_name(place):
     save_weights(place, "small.pt")
     assert YOLO("small").ckpt_path == "small.pt" and YOLO("yolov12n").ckpt_path is None
 

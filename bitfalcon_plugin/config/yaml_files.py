@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
 import yaml
 
@@ -25,13 +24,11 @@ MAX_BYTES = 1 << 20  # a model YAML has a few kB
 MAX_VALUES = 100_000  # in a YAML whose aliases are written out
 
 # (shipped graph, family) -> the shipped graph of that family; rows 1 and 3 differ (spec/families.md section 1).
-SHIPPED_VARIANTS: Mapping[tuple[str, str], str] = MappingProxyType(
-    {
-        ("yolov12", "turbo"): "yolov12-turbo",
-        ("yolov12", "turbo-all-residual"): "yolov12-turbo",
-        ("yolov12-turbo", "v1"): "yolov12",
-    }
-)
+SHIPPED_VARIANTS = {
+    ("yolov12", "turbo"): "yolov12-turbo",
+    ("yolov12", "turbo-all-residual"): "yolov12-turbo",
+    ("yolov12-turbo", "v1"): "yolov12",
+}
 
 
 @dataclass(frozen=True)

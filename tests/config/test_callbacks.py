@@ -59,7 +59,7 @@ def test_events_come_in_their_order_with_the_trainer_or_the_validator(place):
     assert validators[-1].metrics is yolo.metrics
 
 
-def test_what_callbacks_read_and_may_set(place):
+def test_callbacks_read_and_set_attributes(place):
     yolo, rows = YOLO("small.yaml"), []
 
     def look(trainer):
@@ -111,12 +111,12 @@ def test_a_callback_that_raises_ends_the_run_with_its_error(place):
         yolo.train(**COMMON)
 
 
-def test_effective_settings_are_said_and_saved(place, capsys):
+def test_effective_settings_are_printed_and_saved(place, capsys):
     yolo = YOLO("small.yaml")
     yolo.train(**COMMON, freeze=2, mixup=0.25, cos_lr=True, close_mosaic=1)
     out = capsys.readouterr().out
-    found = yaml.safe_load(Path("runs/detect/train/effective.yaml").read_text())
-    groups = found["optimizer"]["groups"]
+    effective = yaml.safe_load(Path("runs/detect/train/effective.yaml").read_text())
+    groups = effective["optimizer"]["groups"]
     assert (
         set(groups) == {"bias", "weight", "norm"}
         and groups["norm"]["weight_decay"] == 0 < groups["weight"]["weight_decay"]
@@ -125,11 +125,14 @@ def test_effective_settings_are_said_and_saved(place, capsys):
     frozen = (
         sum(p.numel() for row in yolo.trainer.model.model[:2] for p in row.parameters()) + 16
     )  # and the DFL's expectation
-    assert trained == found["parameters"] - frozen
-    assert found["optimizer"]["name"] == "AdamW" and found["schedule"]["shape"] == "cosine"
-    assert found["schedule"]["warmup_iterations"] == 3 and found["schedule"]["accumulate"] == 1
-    assert found["augmentation"]["chances"]["mixup"] == 0.25 and found["augmentation"]["without_mixing_from_epoch"] == 2
-    assert found["weights"] == "fresh" and found["precision"] == "float32" and "model.0" in found["frozen"]
+    assert trained == effective["parameters"] - frozen
+    assert effective["optimizer"]["name"] == "AdamW" and effective["schedule"]["shape"] == "cosine"
+    assert effective["schedule"]["warmup_iterations"] == 3 and effective["schedule"]["accumulate"] == 1
+    assert (
+        effective["augmentation"]["chances"]["mixup"] == 0.25
+        and effective["augmentation"]["without_mixing_from_epoch"] == 2
+    )
+    assert effective["weights"] == "fresh" and effective["precision"] == "float32" and "model.0" in effective["frozen"]
     for words in ("mixup 0.25", "Groups: ", "decay 0.0005", "3 warm-up iterations", "cosine", "Frozen: model.0"):
         assert words in out
     assert yolo.trainer.ema.updates == 6

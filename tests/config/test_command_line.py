@@ -102,7 +102,7 @@ def test_tolerated_mistakes_are_noted(tokens: list[str], expected: str) -> None:
 
 
 @pytest.mark.parametrize("line", ["--debug", "train epochs=3", "epochs=3 epochs=3", "scale=l scale=0.5"])
-def test_nothing_is_said_of_ordinary_read(line: str) -> None:
+def test_ordinary_tokens_have_no_notes(line: str) -> None:
     notes: list[str] = []
     parse_tokens(line.split(), notes)
     assert notes == []

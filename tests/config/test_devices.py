@@ -106,7 +106,7 @@ def test_nothing_named_and_no_gpu_is_the_cpu(machine, given) -> None:
         ("²", ["'²' is not here"]),
     ],
 )
-def test_what_cannot_be_is_told_with_what_is_there(given, words) -> None:
+def test_wrong_devices_are_reported_with_the_available_ones(given, words) -> None:
     with pytest.raises(UserError) as error:
         select_devices(given)
     assert all(word in str(error.value) for word in (f"device={given!r}", *words))
@@ -122,11 +122,11 @@ def test_no_gpu_where_one_is_named(machine, given) -> None:
 @pytest.mark.parametrize("given", [None, "cuda", "0,1,2,3", (0, 1, 2, 3)])
 def test_processes_of_torchrun_take_one_each(monkeypatch, given) -> None:
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
-    found = []
+    devices = []
     for local in range(4):
         monkeypatch.setenv("LOCAL_RANK", str(local))
-        found += select_devices(given)
-    assert found == gpus(0, 1, 2, 3)
+        devices += select_devices(given)
+    assert devices == gpus(0, 1, 2, 3)
 
 
 def test_processes_of_torchrun_share_the_cpu(machine, monkeypatch) -> None:
@@ -157,5 +157,5 @@ def test_processes_and_devices_must_be_equally_many(monkeypatch, given, local, p
 
 @pytest.mark.parametrize("given, text", [("3,0", "3,0"), ("-1,-1", "2,0"), ("cpu", "cpu"), (None, "0")])
 def test_device_text_for_another_process(given, text) -> None:
-    found = select_devices(given)
-    assert device_text(found) == text and select_devices(text) == found
+    devices = select_devices(given)
+    assert device_text(devices) == text and select_devices(text) == devices

@@ -1,4 +1,4 @@
-"""cfg/hyp: the recipes of the YOLOv12 authors are found by name, checked like a user's file, and give way to what is typed."""
+"""cfg/hyp: the YOLOv12 authors' recipes are found by name, checked like a user's file, and overridden by typed keys."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ PUBLISHED = {
 SHARED = {"epochs": 600, "batch": 256, "imgsz": 640, "mosaic": 1.0}
 
 
-def test_there_is_one_for_every_size():
+def test_every_size_has_a_recipe():
     assert {path.stem for path in (cfg_dir() / "hyp").iterdir()} == {f"yolov12-{letter}" for letter in PUBLISHED}
 
 
 @pytest.mark.parametrize("letter", PUBLISHED)
-def test_it_holds_what_was_published_and_nothing_else(letter):
+def test_a_recipe_holds_the_published_settings_only(letter):
     content = yaml.safe_load((cfg_dir() / "hyp" / f"yolov12-{letter}.yaml").read_text())
     assert content == {**SHARED, **PUBLISHED[letter]}
 
@@ -48,7 +48,7 @@ def test_by_path(tmp_path):
     assert load_settings({"cfg": cfg_dir() / "hyp/yolov12-m.yaml"}).epochs == 600
 
 
-def test_keys_given_beside_it_win_and_that_is_said():
+def test_given_keys_win_and_are_noted():
     settings = load_settings({"cfg": "yolov12-n", "epochs": 3, "scale": "n", "batch": 8})
     assert (settings.epochs, settings.batch, settings.scale, settings.model_scale) == (3, 8, 0.5, "n")
     assert settings.notes[0] == (
@@ -69,7 +69,7 @@ def test_a_file_of_that_name_comes_first(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "message"),
     [
         ("yolov12-q", "Did you mean 'yolov12-"),
         ("yolov12n.yaml", "Did you mean 'yolov12-n'?"),
@@ -77,9 +77,9 @@ def test_a_file_of_that_name_comes_first(monkeypatch, tmp_path):
         ("nowhere/yolov12-n.yaml", "there is no such file"),
     ],
 )
-def test_an_unknown_name_lists_the_known_ones(typed, told):
+def test_an_unknown_name_lists_the_known_ones(typed, message):
     with pytest.raises(MissingFileError) as error:
         find_settings(typed)
-    assert told in str(error.value) and "yolov12-l, yolov12-m, yolov12-n, yolov12-s, yolov12-x" in str(error.value)
+    assert message in str(error.value) and "yolov12-l, yolov12-m, yolov12-n, yolov12-s, yolov12-x" in str(error.value)
     with pytest.raises(UserError, match=f"cfg={typed}: there is no such file"):
         load_settings({"cfg": typed})

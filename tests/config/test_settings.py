@@ -16,7 +16,7 @@ from bitfalcon_plugin.config.table import live, table
 from tests.helpers.problems import problems
 
 
-def test_all_problems_are_told_at_once_with_the_nearest_names() -> None:
+def test_all_problems_are_reported_at_once_with_the_nearest_names() -> None:
     text = problems(epcohs=1, imgsz="big", lr0=2, qwxyz=1, split="tset")
     assert text.count("\n  - ") == 5
     assert "epcohs=1: there is no such setting. Nearest: epochs=100" in text
@@ -38,7 +38,7 @@ def test_scale_serves_two() -> None:
     assert load_settings({"scale": "l"}).given == {"model_scale"}
 
 
-def test_old_names_are_translated_and_said() -> None:
+def test_old_names_are_translated_and_noted() -> None:
     settings = load_settings({"boxes": False, "hide_labels": True, "hide_conf": False, "line_thickness": 3})
     assert (settings.show_boxes, settings.show_labels) == (False, False)
     assert (settings.show_conf, settings.line_width) == (True, 3)
@@ -47,7 +47,7 @@ def test_old_names_are_translated_and_said() -> None:
     assert "show_labels=perhaps: expected True or False" in problems(hide_labels="perhaps")
 
 
-def test_keys_without_effect_are_said_once_and_are_no_settings() -> None:
+def test_keys_without_effect_are_noted_once_and_are_no_settings() -> None:
     settings = load_settings(
         {"mask_ratio": 8, "label_smoothing": 0.1, "retina_masks": False, "tracker": "tracktrack.yaml"}
     )
@@ -80,7 +80,7 @@ def test_settings_are_frozen_values() -> None:
     assert "epochs=3" in repr(settings) and "imgsz" not in repr(settings)
 
 
-def test_replace_is_checked_and_keeps_what_was_given() -> None:
+def test_replace_is_checked_and_keeps_the_given_keys() -> None:
     settings = load_settings({"epochs": 3})
     changed = settings.replace(imgsz=320, scale="l")
     assert (changed.imgsz, changed.model_scale, changed.epochs, settings.imgsz) == (320, "l", 3, 640)
@@ -127,5 +127,5 @@ def test_a_settings_file_that_is_wrong(tmp_path: Path, text: str | bytes | None,
     path = tmp_path / "mine.yaml"
     if text is not None:
         path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    told = problems(cfg=str(path), epochs=0)
-    assert "epochs=0: expected" in told and all(part in told for part in expected) and "mine.yaml" in told
+    message = problems(cfg=str(path), epochs=0)
+    assert "epochs=0: expected" in message and all(part in message for part in expected) and "mine.yaml" in message

@@ -201,10 +201,10 @@ def test_the_table_is_whole() -> None:
     assert all(len(cells) == 4 for cells in rows.values())
     assert [key for key in rows if key in table()] == list(table())
     for key, row in table().items():
-        told = rows[key][2]
+        meaning = rows[key][2]
         if "now" in row:
-            assert row["now"] in told
+            assert row["now"] in meaning
             continue
         assert yaml.safe_load(rows[key][1].strip("`")) == row["default"]
-        assert row.get("help", "") in told and row.get("unused", "") in told
-        assert ("no effect" in told) == ("unused" in row) and ("type" not in row or rows[key][3])
+        assert row.get("help", "") in meaning and row.get("unused", "") in meaning
+        assert ("no effect" in meaning) == ("unused" in row) and ("type" not in row or rows[key][3])

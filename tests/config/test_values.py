@@ -68,8 +68,8 @@ from tests.helpers.problems import problems
     ],
 )
 def test_values_that_are_right(key: str, value: object, kept: object) -> None:
-    found = getattr(load_settings({key: value}), key)
-    assert found == kept and type(found) is type(kept)
+    result = getattr(load_settings({key: value}), key)
+    assert result == kept and type(result) is type(kept)
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def test_the_letter_in_a_name(name, letter):
 
 
 @pytest.mark.parametrize(
-    ("typed", "found", "letter"),
+    ("typed", "stem", "letter"),
     [
         ("yolov12.yaml", "yolov12", ""),
         ("yolov12l.yaml", "yolov12", "l"),
@@ -69,9 +69,9 @@ def test_the_letter_in_a_name(name, letter):
         ("bitfalcon-p.yaml", "bitfalcon-p", ""),
     ],
 )
-def test_shipped_models_by_every_name(typed, found, letter):
+def test_shipped_models_by_every_name(typed, stem, letter):
     model = find_model(typed)
-    assert (model.path, model.letter) == ((SHIPPED / f"{found}.yaml").resolve(), letter)
+    assert (model.path, model.letter) == ((SHIPPED / f"{stem}.yaml").resolve(), letter)
     assert model.document["backbone"]
 
 
@@ -90,16 +90,16 @@ def test_the_letter_is_taken_off_the_file_name_and_never_off_a_folder(tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "yolo12.yaml").write_text(MINIMAL)
         for model, letter in ((f"{folder}/yolo12l.yaml", "l"), (tmp_path / folder / "yolo12.yaml", "")):
-            found = find_model(model)
-            assert found.letter == letter and found.path.resolve() == tmp_path / folder / "yolo12.yaml"
+            model_file = find_model(model)
+            assert model_file.letter == letter and model_file.path.resolve() == tmp_path / folder / "yolo12.yaml"
     with pytest.raises(MissingFileError):
         find_model("b5/yolo12.yaml")
 
 
 def test_p6_names(tmp_path):
     (tmp_path / "yolov8-p6.yaml").write_text(MINIMAL)
-    found = find_model("yolov8n6.yaml")
-    assert (found.path, found.letter) == (Path("yolov8-p6.yaml"), "n")
+    model_file = find_model("yolov8n6.yaml")
+    assert (model_file.path, model_file.letter) == (Path("yolov8-p6.yaml"), "n")
     (tmp_path / "yolov8n6.yaml").write_text(MINIMAL)
     assert find_model("yolov8n6.yaml").path == Path("yolov8n6.yaml")
     (tmp_path / "yolo26.yaml").write_text(MINIMAL)  # no P6 name: 26 is its number
@@ -138,7 +138,7 @@ def test_asked_scale_and_name():
 
 
 @pytest.mark.parametrize(
-    ("typed", "told"),
+    ("typed", "parts"),
     [
         ("yolov13.yaml", ["'yolov13.yaml' does not exist", "cfg/models", "Did you mean 'yolov12.yaml'"]),
         ("yolov12nn", ["'yolov12nn.yaml'", "Did you mean 'yolov12.yaml'"]),
@@ -150,10 +150,10 @@ def test_asked_scale_and_name():
         ("", ["does not exist"]),
     ],
 )
-def test_a_missing_model_is_told_with_what_was_tried(typed, told):
+def test_a_missing_model_is_reported_with_the_tried_names(typed, parts):
     with pytest.raises(MissingFileError) as error:
         find_model(typed)
-    for part in told:
+    for part in parts:
         assert part in str(error.value)
 
 
@@ -181,7 +181,7 @@ def refused(tmp_path: Path, content: str | bytes) -> str:
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "message"),
     [
         ("nc: 1\nbackbone:\n  - [-1, 1, Conv\nhead: x", "line 4"),
         ("a: b: c", "line 1, column 5"),
@@ -204,8 +204,8 @@ def refused(tmp_path: Path, content: str | bytes) -> str:
         ("a: " + "9" * 5000, "not YAML"),
     ],
 )
-def test_broken_files_are_told_with_their_line(tmp_path, content, told):
-    assert told in refused(tmp_path, content)
+def test_broken_files_are_reported_with_their_line(tmp_path, content, message):
+    assert message in refused(tmp_path, content)
 
 
 @pytest.mark.parametrize(
@@ -255,13 +255,13 @@ def test_a_byte_order_mark_is_no_matter(tmp_path):
     assert load_yaml(path)["nc"] == 1
 
 
-def test_what_is_no_file_is_told(tmp_path):
+def test_folders_and_missing_files_are_reported(tmp_path):
     for path in (tmp_path, tmp_path / "missing.yaml"):
         with pytest.raises(UserError, match="cannot be read"):
             load_yaml(path)
 
 
-def test_a_malformed_model_is_told_with_file_and_line(tmp_path):
+def test_a_malformed_model_is_reported_with_file_and_line(tmp_path):
     (tmp_path / "mine.yaml").write_text("nc: 1\nbackbone:\n  - [-1, 1, Conv, [8, 3, 2]\n")
     with pytest.raises(UserError, match="'mine.yaml' line 4"):
         build("mine.yaml")
