@@ -16,12 +16,13 @@ from .projective import move_boxes, move_points
 class Instances:
     """n objects. Row i of every field belongs to object i; a field that a task does not have is None.
 
-    boxes (n, 4): xyxy; for oriented boxes the axis-aligned hull. classes (n,): int64. scores (n,): confidences in [0, 1], of
-    detections only. image (n,): int64, the index of each object's image in the batch or in the dataset. polygons: outlines.
-    masks (n, h, w): bool. keypoints (n, k, 2 or 3): x, y and the visibility or the confidence. angles (n,): radians.
+    boxes (n, 4): xyxy; for oriented boxes the axis-aligned hull. classes (n,): int64. scores (n,): confidences in
+    [0, 1], of detections only. image (n,): int64, the index of each object's image in the batch or in the dataset.
+    polygons: outlines. masks (n, h, w): bool. keypoints (n, k, 2 or 3): x, y and the visibility or the confidence.
+    angles (n,): radians.
 
-    Coordinates are shares of the image in a label as it is read from a file, and pixels everywhere else: of the original
-    image, of a canvas or of the network input, as the function that returns the instances says.
+    Coordinates are shares of the image in a label as it is read from a file, and pixels everywhere else: of the
+    original image, of a canvas or of the network input, as the function that returns the instances says.
     """
 
     boxes: Tensor
@@ -43,7 +44,7 @@ class Instances:
 
     @classmethod
     def from_rows(cls, rows: Tensor) -> Instances:
-        """Detections from rows (n, 6): x1, y1, x2, y2, score, class; the layout of suppression and of exported models."""
+        """Detections from rows (n, 6): x1, y1, x2, y2, score, class, as suppression and exported models give them."""
         return cls(rows[:, :4], rows[:, 5].long(), rows[:, 4])
 
     def rows(self) -> Tensor:
@@ -58,7 +59,7 @@ class Instances:
         return self.polygons.counts > 0
 
     def only(self, keep: Tensor) -> Instances:
-        """The objects that `keep` selects, with all their fields: a mask (n,) bool, or indices (m,) int64 in any order."""
+        """The objects that `keep` selects: a mask (n,) bool, or indices (m,) int64 in any order."""
         return self._each(lambda value: value[keep])
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Instances:
@@ -70,7 +71,7 @@ class Instances:
         return self.apply(lambda tensor: tensor.to(device))
 
     def scaled(self, width: float, height: float) -> Instances:
-        """The same objects with x times `width` and y times `height`. Masks and angles are not scaled: ValueError."""
+        """The same objects with x times `width` and y times `height`. Raises ValueError for masks and angles."""
         self._refuse_masks_and_angles("scaled")
         return replace(
             self,
@@ -83,8 +84,9 @@ class Instances:
         """Move every object through its own map, and cut it to an output of `size` (height, width) pixels.
 
         maps (n, 3, 3) float64. An object with a polygon gets the hull of what is left of its polygon as its box; other
-        boxes become the hull of their four corners. What meets the horizon of a map is left with a box of zeros. Keypoints
-        outside the output keep their place and lose their visibility. Masks and angles are made after a warp: ValueError.
+        boxes become the hull of their four corners. An object that meets the horizon of a map gets a box of zeros.
+        Keypoints outside the output keep their position and lose their visibility. Raises ValueError for masks and
+        angles, which are to be made after a warp.
         """
         self._refuse_masks_and_angles("warped")
         boxes, polygons = move_boxes(self.boxes, maps, size), self.polygons
@@ -97,7 +99,7 @@ class Instances:
     def cat(parts: Sequence[Instances]) -> Instances:
         """Put instances behind one another. A part without polygons counts as objects that have none.
 
-        Raises ValueError where any other field is there in one part and missing in another.
+        Raises ValueError if one part has another field that is missing in a second part.
         """
         values: dict[str, object] = {}
         for field in fields(Instances):
@@ -117,7 +119,7 @@ class Instances:
         return Instances(**{name: None if value is None else function(value) for name, value in values.items()})
 
     def _keypoints_from(self, function: Callable[[Tensor], Tensor]) -> Tensor | None:
-        """Return the keypoints with `function` applied to x and y, and the third column as it is."""
+        """Return the keypoints with `function` applied to x and y; the third column is not changed."""
         if self.keypoints is None:
             return None
         return torch.cat([function(self.keypoints[..., :2]), self.keypoints[..., 2:]], dim=-1)

@@ -52,47 +52,49 @@ def non_max_suppression(
     if prediction.dim() != 3 or prediction.shape[1] < 5:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)}, expected (B, 4 + classes, A)")
     nc = prediction.shape[1] - 4
-    wanted = torch.ones(nc, dtype=torch.bool, device=prediction.device)
+    mask = torch.ones(nc, dtype=torch.bool, device=prediction.device)
     if classes is not None:
-        wanted = torch.isin(torch.arange(nc, device=wanted.device), wanted.new_tensor(list(classes), dtype=torch.long))
+        mask = torch.isin(torch.arange(nc, device=mask.device), mask.new_tensor(list(classes), dtype=torch.long))
     output = []
     for image in prediction.detach():  # (4 + nc, A)
-        rows = _candidates(image.float(), conf, multi_label, wanted)  # (n, 6), best first
+        rows = _candidates(image.float(), conf, multi_label, mask)  # (n, 6), best first
         output.append(rows[_suppress(rows, iou, max_det, agnostic)])
     return output
 
 
-def _candidates(image: Tensor, conf: float, multi_label: bool, wanted: Tensor) -> Tensor:
+def _candidates(image: Tensor, conf: float, multi_label: bool, class_mask: Tensor) -> Tensor:
     """(4 + nc, A) -> the at most MAX_CANDIDATES best (n, 6) rows x1, y1, x2, y2, score, class, by falling score.
 
-    wanted: (nc,) bool. A class that is not wanted can still be an anchor's best one, and then hides the others.
+    class_mask: (nc,) bool, the classes to keep. Another class can still be an anchor's best one; then it hides the rest.
     """
     boxes, scores = image[:4].t(), image[4:]  # (A, 4), (nc, A)
     finite = boxes.isfinite().all(1)  # (A,)
     if multi_label:
-        label = None
-        scores = scores.t().contiguous()  # (A, nc): places in it are in the order that ties keep
-        place = ((scores > conf) & finite[:, None] & wanted).flatten().nonzero().squeeze(1)  # (n,)
+        scores = scores.t().contiguous()  # (A, nc): flat positions are in the order that ties keep
+        position = ((scores > conf) & finite[:, None] & class_mask).flatten().nonzero().squeeze(1)  # (n,)
     else:
         best, label = scores.max(0)  # (A,)
         if best.isnan().any():  # the best of the others
             best, label = scores.nan_to_num(-1.0, torch.inf).max(0)
         scores = best
-        place = ((best > conf) & finite & wanted[label]).nonzero().squeeze(1)
-    score = scores.flatten()[place]
+        position = ((best > conf) & finite & class_mask[label]).nonzero().squeeze(1)
+    score = scores.flatten()[position]
     order = _ranked(score, MAX_CANDIDATES)
-    score, place = score[order], place[order]
-    anchor, label = (place, label[place]) if label is not None else (place // len(wanted), place % len(wanted))
+    score, position = score[order], position[order]
+    if multi_label:
+        anchor, label = position // len(class_mask), position % len(class_mask)
+    else:
+        anchor, label = position, label[position]
     return torch.cat((xyxy_from_xywh(boxes[anchor]), score[:, None], label[:, None].float()), 1)  # (n, 6)
 
 
 def _ranked(score: Tensor, limit: int) -> Tensor:
-    """Indices of the `limit` highest scores (n,), falling; of equal ones the first come first, also at the limit."""
+    """Indices of the `limit` highest scores (n,), falling; of equal scores the first comes first, also at the limit."""
     if len(score) <= limit:
         return score.sort(descending=True, stable=True).indices
     last = score.topk(limit, sorted=False).values.min()
-    ahead, level = (score > last).nonzero().squeeze(1), (score == last).nonzero().squeeze(1)
-    return torch.cat((ahead[score[ahead].sort(descending=True, stable=True).indices], level[: limit - len(ahead)]))
+    above, equal = (score > last).nonzero().squeeze(1), (score == last).nonzero().squeeze(1)
+    return torch.cat((above[score[above].sort(descending=True, stable=True).indices], equal[: limit - len(above)]))
 
 
 def _suppress(rows: Tensor, iou: float, max_det: int, agnostic: bool) -> Tensor:
@@ -111,8 +113,8 @@ def _suppress(rows: Tensor, iou: float, max_det: int, agnostic: bool) -> Tensor:
     ranks = torch.arange(len(rows), 0, -1, dtype=boxes.dtype, device=boxes.device)  # the order, without ties
     keep = ranks.new_zeros(0, dtype=torch.long)
     for start in range(0, len(rows), block):
-        tried = torch.cat((keep, torch.arange(start, min(start + block, len(rows)), device=keep.device)))
-        keep = tried[nms(boxes[tried], ranks[tried], iou)]
+        candidates = torch.cat((keep, torch.arange(start, min(start + block, len(rows)), device=keep.device)))
+        keep = candidates[nms(boxes[candidates], ranks[candidates], iou)]
         if len(keep) >= max_det:
             break
     return keep[:max_det].to(rows.device)
@@ -127,7 +129,7 @@ def _kernel() -> Callable[[Tensor, Tensor, float], Tensor]:
             try:
                 torch.ops.load_library(str(library))
                 return torch.ops.torchvision.nms.default
-            except (OSError, AttributeError, RuntimeError):  # not laid out as it was
+            except (OSError, AttributeError, RuntimeError):  # another layout of the package
                 continue
     from torchvision.ops import nms
 

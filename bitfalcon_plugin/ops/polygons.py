@@ -1,9 +1,9 @@
 """Polygons of many objects in one flat list of points: cut, measured and filled together.
 
-Cutting is Sutherland and Hodgman's (Reentrant Polygon Clipping, CACM 17, 1974), a half-plane at a time over all polygons
-at once. Filling is the even-odd rule at pixel centres: each crossing of an edge with a row of centres is one mark, and the
-parity of the marks up to a pixel says whether the pixel is inside. All of it is tensor arithmetic: exact, the same on every
-machine, and independent of a drawing library's idea of which border pixels belong to a polygon.
+Cutting is Sutherland and Hodgman's (Reentrant Polygon Clipping, CACM 17, 1974), a half-plane at a time over all
+polygons at once. Filling is the even-odd rule at pixel centres: each crossing of an edge with a row of centres is one mark, and
+the parity of the marks up to a pixel says whether the pixel is inside. All of it is tensor arithmetic: exact, the same
+on every machine, and independent of a drawing library's rule for border pixels.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Polygons:
             return Polygons(self.points[keep[self.owner]], self.counts[keep])
         counts, starts = self.counts[keep], (self.counts.cumsum(0) - self.counts)[keep]
         inside = torch.arange(int(counts.sum()), device=counts.device)
-        inside = inside - torch.repeat_interleave(counts.cumsum(0) - counts, counts)  # (P,) place within the polygon
+        inside = inside - torch.repeat_interleave(counts.cumsum(0) - counts, counts)  # (P,) position within the polygon
         return Polygons(self.points[torch.repeat_interleave(starts, counts) + inside], counts)
 
     @property
@@ -85,7 +85,7 @@ def clip_to_boxes(polygons: Polygons, boxes: Tensor) -> Polygons:
         after = _successor(owner, count)
         inside, share = depth >= 0, depth / (depth - depth[after])
         cut = torch.lerp(points, points[after], share[:, None])
-        cut[:, axis] = border  # whatever the rounding
+        cut[:, axis] = border  # exactly, without rounding
         # An edge gives the point where it crosses the border, then its end where that is inside.
         keep = torch.stack([inside != inside[after], inside[after]], dim=1)  # (P, 2)
         points = torch.stack([cut, points[after]], dim=1)[keep]
@@ -103,7 +103,7 @@ def hulls(polygons: Polygons) -> Tensor:
 
 
 def fill(polygons: Polygons, size: tuple[int, int]) -> Tensor:
-    """Return the union of the polygons as a mask (height, width) bool: a pixel belongs to it when its centre is inside one.
+    """Return the union of the polygons as a mask (height, width) bool: the pixels whose centre is inside a polygon.
 
     `size` is (height, width); the polygons lie inside it (see `clip`).
     """

@@ -1,9 +1,9 @@
 """Training augmentation: a batch of tiles in, a batch of network inputs out, on the training device.
 
 Mosaic (Bochkovskiy et al., YOLOv4, arXiv:2004.10934), copy-paste, a random projective map, mixup, cutmix, colour and
-flips, written from spec/interface.md (section 6.6). Every output image is pasted onto a canvas (a copy) and read from it
-in one sampling step: mosaic, map and flips cost one interpolation together. Draws come from a CPU generator and boxes
-move on the CPU, so that nothing waits for the device and every device gives the same batch.
+flips, written from spec/interface.md (section 6.6). Every output image is pasted onto a canvas (a copy) and read from
+it in one sampling step: mosaic, map and flips cost one interpolation together. Draws come from a CPU generator and
+boxes move on the CPU, so that nothing waits for the device and every device gives the same batch.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ OWN, MIXUP, CUTMIX, LENDER = range(4)  # roles of a scene: an image itself, or w
 class Recipe:
     """Which augmentations are drawn, and from which ranges.
 
-    `imgsz` is in pixels, `degrees` and `shear` in degrees. `mosaic`, `flipud`, `fliplr`, `mixup`, `cutmix` and `bgr` are
-    probabilities; `translate` and `scale` fractions; `perspective` is per pixel; `hsv_h` is in turns, `hsv_s` and
-    `hsv_v` are relative. `copy_paste` is the share of the objects with polygons that are pasted once more where they hide
-    little: "flip" pastes the mirrored objects of the same image, "mixup" objects of another image. Objects without
+    `imgsz` is in pixels, `degrees` and `shear` in degrees. `mosaic`, `flipud`, `fliplr`, `mixup`, `cutmix` and `bgr`
+    are probabilities; `translate` and `scale` fractions; `perspective` is per pixel; `hsv_h` is in turns, `hsv_s` and
+    `hsv_v` are relative. `copy_paste` is the share of the objects with polygons that are pasted once more where they
+    hide little: "flip" pastes the mirrored objects of the same image, "mixup" objects of another image. Objects without
     polygons are never pasted.
     """
 
@@ -163,9 +163,9 @@ def augment(
 ) -> Batch:
     """Turn tiles into one augmented batch on `device`.
 
-    `pool` is where partners are drawn from, with replacement (`batch` itself when it is empty). `generator` lives on the
-    CPU: equal generators give equal batches. `size` is the (height, width) of the images, by default a square of imgsz;
-    mosaic needs the square. Raises ValueError for a tile larger than that.
+    `pool` is where partners are drawn from, with replacement (`batch` itself when it is empty). `generator` lives on
+    the CPU: equal generators give equal batches. `size` is the (height, width) of the images, by default a square of
+    imgsz; mosaic needs the square. Raises ValueError for a tile larger than that.
     """
     device, size = torch.device(device), size or (recipe.imgsz, recipe.imgsz)
     for tile in batch:

@@ -55,8 +55,8 @@ def cut_rectangles(
 ) -> tuple[Instances, dict[Guest, Rectangle]]:
     """Cut rectangles out of guests: the labels, and guest -> rectangle within `size`.
 
-    `images` (n,) is the image of each scene. `draws` holds nine numbers from [0, 1) for each guest: three rectangles, of
-    each the share of the image that is kept (uniform, which is Beta(1, 1)) and the centre. The first rectangle that
+    `images` (n,) is the image of each scene. `draws` holds nine numbers from [0, 1) for each guest: three rectangles,
+    of each the share of the image that is kept (uniform, which is Beta(1, 1)) and the centre. The first rectangle that
     meets no box of the image is cut, or none. A box of the guest stays if a tenth of it lies inside; it is clipped to
     the rectangle, and its polygon too.
     """

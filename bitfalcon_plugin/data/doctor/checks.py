@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,12 +32,9 @@ LABEL_NOTES = (
     ("", "note", "label note", "other remarks about labels"),
 )
 # Splits of equal images (train and another; val and test; one split) -> severity, kind, description.
+LEAK = "groups of images that are the same file in train and in val or test: the numbers are too good"
 SAME = {
-    "leak": (
-        "error",
-        "leak",
-        "groups of images that are the same file in train and in val or test: the numbers are too good",
-    ),
+    "leak": ("error", "leak", LEAK),
     "across": ("warning", "duplicate", "groups of images that are the same file in val and in test"),
     "within": ("warning", "duplicate", "groups of images of one split that are the same file"),
 }
@@ -113,9 +110,8 @@ def _yaml(view: View) -> Iterator[Finding]:
 def _images(view: View) -> Iterator[Finding]:
     bad = tuple(f"{view.near(picture.path)}: {picture.problem}" for _, picture in view.pictures() if picture.problem)
     if bad:
-        yield Finding(
-            "error", "unreadable", "images that cannot be used (missing, corrupt, truncated or too small)", bad
-        )
+        what = "images that cannot be used (missing, corrupt, truncated or too small)"
+        yield Finding("error", "unreadable", what, bad)
     kinds = defaultdict(list)
     for _, picture in view.pictures():
         for trait in picture.traits:
@@ -129,22 +125,19 @@ def _duplicates(view: View) -> Iterator[Finding]:
     for split, picture in view.pictures():
         if picture.digest:
             same[picture.digest].append((split, picture))
-            if picture.look is not None:
-                alike[picture.size, picture.look].append((split, picture))
+            if picture.hash is not None:
+                alike[picture.size, picture.hash].append((split, picture))
+    different = [group for group in alike.values() if len({picture.digest for _, picture in group}) > 1]
     yield from _repeats(view, SAME, [group for group in same.values() if len(group) > 1])
-    yield from _repeats(
-        view, ALIKE, [group for group in alike.values() if len({picture.digest for _, picture in group}) > 1]
-    )
+    yield from _repeats(view, ALIKE, different)
 
 
 def _repeats(view: View, table: Mapping[str, tuple[str, str, str]], groups: Sequence[list]) -> Iterator[Finding]:
     items_of = defaultdict(list)
     for group in groups:
         splits = {split for split, _ in group}
-        if len(splits) == 1:
-            relation = "within"
-        else:
-            relation = "leak" if "train" in splits else "across"
+        across = "leak" if "train" in splits else "across"
+        relation = "within" if len(splits) == 1 else across
         labels = {label_rows(picture) for _, picture in group}
         members = " = ".join(f"{split}: {view.near(picture.path)}" for split, picture in group)
         items_of[relation].append(members + (" (their labels differ)" if len(labels) > 1 else ""))
@@ -159,25 +152,20 @@ def _label_files(view: View) -> Iterator[Finding]:
         rows = [row for picture in pictures for row in picture.keypoints]
         polygons = sum(picture.polygons for picture in pictures)
         problems += refused_keypoints(rows, polygons, view.survey.data.kpt_shape)
-    for table, messages in (
-        (LABEL_PROBLEMS, problems),
-        (LABEL_NOTES, [text for labels in read for text in labels.notes]),
-    ):
+    notes = [text for labels in read for text in labels.notes]
+    for table, messages in ((LABEL_PROBLEMS, problems), (LABEL_NOTES, notes)):
         items_of = defaultdict(list)
         for text in dict.fromkeys(messages):  # an image in two splits is read twice
             items_of[next(row for row in table if row[0] in text)].append(text.replace(f"{view.survey.data.root}/", ""))
         for (_, severity, kind, what), items in items_of.items():
             yield Finding(severity, kind, what, tuple(items))
     if view.survey.orphans:
-        yield Finding(
-            "warning", "label without image", "label files without an image", tuple(map(view.near, view.survey.orphans))
-        )
+        orphans = tuple(map(view.near, view.survey.orphans))
+        yield Finding("warning", "label without image", "label files without an image", orphans)
     for split, pictures in view.survey.splits.items():
         usable = [picture for picture in pictures if picture.size]
         missing = [view.near(picture.path) for picture in usable if picture.labels is None]
-        empty = [
-            view.near(picture.path) for picture in usable if picture.labels is not None and not any(picture.labels)
-        ]
+        empty = [view.near(picture.path) for picture in usable if picture.labels and not any(picture.labels)]
         for kind, items in (("image without label", missing), ("empty label file", empty)):
             if items:
                 severity = "warning" if len(items) > MAX_EMPTY * len(usable) else "note"
@@ -188,8 +176,8 @@ def _classes(view: View) -> Iterator[Finding]:
     train = Counter(view.boxes["train"][:, 0].tolist()) if "train" in view.boxes else Counter()
     if "train" in view.boxes and not train:
         first = next((picture.path for picture in view.survey.splits["train"]), None)
-        looked = f" Labels are looked for at such as '{label_path(first)}'." if first else ""
-        yield Finding("error", "no labels", f"Split 'train' has no usable label: nothing can be learned.{looked}")
+        example = f" Labels are looked for at such as '{label_path(first)}'." if first else ""
+        yield Finding("error", "no labels", f"Split 'train' has no usable label: nothing can be learned.{example}")
         return
     never, only, few = [], [], []
     for index, name in view.names.items():
@@ -220,12 +208,11 @@ def _box_sizes(view: View) -> Iterator[Finding]:
         scale = view.imgsz / np.maximum(view.boxes[split][:, 5:7].max(1, initial=1), 1)
         small = int(((px * scale[:, None]).min(1, initial=np.inf) < STRIDE).sum())
         if small:
-            yield Finding(
-                "note",
-                "small for imgsz",
-                f"{small} of {len(px)} boxes of {split} ({small / len(px):.1%}) have a side "
-                f"under {STRIDE} px, one cell, at imgsz={view.imgsz}: hard to learn; a larger imgsz= helps.",
+            what = (
+                f"{small} of {len(px)} boxes of {split} ({small / len(px):.1%}) have a side under {STRIDE} px, one "
+                f"cell, at imgsz={view.imgsz}: hard to learn; a larger imgsz= helps."
             )
+            yield Finding("note", "small for imgsz", what)
 
 
 def _where(view: View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:
@@ -239,11 +226,4 @@ def _where(view: View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:
             )
 
 
-CHECKS: Sequence[Callable[[View], Iterator[Finding]]] = (
-    _yaml,
-    _images,
-    _duplicates,
-    _label_files,
-    _classes,
-    _box_sizes,
-)
+CHECKS = (_yaml, _images, _duplicates, _label_files, _classes, _box_sizes)

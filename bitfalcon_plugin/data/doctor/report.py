@@ -23,12 +23,14 @@ from .survey import Picture, Survey, survey
 SEVERITIES = ("error", "warning", "note")
 COMMON = 0.1  # share of images from which the most frequent size is reported
 SMALL, LARGE = 32**2, 96**2  # px
-PER_IMAGE = ((0, 0), (1, 1), (2, 4), (5, 9), (10, 19), (20, 49), (50, None))
+SIZES = ("small", "medium", "large")
+PER_IMAGE = (("0", 0, 0), ("1", 1, 1), ("2-4", 2, 4), ("5-9", 5, 9), ("10-19", 10, 19), ("20-49", 20, 49),
+             ("50+", 50, float("inf")))  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `doctor` found. tables: split -> column -> text; classes: name -> split -> boxes."""
+    """The result of doctor. tables: split -> column -> text or number; classes: name -> split -> number of boxes."""
 
     data: str
     imgsz: int
@@ -43,29 +45,24 @@ class Report:
 
     def text(self, limit: int = 10) -> str:
         """The report to read; at most `limit` lines of each finding and 40 classes."""
-        lines = [
-            f"Dataset {self.data}: {len(self.classes)} classes",
-            "",
-            *_table("split", self.tables),
-            "",
-            *_table("class", dict(list(self.classes.items())[:40])),
-        ]
+        lines = [f"Dataset {self.data}: {len(self.classes)} classes", "", *_table("split", self.tables), ""]
+        lines += _table("class", dict(list(self.classes.items())[:40]))
         lines += [f"... and {len(self.classes) - 40} more"] if len(self.classes) > 40 else []
         for severity in SEVERITIES:
-            found = [finding for finding in self.findings if finding.severity == severity]
-            lines += ["", f"{severity.capitalize()}s"] if found else []
-            for finding in found:
+            findings = [finding for finding in self.findings if finding.severity == severity]
+            lines += ["", f"{severity.capitalize()}s"] if findings else []
+            for finding in findings:
                 count = f"{len(finding.items)} " if finding.items else ""
                 lines.append(f"  {finding.kind}: {count}{finding.what}")
                 lines += [f"    {item}" for item in finding.items[:limit]]
                 lines += [f"    ... and {len(finding.items) - limit} more"] if len(finding.items) > limit else []
         counts = Counter(finding.severity for finding in self.findings)
-        told = ", ".join(f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in SEVERITIES)
-        return "\n".join([*lines, "", f"{told}: " + ("look at the above" if self.exit_code else "nothing is wrong")])
+        total = ", ".join(f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in SEVERITIES)
+        return "\n".join([*lines, "", f"{total}: " + ("look at the above" if self.exit_code else "nothing is wrong")])
 
     def as_dict(self) -> dict[str, object]:
-        """Everything, unabridged, as plain values."""
-        found = [
+        """The whole report as plain values."""
+        findings = [
             {"severity": f.severity, "kind": f.kind, "what": f.what, "count": len(f.items), "items": list(f.items)}
             for f in self.findings
         ]
@@ -73,7 +70,7 @@ class Report:
             "data": self.data,
             "imgsz": self.imgsz,
             "exit_code": self.exit_code,
-            "findings": found,
+            "findings": findings,
             "splits": {split: dict(row) for split, row in self.tables.items()},
             "classes": {name: dict(row) for name, row in self.classes.items()},
         }
@@ -88,11 +85,8 @@ def run_doctor(settings: Settings) -> Report:
     if unread := settings.unused_by("doctor"):
         print_note(f"doctor only looks; without effect here: {', '.join(unread)}")
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
-    report = examine(
-        survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls),
-        imgsz,
-        single_cls=settings.single_cls,
-    )
+    content = survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls)
+    report = examine(content, imgsz, single_cls=settings.single_cls)
     print(report.text())
     if settings.out:
         write_text(settings.out, json.dumps(report.as_dict(), indent=1) + "\n")
@@ -100,21 +94,19 @@ def run_doctor(settings: Settings) -> Report:
     return report
 
 
-def examine(found: Survey, imgsz: int, single_cls: bool = False) -> Report:
+def examine(content: Survey, imgsz: int, single_cls: bool = False) -> Report:
     """Run all checks. imgsz: side of the network input in px, for the check of objects that are too small."""
-    names = {0: "item"} if single_cls else found.data.names
-    boxes = {split: _boxes(pictures, single_cls) for split, pictures in found.splits.items()}
-    view = View(found, names, boxes, imgsz)
+    names = {0: "item"} if single_cls else content.data.names
+    boxes = {split: _boxes(pictures, single_cls) for split, pictures in content.splits.items()}
+    view = View(content, names, boxes, imgsz)
     findings = [finding for check in CHECKS for finding in check(view)]
-    findings.sort(
-        key=lambda finding: SEVERITIES.index(finding.severity)
-    )  # stable: otherwise in the order of the checks
+    findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: then in the order of the checks
     counts = {split: Counter(table[:, 0].tolist()) for split, table in boxes.items()}  # 1.0 and 1 are one key
     classes = {
         f"{index} {name}": {split: count[index] for split, count in counts.items()} for index, name in names.items()
     }
-    tables = {split: _row(pictures, boxes[split]) for split, pictures in found.splits.items()}
-    return Report(str(found.data.path), imgsz, tables, classes, tuple(findings))
+    tables = {split: _row(pictures, boxes[split]) for split, pictures in content.splits.items()}
+    return Report(str(content.data.path), imgsz, tables, classes, tuple(findings))
 
 
 def _boxes(pictures: Sequence[Picture], single_cls: bool) -> np.ndarray:
@@ -128,43 +120,31 @@ def _boxes(pictures: Sequence[Picture], single_cls: bool) -> np.ndarray:
 
 
 def _row(pictures: Sequence[Picture], boxes: np.ndarray) -> dict[str, object]:
-    """A split's line of the table."""
+    """The table's row of a split, column -> value."""
     usable = [picture for picture in pictures if picture.size]
     counts = [len(picture.labels.labels) if picture.labels else 0 for picture in usable]
     sizes = Counter(f"{picture.size[1]}x{picture.size[0]}" for picture in usable)
     aspects = sorted(picture.size[1] / picture.size[0] for picture in usable)
     areas = (boxes[:, 3:5] * boxes[:, 5:7]).prod(1)  # px
-    shares = (
-        [
-            ((areas < SMALL).mean(), "small"),
-            (((areas >= SMALL) & (areas < LARGE)).mean(), "medium"),
-            ((areas >= LARGE).mean(), "large"),
-        ]
-        if len(boxes)
-        else []
-    )
-    row = {
+    classes = np.searchsorted([SMALL, LARGE], areas, side="right")  # 0 small, 1 medium, 2 large
+    shares = [f"{(classes == index).mean():.0%} {name}" for index, name in enumerate(SIZES) if len(boxes)]
+    per_image = Counter(name for count in counts for name, low, high in PER_IMAGE if low <= count <= high)
+    ((frequent, number),) = sizes.most_common(1) or [("-", 0)]
+    by_area = sorted((picture.size[0] * picture.size[1], f"{picture.size[1]}x{picture.size[0]}") for picture in usable)
+    if len(sizes) > 1:
+        mostly = f", mostly {frequent} ({number / len(usable):.0%})" if number > COMMON * len(usable) else ""
+        frequent = f"{by_area[0][1]} to {by_area[-1][1]}, {len(sizes)} kinds{mostly}"
+    middle = len(aspects) // 2
+    return {
         "images": len(pictures),
         "unusable": len(pictures) - len(usable),
         "boxes": len(boxes),
         "empty": f"{counts.count(0)} ({counts.count(0) / max(len(usable), 1):.0%})",
+        "box sizes": " ".join(shares) or "-",
+        "boxes an image: images": ", ".join(f"{name}: {per_image[name]}" for name, *_ in PER_IMAGE if per_image[name]),
+        "image sizes": frequent,
+        "width / height": f"{aspects[0]:.2f} to {aspects[-1]:.2f}, median {aspects[middle]:.2f}" if aspects else "-",
     }
-    row["box sizes"] = " ".join(f"{share:.0%} {word}" for share, word in shares) or "-"
-    row["boxes an image: images"] = ", ".join(
-        f"{low if high == low else f'{low}+' if high is None else f'{low}-{high}'}: {number}"
-        for low, high in PER_IMAGE
-        if (number := sum(low <= count and (high is None or count <= high) for count in counts))
-    )
-    ((often, number),) = sizes.most_common(1) or [("-", 0)]
-    areas_of = sorted((picture.size[0] * picture.size[1], f"{picture.size[1]}x{picture.size[0]}") for picture in usable)
-    mostly = f", mostly {often} ({number / len(usable):.0%})" if number > COMMON * len(usable) else ""
-    row["image sizes"] = (
-        often if len(sizes) < 2 else f"{areas_of[0][1]} to {areas_of[-1][1]}, {len(sizes)} kinds{mostly}"
-    )
-    row["width / height"] = (
-        "-" if not aspects else f"{aspects[0]:.2f} to {aspects[-1]:.2f}, median {aspects[len(aspects) // 2]:.2f}"
-    )
-    return row
 
 
 def _table(corner: str, rows: Mapping[str, Mapping[str, object]]) -> list[str]:
@@ -175,9 +155,9 @@ def _table(corner: str, rows: Mapping[str, Mapping[str, object]]) -> list[str]:
     cells = [heads, *([name, *map(str, row.values())] for name, row in rows.items())]
     widths = [max(map(len, column)) for column in zip(*cells)]
     right = [False, *(isinstance(value, int) for value in next(iter(rows.values())).values())]
-    return [
-        "  ".join(
-            cell.rjust(width) if at_right else cell.ljust(width) for cell, width, at_right in zip(line, widths, right)
-        ).rstrip()
-        for line in cells
-    ]
+    lines = []
+    for line in cells:
+        columns = zip(line, widths, right)
+        aligned = [cell.rjust(width) if at_right else cell.ljust(width) for cell, width, at_right in columns]
+        lines.append("  ".join(aligned).rstrip())
+    return lines

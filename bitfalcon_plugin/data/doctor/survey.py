@@ -1,4 +1,4 @@
-"""Read every image and label file of a dataset, whatever is wrong with others: the facts that `doctor` judges.
+"""Read every image and label file of a dataset and collect the facts that `doctor` judges; no problem ends the survey.
 
 Duplicates are found by two hashes: one of the file's bytes, and the difference hash of the decoded picture (signs of
 the steps between neighbours of a 9x8 thumbnail), which survives another file format. Written from interface.md 5.1 and
@@ -29,18 +29,14 @@ from ..formats.yolo import LabelFile, label_path, read_labels, swap_folder
 from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
 
 THREADS = min(2 * (os.cpu_count() or 4), 16)  # decoding releases the interpreter, and part of the time is the disk's
-PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, or all plain pictures would look alike
+PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, otherwise all plain pictures would look alike
 NO_LABELS = ("classes.txt", "notes.txt", "readme")  # beginnings of text files that labelling tools leave beside labels
 ORIENTATION = 0x0112  # EXIF tag
-USUAL = {"RGB": "", "L": "grey", "P": "palette", "1": "black and white", "CMYK": "CMYK"}
-SUFFIXES_OF = {
-    "JPEG": (".jpg", ".jpeg", ".mpo"),
-    "MPO": (".jpg", ".jpeg", ".mpo"),
-    "PNG": (".png",),
-    "BMP": (".bmp",),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff", ".dng"),
-}
+MODES = {"RGB": "", "L": "grey", "P": "palette", "1": "black and white", "CMYK": "CMYK"}
+SUFFIXES_OF = {  # format in Pillow -> its usual suffixes
+    "JPEG": ".jpg .jpeg .mpo", "MPO": ".jpg .jpeg .mpo", "PNG": ".png", "BMP": ".bmp", "WEBP": ".webp",
+    "TIFF": ".tif .tiff .dng",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,32 +44,32 @@ class Picture:
     """One image of a split and its label file."""
 
     path: Path
-    size: tuple[int, int] | None  # (h, w) in pixels, upright; None where it cannot be used
-    problem: str  # why it cannot; '' where it can
-    digest: str  # of the file's bytes; '' where it cannot be read
-    look: int | None  # difference hash, 64 bits; None for plain pictures
-    traits: tuple[str, ...]  # what is unusual: grey, CMYK, 16-bit, EXIF-rotated, ...
-    labels: LabelFile | None  # None where there is no label file
-    polygons: int = 0  # label rows that are polygons, or were read as such
-    keypoints: tuple[str, ...] = ()  # those of them that look like keypoints, one line each
+    size: tuple[int, int] | None  # (h, w) in pixels, upright; None if the image cannot be used
+    problem: str  # why the image cannot be used; empty if it can
+    labels: LabelFile | None  # None without a label file
+    digest: str = ""  # of the file's bytes
+    hash: int | None = None  # difference hash, 64 bits; None for plain pictures
+    traits: tuple[str, ...] = ()  # unusual storage: grey, CMYK, 16-bit, EXIF-rotated, ...
+    polygons: int = 0  # the number of label rows that were read as polygons
+    keypoints: tuple[str, ...] = ()  # a line of text for each of these rows that looks like keypoints
 
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """What a dataset holds: its YAML as far as it can be read, and every listed image."""
+    """The content of a dataset: its YAML as far as it can be read, and every listed image."""
 
     data: DataSpec
     problems: tuple[str, ...]  # of the YAML and of image lists
-    absent: tuple[tuple[str, Path], ...]  # (split, entry) that is not there
+    absent: tuple[tuple[str, Path], ...]  # (split, entry) that does not exist
     splits: dict[str, tuple[Picture, ...]]  # sorted by path
     orphans: tuple[Path, ...]  # label files without an image
     notes: tuple[str, ...]
 
 
 def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = False) -> Survey:
-    """Look at every image and label file of every split; problems are collected, not raised.
+    """Read every image and label file of every split; problems are collected, not raised.
 
-    Raises MissingFileError where there is no such YAML, UserError where it is none.
+    Raises MissingFileError if the YAML does not exist, UserError if it cannot be parsed.
     """
     spec, problems = read_data(data, allow_outside=allow_outside)
     listings = {split: list_images(spec, split) for split in spec.splits}
@@ -107,46 +103,48 @@ def _examine(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> P
         size = tuple(image.shape[1:])
         check_sides(size)
     except FileNotFoundError:
-        return Picture(path, None, "there is no such file", "", None, (), labels)
+        return Picture(path, None, "there is no such file", labels)
     except (OSError, UnreadableImage) as error:
-        return Picture(path, None, getattr(error, "strerror", None) or str(error), "", None, (), labels)
-    return Picture(path, size, "", digest, difference_hash(image), _traits(path), labels, len(polygons), keypoints)
+        return Picture(path, None, getattr(error, "strerror", None) or str(error), labels)
+    return Picture(path, size, "", labels, digest, difference_hash(image), _traits(path), len(polygons), keypoints)
 
 
 def difference_hash(image: Tensor) -> int | None:
     """64 bits of a (3, H, W) uint8 picture: whether each cell of its 8x9 thumbnail is darker than the next in its row.
 
-    None where the thumbnail hardly varies.
+    None if the thumbnail hardly varies.
     """
     green = image[1][None, None].float()  # (1, 1, H, W): nearly the luminance, at a third of the work
     cells = functional.interpolate(green, size=(8, 9), mode="area")[0, 0]  # (8, 9)
     if float(cells.std()) < PLAIN:
         return None
     bits = (cells[:, :-1] < cells[:, 1:]).flatten().tolist()  # (64,)
-    return sum(bit << place for place, bit in enumerate(bits))
+    return sum(bit << position for position, bit in enumerate(bits))
 
 
 def _traits(path: Path) -> tuple[str, ...]:
-    """What is unusual about how the picture is stored. Read after it was decoded once without an error."""
+    """The unusual properties of an image file that could be decoded."""
     try:
         with Image.open(path) as image:
             kind, mode = image.format or "", image.mode
             raw = next((tile[3] for tile in image.tile), "")
             raw = raw if isinstance(raw, str) else str(next(iter(raw or ()), ""))
-            # asking a PNG that has no EXIF up front would decode all its pixels again
-            turned = (kind != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION, 1) not in (0, 1)
+            # getexif() of a PNG without EXIF in its header would decode all its pixels again
+            rotated = (kind != "PNG" or "exif" in image.info) and image.getexif().get(ORIENTATION, 1) not in (0, 1)
     except Exception:  # odd metadata in a sound picture
         return ()
-    found = [USUAL.get(mode, "alpha" if mode.endswith(("A", "a")) else mode)]
-    found += ["16-bit"] if mode.startswith("I;16") or "16" in raw else []
-    found += ["EXIF-rotated"] if turned else []
-    if kind in SUFFIXES_OF and path.suffix.lower() not in SUFFIXES_OF[kind]:
-        found.append(f"{kind} named {path.suffix.lower()}")
-    return tuple(filter(None, found))
+    suffix = path.suffix.lower()
+    traits = (
+        MODES.get(mode, "alpha" if mode.endswith(("A", "a")) else mode),
+        "16-bit" if mode.startswith("I;16") or "16" in raw else "",
+        "EXIF-rotated" if rotated else "",
+        f"{kind} named {suffix}" if suffix not in SUFFIXES_OF.get(kind, suffix).split() else "",
+    )
+    return tuple(trait for trait in traits if trait)
 
 
 def _orphans(spec: DataSpec, splits: dict[str, Sequence[Picture]]) -> Iterator[Path]:
-    """Label files that belong to no image, in the folders where labels of this dataset are looked for."""
+    """Yield the label files that belong to no image, from the folders where labels of this dataset are expected."""
     expected = {label_path(picture.path) for pictures in splits.values() for picture in pictures}
     entries = {Path(entry) for paths in spec.splits.values() for entry in paths}
     folders = {path.parent for path in expected}

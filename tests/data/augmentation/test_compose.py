@@ -1,4 +1,4 @@
-"""augmentation/compose.py: labels with polygons follow their pixels, objects are pasted mirrored if they hide little."""
+"""compose.py: labels with polygons follow their pixels, objects are pasted mirrored if they hide little."""
 
 from __future__ import annotations
 
