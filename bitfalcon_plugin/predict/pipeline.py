@@ -35,13 +35,6 @@ MAX_TOGETHER = 16  # images of one tensor that go through the network at once, u
 
 
 @dataclass
-class Skipped:
-    """Sources that could not be read, with the reason; filled while `predict` runs."""
-
-    reasons: list[str] = field(default_factory=list)
-
-
-@dataclass
 class Batch:
     """Pictures that go through the network together. results: their Results, or vectors (n,) of embed; empty before."""
 
@@ -96,34 +89,19 @@ class Options:
     vid_stride: int = 1
     keep_all: bool = False
 
-    @classmethod
-    def of(cls, **values: object) -> Options:
-        """Make options from keywords; conf, iou, max_det, agnostic and classes go into `rule`."""
-        names = Suppression.__dataclass_fields__
-        rule = Suppression(**{name: values.pop(name) for name in [*values] if name in names})
-        return cls(rule=rule, **values)
-
-
-def predict(
-    model: Detector, sources: Iterable[Item], *, skipped: Skipped | None = None, watch: Watch | None = None, **options
-) -> Iterator[Results]:
-    """Yield the Results of every source that can be read, in order. `options` are those of Options.of."""
-    for batch in predict_batches(model, sources, Options.of(**options), skipped=skipped, watch=watch):
-        yield from batch.results
-
 
 def predict_batches(
     model: Detector,
     sources: Iterable[Item],
     options: Options,
     *,
-    skipped: Skipped | None = None,
+    skipped: list[str] | None = None,
     watch: Watch | None = None,
 ) -> Iterator[Batch]:
     """Yield batches of sources that can be read, in order, with their Results. The model must be in eval mode.
 
-    skipped: collects the sources that could not be read. watch: called with the events on_predict_batch_start and
-    on_predict_postprocess_end and their batch.
+    skipped: gets a line for each source that could not be read. watch: called with the events on_predict_batch_start
+    and on_predict_postprocess_end and their batch.
 
     A thread is one batch ahead of the caller, who meanwhile draws and writes; except of a webcam. Where the model has
     `twins`, copies on other devices, batches are shared out among all, each to one that is free.
@@ -146,7 +124,7 @@ def predict_batches(
     depth = min(max(2 * (options.batch or 1), 4), 32)
     pictures = read_pictures(sources, resized, depth=depth, vid_stride=options.vid_stride, keep_all=options.keep_all)
     with contextlib.closing(pictures):
-        batches = _batches(pictures, options.batch, Skipped() if skipped is None else skipped)
+        batches = _batches(pictures, options.batch, [] if skipped is None else skipped)
         computed = _compute_ahead(batches, compute, len(models), 0 if is_live else len(models))
         with contextlib.closing(computed):
             for batch, results in computed:
@@ -205,12 +183,12 @@ def embed_rows(model: Detector, rows: Sequence[int]) -> None:
         )
 
 
-def _batches(pictures: Iterable[Picture | Unread], size: int | None, skipped: Skipped) -> Iterator[Batch]:
+def _batches(pictures: Iterable[Picture | Unread], size: int | None, skipped: list[str]) -> Iterator[Batch]:
     """Yield batches of at most `size` pictures; pictures of tensors are batched with those of their own shape."""
     batch: list[Picture] = []
     for picture in pictures:
         if isinstance(picture, Unread):
-            skipped.reasons.append(f"{picture.path}: {picture.reason}")
+            skipped.append(f"{picture.path}: {picture.reason}")
             continue
         if batch and _kind(batch[0]) != _kind(picture):
             yield Batch(batch)

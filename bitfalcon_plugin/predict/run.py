@@ -22,7 +22,8 @@ from ..config.settings import Settings
 from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
 from ..ops.letterbox import rounding_note
-from .pipeline import Batch, Options, Predictor, Skipped, embed_rows, predict_batches
+from ..ops.nms import Suppression
+from .pipeline import Batch, Options, Predictor, embed_rows, predict_batches
 from .reader import Picture
 from .results import Results
 from .sources import Item, Url, Video, list_sources
@@ -58,26 +59,24 @@ def run_predict(
     if settings.half and not model.exported and (reason := why_not_half(model)):
         notes.append(f"half=True: {reason}.")
     print_note(*notes)
-    options = {
-        "imgsz": settings.imgsz,
-        "conf": 0.25 if settings.conf is None else settings.conf,
-        "iou": settings.iou,
-        "max_det": settings.max_det,
-        "batch": batch,
-        "agnostic": settings.agnostic_nms,
-        "classes": classes,
-        "augment": settings.augment,
-        "half": settings.half,
-        "embed": embed,
-        "vid_stride": settings.vid_stride,
-        "keep_all": settings.stream_buffer,
-    }
+    confidence = 0.25 if settings.conf is None else settings.conf
+    suppression = {"iou": settings.iou, "max_det": settings.max_det, "agnostic": settings.agnostic_nms}
+    options = Options(
+        settings.imgsz,
+        Suppression(confidence, classes=classes, **suppression),
+        batch=batch,
+        augment=settings.augment,
+        half=settings.half,
+        embed=embed,
+        vid_stride=settings.vid_stride,
+        keep_all=settings.stream_buffer,
+    )
     return _run(Predictor(model, settings, items), options, verbose and settings.verbose, events or Events())
 
 
-def _run(predictor: Predictor, options: dict, verbose: bool, events: Events) -> Iterator:
+def _run(predictor: Predictor, options: Options, verbose: bool, events: Events) -> Iterator:
     """Predict batch by batch, and write and print each batch before its results are yielded."""
-    settings, items, skipped = predictor.args, predictor.source, Skipped()
+    settings, items, skipped = predictor.args, predictor.source, []
     writer, total_ms = Writer(predictor), Counter()
     lines = verbose and not settings.json
 
@@ -105,7 +104,7 @@ def _run(predictor: Predictor, options: dict, verbose: bool, events: Events) -> 
         stack.callback(writer.close)
         bar = stack.enter_context(_progress_bar(items, lines))
         events.fire("on_predict_start", predictor)
-        batches = predict_batches(predictor.model, items, Options.of(**options), skipped=skipped, watch=fire)
+        batches = predict_batches(predictor.model, items, options, skipped=skipped, watch=fire)
         for batch in stack.enter_context(contextlib.closing(batches)):
             write(batch)
             bar.update(len(batch.pictures))
@@ -113,8 +112,8 @@ def _run(predictor: Predictor, options: dict, verbose: bool, events: Events) -> 
                 shape = (len(batch.pictures), 3, *batch.results[0].input_shape)
             events.fire("on_predict_batch_end", predictor)
             yield from predictor.results
-    _note_skipped(skipped.reasons, len(items))
-    _print_summary(predictor, writer, shape if verbose else (), len(skipped.reasons))
+    _note_skipped(skipped, len(items))
+    _print_summary(predictor, writer, shape if verbose else (), len(skipped))
     events.fire("on_predict_end", predictor)
 
 

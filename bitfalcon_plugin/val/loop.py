@@ -27,12 +27,12 @@ from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..ops.nms import Suppression
 from ..tasks import DETECT, Task
+from ..tasks.curves import MATRIX_CONF
 from ..tasks.detect import predict_decoded
 from ..tasks.metrics import Metrics
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances]], None]
 DEFAULT_CONF = 0.001
-MATRIX_CONF = 0.25  # the confusion matrix counts detections above it where the confidence is the default
 STAGES = ("preprocess", "inference", "loss", "postprocess")
 
 

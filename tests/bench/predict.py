@@ -20,9 +20,13 @@ from PIL import Image
 
 from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
-from bitfalcon_plugin.predict.pipeline import _input, predict
+from bitfalcon_plugin.predict.pipeline import _input
 from bitfalcon_plugin.predict.reader import read_pictures
 from bitfalcon_plugin.predict.sources import list_sources
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the root, where tests.helpers is found
+
+from tests.helpers.predicting import predict  # noqa: E402
 
 
 def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: int = 3) -> None:

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
-from bitfalcon_plugin.predict.pipeline import Skipped, predict
 from bitfalcon_plugin.predict.sources import list_sources
 from tests.helpers.finder import BrightBoxes, painted
+from tests.helpers.predicting import predict
 
 RED = np.zeros((64, 64, 3), np.uint8)
 RED[16:48, 16:48, 2] = 255  # BGR
@@ -98,10 +98,10 @@ def cut(path):
 @pytest.mark.parametrize(("name", "make"), [("a.jpg", text), ("b.png", nothing), ("c.jpg", cut)])
 def test_what_cannot_be_read_is_skipped_and_counted(here, name, make):
     make(here / name)
-    skipped = Skipped()
+    skipped = []
     found = list(predict(BrightBoxes(), list_sources([RED, name, RED]), imgsz=64, skipped=skipped))
     assert [result.path for result in found] == ["image0.jpg", "image2.jpg"]
-    assert len(skipped.reasons) == 1 and name in skipped.reasons[0] and len(skipped.reasons[0].splitlines()) == 1
+    assert len(skipped) == 1 and name in skipped[0] and len(skipped[0].splitlines()) == 1
 
 
 def pixel():

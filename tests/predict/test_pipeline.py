@@ -12,9 +12,9 @@ from PIL import Image
 
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.ops.nms import non_max_suppression
-from bitfalcon_plugin.predict.pipeline import Skipped, predict
 from bitfalcon_plugin.predict.sources import list_sources
 from tests.helpers.finder import BrightBoxes, painted
+from tests.helpers.predicting import predict
 from tests.helpers.tiny_models import CONV, small_model
 
 SIZES = [(640, 480), (480, 640), (100, 333), (1280, 720), (57, 41), (320, 320)]
@@ -53,11 +53,11 @@ def test_what_cannot_be_read_is_set_aside_and_shifts_nothing(tmp_path):
     broken.write_bytes(painted(tmp_path / "whole.jpg", (64, 64), []).read_bytes()[:200])
     text = tmp_path / "text.png"
     text.write_text("no image")
-    skipped = Skipped()
+    skipped = []
     found = list(predict(BrightBoxes(), [good[0], broken, good[1], text, good[2]], imgsz=64, batch=2, skipped=skipped))
     assert [int(r.boxes.cls[0]) for r in found] == [0, 1, 2]
     assert [r.path for r in found] == [str(path) for path in good]
-    assert len(skipped.reasons) == 2 and "broken.jpg" in skipped.reasons[0] and "text.png" in skipped.reasons[1]
+    assert len(skipped) == 2 and "broken.jpg" in skipped[0] and "text.png" in skipped[1]
 
 
 def test_pillow_images_and_bgr_arrays_are_the_same_as_files(tmp_path):

@@ -16,10 +16,10 @@ from PIL import Image
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.predict import sources, video
 from bitfalcon_plugin.predict import url as fetch
-from bitfalcon_plugin.predict.pipeline import Skipped, predict
 from bitfalcon_plugin.predict.reader import Unread, ahead, read_pictures
 from bitfalcon_plugin.predict.sources import Ready, Url, Video, list_sources
 from tests.helpers.finder import BrightBoxes, painted
+from tests.helpers.predicting import predict
 
 
 def same(size):
@@ -136,13 +136,13 @@ def test_a_picture_from_the_web_is_one_like_others(site):
 
 
 def test_what_the_web_gives_instead_is_skipped_with_the_reason(site):
-    skipped = Skipped()
+    skipped = []
     items = list_sources(
         [f"{site}/{name}" for name in ("text", "lost.png", "ftp", "broken.jpg", "a.png")], allow_url=True
     )
     assert len(list(predict(BrightBoxes(), items, imgsz=64, skipped=skipped))) == 1
     expected = ("text/html, not a picture", "404", "cannot be fetched", "broken.jpg")
-    for reason, words in zip(skipped.reasons, expected, strict=True):
+    for reason, words in zip(skipped, expected, strict=True):
         assert words in reason
 
 
@@ -215,9 +215,9 @@ def test_a_video_between_images_and_one_that_is_broken(tmp_path):
 
 def test_a_webcam_that_is_not_there_is_skipped(capfd):
     pytest.importorskip("cv2", reason="the extra `video` is not installed")
-    skipped = Skipped()
+    skipped = []
     assert list(predict(BrightBoxes(), list_sources(97), imgsz=64, skipped=skipped)) == []
-    assert "webcam" in skipped.reasons[0]
+    assert "webcam" in skipped[0]
 
 
 def counted(count, closed, error=None):

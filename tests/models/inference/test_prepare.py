@@ -16,9 +16,9 @@ from torch import nn
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.inference import compiling, fused_conv, precision, prepare
 from bitfalcon_plugin.models.modules.conv import Conv
-from bitfalcon_plugin.predict.pipeline import predict
 from tests.helpers.bright import bright, canvas
 from tests.helpers.finder import BrightBoxes
+from tests.helpers.predicting import predict
 from tests.helpers.tiny_models import lived, small_model
 
 needs_operator = pytest.mark.skipif(
