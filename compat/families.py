@@ -20,7 +20,7 @@ PSA_HEAD = 64  # channels a head of position-sensitive attention, whose keys hav
 
 
 def _per_head(heads: int, key: int, value: int) -> Tensor:
-    # rows of one head after the other, [q k v] each -> all q, all k, all v
+    """The order that turns rows of one head after the other, [q k v] each, into all q, all k, all v."""
     rows = torch.arange(heads * (2 * key + value)).view(heads, -1)  # (heads, key + key + value)
     return torch.cat([part.flatten() for part in rows.split((key, key, value), 1)])
 
@@ -86,10 +86,10 @@ MARKS = {
 
 @dataclass(frozen=True)
 class Recognised:
-    """What tensors alone tell.
+    """What is recognised from tensors alone.
 
-    family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without any. scale: '' for
-    another size. graph: the shipped YAML, '' for another graph. task: detect, segment, classify. strides: of the
+    family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without attention. scale: '' for
+    an unknown one. graph: the shipped YAML, '' for another graph. task: detect, segment, classify. strides: of the
     levels of the head, () where they are unknown.
     """
 
@@ -105,7 +105,7 @@ class Recognised:
 
 def recognise(state: Mapping[str, Tensor]) -> Recognised:
     """Recognise tensors under their maker's keys (`model.<row>...`). Raises ValueError without a known head."""
-    rows = {int(found[1]) for key in state if (found := re.match(r"model\.(\d+)\.", key))}
+    rows = {int(match[1]) for key in state if (match := re.match(r"model\.(\d+)\.", key))}
     if not rows:
         raise ValueError("no tensor is called model.<row>...: these are not the weights of a detector")
     if _mixes(state):
@@ -116,7 +116,7 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
     task, nc, reg_max, levels = _head(state, head)
     stock = next((family for family, key in MARKS.items() if key in state), None)
     if stock is None or "model.0.conv.weight" not in state:
-        return Recognised(_style(state), _variant(state), "", "", task, nc, reg_max, ())
+        return Recognised(_layout(state), _variant(state), "", "", task, nc, reg_max, ())
     items = len({key.split(".")[3] for key in state if key.startswith("model.6.m.")})
     scale = SIZES[stock].get((len(state["model.0.conv.weight"]), items), "")
     strides = (8, 16, 32) if levels == 3 else ()
@@ -124,7 +124,7 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
 
 
 def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:
-    # task, classes, bins of a side's distribution, levels
+    """The task, the number of classes, the bins of a side's distribution, and the number of levels."""
     if head + "linear.weight" in state:
         return "classify", len(state[head + "linear.weight"]), 0, 0
     boxes, classes = (state.get(f"{head}{branch}.0.2.weight") for branch in ("cv2", "cv3"))
@@ -134,18 +134,10 @@ def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:
     return "segment" if head + "proto.cv1.conv.weight" in state else "detect", len(classes), len(boxes) // 4, levels
 
 
-def _style(state: Mapping[str, Tensor]) -> str:
-    # Whose layout of projections a graph of its own uses.
-    names = "\n".join(state)
-    return (
-        "turbo"
-        if ".attn.qk." in names
-        else "yolo11"
-        if ".ffn." in names
-        else "v1"
-        if ".attn.qkv." in names
-        else "yolov8"
-    )
+def _layout(state: Mapping[str, Tensor]) -> str:
+    """The family whose layout of projections a graph that is not shipped uses."""
+    marks = {".attn.qk.": "turbo", ".ffn.": "yolo11", ".attn.qkv.": "v1"}
+    return next((family for mark, family in marks.items() if any(mark in key for key in state)), "yolov8")
 
 
 def family_of_ours(state: Mapping[str, Tensor], variant: str) -> str:
@@ -153,11 +145,13 @@ def family_of_ours(state: Mapping[str, Tensor], variant: str) -> str:
     names = "\n".join(state)
     if ".ffn." in names:
         return "yolo11"
-    return ("v1" if variant == "v1" else "turbo") if ".attn.qkv." in names else "yolov8"
+    if ".attn.qkv." not in names:
+        return "yolov8"
+    return "v1" if variant == "v1" else "turbo"
 
 
 def _mixes(state: Mapping[str, Tensor]) -> bool:
-    # Area attention stands two levels inside its stage, position-sensitive attention one; their rows differ in order.
+    # Area attention is two levels inside its stage, position-sensitive attention one. Their rows differ in order.
     names = "\n".join(state)
     return bool(re.search(r"\.m\.\d+\.\d+\.attn\.qkv?\.", names) and re.search(r"\.m\.\d+\.attn\.qkv\.", names))
 

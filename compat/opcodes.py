@@ -63,20 +63,20 @@ class DryRun:
         return self
 
     def _follow(self) -> None:
-        data, known_as = self.data, INSTRUCTIONS.get
+        data, instruction_of = self.data, INSTRUCTIONS.get
         for _ in range(MAX_INSTRUCTIONS):
             code = data[self.at]
             self.at += 1
-            instruction = known_as(code)
+            instruction = instruction_of(code)
             if instruction is not None:
                 instruction(self)
             elif code == STOP:
                 self.result = self.stack.pop()
                 return
             else:
-                known = pickletools.code2op.get(chr(code))
+                opcode = pickletools.code2op.get(chr(code))
                 raise Rejected(
-                    f"has the pickle instruction {known.name if known else code}, which torch.save does not "
+                    f"has the pickle instruction {opcode.name if opcode else code}, which torch.save does not "
                     "write. Save it again with torch.save and its default protocol."
                 )
         raise Rejected(f"has more than {MAX_INSTRUCTIONS} pickle instructions, a model has a hundred thousand. {AGAIN}")

@@ -138,8 +138,9 @@ def _load(handle: BinaryIO, outline: Outline) -> object:
         others = serialization.get_safe_globals()
         serialization.clear_safe_globals()  # a real class that somebody registered must not take a stand-in's place
         try:
-            known = outline.names - set(serialization.get_unsafe_globals_in_checkpoint(_asking_for(outline.names)))
-            need(not known, f"asks for {', '.join(sorted(known))}, which torch itself would make")
+            unknown = serialization.get_unsafe_globals_in_checkpoint(_file_of_names(outline.names))
+            real = sorted(outline.names - set(unknown))
+            need(not real, f"asks for {', '.join(real)}, which torch itself would make")
             with serialization.safe_globals([(stand_in(name), name) for name in outline.names]):
                 return torch.load(source, map_location="cpu", weights_only=True, mmap=False)
         except Rejected:
@@ -151,8 +152,8 @@ def _load(handle: BinaryIO, outline: Outline) -> object:
             serialization.add_safe_globals(others)
 
 
-def _asking_for(names: frozenset[str]) -> BinaryIO:
-    # A file that asks for these names and holds nothing else, so that torch need not read the whole file twice.
+def _file_of_names(names: frozenset[str]) -> BinaryIO:
+    """A file that asks for these names and holds nothing else, so that torch need not read the whole file twice."""
     asks = "".join("c{}\n{}\n".format(*name.rpartition(".")[::2]) for name in sorted(names))
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
@@ -167,22 +168,23 @@ def _foreign(loaded: LoadedFile) -> ForeignContent:
     named = {key: value for key, value in entries.items() if type(key) is str and key not in UNREAD}
     if isinstance(holder, StandIn):
         model = _innermost(holder)
-        found = weights(model)
+        held = weights(model)
         own = model.attributes()
         named |= {key: own[key] for key in own if type(key) is str and not key.startswith("_")}
     else:
-        found = Weights({key: tensor.detach() for key, tensor in holder.items()})
-    state, notes = _renamed(found.state)
+        held = Weights({key: tensor.detach() for key, tensor in holder.items()})
+    state, notes = _renamed(held.state)
     _check(state, loaded.size)
     notes += _not_finite(state)
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in state.values())
+    attributes = Plainer().entries(named, 0)
     return ForeignContent(
-        state, Plainer().entries(named, 0), loaded.classes, layout, found.eps, found.momentum, half, tuple(notes)
+        state, attributes, loaded.classes, layout, held.eps, held.momentum, half=half, notes=tuple(notes)
     )
 
 
 def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
-    """Where the weights are: (module or state, layout, the other entries of the file)."""
+    """Find the weights: (module or state, layout, the other entries of the file)."""
     if isinstance(content, StandIn):
         module = content if content.is_module() else _held(content.attributes())
         if isinstance(module, StandIn):
@@ -194,7 +196,7 @@ def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
     if type(content) not in (dict, OrderedDict):
         raise Rejected(f"holds a {type(content).__name__}, not a model. A checkpoint is a dict with a model in it.")
     if content and all(isinstance(value, Tensor) for value in dict.values(content)):
-        return _named(content), "state dict", _beside(content)
+        return _named(content), "state dict", _license_entry(content)
     holder = _held(content)
     if holder is None:
         keys = ", ".join(str(key)[:40] for key in list(content)[:8])
@@ -206,8 +208,8 @@ def _find(content: object) -> tuple[StandIn | dict[str, Tensor], str, dict]:
     return holder, "state dict", content
 
 
-def _beside(state: dict) -> dict[str, object]:
-    # A state dict has a place for a licence only in torch's metadata, under the name of the whole model.
+def _license_entry(state: dict) -> dict[str, object]:
+    """The licence of a state dict, which torch's metadata may have under the name of the whole model."""
     metadata = getattr(state, "_metadata", None)
     whole = metadata.get("") if type(metadata) in (dict, OrderedDict) else None
     return {"license": whole["license"]} if type(whole) in (dict, OrderedDict) and "license" in whole else {}
@@ -226,7 +228,7 @@ def _held(entries: dict) -> StandIn | dict[str, Tensor] | None:
 
 
 def _inside(holder: StandIn) -> StandIn | None:
-    # A trainer's averaged model or a facade object that keeps the module as an attribute.
+    """The module that a trainer's averaged model or a facade object has as an attribute."""
     inner = (holder.attributes().get(key) for key in ("ema", "model"))
     return next((item for item in inner if isinstance(item, StandIn) and item.is_module()), None)
 
@@ -241,9 +243,9 @@ def _named(state: dict) -> dict[str, Tensor]:
 def _innermost(module: StandIn) -> StandIn:
     """The model inside wrappers (DataParallel, torch.compile, a facade whose `model.model` is the row list)."""
     for _ in range(MAX_WRAPPERS):
-        inner = module.child("module") or module.child("_orig_mod")
-        if inner is None and module.child("model") is not None and module.child("model").child("model") is not None:
-            inner = module.child("model")
+        model = module.child("model")
+        facade = model if model is not None and model.child("model") is not None else None
+        inner = module.child("module") or module.child("_orig_mod") or facade
         if inner is None:
             return module
         module = inner
@@ -251,7 +253,7 @@ def _innermost(module: StandIn) -> StandIn:
 
 
 def _renamed(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """Keys that begin with "model.<row>", whatever wrapped the model when it was saved; a note where they did not."""
+    """Rename the keys to "model.<row>...", without the names of wrappers; a note where that changed them."""
     prefix = ""
     for _ in range(MAX_WRAPPERS):
         wrappers = [word for word in WRAPPERS if all(key.startswith(prefix + word) for key in state)]

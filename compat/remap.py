@@ -1,8 +1,8 @@
 """One algorithm between a maker's tensors and ours, driven by a table of key templates.
 
-A table maps a template of the maker's keys (`{name}` stands for any text) to what becomes of them: a rename, rows in
-another order, one part of a joined tensor, a bias folded into a batch norm, or a tensor dropped for a stated reason.
-The first matching template decides. The inverse gives the maker's tensors back, bit for bit except folded biases.
+A table maps a template of the maker's keys (`{name}` stands for any text) to a step: a rename, rows in another order,
+one part of a joined tensor, a bias folded into a batch norm, or a tensor dropped for a stated reason. The first
+matching template decides. The inverse gives the maker's tensors back, bit for bit except folded biases.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ Table = Mapping[str, Step]
 
 @dataclass(frozen=True)
 class Report:
-    """What became of every key: kept (theirs -> ours) and dropped (theirs -> reason)."""
+    """The outcome for every key of the maker: converted (key -> our key) and dropped (key -> reason)."""
 
-    kept: dict[str, str]
+    converted: dict[str, str]
     dropped: dict[str, str]
 
 
@@ -78,15 +78,16 @@ class RemapError(ValueError):
 def apply(
     table: Table, state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]] | None
 ) -> tuple[dict[str, Tensor], Report]:
-    """The maker's tensors -> ours. shapes: of every tensor of ours; None where the model cannot be built, so
-    that shapes cannot be compared. Raises RemapError with all problems at once.
+    """Convert the maker's tensors to ours. Every foreign key is used once or dropped; every key of ours is filled.
 
-    Every foreign key is used exactly once or dropped by the table; every key of ours is filled with its own shape.
+    shapes: of every tensor of ours; None where the model cannot be built, so that shapes cannot be compared.
+
+    Raises RemapError with all problems at once.
     """
     out: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
     biases: dict[str, Tensor] = {}
-    kept, dropped, problems = {}, {}, []
+    converted, dropped, problems = {}, {}, []
     for key, tensor in state.items():
         step, ours = _match(table, key)
         if isinstance(step, Dropped):
@@ -95,7 +96,7 @@ def apply(
         if step is None or shapes is not None and ours not in shapes:
             problems.append(f"unknown: {key} {tuple(tensor.shape)}")
             continue
-        kept[key] = ours
+        converted[key] = ours
         if isinstance(step, Part):
             parts.setdefault(ours, {})[step.index] = tensor
         elif isinstance(step, FoldedBias):
@@ -116,16 +117,16 @@ def apply(
     ]
     if problems:
         raise RemapError(problems)
-    return {key: out[key] for key in shapes}, Report(kept, dropped)
+    return {key: out[key] for key in shapes}, Report(converted, dropped)
 
 
 def invert(table: Table, state: Mapping[str, Tensor], folded: bool = False) -> dict[str, Tensor]:
-    """Our tensors -> the maker's. folded: write the biases that `apply` folds (as zeros) for makers that carry them.
+    """Convert our tensors to the maker's. folded: also write the biases that `apply` folds, as zeros.
 
-    Raises RemapError when a tensor of ours has no place in the table.
+    Raises RemapError for a tensor of ours that no template of the table gives.
     """
     out: dict[str, Tensor] = {}
-    parts: dict[int, dict[str, Tensor]] = {}  # a maker lists one split module after the other, not key by key
+    parts: dict[int, dict[str, Tensor]] = {}  # a maker lists one part of a joined tensor's module after the other
     problems = []
     for key, tensor in state.items():
         steps = _inverse(table, key)
@@ -184,19 +185,18 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 def _match(table: Table, key: str) -> tuple[Step | None, str]:
     for theirs, step in table.items():
-        found = _pattern(theirs).fullmatch(key)
-        if found:
-            return step, "" if isinstance(step, Dropped) else step.ours.format(**found.groupdict())
+        if match := _pattern(theirs).fullmatch(key):
+            return step, "" if isinstance(step, Dropped) else step.ours.format(**match.groupdict())
     return None, ""
 
 
 def _inverse(table: Table, key: str) -> list[tuple[str, Step]]:
-    # Every template whose result may be this key, and the maker's key it came from, where that key leads back here.
-    found = []
+    """(the maker's key, step) for every template that gives this key of ours, where that key leads back to the step."""
+    steps = []
     for theirs, step in table.items():
         match = None if isinstance(step, Dropped) else _pattern(step.ours).fullmatch(key)
         if match:
             name = theirs.format(**match.groupdict())
             if _match(table, name)[0] is step:
-                found.append((name, step))
-    return found
+                steps.append((name, step))
+    return steps

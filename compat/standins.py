@@ -1,7 +1,7 @@
 """Inert stand-ins for foreign classes, and what can be read off them: tensors of a module tree, plain values.
 
-torch's loader gives a stand-in what the file holds for an object; it is kept, and nothing else happens. A module is
-whatever holds the three dicts in which torch.nn.Module keeps its parts.
+torch's loader gives a stand-in the arguments and the state that the file has for an object. The stand-in stores them
+and does nothing else. A module is any object with the three dicts in which torch.nn.Module keeps its parts.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class StandIn:
 
     def child(self, name: str) -> StandIn | None:
         """The sub-module `name`, or None."""
-        found = self.attributes()["_modules"].get(name) if self.is_module() else None
-        return found if isinstance(found, StandIn) else None
+        child = self.attributes()["_modules"].get(name) if self.is_module() else None
+        return child if isinstance(child, StandIn) else None
 
 
 def stand_in(full_name: str) -> type[StandIn]:
@@ -84,8 +84,8 @@ class Weights:
 
 
 def weights(root: StandIn) -> Weights:
-    """The tensors of a module tree under the keys that `root.state_dict()` would give them."""
-    found, visits = Weights(), Visits()
+    """Return the tensors of a module tree under the keys that `root.state_dict()` would give them."""
+    held, visits = Weights(), Visits()
     for path, module in _modules(root, "", 0, visits):
         attributes = module.attributes()
         hidden = attributes.get("_non_persistent_buffers_set", ())
@@ -94,13 +94,13 @@ def weights(root: StandIn) -> Weights:
                 if tensor is None or part == "_buffers" and type(hidden) is set and name in hidden:
                     continue
                 need(isinstance(tensor, Tensor), f"has {path}{name} that is not a tensor")
-                need(path + name not in found.state, f"has {path}{name} twice")
-                found.state[path + name] = tensor.detach()
+                need(path + name not in held.state, f"has {path}{name} twice")
+                held.state[path + name] = tensor.detach()
         if isinstance(attributes["_buffers"].get("running_var"), Tensor):
-            found.eps[path[:-1]] = _fraction(attributes.get("eps"), f"{path}eps")
+            held.eps[path[:-1]] = _fraction(attributes.get("eps"), f"{path}eps")
             momentum = attributes.get("momentum")
-            found.momentum[path[:-1]] = None if momentum is None else _fraction(momentum, f"{path}momentum")
-    return found
+            held.momentum[path[:-1]] = None if momentum is None else _fraction(momentum, f"{path}momentum")
+    return held
 
 
 def _modules(module: StandIn, path: str, depth: int, visits: Visits) -> Iterator[tuple[str, StandIn]]:
@@ -131,7 +131,7 @@ class NotPlain(Exception):
 
 
 class Plainer:
-    """Makes plain values and tensors of what the loader gave: dict, list, tuple, str, int, float, bool, None, bytes."""
+    """Makes plain values and tensors of loaded ones: dict, list, tuple, str, int, float, bool, None, bytes."""
 
     def __init__(self) -> None:
         self.visits = Visits()

@@ -48,7 +48,7 @@ def model_with(name: str) -> tuple[Detector, dict]:
         foreign_state(vector, name.startswith("checkpoint")),
         {key: tuple(value.shape) for key, value in ours.items()},
     )
-    assert set(report.kept) == set(vector["state_dict"])
+    assert set(report.converted) == set(vector["state_dict"])
     model.load_state_dict(state)
     return model, vector
 

@@ -66,20 +66,22 @@ FILLED = {"head": ("channels", "legacy", "class_width")}  # parameters that the 
 
 
 def register(name: str, cls: Callable[..., nn.Module], rule: str | Rule = "block") -> None:
-    """Add a module to the graph language: `name` in a row builds `cls` as `rule` says (one of rules.KINDS, or a Rule).
+    """Add a module to the graph language: `name` in a row builds `cls` as `rule` says (a key of rules.KINDS or a Rule).
 
     cls: an nn.Module class, or a function that makes one. A head has attributes nc and reg_max, `forward(maps) -> Raw`,
-    `decode(raw, sizes, strides)`, and may have `start_biases(strides)`. Registering the same again is fine. Refused
-    (UserError): a name that means something else, also in torch.nn; an unknown rule; what is no callable.
+    `decode(raw, sizes, strides)`, and may have `start_biases(strides)`. Registering the same again changes nothing.
+
+    Raises UserError for a name that means something else, also in torch.nn, for an unknown rule and for a cls that
+    cannot be called.
     """
     rule = Rule(rule) if isinstance(rule, str) else rule
     if not isinstance(name, str) or not name.strip() or not callable(cls) or not isinstance(rule, Rule):
         raise UserError(
             f"register({name!r}, {cls!r}, {rule!r}): expected a name, an nn.Module class, and a rule or its name."
         )
-    taken = _find(name)
-    if taken is not None and (taken.cls is not cls or taken.rule != rule):
-        raise UserError(f"register({name!r}): the name belongs to {taken.cls!r} with {taken.rule}; choose another.")
+    owner = _find(name)
+    if owner is not None and (owner.cls is not cls or owner.rule != rule):
+        raise UserError(f"register({name!r}): the name belongs to {owner.cls!r} with {owner.rule}; choose another.")
     try:
         inspect.signature(cls)
     except ValueError as error:
@@ -92,7 +94,7 @@ def _load_plugins() -> None:
     for point in metadata.entry_points(group="bitfalcon.modules"):
         try:
             point.load()()
-        except Exception as error:  # a broken plugin must name itself; whatever it raised
+        except Exception as error:  # a plugin may raise anything
             raise UserError(
                 f"The plugin {point.name!r} ({point.value}) of the group bitfalcon.modules failed: "
                 f"{error!r}. Repair or uninstall it."
@@ -100,36 +102,31 @@ def _load_plugins() -> None:
 
 
 class _Names(Collection):
-    # Listed when they are looked at, which is for the message of an unknown name.
+    """The names of modules. They are listed at their first use, which is the message about an unknown name."""
+
     def __iter__(self) -> Iterator[str]:
-        listed = (
-            prefix + name
-            for prefix, library in LIBRARIES.items()
-            for name in dir(import_module(library))
-            if _find(prefix + name)
-        )
-        return iter(dict.fromkeys((*MODULES, *listed)))
+        names = [prefix + name for prefix, library in LIBRARIES.items() for name in dir(import_module(library))]
+        return iter(dict.fromkeys((*MODULES, *filter(_find, names))))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
     def __contains__(self, name: object) -> bool:
-        return any(name == known for known in self)
+        return name in iter(self)
 
 
 def known_modules() -> Collection[str]:
-    """Names that may stand in a row."""
+    """Return the names of modules that a row may have."""
     _load_plugins()
     return _Names()
 
 
 def entry(name: str) -> Entry:
-    """The Entry of a module name; KeyError when it is unknown."""
+    """Return the Entry of a module name. Raises KeyError for an unknown one."""
     _load_plugins()
-    found = _find(name)
-    if found is None:
-        raise KeyError(name)
-    return found
+    if module := _find(name):
+        return module
+    raise KeyError(name)
 
 
 def _find(name: str) -> Entry | None:
@@ -144,7 +141,7 @@ def _find(name: str) -> Entry | None:
 
 
 def lookup(name: str) -> Signature:
-    """The Signature of a module name: what the graph needs to know of it. KeyError when the name is unknown."""
+    """Return the Signature of a module name. Raises KeyError for an unknown one."""
     module = entry(name)
     kind = module.rule.kind
     parameters = list(inspect.signature(module.cls).parameters.values())

@@ -15,15 +15,15 @@ EPS, MOMENTUM = 1e-3, 0.03  # batch norm of detection models (spec/interface.md 
 
 
 class DefaultActivation(nn.SiLU):
-    """The activation of a block that names none: SiLU, until a graph's `activation:` replaces it."""
+    """The activation of a block that names none: SiLU, unless a graph's `activation:` replaces it."""
 
 
 class Folded(nn.Identity):
-    """Stands where a batch norm was before it was folded into its convolution."""
+    """Takes the place of a batch norm that was folded into its convolution."""
 
 
 def activation(act: bool | nn.Module | None) -> nn.Module:
-    """True: the graph's default; False or None: none; a module: itself."""
+    """Return the module for an option `act`: True is the graph's default, False or None is no activation."""
     if isinstance(act, nn.Module):
         return act
     if act not in (True, False, None):

@@ -22,11 +22,11 @@ BOX_BIAS = 2.0  # spec/families.md section 3
 
 
 class Raw(dict):
-    """What a detector returns, in training and outside it alike.
+    """The raw outputs of a detector, the same in training and in inference.
 
     boxes (Tensor[B, 4*reg_max, A]): logits of the distributions of left, top, right, bottom, in strides.
     scores (Tensor[B, nc, A]): class logits. A runs over the levels, fine to coarse, each row-major.
-    sizes: (h, w) of each level, which is what decoding needs beside the two tensors.
+    sizes: (h, w) of each level, which decoding needs.
     """
 
     def __init__(self, boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]]):

@@ -146,7 +146,7 @@ def to_checkpoint(opened: ForeignCheckpoint) -> Checkpoint:
         epoch=opened.epoch,
         license=opened.license,
         date=opened.date,
-        norms=_norms(opened.foreign, report.kept),
+        norms=_norms(opened.foreign, report.converted),
         source=_source(opened),
         measured=_measured(opened, graph),
         compared=True,
@@ -259,7 +259,7 @@ def convert_foreign(opened: ForeignCheckpoint) -> Checkpoint:
         license=opened.license,
         date=opened.date,
         source=_source(opened),
-        norms=_norms(opened.foreign, report.kept),
+        norms=_norms(opened.foreign, report.converted),
     )
 
 

@@ -27,22 +27,23 @@ VARIANT_WORDS = {
 
 @dataclass(frozen=True)
 class Transfer:
-    """The outcome of a transfer. kept: tensors taken over whole. remapped: classes whose rows were taken over by name.
+    """The outcome of a transfer.
 
-    new: classes of the model that start fresh. dropped: classes of the checkpoint that are left behind.
+    copied: how many tensors were taken over whole. remapped: classes whose rows were taken over by name. new: classes
+    of the model that start fresh. dropped: classes of the checkpoint that the model does not have.
     """
 
-    kept: int
+    copied: int
     remapped: tuple[str, ...]
     new: tuple[str, ...]
     dropped: tuple[str, ...]
 
     def __str__(self) -> str:
-        rows = [("kept", f"{self.kept} tensors")]
-        for word, classes in (("remapped", self.remapped), ("new", self.new), ("dropped", self.dropped)):
-            shown = ", ".join(classes[:8]) + (", ..." if len(classes) > 8 else "")
-            rows.append((word, f"{len(classes)} classes" + (f": {shown}" if classes else "")))
-        return "\n".join(f"  {word:<9} {text}" for word, text in rows)
+        lines = [f"  {'kept':<9} {self.copied} tensors"]
+        for label, classes in (("remapped", self.remapped), ("new", self.new), ("dropped", self.dropped)):
+            names = f": {', '.join(classes[:8])}" if classes else ""
+            lines.append(f"  {label:<9} {len(classes)} classes{names}{', ...' if len(classes) > 8 else ''}")
+        return "\n".join(lines)
 
 
 def class_width(checkpoint: Checkpoint) -> int:
@@ -67,25 +68,25 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
     same_classes = has_names or not by_name and checkpoint.graph.nc == model.nc
     replaced = set() if same_classes else class_layers
     fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
-    kept = fits - replaced
+    copied = fits - replaced
     unset = {name for name in own.keys() - checkpoint.state.keys() if name.endswith(ACT_SCALE)}  # a float head has none
-    wrong = sorted((own.keys() | checkpoint.state.keys()) - kept - unset - replaced)
+    wrong = sorted((own.keys() | checkpoint.state.keys()) - copied - unset - replaced)
     if wrong:
         raise UserError(_misfit(model, checkpoint, path, wrong))
-    for name in kept:
+    for name in copied:
         own[name].copy_(checkpoint.state[name])
     for name in unset:
         own[name].zero_()
     checkpoint.set_norms(model)
     if same_classes:
-        return Transfer(len(kept), (), (), ())
+        return Transfer(len(copied), (), (), ())
     if not by_name:
-        return Transfer(len(kept), (), tuple(model.names.values()), tuple(checkpoint.graph.names.values()))
-    return _by_name(own, checkpoint, model.names, sorted(class_layers), len(kept))
+        return Transfer(len(copied), (), tuple(model.names.values()), tuple(checkpoint.graph.names.values()))
+    return _by_name(own, checkpoint, model.names, sorted(class_layers), len(copied))
 
 
 def _by_name(
-    own: Mapping[str, Tensor], checkpoint: Checkpoint, names: Mapping[int, str], class_layers: list[str], kept: int
+    own: Mapping[str, Tensor], checkpoint: Checkpoint, names: Mapping[int, str], class_layers: list[str], copied: int
 ) -> Transfer:
     before = checkpoint.graph.names
     rows = {name.lower(): index for index, name in before.items() if name != str(index)}  # numbers are placeholders
@@ -96,7 +97,7 @@ def _by_name(
     remapped = tuple(names[index] for index in pairs)
     new = tuple(name for index, name in names.items() if index not in pairs)
     dropped = tuple(name for index, name in before.items() if index not in pairs.values())
-    return Transfer(kept, remapped, new, dropped)
+    return Transfer(copied, remapped, new, dropped)
 
 
 def _misfit(model: Detector, checkpoint: Checkpoint, path: str | Path, wrong: list[str]) -> str:

@@ -109,7 +109,7 @@ def test_weights_go_into_a_model_of_other_classes_but_not_into_another_graph(mod
     other = Detector(resolve_graph(document, named_scale="n", nc=3, names={0: "bird", 1: "Cat", 2: "cow"}))
     report = transfer(other, checkpoint, "a.pt")
     assert (report.remapped, report.new, report.dropped) == (("Cat",), ("bird", "cow"), ("dog",))
-    assert "1 classes: Cat" in str(report) and report.kept == len(model.state_dict()) - 6
+    assert "1 classes: Cat" in str(report) and report.copied == len(model.state_dict()) - 6
     for key in ("model.0.conv.weight", "model.21.cv3.0.1.1.conv.weight"):
         assert torch.equal(other.state_dict()[key], model.state_dict()[key])
     for level in range(3):
