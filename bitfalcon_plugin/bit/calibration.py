@@ -9,9 +9,11 @@ Measured anew over some batches, without training, they bring most of the accura
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm  # the base of the batch norms of all dimensions
 
 from ..config.errors import UserError
 from ..config.settings import Settings
@@ -19,98 +21,106 @@ from ..data.augmentation.augment import recipe_of
 from ..data.dataset import Sample
 from ..data.loading.loader import Reading, TrainLoader
 from ..models.detector import Detector
-from ..models.modules.bit_layers import BitConv2d, BitLinear
+from ..models.modules.bit_layers import BitLayer
 
-IMAGES, BATCH = 256, 16  # how many are enough for both
+IMAGES, BATCH = 256, 16  # images that both scales and statistics need, and images of one batch
 
 
 def calibrate(model: Detector, batches: Iterable[Tensor], *, scales: bool = True, norms: bool = True) -> int:
-    """Measure activation scales and batch-norm statistics anew, in place; returns how many batches that took.
+    """Measure activation scales and batch-norm statistics anew, in place; return the number of batches.
 
-    batches: images (B, 3, H, W), floating point, RGB in [0, 1], of training; two or more images each. scales: of the
-    ternary layers, a moving average over the batches of the largest activation. norms: statistics become the plain
-    average over the batches. Modes and momentum are as before afterwards; what fails changes nothing. UserError without
-    batches, for what is no batch, and for a folded model, which has no batch norms any more.
+    batches: training images (B, 3, H, W), floating point, RGB in [0, 1], B at least 2. scales: of the ternary layers, a
+    moving average over the batches of the largest activation. norms: statistics become the plain average over the
+    batches. Modes and momentum stay; an error leaves the model unchanged. UserError without batches, for a value that
+    is no batch, and for a folded model, which has no batch norms.
     """
-    layers = [m for m in model.modules() if isinstance(m, (BitConv2d, BitLinear))] if scales else []
-    bns = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)] if norms else []
-    if norms and not bns:
+    layers = [module for module in model.modules() if isinstance(module, BitLayer)] if scales else []
+    batch_norms = [module for module in model.modules() if isinstance(module, _BatchNorm)] if norms else []
+    if norms and not batch_norms:
         raise UserError(
             "The model has no batch norms to measure: it is folded. Calibrate it before fuse() or freeze()."
         )
     device = next(model.parameters()).device
-    before = [(buffer, buffer.clone()) for module in (*layers, *bns) for buffer in module.buffers()]
-    modes, momenta = [(m, m.training) for m in model.modules()], [bn.momentum for bn in bns]
-    observing = [layer.observing for layer in layers]
+    buffers = [buffer for module in (*layers, *batch_norms) for buffer in module.buffers()]
+    count = 0
+    with torch.no_grad(), _restored_on_error(buffers), _measuring(model, layers, batch_norms):
+        for images in batches:
+            model(_checked(images).to(device))
+            count += 1
+        if not count:
+            raise UserError("calibrate: no batch of images was given. Give batches of training images.")
+        if wrong := [buffer for buffer in buffers if not buffer.isfinite().all()]:
+            raise UserError(
+                f"calibrate: {len(wrong)} scales and statistics would not be finite. "
+                "Look at the images, or the weights."
+            )
+    return count
+
+
+@contextmanager
+def _restored_on_error(buffers: Sequence[Tensor]) -> Iterator[None]:
+    """Give the buffers their values back when the block raises."""
+    values = [buffer.clone() for buffer in buffers]
+    try:
+        yield
+    except BaseException:
+        for buffer, value in zip(buffers, values, strict=True):
+            buffer.copy_(value)
+        raise
+
+
+@contextmanager
+def _measuring(model: Detector, layers: Sequence[BitLayer], batch_norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Reset scales and statistics, and let forward passes measure them; restore modes and momentum at the end."""
+    modes = [(module, module.training) for module in model.modules()]
+    momenta, observing = [norm.momentum for norm in batch_norms], [layer.observing for layer in layers]
     model.eval()
     for layer in layers:
         layer.observing = layer.training = True
         if layer.act_scale is not None:
             layer.act_scale.zero_()  # the first batch sets it
-    for bn in bns:
-        bn.reset_running_stats()
-        bn.momentum, bn.training = None, True  # None: cumulative average
-    count = 0
+    for norm in batch_norms:
+        norm.reset_running_stats()
+        norm.momentum, norm.training = None, True  # None: cumulative average
     try:
-        with torch.no_grad():
-            for images in batches:
-                model(_checked(images).to(device))
-                count += 1
-            if not count:
-                raise UserError("calibrate: no batch of images was given. Give batches of training images.")
-            if wrong := [buffer for buffer, _ in before if not buffer.isfinite().all()]:
-                raise UserError(
-                    f"calibrate: {len(wrong)} scales and statistics would not be finite. "
-                    "Look at the images, or the weights."
-                )
-    except BaseException:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-        raise
+        yield
     finally:
         for module, training in modes:
             module.training = training
-        for bn, momentum in zip(bns, momenta):
-            bn.momentum = momentum
+        for norm, momentum in zip(batch_norms, momenta):
+            norm.momentum = momentum
         for layer, value in zip(layers, observing):
             layer.observing = value
             layer.refresh()
-    return count
 
 
 def _checked(images: object) -> Tensor:
-    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point() or len(images) < 2:
-        what = (
-            f"a {images.dtype} tensor {tuple(images.shape)}"
-            if isinstance(images, Tensor)
-            else f"a {type(images).__name__}"
-        )
-        raise UserError(
-            f"calibrate: a batch is {what}; expected floating-point images (B, 3, H, W) in [0, 1], "
-            "two or more together."
-        )
-    return images
+    if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point() and len(images) > 1:
+        return images
+    kind = type(images).__name__
+    if isinstance(images, Tensor):
+        kind = f"{images.dtype} tensor {tuple(images.shape)}"
+    raise UserError(
+        f"calibrate: a batch is a {kind}; expected floating-point images (B, 3, H, W) in [0, 1], two or more together."
+    )
 
 
 def calibration_images(
     samples: Sequence[Sample], settings: Settings, model: Detector, images: int = IMAGES
 ) -> Iterator[Tensor]:
-    """Batches (B, 3, imgsz, imgsz) of up to `images` samples, spread evenly over all, on the model's device.
+    """Yield batches (B, 3, imgsz, imgsz) of up to `images` samples, spread evenly, on the model's device.
 
-    Augmented as in the last epochs of training, without mixing: statistics of images as validation sees them are others
-    (a YOLOv12-n trained on BCCD loses 0.7 points of mAP with norms measured on the former, 3 to 5 on the latter; its
-    ternary head 3 and 6 to 9).
+    Augmented as in the last epochs of training, without mixing: images as validation sees them have other statistics (a
+    YOLOv12-n trained on BCCD loses 0.7 points of mAP with norms measured on augmented images, 3 to 5 on images of
+    validation; its ternary head 3 and 6 to 9).
     """
-    chosen = [
-        samples[round(place)] for place in torch.linspace(0, len(samples) - 1, min(images, len(samples))).tolist()
-    ]
+    indices = torch.linspace(0, len(samples) - 1, min(images, len(samples))).tolist()
+    chosen = [samples[round(index)] for index in indices]
     chosen = chosen if len(chosen) > 1 else chosen * 2  # one image alone has no variance on the smallest maps
+    # The largest batch that leaves no single image for the end.
+    batch = next(size for size in range(BATCH, 1, -1) if len(chosen) % size != 1)
     weight = next(model.parameters())
-    batch = next(
-        size for size in range(BATCH, 1, -1) if len(chosen) % size != 1
-    )  # no batch of a single image at the end
     sizes = {"imgsz": settings.imgsz, "batch": batch, "multiple": model.multiple}
     loader = TrainLoader(chosen, Reading(weight.device), seed=settings.seed, **sizes)
-    for made, _ in loader.epoch(0, recipe_of(settings, closed=True)):
-        yield made.images.to(weight.dtype)
+    for loaded, _ in loader.epoch(0, recipe_of(settings, closed=True)):
+        yield loaded.images.to(weight.dtype)

@@ -1,7 +1,7 @@
 """Ternary models as small files: `pack` writes one, `rounded` rounds as packing does, `sizes` counts bytes.
 
-A packed file is read by checkpoint.load and foreign.open_checkpoint; its pieces are those of bit/flat.py (spec/bit.md
-section 4.2).
+A packed file opens with load_checkpoint and open_checkpoint; models/weights/packed.py describes its pieces
+(spec/bit.md section 4.2).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..config.errors import UserError, did_you_mean
 from ..models.detector import Detector, odd_norms
-from ..models.modules.bit_layers import BitConv2d, BitLinear
+from ..models.modules.bit_layers import BitLayer
 from ..models.weights.checkpoint import Checkpoint, content_of, save_checkpoint
 from ..models.weights.packed import CODES, PIECES, flatten, halved
 from ..models.weights.trits import CODECS
@@ -38,16 +38,16 @@ def pack(model: Detector | Checkpoint, path: str | Path, fmt: str = "t5", half: 
 
 
 def packed_of(model: Detector | Checkpoint, fmt: str = "t5", half: bool = True) -> Checkpoint:
-    """The checkpoint that `pack` writes."""
+    """Return the checkpoint that `pack` writes, without writing it."""
     if fmt not in CODECS:
         raise UserError(f"fmt={fmt!r} is none of {', '.join(CODECS)}.{did_you_mean(str(fmt), CODECS)}")
-    known = model if isinstance(model, Checkpoint) else None
-    if known and known.packed:  # from t5 to t2
-        return replace(known, state=_short(known.state) if half else known.state, packed=fmt)
-    model = known.model().fuse() if known else copy.deepcopy(model).eval().fuse()
-    if left := [name for name, module in model.named_modules() if isinstance(module, (BitConv2d, BitLinear))]:
+    checkpoint = model if isinstance(model, Checkpoint) else None
+    if checkpoint and checkpoint.packed:  # from t5 to t2
+        return replace(checkpoint, state=_short(checkpoint.state) if half else checkpoint.state, packed=fmt)
+    model = checkpoint.model().fuse() if checkpoint else copy.deepcopy(model).eval().fuse()
+    if unfolded := [name for name, module in model.named_modules() if isinstance(module, BitLayer)]:
         raise UserError(
-            f"{model.graph.name} has ternary layers that folding leaves as they are: {', '.join(left[:3])} "
+            f"{model.graph.name} has ternary layers that cannot be folded: {', '.join(unfolded[:3])} "
             "(padding that is no number of zeros). Keep them float, keep=<their names>, to pack the rest."
         )
     state = {name: _single(tensor.detach().cpu()) for name, tensor in model.state_dict().items()}
@@ -61,19 +61,11 @@ def packed_of(model: Detector | Checkpoint, fmt: str = "t5", half: bool = True) 
             f"{model.graph.name} holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}). "
             "Give other weights."
         )
+    if checkpoint is None:
+        checkpoint = Checkpoint(replace(model.graph, names=dict(model.names)), state)
     state = _short(state) if half else state
-    if known is None:
-        graph = replace(model.graph, names=dict(model.names))
-        return Checkpoint(graph, state, norms=odd_norms(model), measured=(model.strides, model.multiple), packed=fmt)
-    return replace(
-        known,
-        state=state,
-        norms=odd_norms(model),
-        measured=(model.strides, model.multiple),
-        training=None,
-        compared=False,
-        packed=fmt,
-    )
+    changes = {"state": state, "norms": odd_norms(model), "measured": (model.strides, model.multiple), "packed": fmt}
+    return replace(checkpoint, training=None, compared=False, **changes)
 
 
 def _short(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -104,20 +96,20 @@ def sizes(model: Detector | Checkpoint, half: bool = True) -> dict[str, dict[str
     packed = packed_of(model, half=half)
     last = f"model.{len(packed.graph.rows) - 1}."
     head = {name: tensor for name, tensor in packed.state.items() if name.startswith(last)}
-    found = {"whole": _sizes(packed.state), "head": _sizes(head)}
+    table = {"whole": _sizes(packed.state), "head": _sizes(head)}
     for fmt in ("t2", "t5"):
         buffer = BytesIO()
         torch.save(content_of(replace(packed, packed=fmt)), buffer)
-        found["whole"][f"file {fmt}"] = buffer.seek(0, os.SEEK_END)
-    return found
+        table["whole"][f"file {fmt}"] = buffer.seek(0, os.SEEK_END)
+    return table
 
 
 def _sizes(state: Mapping[str, Tensor]) -> dict[str, int]:
     layers = {name.removesuffix(CODES) for name in state if name.endswith(CODES)}
     added = {f"{layer}.{name}" for layer in layers for name in ("scale", "act_scale")}  # a float model has none
     weights = sum(tensor.numel() for name, tensor in state.items() if name not in added)
-    found = {"fp32": 4 * weights, "fp16": 2 * weights}
+    table = {"fp32": 4 * weights, "fp16": 2 * weights}
     for fmt in ("t2", "t5"):
         flat = flatten(state, fmt)
-        found[fmt] = sum(flat[piece].numel() * flat[piece].element_size() for piece in PIECES)
-    return found
+        table[fmt] = sum(flat[piece].nbytes for piece in PIECES)
+    return table

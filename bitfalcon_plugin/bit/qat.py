@@ -7,24 +7,20 @@ the end the choice between averaged and raw weights, each with statistics of the
 from __future__ import annotations
 
 import copy
-import csv
-import io
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from ..config.callbacks import Events
 from ..config.devices import select_device, select_devices
 from ..config.errors import UserError
-from ..config.files import write_text
 from ..config.settings import Settings, load_settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..export.formats import ModelKind, model_kind
-from ..models.bitify import bitify, ternary_layers
+from ..models.bitify import bitify
 from ..models.detector import Detector, odd_norms
 from ..models.graph.bit_policy import NOTHING
 from ..models.inference.prepare import fold_for_inference
@@ -36,6 +32,7 @@ from ..train.resume import is_finished, recorded_settings, to_resume
 from ..train.run import Result, run_train
 from ..val.run import validate_samples
 from .calibration import calibrate, calibration_images
+from .code_log import CodeLog
 
 EPOCH_SHARE, MIN_EPOCHS = 0.15, 10  # epochs: this share of the float model's epochs, and at least so many
 UNKNOWN_EPOCHS = 20  # where the checkpoint does not say how long the float model was trained
@@ -43,11 +40,12 @@ PEAK = 0.5  # highest learning rate, as a share of the float run's
 LAST = 0.02  # learning rate of the last epoch, as a share of the highest
 SGD_RATE, LONG_RATE = 0.01, 0.001  # float peaks of optimizers that the user names: SGD; Adam and its kind in long runs
 NOT_OF_TRAINING = {"step", "bit", "keep"}  # settings that a training run does not have
+AS_TRAINED = "best.pt as trained"  # the weights that training itself has chosen
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result of fine-tuning. path: of the chosen weights. kind: which those are. candidates: AP of each kind."""
+    """The result of fine-tuning: file, metrics and kind of the chosen weights. candidates: the AP of each kind."""
 
     path: Path
     metrics: Metrics
@@ -61,11 +59,14 @@ def schedule_of(settings: Settings, checkpoint: Checkpoint, images: int) -> dict
     images: of the training split. A step follows every batch, because the number of steps is what brings accuracy back
     (BCCD, bit=all, 15 epochs: AP 0.528, with one step every four batches 0.472).
     """
-    given = set(settings.given)
+    fixed = set(settings.given)
     if settings.optimizer.lower() == "auto":
-        given.discard("optimizer")
-    epochs = settings.epochs if "epochs" in given else _planned_epochs(checkpoint)
-    name, rate = _optimizer(settings, given, checkpoint, images, epochs)
+        fixed.discard("optimizer")
+    epochs = settings.epochs if "epochs" in fixed else _planned_epochs(checkpoint)
+    batch = int(settings.batch)
+    name, rate = auto_rule(planned_iterations(images, batch, batch, epochs), checkpoint.graph.nc)
+    if "optimizer" in fixed:
+        name, rate = settings.optimizer, _float_rate(settings.optimizer, LONG_RATE if name == "SGD" else rate)
     schedule = {
         "epochs": epochs,
         "optimizer": name,
@@ -73,14 +74,14 @@ def schedule_of(settings: Settings, checkpoint: Checkpoint, images: int) -> dict
         "momentum": 0.9,
         "lrf": LAST,
         "cos_lr": True,
-        "nbs": int(settings.batch),
+        "nbs": batch,
         "warmup_epochs": 1,
         "warmup_floor": 0,
         "warmup_bias_lr": 0.0,
         "close_mosaic": -(-epochs // 3),
         "patience": 0,
     }
-    return {key: value for key, value in schedule.items() if key not in given or key == "epochs"}
+    return {key: value for key, value in schedule.items() if key not in fixed or key == "epochs"}
 
 
 def _planned_epochs(checkpoint: Checkpoint) -> int:
@@ -88,17 +89,9 @@ def _planned_epochs(checkpoint: Checkpoint) -> int:
     return max(MIN_EPOCHS, round(EPOCH_SHARE * epochs)) if isinstance(epochs, int) else UNKNOWN_EPOCHS
 
 
-def _optimizer(
-    settings: Settings, given: Set[str], checkpoint: Checkpoint, images: int, epochs: int
-) -> tuple[str, float]:
-    """Return the optimizer and the peak learning rate that a float run with it would have."""
-    batch = int(settings.batch)
-    name, rate = auto_rule(planned_iterations(images, batch, batch, epochs), checkpoint.graph.nc)
-    if "optimizer" not in given:
-        return name, rate
-    if settings.optimizer.lower() in ("sgd", "rmsprop"):
-        return settings.optimizer, SGD_RATE
-    return settings.optimizer, LONG_RATE if name == "SGD" else rate
+def _float_rate(optimizer: str, adam_rate: float) -> float:
+    """Return the peak learning rate that a float run with this optimizer would have."""
+    return SGD_RATE if optimizer.lower() in ("sgd", "rmsprop") else adam_rate
 
 
 def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
@@ -109,13 +102,24 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
     """
     events = events or Events()
     log = CodeLog()
-    events.add("on_train_start", log.begin)
-    events.add("on_train_epoch_end", log.note)
+    events.add("on_train_start", log.start)
+    events.add("on_train_epoch_end", log.add_epoch)
     if settings.resume:
         path = to_resume(settings)
         if "epochs" not in settings.given and is_finished(last := load_checkpoint(path)):
-            return _finish_anew(path, last)
+            return _finish_ended_run(path, last)
         return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
+    _check(settings)
+    checkpoint = open_checkpoint(settings.model).to_train(settings.model)
+    data, settings = find_data(settings)
+    same_classes(checkpoint.graph.names, class_names(settings, data), data)
+    samples = scan_split(data, "train", settings).samples
+    start = ternary_start(checkpoint, settings, samples)
+    training = _training(settings, schedule_of(settings, checkpoint, len(samples)))
+    return _finish_run(run_train(training, start, events))
+
+
+def _check(settings: Settings) -> None:
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
         raise UserError(
             "bit mode=qat starts from trained weights: give model=best.pt. To train a ternary model from nothing: "
@@ -130,13 +134,6 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
         raise UserError(
             "bit mode=qat works on one device; several can train: bitfalcon train model=... bit=... device=0,1 ."
         )
-    checkpoint = open_checkpoint(settings.model).to_train(settings.model)
-    data, settings = find_data(settings)
-    same_classes(checkpoint.graph.names, class_names(settings, data), data)
-    samples = scan_split(data, "train", settings).samples
-    start = ternary_start(checkpoint, settings, samples)
-    training = _training(settings, schedule_of(settings, checkpoint, len(samples)))
-    return _finish_run(run_train(training, start, events))
 
 
 def ternary_start(checkpoint: Checkpoint, settings: Settings, samples: Sequence[Sample]) -> Checkpoint:
@@ -169,53 +166,53 @@ def as_checkpoint(model: Detector, source: Checkpoint) -> Checkpoint:
 
 
 def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
+    """Return the settings of the training run; the schedule comes before what the user gave."""
     chosen = settings.given_values(without=NOT_OF_TRAINING)
     return load_settings({**chosen, **schedule, "mode": "train"})
 
 
-def _finish_anew(path: Path, last: Checkpoint) -> Tuned:
-    # Of a run that was ended after its last epoch, before its weights were compared.
+def _finish_ended_run(path: Path, last: Checkpoint) -> Tuned:
+    """Choose the weights of a run that ended after its last epoch, before its weights were compared."""
     data, settings = find_data(recorded_settings(last))
     train, val = (scan_split(data, split, settings).samples for split in ("train", "val"))
-    return finish(path.with_name("best.pt"), path, settings, train, val, select_device(settings.device))
+    return choose_weights(path.with_name("best.pt"), path, settings, train, val, select_device(settings.device))
 
 
 def _finish_run(result: Result) -> Tuned:
     trainer = result.trainer
-    run = trainer.run
-    return finish(trainer.best, trainer.last, trainer.args, run.samples, run.val_samples, run.device, result.metrics)
+    run, paths = trainer.run, (trainer.best, trainer.last)
+    return choose_weights(*paths, trainer.args, run.samples, run.val_samples, run.device, result.metrics)
 
 
-def finish(
+def choose_weights(
     best_path: Path,
     last_path: Path,
     settings: Settings,
-    samples: Sequence[Sample],
+    train: Sequence[Sample],
     val: Sequence[Sample],
     device: torch.device,
     metrics: Metrics | None = None,
 ) -> Tuned:
-    """Measure best.pt, and averaged and raw weights with statistics measured anew; the best becomes best.pt.
+    """Compare best.pt, and averaged and raw weights with norms measured anew; save the most accurate as best.pt.
 
-    metrics: of best.pt, where they are known.
+    metrics: of best.pt; None: they are measured.
     """
     best, last = load_checkpoint(best_path), load_checkpoint(last_path)
-    found: dict[str, tuple[Metrics, Checkpoint]] = {
-        "best.pt as trained": (metrics or accuracy(best.model().to(device), val, settings), best)
-    }
+    candidates = {AS_TRAINED: (metrics or accuracy(best.model().to(device), val, settings), best)}
     raw = replace(last, state=last.training["weights"], training=None) if last.training else None
-    for kind, source in (("average, norms measured anew", best), ("raw weights, norms measured anew", raw)):
-        if source is not None and source.graph.bit:
-            model = source.model().to(device)
-            calibrate(model, calibration_images(samples, settings, model), scales=False)
-            found[kind] = accuracy(model, val, settings), as_checkpoint(model, source)
-    kind = max(found, key=lambda name: found[name][0].ap)
-    metrics, chosen = found[kind]
-    if kind != "best.pt as trained":
-        save_checkpoint(best_path, replace(chosen, metrics=metrics.results_dict))
-    for name, (one, _) in found.items():
-        print(f"{name:<36} AP {one.ap:.4f}  AP50 {one.ap50:.4f}{'  <- best.pt' if name == kind else ''}")
-    return Tuned(best_path, metrics, kind, {name: one.ap for name, (one, _) in found.items()})
+    for kind, checkpoint in (("average, norms measured anew", best), ("raw weights, norms measured anew", raw)):
+        if checkpoint is not None and checkpoint.graph.bit:
+            model = checkpoint.model().to(device)
+            calibrate(model, calibration_images(train, settings, model), scales=False)
+            candidates[kind] = accuracy(model, val, settings), as_checkpoint(model, checkpoint)
+    results = {kind: metrics for kind, (metrics, _) in candidates.items()}
+    chosen = max(results, key=lambda kind: results[kind].ap)
+    if chosen != AS_TRAINED:
+        save_checkpoint(best_path, replace(candidates[chosen][1], metrics=results[chosen].results_dict))
+    for kind, metrics in results.items():
+        mark = "  <- best.pt" if kind == chosen else ""
+        print(f"{kind:<36} AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}{mark}")
+    return Tuned(best_path, results[chosen], chosen, {kind: metrics.ap for kind, metrics in results.items()})
 
 
 def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
@@ -223,44 +220,3 @@ def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> 
     folded = fold_for_inference(copy.deepcopy(model))
     validator, _ = validate_samples(folded, samples, settings.replace(mode="train"))
     return validator.metrics
-
-
-class CodeLog:
-    """Writes codes.csv of a run: for each epoch and ternary layer the share of codes that changed, and of zeros.
-
-    Weights that keep crossing a threshold ("oscillation") show as changes that do not fall towards the end of the run.
-    """
-
-    def __init__(self):
-        self.codes: dict[str, Tensor] = {}
-        self.rows: list[list[object]] = []
-
-    def begin(self, trainer) -> None:
-        """Remember the codes that the run starts from, and the rows that it wrote before."""
-        self.codes = self._read(trainer)
-        path = trainer.save_dir / "codes.csv"
-        if trainer.run.start is not None and path.is_file():
-            with open(path, encoding="utf-8", newline="") as file:
-                self.rows = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= trainer.epoch]
-
-    def note(self, trainer) -> None:
-        """Write the rows of the epoch that ends."""
-        now = self._read(trainer)
-        for name, codes in now.items():
-            flipped = (codes != self.codes[name]).float().mean().item() if name in self.codes else float("nan")
-            self.rows.append([trainer.epoch + 1, name, f"{flipped:.5f}", f"{(codes == 0).float().mean().item():.5f}"])
-        self.codes = now
-        if now and trainer.run.world.main:
-            text = io.StringIO()
-            csv.writer(text, lineterminator="\n").writerows([["epoch", "layer", "changed", "zeros"], *self.rows])
-            write_text(trainer.save_dir / "codes.csv", text.getvalue())
-            layers = len(now)
-            changed = sum(float(row[2]) for row in self.rows[-layers:]) / layers
-            print(
-                f"{'codes':>9}  changed {changed:.2%} in the mean of {layers} layers, zeros "
-                f"{sum(float(row[3]) for row in self.rows[-layers:]) / layers:.1%}"
-            )
-
-    @staticmethod
-    def _read(trainer) -> dict[str, Tensor]:
-        return {name: layer.codes_and_scales()[0].cpu() for name, layer in ternary_layers(trainer.model).items()}

@@ -27,7 +27,7 @@ from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..export.formats import ModelKind, model_kind
-from ..models.bitify import parts_by_row, replace_alike, ternary_layers
+from ..models.bitify import parts_by_row, replace_alike, ternary_layers, weights_of
 from ..models.detector import Detector
 from ..models.graph.bit_policy import PARTS
 from ..models.inference.prepare import prepare_for_inference
@@ -56,7 +56,7 @@ class Subject:
 
 
 def run_bit(settings: Settings) -> object:
-    """Do the step that mode= (step=) names; returns what that gives. UserError where none is named."""
+    """Run the step that mode= (step=) names and return its result. UserError without mode=."""
     if settings.step is None:
         raise UserError(
             f"bit needs mode=, one of {', '.join(STEPS)}: bitfalcon bit mode=scan model=best.pt data=data.yaml"
@@ -81,56 +81,52 @@ def _scanned(subject: Subject, folder: Path) -> Ranking:
 def run_replace(settings: Settings) -> list[Step]:
     """Replace units in the order of a scan (of resume=<folder>, or made first), the least harmful first.
 
-    The step before max_drop= points of mAP are lost is kept as replaced.pt, with measured norms, not fine-tuned. With
-    resume= the steps that an interrupted walk has written are not measured again.
+    The last model that loses at most max_drop= points of mAP is written as replaced.pt, with norms measured anew, not
+    fine-tuned. With resume= the steps that an interrupted walk has written are not measured again.
     """
     subject, folder = _subject(settings), _folder(settings)
     settings = subject.settings
     before = resumed_ranking(folder, settings)
-    ranking = _scanned(subject, folder)  # of what scan.json holds nothing is measured again
-    done = _steps_before(folder) if before is not None and before.losses == ranking.losses else {}
-    steps, kept, model = [_first(subject, ranking.ap)], 0, None
+    ranking = _scanned(subject, folder)  # units in scan.json are not measured again
+    done = _measured_steps(folder) if before is not None and before.losses == ranking.losses else {}
+    steps, count, model = [_first(subject, ranking.ap)], 0, None  # count: units that stay within max_drop=
     for number in range(1, len(ranking.losses) + 1):
         units, trial = tuple(loss.unit for loss in ranking.losses[:number]), None
         if (step := done.get(units)) is None:
             trial = _walked(subject, ranking, number)
-            raw, again = price(trial, subject.train, subject.val, settings)
-            step = _step(f"{number} units", trial, units, ap_raw=raw, ap_norms=again)
+            raw, norms = price(trial, subject.train, subject.val, settings)
+            step = _step(f"{number} units", trial, units, ap_raw=raw, ap_norms=norms)
         steps.append(step)
         save_steps(folder, steps)
         drop = 100 * (ranking.ap - step.ap_norms)
         print(
             f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} AP {step.ap_norms:.4f} ({-drop:+.1f} points), "
-            f"{step.ternary_share:.0%} ternary, "
-            f"{step.bytes_packed / 1e6:.2f} MB packed"
+            f"{step.ternary_share:.0%} ternary, {step.bytes_packed / 1e6:.2f} MB packed"
         )
         if drop > settings.max_drop:
-            print(f"max_drop={settings.max_drop:g}: stopped; {kept} units stay within it.")
+            print(f"max_drop={settings.max_drop:g}: stopped; {count} units stay within it.")
             break
-        kept, model = number, trial
-    if kept:
-        if model is None:  # of an earlier run, which left numbers only
-            calibrate(
-                model := _walked(subject, ranking, kept),
-                calibration_images(subject.train, settings, subject.model, IMAGES),
-            )
-        save_checkpoint(folder / "replaced.pt", as_checkpoint(model, subject.checkpoint))
-        print(
-            f"{folder / 'replaced.pt'}: fine-tune it with "
-            f"bitfalcon bit mode=qat model={folder / 'replaced.pt'} data={settings.data}"
-        )
+        count, model = number, trial
+    if count:
+        if model is None:  # an earlier run measured this step; it left numbers, and no model
+            model = _walked(subject, ranking, count)
+            calibrate(model, calibration_images(subject.train, settings, subject.model, IMAGES))
+        path = folder / "replaced.pt"
+        save_checkpoint(path, as_checkpoint(model, subject.checkpoint))
+        print(f"{path}: fine-tune it with bitfalcon bit mode=qat model={path} data={settings.data}")
     _write(folder, steps)
     return steps
 
 
 def _walked(subject: Subject, ranking: Ranking, count: int) -> Detector:
+    """Return a copy of the model with the first `count` units of a ranking ternary."""
     return replaced(subject.model, [layer for loss in ranking.losses[:count] for layer in loss.layers])
 
 
-def _steps_before(folder: Path) -> dict[tuple[str, ...], Step]:
-    # What an interrupted walk has measured, by what was replaced.
-    found = load_steps(folder) if (folder / FILE).is_file() else []
-    return {step.replaced: step for step in found if step.ap_norms is not None and step.bytes_packed is not None}
+def _measured_steps(folder: Path) -> dict[tuple[str, ...], Step]:
+    """Return the steps that an interrupted walk has measured, by the units that are ternary."""
+    steps = load_steps(folder) if (folder / FILE).is_file() else []
+    return {step.replaced: step for step in steps if step.ap_norms is not None and step.bytes_packed is not None}
 
 
 def run_report(settings: Settings) -> list[Step]:
@@ -148,12 +144,11 @@ def run_report(settings: Settings) -> list[Step]:
     settings = subject.settings
     base = accuracy(subject.model, subject.val, settings).ap
     steps, runs = [_first(subject, base)], {}
-    image = torch.zeros(1, subject.model.graph.channels, settings.imgsz, settings.imgsz).contiguous(
-        memory_format=torch.channels_last
-    )
+    image = torch.zeros(1, subject.model.graph.channels, settings.imgsz, settings.imgsz)
+    image = image.contiguous(memory_format=torch.channels_last)
     for path in paths[1:]:
         step, model = _reported(path, subject)
-        while step.name in {one.name for one in steps}:
+        while step.name in {other.name for other in steps}:
             step = replace(step, name=step.name + "'")
         steps.append(step)
         runs[step.name] = _run(model, image)
@@ -169,25 +164,28 @@ def _run(model: Detector, image: torch.Tensor) -> Callable[[], object]:
 
 
 def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
+    """Measure a ternary checkpoint, and the same replacement in the float model; return a model that predicts too."""
     settings, checkpoint = subject.settings, open_checkpoint(path)
-    if not ternary_layers(built := checkpoint.model()):
+    model = checkpoint.model()
+    layers = tuple(ternary_layers(model))
+    if not layers:
         raise UserError(f"'{path}' has no ternary layer; the float model is the first of model=, and only that.")
-    layers, trial = tuple(ternary_layers(built)), copy.deepcopy(subject.model)
-    replace_alike(trial, built)
-    raw, again = price(trial, subject.train, subject.val, settings)
-    ready = prepare_for_inference(built, torch.device("cpu"))  # as predict runs it
-    tuned = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
+    trial = copy.deepcopy(subject.model)
+    replace_alike(trial, model)
+    raw, norms = price(trial, subject.train, subject.val, settings)
+    ready = prepare_for_inference(model, torch.device("cpu"))  # as predict runs it
     small = checkpoint if checkpoint.packed else packed_of(checkpoint)
-    packed = accuracy(small.model(), subject.val, settings).ap
-    return _step(
-        _name(built), built, layers, ap_raw=raw, ap_norms=again, ap_tuned=tuned, ap_packed=packed, small=small
-    ), ready
+    aps = {"ap_raw": raw, "ap_norms": norms}
+    aps["ap_tuned"] = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
+    aps["ap_packed"] = accuracy(small.model(), subject.val, settings).ap
+    return _step(_name(model), model, layers, small, **aps), ready
 
 
 def _name(model: Detector) -> str:
-    """The parts that have ternary layers, in words."""
-    rows, found = parts_by_row(model.graph), ternary_layers(model)
-    parts = [part for part in PARTS[::-1] if any(rows[int(name.split(".")[1])] == part for name in found)]
+    """Return the parts that have ternary layers, such as head+neck, or all."""
+    by_row = parts_by_row(model.graph)
+    ternary = {by_row[int(layer.split(".")[1])] for layer in ternary_layers(model)}
+    parts = [part for part in PARTS[::-1] if part in ternary]
     return "all" if len(parts) == len(PARTS) else "+".join(parts)
 
 
@@ -205,35 +203,33 @@ def run_pack(settings: Settings) -> Path:
     if out.exists() and out.resolve() == source.resolve():
         raise UserError(f"out={out} is the checkpoint itself; it could not be trained on any more. Give another name.")
     checkpoint = open_checkpoint(source)
-    with tempfile.TemporaryDirectory(
-        prefix="bitfalcon-pack-"
-    ) as scratch:  # what is wrong leaves an earlier file as it is
-        small = pack(checkpoint, Path(scratch, "x.pt"), settings.fmt)
-        _same(small, open_checkpoint(Path(scratch, "x.pt")))
-    save_checkpoint(out, small)
-    print(_pack_lines(out, small))
+    with tempfile.TemporaryDirectory(prefix="bitfalcon-pack-") as scratch:  # an error leaves an earlier `out` unchanged
+        packed = pack(checkpoint, Path(scratch, "x.pt"), settings.fmt)
+        _check_outputs(packed, open_checkpoint(Path(scratch, "x.pt")))
+    save_checkpoint(out, packed)
+    size = out.stat().st_size / 1e6
+    print(f"{out}: {size:.3f} MB, packed {packed.packed}; read back, its outputs are the same")
+    print(_size_table(packed))
     return out
 
 
-def _same(small: Checkpoint, again: Checkpoint) -> None:
-    """Whether a packed file gives back what was packed, to the bit; RuntimeError where it does not."""
-    side = 2 * small.model().multiple
-    image = torch.rand(1, small.graph.channels, side, side, generator=torch.Generator().manual_seed(0))
+def _check_outputs(packed: Checkpoint, read: Checkpoint) -> None:
+    """Compare the outputs of what was packed and of the file; RuntimeError where they differ in a bit."""
+    side = 2 * packed.model().multiple
+    image = torch.rand(1, packed.graph.channels, side, side, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        one, two = small.model()(image), again.model()(image)
-    if not all(torch.equal(one[key], two[key]) for key in one):
+        expected, outputs = packed.model()(image), read.model()(image)
+    if not all(torch.equal(expected[key], outputs[key]) for key in expected):
         raise RuntimeError("the packed file does not give back what was packed; nothing was written")
 
 
-def _pack_lines(out: Path, small: Checkpoint) -> str:
-    found = sizes(small)
-    lines = [f"{out}: {out.stat().st_size / 1e6:.3f} MB, packed {small.packed}; read back, its outputs are the same"]
-    for part, of in found.items():
+def _size_table(packed: Checkpoint) -> str:
+    lines = []
+    for part, size in sizes(packed).items():
+        single, half, t2, t5 = (size[form] / 1e6 for form in ("fp32", "fp16", "t2", "t5"))
         lines.append(
-            f"  {part:<6} float32 {of['fp32'] / 1e6:.2f} MB, float16 {of['fp16'] / 1e6:.2f} MB, "
-            f"2-bit {of['t2'] / 1e6:.3f} MB, "
-            f"base-3 {of['t5'] / 1e6:.3f} MB "
-            f"({of['fp32'] / of['t5']:.1f} times smaller than float32, {of['fp16'] / of['t5']:.1f} than float16)"
+            f"  {part:<6} float32 {single:.2f} MB, float16 {half:.2f} MB, 2-bit {t2:.3f} MB, base-3 {t5:.3f} MB "
+            f"({single / t5:.1f} times smaller than float32, {half / t5:.1f} than float16)"
         )
     return "\n".join(lines)
 
@@ -244,22 +240,16 @@ def _subject(settings: Settings) -> Subject:
     checkpoint = open_checkpoint(settings.model).to_train(settings.model)
     data, settings = find_data(settings)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
-    model = (
-        checkpoint.model().to(select_device(settings.device), memory_format=torch.channels_last).requires_grad_(False)
-    )
-    if found := ternary_layers(model):
+    device = select_device(settings.device)
+    model = checkpoint.model().to(device, memory_format=torch.channels_last).requires_grad_(False)
+    if layers := ternary_layers(model):
         raise UserError(
-            f"'{settings.model}' has {len(found)} ternary layers already; "
+            f"'{settings.model}' has {len(layers)} ternary layers already; "
             f"mode={settings.step} starts from a float model."
         )
     settings = counted_batch(legal_side(settings, model.multiple))
-    return Subject(
-        model,
-        checkpoint,
-        settings,
-        scan_split(data, "train", settings).samples,
-        scan_split(data, settings.split, settings).samples,
-    )
+    train, val = (scan_split(data, split, settings).samples for split in ("train", settings.split))
+    return Subject(model, checkpoint, settings, train, val)
 
 
 def _folder(settings: Settings) -> Path:
@@ -278,30 +268,20 @@ def _folder(settings: Settings) -> Path:
 
 
 def _first(subject: Subject, ap: float) -> Step:
+    """Return the step of the float model."""
     count = sum(p.numel() for p in subject.model.parameters())
     return Step(FLOAT, ap_raw=ap, bytes_fp32=4 * count, bytes_fp16=2 * count, backend="float")
 
 
 def _step(
-    name: str, model: Detector, replaced: tuple[str, ...], small: Checkpoint | None = None, **aps: float | None
+    name: str, model: Detector, units: tuple[str, ...], packed: Checkpoint | None = None, **aps: float | None
 ) -> Step:
-    of = sizes(small or copy.deepcopy(model))["whole"]
-    layers = ternary_layers(model)
-    weights = {
-        layer: (module.codes if hasattr(module, "codes") else module.weight).numel() for layer, module in layers.items()
-    }
-    total = of["fp32"] // 4
-    share = sum(count for layer, count in weights.items() if layers[layer].rule != "int8") / total
-    return Step(
-        name,
-        replaced,
-        ternary_share=share,
-        bytes_fp32=of["fp32"],
-        bytes_fp16=of["fp16"],
-        bytes_packed=of["file t5"],
-        backend=describe().partition(", ")[2],
-        **aps,
-    )
+    """Return the step of a ternary model, with the sizes of its packed form, which is made where it is not given."""
+    size = sizes(packed or copy.deepcopy(model))["whole"]
+    layers = ternary_layers(model).values()
+    share = sum(weights_of(layer).numel() for layer in layers if layer.rule != "int8") / (size["fp32"] // 4)
+    fields = {"bytes_fp32": size["fp32"], "bytes_fp16": size["fp16"], "bytes_packed": size["file t5"]}
+    return Step(name, units, share, backend=describe().partition(", ")[2], **fields, **aps)
 
 
 def _write(folder: Path, steps: Sequence[Step]) -> None:

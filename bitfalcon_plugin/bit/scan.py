@@ -10,7 +10,7 @@ import copy
 import csv
 import io
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,8 +38,8 @@ SCAN_FILE = RecordFile(
 class Loss:
     """The cost of replacing one unit.
 
-    layers: those that become ternary. ap_raw, ap_norms: mAP50-95 (0 to 1) as replaced, and with batch norms measured
-    anew.
+    layers: the layers that become ternary. ap_raw, ap_norms: mAP50-95 (0 to 1) with the float model's batch norms, and
+    with batch norms measured anew.
     """
 
     unit: str
@@ -122,9 +122,11 @@ def scan_units(
     val: Sequence[Sample],
     settings: Settings,
     folder: Path,
-    say: Callable[[str], None] = print,
 ) -> Ranking:
-    """Measure every unit by itself. scan.json is written after each; a scan of the same folder resumes there."""
+    """Measure every unit by itself, print its cost, and return the ranking.
+
+    scan.json is written after each unit; a scan of the same folder resumes there.
+    """
     resumed = resumed_ranking(folder, settings)
     measured = {
         loss.unit: loss
@@ -132,13 +134,13 @@ def scan_units(
         if tuple(units.get(loss.unit, ())) == loss.layers
     }
     if measured:
-        say(f"{folder / FILE} has {len(measured)} of {len(units)} units already")
+        print(f"{folder / FILE} has {len(measured)} of {len(units)} units already")
     if resumed:
         ap, halves = resumed.ap, resumed.halves
     else:
         ap = accuracy(model, val, settings).ap
         halves = tuple(accuracy(model, half, settings).ap for half in (val[::2], val[1::2] or val))
-    say(f"float: AP {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
+    print(f"float: AP {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
     losses: list[Loss] = []
     for number, (unit, layers) in enumerate(units.items(), 1):
         loss = measured.get(unit)
@@ -148,7 +150,7 @@ def scan_units(
             parameters = sum(trial.get_parameter(f"{layer}.weight").numel() for layer in layers)
             loss = Loss(unit, tuple(layers), parameters, raw, norms)
         losses.append(loss)
-        say(
+        print(
             f"{number:>3}/{len(units)} {unit:<32} AP {loss.ap_raw:.4f} raw, "
             f"{loss.ap_norms:.4f} with norms measured anew"
         )
