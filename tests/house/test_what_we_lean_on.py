@@ -28,7 +28,7 @@ from bitfalcon_plugin.export.runtimes.pt2_program import DTYPES, MEMORY_FORMATS,
 from bitfalcon_plugin.models.inference.fused_conv import operator_works
 from bitfalcon_plugin.models.modules.bit_kernels import KINDS, refusal
 from bitfalcon_plugin.ops import nms
-from tests.house.test_imports import SHIPPED, parse
+from tests.helpers.syntax import SHIPPED, parse
 
 # Underscore names of other libraries that their documentation promises.
 PROMISED = {"_exit"}  # os._exit
