@@ -25,7 +25,8 @@ from .timing import VARIANTS
 TORCH, COMPILED = "torch", "compile"
 REFERENCE = "torch fp32 NCHW"  # the candidate that the others are compared with
 PREDICT = "as predict runs it"  # variant of torch: the network that models.inference.prepare makes
-HALF_CUDA = "fp16 channels_last"  # variant of torch that only GPUs compute fast
+# Types and layouts of torch. Only GPUs compute float16 fast.
+TORCH_VARIANTS = {**VARIANTS, "fp16 channels_last": (torch.float16, torch.channels_last)}
 PRECISIONS = {"half": "16 bits", "int8": "int8"}  # option of export -> name of the precision
 FAMILIES = (TORCH, COMPILED, *WRITABLE_FORMATS)
 
@@ -35,7 +36,7 @@ class Candidate:
     """One way to run the network.
 
     family: torch, compile or a format of export. path: the file that is opened, "" until there is one. variant: of
-    torch, a key of VARIANTS, PREDICT or HALF_CUDA. options: half or int8, of export.
+    torch, PREDICT or a key of TORCH_VARIANTS. options: half or int8, of export.
     """
 
     name: str
@@ -93,14 +94,13 @@ class Network:
 def list_candidates(settings: Settings, device: torch.device) -> list[Candidate]:
     """Return the candidates that format= names, by default all; the reference is the first, compiled ones are the last.
 
-    format=: words with commas between, of torch, compile and the formats of export. Raises UserError for another word.
+    format=: families with commas between. Raises UserError for another word.
     """
     families = _families(settings)
-    variants = dict(VARIANTS)
-    if device.type == "cuda":
-        variants[HALF_CUDA] = (torch.float16, torch.channels_last)
     candidates = []
-    for variant, (dtype, layout) in variants.items():
+    for variant, (dtype, layout) in TORCH_VARIANTS.items():
+        if dtype is torch.float16 and device.type != "cuda":
+            continue
         precision = str(dtype).removeprefix("torch.")
         if TORCH in families or f"{TORCH} {variant}" == REFERENCE:
             candidates.append(Candidate(f"{TORCH} {variant}", TORCH, precision, variant=variant))
@@ -174,6 +174,5 @@ def open_candidate(candidate: Candidate, device: torch.device) -> Network | Runt
     model = open_checkpoint(candidate.path).model()
     if candidate.variant == PREDICT:
         return Network(prepare_for_inference(model, device), device, torch.float32, torch.channels_last)
-    dtype, layout = VARIANTS.get(candidate.variant, (torch.float16, torch.channels_last))
-    network = Network(model, device, dtype, layout)
+    network = Network(model, device, *TORCH_VARIANTS[candidate.variant])
     return network.compile() if candidate.family == COMPILED else network
