@@ -102,7 +102,7 @@ def prepare(run: Run) -> Trainer:
     set_training(model, frozen)
     loader, val_loader = _loaders(run)
     optimizer, plan = _optimizer(run)
-    precision = training_precision(settings, device, print)
+    precision = training_precision(settings, device)
     # the copy is made before _network, which may change batch norms
     ema = optim.Ema(model, optim.TUNED_UPDATES if run.initial.tuned else 0)
     trainer = Trainer(

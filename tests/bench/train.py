@@ -66,7 +66,7 @@ class Training:
 
     def __init__(self, imgsz: int, batch: int, device: torch.device, compile: bool, nc: int) -> None:
         self.settings = load_settings({"imgsz": imgsz, "batch": batch, "compile": compile})
-        self.device, self.precision = device, training_precision(self.settings, device, print)
+        self.device, self.precision = device, training_precision(self.settings, device)
         self.model: Detector = build("yolov12.yaml", "n", nc=nc).to(device, memory_format=torch.channels_last).train()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(".dfl." not in name)

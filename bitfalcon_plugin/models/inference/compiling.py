@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...config.errors import UserError
 from ...config.files import cache_dir
+from ...config.notes import print_note
 
 
 def compile_network(model: nn.Module, mode: bool | str = True, *, in_place: bool = True) -> nn.Module:
@@ -48,14 +49,13 @@ def keep_compiled() -> None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
 
 
-def warm(model: nn.Module, images: Tensor, say: Callable[[str], None] | None = None) -> float:
+def warm(model: nn.Module, images: Tensor, note: Callable[[str], None] = print_note) -> float:
     """Compile a model for the shape of `images`. Return the seconds it took, 0.0 where there is nothing to compile.
 
     Where the compiler fails (it is missing, or cannot take a module) a note says so, and the model goes on uncompiled.
     """
     if getattr(model, "_compiled_call_impl", None) is None or (images.shape, images.dtype) in model.warmed:
         return 0.0
-    say = say or (lambda text: print(text, file=sys.stderr))
     start = time.perf_counter()
     # Otherwise torch warns of a CUDA that is missing, though nobody asked for it.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
@@ -69,10 +69,10 @@ def warm(model: nn.Module, images: Tensor, say: Callable[[str], None] | None = N
     except Exception as error:  # whatever the compiler stumbles over, the plain model does the same
         model._compiled_call_impl = None
         model.how = model.how.replace("compiled", "not compiled")
-        say(f"note: compile: {_first_line(error)}. Going on without compiling.")
+        note(f"compile: {_first_line(error)}. Going on without compiling.")
         return time.perf_counter() - start
     seconds = model.warmed[images.shape, images.dtype] = time.perf_counter() - start
-    say(f"compile: {seconds:.1f} s of warm-up for images of {'x'.join(map(str, images.shape))}")
+    note(f"compile: {seconds:.1f} s of warm-up for images of {'x'.join(map(str, images.shape))}")
     return seconds
 
 

@@ -19,18 +19,20 @@ GAIN = 1.15  # how much faster 16 bits must be on a CPU to be chosen
 PRECISIONS = {True: torch.float16, "fp16": torch.float16, "bf16": torch.bfloat16, False: None, "fp32": None}
 
 
-def training_precision(settings: Settings, device: torch.device, say: Callable[[str], None]) -> torch.dtype | None:
-    """Return the type of autocast in training, as amp= asks; None for float32. A note says what differs."""
+def training_precision(
+    settings: Settings, device: torch.device, note: Callable[[str], None] = print_note
+) -> torch.dtype | None:
+    """Return the type of autocast in training for amp=, None for float32. `note` gets a line where they differ."""
     dtype = PRECISIONS[settings.amp]
     if device.type == "cuda":
         if dtype is None or _is_supported(dtype, device):
             return dtype
-        say("note: amp=bf16: this GPU has no bfloat16 arithmetic; using fp16.")
+        note("amp=bf16: this GPU has no bfloat16 arithmetic; using fp16.")
         return torch.float16
     if settings.amp == "bf16":  # named, so used: a CPU with the instructions gains, any CPU can
         return dtype
     if dtype is not None and "amp" in settings.given:
-        say(f"note: amp={settings.amp} needs a GPU; training in float32 on {device.type}.")
+        note(f"amp={settings.amp} needs a GPU; training in float32 on {device.type}.")
     return None
 
 
