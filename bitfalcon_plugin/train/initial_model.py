@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import torch
 
 from ..config.errors import UserError
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names
@@ -87,7 +87,7 @@ def _width_to_fit(checkpoint: Checkpoint, graph: Graph, nc: int) -> int | None:
 def _with_weights(model: Detector, checkpoint: Checkpoint, source: str, settings: Settings) -> InitialModel:
     """Take over the weights of a checkpoint, unless pretrained=False. source: its path, for messages."""
     if settings.pretrained is False:
-        print(f"pretrained=False: '{source}' gives the graph, its weights are not used", file=sys.stderr)
+        print_note(f"pretrained=False: '{source}' gives the graph, its weights are not used.")
         return InitialModel(model)
     floats = {name: tensor for name, tensor in checkpoint.state.items() if tensor.is_floating_point()}
     if bad := [name for name, tensor in floats.items() if not tensor.isfinite().all()]:
