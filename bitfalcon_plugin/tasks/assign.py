@@ -1,9 +1,9 @@
-"""Which anchors answer for which ground truth: task-aligned assignment.
+"""Task-aligned assignment: which anchors are positives of which ground truth.
 
 Paper: Feng et al., "TOOD: Task-aligned One-stage Object Detection" (ICCV 2021, section 3.3: alignment metric
-t = s^alpha * u^beta, the best anchors per object, targets normalised to the best IoU of the object); an anchor wanted
-by several objects goes to the one it overlaps most, as in Zhang et al., "ATSS" (CVPR 2020). Written from these, from
-spec/interface.md 6.7 and families.md 3 (small objects), and checked with the recorded loss vectors.
+t = s^alpha * u^beta, the best anchors per object, targets normalised to the best IoU of the object). An anchor that
+several objects claim goes to the object with the highest overlap, as in Zhang et al., "ATSS" (CVPR 2020). Written from
+these papers and from spec/interface.md 6.7 and families.md 3 (small objects); checked with the recorded loss vectors.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor
 from ..ops.boxes import ciou, xywh_from_xyxy
 from ..ops.instances import Instances
 
-SMALLEST_SIDE = 16.0  # px; shorter sides of a ground truth are widened to this when its candidates are looked for
-# (ground truth, anchor) pairs computed at once: what a CPU's cache holds; 16 MiB a tensor on a GPU
+SMALLEST_SIDE = 16.0  # px; shorter sides of a ground truth are widened to this for the choice of its candidates
+# Pairs of a ground truth and an anchor computed at once: as many as fit a CPU's cache; 16 MiB a tensor on a GPU
 PAIRS_AT_ONCE = {"cpu": 1 << 17, "cuda": 1 << 22}
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """The at most k anchors that each ground truth asked for. An anchor is won by one ground truth at most.
+    """The at most k anchors that each ground truth claims. An anchor is won by one ground truth at most.
 
-    Rows are those of the targets; anchors that nobody won are background. The shapes depend on the shapes of the input
-    alone, so that nothing waits for the device.
+    Row i belongs to target i. Anchors that no ground truth won are background. The shapes depend on the shapes of the
+    input alone, so that the host never waits for the device.
     """
 
     anchor: Tensor  # (N, k) int64
     won: Tensor  # (N, k) bool: this anchor is a positive of this ground truth
-    weight: Tensor  # (N, k) float32 in [0, 1]: soft target of the ground truth's class there; 0 where not won
+    weight: Tensor  # (N, k) float32 in [0, 1]: soft target of the ground truth's class at the anchor; 0 where not won
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def assign(
     targets = Instances(targets.boxes.float(), targets.classes.long(), image=targets.image.long())
     claims = _claims(scores, boxes.float(), points.float(), targets, min(topk, len(points)), alpha, beta)
     anchor, metric, overlap = claims  # (N, k) each
-    won = _settle(anchor, metric > 0, overlap, targets.image, boxes.shape[:2])
+    won = _resolve(anchor, metric > 0, overlap, targets.image, boxes.shape[:2])
     metric, overlap = metric * won, overlap * won
     scale = overlap.amax(1, keepdim=True) / (metric.amax(1, keepdim=True) + 1e-9)  # (N, 1)
     return Assignment(anchor, won, metric * scale)
@@ -65,10 +65,10 @@ def assign(
 def _claims(
     scores: Tensor, boxes: Tensor, points: Tensor, targets: Instances, k: int, alpha: float, beta: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The k best candidates of each ground truth: anchor index, metric (0: no candidate), clamped CIoU, (N, k) each.
+    """Return the k best candidates of each ground truth: index, metric (0: no candidate), clamped CIoU, (N, k) each.
 
-    Every pair of a ground truth and an anchor of its image is computed, some ground truths at a time: to pick out the
-    pairs that can matter would make the host wait for the device.
+    Every pair of a ground truth and an anchor of its image is computed, some ground truths at a time: a selection of
+    pairs would make the host wait for the device.
     """
     rows = max(PAIRS_AT_ONCE.get(boxes.device.type, 1 << 20) // len(points), 1)
     planes = boxes.movedim(-1, 0).contiguous()  # (4, B, A): a coordinate lies in one piece, half the time of (B, A, 4)
@@ -93,13 +93,16 @@ def _inside(points: Tensor, boxes: Tensor) -> Tensor:
     return (x > x1) & (x < x2) & (y > y1) & (y < y2)
 
 
-def _settle(anchor: Tensor, claimed: Tensor, overlap: Tensor, image: Tensor, shape: tuple[int, int]) -> Tensor:
-    """(N, k) claims -> (N, k) bool: of those for one anchor the highest overlap wins, of equal ones the first row."""
-    cells = shape[0] * shape[1]
+def _resolve(anchor: Tensor, claimed: Tensor, overlap: Tensor, image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """(N, k) claims -> (N, k) bool: of the claims to an anchor the highest overlap wins, of equal ones the first row.
+
+    shape: (B, A). claimed: which of the k places hold a claim.
+    """
+    cells = shape[0] * shape[1]  # all anchors of the batch
     cell = (image[:, None] * shape[1] + anchor).flatten()  # (N * k,)
-    rank = torch.arange(len(image), device=image.device)[:, None].expand_as(anchor).flatten()
+    row = torch.arange(len(image), device=image.device)[:, None].expand_as(anchor).flatten()
     overlap = torch.where(claimed, overlap, -1).flatten()
     highest = overlap.new_zeros(cells).scatter_reduce(0, cell, overlap, "amax")
-    among = torch.where(overlap == highest[cell], rank, len(image))
-    first = rank.new_full((cells,), len(image)).scatter_reduce(0, cell, among, "amin")
-    return (first[cell] == rank).view_as(claimed) & claimed
+    best_row = torch.where(overlap == highest[cell], row, len(image))
+    winner = row.new_full((cells,), len(image)).scatter_reduce(0, cell, best_row, "amin")
+    return (winner[cell] == row).view_as(claimed) & claimed

@@ -1,4 +1,4 @@
-"""The detection loss: binary cross-entropy for classes, CIoU for boxes, distribution focal loss for the distances.
+"""Detection: its loss (binary cross-entropy, CIoU and distribution focal loss), detections and metrics.
 
 Papers: CIoU, Zheng et al., "Distance-IoU Loss" (AAAI 2020); DFL, Li et al., "Generalized Focal Loss" (NeurIPS 2020,
 equation 6); soft targets, Feng et al., "TOOD" (ICCV 2021). Written from these and from spec/interface.md 6.7;
@@ -55,10 +55,10 @@ def detection_loss(
             shares = logits.transpose(1, 2).unflatten(-1, (4, -1)).softmax(-1)  # (B, A, 4, R)
             boxes = distances_to_boxes(points, _distances(shares)) * stride[:, None]  # (B, A, 4) px
             assignment = assign(scores.sigmoid().transpose(1, 2), boxes, points * stride[:, None], labels)
-        box, dfl = _positives(logits, points, stride, assignment, labels)
-        whole = assignment.weight.sum().clamp(min=1)  # S
+        box, dfl = _box_losses(logits, points, stride, assignment, labels)
+        total = assignment.weight.sum().clamp(min=1)  # S
         sums = {"box_loss": box, "cls_loss": _cross_entropy(scores, assignment, labels, class_weights), "dfl_loss": dfl}
-        return {name: value / whole * gains[name] for name, value in sums.items()}
+        return {name: value / total * gains[name] for name, value in sums.items()}
 
 
 def _distances(shares: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ def _distances(shares: Tensor) -> Tensor:
 
 
 def _cross_entropy(scores: Tensor, assignment: Assignment, targets: Instances, weights: Tensor | None) -> Tensor:
-    """Sum of the binary cross-entropies over (B, nc, A), for soft targets that are 0 except at the positives.
+    """Sum the binary cross-entropies over (B, nc, A), for soft targets that are 0 except at the positives.
 
     log(1 + e^x) - target * x: the second term is gathered, so that no (B, nc, A) tensor of targets is built.
     """
@@ -78,10 +78,10 @@ def _cross_entropy(scores: Tensor, assignment: Assignment, targets: Instances, w
     return (F.softplus(scores).sum((0, 2)) * weights).sum() - (assignment.weight * positive * of_class).sum()
 
 
-def _positives(
+def _box_losses(
     logits: Tensor, points: Tensor, stride: Tensor, assignment: Assignment, targets: Instances
 ) -> tuple[Tensor, Tensor]:
-    """Weighted sums of box and DFL losses over all claims (N, k); a claim that was not won weighs 0."""
+    """Return the weighted sums of box and DFL losses over all claims (N, k); a claim that was not won weighs 0."""
     chosen = logits[targets.image[:, None], :, assignment.anchor]  # (N, k, 4*R)
     log_share = chosen.unflatten(-1, (4, -1)).log_softmax(-1)  # (N, k, 4, R)
     reg_max = log_share.shape[-1]
@@ -95,7 +95,7 @@ def _positives(
 
 
 def _focal(log_share: Tensor, distance: Tensor) -> Tensor:
-    """Cross-entropy with the two whole distances beside the true one, mean of the sides.
+    """Return the cross-entropy with the whole distances below and above the true one, mean of the four sides.
 
     log_share: (..., 4, R) log-probabilities. distance: (..., 4) in [0, R-1). Returns (...).
     """
@@ -106,14 +106,14 @@ def _focal(log_share: Tensor, distance: Tensor) -> Tensor:
     return -(pair[..., 0] * (1 - above) + pair[..., 1] * above).mean(-1)
 
 
-# The copies of an image that augmented prediction looks at: scale, and whether left and right change places.
+# The copies of an image in augmented prediction: scale, and whether left and right are exchanged.
 COPIES = ((1.0, False), (0.83, True), (0.67, False))
 
 
 def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Tensor:
     """Run the network: images (B, 3, H, W) in [0, 1] -> decoded outputs (B, 4+nc, A), as Detector.decode gives them.
 
-    With `augment` the anchors of all COPIES stand behind one another, in pixels of `images`.
+    With `augment` the anchors of all COPIES are concatenated, in pixels of `images`.
     """
     if not augment:
         return model.decode(model(images))
@@ -140,7 +140,7 @@ def decode_detections(decoded: Tensor, rule: Suppression) -> list[Instances]:
 
     Boxes are xyxy in pixels of the network input.
     """
-    if not rule.multi_label:  # nearly all anchors end here
+    if not rule.multi_label:  # drops nearly all anchors
         decoded = decoded[:, :, (decoded[:, 4:].amax(1) > rule.conf).any(0)]
     return [Instances.from_rows(rows) for rows in non_max_suppression(decoded, **vars(rule))]
 
@@ -150,7 +150,7 @@ def evaluate_detections(
 ) -> Metrics:
     """Compute COCO's numbers of `detections` in pixels of the original images; `image` is the index of the sample.
 
-    names: class index -> name. conf: the confusion matrix counts detections above it.
+    names: class index -> name. conf: the confusion matrix counts detections with a higher score.
     """
     from .coco import coco_metrics  # pycocotools takes a tenth of a second to import, and predicting needs none of it
 
