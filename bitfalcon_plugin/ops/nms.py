@@ -65,7 +65,7 @@ def non_max_suppression(
 def _candidates(image: Tensor, conf: float, multi_label: bool, class_mask: Tensor) -> Tensor:
     """(4 + nc, A) -> the at most MAX_CANDIDATES best (n, 6) rows x1, y1, x2, y2, score, class, by falling score.
 
-    class_mask: (nc,) bool, the classes to keep. Another class can still be an anchor's best one; then it hides the rest.
+    class_mask: (nc,) bool, classes to keep. Another class can still be an anchor's best one; it then hides the rest.
     """
     boxes, scores = image[:4].t(), image[4:]  # (A, 4), (nc, A)
     finite = boxes.isfinite().all(1)  # (A,)

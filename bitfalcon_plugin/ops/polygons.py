@@ -1,9 +1,9 @@
 """Polygons of many objects in one flat list of points: cut, measured and filled together.
 
 Cutting is Sutherland and Hodgman's (Reentrant Polygon Clipping, CACM 17, 1974), a half-plane at a time over all
-polygons at once. Filling is the even-odd rule at pixel centres: each crossing of an edge with a row of centres is one mark, and
-the parity of the marks up to a pixel says whether the pixel is inside. All of it is tensor arithmetic: exact, the same
-on every machine, and independent of a drawing library's rule for border pixels.
+polygons at once. Filling is the even-odd rule at pixel centres: each crossing of an edge with a row of centres is one
+mark, and the parity of the marks up to a pixel says whether the pixel is inside. All of it is tensor arithmetic: exact,
+the same on every machine, and independent of a drawing library's rule for border pixels.
 """
 
 from __future__ import annotations

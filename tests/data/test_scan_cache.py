@@ -26,11 +26,11 @@ LABELS = {
 def path(tmp_path: Path, monkeypatch) -> Path:
     monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(module, "MIN_IMAGES", 1)
-    found = dataset(tmp_path / "set", LABELS)
+    result = dataset(tmp_path / "set", LABELS)
     image(tmp_path / "set/images/train/tiny.png", (40, 5))
     (tmp_path / "set/images/train/zz.jpg").write_text("hello")
     age(tmp_path)
-    return found
+    return result
 
 
 def age(folder: Path) -> None:
@@ -48,13 +48,13 @@ def looked(monkeypatch) -> list[str]:
     return names
 
 
-def plain(found: Scan) -> tuple:
+def plain(result: Scan) -> tuple:
     samples = []
-    for sample in found.samples:
+    for sample in result.samples:
         polygons = sample.labels.polygons and [points.tolist() for points in sample.labels.polygons.split()]
         labels = sample.labels.classes.tolist(), sample.labels.boxes.tolist(), polygons
         samples.append((sample.image, sample.size, *labels))
-    return samples, found.labelled, found.missing, found.empty, found.unreadable, found.notes
+    return samples, result.labelled, result.missing, result.empty, result.unreadable, result.notes
 
 
 @pytest.mark.parametrize("options", [{}, {"classes": 1}, {"single_cls": True}, {"fraction": 0.5}])
@@ -76,7 +76,7 @@ def test_what_changed_is_looked_at_again(path, monkeypatch):
     os.utime(folder / "images/train/e.png", ns=(10**18 + 1, 10**18))
     os.utime(folder / "images/train/c.png", ns=(10**18, 10**18 + 1))
     image(folder / "images/train/new.png")
-    found = scan(load_data(path), "train")
+    result = scan(load_data(path), "train")
     assert sorted(names) == ["a.png", "b.png", "c.png", "d.png", "f.png", "new.png"]
     names.clear()
     scan(load_data(path), "train")
@@ -84,7 +84,7 @@ def test_what_changed_is_looked_at_again(path, monkeypatch):
     age(path.parent)
     scan(load_data(path), "train")
     names.clear()
-    assert plain(scan(load_data(path), "train")) == plain(found) and names == []
+    assert plain(scan(load_data(path), "train")) == plain(result) and names == []
 
 
 def test_problems_are_told_each_time(path):
@@ -125,8 +125,8 @@ def test_a_memory_of_another_kind_is_no_memory(path, tmp_path, monkeypatch):
     for wrong in ({}, [1], {**content, "boxes": content["boxes"][:1]}, {**content, "stamps": "text"}):
         torch.save(wrong, file)
         names.clear()
-        found = scan(load_data(path), "train")
-        assert len(names) == 8 and len(found.samples) == 6
+        result = scan(load_data(path), "train")
+        assert len(names) == 8 and len(result.samples) == 6
 
 
 def test_nothing_is_remembered_where_nothing_can_be_written(path, tmp_path, monkeypatch):

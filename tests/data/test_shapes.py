@@ -104,9 +104,9 @@ def test_boxes_are_tight_around_the_painted_pixels():
     random, size, seen = RandomState(5), (240, 320), 0
     for _ in range(300):
         shape = shapes._random_shape(random, size)
-        if (found := painted(shape, size)) is not None:
+        if (result := painted(shape, size)) is not None:
             seen += 1
-            assert np.abs(np.subtract(found, shape.box(size))).max() <= 1.01  # a pixel is painted whole or not at all
+            assert np.abs(np.subtract(result, shape.box(size))).max() <= 1.01  # a pixel is painted whole or not at all
     assert seen > 250
 
 
@@ -196,18 +196,18 @@ def test_an_interrupted_generation_leaves_nothing(tmp_path, small, monkeypatch):
 
 
 def test_several_at_once_end_with_one_whole_folder(tmp_path, small):
-    found, expected = [], files(shapes.ensure_shapes(tmp_path / "alone").parent)
+    result, expected = [], files(shapes.ensure_shapes(tmp_path / "alone").parent)
 
     def run():
         path = shapes.ensure_shapes(tmp_path / "cache" / "s")
-        found.append(files(path.parent))  # whole at the moment of return
+        result.append(files(path.parent))  # whole at the moment of return
 
     threads = [threading.Thread(target=run) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [expected] * 4
+    assert result == [expected] * 4
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["s"]
 
 

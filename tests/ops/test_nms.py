@@ -20,21 +20,21 @@ def slow_nms(prediction, conf, iou, max_det=300, multi_label=False, agnostic=Fal
     output = []
     for image in prediction:
         corners = torchvision.ops.box_convert(image[:4].t().contiguous(), "cxcywh", "xyxy").tolist()
-        found = []
+        result = []
         for box, row in zip(corners, image[4:].t().tolist()):
             scores = {c: score for c, score in enumerate(row) if score == score}  # NaN is no score
             if not multi_label and scores:
                 best = max(scores.values())
                 scores = dict([next((c, score) for c, score in scores.items() if score == best)])
             if all(abs(side) < float("inf") for side in box):
-                found += [
+                result += [
                     (*box, score, c)
                     for c, score in scores.items()
                     if score > conf and (classes is None or c in classes)
                 ]
-        found.sort(key=lambda detection: -detection[4])
+        result.sort(key=lambda detection: -detection[4])
         kept = []
-        for one in found[:cap]:
+        for one in result[:cap]:
             if all((not agnostic and one[5] != other[5]) or not plain_iou(one, other) > iou for other in kept):
                 kept.append(one)
             if len(kept) == max_det:

@@ -82,10 +82,10 @@ def test_cutting_agrees_with_a_loop_over_edges(seed):
     cut = clip(outlines(*polygons), SIZE)
     expected = [slow_clip(polygon, SIZE) for polygon in polygons]
     assert cut.counts.tolist() == [len(polygon) for polygon in expected]
-    for found, polygon in zip(cut.split(), expected):
+    for result, polygon in zip(cut.split(), expected):
         ring = torch.tensor(polygon, dtype=torch.float64).view(-1, 2)
         turns = [torch.roll(ring, turn, 0) for turn in range(max(len(ring), 1))]
-        assert any(torch.allclose(found, turned, atol=1e-9, rtol=0) for turned in turns)
+        assert any(torch.allclose(result, turned, atol=1e-9, rtol=0) for turned in turns)
     boxes = hulls(cut)
     for box, polygon in zip(boxes.tolist(), expected):
         xs, ys = [x for x, _ in polygon] or [0], [y for _, y in polygon] or [0]

@@ -12,14 +12,12 @@ from torch import Tensor
 
 from ...ops.projective import HORIZON
 
-Size = int | tuple[int, int]  # (height, width) in pixels, or the side of a square
-
 
 def draw_maps(
     uniform: Tensor,
     *,
-    size: Size,
-    centre: float | tuple[float, float],
+    size: tuple[int, int],
+    centre: tuple[float, float],
     degrees: float,
     translate: float,
     scale: float,
@@ -29,18 +27,18 @@ def draw_maps(
     """Draw maps from the canvas to the output image, and the scale in each.
 
     `uniform` (n, 8) holds draws from [0, 1): perspective x and y, angle, scale, shear x and y, translation x and y.
-    `size` is that of the output in pixels, `centre` the point of the canvas (y, x, or one number for both) that all
-    turns about, `degrees` and `shear` are in degrees, `translate` and `scale` fractions, `perspective` per pixel.
+    `size` is the (height, width) of the output in pixels, `centre` the point (y, x) of the canvas that maps turn
+    about, `degrees` and `shear` are in degrees, `translate` and `scale` fractions, `perspective` per pixel.
     Returns (n, 3, 3) and (n,), both float64: output = map @ (x, y, 1), divided by its third component.
     """
     signed = uniform.double() * 2 - 1
     gain = 1 + signed[:, 3] * scale
     angle = torch.deg2rad(signed[:, 2] * degrees)
     slant = torch.tan(torch.deg2rad(signed[:, 4:6] * shear))
-    shift = (0.5 + signed[:, 6:8] * translate) * _across(size)
+    shift = (0.5 + signed[:, 6:8] * translate) * signed.new_tensor(size[::-1])
     eye = torch.eye(3, dtype=torch.float64).repeat(len(uniform), 1, 1)  # (n, 3, 3)
     centred, view, turned, sheared, shifted = (eye.clone() for _ in range(5))
-    centred[:, :2, 2] = -_across(centre)
+    centred[:, :2, 2] = -signed.new_tensor(centre[::-1])
     view[:, 2, :2] = signed[:, 0:2] * perspective
     turned[:, 0, 0] = turned[:, 1, 1] = gain * angle.cos()
     turned[:, 0, 1] = gain * angle.sin()
@@ -69,13 +67,13 @@ def invert(maps: Tensor) -> Tensor:
     return torch.where(usable[:, None, None], inverse, nowhere)
 
 
-def sampling_grid(inverse: Tensor, size: Size, *, flat: bool) -> Tensor:
+def sampling_grid(inverse: Tensor, size: tuple[int, int], *, flat: bool) -> Tensor:
     """The place of each output pixel's centre in the input: (n, H, W, 2), x and y, on the device of `inverse`.
 
     `inverse` (n, 3, 3) takes output pixels to input coordinates of any unit. `flat` says that the last rows are
     (0, 0, 1), which saves the division. Points behind the horizon get numbers of the order of 1 / HORIZON.
     """
-    height, width = _pair(size)
+    height, width = size
     steps = torch.arange(max(height, width), device=inverse.device, dtype=inverse.dtype) + 0.5
     across = inverse[:, :, 0, None] * steps[:width]  # (n, 3, W)
     down = inverse[:, :, 1, None] * steps[:height] + inverse[:, :, 2, None]  # (n, 3, H)
@@ -100,13 +98,3 @@ def survives(before: Tensor, after: Tensor, scale: Tensor, share: float | Tensor
     old_area = old.prod(dim=1)
     short, long = new.amin(dim=1), new.amax(dim=1)
     return (old_area > 0) & (short > 2) & (long < 100 * short) & (short * long > share * old_area * scale.square())
-
-
-def _pair(size: Size) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else size
-
-
-def _across(size: float | tuple[float, float]) -> Tensor:
-    """(height, width), or one number for both, as a tensor of x and y."""
-    pair = size if isinstance(size, tuple) else (size, size)
-    return torch.tensor(pair[::-1], dtype=torch.float64)

@@ -144,8 +144,8 @@ def test_box_follows_its_paint(warp, mosaic):
             x1, y1 = (box[:2] - 3).floor().int().clamp_min(0).tolist()  # the same partner may lie elsewhere
             x2, y2 = (box[2:] + 3).ceil().int().tolist()
             rows, columns = paint_mask(batch.images[owner, :, y1:y2, x1:x2], paint).nonzero().unbind(1)
-            found = torch.tensor([columns.min() + x1, rows.min() + y1, columns.max() + x1 + 1, rows.max() + y1 + 1])
-            torch.testing.assert_close(found.float(), box, atol=1.0, rtol=0)
+            result = torch.tensor([columns.min() + x1, rows.min() + y1, columns.max() + x1 + 1, rows.max() + y1 + 1])
+            torch.testing.assert_close(result.float(), box, atol=1.0, rtol=0)
             compared += 1
     assert compared >= 20
 
@@ -194,7 +194,14 @@ def test_sampling_matches_a_slow_loop(perspective):
     scene = [Pasted(tile_of(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
     uniform = torch.rand(4, 8, generator=seeded(2), dtype=torch.float64)
     maps, _ = draw_maps(
-        uniform, size=size, centre=size, degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective
+        uniform,
+        size=(size, size),
+        centre=(size, size),
+        degrees=60,
+        translate=0.3,
+        scale=0.6,
+        shear=20,
+        perspective=perspective,
     )
     maps = mirror(maps, torch.tensor([True, False, True, False]), 0, size)
     images = stage._render([scene] * 4, maps, recipe, canvas, torch.device("cpu"))
@@ -259,8 +266,8 @@ def test_mosaic_crops_what_leaves_its_canvas():
     batch = augment([own] * 60, [replace(other, image=other.image // 4)], recipe, seeded(), "cpu")
     for box, owner in zip(batch.labels.boxes, batch.labels.image.tolist()):
         rows, columns = paint_mask(batch.images[owner], 0).nonzero().unbind(1)
-        found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-        torch.testing.assert_close(found.float(), box, atol=1.0, rtol=0)
+        result = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+        torch.testing.assert_close(result.float(), box, atol=1.0, rtol=0)
         compared += bool(((box[:2] > 2) & (box[2:] < SIZE)).any())  # the grey beyond the canvas is in sight
     assert compared >= 5
 

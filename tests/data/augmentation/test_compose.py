@@ -41,7 +41,7 @@ def one_scene(tile: Tile) -> Instances:
 
 
 def slow_pick(candidates: list, existing: list, fraction: float, draw: float) -> list[int]:
-    found = []
+    result = []
     for index, (x1, y1, x2, y2) in enumerate(candidates):
         worst = 0.0
         for a1, b1, a2, b2 in existing:
@@ -49,8 +49,8 @@ def slow_pick(candidates: list, existing: list, fraction: float, draw: float) ->
             if (a2 - a1) * (b2 - b1) > 0:
                 worst = max(worst, shared / ((a2 - a1) * (b2 - b1)))
         if worst < 0.3 and (x2 - x1) * (y2 - y1) > 0:
-            found.append((worst, index))
-    return [index for _, index in sorted(found)[: int(fraction * len(found) + draw)]]
+            result.append((worst, index))
+    return [index for _, index in sorted(result)[: int(fraction * len(result) + draw)]]
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -60,8 +60,8 @@ def test_picking_agrees_with_a_loop(seed):
     boxes = torch.cat([corner, corner + torch.randint(0, 25, (24, 2), generator=generator)], dim=1)
     candidates, existing = boxes[:12], boxes[12 : 12 + seed % 13]
     for fraction, draw in ((1.0, 0.0), (0.5, 0.0), (0.1, 0.99), (0.0, 0.5), (0.3, 0.5)):
-        found = pick(candidates, existing, fraction, draw).tolist()
-        assert found == slow_pick(candidates.tolist(), existing.tolist(), fraction, draw)
+        result = pick(candidates, existing, fraction, draw).tolist()
+        assert result == slow_pick(candidates.tolist(), existing.tolist(), fraction, draw)
     assert pick(candidates[:0], existing, 1.0, 0.0).tolist() == []
 
 
@@ -161,13 +161,13 @@ def test_boxes_of_outlines_fit_the_paint(warp, mosaic):
             x1, y1 = (box[:2] - 4).floor().int().clamp_min(0).tolist()
             x2, y2 = (box[2:] + 4).ceil().int().tolist()
             rows, columns = paint_mask(batch.images[0, :, y1:y2, x1:x2], paint).nonzero().unbind(1)
-            found = torch.tensor(
+            result = torch.tensor(
                 [columns.min() + x1, rows.min() + y1, columns.max() + x1 + 1, rows.max() + y1 + 1]
             ).float()
             torch.testing.assert_close(
-                found, box, atol=4.0, rtol=0
+                result, box, atol=4.0, rtol=0
             )  # the thin tips of triangles are less than half paint
-            assert (found[:2] > box[:2] - 1.1).all() and (found[2:] < box[2:] + 1.1).all()
+            assert (result[:2] > box[:2] - 1.1).all() and (result[2:] < box[2:] + 1.1).all()
             compared += 1
     assert compared > 30
 
@@ -186,13 +186,13 @@ def test_outlines_are_moved_as_point_by_point(seed):
     matrix = torch.eye(3, dtype=torch.float64) + torch.randn(
         3, 3, generator=generator, dtype=torch.float64
     ) * torch.tensor([[0.3, 0.3, 15.0], [0.3, 0.3, 15.0], [0.001, 0.001, 0.0]])
-    found = move(labels, matrix[None], torch.ones(1, dtype=torch.float64), canvas)
+    result = move(labels, matrix[None], torch.ones(1, dtype=torch.float64), canvas)
     ring = [(matrix @ torch.tensor([x, y, 1.0], dtype=torch.float64)).tolist() for x, y in points.tolist()]
     ring = slow_clip([(u / w, v / w) for u, v, w in ring], (60, 80))
-    if len(found.boxes):
+    if len(result.boxes):
         xs, ys = [x for x, _ in ring], [y for _, y in ring]
-        assert found.boxes[0].tolist() == pytest.approx([min(xs), min(ys), max(xs), max(ys)], abs=1e-9)
-        assert found.classes.tolist() == [7] and found.polygons.counts.tolist() == [len(ring)]
+        assert result.boxes[0].tolist() == pytest.approx([min(xs), min(ys), max(xs), max(ys)], abs=1e-9)
+        assert result.classes.tolist() == [7] and result.polygons.counts.tolist() == [len(ring)]
     else:
         width, height = (max(side) - min(side) if ring else 0 for side in zip(*ring)) if ring else (0, 0)
         assert (
@@ -213,8 +213,8 @@ def test_an_outline_behind_the_horizon_is_gone():
     tile = drawn((0, (0, 0, SIZE, SIZE)))
     tilted = torch.tensor([[1, 0, 0], [0, 1, 0], [-0.02, 0, 1]], dtype=torch.float64)
     labels = one_scene(tile)
-    found = move(labels, tilted[None], torch.ones(1, dtype=torch.float64), Canvas.around((SIZE, SIZE), mosaic=False))
-    assert found.boxes.shape == (0, 4) and found.polygons.counts.tolist() == []
+    result = move(labels, tilted[None], torch.ones(1, dtype=torch.float64), Canvas.around((SIZE, SIZE), mosaic=False))
+    assert result.boxes.shape == (0, 4) and result.polygons.counts.tolist() == []
 
 
 def test_outlines_beyond_the_canvas_are_cut_before_they_are_mirrored():

@@ -18,8 +18,8 @@ def seeded(seed: int = 0) -> torch.Generator:
 def test_maps_match_the_steps_taken_one_by_one():
     uniform = torch.rand(20, 8, generator=seeded(), dtype=torch.float64)
     gains = {"degrees": 40.0, "translate": 0.2, "scale": 0.4, "shear": 15.0, "perspective": 0.001}
-    maps, scales = draw_maps(uniform, size=64, centre=50.0, **gains)
-    for row, found, scale in zip(uniform.tolist(), maps, scales.tolist()):
+    maps, scales = draw_maps(uniform, size=(64, 64), centre=(50.0, 50.0), **gains)
+    for row, result, scale in zip(uniform.tolist(), maps, scales.tolist()):
         px, py, turn, grow, sx, sy, tx, ty = (2 * draw - 1 for draw in row)
         assert scale == pytest.approx(1 + 0.4 * grow)
         angle, sx, sy = math.radians(40 * turn), math.tan(math.radians(15 * sx)), math.tan(math.radians(15 * sy))
@@ -30,7 +30,7 @@ def test_maps_match_the_steps_taken_one_by_one():
             u, v = cos * u + sin * v, cos * v - sin * u  # rotate and scale
             u, v = u + sx * v, v + sy * u  # shear
             expected = (u / depth + (0.5 + 0.2 * tx) * 64, v / depth + (0.5 + 0.2 * ty) * 64)
-            a, b, c = (found @ torch.tensor([x, y, 1.0], dtype=torch.float64)).tolist()
+            a, b, c = (result @ torch.tensor([x, y, 1.0], dtype=torch.float64)).tolist()
             assert (a / c, b / c) == pytest.approx(expected, abs=1e-9)
 
 
@@ -58,7 +58,14 @@ def test_survival_matches_a_loop_over_boxes():
     count, size = 3000, 400
     uniform = torch.rand(count, 8, generator=generator, dtype=torch.float64)
     maps, scale = draw_maps(
-        uniform, size=size, centre=size, degrees=30, translate=0.4, scale=0.9, shear=10, perspective=0.001
+        uniform,
+        size=(size, size),
+        centre=(size, size),
+        degrees=30,
+        translate=0.4,
+        scale=0.9,
+        shear=10,
+        perspective=0.001,
     )
     boxes = torch.rand(count, 4, generator=generator, dtype=torch.float64) * 2 * size
     span = boxes[:, 2:] ** 2 / 600 * torch.randint(0, 2, (count, 2), generator=generator)  # small, large, without area

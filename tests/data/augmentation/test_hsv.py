@@ -24,6 +24,6 @@ def test_hsv_matches_colorsys():
                 rgb = colorsys.hsv_to_rgb((hue + turn) % 1, saturation, value)
                 expected[index, :, y, x] = torch.tensor(rgb, dtype=torch.float64)
     assert not torch.allclose(images, expected, atol=0.1)
-    found = shift_hsv_(images, gains)
-    assert found is images
-    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+    result = shift_hsv_(images, gains)
+    assert result is images
+    torch.testing.assert_close(result, expected, atol=1e-9, rtol=0)

@@ -94,8 +94,8 @@ def test_the_share_that_is_cut_is_uniform():
     for _ in range(400):
         row = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
         row[1] = row[2] = 0.5  # in the middle, nothing is cut off at the sides
-        _, found = cut_rectangles(labels, torch.tensor([0, 0]), [Guest(1, 0)], size, [row])
-        (x1, y1, x2, y2) = found[Guest(1, 0)]
+        _, result = cut_rectangles(labels, torch.tensor([0, 0]), [Guest(1, 0)], size, [row])
+        (x1, y1, x2, y2) = result[Guest(1, 0)]
         areas.append((x2 - x1) * (y2 - y1) / (400 * 800))
         assert abs(areas[-1] - (1 - row[0])) < 0.02 and (x2 - x1 - 2 * (y2 - y1)) in range(-4, 5)
     assert abs(sum(areas) / 400 - 0.5) < 0.05
@@ -109,12 +109,12 @@ def test_the_first_free_rectangle_is_taken():
     left, right, far = [small, 0.305, 0.505], [small, 0.805, 0.505], [small, 0.705, 0.205]
     assert cut_rectangles(labels, images, [guest], (100, 100), [[*left, *right, *far]])[1] == {guest: (70, 40, 90, 60)}
     assert cut_rectangles(labels, images, [guest], (100, 100), [[*right, *left, *far]])[1] == {guest: (70, 40, 90, 60)}
-    kept, found = cut_rectangles(labels, images, [guest], (100, 100), [[*left, *left, *left]])
-    assert found == {} and kept.classes.tolist() == [0]
-    kept, found = cut_rectangles(
+    kept, result = cut_rectangles(labels, images, [guest], (100, 100), [[*left, *left, *left]])
+    assert result == {} and kept.classes.tolist() == [0]
+    kept, result = cut_rectangles(
         labels, images, [guest], (100, 100), [[0.5, 0.95, 0.5] * 3]
     )  # half of the picture, cut at its side
-    assert found == {guest: (59, 14, 100, 85)}
+    assert result == {guest: (59, 14, 100, 85)}
     assert kept.boxes.tolist() == [[0, 0, 50, 100], [60, 14, 100, 85]]
 
 

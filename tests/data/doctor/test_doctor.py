@@ -59,17 +59,17 @@ def findings(folder, **options):
 
 def only(folder, severity, kind, **options):
     """The one finding; the exit code must follow from it."""
-    found = report(folder, **options)
-    assert [(one.severity, one.kind) for one in found.findings] == [(severity, kind)]
-    assert found.exit_code == (0 if severity == "note" else 1)
-    return found.findings[0]
+    result = report(folder, **options)
+    assert [(finding.severity, finding.kind) for finding in result.findings] == [(severity, kind)]
+    assert result.exit_code == (0 if severity == "note" else 1)
+    return result.findings[0]
 
 
 def test_a_sound_dataset_has_no_findings_and_its_numbers_are_told(sound):
-    found = report(sound)
-    assert found.findings == () and found.exit_code == 0
-    assert found.classes == {"0 cat": {"train": 12, "val": 3}, "1 dog": {"train": 12, "val": 0}}
-    assert found.tables["train"] == {
+    result = report(sound)
+    assert result.findings == () and result.exit_code == 0
+    assert result.classes == {"0 cat": {"train": 12, "val": 3}, "1 dog": {"train": 12, "val": 0}}
+    assert result.tables["train"] == {
         "images": 12,
         "unusable": 0,
         "boxes": 24,
@@ -79,19 +79,13 @@ def test_a_sound_dataset_has_no_findings_and_its_numbers_are_told(sound):
         "image sizes": "64x48",
         "width / height": "1.33 to 1.33, median 1.33",
     }
-    assert "nothing is wrong" in found.text() and "1 dog" in found.text()
+    assert "nothing is wrong" in result.text() and "1 dog" in result.text()
 
 
 def test_sizes_are_cocos(sound):
     for name, side in (("s", 31), ("m", 32), ("n", 95), ("l", 96)):
-        put(
-            sound,
-            "val",
-            name,
-            ord(name),
-            f"0 0.5 0.5 {side / 200} {side / 200}\n",
-            picture=noise(ord(name), (200, 200)),
-        )
+        picture = noise(ord(name), (200, 200))
+        put(sound, "val", name, ord(name), f"0 0.5 0.5 {side / 200} {side / 200}\n", picture=picture)
     row = report(sound).tables["val"]
     assert row["box sizes"] == "57% small 29% medium 14% large"  # 3 of the fixture (26 x 19 px) and s; m, n; l
     assert row["image sizes"] == "64x48 to 200x200, 2 kinds, mostly 200x200 (57%)"
@@ -119,16 +113,16 @@ def test_images_that_cannot_be_used_are_named(sound, content, word):
         write_yaml(sound / "data.yaml", {**MINIMAL, "train": ["images/train", "list.txt"]})
     else:
         path.write_bytes(content)
-    found = findings(sound)
-    (item,) = found["error", "unreadable"].items
+    result = findings(sound)
+    (item,) = result["error", "unreadable"].items
     assert item.startswith("images/train/bad.jpg: ") and word in item
     assert report(sound).tables["train"]["unusable"] == 1
 
 
 def test_the_same_file_in_train_and_val_is_a_leak(sound):
     shutil.copy(sound / "images/train/t03.png", sound / "images/val/v1.png")
-    found = only(sound, "error", "leak")
-    assert found.items == ("train: images/train/t03.png = val: images/val/v1.png (their labels differ)",)
+    result = only(sound, "error", "leak")
+    assert result.items == ("train: images/train/t03.png = val: images/val/v1.png (their labels differ)",)
 
 
 def test_the_same_picture_in_another_format_looks_alike(sound):
@@ -149,12 +143,12 @@ def test_duplicates_in_a_split_and_across_val_and_test(sound):
     shutil.copytree(sound / "images/val", sound / "images/test")
     shutil.copytree(sound / "labels/val", sound / "labels/test")
     write_yaml(sound / "data.yaml", {**MINIMAL, "test": "images/test"})
-    found = report(sound).findings
-    assert [(one.severity, one.kind, len(one.items)) for one in found] == [
+    result = report(sound).findings
+    assert [(finding.severity, finding.kind, len(finding.items)) for finding in result] == [
         ("warning", "duplicate", 1),
         ("warning", "duplicate", 3),
     ]
-    assert "one split" in found[0].what and "val and in test" in found[1].what
+    assert "one split" in result[0].what and "val and in test" in result[1].what
 
 
 def test_plain_pictures_are_not_called_alike(sound):
@@ -188,8 +182,8 @@ def test_the_difference_hash_against_a_slow_count():
 )
 def test_label_rows_are_told_with_file_and_line(sound, row, severity, kind):
     (sound / "labels/train/t02.txt").write_text(f"0 0.5 0.5 0.4 0.4\n\n{row}\n")
-    found = only(sound, severity, kind)
-    assert all(item.startswith("labels/train/t02.txt:3: ") for item in found.items)
+    result = only(sound, severity, kind)
+    assert all(item.startswith("labels/train/t02.txt:3: ") for item in result.items)
 
 
 def test_every_kind_of_label_message_has_its_place():
@@ -206,9 +200,9 @@ def test_every_kind_of_label_message_has_its_place():
 )
 def test_tiny_and_giant_boxes(sound, row, kind, words):
     (sound / "labels/train/t02.txt").write_text(row)
-    found = findings(sound, imgsz=2048)
-    (item,) = found["warning", kind].items
-    assert len(found) == 1 and item.startswith("train: images/train/t02.png: ") and words in item
+    result = findings(sound, imgsz=2048)
+    (item,) = result["warning", kind].items
+    assert len(result) == 1 and item.startswith("train: images/train/t02.png: ") and words in item
 
 
 def test_boxes_under_one_cell_at_the_size_asked_for(sound):
@@ -222,10 +216,10 @@ def test_labels_without_image_and_images_without_label(sound):
     (sound / "labels/train/classes.txt").write_text("cat\ndog\n")
     (sound / "labels/train/t05.txt").unlink()
     (sound / "labels/train/t06.txt").write_text("\n")
-    found = findings(sound)
-    assert found["warning", "label without image"].items == ("labels/train/lost.txt",)
-    assert found["note", "image without label"].items == ("images/train/t05.png",)
-    assert found["note", "empty label file"].items == ("images/train/t06.png",) and len(found) == 3
+    result = findings(sound)
+    assert result["warning", "label without image"].items == ("labels/train/lost.txt",)
+    assert result["note", "image without label"].items == ("images/train/t05.png",)
+    assert result["note", "empty label file"].items == ("images/train/t06.png",) and len(result) == 3
     for index in range(1, 9):
         (sound / f"labels/train/t{index:02d}.txt").unlink(missing_ok=True)
     assert ("warning", "image without label") in findings(sound)  # most of the split
@@ -243,11 +237,11 @@ def test_classes_that_train_lacks(sound):
     write_yaml(sound / "data.yaml", {**MINIMAL, "names": ["cat", "dog", "Cat ", "cow", "hen"]})
     put(sound, "val", "cow", 7000, "3 0.5 0.5 0.4 0.4\n")
     put(sound, "train", "hen", 7001, "4 0.5 0.5 0.4 0.4\n")
-    found = findings(sound)
-    assert found["warning", "class not in train"].items == ("3 cow: in val",)
-    assert found["warning", "class never used"].items == ("2 Cat ",)
-    assert found["note", "rare class"].items == ("4 hen: 1",)
-    assert found["warning", "names"].items == ("cat", "Cat ") and len(found) == 4
+    result = findings(sound)
+    assert result["warning", "class not in train"].items == ("3 cow: in val",)
+    assert result["warning", "class never used"].items == ("2 Cat ",)
+    assert result["note", "rare class"].items == ("4 hen: 1",)
+    assert result["warning", "names"].items == ("cat", "Cat ") and len(result) == 4
     assert findings(sound, single_cls=True).keys() == {("warning", "names")}
 
 
@@ -258,21 +252,16 @@ def test_how_images_are_stored(sound):
     put(sound, "val", "cmyk", 7001, suffix=".jpg", picture=noise(7001).convert("CMYK"))
     put(sound, "val", "grey", 7002, picture=noise(7002).convert("L"))
     put(sound, "val", "alpha", 7003, picture=noise(7003).convert("RGBA"))
-    put(
-        sound,
-        "val",
-        "deep",
-        7004,
-        picture=Image.fromarray(np.asarray(noise(7004).convert("L")).astype(np.uint16) * 256),
-    )
+    deep = Image.fromarray(np.asarray(noise(7004).convert("L")).astype(np.uint16) * 256)
+    put(sound, "val", "deep", 7004, picture=deep)
     put(sound, "val", "named", 7005).rename(sound / "images/val/named.jpg")
-    told = {one.what.split(";")[0]: one.items for one in report(sound).findings}
-    assert told.pop("images are EXIF-rotated") == ("images/val/turned.jpg",)
-    assert told.pop("images are CMYK") == ("images/val/cmyk.jpg",)
-    assert told.pop("images are grey") == ("images/val/grey.png",)
-    assert told.pop("images are alpha") == ("images/val/alpha.png",)
-    assert told.pop("images are 16-bit") == ("images/val/deep.png",)
-    assert told.pop("images are PNG named .jpg") == ("images/val/named.jpg",)
+    output = {finding.what.split(";")[0]: finding.items for finding in report(sound).findings}
+    assert output.pop("images are EXIF-rotated") == ("images/val/turned.jpg",)
+    assert output.pop("images are CMYK") == ("images/val/cmyk.jpg",)
+    assert output.pop("images are grey") == ("images/val/grey.png",)
+    assert output.pop("images are alpha") == ("images/val/alpha.png",)
+    assert output.pop("images are 16-bit") == ("images/val/deep.png",)
+    assert output.pop("images are PNG named .jpg") == ("images/val/named.jpg",)
     assert report(sound).exit_code == 0
     assert report(sound).tables["val"]["width / height"].startswith("0.75 to 1.33")  # the turned one, upright
 
@@ -281,29 +270,29 @@ def test_problems_of_the_yaml_do_not_hide_those_of_the_files(sound):
     (sound / "labels/train/t02.txt").write_text("0 0.5\n")
     keys = {"train": "images/train", "val": "images/vla", "test": "/", "names": ["cat", "dog"], "nc": 3}
     write_yaml(sound / "data.yaml", keys)
-    found = findings(sound)
-    told = " ".join(found["error", "dataset file"].items)
-    assert "nc: 3, but names has 2" in told and "'/' leads out of the dataset's folder" in told
-    assert found["error", "missing"].items == (f"val: {sound / 'images/vla'}",)
-    assert found["error", "malformed"].items[0].startswith("labels/train/t02.txt:1: 2 columns")
+    result = findings(sound)
+    output = " ".join(result["error", "dataset file"].items)
+    assert "nc: 3, but names has 2" in output and "'/' leads out of the dataset's folder" in output
+    assert result["error", "missing"].items == (f"val: {sound / 'images/vla'}",)
+    assert result["error", "malformed"].items[0].startswith("labels/train/t02.txt:1: 2 columns")
     assert report(sound).tables.keys() == {"train", "val", "test"} and report(sound).tables["test"]["images"] == 0
 
 
 def test_class_names_that_cannot_be_read_leave_any_class_to_be(sound, recwarn):
     write_yaml(sound / "data.yaml", {**MINIMAL, "names": {0: "cat", 5: "dog"}})
     (sound / "labels/train/t02.txt").write_text("1e300 0.5 0.5 0.4 0.4\n-7 0.5 0.5 0.001 0.4\n")
-    found = findings(sound)
-    assert found.keys() == {("error", "dataset file"), ("warning", "tiny box"), ("note", "small for imgsz")}
+    result = findings(sound)
+    assert result.keys() == {("error", "dataset file"), ("warning", "tiny box"), ("note", "small for imgsz")}
     assert not recwarn.list
     assert report(sound).tables["train"]["boxes"] == 24
 
 
 def test_ctrl_c_does_not_wait_for_the_images(sound, monkeypatch):
-    looked = []
+    paths = []
 
     def look(path, *options):
-        looked.append(path)
-        if len(looked) == 1:
+        paths.append(path)
+        if len(paths) == 1:
             raise KeyboardInterrupt
         time.sleep(0.01)
 
@@ -313,7 +302,7 @@ def test_ctrl_c_does_not_wait_for_the_images(sound, monkeypatch):
         (sound / f"images/train/more{index}.png").touch()
     with pytest.raises(KeyboardInterrupt):
         survey(sound / "data.yaml")
-    assert 1 <= len(looked) < 312  # the rest was never begun
+    assert 1 <= len(paths) < 312  # the rest was never begun
 
 
 def test_a_missing_test_split_is_only_a_warning(sound):
@@ -335,11 +324,11 @@ def test_everything_at_once_through_the_command(sound, tmp_path, capsys):
     (sound / "labels/train/t05.txt").write_text("9 0.5 0.5 0.2 0.2\n" * 30)
     out = tmp_path / "reports" / "doctor.json"
     assert main(["doctor", str(sound / "data.yaml"), f"out={out}", "epochs=3"]) == 1
-    told = capsys.readouterr()
-    assert "3 errors, 0 warnings, 0 notes: look at the above" in told.out and "... and 20 more" in told.out
-    assert "without effect here: epochs" in told.err
+    output = capsys.readouterr()
+    assert "3 errors, 0 warnings, 0 notes: look at the above" in output.out and "... and 20 more" in output.out
+    assert "without effect here: epochs" in output.err
     content = json.loads(out.read_text())
-    assert [(one["kind"], one["count"]) for one in content["findings"]] == [
+    assert [(finding["kind"], finding["count"]) for finding in content["findings"]] == [
         ("unreadable", 1),
         ("leak", 1),
         ("class", 30),
@@ -357,5 +346,5 @@ def test_the_commands_exit_codes(sound, capsys):
 
 
 def test_a_script_gets_the_report(sound, capsys):
-    found = run_doctor(load_settings({"data": str(sound / "data.yaml"), "mode": "doctor"}))
-    assert found.exit_code == 0 and "nothing is wrong" in capsys.readouterr().out
+    result = run_doctor(load_settings({"data": str(sound / "data.yaml"), "mode": "doctor"}))
+    assert result.exit_code == 0 and "nothing is wrong" in capsys.readouterr().out

@@ -66,11 +66,11 @@ def test_ranks_share_every_batch(samples, world):
     whole = [batch[-1] for batch in epoch(train(samples), 2, OFF)]
     shares = [[batch[-1] for batch in epoch(train(samples, rank=rank, world=world), 2, OFF)] for rank in range(world)]
     for number, chunk in enumerate(whole):
-        parts = [found[number] for found in shares]
+        parts = [result[number] for result in shares]
         assert {len(part) for part in parts} == {math.ceil(len(chunk) / world)}
         together = [index for part in parts for index in part]
         assert together == (chunk * world)[: len(together)]  # in order, then from the front again
-    assert all(len(found) == len(whole) == len(train(samples, world=world)) for found in shares)
+    assert all(len(result) == len(whole) == len(train(samples, world=world)) for result in shares)
     loader = train(samples, batch=2, rank=world - 1, world=world)
     assert_same(rest(loader, 2, FULL, 3), epoch(train(samples, batch=2, rank=world - 1, world=world), 2, FULL)[3:])
 
@@ -98,9 +98,9 @@ def test_validation_deals_out_whole_batches(samples, world):
         ValLoader(samples, Reading(rank=rank, world=world), imgsz=64, batch=2, multiple=32) for rank in range(world)
     ]
     for rank, loader in enumerate(ranks):
-        found = list(loader)
-        assert len(found) == len(loader) == len(whole[rank::world])
-        for (images, fits, indices), (others, other_fits, other_indices) in zip(found, whole[rank::world]):
+        result = list(loader)
+        assert len(result) == len(loader) == len(whole[rank::world])
+        for (images, fits, indices), (others, other_fits, other_indices) in zip(result, whole[rank::world]):
             assert torch.equal(images, others) and fits == other_fits and indices == other_indices
     assert sorted(index for loader in ranks for *_, indices in loader for index in indices) == list(range(9))
 
@@ -167,8 +167,8 @@ def test_boxes_follow_their_paint_in_rectangles(changes):
         assert batch.images.shape == (3, 3, 48, 96)
         for box, paint, owner in zip(batch.labels.boxes, batch.labels.classes.tolist(), batch.labels.image.tolist()):
             rows, columns = paint_mask(batch.images[owner], paint).nonzero().unbind(1)
-            found = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            torch.testing.assert_close(found.float(), box, atol=1.0, rtol=0)
+            result = torch.tensor([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
+            torch.testing.assert_close(result.float(), box, atol=1.0, rtol=0)
             compared += 1
     assert compared > 40
 
