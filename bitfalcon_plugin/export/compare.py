@@ -152,7 +152,7 @@ def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance
 
 @torch.inference_mode()
 def compare(
-    model: Detector, engine: Runtime, batches: Sequence[Tensor], kind: str, suppression: Suppression | None = None
+    model: Detector, runtime: Runtime, batches: Sequence[Tensor], kind: str, suppression: Suppression | None = None
 ) -> Agreement:
     """Run the network and its exported model on batches of images (B, 3, H, W) that the exported model takes.
 
@@ -164,7 +164,7 @@ def compare(
     tolerance, note = tolerance_for(kind, model, batches[0])
     agreement = Agreement(note=note)
     for images in batches:
-        output = engine(images).cpu()
+        output = runtime(images).cpu()
         candidates = model.decode(model(images))  # (B, 4+nc, A)
         if suppression is None:
             agreement += compare_candidates(candidates, output, tolerance, images.shape)
@@ -183,11 +183,9 @@ def _compare_detections(
 ) -> Agreement:
     """Compare the network's candidates (B, 4+nc, A) with the detections (B, max_det, 6) of suppression in the file."""
     _check_finite(output)
-    agreement = Agreement()
-    for image, detections in zip(candidates, output, strict=True):
-        agreement += _compare_image(
-            image, detections[detections[:, 4] > 0], tolerance, tolerance.pixels(image_shape), suppression
-        )
+    agreement, pixels = Agreement(), tolerance.pixels(image_shape)
+    for image, rows in zip(candidates, output, strict=True):
+        agreement += _compare_image(image, rows[rows[:, 4] > 0], tolerance, pixels, suppression)
     return agreement
 
 
@@ -203,12 +201,8 @@ def _compare_image(
     scores, classes = candidates[4:].max(0)  # (A,) each
     slack = tolerance.score * scores.clamp(min=tolerance.floor)  # (A,)
     near = scores > suppression.conf - slack
-    boxes, scores, classes, slack = (
-        xyxy_from_xywh(candidates[:4].t())[near],  # (m, 4)
-        scores[near],
-        classes[near],
-        slack[near],
-    )
+    boxes = xyxy_from_xywh(candidates[:4].t())[near]  # (m, 4)
+    scores, classes, slack = scores[near], classes[near], slack[near]  # (m,) each
     is_full = len(detections) == suppression.max_det
     last_score = min(detections[-1, 4].item(), 1.0) if is_full else 0.0
     needed = (scores > suppression.conf + slack) & (scores > last_score + slack)  # (m,)

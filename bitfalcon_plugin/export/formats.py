@@ -15,6 +15,7 @@ from ..config.errors import UserError, did_you_mean
 
 VALIDATED, REFUSED = "validated", "refused"
 FROM_ONNX = "export format=onnx and convert that file with the maker's own tool"
+TENSORFLOW = f"it needs TensorFlow; {FROM_ONNX}"
 
 
 @dataclass(frozen=True)
@@ -88,10 +89,10 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         reason="coremltools predicts on macOS only, so that the file could not be checked; export "
         "format=torchscript and convert it there with coremltools",
     ),
-    "saved_model": ExportFormat("_saved_model", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "saved_model": ExportFormat("_saved_model", reason=f"{TENSORFLOW} (onnx2tf)"),
     "pb": ExportFormat(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
-    "tflite": ExportFormat(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
-    "litert": ExportFormat(".tflite", reason=f"it needs TensorFlow; {FROM_ONNX} (onnx2tf)"),
+    "tflite": ExportFormat(".tflite", reason=f"{TENSORFLOW} (onnx2tf)"),
+    "litert": ExportFormat(".tflite", reason=f"{TENSORFLOW} (onnx2tf)"),
     "edgetpu": ExportFormat(
         "_edgetpu.tflite", reason=f"it needs TensorFlow and Google's compiler; {FROM_ONNX} (onnx2tf, edgetpu_compiler)"
     ),
@@ -104,15 +105,8 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     "imx": ExportFormat("_imx_model", reason=f"it needs Sony's converter; {FROM_ONNX}"),
     "rknn": ExportFormat("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),
 }
-ALIASES = {
-    "tensorrt": "engine",
-    "trt": "engine",
-    "jit": "torchscript",
-    "ov": "openvino",
-    "mlpackage": "coreml",
-    "ort": "onnx",
-    "onnxruntime": "onnx",
-}
+ALIASES = {"jit": "torchscript", "ov": "openvino", "ort": "onnx", "onnxruntime": "onnx"}
+ALIASES |= {"tensorrt": "engine", "trt": "engine", "mlpackage": "coreml"}
 # Option of an export -> its default.
 OPTIONS = {"dynamic": False, "half": False, "int8": False, "nms": None, "opset": None, "simplify": True}
 OTHER_SUFFIXES = {".xml": "openvino", ".trt": "engine", ".mlmodel": "coreml"}
@@ -179,14 +173,15 @@ def support_table() -> str:
     lines = ["| format | file | status | takes, beside `imgsz` and `batch` | needs |", "|---|---|---|---|---|"]
     for name, row in EXPORT_FORMATS.items():
         suffix = f"`x{row.suffix}{'/' if row.is_folder else ''}`"
-        taken = ", ".join(f"`{option}`" for option in row.options)
-        taken += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
+        options = ", ".join(f"`{option}`" for option in row.options)
+        options += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
         extras = ", ".join(f"`bitfalcon[{extra}]`" for extra in sorted(set(row.needs.values())))
         extras += "".join(
             f"; `{option}`: `bitfalcon[{extra}]`"
             for option, needs in row.for_option.items()
             for extra in {*needs.values()}
         )
-        cells = [f"`{name}`", suffix, f"refused: {row.reason}" if row.reason else row.status, taken, extras]
+        status = f"refused: {row.reason}" if row.reason else row.status
+        cells = [f"`{name}`", suffix, status, options, extras]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

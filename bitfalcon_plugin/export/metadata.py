@@ -39,9 +39,9 @@ class Metadata:
     description: str = ""
     date: str = ""
 
-    def texts(self) -> dict[str, str]:
-        """Key -> text, as a file holds them."""
-        values = {
+    def values(self) -> dict[str, object]:
+        """Key -> value, for a file that keeps values."""
+        return {
             "description": self.description,
             "author": "bitfalcon",
             "date": self.date or datetime.datetime.now().isoformat(),
@@ -57,7 +57,10 @@ class Metadata:
             "channels": 3,
             "end2end": False,
         }
-        return {key: str(value) for key, value in values.items()}
+
+    def texts(self) -> dict[str, str]:
+        """Key -> text, for a file that keeps texts."""
+        return {key: str(value) for key, value in self.values().items()}
 
 
 def read_metadata(texts: Mapping[str, object], path: object) -> Metadata:

@@ -144,14 +144,11 @@ class ExportedModel:
                 "not come back."
             )
         if settings.half and not args.get("half") and self.format != "openvino":
-            print_note(
-                f"half=True: '{self.path}' computes in the type it was exported in, float32; export it with half=True."
-            )
+            reason = "computes in the type it was exported in, float32; export it with half=True."
+            print_note(f"half=True: '{self.path}' {reason}")
         if settings.compile:
-            print_note(
-                f"compile={settings.compile}: '{self.path}' is run by {self.runtime.runtime}, which compiles by "
-                "itself or not at all."
-            )
+            reason = f"is run by {self.runtime.runtime}, which compiles by itself or not at all."
+            print_note(f"compile={settings.compile}: '{self.path}' {reason}")
 
     def _asks_for_more(self, settings: Settings) -> bool:
         """Whether the settings ask for boxes that suppression inside the file may have left out."""

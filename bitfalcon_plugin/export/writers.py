@@ -195,18 +195,8 @@ def write_openvino(job: ExportJob, path: Path) -> None:
     if job.int8:
         network = _quantised(network, job)
     openvino.save_model(network, path / f"{job.stem}.xml", compress_to_fp16=job.half)
-    metadata = job.metadata
-    values = {
-        **metadata.texts(),
-        "stride": metadata.multiple,
-        "batch": metadata.batch,
-        "imgsz": list(metadata.imgsz),
-        "names": dict(metadata.names),
-        "args": dict(metadata.args),
-        "channels": 3,
-        "end2end": False,
-    }
-    (path / METADATA_FILE).write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    text = yaml.safe_dump(job.metadata.values(), sort_keys=False, allow_unicode=True)
+    (path / METADATA_FILE).write_text(text, encoding="utf-8")
 
 
 def _quantised(network: object, job: ExportJob) -> object:

@@ -62,13 +62,9 @@ OPERATIONS = CREATING | _with_overload(
     """
 )
 # Operations that check something and compute nothing; they are left out.
-CHECKS = {
-    "_assert_scalar",
-    "_assert_tensor_metadata",
-    "sym_constrain_range_for_size",
-    "sym_constrain_range",
-    "_assert_async",
-}
+CHECKS = frozenset(
+    "_assert_scalar _assert_tensor_metadata _assert_async sym_constrain_range sym_constrain_range_for_size".split()
+)
 # Numbers of torch's own schema (torch/_export/serde/schema.py).
 DTYPES = {
     1: torch.uint8,
@@ -82,12 +78,9 @@ DTYPES = {
     12: torch.bool,
     13: torch.bfloat16,
 }
-MEMORY_FORMATS = {
-    1: torch.contiguous_format,
-    2: torch.channels_last,
-    3: torch.channels_last_3d,
-    4: torch.preserve_format,
-}
+MEMORY_FORMATS = dict(
+    enumerate((torch.contiguous_format, torch.channels_last, torch.channels_last_3d, torch.preserve_format), 1)
+)
 PLAIN = ("as_int", "as_ints", "as_float", "as_floats", "as_bool", "as_bools", "as_string", "as_strings")
 KEYWORD = 2  # kind of an argument that is given by name
 SOURCES = {  # kind of an input of the graph -> key of its name among the weights
