@@ -44,7 +44,9 @@ class Small(nn.Module):
 
 
 def names_of(model: nn.Module, group: dict) -> list[str]:
-    return [name for name, value in model.named_parameters() if any(value is one for one in group["params"])]
+    return [
+        name for name, value in model.named_parameters() if any(value is parameter for parameter in group["params"])
+    ]
 
 
 def choose(name: str, model: nn.Module | None = None, **changes):
@@ -152,9 +154,9 @@ def test_fused_and_plain_kernels_agree():
         plain = kind(parameter_groups(twin, 0.0005), lr=0.02, foreach=False, **arguments(0.8))
         for step in range(3):
             images = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
-            for one, stepper in ((model, optimizer), (twin, plain)):
+            for trained, stepper in ((model, optimizer), (twin, plain)):
                 stepper.zero_grad()
-                one(images).square().mean().backward()
+                trained(images).square().mean().backward()
                 stepper.step()
         for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
             torch.testing.assert_close(ours, theirs)
@@ -208,8 +210,8 @@ def test_length_of_warmup(changes, expected):
 
 def test_accumulation_grows_during_warmup():
     # 1 + 3 * ni / 600, rounded: 1.5 at 100 rounds to the even 2, 2.5 at 300 to 2, 3.5 at 500 to 4
-    got = {ni: LONG.accumulate(ni) for ni in (0, 99, 101, 300, 301, 499, 500, 600, 601, 1999)}
-    assert got == {0: 1, 99: 1, 101: 2, 300: 2, 301: 3, 499: 3, 500: 4, 600: 4, 601: 4, 1999: 4}
+    counts = {ni: LONG.accumulate(ni) for ni in (0, 99, 101, 300, 301, 499, 500, 600, 601, 1999)}
+    assert counts == {0: 1, 99: 1, 101: 2, 300: 2, 301: 3, 499: 3, 500: 4, 600: 4, 601: 4, 1999: 4}
     assert replace(LONG, warmup_epochs=0.0).accumulate(0) == 4
     assert [replace(LONG, batch=128).accumulate(ni) for ni in (0, 300, 700)] == [1, 1, 1]
     tiny = replace(LONG, batch=1, batches=3, epochs=2)  # 6 batches in all: 64 would never step
@@ -323,7 +325,7 @@ def test_average_of_trained_weights_remembers_from_the_start():
     fresh, tuned = Ema(model), Ema(model, 4000)
     fresh.update(other)
     tuned.update(other)
-    kept = 0.9999 * (1 - math.exp(-4001 / 2000))
-    wanted = kept * model.first.weight + (1 - kept) * other.first.weight
-    torch.testing.assert_close(tuned.model.first.weight, wanted)
-    assert 0.8 < kept < 0.9 and torch.allclose(fresh.model.first.weight, other.first.weight, atol=1e-3)
+    decay = 0.9999 * (1 - math.exp(-4001 / 2000))
+    expected = decay * model.first.weight + (1 - decay) * other.first.weight
+    torch.testing.assert_close(tuned.model.first.weight, expected)
+    assert 0.8 < decay < 0.9 and torch.allclose(fresh.model.first.weight, other.first.weight, atol=1e-3)

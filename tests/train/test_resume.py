@@ -213,8 +213,8 @@ def test_a_dataset_that_changes_under_the_run_ends_it_and_it_can_be_resumed(plac
     assert same(whole[0], weights("changed"))
 
 
-def poison(monkeypatch, wanted) -> list[int]:
-    """Make the loss of those calls NaN for which wanted(number) holds; the list counts the calls."""
+def poison(monkeypatch, is_poisoned) -> list[int]:
+    """Make the loss of those calls NaN for which is_poisoned(number) holds; the list counts the calls."""
     calls = []
 
     def poisoned(*args, **kwargs):
@@ -222,7 +222,7 @@ def poison(monkeypatch, wanted) -> list[int]:
         if torch.is_inference_mode_enabled():  # of a validation
             return losses
         calls.append(len(calls))
-        return {name: loss * float("nan") for name, loss in losses.items()} if wanted(calls[-1]) else losses
+        return {name: loss * float("nan") for name, loss in losses.items()} if is_poisoned(calls[-1]) else losses
 
     monkeypatch.setitem(TASKS, "detect", replace(DETECT, loss=poisoned))
     return calls

@@ -31,7 +31,7 @@ def trained(net) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "wanted, prefixes",
+    "rows, prefixes",
     [
         (None, ()),
         (2, ("model.0.", "model.1.")),
@@ -42,9 +42,9 @@ def trained(net) -> set[str]:
         (("2.m.0",), ("model.2.m.0.",)),
     ],
 )
-def test_what_is_named_is_frozen_and_nothing_else(wanted, prefixes):
+def test_what_is_named_is_frozen_and_nothing_else(rows, prefixes):
     net = model()
-    frozen = freeze(net, wanted)
+    frozen = freeze(net, rows)
     everything = {name for name, _ in net.named_parameters()}
     expected = {name for name in everything if name.startswith(prefixes)} if prefixes else set()
     assert trained(net) == everything - expected - {name for name in everything if ".dfl." in name}
@@ -61,7 +61,7 @@ def test_parts_that_are_not_there_are_refused_together():
 
 
 @pytest.mark.parametrize(
-    "given, expected, said",
+    "given, expected, note",
     [
         ({}, None, ""),
         ({"amp": True}, None, "needs a GPU"),
@@ -71,17 +71,17 @@ def test_parts_that_are_not_there_are_refused_together():
         ({"amp": "fp32"}, None, ""),
     ],
 )
-def test_precision_on_the_cpu(given, expected, said):
-    lines: list[str] = []
-    assert training_precision(load_settings(given), torch.device("cpu"), lines.append) is expected
-    assert bool(lines) == bool(said) and all(said in line for line in lines)
+def test_precision_on_the_cpu(given, expected, note):
+    notes: list[str] = []
+    assert training_precision(load_settings(given), torch.device("cpu"), notes.append) is expected
+    assert bool(notes) == bool(note) and all(note in line for line in notes)
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_deterministic_kernels_are_asked_for_and_given_back(wanted):
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_deterministic_kernels_are_asked_for_and_given_back(deterministic):
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
-    with repeatable(load_settings({"deterministic": wanted})):
-        assert torch.are_deterministic_algorithms_enabled() is (wanted or before[0])
+    with repeatable(load_settings({"deterministic": deterministic})):
+        assert torch.are_deterministic_algorithms_enabled() is (deterministic or before[0])
     assert (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic) == before
 
 
@@ -123,12 +123,12 @@ def test_recomputing_gives_the_same_loss_gradients_and_statistics():
                 copy.deepcopy(dict(net.named_buffers())),
             )
         )
-    for one, two in zip(*results):
-        torch.testing.assert_close(one, two, rtol=0, atol=0)
+    for plain, recomputed in zip(*results):
+        torch.testing.assert_close(plain, recomputed, rtol=0, atol=0)
 
 
 def test_recomputing_keeps_fewer_activations():
-    kept = []
+    totals = []
     for again in (False, True):
         net = model().train()
         net.checkpointing = again
@@ -140,17 +140,17 @@ def test_recomputing_keeps_fewer_activations():
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             net(torch.rand(2, 3, 64, 64))
-        kept.append(sum(sizes))
-    assert kept[1] < 0.8 * kept[0]
+        totals.append(sum(sizes))
+    assert totals[1] < 0.8 * totals[0]
 
 
-@pytest.mark.parametrize("wanted, mode", [(True, "default"), ("max-autotune", "max-autotune")])
-def test_compile_is_asked_for_in_its_mode(monkeypatch, wanted, mode):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda net, mode: asked.append(mode) or net)
+@pytest.mark.parametrize("setting, mode", [(True, "default"), ("max-autotune", "max-autotune")])
+def test_compile_is_asked_for_in_its_mode(monkeypatch, setting, mode):
+    modes = []
+    monkeypatch.setattr(torch, "compile", lambda net, mode: modes.append(mode) or net)
     net = model()
-    assert compile_network(net, False, in_place=False) is net and not asked
-    assert compile_network(net, wanted, in_place=False) is net and asked == [mode]
+    assert compile_network(net, False, in_place=False) is net and not modes
+    assert compile_network(net, setting, in_place=False) is net and modes == [mode]
 
 
 def test_a_captured_graph_gives_the_same_outputs_and_gradients():
