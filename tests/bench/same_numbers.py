@@ -4,7 +4,7 @@ By hand, once with each version and the same files, on one machine:
 python tests/bench/same_numbers.py WEIGHTS.pt data.yaml
 
 Two epochs of fine-tuning at 320 px and a prediction on the validation images. Lines: the input batches, the losses, the
-gradients of each optimizer step, the weights at the end, the boxes, and the COCO numbers. Equal lines are equal tensors.
+gradients of each optimizer step, the weights at the end, the boxes and the COCO numbers. Equal lines are equal tensors.
 """
 
 from __future__ import annotations
