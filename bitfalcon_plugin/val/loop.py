@@ -148,7 +148,7 @@ def _validate_batch(
     clock.lap("loss")
     detections = task.decode(model.decode(raw) if augmented is None else augmented, options.rule)
     if options.single:
-        detections = [replace(found, classes=torch.zeros_like(found.classes)) for found in detections]
+        detections = [replace(each, classes=torch.zeros_like(each.classes)) for each in detections]
     original = Instances.cat([_original(*each) for each in zip(detections, fits, indices, strict=True)])
     clock.lap("postprocess")
     return detections, _Part(list(indices), original, losses, clock.seconds())

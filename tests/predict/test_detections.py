@@ -23,12 +23,10 @@ def test_values_of_boxes(name, rows):
 
 def test_tracks_have_numbers():
     for boxes in kinds(TRACKED):
-        assert (
-            boxes.is_track
-            and boxes.shape == (3, 7)
-            and boxes.id.tolist() == [7, 1234567, 9]
-            and boxes[1].id.tolist() == [1234567]
-        )
+        assert boxes.is_track
+        assert boxes.shape == (3, 7)
+        assert boxes.id.tolist() == [7, 1234567, 9]
+        assert boxes[1].id.tolist() == [1234567]
     for boxes in kinds(ROWS):
         assert not boxes.is_track and boxes.id is None and boxes.shape == (3, 6) and boxes.orig_shape == SHAPE
 

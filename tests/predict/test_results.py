@@ -75,11 +75,9 @@ def test_attributes_of_results():
     found = result(speed={"inference": 3.0})
     assert found.speed == {"preprocess": None, "inference": 3.0, "postprocess": None}
     assert (found.masks, found.probs, found.keypoints, found.obb, found.save_dir) == (None,) * 5
-    assert (
-        found.orig_shape == SHAPE
-        and found.path == "pictures/street.png"
-        and result(save_dir="runs/x").save_dir == "runs/x"
-    )
+    assert found.orig_shape == SHAPE
+    assert found.path == "pictures/street.png"
+    assert result(save_dir="runs/x").save_dir == "runs/x"
     assert Results(found.orig_img, "x.jpg", ["a", "b"]).names == {0: "a", 1: "b"}
     assert result(None).boxes.shape == (0, 6) and "street.png" in repr(found) and "2 buss" in repr(found)
 
@@ -92,13 +90,11 @@ def test_the_picture_is_made_when_it_is_read():
         return np.zeros((*SHAPE, 3), np.uint8)
 
     found = Results(picture, "x.jpg", NAMES, ROWS, orig_shape=SHAPE)
-    assert (
-        found.boxes.xywhn.shape == (3, 4)
-        and len(found[0].numpy()) == 1
-        and found.summary()
-        and found.verbose()
-        and not made
-    )
+    assert found.boxes.xywhn.shape == (3, 4)
+    assert len(found[0].numpy()) == 1
+    assert found.summary()
+    assert found.verbose()
+    assert not made
     assert found.orig_img.shape == (*SHAPE, 3) and found.plot().shape == (*SHAPE, 3) and made == [1]
     assert Results(picture, "x.jpg", NAMES, ROWS).orig_shape == SHAPE
     assert Results(picture, "x.jpg", NAMES, ROWS, orig_shape=SHAPE)[0].orig_img.shape == (*SHAPE, 3)
@@ -114,11 +110,9 @@ def test_copies(copied):
         Results(lambda: image, "x.jpg", NAMES, ROWS.numpy(), orig_shape=SHAPE),
     ):
         other = copied(found)
-        assert (
-            other.summary() == found.summary()
-            and np.array_equal(other.orig_img, found.orig_img)
-            and other.speed == found.speed
-        )
+        assert other.summary() == found.summary()
+        assert np.array_equal(other.orig_img, found.orig_img)
+        assert other.speed == found.speed
         assert copied(found.boxes).data.tolist() == found.boxes.data.tolist()
 
 

@@ -53,9 +53,10 @@ def test_the_picture_has_the_boxes_and_the_original_is_untouched(tmp_path):
     found = result()
     before = found.orig_img.copy()
     drawn = found.plot()
-    assert (
-        drawn.shape == (200, 100, 3) and drawn.dtype == np.uint8 and drawn.flags.c_contiguous and drawn.flags.writeable
-    )
+    assert drawn.shape == (200, 100, 3)
+    assert drawn.dtype == np.uint8
+    assert drawn.flags.c_contiguous
+    assert drawn.flags.writeable
     assert np.array_equal(found.orig_img, before) and not np.array_equal(drawn, before)
     assert drawn[50, 10].tolist() == [
         0xFF,
@@ -118,9 +119,9 @@ def test_without_a_display_a_file_is_written_and_named(tmp_path, monkeypatch, ca
         monkeypatch.delenv(name, raising=False)
     assert result().show(line_width=1) is None
     told = capsys.readouterr()
-    assert (
-        str(tmp_path / "results_street.jpg") in told.err and not told.out and (tmp_path / "results_street.jpg").exists()
-    )
+    assert str(tmp_path / "results_street.jpg") in told.err
+    assert not told.out
+    assert (tmp_path / "results_street.jpg").exists()
     shown = []
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(pictures.ImageShow, "show", lambda picture: shown.append(picture.size) or True)

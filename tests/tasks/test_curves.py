@@ -187,10 +187,8 @@ def metrics(tmp_path) -> Metrics:
 
 
 def test_what_scripts_read_of_metrics(metrics):
-    assert (
-        metrics.keys == list(metrics.results_dict)[:4]
-        and metrics.mean_results() == list(metrics.results_dict.values())[:4]
-    )
+    assert metrics.keys == list(metrics.results_dict)[:4]
+    assert metrics.mean_results() == list(metrics.results_dict.values())[:4]
     box = metrics.box
     assert metrics.class_result(1) == (box.p[1], box.r[1], box.ap50[1], pytest.approx(box.ap[1]))
     assert metrics.ap_class_index.tolist() == [0, 1] and metrics.maps.shape == (3,) and metrics.names == NAMES
@@ -198,9 +196,9 @@ def test_what_scripts_read_of_metrics(metrics):
     assert box.map == pytest.approx(metrics.ap) and metrics.fitness == pytest.approx(0.1 * box.map50 + 0.9 * box.map)
     assert len(metrics.curves) == len(metrics.curves_results) == 4
     for x, y, across, up in metrics.curves_results:
-        assert (
-            x.shape == (1000,) and y.shape == (2, 1000) and {across, up} < {"Recall", "Precision", "Confidence", "F1"}
-        )
+        assert x.shape == (1000,)
+        assert y.shape == (2, 1000)
+        assert {across, up} < {"Recall", "Precision", "Confidence", "F1"}
     f1 = 2 * metrics.box.p * metrics.box.r / (metrics.box.p + metrics.box.r)
     np.testing.assert_allclose(metrics.box.f1, f1)
 

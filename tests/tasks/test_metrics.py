@@ -51,9 +51,9 @@ def test_every_attribute_is_there_and_survives_pickling(metrics, tmp_path):
         np.testing.assert_array_equal(getattr(again.box, name), getattr(metrics.box, name))
     assert all(hasattr(again.confusion_matrix, name) for name in ("matrix", "names", "plot", "summary"))
     assert again.results_dict == metrics.results_dict and again.save_dir == tmp_path and again.speed == metrics.speed
-    assert (
-        again.summary() == metrics.summary() and again.to_csv() == metrics.to_csv() and again.table() == metrics.table()
-    )
+    assert again.summary() == metrics.summary()
+    assert again.to_csv() == metrics.to_csv()
+    assert again.table() == metrics.table()
 
 
 def test_numbers_of_the_boxes_are_those_of_the_whole(metrics):

@@ -247,8 +247,6 @@ def test_all_that_is_found_may_be_one_class(tmp_path):
     metrics = validate(SpeaksTwice(), samples, loader, ValOptions(rule, GAINS, single=True)).metrics
     assert metrics.names == {0: "item"} and [row.name for row in metrics.classes] == ["item"] and metrics.losses is None
     assert metrics.confusion_matrix.matrix.tolist() == [[12, 0], [0, 0]]  # no box twice
-    assert (
-        (metrics.precision, metrics.recall) == (1, 1)
-        and metrics.ap50 == pytest.approx(1, abs=1e-6)
-        and metrics.conf == 0.001
-    )
+    assert (metrics.precision, metrics.recall) == (1, 1)
+    assert metrics.ap50 == pytest.approx(1, abs=1e-6)
+    assert metrics.conf == 0.001

@@ -268,10 +268,8 @@ def test_half_precision_is_where_it_is_asked_for_and_said_where_it_is_not(place,
         torch.float32
     }
     gpu = torch.device("cuda")  # only named: none is needed here
-    assert (
-        precision.evaluation_precision(load_settings({"half": True}), gpu) is torch.float16
-        and precision.evaluation_precision(load_settings({}), gpu) is None
-    )
+    assert precision.evaluation_precision(load_settings({"half": True}), gpu) is torch.float16
+    assert precision.evaluation_precision(load_settings({}), gpu) is None
 
 
 def test_events_get_the_validator(place):
@@ -286,12 +284,10 @@ def test_events_get_the_validator(place):
     ]
     assert len({id(about) for _, about, _ in seen}) == 1 and seen[-1][2] is metrics and seen[0][2] is None
     about = seen[0][1]
-    assert (
-        about.save_dir == metrics.save_dir
-        and len(about.dataloader) == 2
-        and about.args.imgsz == 64
-        and about.device.type == "cpu"
-    )
+    assert about.save_dir == metrics.save_dir
+    assert len(about.dataloader) == 2
+    assert about.args.imgsz == 64
+    assert about.device.type == "cpu"
 
 
 @pytest.mark.parametrize(
