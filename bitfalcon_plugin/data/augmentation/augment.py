@@ -206,10 +206,11 @@ def _scene(tile: Tile, pool: Sequence[Tile], mosaic: float, row: list[float], ca
         return [Pasted(tile, left + (wide - width) // 2, top + (tall - height) // 2)]
     x, y = (int(canvas.size[0] * (0.5 + draw)) for draw in row[1:3])
     tiles = [tile, *(_choose(pool, draw) for draw in row[3:6])]  # top left, top right, bottom left, bottom right
-    return [
-        Pasted(part, x if right else x - part.image.shape[2], y if low else y - part.image.shape[1])
-        for part, (low, right) in zip(tiles, ((0, 0), (0, 1), (1, 0), (1, 1)))
-    ]
+    scene = []
+    for part, (below, right) in zip(tiles, ((0, 0), (0, 1), (1, 0), (1, 1))):
+        height, width = part.image.shape[1:]
+        scene.append(Pasted(part, x - (1 - right) * width, y - (1 - below) * height))
+    return scene
 
 
 def _choose(pool: Sequence[Tile], draw: float) -> Tile:

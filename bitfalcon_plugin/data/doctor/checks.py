@@ -181,9 +181,11 @@ def _classes(view: View) -> Iterator[Finding]:
         return
     never, only, few = [], [], []
     for index, name in view.names.items():
-        others = [split for split, table in view.boxes.items() if split != "train" and (table[:, 0] == index).any()]
-        if not train[index]:
-            (only if others else never).append(f"{index} {name}" + (f": in {', '.join(others)}" if others else ""))
+        splits = [split for split, table in view.boxes.items() if (table[:, 0] == index).any()]
+        if not splits:
+            never.append(f"{index} {name}")
+        elif not train[index]:
+            only.append(f"{index} {name}: in {', '.join(splits)}")
         elif train[index] < FEW_BOXES:
             few.append(f"{index} {name}: {train[index]}")
     if only:

@@ -69,9 +69,8 @@ def test_the_number_of_pasted_objects_has_the_right_mean():
     objects = [(paint, (4 + 12 * paint, 4 + 14 * paint, 12 + 12 * paint, 16 + 14 * paint)) for paint in range(3)]
     tile = drawn(*objects)
     batch = augment([tile] * 400, [tile], replace(OFF, copy_paste=0.1), seeded(), "cpu")
-    assert (
-        80 < len(batch.labels.boxes) - 1200 < 160
-    )  # 0.1 of 3 of 400 is 120; rounding to whole numbers alone gives none
+    pasted = len(batch.labels.boxes) - 1200
+    assert 80 < pasted < 160  # 0.1 of 3 of 400 is 120; rounding to whole numbers alone gives none
 
 
 # Mirrored copies
@@ -82,10 +81,8 @@ def test_an_object_is_pasted_mirrored(mosaic):
     tile = drawn((0, (8, 20, 40, 70)), (1, (20, 76, 34, 92)))
     batch = augment([tile], [], replace(OFF, mosaic=mosaic, copy_paste=1), seeded(), "cpu")
     mirrored = [[SIZE - 40, 20, SIZE - 8, 70], [SIZE - 34, 76, SIZE - 20, 92]]
-    assert batch.labels.boxes.tolist() == [
-        *tile.labels.boxes.tolist(),
-        *mirrored,
-    ] and batch.labels.classes.tolist() == [0, 1, 0, 1]
+    assert batch.labels.boxes.tolist() == [*tile.labels.boxes.tolist(), *mirrored]
+    assert batch.labels.classes.tolist() == [0, 1, 0, 1]
     expected = tile.image.clone()
     shown = (tile.image.flip(2) != 114).any(dim=0)
     expected[:, shown] = tile.image.flip(2)[:, shown]
@@ -161,12 +158,10 @@ def test_boxes_of_outlines_fit_the_paint(warp, mosaic):
             x1, y1 = (box[:2] - 4).floor().int().clamp_min(0).tolist()
             x2, y2 = (box[2:] + 4).ceil().int().tolist()
             rows, columns = paint_mask(batch.images[0, :, y1:y2, x1:x2], paint).nonzero().unbind(1)
-            result = torch.tensor(
-                [columns.min() + x1, rows.min() + y1, columns.max() + x1 + 1, rows.max() + y1 + 1]
-            ).float()
-            torch.testing.assert_close(
-                result, box, atol=4.0, rtol=0
-            )  # the thin tips of triangles are less than half paint
+            sides = [columns.min() + x1, rows.min() + y1, columns.max() + x1 + 1, rows.max() + y1 + 1]
+            result = torch.tensor(sides).float()
+            # the thin tips of triangles are less than half paint
+            torch.testing.assert_close(result, box, atol=4.0, rtol=0)
             assert (result[:2] > box[:2] - 1.1).all() and (result[2:] < box[2:] + 1.1).all()
             compared += 1
     assert compared > 30

@@ -27,10 +27,8 @@ def test_objects_of_another_image_are_pasted_where_they_lie():
     own, other = drawn((0, (60, 8, 92, 40))), drawn((1, (8, 20, 40, 70)), (2, (64, 10, 90, 38)))
     recipe = replace(OFF, copy_paste=1, copy_paste_mode="mixup")
     batch = augment([own], [other], recipe, seeded(), "cpu")
-    assert batch.labels.boxes.tolist() == [
-        [60, 8, 92, 40],
-        [8, 20, 40, 70],
-    ]  # the other's second would hide the own one
+    # the other's second would hide the own one
+    assert batch.labels.boxes.tolist() == [[60, 8, 92, 40], [8, 20, 40, 70]]
     assert batch.labels.classes.tolist() == [0, 1] and batch.labels.image.tolist() == [0, 0]
     expected, shown = own.image.clone(), (other.image == PAINT[1][:, None, None]).all(dim=0)
     expected[:, shown] = other.image[:, shown]
@@ -65,10 +63,8 @@ def test_a_rectangle_of_another_image_is_cut_in_with_its_boxes():
     for index, image in enumerate(batch.images):
         green = paint_mask(image, 1)
         assert torch.equal(green, ~paint_mask(image, 0))
-        boxes, classes = (
-            batch.labels.boxes[batch.labels.image == index],
-            batch.labels.classes[batch.labels.image == index],
-        )
+        labels = batch.labels.only(batch.labels.image == index)
+        boxes, classes = labels.boxes, labels.classes
         assert classes[0] == 0 and boxes[0].tolist() == [2, 2, 20, 20] and not green[2:20, 2:20].any()
         if not green.any():
             assert classes.tolist() == [0]  # each of three rectangles met the box

@@ -127,11 +127,8 @@ def test_the_same_file_in_train_and_val_is_a_leak(sound):
 
 def test_the_same_picture_in_another_format_looks_alike(sound):
     put(sound, "val", "again", 3, suffix=".bmp")  # the pixels of t03.png
-    assert (
-        only(sound, "warning", "look alike")
-        .items[0]
-        .startswith("train: images/train/t03.png = val: images/val/again.bmp")
-    )
+    (item,) = only(sound, "warning", "look alike").items
+    assert item.startswith("train: images/train/t03.png = val: images/val/again.bmp")
     (sound / "images/val/again.bmp").unlink()
     (sound / "labels/val/again.txt").unlink()
     put(sound, "train", "again", 3, suffix=".bmp")
@@ -144,10 +141,8 @@ def test_duplicates_in_a_split_and_across_val_and_test(sound):
     shutil.copytree(sound / "labels/val", sound / "labels/test")
     write_yaml(sound / "data.yaml", {**MINIMAL, "test": "images/test"})
     result = report(sound).findings
-    assert [(finding.severity, finding.kind, len(finding.items)) for finding in result] == [
-        ("warning", "duplicate", 1),
-        ("warning", "duplicate", 3),
-    ]
+    kinds = [(finding.severity, finding.kind, len(finding.items)) for finding in result]
+    assert kinds == [("warning", "duplicate", 1), ("warning", "duplicate", 3)]
     assert "one split" in result[0].what and "val and in test" in result[1].what
 
 
@@ -328,11 +323,8 @@ def test_everything_at_once_through_the_command(sound, tmp_path, capsys):
     assert "3 errors, 0 warnings, 0 notes: look at the above" in output.out and "... and 20 more" in output.out
     assert "without effect here: epochs" in output.err
     content = json.loads(out.read_text())
-    assert [(finding["kind"], finding["count"]) for finding in content["findings"]] == [
-        ("unreadable", 1),
-        ("leak", 1),
-        ("class", 30),
-    ]
+    counts = [(finding["kind"], finding["count"]) for finding in content["findings"]]
+    assert counts == [("unreadable", 1), ("leak", 1), ("class", 30)]
     assert len(content["findings"][2]["items"]) == 30 and content["exit_code"] == 1
     assert content["splits"]["train"]["unusable"] == 1 and content["classes"]["0 cat"]["val"] == 3
 

@@ -110,9 +110,8 @@ def test_validation_deals_out_whole_batches(samples, world):
 
 @pytest.mark.parametrize("multiple", [32, 64])
 def test_rectangles_hold_like_images_with_the_least_padding(tmp_path, multiple):
-    samples = write(
-        tmp_path, [(64, 48), (30, 128), (48, 64), (20, 80), (128, 30), (96, 64), (60, 64), (33, 128), (128, 33)]
-    )
+    sizes = [(64, 48), (30, 128), (48, 64), (20, 80), (128, 30), (96, 64), (60, 64), (33, 128), (128, 33)]
+    samples = write(tmp_path, sizes)
     loader = train(samples, imgsz=128, batch=2, rect=True, multiple=multiple)
     recipe, orders = replace(OFF, imgsz=128, mosaic=1, mixup=1, cutmix=1), []  # what needs partners is off
     for number in range(4):
