@@ -1,4 +1,4 @@
-"""What the pickle of a model file may ask for, and a rule for every call that torch's loader would make for real.
+"""The names that the pickle of a model file may ask for, and a rule for every call that torch's loader would make.
 
 torch's `weights_only` loader refuses names it does not know, but calls the ones it knows with whatever the file says: a
 tensor may be given a shape beyond its storage (torch then grows the storage), a codec may be applied thirty times (each
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 MAX_DIMENSIONS = 16
 AGAIN = "Get the file again from its maker."
 
-# What may become a stand-in: a namespace ends with a dot, the rest are whole names. Nothing of these is ever imported.
+# Names that may become stand-ins: a namespace ends with a dot, the others are whole. None of them is ever imported.
 NAMESPACES = (
     "ultralytics.",
     "models.",
@@ -79,7 +79,7 @@ NO_KEYS: frozenset[object] = frozenset()  # one for all: an empty set takes 216 
 
 
 class Made:
-    """What a call or an empty dict would have made: its kind, and for dicts the keys they were given."""
+    """The inert result of a call or of an empty dict: its kind, and for dicts their keys."""
 
     __slots__ = ("kind", "keys")
 
@@ -100,23 +100,23 @@ def is_known(full: str) -> bool:
 
 
 def called(function: object, arguments: object) -> Made:
-    """What a call makes. Raises Rejected where torch.save would not have written it."""
-    plain = isinstance(function, Name) and type(arguments) is tuple
-    need(plain, "calls something that is not a class it names")
+    """Return the result of a call. Raises Rejected where torch.save would not have written it."""
+    fits = isinstance(function, Name) and type(arguments) is tuple
+    need(fits, "calls something that is not a class it names")
     if function.full in CALLS:
         return CALLS[function.full](function.full, arguments)
     return instance(function, arguments)
 
 
 def instance(cls: object, arguments: object) -> Made:
-    """A stand-in's instance. Raises Rejected for anything else."""
+    """Return an instance of a stand-in. Raises Rejected for anything else."""
     fits = isinstance(cls, Name) and cls.full not in CALLS and cls.full not in STORAGES and cls.full not in DTYPES
     need(fits and type(arguments) is tuple, "makes an object of something that is not a class it names")
     return Made("stand-in")
 
 
 def storage(pid: object, seen: dict[str, Storage]) -> Storage:
-    """The storage a persistent id speaks of; `seen` collects one Storage a record.
+    """Return the storage that a persistent id names; `seen` collects one Storage a record.
 
     pid: ("storage", type, key, location, number of values), in the old format also None or (view key, offset, size).
     """
@@ -139,25 +139,25 @@ def storage(pid: object, seen: dict[str, Storage]) -> Storage:
     return Storage(whole.key, view[2], whole.kind)
 
 
-def one_line(text: object, most: int = 1000) -> str:
-    """Text of a file as one line of at most `most` characters, without those that a terminal would obey."""
+def one_line(text: object, limit: int = 1000) -> str:
+    """Return text of a file as one line of at most `limit` characters, without those that a terminal would obey."""
     text = text if isinstance(text, str) else repr(text)
-    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[: 4 * most].split()))[:most]
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[: 4 * limit].split()))[:limit]
 
 
-def need(fits: bool, wrong: str) -> None:
-    """Raise Rejected unless it fits."""
+def need(fits: bool, problem: str) -> None:
+    """Raise Rejected with the problem, unless `fits`."""
     if not fits:
-        raise Rejected(f"{wrong}: it is damaged or made by hand. {AGAIN}")
+        raise Rejected(f"{problem}: it is damaged or made by hand. {AGAIN}")
 
 
 def is_count(value: object) -> bool:
-    """A number of values or bytes, small enough that products of two stay exact in 64 bits and more."""
+    """Whether a value is a number of values or bytes, small enough that products of two are exact."""
     return type(value) is int and 0 <= value < 2**48
 
 
 def hashable(value: object) -> bool:
-    """A key that hashes at once: nested tuples overflow the C stack, integers beyond 64 bits can be made to collide."""
+    """Whether a key hashes at once: nested tuples overflow the C stack, integers beyond 64 bits may all collide."""
     return value is None or type(value) in (str, float, bool) or type(value) is int and -(2**63) <= value < 2**63
 
 

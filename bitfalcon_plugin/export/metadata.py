@@ -123,7 +123,8 @@ def _stride(value: object) -> int | None:
 
 def _size(value: object) -> tuple[int, int] | None:
     """(H, W) of an imgsz: one side, two sides, or (640, 640) where there is none; None for anything else."""
-    sides = [640 if value is None else value] * 2 if not isinstance(value, (list, tuple)) else value
+    value = 640 if value is None else value
+    sides = value if isinstance(value, (list, tuple)) else [value, value]
     return tuple(map(int, sides)) if len(sides) == 2 and all(map(_is_count, sides)) else None
 
 

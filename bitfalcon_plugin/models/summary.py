@@ -1,4 +1,4 @@
-"""What `info` prints: the rows and totals of a model."""
+"""The sizes of a model, row by row and in total, and their table for `bitfalcon info`."""
 
 from __future__ import annotations
 
