@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping, Sequence
 from .config.errors import UserError
 from .config.notes import print_note
 from .config.version import __version__
-from .export.formats import ModelKind, model_kind
 
 TYPE_CHECKING = False  # as in __init__.py
 if TYPE_CHECKING:
@@ -152,6 +151,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 
 
 def _train(settings: Settings) -> object:
+    from .export.formats import ModelKind, model_kind
     from .models.build import DEFAULT_MODEL
     from .models.weights.foreign import open_checkpoint
     from .train.run import run_train
@@ -188,6 +188,7 @@ def _predict(settings: Settings) -> None:
 
 
 def _info(settings: Settings) -> object:
+    from .export.formats import ModelKind, model_kind
     from .export.open import show_export
     from .models.build import DEFAULT_MODEL, graph_from_settings
     from .models.info import show_checkpoint, show_graph
@@ -203,6 +204,7 @@ def _info(settings: Settings) -> object:
 
 def _export(settings: Settings) -> object:
     """Write a file for other programs; a graph is exported with random weights."""
+    from .export.formats import ModelKind, model_kind
     from .export.run import run_export
     from .models.build import DEFAULT_MODEL, graph_from_settings
     from .models.detector import Detector
@@ -216,6 +218,7 @@ def _export(settings: Settings) -> object:
 
 
 def _benchmark(settings: Settings) -> object:
+    from .export.formats import ModelKind, model_kind
     from .yolo import YOLO
 
     source = _trained_model(settings)
@@ -225,6 +228,7 @@ def _benchmark(settings: Settings) -> object:
 
 
 def _convert(settings: Settings) -> object:
+    from .export.formats import ModelKind, model_kind
     from .models.weights.convert import run_convert
 
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
@@ -275,6 +279,8 @@ VERBS: dict[str, Callable[[Settings], object]] = {
 
 def _trained_model(settings: Settings) -> str:
     """settings.model; UserError where it does not name trained weights."""
+    from .export.formats import ModelKind, model_kind
+
     if settings.model is None:
         raise UserError(f"{settings.mode} needs model=: a trained checkpoint, {EXAMPLE}")
     if model_kind(settings.model) is ModelKind.GRAPH:
