@@ -36,9 +36,8 @@ class YOLO:
     """A detector for scripts: `YOLO("yolov12.yaml").train(data=..., scale="n")`, `YOLO("best.pt").predict("images/")`.
 
     model: the path of a graph (.yaml), of a checkpoint (.pt), or of an exported model, which predicts and validates
-    only. A name without a suffix is the checkpoint of that name where there is one. verbose: predict prints a line for
-    each image. Keyword arguments of the methods are the settings of the command line; `settings` are Settings that
-    hold in their place.
+    only. A name without a suffix is the checkpoint of that name, if it exists. verbose: predict prints a line for each
+    image. Keyword arguments of the methods are the settings of the command line; `settings`, Settings, replace them.
 
     names: class index to name. model: the Detector; its attributes are attributes of this object too. overrides:
     settings of every call that does not give them; a script may edit them. trainer, metrics, predictor: of the latest
@@ -60,17 +59,16 @@ class YOLO:
         self._events = Events()
         self.overrides: dict[str, object] = {"task": self.task, "model": self.source}
         kind = model_kind(self.source)
-        self._exported = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
         if kind is ModelKind.GRAPH:
             read_graph(self.source)  # raises for a wrong name or graph now, not at the first use
-        self._working = WorkingModel(
-            self.source, open_checkpoint(self.source) if kind is ModelKind.CHECKPOINT else None
-        )
+        self._exported = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
+        checkpoint = open_checkpoint(self.source) if kind is ModelKind.CHECKPOINT else None
+        self._working = WorkingModel(self.source, checkpoint)
         self._update_overrides()
 
     @property
     def model(self) -> Detector:
-        """The network: of a graph, built at its first use. For an exported model its runtime."""
+        """The network, of a graph built at its first use; for an exported model its runtime."""
         return self._exported.runtime if self._exported else self._working.hand_out()
 
     @property
