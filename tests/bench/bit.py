@@ -1,9 +1,13 @@
-"""What ternary layers cost and save on this machine: python tests/bench/bit.py [speed|shapes|profile|isa|step|load] [scale=n] [imgsz=640] [rounds=9]
+"""Measure what ternary layers cost and save on this machine:
 
-speed: milliseconds of one image, in turns in one process, against the plain float model in NCHW and channels last, whole and head alone,
-with static and dynamic scales; `default` and the ternary models as predict runs them. shapes: each convolution by itself, fused in floats
-and in integers. profile: where the time of bit=all goes. isa: speed under emulated older processors. step: a training step at 320 px,
-batch 16. load: a packed file. Random weights with batch norms measured on noise, so that activations have the size of a trained model's.
+    python tests/bench/bit.py [speed|shapes|profile|isa|step|load] [scale=n] [imgsz=640] [rounds=9]
+
+speed: milliseconds of one image, in turns in one process: the plain float model in NCHW and channels last, `default`,
+and the ternary models as predict runs them, whole and head alone, with static and dynamic scales. shapes: each
+convolution by itself, fused in floats and in integers. profile: where the time of bit=all goes. isa: speed under
+emulated older processors. step: a training step at 320 px, batch 16. load: a packed file.
+
+Weights are random, and batch norms are measured on noise, so that activations have the size of a trained model's.
 """
 
 from __future__ import annotations
@@ -26,7 +30,7 @@ from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.inference.threads import threads
 from bitfalcon_plugin.models.modules.bit_kernels import Geometry, OneDnn, byte_codes, describe
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
-from bitfalcon_plugin.tasks.assign import Targets
+from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks.detect import detection_loss
 
 ISAS = ("AVX2", "AVX2_VNNI", "AVX512_CORE", "DEFAULT")
@@ -90,14 +94,18 @@ def show(found, *bases: str) -> None:
 
 
 def shapes(scale: str, imgsz: int, rounds: int) -> None:
-    """Each convolution with SiLU by itself: in floats, fused as `default` has it; in integers to floats and to bytes; quantising."""
+    """Time each convolution with SiLU by itself: fused in floats, in integers to floats and bytes; and quantising."""
     model, x = start(scale, imgsz)
     model.fuse().to(memory_format=torch.channels_last)
-    found: dict[tuple, list] = {}
+    layers_of: dict[tuple, list] = {}
 
     def see(layer, inputs, _):
         key = tuple(inputs[0].shape[1:]), layer.out_channels, layer.kernel_size[0], layer.stride[0], layer.groups
-        found.setdefault(key, []).append(layer)
+        layers_of.setdefault(key, []).append(layer)
+
+    def by_size(item):
+        ((c, h, w), out, *_), layers = item
+        return -len(layers) * c * h * w * out
 
     for layer in model.modules():
         if type(layer) is torch.nn.Conv2d and layer is not model.head.dfl.conv:
@@ -105,27 +113,20 @@ def shapes(scale: str, imgsz: int, rounds: int) -> None:
     with torch.inference_mode():
         model(x.contiguous(memory_format=torch.channels_last))
         total = [0.0] * 4
-        for key, layers in sorted(
-            found.items(), key=lambda pair: -len(pair[1]) * pair[0][0][0] * pair[0][0][1] * pair[0][0][2] * pair[0][1]
-        ):
+        for key, layers in sorted(layers_of.items(), key=by_size):
             times = one_shape(key, layers[0], rounds)
             total = [all_ + len(layers) * time for all_, time in zip(total, times)]
             (c, h, w), out, kernel, stride, groups = key
-            print(
-                f"{len(layers):>2} x {c}x{h}x{w} -> {out}, {kernel}x{kernel}/{stride}{' depthwise' if groups > 1 else ''}".ljust(
-                    48
-                ),
-                told_of(times),
-            )
-        print("all of them".ljust(48), told_of(total))
+            kind = " depthwise" if groups > 1 else ""
+            layer = f"{len(layers):>2} x {c}x{h}x{w} -> {out}, {kernel}x{kernel}/{stride}{kind}"
+            print(f"{layer:<48} {times_text(times)}")
+        print(f"{'all of them':<48} {times_text(total)}")
 
 
-def told_of(times) -> str:
+def times_text(times) -> str:
     floats, whole, chained, quantise = times
-    return (
-        f"floats {floats:6.2f} ms, integers {whole:6.2f} ({floats / whole:.2f}x), to bytes {chained:6.2f} ({floats / chained:.2f}x), "
-        f"quantising {quantise:5.2f}"
-    )
+    integers = f"integers {whole:6.2f} ({floats / whole:.2f}x), to bytes {chained:6.2f} ({floats / chained:.2f}x)"
+    return f"floats {floats:6.2f} ms, {integers}, quantising {quantise:5.2f}"
 
 
 def one_shape(key: tuple, layer, rounds: int) -> list[float]:
@@ -168,9 +169,8 @@ def profile(scale: str, imgsz: int, rounds: int) -> None:
     rows = sorted(seen.key_averages(), key=lambda row: -row.self_cpu_time_total)
     whole = sum(row.self_cpu_time_total for row in rows)
     for row in rows[:14]:
-        print(
-            f"{row.key:<54} {row.self_cpu_time_total / rounds / 1e3:6.2f} ms {row.self_cpu_time_total / whole:6.1%} {row.count // rounds:4} calls"
-        )
+        own = row.self_cpu_time_total
+        print(f"{row.key:<54} {own / rounds / 1e3:6.2f} ms {own / whole:6.1%} {row.count // rounds:4} calls")
 
 
 def step(scale: str, rounds: int, imgsz: int = 320, batch: int = 16) -> None:
@@ -178,14 +178,14 @@ def step(scale: str, rounds: int, imgsz: int = 320, batch: int = 16) -> None:
     torch.manual_seed(0)
     model = build("yolov12.yaml", scale).train().to(memory_format=torch.channels_last)
     images = torch.rand(batch, 3, imgsz, imgsz).contiguous(memory_format=torch.channels_last)
-    targets = Targets(
-        torch.tensor([[40.0, 40, 120, 120]]).repeat(batch, 1), torch.zeros(batch, dtype=torch.long), torch.arange(batch)
-    )
+    boxes = torch.tensor([[40.0, 40, 120, 120]]).repeat(batch, 1)
+    labels = Instances(boxes, torch.zeros(batch, dtype=torch.long), image=torch.arange(batch))
 
     def run(made):
         def once():
             raw = made(images)
-            detection_loss(raw, raw.sizes, made.strides, targets).total.backward()
+            losses = detection_loss(raw, labels, sizes=raw.sizes, strides=made.strides)
+            (sum(losses.values()) * batch).backward()
             made.zero_grad()
 
         return once
@@ -214,9 +214,8 @@ def load(scale: str, rounds: int) -> None:
             made.model()
             taken.append((middle - start, time.perf_counter() - middle))
         reading, building = (sorted(times)[rounds // 2] * 1e3 for times in zip(*taken))
-        print(
-            f"{path.stat().st_size / 1e6:.3f} MB: reading and unpacking {reading:.0f} ms, building the model {building:.0f} ms"
-        )
+        size = path.stat().st_size / 1e6
+        print(f"{size:.3f} MB: reading and unpacking {reading:.0f} ms, building the model {building:.0f} ms")
 
 
 def main(words: list[str]) -> None:

@@ -1,9 +1,11 @@
-"""What ternary layers cost in accuracy after fine-tuning, over seeds:
+"""Measure what ternary layers cost in accuracy after fine-tuning, over seeds:
 
-    python tests/bench/bit_accuracy.py best.pt data.yaml [imgsz=320] [epochs=15] [seeds=0,1,2] [bits=none,head,all] [folder=runs/bit_accuracy]
+    python tests/bench/bit_accuracy.py best.pt data.yaml
+        [imgsz=320] [epochs=15] [seeds=0,1,2] [bits=none,head,all] [folder=runs/bit_accuracy]
 
-For each seed and part: `bitfalcon bit mode=qat`, mAP on val of the weights that it keeps, and of the packed file. none is the float model
-by the same schedule. What is finished is not done again. The ranking of blocks: `bitfalcon bit mode=scan model=best.pt data=data.yaml`.
+For each seed and part: `bitfalcon bit mode=qat`, mAP on val of the weights that it keeps, and of the packed file. none
+is the float model by the same schedule. A run that is finished is not done again. The ranking of blocks is printed by
+`bitfalcon bit mode=scan model=best.pt data=data.yaml`.
 """
 
 from __future__ import annotations
