@@ -193,16 +193,8 @@ def test_sampling_matches_a_slow_loop(perspective):
     pixels = torch.randint(0, 256, (3, 2 * size, 2 * size), generator=seeded(1), dtype=torch.uint8)
     scene = [Pasted(tile_of(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
     uniform = torch.rand(4, 8, generator=seeded(2), dtype=torch.float64)
-    maps, _ = draw_maps(
-        uniform,
-        size=(size, size),
-        centre=(size, size),
-        degrees=60,
-        translate=0.3,
-        scale=0.6,
-        shear=20,
-        perspective=perspective,
-    )
+    gains = {"degrees": 60, "translate": 0.3, "scale": 0.6, "shear": 20, "perspective": perspective}
+    maps, _ = draw_maps(uniform, size=(size, size), centre=(size, size), **gains)
     maps = mirror(maps, torch.tensor([True, False, True, False]), 0, size)
     images = stage._render([scene] * 4, maps, recipe, canvas, torch.device("cpu"))
     for image, inverse in zip(images, torch.linalg.inv(maps)):
@@ -294,9 +286,8 @@ def test_mixup_partner_goes_through_mosaic_and_map_itself():
     for index, same in enumerate(kept):
         before, after = plain.labels.boxes[plain.labels.image == index], mixed.labels.boxes[mixed.labels.image == index]
         assert torch.equal(after[: len(before)], before) and (len(after) == len(before) or not same)
-    assert mixed.labels.image.tolist() == sorted(mixed.labels.image.tolist()) and len(mixed.labels.boxes) > len(
-        plain.labels.boxes
-    )
+    assert mixed.labels.image.tolist() == sorted(mixed.labels.image.tolist())
+    assert len(mixed.labels.boxes) > len(plain.labels.boxes)
 
 
 # Colour
