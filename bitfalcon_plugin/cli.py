@@ -136,7 +136,7 @@ def _copy_cfg(tokens: Sequence[str]) -> int:
 
 
 def _checks(tokens: Sequence[str]) -> int:
-    from .config.checks import run_checks
+    from .config.installation_checks import run_checks
 
     return run_checks()
 

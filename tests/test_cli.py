@@ -15,13 +15,13 @@ import pytest
 
 import bitfalcon_plugin
 from bitfalcon_plugin import cli
-from bitfalcon_plugin.config import checks
 from bitfalcon_plugin.config import command_line as commands
+from bitfalcon_plugin.config import installation_checks
 from bitfalcon_plugin.config.command_line import parse_tokens
+from bitfalcon_plugin.config.default_table import table
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.config.settings import Settings, load_settings
-from bitfalcon_plugin.config.table import table
 from tests.helpers.coloured import place  # noqa: F401  the fixture
 from tests.helpers.paths import ROOT
 from tests.helpers.small_yolo import save_weights
@@ -165,7 +165,7 @@ def test_checks_compares_versions(torch: str | None, code: int, expected: str, m
             raise metadata.PackageNotFoundError(name)
         return {"torch": torch, "pyyaml": "6.0.1"}[name]
 
-    monkeypatch.setattr(checks, "_devices", lambda: [("GPU", "none")])
+    monkeypatch.setattr(installation_checks, "_devices", lambda: [("GPU", "none")])
     monkeypatch.setattr(metadata, "requires", lambda name: ["torch>=2.6", "pyyaml>=6", 'pytest>=99; extra == "test"'])
     monkeypatch.setattr(metadata, "version", version)
     assert cli.main(["checks"]) == code

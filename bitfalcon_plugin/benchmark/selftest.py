@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
+from ..config.default_table import keys_with
 from ..config.devices import select_devices
 from ..config.errors import UserError
 from ..config.files import cfg_dir
 from ..config.settings import Settings, load_settings
-from ..config.table import keys_with
 from ..config.yaml_files import load_yaml
 from ..data.shapes import ensure_shapes
 from ..train.run import run_train

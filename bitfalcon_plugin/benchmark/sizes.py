@@ -16,11 +16,11 @@ from pathlib import Path
 
 import torch
 
+from ..config.default_table import keys_with
 from ..config.devices import select_devices
 from ..config.errors import UserError, did_you_mean
 from ..config.files import new_run_dir
 from ..config.settings import Settings, load_settings
-from ..config.table import keys_with
 from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..export.formats import ModelKind, model_kind

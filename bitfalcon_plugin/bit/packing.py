@@ -1,6 +1,6 @@
 """Ternary models as small files: `pack` writes one, `rounded` rounds as packing does, `sizes` counts bytes.
 
-A packed file opens with load_checkpoint and open_checkpoint; models/weights/packed.py describes its pieces
+A packed file opens with load_checkpoint and open_checkpoint; models/weights/packed_layout.py describes its pieces
 (spec/bit.md section 4.2).
 """
 
@@ -20,7 +20,7 @@ from ..config.errors import UserError, did_you_mean
 from ..models.detector import Detector, odd_norms
 from ..models.modules.bit_layers import BitLayer
 from ..models.weights.checkpoint import Checkpoint, content_of, save_checkpoint
-from ..models.weights.packed import CODES, PIECES, flatten, halved
+from ..models.weights.packed_layout import CODES, PIECES, flatten, halved
 from ..models.weights.trits import CODECS
 
 

@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from .default_table import live, table
 from .errors import did_you_mean, raise_problems
 from .settings import draft_of, is_model_scale
-from .table import live, table
 from .values import literal, sample, show
 
 MODES = ("train", "val", "predict", "info", "convert", "doctor", "selftest", "export", "sizes", "benchmark", "bit")

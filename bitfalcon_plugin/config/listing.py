@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from .table import groups, live
+from .default_table import groups, live
 from .values import expected
 
 

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .default_table import keys_with, live, table
 from .errors import UserError, did_you_mean, nearest, raise_problems
 from .files import cfg_dir
-from .table import keys_with, live, table
 from .values import KINDS, expected, literal, sample, show
 from .yaml_files import find_settings, is_recipe, load_yaml
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from .default_table import keys_with
 from .settings import Settings
-from .table import keys_with
 
 MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # that mix images; `close_mosaic` and rect end them
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from numbers import Real
 from typing import Any, NamedTuple
 
-from .table import table
+from .default_table import table
 
 MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets; a longer or deeper value is plain text
 NONE_IS_A_CHOICE = frozenset(("bit", "keep"))  # keys for which `none` is a value of its own

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from ..config.default_table import live
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
-from ..config.table import live
 from ..ops.letterbox import legal_size, rounding_note
 from .formats import EXPORT_FORMATS, OPTIONS
 

@@ -17,7 +17,7 @@ from .detector import Detector
 from .modules import entry
 from .modules.conv import Folded
 from .weights.checkpoint import Checkpoint
-from .weights.packed import lines_of
+from .weights.packed_layout import lines_of
 
 CODEC_TEXTS = {"t5": "five ternary weights in a byte", "t2": "four ternary weights in a byte"}
 STORES = {"t": "ternary", "b": "int8", "h": "float16", "f": "float32"}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
+from ..config.default_table import keys_with, live
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
-from ..config.table import keys_with, live
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 

@@ -19,7 +19,7 @@ from bitfalcon_plugin.models.build import read_graph, resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.foreign import save_state_dict
-from bitfalcon_plugin.models.weights.packed import lines_of
+from bitfalcon_plugin.models.weights.packed_layout import lines_of
 from bitfalcon_plugin.models.weights.trits import CODECS
 from tests.helpers.coloured import GRAPH
 from tests.helpers.packed import NAMES, small_ternary_model, write_packed

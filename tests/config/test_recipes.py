@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bitfalcon_plugin.config.default_table import table
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.config.table import table
 from bitfalcon_plugin.config.yaml_files import find_settings
 
 # spec/interface.md, end of section 2.

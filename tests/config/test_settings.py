@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bitfalcon_plugin.config.default_table import live, table
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.listing import defaults_text
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.config.table import live, table
 from tests.helpers.problems import problems
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bitfalcon_plugin.config.default_table import table
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.config.table import table
 from bitfalcon_plugin.config.values import literal
 from tests.helpers.problems import problems
 

@@ -11,7 +11,7 @@ import yaml
 from bitfalcon_plugin.bit.packing import pack
 from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
-from bitfalcon_plugin.models.weights.packed import checksum
+from bitfalcon_plugin.models.weights.packed_layout import checksum
 from tests.helpers.coloured import GRAPH
 from tests.helpers.tiny_models import lived
 

@@ -14,9 +14,9 @@ import torch
 import yaml
 
 import bitfalcon_plugin.train.setup as preparing
+from bitfalcon_plugin.config.default_table import live, table
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.config.table import live, table
 from bitfalcon_plugin.train.records import Records
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.coloured import lay_out
@@ -273,7 +273,7 @@ TESTED_BY = {
     "house/test_yamls.py": "variant",
     "models/weights/test_foreign.py": "to out",
     "bit/test_run.py": "bit keep step by max_drop",
-    "models/weights/test_packed.py": "fmt",
+    "models/weights/test_packed_layout.py": "fmt",
     "data/formats/test_dataset_yaml.py": "allow_outside",
     "test_cli.py": "debug",
 }

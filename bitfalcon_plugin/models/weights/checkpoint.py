@@ -6,8 +6,8 @@ came from elsewhere), norms (eps and momentum of unusual batch norms), source (f
 checkpoint), training (what a resumed run needs; None in a finished file). The graph's resolved rows stand beside
 its document.
 
-A packed ternary model has a format of its own: instead of state and training it has the pieces of weights/packed.py and
-their checksum, fmt, rule and bn_folded; it has no rows.
+A packed ternary model has a format of its own: instead of state and training it has the pieces of
+weights/packed_layout.py and their checksum, fmt, rule and bn_folded; it has no rows.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..graph.document import DOCUMENT_KEYS
 from ..graph.rows import Graph
 from ..modules.bit_activations import ACT_SCALE
 from ..modules.bit_folded import FrozenConv2d
-from .packed import checksum, flatten, restore
+from .packed_layout import checksum, flatten, restore
 
 FORMAT, VERSION = "bitfalcon", 1
 PACKED, PACKED_VERSION = "bitfalcon-packed", 1

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.weights import packed as flat
+from bitfalcon_plugin.models.weights import packed_layout as flat
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.foreign import identify_checkpoint, open_checkpoint
 from tests.helpers.packed import sealed, write_packed

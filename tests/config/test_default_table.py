@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bitfalcon_plugin.config.default_table import live, table
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.config.settings import Settings, load_settings
-from bitfalcon_plugin.config.table import live, table
 from bitfalcon_plugin.config.values import KINDS
 from bitfalcon_plugin.tasks import TASKS
 from tests.helpers.paths import ROOT

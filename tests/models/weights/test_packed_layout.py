@@ -10,7 +10,7 @@ import torch
 
 from bitfalcon_plugin.bit.packing import rounded
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.weights import packed as flat
+from bitfalcon_plugin.models.weights import packed_layout as flat
 from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.models.weights.trits import CODECS, byte_count
