@@ -210,11 +210,8 @@ def _panel(
         for number, (name, y) in enumerate(stages):
             last = number == len(stages) - 1
             series = "float" if step.name in (FLOAT, HALF) else STAGES[name]
-            points.append(
-                Point(
-                    x, y, step.name if last else "", series, low if last else None, high if last else None, filled=last
-                )
-            )
+            label, *ends = (step.name, low, high) if last else ("", None, None)
+            points.append(Point(x, y, label, series, *ends, filled=last))
         lines.append([(x, y) for _, y in stages])
     order = ["float", *STAGES.values()]
     points.sort(key=lambda point: order.index(point.series))

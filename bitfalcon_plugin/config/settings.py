@@ -38,7 +38,8 @@ class Draft:
             self.problems.append(f"{where}{_unknown(key, value)}")
         elif "now" in row:
             self.notes.append(f"{where}'{key}' is an old name of '{row['now']}'.")
-            self.check(row["now"], not value if row.get("negate") and isinstance(value, bool) else value, where)
+            negated = row.get("negate") and isinstance(value, bool)
+            self.check(row["now"], not value if negated else value, where)
         elif (converted := _converted(value, row)) is _WRONG:
             hint = did_you_mean(value, row["choices"]) if "choices" in row and isinstance(value, str) else ""
             repair = f"expected {expected(row)}; for example {sample(key, row)}"

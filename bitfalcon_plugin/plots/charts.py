@@ -170,7 +170,8 @@ def _progress(ax, epochs: np.ndarray, values: np.ndarray, name: str) -> None:
     finite = np.isfinite(values)
     epochs, values = epochs[finite], values[finite]
     smooth = len(epochs) > 4
-    marker, alpha = "." if len(epochs) <= 60 else None, 0.6 if smooth else 1
+    marker = "." if len(epochs) <= 60 else None
+    alpha = 0.6 if smooth else 1
     ax.plot(epochs, values, marker=marker, markersize=4, linewidth=0.8, color=PALETTE[2], alpha=alpha)
     if smooth:
         ax.plot(epochs, smoothed(values), linewidth=2, color=PALETTE[3])
@@ -247,7 +248,8 @@ def _class_counts(ax, counts: np.ndarray, names: Sequence[str]) -> None:
         ax.set_yscale("symlog", linthresh=10)
         title += "; logarithmic"
     ax.yaxis.set_major_formatter(lambda value, position: f"{value:,.0f}")
-    rotation, size = 90 if len(order) > 10 else 0, 9 if len(order) < 40 else 7
+    rotation = 90 if len(order) > 10 else 0
+    size = 9 if len(order) < 40 else 7
     ax.set_xticks(positions, [shortened(names[index]) for index in order], rotation=rotation, fontsize=size)
     ax.set(ylabel="boxes", title=title, xlim=(-0.7, (positions[-1] if len(positions) else 0) + 0.7))
 

@@ -57,11 +57,13 @@ def draw_boxes(
     for index, row in enumerate(rows):
         if not all(map(math.isfinite, row)):
             continue
-        cls, number = int(row[-1]), int(row[4]) if len(row) > 6 else None
+        cls = int(row[-1])
+        number = int(row[4]) if len(row) > 6 else None
         identity = index if number is None else number
         colour = PALETTE[(identity if instance else cls) % len(PALETTE)]
         name = _drawable(str(names.get(cls, cls)), cls, font)
-        before, after = "" if number is None else f"id:{number} ", f" {row[-2]:.2f}" if conf else ""
+        before = "" if number is None else f"id:{number} "
+        after = f" {row[-2]:.2f}" if conf else ""
         marks.append(Mark(_inside(row[:4], picture.size), colour, name, before, after))
     picture = picture.copy()
     draw = ImageDraw.Draw(picture)

@@ -256,7 +256,8 @@ def _input(
         size = tuple(images.shape[2:])
         return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
     fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model)
-    shape, buffers = (len(pictures), *fits[0].canvas, 3), {} if buffers is None else buffers
+    shape = (len(pictures), *fits[0].canvas, 3)
+    buffers = {} if buffers is None else buffers
     if shape not in buffers:
         buffers.clear()
         buffers[shape] = torch.empty(shape, dtype=torch.uint8)

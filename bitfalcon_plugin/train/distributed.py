@@ -79,6 +79,10 @@ class World:
         dist.all_reduce(highest, dist.ReduceOp.MAX)
         return bool(highest)
 
+    def all(self, flag: bool) -> bool:
+        """Return whether `flag` is true on every rank; as `any`, over the CPU."""
+        return not self.any(not flag)
+
     def broadcast(self, value):
         """Rank 0's `value` (anything that pickles), on every rank."""
         if self.size == 1:

@@ -135,8 +135,8 @@ def _step(trainer: Trainer) -> None:
     scaler, guard, world = trainer.scaler, trainer.guard, trainer.run.world
     scaler.unscale_(trainer.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), CLIP)
-    finite = not world.any(not guard.is_finite(norm))
-    overflow = not finite and scaler.is_enabled() and not world.any(not guard.losses_are_finite())
+    finite = world.all(guard.is_finite(norm))
+    overflow = not finite and scaler.is_enabled() and world.all(guard.losses_are_finite())
     if finite or overflow:  # the scaler itself leaves out a step whose gradients overflow
         trainer.fire("optimizer_step")
         scaler.step(trainer.optimizer)

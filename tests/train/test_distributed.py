@@ -115,6 +115,7 @@ def exchange_and_train(sent: dict) -> list:
             "sent": sent["seed"],
             "gather": world.gather([world.rank, "x"] * (world.rank + 1)),
             "any": [world.any(world.rank == 1), world.any(True), world.any(False)],
+            "all": [world.all(world.rank == 1), world.all(True), world.all(False)],
             "same": world.broadcast({"best": world.rank}),
             "mean": world.mean(tensor),
             "kept": tensor,
@@ -148,6 +149,7 @@ def test_values_are_exchanged(both) -> None:
     for rank, (plain, _) in enumerate(both):
         assert plain["world"] == World(rank, 2, rank) and plain["world"].main == (rank == 0) and plain["sent"] == 3
         assert plain["gather"] == [0, "x", 1, "x", 1, "x"]
+        assert plain["all"] == [False, True, False]
         assert plain["any"] == [True, True, False] and plain["same"] == {"best": 0}
         assert plain["mean"].tolist() == [1.0, 0.5] and plain["kept"].tolist() == [1.0, rank]
 
@@ -193,6 +195,7 @@ def test_one_process_is_left_alone() -> None:
         assert world.wrap(model) is model and world.synchronise_norms(model) is model
         assert world.scale_loss(total) is total and world.broadcast(total) is total
         assert world.gather([1, 2]) == [1, 2] and world.any(True) and not world.any(False)
+        assert world.all(True) and not world.all(False)
         assert world.mean(tensor) is tensor
         with world.accumulating(model):
             world.barrier()

@@ -106,7 +106,8 @@ def by_rows(convolution: Convolution, codes: Tensor) -> Tensor:
 def kind_of(rule: str, shape: torch.Size, groups: int) -> str:
     """Return the kind, one of bit_kernels.KINDS, of weights (O, I/groups, ...) by a rule of bit_layers.RULES."""
     depthwise = groups > 1 and groups == shape[0] and shape[1] == 1
-    return ("int8" if rule == "int8" else "ternary") + (" depthwise" if depthwise else "")
+    kind = "int8" if rule == "int8" else "ternary"
+    return f"{kind} depthwise" if depthwise else kind
 
 
 def fold(*blocks: nn.Module) -> None:
