@@ -37,7 +37,7 @@ def psa_order(rows: int) -> Tensor:
     return _per_head(heads, dim // heads // 2, dim // heads)
 
 
-PROFILED = Dropped("a profiler's count, no weight")
+PROFILED = Dropped("an operation count written by a profiler, not a weight")
 
 V1: Table = {
     "{module}.total_ops": PROFILED,
@@ -75,8 +75,8 @@ SIZES: dict[str, dict[tuple[int, int], str]] = {
 SIZES["turbo"] = SIZES["v1"]
 GRAPHS = {"v1": "yolov12.yaml", "turbo": "yolov12-turbo.yaml", "yolo11": "yolo11.yaml", "yolov8": "yolov8.yaml"}
 
-# A key that only this family's graph has, tried in order.
-MARKS = {
+# Tensor key that identifies a family; the first family whose key is present is chosen.
+FAMILY_KEYS = {
     "turbo": "model.6.m.0.0.attn.qk.conv.weight",
     "v1": "model.6.m.0.0.attn.qkv.conv.weight",
     "yolo11": "model.10.m.0.ffn.0.conv.weight",
@@ -114,7 +114,7 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
         )
     head = f"model.{max(rows)}."
     task, nc, reg_max, levels = _head(state, head)
-    stock = next((family for family, key in MARKS.items() if key in state), None)
+    stock = next((family for family, key in FAMILY_KEYS.items() if key in state), None)
     if stock is None or "model.0.conv.weight" not in state:
         return Recognised(_layout(state), _variant(state), "", "", task, nc, reg_max, ())
     items = len({key.split(".")[3] for key in state if key.startswith("model.6.m.")})

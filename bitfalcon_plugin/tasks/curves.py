@@ -60,7 +60,7 @@ class Curves:
 
 
 def harmonic_mean(precision: np.ndarray, recall: np.ndarray) -> np.ndarray:
-    """Return F1, of the shape of both; 0 where both are 0."""
+    """Return F1 in the shape of the inputs; 0 where precision and recall are 0."""
     return 2 * precision * recall / (precision + recall + 1e-16)
 
 

@@ -1,6 +1,6 @@
 """Steps whose loss or gradient is not finite: left out, with the images named; the third in a row ends the attempt.
 
-One comparison a step, the only time that the loop waits for the device.
+The check takes one comparison per step, and the loop waits for the device only there.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Guard:
             raise NotFinite(text)
 
     def overflowed(self) -> None:
-        """Record a step whose gradient overflowed 16 bits while its losses were finite: no fault of its images."""
+        """Record a step whose float16 gradients overflowed although its losses were finite: no image is named."""
         self._clear()
 
     def _report(self, position: str) -> str:

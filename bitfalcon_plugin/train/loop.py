@@ -162,7 +162,7 @@ def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     def notify(event: str) -> None:
         if event != "on_val_end":  # fired below, when the validator has its metrics
             events.fire(event, validator)
-        # of several processes some have a batch more, and all have to stop together
+        # Ranks may have different numbers of batches, so several processes handle a signal only after validation.
         if event == "on_val_batch_end" and world.size == 1:
             _stop_on_signal(trainer, interrupts)
 
@@ -250,7 +250,7 @@ def _return_to_checkpoint(trainer: Trainer, error: NotFinite) -> None:
     slower, skipped, returned = trainer.slower * SLOWER, guard.skipped, guard.returned + 1
     checkpoint = load_checkpoint(trainer.last)
     trainer.restore(checkpoint.training, checkpoint.state)
-    # these go on, and are not those of the checkpoint
+    # Keep these counters: the checkpoint holds older values.
     trainer.slower, guard.skipped, guard.returned, guard.in_a_row = slower, skipped, returned, 0
     print_note(f"{report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {slower:g} of the learning rate.")
 

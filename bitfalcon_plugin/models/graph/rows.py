@@ -1,4 +1,4 @@
-"""A model document to checked rows: what each row is built from, and every problem of a document at once.
+"""Resolve the rows of a model YAML, and collect all problems before raising.
 
 A row is `[from, repeats, module, args]`; rows of backbone, neck and head are numbered on in that order. Modules are
 known through `lookup`, which gives the Signature of a name, so that third parties can add some. Written from
@@ -16,7 +16,7 @@ from .bit_policy import Policy
 from .document import LISTS, Activation, Choices, Overrides, read_choices
 from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width, shown
 
-MAX_CHANNELS = 16_384  # out of one row; more (in a probe of 256 px, 4 GB a map) is a slip, or meant to do harm
+MAX_CHANNELS = 16_384  # largest number of output channels of a row; a larger number is a mistake or an attack
 MAX_REPEATS = 1_000
 OTHER_TASKS = frozenset(
     {"Segment", "Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"}
@@ -119,7 +119,7 @@ class _RowReader:
     ):
         self.choices, self.lookup, self.known, self.problems = choices, lookup, known, problems
         self.rows: list[Row] = []
-        self.modern = False  # whether a row so far asks for the separable class branch
+        self.modern = False  # whether an earlier row has Rule.modern; the head then uses the separable class branch
         self.location = ""  # of the row that is read
         self.variables = {
             "nc": choices.nc,
@@ -219,9 +219,9 @@ class _RowReader:
         scaled = signature.rule.kind in ("block", "stage")
         parameters = (("c_out", "int"),) * scaled + signature.parameters
         minimum = max(signature.required + scaled, 2 if signature.rule.kind == "plain" else 0)
-        maximum = math.inf if signature.open else len(parameters)
+        maximum = math.inf if signature.accepts_more else len(parameters)
         if not minimum <= len(args) <= maximum:
-            expected = f"at least {minimum}" if signature.open else f"{minimum} to {maximum}"
+            expected = f"at least {minimum}" if signature.accepts_more else f"{minimum} to {maximum}"
             expected = f"{minimum}" if minimum == maximum else expected
             names = ", ".join(name for name, _ in parameters)
             self.problem(f"{len(args)} arguments {shown(args)}; expected {expected}: ({names})")

@@ -61,13 +61,14 @@ class Rule:
 class Signature:
     """The rule of a module, and the arguments that a row may have (besides c_in, c_out and repeats).
 
-    parameters: (name, annotation) pairs in order. required: how many have no default. open: it takes any number.
+    parameters: (name, annotation) pairs in order. required: how many have no default.
+    accepts_more: the constructor has *args.
     """
 
     rule: Rule
     parameters: tuple[tuple[str, str], ...] = ()
     required: int = 0
-    open: bool = False
+    accepts_more: bool = False
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,10 @@ import torch
 
 @contextlib.contextmanager
 def threads(count: int | None) -> Iterator[int]:
-    """Compute with so many threads inside, and as before afterwards; None: leave it. Yields the number that holds."""
+    """Set torch's thread count to `count` inside the block and restore it afterwards; None changes nothing.
+
+    Yields the thread count in use.
+    """
     before = torch.get_num_threads()
     if count is not None:
         torch.set_num_threads(count)
