@@ -288,7 +288,7 @@ class YOLO:
     def track(self, *args, **kwargs):
         """Raise UserError: there is no tracking."""
         raise UserError(
-            "track is not here. Give the detections of predict(stream=True) to a tracker of another package: "
+            "track is not supported. Give the detections of predict(stream=True) to a tracker of another package: "
             "supervision.Detections.from_ultralytics(result) is the form that those take."
         )
 
@@ -317,8 +317,8 @@ class YOLO:
     def tune(self, *args, **kwargs):
         """Raise UserError: there is no search over settings."""
         raise UserError(
-            "tune is not here. Call train() in a loop over the settings to compare: it returns the metrics, and each "
-            "run keeps args.yaml and results.csv."
+            "tune is not supported. Call train() in a loop over the settings to compare: it returns the metrics, and "
+            "each run keeps args.yaml and results.csv."
         )
 
     def __repr__(self) -> str:

@@ -75,7 +75,7 @@ def named_devices(device: object) -> list[torch.device]:
         elif name.isdecimal() and str(int(name)) in available:  # 00
             valid.append(str(int(name)))
         else:
-            problems.append("there is no GPU to choose" if name == "-1" else f"{name!r} is not here")
+            problems.append("there is no GPU to choose" if name == "-1" else f"{name!r} does not exist on this machine")
     if len(valid) > 1 and {"cpu", "mps"} & set(valid):
         problems.append("only GPUs work together")
     problems += [f"{name} is named twice" for name in dict.fromkeys(valid) if name != "-1" and valid.count(name) > 1]

@@ -63,5 +63,5 @@ def task_of(model: Detector) -> Task:
     """
     if model.task not in TASKS:
         nearest = did_you_mean(model.task, TASKS)
-        raise UserError(f"task '{model.task}' of this model is not here (here: {', '.join(TASKS)}).{nearest}")
+        raise UserError(f"task '{model.task}' of this model is not supported (supported: {', '.join(TASKS)}).{nearest}")
     return TASKS[model.task]

@@ -132,7 +132,7 @@ def failure_of(folder: Path, rank: int, code: int, count: int) -> BaseException:
     end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = ""
     if code == -9:
-        memory = " A machine without memory left ends processes so: fewer workers=, or cache=False, need less."
+        memory = " The machine probably ran out of memory: reduce workers= or set cache=False."
     return UserError(
         f"Process {rank} of {count} (counted from 0) {end}; the others were stopped.{memory} The run goes on with "
         "resume=<run folder>/weights/last.pt"

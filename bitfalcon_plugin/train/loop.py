@@ -241,7 +241,7 @@ def _return_to_checkpoint(trainer: Trainer, error: NotFinite) -> None:
     guard = trainer.guard
     report = f"Training does not stay finite: {error}. "
     if not trainer.records.own or not trainer.last.is_file() or not trainer.args.save:
-        raise UserError(f"{report}No checkpoint of this run is there to go back to. {REPAIR}")
+        raise UserError(f"{report}This run has no checkpoint to return to. {REPAIR}")
     if guard.returned >= MAX_RETURNS:
         raise UserError(
             f"{report}Going back {MAX_RETURNS} times with a lower rate did not help; {trainer.last} is the last good "

@@ -147,7 +147,7 @@ def _table_name(name: str) -> str:
     """The key of OPTIMIZERS that equals `name` in any case. Raises UserError where there is none."""
     if name.lower() == "musgd":
         raise UserError(
-            "optimizer=MuSGD is not here: it is no part of the YOLOv12 recipe, which takes SGD for long runs. "
+            "optimizer=MuSGD is not supported: it is no part of the YOLOv12 recipe, which takes SGD for long runs. "
             "Use optimizer=SGD or optimizer=auto."
         )
     by_lower = {key.lower(): key for key in OPTIMIZERS}

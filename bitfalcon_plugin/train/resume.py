@@ -137,7 +137,7 @@ def _default(key: str) -> object:
 def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapping[str, object]:
     """The training state of a last.pt under these settings; the key "average" holds the EMA's weights.
 
-    images: number of training images. An epoch whose batches change begins anew, with a note.
+    images: number of training images. An epoch whose batches change starts again, with a note.
     """
     state = dict(resumed.training)
     if "batch" not in state:  # version 0.1.0 wrote it at the end of epochs only
@@ -147,6 +147,6 @@ def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapp
         print_note(f"the training split has {images} images; it had {state['images']} when the run stopped.")
     other = [key for key in ("batch", "imgsz", "data") if settings.as_dict()[key] != resumed.settings.get(key)]
     if state["batch"] and (other or state.get("images", images) != images):
-        print_note(f"epoch {state['epoch'] + 1} begins anew: its batches are others now.")
+        print_note(f"epoch {state['epoch'] + 1} starts again from its first batch: its batches have changed.")
         state |= {"batch": 0, "losses": torch.zeros(3), "boxes": 0}
     return {**state, "average": resumed.state}

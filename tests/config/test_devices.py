@@ -90,20 +90,20 @@ def test_nothing_named_and_no_gpu_is_the_cpu(machine, given) -> None:
 @pytest.mark.parametrize(
     "given, words",
     [
-        ("0,7", ["'7' is not here", "known: cpu, 0, 1, 2, 3"]),
+        ("0,7", ["'7' does not exist on this machine", "known: cpu, 0, 1, 2, 3"]),
         (7, ["device=7", "'7'"]),
         ("0,0", ["0 is named twice"]),
         ("1,0,1", ["1 is named twice"]),
         ("cpu,0", ["only GPUs work together"]),
         ("cpu,cpu", ["only GPUs work together", "cpu is named twice"]),
         ("gpu", ["'gpu'"]),
-        ("mps", ["'mps' is not here"]),
+        ("mps", ["'mps' does not exist on this machine"]),
         (-2, ["'-2'"]),
         ("0.5", ["'0.5'"]),
         (True, ["'true'"]),
         ("7,9", ["'7'", "'9'"]),
         ("-1,-1,-1,-1,-1", ["5 GPUs"]),
-        ("²", ["'²' is not here"]),
+        ("²", ["'²' does not exist on this machine"]),
     ],
 )
 def test_wrong_devices_are_reported_with_the_available_ones(given, words) -> None:
@@ -115,7 +115,8 @@ def test_wrong_devices_are_reported_with_the_available_ones(given, words) -> Non
 @pytest.mark.parametrize("given", [0, "cuda", -1, "0,1"])
 def test_no_gpu_where_one_is_named(machine, given) -> None:
     machine(0)
-    with pytest.raises(UserError, match=r"no GPU|is not here \(known: cpu\)|'0' is not here; '1' is not here"):
+    missing = "does not exist on this machine"
+    with pytest.raises(UserError, match=rf"no GPU|{missing} \(known: cpu\)|'0' {missing}; '1' {missing}"):
         select_devices(given)
 
 

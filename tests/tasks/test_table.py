@@ -40,5 +40,5 @@ def test_the_columns_of_detection_are_those_that_scripts_read():
 
 def test_a_model_names_its_task_and_an_unknown_task_is_refused():
     assert task_of(build("yolov12.yaml", "n")) is TASKS["detect"]
-    with pytest.raises(UserError, match="task 'detct' of this model is not here .*detect"):
+    with pytest.raises(UserError, match="task 'detct' of this model is not supported .*detect"):
         task_of(type("Model", (), {"task": "detct"})())

@@ -348,7 +348,7 @@ CAUSE = "process 1 of 2 failed:\nthe cause"
         ({"1.0.lost": "gone", "2.1.error": "the cause"}, 0, 1, RuntimeError, CAUSE),
         ({"2.1.user": "your mistake", "1.0.error": "page"}, 0, 1, UserError, "your mistake"),
         ({"1.0.lost": "gone"}, 0, 1, UserError, "^gone$"),
-        ({"1.0.lost": "came of it"}, 1, -9, UserError, "Process 1 .* SIGKILL.*fewer workers="),
+        ({"1.0.lost": "came of it"}, 1, -9, UserError, "Process 1 .* SIGKILL.*out of memory: reduce workers="),
         ({}, 0, -11, UserError, "Process 0 .* SIGSEGV"),
         ({}, 1, 7, UserError, "ended with code 7"),
         ({}, 0, 130, KeyboardInterrupt, "^$"),

@@ -140,7 +140,7 @@ def test_auto(iterations, nc, name, lr):
 def test_unknown_optimizers_are_refused():
     with pytest.raises(UserError, match="Did you mean 'AdamW'"):
         choose("AdmW")
-    with pytest.raises(UserError, match="MuSGD is not here"):
+    with pytest.raises(UserError, match="MuSGD is not supported"):
         choose("musgd")
 
 

@@ -262,7 +262,7 @@ def test_poison_without_end_ends_the_run_with_a_report(place, capsys, monkeypatc
     assert content["epoch"] == 0 and all(value.isfinite().all() for value in content["state"].values())
     poison(monkeypatch, lambda number: True)
     assert main([*TRAIN, "epochs=9", "name=never"]) == 2
-    assert "No checkpoint of this run" in capsys.readouterr().err
+    assert "This run has no checkpoint to return to." in capsys.readouterr().err
 
 
 def test_a_finished_run_is_extended_only_by_more_epochs(place, capsys):
@@ -322,7 +322,7 @@ def test_another_runs_checkpoint_in_the_same_folder_is_not_gone_back_to(place, f
     shutil.copytree(finished, "runs/same")
     poison(monkeypatch, lambda number: True)
     assert main([*TRAIN, "epochs=2", "name=same", "exist_ok=True", "nbs=4"]) == 2
-    assert "No checkpoint of this run" in capsys.readouterr().err
+    assert "This run has no checkpoint to return to." in capsys.readouterr().err
 
 
 def test_a_run_without_one_finite_step_is_no_success(place, capsys, monkeypatch):
