@@ -14,7 +14,8 @@ from pycocotools.cocoeval import COCOeval
 
 from ..data.dataset import Sample
 from ..ops.instances import Instances
-from .curves import MATRIX_CONF, ClassMatches, confusion_matrix, gather_curves
+from .confusion import MATRIX_CONF, confusion_matrix
+from .curves import ClassMatches, gather_curves
 from .metrics import STATS, BoxMetrics, ClassCounts, Metrics
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config.tabular import Tabular
-from .curves import ConfusionMatrix, Curves, harmonic_mean
+from .confusion import ConfusionMatrix
+from .curves import Curves, harmonic_mean
 
 SIZES = ("small", "medium", "large")
 STATS = (

@@ -27,7 +27,7 @@ from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..ops.nms import Suppression
 from ..tasks import DETECT, Task
-from ..tasks.curves import MATRIX_CONF
+from ..tasks.confusion import MATRIX_CONF
 from ..tasks.detect import predict_decoded
 from ..tasks.metrics import Metrics
 

@@ -24,7 +24,7 @@ from ..ops.boxes import box_iou, pair_greedily
 from ..ops.instances import Instances
 from ..plots.drawing import GREY
 from ..plots.fonts import writable
-from ..tasks.curves import by_image
+from ..tasks.confusion import by_image
 
 IOU = 0.5
 MISS, FALSE, HIT = "#ff2d2d", "#ffc400", "#2fbf71"  # colours of the picture

@@ -15,7 +15,7 @@ from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.plots import figure
 from bitfalcon_plugin.plots.charts import draw_curve, draw_labels, draw_results, smoothed
 from bitfalcon_plugin.plots.figure import NoMatplotlib, shortened
-from bitfalcon_plugin.tasks.curves import ConfusionMatrix
+from bitfalcon_plugin.tasks.confusion import ConfusionMatrix
 from tests.helpers.labels import detections_of
 from tests.tasks.test_curves import NAMES, coco_metrics, random_case
 
