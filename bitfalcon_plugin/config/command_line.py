@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from .default_table import live, table
+from .default_table import active_settings, table
 from .errors import did_you_mean, raise_problems
 from .settings import draft_of, is_model_scale
 from .values import literal, sample, show
@@ -150,7 +150,9 @@ class _Command:
             self.notes.append(f"'{word}' is read as {key}={word}.")
             self.set(key, word)
         else:
-            switches = [key for key, row in live().items() if isinstance(row["default"], bool) and key[0] == word[0]]
+            switches = [
+                key for key, row in active_settings().items() if isinstance(row["default"], bool) and key[0] == word[0]
+            ]
             step = f" Did you mean 'bit {word.lower()}'?" if word.lower() in BIT_STEPS else ""
             hint = step or did_you_mean(word, (*VERBS, *switches))
             self.problems.append(f"'{word}' is no verb ({', '.join(VERBS)}), no setting and no file.{hint}")

@@ -28,11 +28,11 @@ def groups() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 @functools.cache
-def live() -> dict[str, dict[str, Any]]:
+def active_settings() -> dict[str, dict[str, Any]]:
     """The rows that are settings: without old names and keys that have no effect."""
     return {key: row for key, row in table().items() if "now" not in row and "unused" not in row}
 
 
 def keys_with(column: str, value: str) -> list[str]:
     """The settings whose row of cfg/default.yaml has `value` in the list `column` (verbs, not_for, resume)."""
-    return [key for key, row in live().items() if value in row.get(column, ())]
+    return [key for key, row in active_settings().items() if value in row.get(column, ())]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 
-from .default_table import groups, live
+from .default_table import active_settings, groups
 from .values import expected
 
 
 def defaults_text() -> str:
-    """Return the live settings as a YAML that `cfg=` takes: a line `key: default  # meaning` for each."""
+    """Return the active settings as a YAML that `cfg=` takes: a line `key: default  # meaning` for each."""
     lines = ["# Edit a copy and give it as cfg=<file>; a key that is not there keeps its default."]
-    for key, row in live().items():
+    for key, row in active_settings().items():
         if key != "cfg":
             lines.append(f"{key}: {json.dumps(row['default'])}".ljust(28) + f"# {row['help']}: {expected(row)}")
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .default_table import keys_with, live, table
+from .default_table import active_settings, keys_with, table
 from .errors import UserError, did_you_mean, nearest, raise_problems
 from .files import cfg_dir
 from .values import KINDS, expected, literal, sample, show
@@ -72,7 +72,8 @@ def is_model_scale(value: object) -> bool:
 
 
 def _unknown(key: object, value: object) -> str:
-    close = [f"{name}={json.dumps(live()[name]['default'])}" for name in nearest(str(key), live())]
+    rows = active_settings()
+    close = [f"{name}={json.dumps(rows[name]['default'])}" for name in nearest(str(key), rows)]
     hint = f"Nearest: {', '.join(close)}" if close else "`bitfalcon cfg` lists them all"
     return f"{str(key)[:60]}={show(value)}: there is no such setting. {hint}."
 
@@ -124,7 +125,7 @@ def _recipe_note(cfg: object, recipe: Mapping[str, object], overrides: Mapping[s
 
 
 class Settings:
-    """Every live key of cfg/default.yaml as an attribute; frozen, checked, comparable, picklable.
+    """Every active key of cfg/default.yaml as an attribute; frozen, checked, comparable, picklable.
 
     given: the keys that the user gave, alone or in a cfg= file; `replace` does not change them. notes: lines to print
     once (old names, keys without effect). Lists are tuples.
@@ -139,7 +140,7 @@ class Settings:
 
     def __getattr__(self, key: str) -> Any:
         if key.startswith("_") or key not in self._values:
-            raise AttributeError(f"there is no setting {key!r}.{did_you_mean(key, live())}")
+            raise AttributeError(f"there is no setting {key!r}.{did_you_mean(key, active_settings())}")
         return self._values[key]
 
     def __setattr__(self, key: str, value: object) -> None:
@@ -155,7 +156,8 @@ class Settings:
         return Settings, (self._values, self.given, self.notes)
 
     def __repr__(self) -> str:
-        changed = (f"{key}={value!r}" for key, value in self._values.items() if value != live()[key]["default"])
+        rows = active_settings()
+        changed = (f"{key}={value!r}" for key, value in self._values.items() if value != rows[key]["default"])
         return f"Settings({', '.join(changed)})"
 
     def unused_by(self, verb: str) -> list[str]:
@@ -190,5 +192,5 @@ def load_settings(overrides: Mapping[str, object]) -> Settings:
     `cfg` itself is None in the result; the keys of its file are among `given`. Raises one UserError with all problems.
     """
     draft = _valid_draft(overrides)
-    defaults = {key: row["default"] for key, row in live().items()}
+    defaults = {key: row["default"] for key, row in active_settings().items()}
     return Settings({**defaults, **draft.values}, draft.values, draft.notes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from ..config.default_table import live
+from ..config.default_table import active_settings
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
@@ -46,7 +46,7 @@ def note_unused(
         keys &= set(given)
     elif data_remembered:
         keys -= {"single_cls"}  # it may be the checkpoint's own
-    unused = sorted(key for key in keys if getattr(settings, key) != live()[key]["default"])
+    unused = sorted(key for key in keys if getattr(settings, key) != active_settings()[key]["default"])
     if unused:
         names = ", ".join(f"{key} (needs nms=True)" if key in SUPPRESSION_SETTINGS else key for key in unused)
         print_note(f"without effect on an export: {names}")

@@ -84,7 +84,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
         trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch
     )
-    schedule = replace(trainer.schedule, epochs=trainer.epochs, lr=trainer.schedule.lr * trainer.slower)
+    schedule = replace(trainer.schedule, epochs=trainer.epochs, lr=trainer.schedule.lr * trainer.rate_factor)
     start, first_batch = time.perf_counter(), trainer.batch
     for batch, indices in bar:
         trainer.fire("on_train_batch_start")
@@ -240,19 +240,20 @@ def _return_to_checkpoint(trainer: Trainer, error: NotFinite) -> None:
     """Restore the last checkpoint and train on with a lower rate. Raises UserError where that is not possible."""
     guard = trainer.guard
     report = f"Training does not stay finite: {error}. "
-    if not trainer.records.own or not trainer.last.is_file() or not trainer.args.save:
+    if not trainer.records.has_own_checkpoint or not trainer.last.is_file() or not trainer.args.save:
         raise UserError(f"{report}This run has no checkpoint to return to. {REPAIR}")
     if guard.returned >= MAX_RETURNS:
         raise UserError(
             f"{report}Going back {MAX_RETURNS} times with a lower rate did not help; {trainer.last} is the last good "
             f"checkpoint. {REPAIR}"
         )
-    slower, skipped, returned = trainer.slower * SLOWER, guard.skipped, guard.returned + 1
+    rate_factor, skipped, returned = trainer.rate_factor * SLOWER, guard.skipped, guard.returned + 1
     checkpoint = load_checkpoint(trainer.last)
     trainer.restore(checkpoint.training, checkpoint.state)
     # Keep these counters: the checkpoint holds older values.
-    trainer.slower, guard.skipped, guard.returned, guard.in_a_row = slower, skipped, returned, 0
-    print_note(f"{report}Back to epoch {trainer.epoch + 1} of {trainer.last}, with {slower:g} of the learning rate.")
+    trainer.rate_factor, guard.skipped, guard.returned, guard.in_a_row = rate_factor, skipped, returned, 0
+    epoch = trainer.epoch + 1
+    print_note(f"{report}Back to epoch {epoch} of {trainer.last}, with {rate_factor:g} of the learning rate.")
 
 
 def _losses_text(trainer: Trainer) -> str:

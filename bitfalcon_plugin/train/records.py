@@ -40,7 +40,7 @@ class Records:
         self.best = folder / "weights" / "best.pt" if settings.save else self.last
         self.rows: list[list[float]] = []
         self.best_fitness, self.best_epoch = -1.0, 0
-        self.own = False  # whether last.pt is of this run: exist_ok=True may find the last.pt of another
+        self.has_own_checkpoint = False  # whether this run wrote last.pt, not an earlier one under exist_ok=True
         self._unwritten: Checkpoint | None = None
         self._start = time.monotonic()
 
@@ -98,7 +98,7 @@ class Records:
         """Write last.pt alone."""
         if self.active:
             self._write(self.last, Checkpoint(**{**vars(weights), "training": training}))
-        self.own = True  # on every process
+        self.has_own_checkpoint = True  # on every process
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs; `restore` takes it."""
@@ -106,7 +106,7 @@ class Records:
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Restore what `state` gave."""
-        self.own = True
+        self.has_own_checkpoint = True
         self.rows = [list(row) for row in state["rows"]]
         self.best_fitness, self.best_epoch = state["best_fitness"], state["best_epoch"]
         self._start = time.monotonic() - state["seconds"]
@@ -141,7 +141,7 @@ class Records:
             yield
         except OSError as error:
             reason = error.strerror or (str(error).splitlines() or ["unknown"])[0]
-            if self.own and self.last.is_file():
+            if self.has_own_checkpoint and self.last.is_file():
                 repair = (
                     f"{self.last} as last written is whole: make room or mend the folder, then: "
                     f"bitfalcon train resume={self.last}"

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from ..config.default_table import keys_with, live
+from ..config.default_table import active_settings, keys_with
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 
-ADDRESS = frozenset(("mode", "task", "model", "resume"))  # which run is meant
+RUN_SELECTORS = frozenset(("mode", "task", "model", "resume"))  # which run is meant
 
 
 def resumed_run(settings: Settings) -> tuple[Checkpoint, Path]:
@@ -94,7 +94,7 @@ def resumed_settings(checkpoint: Checkpoint, settings: Settings) -> Settings:
     Raises UserError for changes of settings that may not change (`changed_settings`).
     """
     recorded = _recorded(checkpoint)
-    typed = settings.given_values(without=ADDRESS)
+    typed = settings.given_values(without=RUN_SELECTORS)
     changed = changed_settings(typed, recorded, "run")
     # a setting that nobody gave stays not given: workers and amp then follow the machine, and the value is the default
     given_before = checkpoint.training.get("given", recorded)
@@ -127,11 +127,11 @@ def recorded_settings(checkpoint: Checkpoint) -> Settings:
 
 def _recorded(checkpoint: Checkpoint) -> dict[str, object]:
     # without save_dir, which is no setting, and keys that are no settings any more
-    return {key: value for key, value in checkpoint.settings.items() if key in live() and key != "cfg"}
+    return {key: value for key, value in checkpoint.settings.items() if key in active_settings() and key != "cfg"}
 
 
 def _default(key: str) -> object:
-    return live().get(key, {}).get("default")
+    return active_settings().get(key, {}).get("default")
 
 
 def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapping[str, object]:

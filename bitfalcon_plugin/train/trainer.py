@@ -22,7 +22,7 @@ from .initial_model import InitialModel
 from .optim import Ema, OptimizerPlan, Schedule
 from .records import Records
 
-PRESENT = ("params", "weight_decay", "decay")  # what a group of the optimizer does not take from a checkpoint
+NOT_RESTORED = ("params", "weight_decay", "decay")  # what a group of the optimizer does not take from a checkpoint
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Trainer:
     iteration of the optimizer's last step, -1 before the first. tloss: sums of the epoch's losses, in the order of
     task.losses, and at the end of the epoch their means. counted: batches of this epoch with finite losses. boxes:
     objects of this epoch. loss_items: losses of the latest batch. metrics: the numbers of the latest validation, empty
-    where the epoch was not validated. stop: set it to end the run after this epoch. slower: factor of the planned
+    where the epoch was not validated. stop: set it to end the run after this epoch. rate_factor: factor of the planned
     learning rate. first_updates: updates of the EMA before the run's first step.
     """
 
@@ -77,7 +77,7 @@ class Trainer:
     last_step: int = -1
     metrics: dict[str, float] = field(default_factory=dict)
     stop: bool = False
-    slower: float = 1.0
+    rate_factor: float = 1.0
     validator: Validator | None = None
 
     def __post_init__(self) -> None:
@@ -140,7 +140,7 @@ class Trainer:
             "losses": self.tloss.cpu(),
             "counted": float(self.counted),
             "boxes": self.boxes,
-            "slower": self.slower,
+            "slower": self.rate_factor,
             **self.guard.state(),
             "plan": vars(self.plan),
             "epochs": self.epochs,
@@ -165,7 +165,7 @@ class Trainer:
         self.last_step = self.iteration - state["gathered"] if "gathered" in state else state["last_step"]
         self.tloss, self.boxes = state["losses"].to(self.device), state["boxes"]
         self.counted = torch.full_like(self.counted, state.get("counted", state["batch"]))
-        self.slower = state["slower"]
+        self.rate_factor = state["slower"]
         self.records.restore(state)
         self.guard.restore(state)
 
@@ -183,6 +183,6 @@ class Trainer:
             groups = {group["kind"]: group for group in saved["param_groups"]}
             present = self.optimizer.state_dict()["param_groups"]
             for group in present:  # decays are those of the present batch size
-                group |= {**groups.get(group["kind"], group), **{key: group[key] for key in PRESENT}}
+                group |= {**groups.get(group["kind"], group), **{key: group[key] for key in NOT_RESTORED}}
             saved = {"state": by_index, "param_groups": present}
         self.optimizer.load_state_dict(saved)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bitfalcon_plugin.config.default_table import live, table
+from bitfalcon_plugin.config.default_table import active_settings, table
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.config.settings import Settings, load_settings
@@ -136,7 +136,8 @@ def test_a_recorded_settings_file_of_the_release_is_read_without_a_word(tmp_path
     (tmp_path / "args.yaml").write_text(yaml.safe_dump({**REFERENCE, "save_dir": None}, sort_keys=False))
     settings = load_settings({"cfg": tmp_path / "args.yaml"})
     assert settings.notes == ()
-    assert settings.as_dict().items() >= {key: value for key, value in REFERENCE.items() if key in live()}.items()
+    expected = {key: value for key, value in REFERENCE.items() if key in active_settings()}
+    assert settings.as_dict().items() >= expected.items()
 
 
 @pytest.mark.parametrize("key", [key for key, row in table().items() if "now" not in row])
@@ -160,7 +161,7 @@ def test_every_row_is_whole(key: str) -> None:
     if {"int", "float", "ints", "size"} & set(kinds) and key != "device":
         assert "unit" in row and {"min", "above"} & set(row)
     right = row["default"] if row["default"] is not None else row["example"]
-    if key in live() and key != "cfg":
+    if key in active_settings() and key != "cfg":
         assert getattr(load_settings({key: right}), key) == (tuple(right) if isinstance(right, list) else right)
 
 
@@ -169,7 +170,7 @@ def test_no_key_stands_twice_and_none_hides_a_method() -> None:
     keys = [key.value for _, group in node.value for key, _ in group.value]
     assert len(keys) == len(set(keys)) == len(table())
     assert not set(keys) & set(dir(Settings))
-    assert all(row["now"] in live() for row in table().values() if "now" in row)
+    assert all(row["now"] in active_settings() for row in table().values() if "now" in row)
 
 
 def test_every_setting_is_read_somewhere() -> None:
@@ -189,7 +190,7 @@ def test_every_setting_is_read_somewhere() -> None:
                 read.add(node.attr)
             elif isinstance(node, ast.Constant) and isinstance(node.value, str):
                 read.add(node.value)
-    assert set(live()) - read == set()
+    assert set(active_settings()) - read == set()
 
 
 def test_the_table_is_whole() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bitfalcon_plugin.config.default_table import live, table
+from bitfalcon_plugin.config.default_table import active_settings, table
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.listing import defaults_text
 from bitfalcon_plugin.config.settings import load_settings
@@ -76,7 +76,7 @@ def test_settings_are_frozen_values() -> None:
         assert twin == settings and twin.notes == settings.notes
     assert settings != load_settings({"epochs": 3}) and settings != {"epochs": 3}
     assert settings.given == {"epochs", "classes"}
-    assert list(settings.as_dict()) == list(live()) and settings.as_dict()["classes"] == [0, 2]
+    assert list(settings.as_dict()) == list(active_settings()) and settings.as_dict()["classes"] == [0, 2]
     assert "epochs=3" in repr(settings) and "imgsz" not in repr(settings)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.config.settings import live, load_settings
+from bitfalcon_plugin.config.settings import active_settings, load_settings
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.modules import MODULES
 from bitfalcon_plugin.tasks import TASKS, task_of
@@ -21,7 +21,7 @@ def test_the_heads_of_a_task_name_that_task(task):
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=lambda task: task.name)
 def test_gains_are_settings(task):
-    assert set(task.losses.values()) <= set(live())
+    assert set(task.losses.values()) <= set(active_settings())
     gains = task.gains(load_settings(dict.fromkeys(task.losses.values(), 3.0)))
     assert gains == dict.fromkeys(task.losses, 3.0)
 

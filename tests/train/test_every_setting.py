@@ -14,7 +14,7 @@ import torch
 import yaml
 
 import bitfalcon_plugin.train.setup as preparing
-from bitfalcon_plugin.config.default_table import live, table
+from bitfalcon_plugin.config.default_table import active_settings, table
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.train.records import Records
@@ -281,7 +281,7 @@ TESTED_BY = {
 
 def test_no_training_key_is_forgotten():
     groups = yaml.safe_load((cfg_dir() / "default.yaml").read_text(encoding="utf-8"))
-    keys = {key for name in ("train", "hyperparameters", "bitfalcon") for key in groups[name]} & set(live())
+    keys = {key for name in ("train", "hyperparameters", "bitfalcon") for key in groups[name]} & set(active_settings())
     assert all((ROOT / "tests" / file).is_file() for file in TESTED_BY)
     tested = {key for text in TESTED_BY.values() for key in text.split()}
     assert keys - WEIGHTS.keys() - tested == set()

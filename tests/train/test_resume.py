@@ -233,7 +233,7 @@ def test_a_poisoned_batch_costs_one_step_and_is_named(place, capsys, monkeypatch
     yolo = train("poisoned", nbs=4)
     err = capsys.readouterr().err
     assert err.count("step left out") == 1 and "1 so far" in err and "data/images/train" in err
-    assert yolo.trainer.guard.skipped == 1 and yolo.trainer.slower == 1
+    assert yolo.trainer.guard.skipped == 1 and yolo.trainer.rate_factor == 1
     assert all(value.isfinite().all() for value in weights("poisoned").values())
 
 
@@ -243,7 +243,7 @@ def test_three_in_a_row_go_back_to_the_last_checkpoint_with_a_lower_rate(place, 
     err = f"\n{capsys.readouterr().err}"
     assert err.count("\nnote: the loss is not finite") == 3 and "Back to epoch 2" in err
     assert len(calls) == 3 + 3 + 6  # epoch 1; the three bad batches; two whole epochs
-    assert yolo.trainer.slower == 0.5 and yolo.trainer.guard.returned == 1
+    assert yolo.trainer.rate_factor == 0.5 and yolo.trainer.guard.returned == 1
     assert all(value.isfinite().all() for value in weights("back").values())
     assert [row.split(",")[0] for row in Path("runs/back/results.csv").read_text().splitlines()] == [
         "epoch",
