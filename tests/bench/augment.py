@@ -19,7 +19,7 @@ from bitfalcon_plugin.ops.instances import Instances
 ZERO = dict.fromkeys(("degrees", "shear", "perspective", "flipud", "mixup", "bgr"), 0.0)
 HSV = {"hsv_h": 0.015, "hsv_s": 0.7, "hsv_v": 0.4}
 DEFAULTS = {**ZERO, **HSV, "mosaic": 1.0, "translate": 0.1, "scale": 0.5, "fliplr": 0.5}
-PARTS = ("_scenes", "_maps", "_labels", "_mix_labels", "_render", "_blend_", "_recolour_")
+PARTS = ("_scenes", "_maps", "_labels", "_mix_labels", "render", "blend_", "_recolour_")
 CASES = {
     "defaults": {},
     "mosaic closed": {"mosaic": 0.0},

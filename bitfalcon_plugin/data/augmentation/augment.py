@@ -13,21 +13,17 @@ from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ...config.settings import Settings
 from ...ops.instances import Instances
 from .compose import Canvas, Pasted, Tile, lay_out, move, paste_mirrored
-from .geometry import draw_maps, invert, mirror, sampling_grid
+from .geometry import draw_maps, mirror
 from .hsv import shift_hsv_
-from .mixing import Guest, Rectangle, cut_rectangles, paste_objects, stamp_
+from .mixing import Guest, Rectangle, cut_rectangles, paste_objects
+from .mosaic import choose_tile, lay_out_scene
+from .render import blend_, images_at_once, render, send
 
-GREY = 114.0  # what lies outside every image, of 255
-RING = 2  # grey pixels around the canvas: a sample held between the two of them is grey whatever its rounding
-# Bytes of canvas at a time: what a processor's cache holds (12 MiB ran 1.5 times as fast as 24), what fills a GPU.
-CANVAS_BYTES = {"cpu": 12 << 20, "cuda": 512 << 20}
-OTHER_BYTES = 64 << 20  # of canvas at a time on other devices
 MIXUP_DRAWS = 63  # the median of 63 uniform draws has the distribution Beta(32, 32)
 OWN, MIXUP, CUTMIX, LENDER = range(4)  # roles of a scene: an image itself, or what it gives to another image
 
@@ -180,12 +176,13 @@ def augment(
     maps, scale = _maps(plan)
     labels, mirrors = _labels(scenes, maps, scale, plan)
     labels, objects, rectangles = _mix_labels(labels, plan)
-    images = _render(scenes, maps, recipe, canvas, device, mirrors)
-    _blend_(images, plan, objects, rectangles)
+    kind = {"whole_pixels": recipe.whole_pixels, "flat": not recipe.perspective}
+    images = render(scenes, maps, canvas, device, **kind, mirrors=mirrors)
+    blend_(images, objects, roles.guests(MIXUP), draws.weight.median(dim=1).values, rectangles)
     images = _recolour_(images[: len(batch)], recipe, draws)
     labels = replace(labels, image=roles.image[labels.image])
     labels = labels.only(labels.image.argsort(stable=True))
-    return Batch(images, labels.apply(lambda tensor: _send(tensor, device)))
+    return Batch(images, labels.apply(lambda tensor: send(tensor, device)))
 
 
 def _scenes(batch: Sequence[Tile], pool: Sequence[Tile], plan: _Plan) -> list[list[Pasted]]:
@@ -194,27 +191,9 @@ def _scenes(batch: Sequence[Tile], pool: Sequence[Tile], plan: _Plan) -> list[li
     partners = torch.stack([draws.mixup[:, 1], draws.cutmix[:, 1], draws.lender], dim=1).tolist()
     scenes = []
     for image, role, row in zip(images.tolist(), roles.tolist(), draws.mosaic[images, roles].tolist()):
-        tile = batch[image] if role == OWN else _choose(pool, partners[image][role - 1])
-        scenes.append(_scene(tile, pool, plan.recipe.mosaic, row, plan.canvas))
+        tile = batch[image] if role == OWN else choose_tile(pool, partners[image][role - 1])
+        scenes.append(lay_out_scene(tile, pool, plan.recipe.mosaic, row, plan.canvas))
     return scenes
-
-
-def _scene(tile: Tile, pool: Sequence[Tile], mosaic: float, row: list[float], canvas: Canvas) -> list[Pasted]:
-    """A mosaic of `tile` (top left) and three partners that touch a drawn centre, or `tile` in the canvas's middle."""
-    if row[0] >= mosaic:
-        (top, left), (tall, wide), (height, width) = canvas.margin, canvas.size, tile.image.shape[1:]
-        return [Pasted(tile, left + (wide - width) // 2, top + (tall - height) // 2)]
-    x, y = (int(canvas.size[0] * (0.5 + draw)) for draw in row[1:3])
-    tiles = [tile, *(_choose(pool, draw) for draw in row[3:6])]  # top left, top right, bottom left, bottom right
-    scene = []
-    for part, (below, right) in zip(tiles, ((0, 0), (0, 1), (1, 0), (1, 1))):
-        height, width = part.image.shape[1:]
-        scene.append(Pasted(part, x - (1 - right) * width, y - (1 - below) * height))
-    return scene
-
-
-def _choose(pool: Sequence[Tile], draw: float) -> Tile:
-    return pool[int(draw * len(pool))]
 
 
 def _maps(plan: _Plan) -> tuple[Tensor, Tensor]:
@@ -252,109 +231,17 @@ def _mix_labels(labels: Instances, plan: _Plan) -> tuple[Instances, dict[Guest, 
     return labels, objects, rectangles
 
 
-def _render(
-    scenes: list[list[Pasted]],
-    maps: Tensor,
-    recipe: Recipe,
-    canvas: Canvas,
-    device: torch.device,
-    mirrors: dict[int, Tensor] | None = None,
-) -> Tensor:
-    """Paste every scene and read the output from it: (n, 3, H, W) float32 in [0, 1]."""
-    tall, wide = (side + 2 * RING for side in canvas.sides)
-    step = max(_images_at_once(device, tall, wide), torch.get_num_threads())
-    images = torch.empty(len(scenes), 3, *canvas.size, device=device)
-    sheet = torch.empty(min(step, len(scenes)), 3, tall, wide, device=device)
-    inverse = None if recipe.whole_pixels else _send(_to_sheet(tall, wide) @ invert(maps), device)
-    for start in range(0, len(scenes), step):
-        part = scenes[start : start + step]
-        sheet.fill_(GREY)
-        for index, (rows, scene) in enumerate(zip(sheet, part), start=start):
-            square = rows[:, RING : tall - RING, RING : wide - RING]
-            _paste(square, scene)
-            if mirrors and index in mirrors:
-                stamp_(square, square, mirrors[index], mirrored=True)
-        if inverse is None:
-            pixels = _crop(sheet[: len(part)], maps[start : start + step], canvas)
-        else:
-            flat = not recipe.perspective
-            pixels = _sample(sheet[: len(part)], inverse[start : start + step], canvas.size, flat=flat)
-        torch.div(pixels, 255, out=images[start : start + step])
-    return images
-
-
-def _images_at_once(device: torch.device, height: int, width: int) -> int:
-    """The number of float32 images (3, height, width) that are worked on at a time, at least one."""
-    return max(CANVAS_BYTES.get(device.type, OTHER_BYTES) // (12 * height * width), 1)
-
-
-def _paste(square: Tensor, scene: list[Pasted]) -> None:
-    tall, wide = square.shape[1:]
-    for tile, left, top in scene:
-        height, width = tile.image.shape[1:]
-        x, y, right, bottom = max(left, 0), max(top, 0), min(left + width, wide), min(top + height, tall)
-        square[:, y:bottom, x:right] = tile.image[:, y - top : bottom - top, x - left : right - left]
-
-
-def _to_sheet(tall: int, wide: int) -> Tensor:
-    """Canvas pixels to grid_sample's coordinates, [-1, 1] across the canvas and its ring: (3, 3)."""
-    rows = [[2 / wide, 0, 2 * RING / wide - 1], [0, 2 / tall, 2 * RING / tall - 1], [0, 0, 1]]
-    return torch.tensor(rows, dtype=torch.float64)
-
-
-def _sample(sheet: Tensor, inverse: Tensor, size: tuple[int, int], *, flat: bool) -> Tensor:
-    # Samples beyond the ring are held on it: grid_sample's own border mode does not exist on every device.
-    grid = sampling_grid(inverse, size, flat=flat)
-    tall, wide = sheet.shape[-2:]
-    if tall == wide:
-        grid.clamp_(RING / tall - 1, 1 - RING / tall)
-    else:
-        for axis, side in enumerate((wide, tall)):
-            grid[..., axis].clamp_(RING / side - 1, 1 - RING / side)
-    return F.grid_sample(sheet, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
-
-
-def _crop(sheet: Tensor, maps: Tensor, canvas: Canvas) -> Tensor:
-    """The middle of each canvas, mirrored if its map mirrors; no pixel changes its value."""
-    top, left = (RING + margin for margin in canvas.margin)
-    middle = sheet[:, :, top : top + canvas.size[0], left : left + canvas.size[1]]
-    mirrored = (torch.diagonal(maps, dim1=1, dim2=2) < 0).tolist()  # a row (x, y, False) for each image
-    if not any(map(any, mirrored)):
-        return middle
-    return torch.stack([image.flip([2] * x + [1] * y) for image, (x, y, _) in zip(middle, mirrored)])
-
-
-def _blend_(images: Tensor, plan: _Plan, objects: dict[Guest, Tensor], rectangles: dict[Guest, Rectangle]) -> None:
-    """Put what the guests give into the images, in the order of interface.md 6.6; in place."""
-    for guest, mask in objects.items():
-        stamp_(images[guest.image], images[guest.scene], mask)
-    if guests := plan.roles.guests(MIXUP):
-        weights = plan.draws.weight.median(dim=1).values.tolist()
-        for scene, image in guests:
-            images[image].mul_(weights[image]).add_(images[scene], alpha=1 - weights[image])
-    for guest, (x1, y1, x2, y2) in rectangles.items():
-        images[guest.image, :, y1:y2, x1:x2] = images[guest.scene, :, y1:y2, x1:x2]
-
-
 def _recolour_(images: Tensor, recipe: Recipe, draws: _Draws) -> Tensor:
     """Shift hue, saturation and value, and turn the images that drew it to BGR; in place."""
     ranges = torch.tensor([recipe.hsv_h, recipe.hsv_s, recipe.hsv_v], dtype=torch.float64)
     if ranges.any():
-        gains = _send((draws.hsv * 2 - 1) * ranges, images.device)  # (n, 3)
-        step = _images_at_once(images.device, *images.shape[2:])
+        gains = send((draws.hsv * 2 - 1) * ranges, images.device)  # (n, 3)
+        step = images_at_once(images.device, *images.shape[2:])
         for part, gain in zip(images.split(step), gains.split(step)):
             shift_hsv_(part, gain)
     for index in torch.nonzero(draws.flips[:, 2] < recipe.bgr).flatten().tolist():
         images[index] = images[index].flip(0)
     return images
-
-
-def _send(tensor: Tensor, device: torch.device) -> Tensor:
-    """Send a tensor from the CPU to `device` without waiting; float64 becomes float32, which every device has."""
-    tensor = tensor.float() if tensor.is_floating_point() else tensor
-    if device.type == "cuda":
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
 
 
 def recipe_of(settings: Settings, closed: bool) -> Recipe:

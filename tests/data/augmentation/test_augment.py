@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from bitfalcon_plugin.data.augmentation import augment as stage
+from bitfalcon_plugin.data.augmentation import render as rendering
 from bitfalcon_plugin.data.augmentation.augment import Batch, Recipe, augment
 from bitfalcon_plugin.data.augmentation.compose import Canvas, Pasted, Tile
 from bitfalcon_plugin.data.augmentation.geometry import draw_maps, invert, mirror
@@ -196,7 +196,9 @@ def test_sampling_matches_a_slow_loop(perspective):
     gains = {"degrees": 60, "translate": 0.3, "scale": 0.6, "shear": 20, "perspective": perspective}
     maps, _ = draw_maps(uniform, size=(size, size), centre=(size, size), **gains)
     maps = mirror(maps, torch.tensor([True, False, True, False]), 0, size)
-    images = stage._render([scene] * 4, maps, recipe, canvas, torch.device("cpu"))
+    images = rendering.render(
+        [scene] * 4, maps, canvas, torch.device("cpu"), whole_pixels=recipe.whole_pixels, flat=not perspective
+    )
     for image, inverse in zip(images, torch.linalg.inv(maps)):
         expected = [[slow_sample(pixels, inverse, x, y) for x in range(size)] for y in range(size)]
         torch.testing.assert_close(image.permute(1, 2, 0) * 255, torch.tensor(expected), atol=0.05, rtol=0)
@@ -207,9 +209,8 @@ def test_a_map_without_inverse_shows_grey():
     flat[1] = torch.eye(3)
     inverse = invert(flat)
     assert torch.equal(inverse[1], flat[1]) and inverse.isfinite().all()
-    recipe = replace(OFF, scale=0.5)
-    scene = [Pasted(noise(96), 0, 0)]
-    images = stage._render([scene, scene], flat, recipe, Canvas.around((SIZE, SIZE), mosaic=False), torch.device("cpu"))
+    canvas, scene = Canvas.around((SIZE, SIZE), mosaic=False), [Pasted(noise(96), 0, 0)]
+    images = rendering.render([scene, scene], flat, canvas, torch.device("cpu"), whole_pixels=False, flat=True)
     torch.testing.assert_close(images[0], torch.full((3, SIZE, SIZE), 114 / 255))
     torch.testing.assert_close(images[1], noise(96).image / 255, atol=1e-4, rtol=0)
 
@@ -331,7 +332,7 @@ def test_the_size_of_a_part_does_not_matter(recipe, monkeypatch):
     tiles = [noise(seed=seed) for seed in range(9)]
     whole = augment(tiles, tiles, recipe, seeded(), "cpu")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setitem(stage.CANVAS_BYTES, "cpu", 1)
+    monkeypatch.setitem(rendering.CANVAS_BYTES, "cpu", 1)
     parts = augment(tiles, tiles, recipe, seeded(), "cpu")
     assert torch.equal(whole.labels.boxes, parts.labels.boxes)
     torch.testing.assert_close(whole.images, parts.images, atol=1e-6, rtol=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitfalcon_plugin.data.augmentation import augment as stage
+from bitfalcon_plugin.data.augmentation import render as rendering
 from bitfalcon_plugin.data.augmentation.augment import augment
 from bitfalcon_plugin.data.augmentation.compose import Canvas, Pasted
 from bitfalcon_plugin.data.augmentation.geometry import draw_maps
@@ -145,7 +145,10 @@ def test_rectangles_are_sampled_as_by_a_slow_loop(perspective):
     maps, _ = draw_maps(
         uniform, size=size, centre=(6, 10), degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective
     )
-    images = stage._render([scene] * 4, maps, recipe, Canvas.around(size, mosaic=False), torch.device("cpu"))
+    canvas = Canvas.around(size, mosaic=False)
+    images = rendering.render(
+        [scene] * 4, maps, canvas, torch.device("cpu"), whole_pixels=recipe.whole_pixels, flat=not perspective
+    )
     for image, inverse in zip(images, torch.linalg.inv(maps)):
         expected = [[slow_sample(pixels, inverse, x, y) for x in range(size[1])] for y in range(size[0])]
         torch.testing.assert_close(image.permute(1, 2, 0) * 255, torch.tensor(expected), atol=0.05, rtol=0)
