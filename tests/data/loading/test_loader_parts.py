@@ -9,17 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bitfalcon_plugin.data.augmentation import render as rendering
 from bitfalcon_plugin.data.augmentation.augment import augment
-from bitfalcon_plugin.data.augmentation.compose import Canvas, Pasted
-from bitfalcon_plugin.data.augmentation.geometry import draw_maps
 from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.loading import loader as module
 from bitfalcon_plugin.data.loading.loader import Reading, ValLoader, share
 from bitfalcon_plugin.data.loading.workers import Tiles, long_side
-from tests.data.augmentation.test_augment import paint_mask, painted, seeded, slow_sample
+from tests.data.augmentation.test_augment import paint_mask, painted, seeded
 from tests.data.loading.test_loader import FULL, OFF, assert_same, epoch, train, write
-from tests.helpers.labels import columns, tile_of
+from tests.helpers.labels import columns
 
 
 @pytest.fixture
@@ -133,25 +130,6 @@ def test_rectangles_hold_like_images_with_the_least_padding(tmp_path, multiple):
     by_shape = sorted(range(9), key=lambda i: samples[i].size[0] / samples[i].size[1])
     members = sorted([by_shape[first : first + 2] for first in range(0, 9, 2)])
     assert all(sorted(order) == members for order in orders) and any(order != orders[0] for order in orders)
-
-
-@pytest.mark.parametrize("perspective", [0.0, 0.004])
-def test_rectangles_are_sampled_as_by_a_slow_loop(perspective):
-    size = (12, 20)
-    recipe = replace(OFF, imgsz=20, degrees=60, shear=20, perspective=perspective)
-    pixels = torch.randint(0, 256, (3, *size), generator=seeded(1), dtype=torch.uint8)
-    scene = [Pasted(tile_of(pixels, torch.empty(0, 4), torch.empty(0, dtype=torch.int64)), 0, 0)]
-    uniform = torch.rand(4, 8, generator=seeded(2), dtype=torch.float64)
-    maps, _ = draw_maps(
-        uniform, size=size, centre=(6, 10), degrees=60, translate=0.3, scale=0.6, shear=20, perspective=perspective
-    )
-    canvas = Canvas.around(size, mosaic=False)
-    images = rendering.render(
-        [scene] * 4, maps, canvas, torch.device("cpu"), whole_pixels=recipe.whole_pixels, flat=not perspective
-    )
-    for image, inverse in zip(images, torch.linalg.inv(maps)):
-        expected = [[slow_sample(pixels, inverse, x, y) for x in range(size[1])] for y in range(size[0])]
-        torch.testing.assert_close(image.permute(1, 2, 0) * 255, torch.tensor(expected), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("changes", [
