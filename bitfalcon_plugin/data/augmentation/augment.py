@@ -107,7 +107,7 @@ class _Draws(NamedTuple):
         # Everything is drawn whether it is used or not: changing one setting does not change the other draws.
         rows = torch.rand(count, 36 + MIXUP_DRAWS, generator=generator, dtype=torch.float64)
         mosaic, warp, mixup, hsv, flips, weight = rows.split([12, 16, 2, 3, 3, MIXUP_DRAWS], dim=1)
-        # Later features draw behind all of that, so that the older draws did not change.
+        # Draws of newer augmentations come after the older ones, so that old seeds give the same images.
         rows = torch.rand(count, 44, generator=generator, dtype=torch.float64)
         mosaic2, warp2, cutmix, rectangle, lender, rounding = rows.split([12, 16, 2, 9, 1, 4], dim=1)
         mosaic = torch.cat([mosaic, mosaic2], dim=1).view(count, 4, 6)

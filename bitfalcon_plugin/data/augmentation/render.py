@@ -14,7 +14,7 @@ from .geometry import invert, sampling_grid
 from .mixing import Guest, Rectangle, stamp_
 
 GREY = 114.0  # what lies outside every image, of 255
-RING = 2  # grey pixels around the canvas: a sample held between the two of them is grey whatever its rounding
+RING = 2  # width of the grey border in pixels: a sampling position clamped to it interpolates grey pixels only
 # Bytes of canvas at a time: what a processor's cache holds (12 MiB ran 1.5 times as fast as 24), what fills a GPU.
 CANVAS_BYTES = {"cpu": 12 << 20, "cuda": 512 << 20}
 OTHER_BYTES = 64 << 20  # of canvas at a time on other devices
