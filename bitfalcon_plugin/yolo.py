@@ -22,7 +22,7 @@ from .models.build import DEFAULT_MODEL, read_graph
 from .models.detector import Detector
 from .models.summary import Info, show_info
 from .models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .models.weights.foreign import KEPT_SETTINGS, open_checkpoint
+from .models.weights.foreign import ADOPTED_SETTINGS, open_checkpoint
 from .models.working_model import WorkingModel
 from .predict.results import Results
 from .predict.run import run_predict
@@ -336,7 +336,7 @@ class YOLO:
         if self.checkpoint is not None:
             self.overrides.pop("pretrained", None)
             trained = self.checkpoint.settings
-            self.overrides.update({key: trained[key] for key in KEPT_SETTINGS if trained.get(key) is not None})
+            self.overrides.update({key: trained[key] for key in ADOPTED_SETTINGS if trained.get(key) is not None})
             self.overrides["model"] = self.ckpt_path
 
     @property

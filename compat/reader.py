@@ -169,8 +169,8 @@ def _foreign(loaded: LoadedFile) -> ForeignContent:
     if isinstance(holder, StandIn):
         model = _innermost(holder)
         held = weights(model)
-        own = model.attributes()
-        named |= {key: own[key] for key in own if type(key) is str and not key.startswith("_")}
+        model_attributes = model.attributes()
+        named |= {key: value for key, value in model_attributes.items() if type(key) is str and not key.startswith("_")}
     else:
         held = Weights({key: tensor.detach() for key, tensor in holder.items()})
     state, notes = _renamed(held.state)

@@ -20,14 +20,14 @@ from torch import Tensor
 class Same:
     """The tensor under our key, unchanged."""
 
-    ours: str
+    our_key: str
 
 
 @dataclass(frozen=True)
 class Rows:
-    """The tensor under our key with its rows reordered: ours = theirs[order(number of rows)]."""
+    """The tensor under our key with its rows reordered: ours = foreign[order(number of rows)]."""
 
-    ours: str
+    our_key: str
     order: Callable[[int], Tensor]
 
 
@@ -35,7 +35,7 @@ class Rows:
 class Part:
     """One of several tensors that are joined along rows under our key: number `index`, `share` of `of` equal shares."""
 
-    ours: str
+    our_key: str
     index: int
     share: int
     of: int
@@ -45,7 +45,7 @@ class Part:
 class FoldedBias:
     """A convolution's bias in front of a batch norm: subtracted from our running mean, exact in float32."""
 
-    ours: str
+    our_key: str
 
 
 @dataclass(frozen=True)
@@ -89,25 +89,25 @@ def apply(
     biases: dict[str, Tensor] = {}
     converted, dropped, problems = {}, {}, []
     for key, tensor in state.items():
-        step, ours = _match(table, key)
+        step, our_key = _match(table, key)
         if isinstance(step, Dropped):
             dropped[key] = step.reason
             continue
-        if step is None or shapes is not None and ours not in shapes:
+        if step is None or shapes is not None and our_key not in shapes:
             problems.append(f"unknown: {key} {tuple(tensor.shape)}")
             continue
-        converted[key] = ours
+        converted[key] = our_key
         if isinstance(step, Part):
-            parts.setdefault(ours, {})[step.index] = tensor
+            parts.setdefault(our_key, {})[step.index] = tensor
         elif isinstance(step, FoldedBias):
-            biases[ours] = tensor
+            biases[our_key] = tensor
         else:
-            out[ours] = tensor[step.order(len(tensor))] if isinstance(step, Rows) and tensor.ndim else tensor
-    for ours, pieces in parts.items():
-        out[ours] = _joined(ours, pieces, problems)
-    for ours, bias in biases.items():
-        if ours in out:
-            out[ours] = out[ours].float() - bias.float()
+            out[our_key] = tensor[step.order(len(tensor))] if isinstance(step, Rows) and tensor.ndim else tensor
+    for our_key, pieces in parts.items():
+        out[our_key] = _joined(our_key, pieces, problems)
+    for our_key, bias in biases.items():
+        if our_key in out:
+            out[our_key] = out[our_key].float() - bias.float()
     shapes = {key: tuple(tensor.shape) for key, tensor in out.items()} if shapes is None else shapes
     problems += [f"missing: {key} {shape}" for key, shape in shapes.items() if key not in out]
     problems += [
@@ -132,16 +132,18 @@ def invert(table: Table, state: Mapping[str, Tensor], folded: bool = False) -> d
         steps = _inverse(table, key)
         split = [item for item in steps if isinstance(item[1], Part)]
         plain = next((item for item in steps if isinstance(item[1], (Same, Rows))), None)
-        for theirs, step in split:
-            parts.setdefault(step.index, {})[theirs] = _part(table, step, tensor)
+        for foreign_key, step in split:
+            parts.setdefault(step.index, {})[foreign_key] = _part(table, step, tensor)
         if split:
             continue
         _flush(parts, out)
         if plain is None:
             problems.append(f"unknown: {key} {tuple(tensor.shape)}")
             continue
-        theirs, step = plain
-        out[theirs] = tensor[step.order(len(tensor)).argsort()] if isinstance(step, Rows) and tensor.ndim else tensor
+        foreign_key, step = plain
+        out[foreign_key] = (
+            tensor[step.order(len(tensor)).argsort()] if isinstance(step, Rows) and tensor.ndim else tensor
+        )
         if folded:
             out.update((name, torch.zeros_like(tensor)) for name, other in steps if isinstance(other, FoldedBias))
     _flush(parts, out)
@@ -156,12 +158,12 @@ def _flush(parts: dict[int, dict[str, Tensor]], out: dict[str, Tensor]) -> None:
     parts.clear()
 
 
-def _joined(ours: str, pieces: dict[int, Tensor], problems: list[str]) -> Tensor:
+def _joined(our_key: str, pieces: dict[int, Tensor], problems: list[str]) -> Tensor:
     ordered = [pieces[index] for index in sorted(pieces)]
     if ordered[0].ndim:
         return torch.cat(ordered)
     if any(not torch.equal(ordered[0], other) for other in ordered[1:]):
-        problems.append(f"counters that merge into {ours} differ: {[int(x) for x in ordered]}")
+        problems.append(f"counters that merge into {our_key} differ: {[int(x) for x in ordered]}")
     return ordered[0]
 
 
@@ -171,7 +173,7 @@ def _part(table: Table, step: Part, tensor: Tensor) -> Tensor:
     before = sum(
         other.share
         for other in table.values()
-        if isinstance(other, Part) and other.ours == step.ours and other.index < step.index
+        if isinstance(other, Part) and other.our_key == step.our_key and other.index < step.index
     )
     unit = len(tensor) // step.of
     return tensor[before * unit : (before + step.share) * unit].clone()
@@ -184,19 +186,19 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _match(table: Table, key: str) -> tuple[Step | None, str]:
-    for theirs, step in table.items():
-        if match := _pattern(theirs).fullmatch(key):
-            return step, "" if isinstance(step, Dropped) else step.ours.format(**match.groupdict())
+    for foreign_key, step in table.items():
+        if match := _pattern(foreign_key).fullmatch(key):
+            return step, "" if isinstance(step, Dropped) else step.our_key.format(**match.groupdict())
     return None, ""
 
 
 def _inverse(table: Table, key: str) -> list[tuple[str, Step]]:
     """(the maker's key, step) for every template that gives this key of ours, where that key leads back to the step."""
     steps = []
-    for theirs, step in table.items():
-        match = None if isinstance(step, Dropped) else _pattern(step.ours).fullmatch(key)
+    for foreign_key, step in table.items():
+        match = None if isinstance(step, Dropped) else _pattern(step.our_key).fullmatch(key)
         if match:
-            name = theirs.format(**match.groupdict())
+            name = foreign_key.format(**match.groupdict())
             if _match(table, name)[0] is step:
                 steps.append((name, step))
     return steps

@@ -123,8 +123,8 @@ def _families(settings: Settings) -> set[str]:
     words = [word.strip(" .'\"").lower() for word in settings.format.strip("[]() ").split(",")]
     for word in words:
         if word not in (*FAMILIES, *EXPORT_FORMATS, *ALIASES):
-            known = f"benchmark knows {', '.join(FAMILIES)}, several with commas between"
-            raise UserError(f"format={word}: {known}.{did_you_mean(word, FAMILIES)}")
+            expected = f"benchmark knows {', '.join(FAMILIES)}, several with commas between"
+            raise UserError(f"format={word}: {expected}.{did_you_mean(word, FAMILIES)}")
     return {word if word in (TORCH, COMPILED) else find_format(word) for word in words}
 
 

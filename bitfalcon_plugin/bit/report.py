@@ -97,17 +97,20 @@ def time_steps(
     all_runs = {**{f"float {name}": run for name, run in floats.items()}, **runs}
     timings = interleave(all_runs, rounds=rounds, warmup=2, device=torch.device(device))
     base = {name: timings[f"float {name}"] for name in floats}
-    own = {FLOAT: base[NCHW], HALF: base[BF16], **{name: timings[name] for name in runs}}
-    return [_timed(step, own[step.name], base) if step.name in own else step for step in _completed(steps)]
+    timing_of_step = {FLOAT: base[NCHW], HALF: base[BF16], **{name: timings[name] for name in runs}}
+    return [
+        _timed(step, timing_of_step[step.name], base) if step.name in timing_of_step else step
+        for step in _completed(steps)
+    ]
 
 
-def _timed(step: Step, own: Timing, base: Mapping[str, Timing]) -> Step:
+def _timed(step: Step, timing: Timing, base: Mapping[str, Timing]) -> Step:
     return replace(
         step,
-        latency=own,
-        x_nchw=own.faster_than(base[NCHW]),
-        x_channels_last=own.faster_than(base[LAST]),
-        x_bf16=own.faster_than(base[BF16]),
+        latency=timing,
+        x_nchw=timing.faster_than(base[NCHW]),
+        x_channels_last=timing.faster_than(base[LAST]),
+        x_bf16=timing.faster_than(base[BF16]),
     )
 
 

@@ -82,8 +82,10 @@ def named_devices(device: object) -> list[torch.device]:
     if "-1" in valid and len(valid) > count:
         problems.append(f"{len(valid)} GPUs are asked for")
     if problems:
-        known = ", ".join(available)
-        raise UserError(f"device={device!r}: {'; '.join(problems)} (known: {known}). Give one of these, or no device.")
+        choices = ", ".join(available)
+        raise UserError(
+            f"device={device!r}: {'; '.join(problems)} (known: {choices}). Give one of these, or no device."
+        )
     if valid[0] in ("cpu", "mps"):
         return [torch.device(valid[0])]
     return [torch.device("cuda", index) for index in _choose_idle([int(name) for name in valid], count)]

@@ -28,7 +28,7 @@ def settings_table() -> str:
                 cells = ["", f"old name of `{row['now']}`{opposite}", ""]
             else:
                 effect = f"no effect: {row['unused']}" if "unused" in row else ""
-                what = ". ".join(filter(None, (row.get("help", ""), effect)))
-                cells = [f"`{json.dumps(row['default'])}`", what, expected(row) if "type" in row else ""]
+                description = ". ".join(filter(None, (row.get("help", ""), effect)))
+                cells = [f"`{json.dumps(row['default'])}`", description, expected(row) if "type" in row else ""]
             lines.append(f"| `{key}` | " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines) + "\n"

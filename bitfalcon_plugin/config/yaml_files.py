@@ -51,29 +51,29 @@ def find_model(model: str | Path, variant: str | None = None) -> ModelFile:
 
     Raises MissingFileError with the paths that were tried and the nearest name, UserError for an unreadable YAML.
     """
-    given = Path(model).expanduser()
-    path = _find(given)
+    path_given = Path(model).expanduser()
+    path = _find(path_given)
     if path is None:
-        raise _missing(given, model)
+        raise _missing(path_given, model)
     if variant and path.resolve().parent == _shipped_folder():
         path = path.with_name(SHIPPED_VARIANTS.get((path.stem, variant), path.stem) + ".yaml")
-    return ModelFile(path, scale_letter(given.name), load_yaml(path))
+    return ModelFile(path, scale_letter(path_given.name), load_yaml(path))
 
 
-def _missing(given: Path, model: str | Path) -> MissingFileError:
+def _missing(path_given: Path, model: str | Path) -> MissingFileError:
     """The error for a model that does not exist: the paths that were tried, and the nearest name."""
-    if given.name and given.is_dir():
+    if path_given.name and path_given.is_dir():
         return MissingFileError(f"Model '{model}' is a folder; give the YAML file in it.")
     shipped = shipped_models()
-    tried = f"looked for {', '.join(repr(name) for name in _names(given.name))} in '{given.parent}'"
+    tried = f"looked for {', '.join(repr(name) for name in _names(path_given.name))} in '{path_given.parent}'"
     also = "; a name without a folder is looked for in cfg/models too"
-    if given.parent == Path("."):
+    if path_given.parent == Path("."):
         also = " and in cfg/models"
-    match = OTHER_LETTER.search(_stem(given.name))
+    match = OTHER_LETTER.search(_stem(path_given.name))
     letter = f" {match[1]!r} is no scale letter; those are n, s, m, l and x." if match else ""
     return MissingFileError(
         f"Model '{model}' does not exist: {tried}{also} ({', '.join(shipped)}).{letter}"
-        f"{did_you_mean(given.stem + '.yaml', shipped)}"
+        f"{did_you_mean(path_given.stem + '.yaml', shipped)}"
     )
 
 
@@ -87,17 +87,17 @@ def find_settings(cfg: str | Path) -> Path:
 
     The suffix of a name may be left out. Raises MissingFileError with the recipes and the nearest of them.
     """
-    given = Path(cfg).expanduser()
-    if given.is_file():
-        return given
-    if given.parent == Path("."):
+    path_given = Path(cfg).expanduser()
+    if path_given.is_file():
+        return path_given
+    if path_given.parent == Path("."):
         shipped = {_canonical(path.name): path for path in (cfg_dir() / "default.yaml", *_recipes())}
-        if path := shipped.get(_canonical(given.name)):
+        if path := shipped.get(_canonical(path_given.name)):
             return path
     names = [path.stem for path in _recipes()]
     raise MissingFileError(
         f"there is no such file, and the recipes are {', '.join(names)}."
-        f"{did_you_mean(_without_suffix(given.name)[0], names)} `bitfalcon copy-cfg` writes a file to edit."
+        f"{did_you_mean(_without_suffix(path_given.name)[0], names)} `bitfalcon copy-cfg` writes a file to edit."
     )
 
 
@@ -193,11 +193,11 @@ def _names(name: str) -> list[str]:
     return list(dict.fromkeys(stem + (suffix or ".yaml") for stem in stems))
 
 
-def _find(given: Path) -> Path | None:
-    names = _names(given.name)
-    candidates = [given.with_name(name) for name in names] if given.name else []
+def _find(path_given: Path) -> Path | None:
+    names = _names(path_given.name)
+    candidates = [path_given.with_name(name) for name in names] if path_given.name else []
     path = next((path for path in candidates if path.is_file()), None)
-    if path is not None or given.parent != Path("."):
+    if path is not None or path_given.parent != Path("."):
         return path
     shipped = {_canonical(name): _shipped_folder() / name for name in shipped_models()}
     return next((shipped[_canonical(name)] for name in names if _canonical(name) in shipped), None)

@@ -42,7 +42,7 @@ class Detector(nn.Module):
 
     exported = False  # True for an exported model, which has no losses and no choice of precision
     fixed: tuple[int, int] | None = None  # (H, W) of an exported model that takes one size only
-    how = ""  # how prepare_for_inference made it quick, as one line
+    how = ""  # one line: precision, compilation, threads; set by prepare_for_inference
     warmed: dict | None = None  # (shape, type) of images -> seconds of compiling for them, see inference.compiling
     twins: tuple[Detector, ...] = ()  # copies on other devices; predict deals its batches out to all of them
 

@@ -13,8 +13,10 @@ from ..config.errors import UserError
 from .drawing import PALETTE
 from .figure import new_figure, shortened, write_not_measured
 
-LEGEND, LOWEST = 20, 12  # classes that a legend names one by one; of more classes, so many
-WRITTEN, LARGEST = 30, 40  # classes whose numbers are written into the matrix; confusions listed beside a larger one
+MAX_LEGEND_CLASSES = 20  # a legend names each of so many classes
+LOWEST_LISTED = 12  # of more classes, a legend names so many with the lowest values
+MAX_MATRIX_NUMBERS = 30  # the numbers of so many classes are written into the matrix
+MAX_LISTED_CONFUSIONS = 40  # confusions listed beside a larger matrix
 TICKS = 90  # classes named along the matrix; of more, every second, third, ...
 SHOWN = 60  # classes that the bar chart shows one by one
 OVERLAID = 1000  # boxes drawn over one another
@@ -60,13 +62,15 @@ def draw_curve(
     named. mark: abscissa of a dotted vertical line.
     """
     count = len(curves)
-    named = range(count) if count <= LEGEND else sorted(range(count), key=lambda row: values[row])[:LOWEST]
+    named = range(count)
+    if count > MAX_LEGEND_CLASSES:
+        named = sorted(named, key=lambda row: values[row])[:LOWEST_LISTED]
     with new_figure(target, 9, 6) as figure:
         ax = figure.subplots()
         for row in set(range(count)) - set(named):
             ax.plot(grid, curves[row], color="#9aa0a6", linewidth=0.3)
         for index, row in enumerate(named):
-            colour = PALETTE[(row if count <= LEGEND else index) % len(PALETTE)]
+            colour = PALETTE[(row if count <= MAX_LEGEND_CLASSES else index) % len(PALETTE)]
             label = f"{shortened(names[row])}  {values[row]:.3f}"
             ax.plot(grid, curves[row], color=colour, linewidth=1.2, label=label)
         ax.plot(grid, curves.mean(0) if count else np.zeros_like(grid), label=mean, color="#0b3d91", linewidth=3)
@@ -90,14 +94,14 @@ def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Pa
     is_counts = np.issubdtype(matrix.dtype, np.integer)
     labels = [*(shortened(name) for name in names), "background"]
     side = min(max(2 + 0.5 * count, 5), 14)  # inches
-    width = side + (1.5 if count <= WRITTEN else 6)
+    width = side + (1.5 if count <= MAX_MATRIX_NUMBERS else 6)
     with new_figure(target, width, side) as figure:
         ax = figure.subplots()
         limit = None if is_counts else 1
         values = np.where(matrix > 0, matrix, np.nan)
         image = ax.imshow(values, cmap=_blues(), vmin=0, vmax=limit, interpolation="nearest")
         figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02).outline.set_visible(False)
-        if count <= WRITTEN:
+        if count <= MAX_MATRIX_NUMBERS:
             _write_numbers(ax, matrix, is_counts, 72 * side * 0.62 / count)
         else:
             text = _largest_confusions(matrix, labels)
@@ -132,7 +136,7 @@ def _write_numbers(ax, matrix: np.ndarray, is_counts: bool, side: float) -> None
 def _largest_confusions(matrix: np.ndarray, labels: Sequence[str]) -> str:
     """Return the largest entries where two classes differ, a line each."""
     inner = matrix[:-1, :-1] * (1 - np.eye(len(matrix) - 1, dtype=matrix.dtype))
-    order = np.argsort(-inner, axis=None, kind="stable")[:LARGEST]
+    order = np.argsort(-inner, axis=None, kind="stable")[:MAX_LISTED_CONFUSIONS]
     lines = [
         f"{shortened(labels[column], 20)} taken for {shortened(labels[row], 20)}:  {_number(inner[row, column])}"
         for row, column in zip(*np.unravel_index(order, inner.shape), strict=True)
@@ -241,7 +245,7 @@ def _class_counts(ax, counts: np.ndarray, names: Sequence[str]) -> None:
         positions = np.arange(SHOWN) + 2 * (np.arange(SHOWN) >= half)  # a gap between the two halves
         title += f"; the {half} most frequent and the {half} rarest"
     bars = ax.bar(positions, counts[order], color=[PALETTE[index % len(PALETTE)] for index in order])
-    if len(order) <= LEGEND:
+    if len(order) <= MAX_LEGEND_CLASSES:
         ax.bar_label(bars, [f"{count:,}" for count in counts[order].tolist()], fontsize=8, padding=2)
     positive = counts[order][counts[order] > 0]
     if len(positive) and positive.max() > 100 * positive.min():

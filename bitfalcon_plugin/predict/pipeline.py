@@ -216,19 +216,19 @@ def _results(model: Detector, pictures: list[Picture], options: Options, buffers
         return list(vectors.clone())  # outside of inference mode: a caller may train on them
     with torch.inference_mode():
         warming = warm(model, images)
-        prepared = _now(images)
+        preprocess_end = _now(images)
         with half:
             decoded = predict_decoded(model, images, options.augment)
-        inferred = _now(images)
+        inference_end = _now(images)
         detections = task_of(model).decode(decoded, options.rule)
         detections = [
             replace(each, boxes=fit.to_original(each.boxes)) for each, fit in zip(detections, fits, strict=True)
         ]
-        done = _now(images)
+        postprocess_end = _now(images)
     shared = {
-        "preprocess": (prepared - start - warming) * 1e3 / len(pictures),
-        "inference": (inferred - prepared) * 1e3 / len(pictures),
-        "postprocess": (done - inferred) * 1e3 / len(pictures),
+        "preprocess": (preprocess_end - start - warming) * 1e3 / len(pictures),
+        "inference": (inference_end - preprocess_end) * 1e3 / len(pictures),
+        "postprocess": (postprocess_end - inference_end) * 1e3 / len(pictures),
     }
     results, input_shape = [], tuple(images.shape[2:])
     for picture, each in zip(pictures, detections, strict=True):

@@ -224,25 +224,27 @@ class _Lister:
 
     def _tensor_problem(self, images: Tensor, given: Tensor) -> str:
         """The problem of a tensor (B, 3, H, W), "" without one. given: the tensor with the shape that the user gave."""
-        what = f"tensor of {str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
+        description = f"tensor of {str(given.dtype).removeprefix('torch.')} {tuple(given.shape)}"
         if not (images.is_floating_point() or images.dtype == torch.uint8):
-            return f"{what}; expected floats in [0, 1]."
+            return f"{description}; expected floats in [0, 1]."
         if images.ndim != 4 or images.shape[1] != 3 or not images.numel():
             hint = (
                 " Channels come before rows and columns: tensor.permute(2, 0, 1)." if images.shape[-1:] == (3,) else ""
             )
-            return f"{what}; expected RGB as (B, 3, H, W) or (3, H, W).{hint}"
+            return f"{description}; expected RGB as (B, 3, H, W) or (3, H, W).{hint}"
         sides = images.shape[2:]
         if any(side % self.multiple for side in sides):
             padded = "x".join(map(str, legal_size(sides, self.multiple)))
             return (
-                f"{what}: a tensor goes to the network as it is, so its sides must be multiples of {self.multiple}; "
+                f"{description}: a tensor goes to the network as it is, so its sides must be multiples of "
+                f"{self.multiple}; "
                 f"pad it to {padded}, or give an array or a Pillow image, which are fitted."
             )
         low, high = (float(value) for value in images.aminmax())
         if not (0 <= low and high <= 255):  # also if both are nan
             return (
-                f"{what} with values from {low:g} to {high:g}; expected RGB in [0, 1] (or up to 255, which is divided)."
+                f"{description} with values from {low:g} to {high:g}; "
+                "expected RGB in [0, 1] (or up to 255, which is divided)."
             )
         return ""
 

@@ -19,8 +19,7 @@ from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
-from ..data.loading.loader import USUAL_BATCH as USUAL
-from ..data.loading.loader import Reading, ValLoader, workers_for
+from ..data.loading.loader import USUAL_BATCH, Reading, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
 from ..ops.instances import Instances
@@ -186,8 +185,9 @@ def counted_batch(settings: Settings) -> Settings:
     """Return the settings with batch= as a number of images; prints a note where it was no number of images."""
     if settings.batch >= 1:
         return settings
-    print_note(f"batch={settings.batch:g}: what fits is searched for training only; using {USUAL}.")
-    return settings.replace(batch=USUAL)
+    problem = "an automatic batch size is supported for training only"
+    print_note(f"batch={settings.batch:g}: {problem}; using {USUAL_BATCH}.")
+    return settings.replace(batch=USUAL_BATCH)
 
 
 def _raise_max_det(settings: Settings, max_objects: int) -> Settings:

@@ -83,10 +83,11 @@ class Worst(Tabular):
     def summary(self) -> list[dict[str, object]]:
         """Return a dict for each image with errors: path, counts, classes of the misses and of the false positives."""
         records = []
-        for each in self.errors:
-            misses, false = each.counts
-            counts = (len(each.labels), len(each.labels) - misses, misses, false)
-            values = (str(each.image), *counts, self._named(each.missed), self._named(each.false))
+        for image_errors in self.errors:
+            misses, false = image_errors.counts
+            counts = (len(image_errors.labels), len(image_errors.labels) - misses, misses, false)
+            classes = self._named(image_errors.missed), self._named(image_errors.false)
+            values = (str(image_errors.image), *counts, *classes)
             records.append(dict(zip(self.columns(), values, strict=True)))
         return records
 
@@ -111,7 +112,7 @@ class Worst(Tabular):
 
     def draw(self) -> Image.Image:
         """Draw a sheet of the first images: thick boxes for misses and false positives, thin boxes for hits."""
-        cells = [_draw_cell(each, self.names) for each in self.errors[:DRAWN]]
+        cells = [_draw_cell(image_errors, self.names) for image_errors in self.errors[:DRAWN]]
         columns = max(min(COLUMNS, len(cells)), 1)
         sheet = Image.new("RGB", (max(columns * SIDE, 2 * SIDE), HEAD + -(-len(cells) // columns) * SIDE), GREY)
         _draw_legend(sheet, self.totals, f"at confidence {self.conf:.3f}, IoU {self.iou:.2f}")
@@ -193,10 +194,13 @@ def worst_images(
     `conf` count; a pair overlaps by `iou` or more.
     """
     per_image = by_image(detections, len(samples), conf)
-    errors = [_errors(sample, own, iou) for sample, own in zip(samples, per_image, strict=True)]
-    misses, false = (sum(each.counts[kind] for each in errors) for kind in (0, 1))
-    totals = {"missed": misses, "false": false, "right": sum(len(each.labels) for each in errors) - misses}
-    wrong = [each for each in errors if any(each.counts)]
+    errors = [
+        _errors(sample, image_detections, iou) for sample, image_detections in zip(samples, per_image, strict=True)
+    ]
+    misses, false = (sum(image_errors.counts[kind] for image_errors in errors) for kind in (0, 1))
+    hits = sum(len(image_errors.labels) for image_errors in errors) - misses
+    totals = {"missed": misses, "false": false, "right": hits}
+    wrong = [image_errors for image_errors in errors if any(image_errors.counts)]
     return Worst(tuple(_in_turn(wrong)), dict(names), len(samples), conf, iou, totals)
 
 
@@ -205,7 +209,7 @@ def _errors(sample: Sample, detections: Instances, iou: float) -> ImageErrors:
     overlap = box_iou(detections.boxes.double(), labels.boxes.double())  # (n, m)
     overlap *= detections.classes[:, None] == labels.classes[None]
     detection, label = pair_greedily(overlap, iou, rows_in_turn=True).T
-    label_hit, detection_hit = (torch.zeros(len(each), dtype=torch.bool) for each in (labels, detections))
+    label_hit, detection_hit = (torch.zeros(len(instances), dtype=torch.bool) for instances in (labels, detections))
     label_hit[label] = detection_hit[detection] = True
     return ImageErrors(sample.image, labels, detections, label_hit, detection_hit)
 
@@ -215,7 +219,7 @@ def _in_turn(wrong: Sequence[ImageErrors]) -> Iterator[ImageErrors]:
 
     An order in which no image has an error is left out.
     """
-    counts = [each.counts for each in wrong]
+    counts = [image_errors.counts for image_errors in wrong]
     by_misses = sorted(range(len(wrong)), key=lambda i: (-counts[i][0], -counts[i][1]))
     by_false = sorted(range(len(wrong)), key=lambda i: (-counts[i][1], -counts[i][0]))
     orders = [order for order, kind in ((by_misses, 0), (by_false, 1)) if any(count[kind] for count in counts)]

@@ -47,11 +47,11 @@ ALIKE = {
 
 @dataclass(frozen=True)
 class Finding:
-    """A kind of problem. items: one line for each case; empty if `what` is a whole sentence."""
+    """A kind of problem. items: one line for each case; empty if `description` is a whole sentence."""
 
     severity: str  # error, warning or note
     kind: str  # a word or two, the same in every report
-    what: str  # follows the number of items; a whole sentence if there are none
+    description: str  # follows the number of items; a whole sentence if there are none
     items: tuple[str, ...] = ()
 
 
@@ -110,8 +110,8 @@ def _yaml(view: View) -> Iterator[Finding]:
 def _images(view: View) -> Iterator[Finding]:
     bad = tuple(f"{view.near(picture.path)}: {picture.problem}" for _, picture in view.pictures() if picture.problem)
     if bad:
-        what = "images that cannot be used (missing, corrupt, truncated or too small)"
-        yield Finding("error", "unreadable", what, bad)
+        description = "images that cannot be used (missing, corrupt, truncated or too small)"
+        yield Finding("error", "unreadable", description, bad)
     kinds = defaultdict(list)
     for _, picture in view.pictures():
         for trait in picture.traits:
@@ -157,8 +157,8 @@ def _label_files(view: View) -> Iterator[Finding]:
         items_of = defaultdict(list)
         for text in dict.fromkeys(messages):  # an image in two splits is read twice
             items_of[next(row for row in table if row[0] in text)].append(text.replace(f"{view.survey.data.root}/", ""))
-        for (_, severity, kind, what), items in items_of.items():
-            yield Finding(severity, kind, what, tuple(items))
+        for (_, severity, kind, description), items in items_of.items():
+            yield Finding(severity, kind, description, tuple(items))
     if view.survey.orphans:
         orphans = tuple(map(view.near, view.survey.orphans))
         yield Finding("warning", "label without image", "label files without an image", orphans)
@@ -200,21 +200,21 @@ def _box_sizes(view: View) -> Iterator[Finding]:
     sizes = {split: (table[:, 3:5], table[:, 3:5] * table[:, 5:7]) for split, table in view.boxes.items()}  # shares, px
     tiny = {split: ((px < TINY_PIXELS) | (share < TINY_SHARE)).any(1) for split, (share, px) in sizes.items()}
     giant = {split: share.prod(1) > GIANT_SHARE for split, (share, _) in sizes.items()}
-    for kind, masks, what in (
+    for kind, masks, description in (
         ("tiny", tiny, f"boxes with a side under {TINY_PIXELS} px or {TINY_SHARE:g} of the image's"),
         ("giant", giant, f"boxes that cover more than {GIANT_SHARE:.0%} of their image"),
     ):
         if any(mask.any() for mask in masks.values()):
-            yield Finding("warning", f"{kind} box", what, tuple(_where(view, masks)))
+            yield Finding("warning", f"{kind} box", description, tuple(_where(view, masks)))
     for split, (_, px) in sizes.items():
         scale = view.imgsz / np.maximum(view.boxes[split][:, 5:7].max(1, initial=1), 1)
         small = int(((px * scale[:, None]).min(1, initial=np.inf) < STRIDE).sum())
         if small:
-            what = (
+            description = (
                 f"{small} of {len(px)} boxes of {split} ({small / len(px):.1%}) have a side under {STRIDE} px, one "
                 f"cell, at imgsz={view.imgsz}: hard to learn; a larger imgsz= helps."
             )
-            yield Finding("note", "small for imgsz", what)
+            yield Finding("note", "small for imgsz", description)
 
 
 def _where(view: View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:

@@ -53,7 +53,7 @@ class Report:
             lines += ["", f"{severity.capitalize()}s"] if findings else []
             for finding in findings:
                 count = f"{len(finding.items)} " if finding.items else ""
-                lines.append(f"  {finding.kind}: {count}{finding.what}")
+                lines.append(f"  {finding.kind}: {count}{finding.description}")
                 lines += [f"    {item}" for item in finding.items[:limit]]
                 lines += [f"    ... and {len(finding.items) - limit} more"] if len(finding.items) > limit else []
         counts = Counter(finding.severity for finding in self.findings)
@@ -63,7 +63,13 @@ class Report:
     def as_dict(self) -> dict[str, object]:
         """The whole report as plain values."""
         findings = [
-            {"severity": f.severity, "kind": f.kind, "what": f.what, "count": len(f.items), "items": list(f.items)}
+            {
+                "severity": f.severity,
+                "kind": f.kind,
+                "what": f.description,
+                "count": len(f.items),
+                "items": list(f.items),
+            }
             for f in self.findings
         ]
         return {

@@ -186,18 +186,19 @@ def _splits(
     raw: Mapping[str, object], root: Path, allow_outside: bool, problems: list[str], notes: list[str]
 ) -> dict[str, tuple[str, ...]]:
     """The absolute paths of train, val and test, without those that lead out of the root if that is not allowed."""
-    given = {split: raw[split] for split in SPLITS if raw.get(split) is not None}
+    split_entries = {split: raw[split] for split in SPLITS if raw.get(split) is not None}
     if raw.get("validation") is not None:
-        notes.append("key 'validation' " + ("ignored: 'val' is given" if "val" in given else "is read as 'val'"))
-        given.setdefault("val", raw["validation"])
+        outcome = "ignored: 'val' is given" if "val" in split_entries else "is read as 'val'"
+        notes.append(f"key 'validation' {outcome}")
+        split_entries.setdefault("val", raw["validation"])
     others = [key for key in raw if isinstance(key, str) and key not in SPLITS]
     for split in ("train", "val"):
-        if split not in given:
+        if split not in split_entries:
             problems.append(
                 f"{split}: missing; expected a folder, a .txt list or a list of these.{did_you_mean(split, others)}"
             )
     splits = {}
-    for split, value in given.items():
+    for split, value in split_entries.items():
         entries = value if isinstance(value, list) else [value]
         if not entries or not all(isinstance(entry, str) and entry.strip() for entry in entries):
             problems.append(f"{split}: {value!r}; expected a folder, a .txt list or a list of these, as text")

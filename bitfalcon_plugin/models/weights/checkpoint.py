@@ -89,13 +89,13 @@ class Checkpoint:
         if not self.compared and (shapes := _shapes(self.graph)) is not None:
             self._compare(self._folded(shapes) if self.packed else shapes)
         model = _built(self)
-        own = model.state_dict()
-        self._compare({name: tuple(tensor.shape) for name, tensor in own.items()})
+        model_state = model.state_dict()
+        self._compare({name: tuple(tensor.shape) for name, tensor in model_state.items()})
         if self.packed:
             self._check_codes(model)
         with torch.no_grad():
             for name, tensor in self.state.items():  # one at a time: a second copy of all would double the memory
-                own[name].copy_(tensor)
+                model_state[name].copy_(tensor)
         self.set_norms(model)
         return model.eval()
 

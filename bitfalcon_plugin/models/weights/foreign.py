@@ -30,7 +30,7 @@ from .checkpoint import (
     write_tensors,
 )
 
-KEPT_SETTINGS = ("data", "imgsz", "single_cls")  # of the maker's training settings: those that a checkpoint remembers
+ADOPTED_SETTINGS = ("data", "imgsz", "single_cls")  # training settings that are copied from a foreign checkpoint
 MAX_EPOCH = 10**6
 PLAIN = (str, int, float, bool, type(None))  # values of a YAML
 
@@ -162,7 +162,7 @@ def _settings(foreign: ForeignContent) -> dict[str, object]:
     arguments = foreign.attributes.get("train_args")
     if not isinstance(arguments, Mapping):
         return {}
-    given = {key: arguments[key] for key in KEPT_SETTINGS if arguments.get(key) is not None}
+    given = {key: arguments[key] for key in ADOPTED_SETTINGS if arguments.get(key) is not None}
     is_text = {key: isinstance(value, str) for key, value in given.items()}
     printable = {key: value for key, value in given.items() if not is_text[key] or value.isprintable()}
     return {key: value for key, value in printable.items() if not draft_of({key: value}).problems}
@@ -230,15 +230,15 @@ def _measured(opened: ForeignCheckpoint, graph: Graph) -> tuple[tuple[int, ...],
     return (opened.recognised.strides, max(opened.recognised.strides)) if same else None
 
 
-def _norms(foreign: ForeignContent, kept: Mapping[str, str]) -> dict[str, list[float]]:
+def _norms(foreign: ForeignContent, converted_keys: Mapping[str, str]) -> dict[str, list[float]]:
     # eps and momentum of the batch norms that differ from the usual, by our module name
     norms = {}
     for module, eps in foreign.eps.items():
-        ours = kept.get(f"{module}.weight", "").removesuffix(".weight")
+        our_module = converted_keys.get(f"{module}.weight", "").removesuffix(".weight")
         momentum = foreign.momentum.get(module)
         momentum = MOMENTUM if momentum is None else momentum
-        if ours and (eps, momentum) != (EPS, MOMENTUM):
-            norms[ours] = [float(eps), float(momentum)]
+        if our_module and (eps, momentum) != (EPS, MOMENTUM):
+            norms[our_module] = [float(eps), float(momentum)]
     return norms
 
 

@@ -61,39 +61,45 @@ def transfer(model: Detector, checkpoint: Checkpoint, path: str | Path, *, by_na
     and for a packed checkpoint.
     """
     checkpoint.to_train(path)
-    own = model.state_dict()
+    model_state = model.state_dict()
     last = f"model.{len(model.model) - 1}.cv3."
-    class_layers = {name for name in own if name.startswith(last) and name.split(".")[-2] == "2"}
+    class_layers = {name for name in model_state if name.startswith(last) and name.split(".")[-2] == "2"}
     has_names = dict(checkpoint.graph.names) == dict(model.names)
     same_classes = has_names or not by_name and checkpoint.graph.nc == model.nc
     replaced = set() if same_classes else class_layers
-    fits = {name for name, tensor in checkpoint.state.items() if name in own and own[name].shape == tensor.shape}
+    shapes = {name: tensor.shape for name, tensor in model_state.items()}
+    fits = {name for name, tensor in checkpoint.state.items() if shapes.get(name) == tensor.shape}
     copied = fits - replaced
-    unset = {name for name in own.keys() - checkpoint.state.keys() if name.endswith(ACT_SCALE)}  # a float head has none
-    wrong = sorted((own.keys() | checkpoint.state.keys()) - copied - unset - replaced)
+    # a float head has no scales of activations
+    unset = {name for name in model_state.keys() - checkpoint.state.keys() if name.endswith(ACT_SCALE)}
+    wrong = sorted((model_state.keys() | checkpoint.state.keys()) - copied - unset - replaced)
     if wrong:
         raise UserError(_misfit(model, checkpoint, path, wrong))
     for name in copied:
-        own[name].copy_(checkpoint.state[name])
+        model_state[name].copy_(checkpoint.state[name])
     for name in unset:
-        own[name].zero_()
+        model_state[name].zero_()
     checkpoint.set_norms(model)
     if same_classes:
         return Transfer(len(copied), (), (), ())
     if not by_name:
         return Transfer(len(copied), (), tuple(model.names.values()), tuple(checkpoint.graph.names.values()))
-    return _by_name(own, checkpoint, model.names, sorted(class_layers), len(copied))
+    return _by_name(model_state, checkpoint, model.names, sorted(class_layers), len(copied))
 
 
 def _by_name(
-    own: Mapping[str, Tensor], checkpoint: Checkpoint, names: Mapping[int, str], class_layers: list[str], copied: int
+    model_state: Mapping[str, Tensor],
+    checkpoint: Checkpoint,
+    names: Mapping[int, str],
+    class_layers: list[str],
+    copied: int,
 ) -> Transfer:
     before = checkpoint.graph.names
     rows = {name.lower(): index for index, name in before.items() if name != str(index)}  # numbers are placeholders
     pairs = {index: rows[name.lower()] for index, name in names.items() if name.lower() in rows}
     for layer in class_layers:
         for index, row in pairs.items():
-            own[layer][index].copy_(checkpoint.state[layer][row])
+            model_state[layer][index].copy_(checkpoint.state[layer][row])
     remapped = tuple(names[index] for index in pairs)
     new = tuple(name for index, name in names.items() if index not in pairs)
     dropped = tuple(name for index, name in before.items() if index not in pairs.values())

@@ -143,7 +143,7 @@ def test_duplicates_in_a_split_and_across_val_and_test(sound):
     result = report(sound).findings
     kinds = [(finding.severity, finding.kind, len(finding.items)) for finding in result]
     assert kinds == [("warning", "duplicate", 1), ("warning", "duplicate", 3)]
-    assert "one split" in result[0].what and "val and in test" in result[1].what
+    assert "one split" in result[0].description and "val and in test" in result[1].description
 
 
 def test_plain_pictures_are_not_called_alike(sound):
@@ -203,7 +203,7 @@ def test_tiny_and_giant_boxes(sound, row, kind, words):
 def test_boxes_under_one_cell_at_the_size_asked_for(sound):
     put(sound, "val", "small", 7000, "0 0.5 0.5 0.1 0.5\n")  # 6.4 x 24 px of 64 x 48
     assert report(sound, imgsz=96).findings == ()  # 9.6 px
-    assert "1 of 4 boxes of val (25.0%)" in only(sound, "note", "small for imgsz", imgsz=64).what
+    assert "1 of 4 boxes of val (25.0%)" in only(sound, "note", "small for imgsz", imgsz=64).description
 
 
 def test_labels_without_image_and_images_without_label(sound):
@@ -219,7 +219,7 @@ def test_labels_without_image_and_images_without_label(sound):
         (sound / f"labels/train/t{index:02d}.txt").unlink(missing_ok=True)
     assert ("warning", "image without label") in findings(sound)  # most of the split
     shutil.rmtree(sound / "labels/train")
-    assert "Labels are looked for" in findings(sound)["error", "no labels"].what
+    assert "Labels are looked for" in findings(sound)["error", "no labels"].description
 
 
 def test_a_list_that_takes_some_images_makes_no_orphans_of_the_others(sound):
@@ -250,7 +250,7 @@ def test_how_images_are_stored(sound):
     deep = Image.fromarray(np.asarray(noise(7004).convert("L")).astype(np.uint16) * 256)
     put(sound, "val", "deep", 7004, picture=deep)
     put(sound, "val", "named", 7005).rename(sound / "images/val/named.jpg")
-    output = {finding.what.split(";")[0]: finding.items for finding in report(sound).findings}
+    output = {finding.description.split(";")[0]: finding.items for finding in report(sound).findings}
     assert output.pop("images are EXIF-rotated") == ("images/val/turned.jpg",)
     assert output.pop("images are CMYK") == ("images/val/cmyk.jpg",)
     assert output.pop("images are grey") == ("images/val/grey.png",)
