@@ -373,4 +373,4 @@ def test_a_row_names_the_options_of_a_block_in_their_order():
     assert [name for name, _ in lookup("C3k2").parameters] == ["c3k", "e", "g", "shortcut"]
     stage = ["a2", "area", "residual", "mlp_ratio", "e", "g", "shortcut"]
     assert [name for name, _ in lookup("A2C2f").parameters] == stage
-    assert not any(lookup(name).required or lookup(name).open for name in ("Bottleneck", "C2", "C3", "A2C2f"))
+    assert not any(lookup(name).required or lookup(name).accepts_more for name in ("Bottleneck", "C2", "C3", "A2C2f"))
