@@ -99,10 +99,10 @@ def validate(
     model: Detector,
     samples: Sequence[Sample],
     loader: ValLoader,
-    options: ValOptions = ValOptions(),  # noqa: B008  frozen
+    options: ValOptions = ValOptions(),
     *,
     task: Task = DETECT,
-    hooks: Hooks = Hooks(),  # noqa: B008  frozen
+    hooks: Hooks = Hooks(),
 ) -> Validation:
     """Validate `model` on the samples that `loader` reads, and leave it in eval mode."""
     model.eval()

@@ -103,7 +103,7 @@ def validate_and_report(
     pictures: Pictures,
     events: Events | None = None,
     single: bool = False,
-    share: Share = Share(),  # noqa: B008  frozen
+    share: Share = Share(),
 ) -> tuple[Validator, Instances]:
     """Validate as `validate_samples` does, print tables and speed, and write pictures and worst.csv into `folder`.
 
@@ -133,7 +133,7 @@ def validate_samples(
     pictures: Pictures | None = None,
     events: Events | None = None,
     single: bool = False,
-    share: Share = Share(),  # noqa: B008  frozen
+    share: Share = Share(),
 ) -> tuple[Validator, Instances]:
     """Validate a model on samples; returns the Validator with its Metrics, and all detections (see `validate`).
 
