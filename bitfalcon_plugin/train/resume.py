@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import torch
-
 from ..config.default_table import active_settings, keys_with
 from ..config.errors import UserError
 from ..config.notes import print_note
@@ -141,12 +139,12 @@ def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapp
     """
     state = dict(resumed.training)
     if "batch" not in state:  # version 0.1.0 wrote it at the end of epochs only
-        state |= {"epoch": resumed.epoch + 1, "batch": 0, "losses": torch.zeros(3), "boxes": 0, "slower": 1.0}
+        state |= {"epoch": resumed.epoch + 1, "batch": 0, "slower": 1.0}
         state |= {"returned": 0, "skipped": 0, "plan": None, "epochs": settings.epochs}
     if state.get("images", images) != images:
         print_note(f"the training split has {images} images; it had {state['images']} when the run stopped.")
     other = [key for key in ("batch", "imgsz", "data") if settings.as_dict()[key] != resumed.settings.get(key)]
     if state["batch"] and (other or state.get("images", images) != images):
         print_note(f"epoch {state['epoch'] + 1} starts again from its first batch: its batches have changed.")
-        state |= {"batch": 0, "losses": torch.zeros(3), "boxes": 0}
+        state["batch"] = 0
     return {**state, "average": resumed.state}

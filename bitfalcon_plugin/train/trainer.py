@@ -163,8 +163,10 @@ class Trainer:
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.last_step = self.iteration - state["gathered"] if "gathered" in state else state["last_step"]
-        self.tloss, self.boxes = state["losses"].to(self.device), state["boxes"]
-        self.counted = torch.full_like(self.counted, state.get("counted", state["batch"]))
+        self.clear_sums()
+        if self.batch:  # the sums of an epoch that continues in its middle
+            self.tloss, self.boxes = state["losses"].to(self.device), state["boxes"]
+            self.counted = torch.full_like(self.counted, state.get("counted", self.batch))
         self.rate_factor = state["slower"]
         self.records.restore(state)
         self.guard.restore(state)

@@ -318,6 +318,19 @@ def test_poison_before_a_stop_is_undone_after_it_too(place, capsys, monkeypatch,
     assert same(weights("whole"), weights("cut")) and all(value.isfinite().all() for value in weights("cut").values())
 
 
+def test_an_epoch_that_starts_again_counts_its_own_batches_alone(place):
+    stopped, counted = YOLO("small.yaml"), []
+    stopped.add_callback(
+        "on_train_batch_end", lambda trainer: os.kill(os.getpid(), signal.SIGTERM) if trainer.batch == 2 else None
+    )
+    with pytest.raises(SystemExit):  # in an epoch of five batches
+        stopped.train(scale="n", name="cut", **{**COMMON, "epochs": 1, "batch": 2})
+    resumed = YOLO("small.yaml")
+    resumed.add_callback("on_train_epoch_end", lambda trainer: counted.append((trainer.batch, float(trainer.counted))))
+    resumed.train(resume=str(last("cut")), batch=4)
+    assert counted == [(3, 3.0)]  # ten images: the mean losses are over three batches, not over two more
+
+
 def test_another_runs_checkpoint_in_the_same_folder_is_not_gone_back_to(place, finished, capsys, monkeypatch):
     shutil.copytree(finished, "runs/same")
     poison(monkeypatch, lambda number: True)
