@@ -20,7 +20,9 @@ FLOORS = (
     "val export",
     "train",
     "benchmark",
-    "bit yolo",
+    "bit track tune",
+    "yolo",
+    "dropin",
     "cli integrations",
     "__main__",
 )

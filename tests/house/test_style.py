@@ -31,4 +31,5 @@ def test_files_and_functions_stay_short(path: Path) -> None:
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
     functions = [node for node in ast.walk(ast.parse(text)) if isinstance(node, kinds)]
     assert [node.name for node in functions if node.end_lineno - node.lineno + 1 > 60] == []
-    assert not FORBIDDEN_NAMES & {path.stem, path.parent.name}
+    if "dropin" not in path.parts:  # whose names are those that scripts import
+        assert not FORBIDDEN_NAMES & {path.stem, path.parent.name}

@@ -1,0 +1,1 @@
+"""Settings, under the module names of the wider package."""

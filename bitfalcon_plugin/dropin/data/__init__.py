@@ -1,0 +1,1 @@
+"""Datasets, loaders and transforms, under the module names of the wider package."""

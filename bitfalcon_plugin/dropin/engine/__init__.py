@@ -1,0 +1,1 @@
+"""Model, results, trainer, validator and predictor, under the module names of the wider package."""

@@ -1,0 +1,1 @@
+"""Model families, under the module names of the wider package."""

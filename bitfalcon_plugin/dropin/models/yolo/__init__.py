@@ -1,0 +1,1 @@
+"""Trainers, validators and predictors of each task, under the module names of the wider package."""

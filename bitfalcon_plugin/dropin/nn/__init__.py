@@ -1,0 +1,1 @@
+"""Networks, under the module names of the wider package."""

@@ -1,0 +1,1 @@
+"""Modules of graphs, under the module names of the wider package."""

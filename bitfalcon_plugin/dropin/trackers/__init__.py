@@ -1,0 +1,1 @@
+"""Trackers, under the module names of the wider package."""

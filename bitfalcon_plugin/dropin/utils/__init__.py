@@ -1,0 +1,1 @@
+"""Helper functions, under the module names of the wider package."""

@@ -1,0 +1,1 @@
+"""Identities for detections from frame to frame, by an existing tracker library."""
