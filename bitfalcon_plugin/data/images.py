@@ -1,8 +1,8 @@
 """Decode image files and arrays to uint8 RGB tensors, and fit them onto the network input.
 
 Pillow decodes. Whatever is wrong with a picture is raised as UnreadableImage with the reason, so that a caller can set
-the picture aside and count it. The resize is bilinear with half-pixel centres and rounds half up, as the recorded
-detections need it. Written from interface.md 5.2, 5.4 and 8.1.
+the picture aside and count it. Images are resized as OpenCV does it, as the recorded detections need it. Written from
+interface.md 5.2, 5.4 and 8.1.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.nn import functional
 
 from ..ops.letterbox import Fit
+from ..ops.resize import resize_bilinear
 
 # All suffixes that either upstream accepts. A file that this Pillow cannot decode is unreadable.
 IMAGE_SUFFIXES = frozenset(".avif .bmp .dng .heic .heif .jp2 .jpeg .jpg .mpo .pfm .png .tif .tiff .webp".split())
@@ -133,14 +133,18 @@ def check_sides(size: tuple[int, int]) -> None:
 
 
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize (3, H, W) uint8 to (3, *size) uint8 on the image's device; return the same tensor if it has that size.
+    """Resize (3, H, W) uint8 to (3, *size) uint8, contiguous; return the same tensor if it has that size.
 
-    Bilinear between half-pixel centres, edges repeated, no antialiasing. Values are rounded half up: floor(x + 0.5).
+    The values are those of OpenCV's INTER_LINEAR; see ops/resize.py.
     """
     if tuple(image.shape[-2:]) == tuple(size):
         return image
-    scaled = functional.interpolate(image[None].float(), size=tuple(size), mode="bilinear", align_corners=False)
-    return scaled[0].add_(0.5).to(torch.uint8)  # positive, so the cast is the floor
+    if image.stride(0) == 1:  # interleaved in memory
+        return torch.from_numpy(resize_bilinear(image.permute(1, 2, 0).numpy(), size, planes=True))
+    scaled = image.new_empty((len(image), *size))
+    for plane, target in zip(image.numpy(), scaled.numpy(), strict=True):
+        target[...] = resize_bilinear(plane[..., None], size)[..., 0]
+    return scaled
 
 
 def letterbox(image: Tensor, fit: Fit) -> Tensor:

@@ -26,7 +26,7 @@ from ...config.files import cache_dir
 
 MARGIN = 1.5  # free memory must be this many times the size of a cache: everything else grows as well
 HEADER = struct.Struct("<8sqqiiI")  # mark, size and mtime (ns) of the image file, h, w, CRC-32 of the pixels
-MARK = b"bftile01"
+MARK = b"bftile02"
 
 Size = tuple[int, int]  # (h, w) pixels
 
