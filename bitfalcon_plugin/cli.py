@@ -40,6 +40,8 @@ usage: bitfalcon VERB key=value ...
             trains each size under one budget, one table; after a kill: the same with resume=True
   benchmark every engine, on this machine   bitfalcon benchmark model=best.pt data=data.yaml imgsz=640
             latency in turns, mAP, size, start-up, memory, agreement; format=onnx,torch,compile,... runs those only
+  run       a script for the wider package  bitfalcon run script.py arguments...
+            unchanged: its `import ultralytics` means bitfalcon; also a notebook.ipynb, -m module, yolo detect train ...
   cfg       print all settings, with what each means; copy-cfg writes them to default_copy.yaml
   checks    print versions and devices
   version   print the version
@@ -91,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(tokens: Sequence[str]) -> int:
     if not tokens or tokens[0] in ("help", "--help", "-h"):  # before any further import
         return _help()
+    if tokens[0] == "run":  # all that follows belongs to the script
+        return _script(tokens)
     from .config.command_line import parse_tokens
 
     notes: list[str] = []
@@ -141,12 +145,20 @@ def _checks(tokens: Sequence[str]) -> int:
     return run_checks()
 
 
+def _script(tokens: Sequence[str]) -> int:
+    """Run the script, module or notebook of `run ...`; `run yolo ...` is a command line of this program."""
+    from .dropin.run import run
+
+    return run(tokens[tokens.index("run") + 1 :], main)
+
+
 COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "help": _help,
     "version": _version,
     "cfg": _cfg,
     "copy-cfg": _copy_cfg,
     "checks": _checks,
+    "run": _script,
 }
 
 

@@ -16,7 +16,7 @@ from .values import literal, sample, show
 
 MODES = ("train", "val", "predict", "info", "convert", "doctor", "selftest", "export", "sizes", "benchmark", "bit")
 BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit
-COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks")
+COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks", "run")
 VERBS = MODES + COMMANDS
 FLAGS = {"-h": "help", "-v": "version"}
 OTHER_TASKS = ("segment", "semantic", "depth", "classify", "pose", "obb")

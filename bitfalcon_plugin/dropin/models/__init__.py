@@ -1,1 +1,1 @@
-"""Model families, under the module names of the wider package."""
+"""The classes of models. YOLO is loaded at its first use; the others are refused when they are called (names.py)."""
