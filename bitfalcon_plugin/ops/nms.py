@@ -15,7 +15,7 @@ from torch import Tensor
 from .boxes import xyxy_from_xywh
 
 MAX_CANDIDATES = 30_000  # candidates of one image that reach suppression, best first (interface.md 8.2)
-BLOCK = 2_048  # candidates that `_suppress` takes at once
+BLOCK = 2_048  # candidates that `suppress` takes at once
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def non_max_suppression(
     output = []
     for image in prediction.detach():  # (4 + nc, A)
         rows = _candidates(image.float(), conf, multi_label, mask)  # (n, 6), best first
-        output.append(rows[_suppress(rows, iou, max_det, agnostic)])
+        output.append(rows[suppress(rows, iou, max_det, agnostic)])
     return output
 
 
@@ -97,7 +97,7 @@ def _ranked(score: Tensor, limit: int) -> Tensor:
     return torch.cat((above[score[above].sort(descending=True, stable=True).indices], equal[: limit - len(above)]))
 
 
-def _suppress(rows: Tensor, iou: float, max_det: int, agnostic: bool) -> Tensor:
+def suppress(rows: Tensor, iou: float, max_det: int, agnostic: bool) -> Tensor:
     """Indices of the kept rows (n, 6), at most `max_det`, by falling score.
 
     A greedy decision depends on the better boxes that were kept and on nothing else. So the rows are taken in blocks,

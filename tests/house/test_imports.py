@@ -70,6 +70,9 @@ EXTRAS = {  # optional packages: imported when a function is called
     "export.runtimes.onnx": {"onnxruntime"},
     "export.runtimes.openvino": {"openvino"},
     "export.writers": {"onnx", "onnxruntime", "openvino", "nncf"},
+    "dropin.utils.guards": {"matplotlib"},
+    "dropin.utils.masks": {"cv2"},
+    "dropin.utils.plotting": {"matplotlib"},
 }
 ADAPTERS = {"integrations.sahi": {"sahi"}}  # for a package that they cannot be without: imported with it
 
