@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Literal, overload
 import torch
 
 from .config.callbacks import Events
-from .config.devices import select_device
-from .config.errors import MissingFileError, UserError, did_you_mean
+from .config.errors import MissingFileError, UserError
 from .config.keywords import parse_keywords
 from .config.notes import print_note
 from .config.settings import Settings
@@ -20,9 +19,10 @@ from .export.formats import ModelKind, model_kind
 from .export.open import ExportedModel
 from .models.build import DEFAULT_MODEL, read_graph
 from .models.detector import Detector
+from .models.network_methods import NetworkMethods
 from .models.summary import Info, show_info
-from .models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from .models.weights.foreign import ADOPTED_SETTINGS, open_checkpoint
+from .models.weights.checkpoint import load_checkpoint
+from .models.weights.foreign import open_checkpoint
 from .models.working_model import WorkingModel
 from .predict.results import Results
 from .predict.run import run_predict
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .tasks.metrics import Metrics
 
 
-class YOLO:
+class YOLO(NetworkMethods):
     """A detector for scripts: `YOLO("yolov12.yaml").train(data=..., scale="n")`, `YOLO("best.pt").predict("images/")`.
 
     model: the path of a graph (.yaml), of a checkpoint (.pt), or of an exported model, which predicts and validates
@@ -67,49 +67,9 @@ class YOLO:
         self._update_overrides()
 
     @property
-    def model(self) -> Detector:
-        """The network, of a graph built at its first use; for an exported model its runtime."""
-        return self._exported.runtime if self._exported else self._working.hand_out()
-
-    @property
-    def checkpoint(self) -> Checkpoint | None:
-        """The checkpoint that the weights came from; None for a graph and for an exported model."""
-        return self._working.checkpoint
-
-    @property
-    def ckpt_path(self) -> str | None:
-        """The file of `checkpoint`."""
-        return self._working.path
-
-    @property
-    def names(self) -> dict[int, str]:
-        """Class index to name."""
-        return self._network.names
-
-    @property
-    def device(self) -> torch.device:
-        """The device of the weights. Calls run on device=, or where `to` moved the weights, or on the best device."""
-        return next(self._network.parameters()).device
-
-    @property
     def cfg(self) -> str | None:
         """The file of the graph; None for a model that is not from a graph."""
         return self.source if model_kind(self.source) is ModelKind.GRAPH else None
-
-    @property
-    def ckpt(self) -> dict[str, object]:
-        """The checkpoint's epoch, date, license, train_args and train_metrics, and model. Empty for a graph."""
-        checkpoint = self.checkpoint
-        if checkpoint is None:
-            return {}
-        return {
-            "epoch": checkpoint.epoch,
-            "date": checkpoint.date,
-            "license": checkpoint.license,
-            "train_args": dict(checkpoint.settings),
-            "train_metrics": dict(checkpoint.metrics),
-            "model": self.model,
-        }
 
     def train(self, trainer: None = None, **kwargs) -> Metrics:
         """Train, go on with the best weights, and return their Metrics on the validation split.
@@ -210,81 +170,6 @@ class YOLO:
         """Remove all functions."""
         self._events.callbacks.clear()
 
-    def load(self, weights: str | Path) -> YOLO:
-        """Take the weights of a checkpoint, also of a foreign one.
-
-        A graph starts with these weights, the weights of a checkpoint are replaced. Classes are matched by number where
-        their numbers are equal and the model's classes have no names, otherwise by name. Raises UserError where
-        anything else differs.
-        """
-        if not _is_checkpoint_path(weights):
-            shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
-            raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
-        self._changeable.load(weights)
-        if self.checkpoint is None:
-            self.overrides["pretrained"] = str(weights)
-        self._update_overrides()
-        return self
-
-    def save(self, filename: str | Path = "saved_model.pt") -> None:
-        """Write the present weights, with the licence of their checkpoint, in our format, whole or not at all."""
-        if not _is_checkpoint_path(filename):
-            raise UserError(f"save({filename!r}): expected a path that ends in .pt.")
-        save_checkpoint(filename, self._changeable.to_checkpoint())
-
-    def reset_weights(self) -> YOLO:
-        """Replace the weights by fresh ones for the same graph."""
-        self._changeable.reset()
-        self.overrides.pop("pretrained", None)
-        return self
-
-    def fuse(self) -> YOLO:
-        """Fold the batch norms in place. `train` and `save` go on with the weights from before."""
-        self._changeable.fuse()
-        return self
-
-    def to(self, *args, **kwargs) -> YOLO:
-        """Move the weights or change their type, as torch.nn.Module.to; calls then run on that device.
-
-        A device may also be written as in device=, for example "0".
-        """
-        arguments = list(args)
-        if arguments and isinstance(arguments[0], (str, int, torch.device)):
-            device = arguments.pop(0)
-        else:
-            device = kwargs.pop("device", None)
-        if device is not None:
-            arguments.insert(0, select_device(str(device)))
-            self.overrides["device"] = str(arguments[0])
-        try:
-            self._changeable.to(*arguments, **kwargs)
-        except TypeError as error:
-            raise UserError(
-                f"to{args}: expected a device, a floating-point type or both ({str(error).splitlines()[0]})."
-            ) from error
-        return self
-
-    def cpu(self) -> YOLO:
-        """Move the weights into the CPU's memory."""
-        return self.to("cpu")
-
-    def cuda(self, device: int | str | torch.device | None = None) -> YOLO:
-        """Move the weights to a GPU."""
-        return self.to("cuda" if device is None else device)
-
-    def half(self) -> YOLO:
-        """Make the weights float16."""
-        return self.to(torch.float16)
-
-    def float(self) -> YOLO:
-        """Make the weights float32."""
-        return self.to(torch.float32)
-
-    def eval(self) -> YOLO:
-        """Put the network into evaluation mode; val and predict always use it so."""
-        self._network.eval()
-        return self
-
     def track(self, *args, **kwargs):
         """Raise UserError: there is no tracking."""
         raise UserError(
@@ -324,26 +209,6 @@ class YOLO:
     def __repr__(self) -> str:
         return f"YOLO({str(self.ckpt_path or self.source)!r})"
 
-    def __getattr__(self, name: str):
-        """An attribute of the network: stride, parameters(), state_dict(), ..."""
-        if not name.startswith("_") and name != "model" and hasattr(network := self.model, name):
-            return getattr(network, name)
-        names = [item for item in dir(type(self)) if not item.startswith("_")]
-        raise AttributeError(f"YOLO has no {name!r}, nor has its model.{did_you_mean(name, names)}")
-
-    def _update_overrides(self) -> None:
-        """Let later calls use the data, the image size, ... of the checkpoint's training."""
-        if self.checkpoint is not None:
-            self.overrides.pop("pretrained", None)
-            trained = self.checkpoint.settings
-            self.overrides.update({key: trained[key] for key in ADOPTED_SETTINGS if trained.get(key) is not None})
-            self.overrides["model"] = self.ckpt_path
-
-    @property
-    def _network(self) -> Detector:
-        """The network for methods of this class; scripts get it from `model`."""
-        return self._exported.runtime if self._exported else self._working.network
-
     def _complete(self, given: Settings) -> Settings:
         """Return the settings of a call; keys not given come from `overrides`, then from an exported model."""
         if given.model is not None and given.model not in (self.source, self.overrides["model"]):
@@ -355,16 +220,6 @@ class YOLO:
         settings = given.with_defaults({**exported, **self.overrides})
         print_note(*settings.notes)
         return settings
-
-    @property
-    def _changeable(self) -> WorkingModel:
-        """The model, for methods that read or change its weights. Raises UserError for an exported model."""
-        if self._exported:
-            raise UserError(
-                f"'{self.source}' is an exported model, without a network to look into or to change. Take the "
-                "checkpoint (.pt) it was made from."
-            )
-        return self._working
 
     def _network_for(self, settings: Settings) -> Detector:
         """The network for predict and val."""
@@ -382,10 +237,6 @@ def _model_file(model: str | Path) -> str:
     path = Path(model)
     weights = path.with_name(path.name + ".pt")
     return str(weights if not path.suffix and weights.is_file() else model)
-
-
-def _is_checkpoint_path(path: object) -> bool:
-    return isinstance(path, (str, Path)) and model_kind(path) is ModelKind.CHECKPOINT
 
 
 def _refuse_plugin(verb: str, name: str, value: object) -> None:

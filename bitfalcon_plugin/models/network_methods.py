@@ -1,0 +1,179 @@
+"""The methods of the YOLO object that read or change its network: weights, devices, types, attributes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from ..config.devices import select_device
+from ..config.errors import UserError, did_you_mean
+from .detector import Detector
+from .weights.checkpoint import Checkpoint, save_checkpoint
+from .weights.foreign import ADOPTED_SETTINGS
+from .working_model import WorkingModel
+
+Self = TypeVar("Self", bound="NetworkMethods")
+
+
+class NetworkMethods:
+    """The part of YOLO that is about its network.
+
+    source: the path that the object was made with. overrides: settings of every call that does not give them. A class
+    that inherits sets both, `_working`, and `_exported`: the exported model (export.open.ExportedModel), or None.
+    """
+
+    source: str
+    overrides: dict[str, object]
+    _working: WorkingModel
+    _exported: Any
+
+    @property
+    def model(self) -> Detector:
+        """The network, of a graph built at its first use; for an exported model its runtime."""
+        return self._exported.runtime if self._exported else self._working.hand_out()
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """The checkpoint that the weights came from; None for a graph and for an exported model."""
+        return self._working.checkpoint
+
+    @property
+    def ckpt_path(self) -> str | None:
+        """The file of `checkpoint`."""
+        return self._working.path
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class index to name."""
+        return self._network.names
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the weights. Calls run on device=, or where `to` moved the weights, or on the best device."""
+        return next(self._network.parameters()).device
+
+    @property
+    def ckpt(self) -> dict[str, object]:
+        """The checkpoint's epoch, date, license, train_args and train_metrics, and model. Empty for a graph."""
+        checkpoint = self.checkpoint
+        if checkpoint is None:
+            return {}
+        return {
+            "epoch": checkpoint.epoch,
+            "date": checkpoint.date,
+            "license": checkpoint.license,
+            "train_args": dict(checkpoint.settings),
+            "train_metrics": dict(checkpoint.metrics),
+            "model": self.model,
+        }
+
+    def load(self: Self, weights: str | Path) -> Self:
+        """Take the weights of a checkpoint, also of a foreign one.
+
+        A graph starts with these weights, the weights of a checkpoint are replaced. Classes are matched by number where
+        their numbers are equal and the model's classes have no names, otherwise by name. Raises UserError where
+        anything else differs.
+        """
+        if not _is_checkpoint_path(weights):
+            shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
+            raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
+        self._changeable.load(weights)
+        if self.checkpoint is None:
+            self.overrides["pretrained"] = str(weights)
+        self._update_overrides()
+        return self
+
+    def save(self, filename: str | Path = "saved_model.pt") -> None:
+        """Write the present weights, with the licence of their checkpoint, in our format, whole or not at all."""
+        if not _is_checkpoint_path(filename):
+            raise UserError(f"save({filename!r}): expected a path that ends in .pt.")
+        save_checkpoint(filename, self._changeable.to_checkpoint())
+
+    def reset_weights(self: Self) -> Self:
+        """Replace the weights by fresh ones for the same graph."""
+        self._changeable.reset()
+        self.overrides.pop("pretrained", None)
+        return self
+
+    def fuse(self: Self) -> Self:
+        """Fold the batch norms in place. `train` and `save` go on with the weights from before."""
+        self._changeable.fuse()
+        return self
+
+    def to(self: Self, *args, **kwargs) -> Self:
+        """Move the weights or change their type, as torch.nn.Module.to; calls then run on that device.
+
+        A device may also be written as in device=, for example "0".
+        """
+        arguments = list(args)
+        if arguments and isinstance(arguments[0], (str, int, torch.device)):
+            device = arguments.pop(0)
+        else:
+            device = kwargs.pop("device", None)
+        if device is not None:
+            arguments.insert(0, select_device(str(device)))
+            self.overrides["device"] = str(arguments[0])
+        try:
+            self._changeable.to(*arguments, **kwargs)
+        except TypeError as error:
+            raise UserError(
+                f"to{args}: expected a device, a floating-point type or both ({str(error).splitlines()[0]})."
+            ) from error
+        return self
+
+    def cpu(self: Self) -> Self:
+        """Move the weights into the CPU's memory."""
+        return self.to("cpu")
+
+    def cuda(self: Self, device: int | str | torch.device | None = None) -> Self:
+        """Move the weights to a GPU."""
+        return self.to("cuda" if device is None else device)
+
+    def half(self: Self) -> Self:
+        """Make the weights float16."""
+        return self.to(torch.float16)
+
+    def float(self: Self) -> Self:
+        """Make the weights float32."""
+        return self.to(torch.float32)
+
+    def eval(self: Self) -> Self:
+        """Put the network into evaluation mode; val and predict always use it so."""
+        self._network.eval()
+        return self
+
+    def __getattr__(self, name: str):
+        """An attribute of the network: stride, parameters(), state_dict(), ..."""
+        if not name.startswith("_") and name != "model" and hasattr(network := self.model, name):
+            return getattr(network, name)
+        names = [item for item in dir(type(self)) if not item.startswith("_")]
+        raise AttributeError(f"YOLO has no {name!r}, nor has its model.{did_you_mean(name, names)}")
+
+    def _update_overrides(self) -> None:
+        """Let later calls use the data, the image size, ... of the checkpoint's training."""
+        if self.checkpoint is not None:
+            self.overrides.pop("pretrained", None)
+            trained = self.checkpoint.settings
+            self.overrides.update({key: trained[key] for key in ADOPTED_SETTINGS if trained.get(key) is not None})
+            self.overrides["model"] = self.ckpt_path
+
+    @property
+    def _network(self) -> Detector:
+        """The network for methods of this class; scripts get it from `model`."""
+        return self._exported.runtime if self._exported else self._working.network
+
+    @property
+    def _changeable(self) -> WorkingModel:
+        """The model, for methods that read or change its weights. Raises UserError for an exported model."""
+        if self._exported:
+            raise UserError(
+                f"'{self.source}' is an exported model, without a network to look into or to change. Take the "
+                "checkpoint (.pt) it was made from."
+            )
+        return self._working
+
+
+def _is_checkpoint_path(path: object) -> bool:
+    return isinstance(path, (str, Path)) and Path(path).suffix.lower() in (".pt", ".pth")
