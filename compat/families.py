@@ -74,6 +74,7 @@ SIZES: dict[str, dict[tuple[int, int], str]] = {
 }
 SIZES["turbo"] = SIZES["v1"]
 GRAPHS = {"v1": "yolov12.yaml", "turbo": "yolov12-turbo.yaml", "yolo11": "yolo11.yaml", "yolov8": "yolov8.yaml"}
+SUFFIXES = {"detect": "", "segment": "-seg", "classify": "-cls"}  # of the names of graphs, by task
 
 # Tensor key that identifies a family; the first family whose key is present is chosen.
 FAMILY_KEYS = {
@@ -120,7 +121,8 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
     items = len({key.split(".")[3] for key in state if key.startswith("model.6.m.")})
     scale = SIZES[stock].get((len(state["model.0.conv.weight"]), items), "")
     strides = (8, 16, 32) if levels == 3 else ()
-    return Recognised(stock, _variant(state), scale, GRAPHS[stock], task, nc, reg_max, strides)
+    graph = GRAPHS[stock].replace(".yaml", f"{SUFFIXES[task]}.yaml")
+    return Recognised(stock, _variant(state), scale, graph, task, nc, reg_max, strides)
 
 
 def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:

@@ -28,6 +28,9 @@ SHIPPED_VARIANTS = {
     ("yolov12", "turbo"): "yolov12-turbo",
     ("yolov12", "turbo-all-residual"): "yolov12-turbo",
     ("yolov12-turbo", "v1"): "yolov12",
+    ("yolov12-seg", "turbo"): "yolov12-turbo-seg",
+    ("yolov12-seg", "turbo-all-residual"): "yolov12-turbo-seg",
+    ("yolov12-turbo-seg", "v1"): "yolov12-seg",
 }
 
 

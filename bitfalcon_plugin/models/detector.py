@@ -223,7 +223,7 @@ def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[
     except Exception as error:
         problems.append(f"{location}: {_reason(error)}")
         return
-    if row.kind == "head" and (not isinstance(out, Mapping) or set(out) != {"boxes", "scores"}):
+    if row.kind == "head" and (not isinstance(out, Mapping) or not {"boxes", "scores"} <= set(out)):
         problems.append(f"{location}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
     elif row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
         problems.append(

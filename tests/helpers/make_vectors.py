@@ -1,7 +1,7 @@
-"""Copy what the tests need of the recorded conformance numbers into tests/data/recorded/conformance.json.gz.
+"""Copy what the tests need of the recorded conformance numbers into tests/data/recorded/<group>.json.gz.
 
-Run by hand: python tests/helpers/make_vectors.py <folder of the recorded vectors>. Of layers and outputs every recorded
-sample is copied; of the state dict its keys and shapes.
+Run by hand: python -m tests.helpers.make_vectors <folder of the recorded vectors>. Of the models of other tasks in
+SHAPES_ONLY, conformance.json.gz gets the keys and shapes of the state dict alone.
 """
 
 from __future__ import annotations
@@ -13,30 +13,45 @@ from pathlib import Path
 
 from tests.helpers.paths import RECORDED
 
-MODELS = (
-    "v1-n",
-    "v1-s",
-    "v1-l",
-    "turbo-n",
-    "turbo-m",
-    "turbo-l",
-    "yolo11-n",
-    "yolov8-n",
-    "checkpoint-turbo-n",
-    "checkpoint-v1-n-released-layout",
-)
+GROUPS = {
+    "conformance": (
+        "v1-n",
+        "v1-s",
+        "v1-l",
+        "turbo-n",
+        "turbo-m",
+        "turbo-l",
+        "yolo11-n",
+        "yolov8-n",
+        "checkpoint-turbo-n",
+        "checkpoint-v1-n-released-layout",
+    ),
+    "segment": (
+        "v1-n-seg",
+        "turbo-n-seg",
+        "turbo-l-seg",
+        "yolo11-n-seg",
+        "yolov8-n-seg",
+        "segment-loss",
+        "segment-decode",
+        "predict-nuclei",
+    ),
+    "classify": ("v1-n-cls", "turbo-n-cls", "yolo11-n-cls", "yolov8-n-cls", "classify", "predict-signs"),
+}
 SHAPES_ONLY = ("turbo-n-seg", "turbo-l-seg", "turbo-n-cls")
 
 
 def main() -> None:
     source = Path(sys.argv[1])
-    vectors = {name: json.loads((source / f"{name}.json").read_text()) for name in MODELS}
-    for name in SHAPES_ONLY:
-        vectors[name] = {"state_dict": json.loads((source / f"{name}.json").read_text())["state_dict"]}
-    target = RECORDED / "conformance.json.gz"
-    text = json.dumps(vectors, separators=(",", ":")).encode()
-    target.write_bytes(gzip.compress(text, 9, mtime=0))
-    print(target, target.stat().st_size)
+    for group, names in GROUPS.items():
+        vectors = {name: json.loads((source / f"{name}.json").read_text()) for name in names}
+        if group == "conformance":
+            for name in SHAPES_ONLY:
+                vectors[name] = {"state_dict": json.loads((source / f"{name}.json").read_text())["state_dict"]}
+        target = RECORDED / f"{group}.json.gz"
+        text = json.dumps(vectors, separators=(",", ":")).encode()
+        target.write_bytes(gzip.compress(text, 9, mtime=0))
+        print(target, target.stat().st_size)
 
 
 if __name__ == "__main__":

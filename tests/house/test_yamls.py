@@ -50,6 +50,10 @@ def test_there_is_something_to_test():
         "bitfalcon",
         "bitfalcon-p",
         "yolov12-lite",
+        "yolov12-seg",
+        "yolov12-turbo-seg",
+        "yolo11-seg",
+        "yolov8-seg",
     }
     families = ("yolov8", "yolo11", "yolov12")
     assert {path.stem for path in USERS} == {f"{family}-{level}" for family in families for level in ("p2", "p6")}
@@ -67,8 +71,10 @@ def test_shipped_models_run_and_have_a_summary(path, scale):
         cells = sum(int(height // s) * int(width // s) for s in model.strides)
         assert raw["boxes"].shape == (batch, 4 * model.reg_max, cells)
         assert raw["scores"].shape == (batch, model.nc, cells)
-        assert prediction.shape == (batch, 4 + model.nc, cells)
-        assert prediction.isfinite().all() and (prediction[:, 4:] >= 0).all() and (prediction[:, 4:] <= 1).all()
+        more = 32 if model.task == "segment" else 0  # coefficients of the masks
+        assert prediction.shape == (batch, 4 + model.nc + more, cells)
+        scores = prediction[:, 4 : 4 + model.nc]
+        assert prediction.isfinite().all() and (scores >= 0).all() and (scores <= 1).all()
     sizes = summary(model, 64)
     assert [row[0] for row in sizes.rows] == list(range(len(model.graph.rows)))
     assert sum(row[3] for row in sizes.rows) == sizes.parameters == sum(p.numel() for p in model.parameters())
@@ -167,6 +173,13 @@ def detect(levels: list[int], nc: int, legacy: bool) -> int:
     return size
 
 
+def segment(levels: list[int], nc: int, legacy: bool, masks: int, wide: int) -> int:
+    hidden, first = max(levels[0] // 4, masks), levels[0]
+    coefficients = sum(conv(a, hidden, 3) + conv(hidden, hidden, 3) + hidden * masks + masks for a in levels)
+    prototypes = conv(first, wide, 3) + (wide * wide * 4 + wide) + conv(wide, wide, 3) + conv(wide, masks)
+    return detect(levels, nc, legacy) + coefficients + prototypes
+
+
 def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
     depth, width, limit = document["scales"][scale]
     widths: list[int] = []
@@ -194,6 +207,9 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
                 total += c2psa(b, n)
             case "Detect":
                 total += detect(listed, nc, legacy)
+            case "Segment":
+                wide = math.ceil(min(args[2], limit) * width / 8) * 8
+                total += segment(listed, nc, legacy, args[1], wide)
             case "Concat":
                 b = sum(listed)
             case "nn.Upsample":
@@ -204,7 +220,8 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
     return total
 
 
-COUNTED = [path for path in SHIPPED if path.stem in ("yolov8", "yolo11", "yolov12", "yolov12-turbo")] + USERS
+FAMILIES = ("yolov8", "yolo11", "yolov12", "yolov12-turbo")
+COUNTED = [path for path in SHIPPED if path.stem.removesuffix("-seg") in FAMILIES] + USERS
 
 
 @pytest.mark.parametrize(("path", "scale"), cases(COUNTED))

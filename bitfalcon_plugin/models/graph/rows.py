@@ -18,9 +18,7 @@ from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth,
 
 MAX_CHANNELS = 16_384  # largest number of output channels of a row; a larger number is a mistake or an attack
 MAX_REPEATS = 1_000
-OTHER_TASKS = frozenset(
-    {"Segment", "Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"}
-)
+OTHER_TASKS = frozenset({"Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"})
 
 
 @dataclass(frozen=True)
@@ -171,7 +169,7 @@ class _RowReader:
         except KeyError:
             pass
         if module in OTHER_TASKS:
-            text = "belongs to a task or a head that is not built here; the detection heads are Detect and BitDetect"
+            text = "belongs to a task or a head that is not built here; the heads are Detect, BitDetect and Segment"
         else:
             names = ", ".join(sorted(name for name in self.known if "." not in name))
             hint = did_you_mean(module[:80], self.known)
@@ -254,13 +252,8 @@ class _RowReader:
                 options, keywords = SCALING[rule.scaling](options, choices.scale, VARIANTS[choices.variant])
             args = [inputs[0], channels, *([repeats] if rule.kind == "stage" else []), *options]
         elif rule.kind == "head":
-            if len(args) == 1 and [name for name, _ in signature.parameters][1:2] == ["reg_max"]:
-                args = [*args, choices.reg_max]
-            channels, keywords = 0, {"channels": inputs}
-            if rule.legacy:
-                keywords["legacy"] = not self.modern
-            if rule.class_width and choices.class_width:
-                keywords["class_width"] = choices.class_width
+            channels = 0
+            args, keywords = self._head_arguments(args, signature, inputs)
         else:  # a join has several inputs, the others one
             channels = args[1] if rule.kind == "plain" else sum(inputs)
             args = inputs if rule.kind == "norm" else args
@@ -271,3 +264,21 @@ class _RowReader:
         times = 1 if rule.kind in ("stage", "join", "head") else repeats
         row = (index, source, sources, repeats, module, tuple(args), keywords, times, channels, rule.kind)
         return Row(*row, self.location)
+
+    def _head_arguments(self, args: list, signature: Signature, inputs: list[int]) -> tuple[list, dict[str, object]]:
+        rule, choices = signature.rule, self.choices
+        keywords: dict[str, object] = {"channels": inputs}
+        if 0 < rule.scaled < len(args):
+            width = scale_width(args[rule.scaled], choices.width, choices.limit)
+            args = [*args[: rule.scaled], width, *args[rule.scaled + 1 :]]
+        names = [name for name, _ in signature.parameters]
+        if "reg_max" in names[len(args) :]:
+            if names.index("reg_max") == len(args):
+                args = [*args, choices.reg_max]
+            else:
+                keywords["reg_max"] = choices.reg_max
+        if rule.legacy:
+            keywords["legacy"] = not self.modern
+        if rule.class_width and choices.class_width:
+            keywords["class_width"] = choices.class_width
+        return args, keywords

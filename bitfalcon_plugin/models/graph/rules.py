@@ -37,7 +37,8 @@ class Rule:
 
     kind: a key of KINDS. modern: a graph with such a row has the depthwise-separable class branch of Detect. legacy,
     class_width: the constructor takes `legacy=`, `class_width=`. declared_input: a row may name its input channels
-    first. scaling: a key of SCALING or "". task: the task whose outputs a head gives (tasks.TASKS).
+    first. scaling: a key of SCALING or "". scaled: the position of a head's argument that follows the width rule; 0:
+    none does. task: the task whose outputs a head gives (tasks.TASKS).
 
     Raises UserError for an unknown kind or scaling.
     """
@@ -48,6 +49,7 @@ class Rule:
     class_width: bool = False
     declared_input: bool = False
     scaling: str = ""
+    scaled: int = 0
     task: str = "detect"
 
     def __post_init__(self):

@@ -20,8 +20,9 @@ from .attention import C2PSA, A2C2f, AAttn, ABlock, AreaAttn, PSABlock
 from .blocks import C2, C3, RELAN, SPPF, Bottleneck, C2f, C3k, C3k2, Concat
 from .conv import Conv, DWConv, SepConv7x7
 from .head import BitDetect, Detect
+from .segment import Segment
 
-__all__ = ["MODULES", "Raw", "entry", "known_modules", "lookup", "register"]
+__all__ = ["MODULES", "Raw", "entry", "head_tasks", "known_modules", "lookup", "register"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ MODULES: dict[str, Entry] = {
     "Concat": Entry(Concat, Rule("join")),
     "Detect": Entry(Detect, Rule("head", legacy=True, class_width=True)),
     "BitDetect": Entry(BitDetect, Rule("head", class_width=True)),
+    "Segment": Entry(Segment, Rule("head", legacy=True, class_width=True, scaled=2, task="segment")),
 }
 
 # Imported when a row names them: torchvision's import takes as long as torch's own.
@@ -138,6 +140,11 @@ def _find(name: str) -> Entry | None:
         if isinstance(cls, type) and issubclass(cls, nn.Module):
             return Entry(cls, LIBRARY_RULES.get(name, Rule("same")))
     return None
+
+
+def head_tasks() -> set[str]:
+    """Return the tasks for which there is a head."""
+    return {module.rule.task for module in MODULES.values() if module.rule.kind == "head"}
 
 
 def lookup(name: str) -> Signature:

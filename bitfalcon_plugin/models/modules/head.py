@@ -26,11 +26,11 @@ class Raw(dict):
 
     boxes (Tensor[B, 4*reg_max, A]): logits of the distributions of left, top, right, bottom, in strides.
     scores (Tensor[B, nc, A]): class logits. A runs over the levels, fine to coarse, each row-major.
-    sizes: (h, w) of each level, which decoding needs.
+    sizes: (h, w) of each level, which decoding needs. others: further outputs of the head's task, by name.
     """
 
-    def __init__(self, boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]]):
-        super().__init__(boxes=boxes, scores=scores)
+    def __init__(self, boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]], **others: Tensor):
+        super().__init__(boxes=boxes, scores=scores, **others)
         self.sizes = list(sizes)
 
 
@@ -80,9 +80,13 @@ class Detect(nn.Module):
         first, other = _first(self.cv2[level]), _first(self.cv3[level])
         return first.quantise(x) if isinstance(other, QuantisedLayer) and other.act == "given" else x
 
+    def branches(self) -> Iterator[nn.Sequential]:
+        """Every branch of every level."""
+        yield from (*self.cv2, *self.cv3)
+
     def fuse(self) -> None:
         """Fold the branches; a ternary layer gives the next one codes."""
-        for branch in (*self.cv2, *self.cv3):
+        for branch in self.branches():
             fold(*blocks_of(branch))
 
     def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:

@@ -29,6 +29,7 @@ from ..build import resolve_graph, state_shapes
 from ..detector import Detector
 from ..graph.document import DOCUMENT_KEYS
 from ..graph.rows import Graph
+from ..modules import head_tasks
 from ..modules.bit_activations import ACT_SCALE
 from ..modules.bit_folded import FrozenConv2d
 from .packed_layout import checksum, flatten, restore
@@ -270,7 +271,10 @@ def _saved_graph(content: Mapping[str, object]) -> Graph:
     saved = content["graph"]
     document, name, scale = saved["document"], one_line(saved["name"]), saved["scale"]
     names = {index: one_line(text, MAX_TEXT) for index, text in saved["names"].items()}
-    if content.get("source", {}).get("task", "detect") != "detect":  # converted; its head is not built here
+    task = content.get("source", {}).get("task", "detect")
+    if (
+        task not in head_tasks() or task != "detect" and not document
+    ):  # converted: no head here, or no graph in the file
         return Graph(name, document, (), saved["nc"], names, scale, saved["variant"], None, 3)
     return resolve_graph(
         document,

@@ -19,6 +19,7 @@ from ...config.yaml_files import find_model
 from ..build import resolve_graph, state_shapes
 from ..graph.document import LISTS
 from ..graph.rows import Graph
+from ..modules import head_tasks
 from ..modules.conv import EPS, MOMENTUM
 from .checkpoint import (
     CHECKPOINT_FORMATS,
@@ -112,9 +113,9 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
 
 @uncollected()
 def open_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint:
-    """Return the Checkpoint of a detector, ours or foreign. `say` gets a foreign file's description, and the licence.
+    """Return the Checkpoint of a model, ours or foreign. `say` gets a foreign file's description, and the licence.
 
-    Raises MissingFileError, or UserError for a file that is no checkpoint of a detector.
+    Raises MissingFileError, or UserError for a file that is no checkpoint of a model whose head is built here.
     """
     opened = identify_checkpoint(path)
     if isinstance(opened, Checkpoint):
@@ -129,7 +130,7 @@ def open_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Che
 
 
 def to_checkpoint(opened: ForeignCheckpoint) -> Checkpoint:
-    """Convert a foreign detector. Every tensor is used; otherwise a UserError lists all problems."""
+    """Convert a foreign model. Every tensor is used; otherwise a UserError lists all problems."""
     graph = _graph(opened)
     try:
         state, report = apply(TABLES[opened.recognised.family], opened.foreign.state, state_shapes(graph))
@@ -170,7 +171,7 @@ def _settings(foreign: ForeignContent) -> dict[str, object]:
 
 def _graph(opened: ForeignCheckpoint) -> Graph:
     recognised = opened.recognised
-    if recognised.task != "detect":
+    if recognised.task not in head_tasks():
         task = OTHER_TASK.format(recognised.task)
         raise UserError(f"'{opened.path}' is {task} ({recognised.family}, scale {recognised.scale}).")
     document, name = _document(opened)
@@ -244,7 +245,7 @@ def _norms(foreign: ForeignContent, converted_keys: Mapping[str, str]) -> dict[s
 
 def convert_foreign(opened: ForeignCheckpoint) -> Checkpoint:
     """Convert a foreign checkpoint of any task. One whose head is not built here gets a graph without resolved rows."""
-    if opened.recognised.task == "detect":
+    if opened.recognised.task in head_tasks():
         return to_checkpoint(opened)
     recognised = opened.recognised
     state, report = apply(TABLES[recognised.family], opened.foreign.state, None)

@@ -173,7 +173,19 @@ def test_fine_tuning_keeps_the_hidden_widths_and_classes_of_the_same_name(files,
     }
 
 
-@pytest.mark.parametrize("name", ["turbo-n-seg", "turbo-n-cls"])
+def test_segmentation_opens_and_goes_back(tmp_path):
+    vectors = json.loads(gzip.decompress((RECORDED / "conformance.json.gz").read_bytes()))
+    state = foreign_state(vectors["turbo-l-seg"], True)
+    path = write(tmp_path / "x.pt", state, license=LICENSE)
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.graph.variant == "turbo-all-residual" and checkpoint.model().task == "segment"
+    assert main(["convert", str(path), f"out={tmp_path / 'ours.pt'}"]) == 0
+    assert main(["convert", str(tmp_path / "ours.pt"), "to=turbo", f"out={tmp_path / 'back.pt'}"]) == 0
+    back = torch.load(tmp_path / "back.pt")
+    assert list(back) == list(state) and all(torch.equal(back[key], state[key]) for key in state)
+
+
+@pytest.mark.parametrize("name", ["turbo-n-cls"])
 def test_other_tasks_are_recognised_refused_and_converted(tmp_path, name, capsys):
     vectors = json.loads(gzip.decompress((RECORDED / "conformance.json.gz").read_bytes()))
     state = {
@@ -181,7 +193,7 @@ def test_other_tasks_are_recognised_refused_and_converted(tmp_path, name, capsys
         for key, tensor in foreign_state(vectors[name], True).items()
     }
     path = write(tmp_path / "x.pt", state, license=LICENSE)
-    task = {"seg": "segment", "cls": "classify"}[name[-3:]]
+    task = "classify"
     with pytest.raises(UserError, match=f"{task} checkpoint.*later version"):
         YOLO(path)
     assert main(["info", str(path)]) == 0 and task in capsys.readouterr().out

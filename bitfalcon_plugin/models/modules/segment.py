@@ -1,0 +1,78 @@
+"""The segmentation head: boxes and classes as of Detect, prototype masks, and coefficients of each anchor.
+
+The mask of an object is a sum of prototypes, weighted by its coefficients (YOLACT, Bolya et al. 2019,
+arXiv:1904.02689). Written from spec/segment-classify.md 1.2. Attribute names are the keys of published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .bit_folded import fold
+from .conv import Conv
+from .head import Detect, Raw
+
+
+class Proto(nn.Module):
+    """Prototype masks: (B, c_in, H, W) -> (B, c_out, 2H, 2W). width: channels between the first and the last layer."""
+
+    def __init__(self, c_in: int, width: int = 256, c_out: int = 32):
+        super().__init__()
+        self.cv1 = Conv(c_in, width, 3)
+        self.upsample = nn.ConvTranspose2d(width, width, 2, 2, bias=True)
+        self.cv2 = Conv(width, width, 3)
+        self.cv3 = Conv(width, c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.cv3(self.cv2(self.upsample(self.cv1(x))))
+
+
+class Segment(Detect):
+    """Detect with prototypes of the finest level, and mask coefficients of every anchor.
+
+    masks: number of prototypes. width: channels inside the branch of the prototypes.
+
+    Raw outputs also have coefficients (Tensor[B, masks, A]), without bounds, and prototypes (Tensor[B, masks, H/4,
+    W/4]) for images of (H, W) and a finest level of stride 8.
+    """
+
+    def __init__(
+        self,
+        nc: int,
+        masks: int = 32,
+        width: int = 256,
+        reg_max: int = 16,
+        *,
+        channels: Sequence[int],
+        legacy: bool = False,
+        class_width: int = 0,
+    ):
+        super().__init__(nc, reg_max, channels=channels, legacy=legacy, class_width=class_width)
+        self.proto = Proto(channels[0], width, masks)
+        hidden = max(channels[0] // 4, masks)
+        self.cv4 = nn.ModuleList(
+            nn.Sequential(Conv(c, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, masks, 1)) for c in channels
+        )
+
+    def forward(self, maps: Sequence[Tensor]) -> Raw:
+        raw = super().forward(maps)
+        coefficients = [branch(x).flatten(2) for branch, x in zip(self.cv4, maps, strict=True)]  # (B, masks, h*w)
+        raw.update(coefficients=torch.cat(coefficients, 2), prototypes=self.proto(maps[0]))
+        return raw
+
+    def branches(self) -> Iterator[nn.Sequential]:
+        yield from super().branches()
+        yield from self.cv4
+
+    def fuse(self) -> None:
+        """Fold the branches; a ternary layer gives the next one codes."""
+        super().fuse()
+        for block in (self.proto.cv1, self.proto.cv2, self.proto.cv3):
+            fold(block)
+
+    def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
+        """Raw outputs -> (B, 4+nc+masks, A) float32: as of Detect, then the mask coefficients."""
+        return torch.cat((super().decode(raw, sizes, strides), raw["coefficients"].float()), 1)
