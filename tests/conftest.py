@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 import pytest
 
@@ -12,6 +13,8 @@ MAX_PROCESSES = 4
 # the number.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+# A folder that does not exist: the settings of the user who runs the tests change none of them.
+os.environ["BITFALCON_CONFIG"] = os.path.join(tempfile.gettempdir(), f"bitfalcon-tests-{os.getpid()}")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

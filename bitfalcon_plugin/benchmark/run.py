@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..config.devices import select_device
 from ..config.errors import UserError
-from ..config.files import new_run_dir
 from ..config.notes import print_note
+from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.formats.dataset_yaml import DataSpec

@@ -19,7 +19,7 @@ import torch
 from ..config.default_table import keys_with
 from ..config.devices import select_devices
 from ..config.errors import UserError, did_you_mean
-from ..config.files import new_run_dir
+from ..config.run_folder import new_run_dir, runs_top
 from ..config.settings import Settings, load_settings
 from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
@@ -194,7 +194,7 @@ def _path_to_resume(settings: Settings) -> Path:
                 "resume=runs/detect/sizes; resume=True takes the newest."
             )
         return path
-    top, name = Path(settings.project or "runs/detect"), settings.name or ""
+    top, name = runs_top(settings.project), settings.name or ""
     path = newest(path for path in top.rglob(FILE) if path.parent.name.startswith(name))
     if path is None:
         raise UserError(

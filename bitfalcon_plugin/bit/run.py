@@ -22,7 +22,7 @@ from ..benchmark.record import write_report
 from ..benchmark.timing import machine
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError
-from ..config.files import new_run_dir
+from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split

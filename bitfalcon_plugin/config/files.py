@@ -164,26 +164,6 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def new_run_dir(mode: str, project: str | None = None, name: str | None = None, exist_ok: bool = False) -> Path:
-    """Create and return the folder of a run: `runs/detect/<mode>` or `<project>/<name>`; `train2`, ... where it exists.
-
-    exist_ok: use the folder where it exists. Raises UserError where the folder cannot be created.
-    """
-    first = Path(project or "runs/detect") / (name or mode)
-    folder, count = first, 1
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=exist_ok)
-            return folder
-        except FileExistsError as error:
-            if exist_ok:
-                raise UserError(f"Run folder '{folder}' is a file. Give another name=.") from error
-            count += 1
-            folder = first.with_name(f"{first.name}{count}")
-        except OSError as error:
-            raise UserError(f"Run folder '{folder}' cannot be made: {error}. Give a writable project=.") from error
-
-
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
     return sum(part.stat().st_size for part in path.iterdir()) if path.is_dir() else path.stat().st_size

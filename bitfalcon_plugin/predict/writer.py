@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..config.files import atomic, new_run_dir, write_text
+from ..config.files import atomic, write_text
+from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from .coco_json import CocoJson
 from .image_names import file_stems, image_ids

@@ -9,6 +9,7 @@ from ..config.default_table import active_settings, keys_with
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
+from ..config.user_settings import folder as user_folder
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 
@@ -71,7 +72,7 @@ def to_resume(settings: Settings) -> Path:
     if settings.model is not None and model_kind(settings.model) is ModelKind.CHECKPOINT:
         last = Path(settings.model).with_name("last.pt")
         return last if last.is_file() else Path(settings.model)
-    folder = Path(settings.project or ".")
+    folder = Path(settings.project or user_folder("runs_dir") or ".")
     path = newest(folder.rglob("last*.pt"))
     if path is None:
         raise UserError(

@@ -13,8 +13,8 @@ import torch
 from ..config.callbacks import Events
 from ..config.devices import device_text, select_devices
 from ..config.errors import UserError
-from ..config.files import new_run_dir
 from ..config.notes import print_note
+from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..config.unused import unused_settings
 from ..data.dataset import Scan

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..config.files import atomic
 from ..config.notes import print_note
+from ..config.user_settings import choice
 from ..data.augmentation.augment import Batch
 from ..data.dataset import Sample
 from ..ops.boxes import xywh_from_xyxy
@@ -147,10 +148,11 @@ def _label_rows(labels: Instances, fit: Fit | None = None) -> list[list[float]]:
 def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:
     """Return a function that writes the record of an epoch for TensorBoard, into `folder`.
 
-    The function does nothing where tensorboard is not installed or does not work. tensorboard is slow to import, so it
-    is imported at the first record. Later records that an interrupted run left behind are hidden.
+    The function does nothing where tensorboard is not installed, is off in the user's settings or does not work.
+    tensorboard is slow to import, so it is imported at the first record. Later records that an interrupted run left
+    behind are hidden.
     """
-    if importlib.util.find_spec("tensorboard") is None:
+    if choice("tensorboard") is False or importlib.util.find_spec("tensorboard") is None:
         return _no_scalars
     writers: list = []  # empty before the first record; [None] once tensorboard has failed
 

@@ -14,8 +14,9 @@ import torch
 
 from ..config.callbacks import Events
 from ..config.errors import UserError
-from ..config.files import new_run_dir, write_text
+from ..config.files import write_text
 from ..config.notes import print_note
+from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split

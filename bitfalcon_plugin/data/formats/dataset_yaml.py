@@ -13,6 +13,7 @@ from pathlib import Path
 
 from ...config.errors import MissingFileError, UserError, did_you_mean, nearest, raise_problems
 from ...config.files import cfg_dir
+from ...config.user_settings import folder as user_folder
 from ...config.yaml_files import SUFFIXES, load_yaml
 from ..shapes import ensure_shapes
 
@@ -132,14 +133,18 @@ def _settings(value: object, problems: list[str]) -> dict[str, object]:
 
 
 def _root(value: object, path: Path, problems: list[str]) -> Path:
-    """The dataset's folder: `path:`, relative to the YAML if that exists, else to the working directory."""
+    """The dataset's folder: `path:`, relative to the YAML, the working directory or the user's datasets_dir.
+
+    The first that exists is taken, otherwise the second.
+    """
     if value is None:
         return path.parent
     if not isinstance(value, str) or not value.strip():
         problems.append(f"path: {value!r}; expected the dataset's folder as text")
         return path.parent
-    by_yaml = Path(os.path.abspath(path.parent / Path(value).expanduser()))
-    return by_yaml if by_yaml.exists() else Path(os.path.abspath(Path(value).expanduser()))
+    tops = [path.parent, Path(), user_folder("datasets_dir") or Path("datasets")]
+    roots = [Path(os.path.abspath(top / Path(value).expanduser())) for top in tops]
+    return next((root for root in roots if root.exists()), roots[1])
 
 
 def _kpt_shape(value: object, problems: list[str]) -> tuple[int, int] | None:

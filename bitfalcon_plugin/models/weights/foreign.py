@@ -15,6 +15,7 @@ from ...compat.reader import ForeignContent, foreign_content, load_file, uncolle
 from ...compat.remap import RemapError, apply, invert
 from ...config.errors import UserError, raise_problems
 from ...config.settings import draft_of
+from ...config.user_settings import find_weights
 from ...config.yaml_files import find_model
 from ..build import resolve_graph, state_shapes
 from ..graph.document import LISTS
@@ -101,12 +102,13 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
 
     Raises MissingFileError, or UserError that says what the file is instead.
     """
+    path = find_weights(path)
     loaded = load_file(path)
     if isinstance(loaded.content, dict) and loaded.content.get("format") in CHECKPOINT_FORMATS:
         return checkpoint_from(loaded.content, path)
     foreign = foreign_content(loaded)
     try:
-        return ForeignCheckpoint(Path(path), foreign, recognise(foreign.state))
+        return ForeignCheckpoint(path, foreign, recognise(foreign.state))
     except ValueError as error:
         raise UserError(f"'{path}' holds tensors, but {error}.") from error
 
