@@ -26,6 +26,7 @@ usage: bitfalcon VERB key=value ...
   train     train a detector                bitfalcon train model=yolov12.yaml scale=n data=data.yaml epochs=100
   val       COCO numbers of a checkpoint    bitfalcon val model=best.pt data=data.yaml split=test
   predict   boxes on images                 bitfalcon predict model=best.pt source=images/ conf=0.25
+  track     boxes with an id an object      bitfalcon track model=best.pt source=video.mp4 tracker=botsort
   info      the rows of a model             bitfalcon info model=yolov12.yaml scale=l
   export    a file for other programs       bitfalcon export model=best.pt format=onnx imgsz=640
             onnx, torchscript, pt2, openvino; compared with the network first; predict and val take the file as model=
@@ -186,16 +187,23 @@ def _val(settings: Settings) -> object:
 
 
 def _predict(settings: Settings) -> None:
-    """Write annotated images and print a line for each image, or with json= an object for each image."""
+    """Write annotated images and print a line for each image, or with json= an object for each image.
+
+    The verb track does the same with ids.
+    """
     from .yolo import YOLO
 
     if settings.source is None:
-        raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
+        what = "a video, or a folder with its frames, for example source=video.mp4"
+        if settings.mode != "track":
+            what = "an image, a folder or a glob, for example source=images/"
+        raise UserError(f"{settings.mode} needs source=: {what} .")
     # With json= the objects are all that stdout gets.
     with contextlib.redirect_stdout(sys.stderr if settings.json else sys.stdout):
         model = YOLO(_trained_model(settings), verbose=True)
     settings = settings.with_defaults({"save": not settings.json})
-    if not sum(1 for _ in model.predict(stream=True, settings=settings)):
+    method = model.track if settings.mode == "track" else model.predict
+    if not sum(1 for _ in method(stream=True, settings=settings)):
         raise UserError(f"None of the images of source={settings.source} could be read.")
 
 
@@ -286,6 +294,7 @@ VERBS: dict[str, Callable[[Settings], object]] = {
     "sizes": _sizes,
     "benchmark": _benchmark,
     "bit": _bit,
+    "track": _predict,
 }
 
 

@@ -56,7 +56,7 @@ class YOLO(NetworkMethods):
         self.task, self.source, self.verbose = "detect", _model_file(model), verbose
         self.model_name = self.source
         self.trainer = self.metrics = self.predictor = None
-        self._events = Events()
+        self._events, self._tracking = Events(), None
         self.overrides: dict[str, object] = {"task": self.task, "model": self.source}
         kind = model_kind(self.source)
         if kind is ModelKind.GRAPH:
@@ -121,14 +121,19 @@ class YOLO(NetworkMethods):
         _refuse_plugin("predict", "predictor", predictor)
         path = {"source": str(source)} if isinstance(source, (str, Path)) else {}
         settings = self._complete(settings or parse_keywords("predict", {"save": False, **path, **kwargs}))
-        source = settings.source if source is None else source
-        events = Events(self._events)
-        events.callbacks["on_predict_start"].insert(0, lambda running: setattr(self, "predictor", running))
         verbose = self.verbose or "verbose" in kwargs and settings.verbose
-        results = run_predict(self._network_for(settings), settings, source, verbose, events)
-        return results if stream else list(results)
+        return self._detect(settings, source, stream, verbose, Events(self._events))
 
     __call__ = predict
+
+    def _detect(
+        self, settings: Settings, source: object, stream: bool, verbose: bool, events: Events
+    ) -> list[Results] | Iterator[Results]:
+        """Run predict with complete settings and the events of this call."""
+        source = settings.source if source is None else source
+        events.callbacks["on_predict_start"].insert(0, lambda running: setattr(self, "predictor", running))
+        results = run_predict(self._network_for(settings), settings, source, verbose, events)
+        return results if stream else list(results)
 
     @overload
     def embed(self, source=None, stream: Literal[False] = False, **kwargs) -> list[torch.Tensor]: ...
@@ -170,12 +175,21 @@ class YOLO(NetworkMethods):
         """Remove all functions."""
         self._events.callbacks.clear()
 
-    def track(self, *args, **kwargs):
-        """Raise UserError: there is no tracking."""
-        raise UserError(
-            "track is not supported. Give the detections of predict(stream=True) to a tracker of another package: "
-            "supervision.Detections.from_ultralytics(result) is the form that those take."
-        )
+    def track(
+        self, source=None, stream: bool = False, persist: bool = False, *, settings: Settings | None = None, **kwargs
+    ) -> list[Results] | Iterator[Results]:
+        """Predict, and give each object an id that it keeps from frame to frame (needs the package `trackers`).
+
+        persist: go on with the ids of the call before, for frames that are given one by one. tracker: a name or a YAML.
+        """
+        from .track.run import Tracking
+
+        path = {"source": str(source)} if isinstance(source, (str, Path)) else {}
+        given = settings or parse_keywords("track", {"save": False, **path, "persist": persist, **kwargs})
+        self._tracking = self._tracking or Tracking()
+        settings = self._tracking.settings(self._complete(given))
+        verbose = self.verbose or "verbose" in kwargs and settings.verbose
+        return self._detect(settings, source, stream, verbose, self._tracking.events(self._events, settings))
 
     def export(self, *, settings: Settings | None = None, **kwargs) -> str:
         """Write the present weights for another program, compared with the network first; return the path."""

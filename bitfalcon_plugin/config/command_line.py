@@ -14,7 +14,20 @@ from .errors import did_you_mean, raise_problems
 from .settings import draft_of, is_model_scale
 from .values import literal, sample, show
 
-MODES = ("train", "val", "predict", "info", "convert", "doctor", "selftest", "export", "sizes", "benchmark", "bit")
+MODES = (
+    "train",
+    "val",
+    "predict",
+    "info",
+    "convert",
+    "doctor",
+    "selftest",
+    "export",
+    "sizes",
+    "benchmark",
+    "bit",
+    "track",
+)
 BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit
 COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks", "run")
 VERBS = MODES + COMMANDS

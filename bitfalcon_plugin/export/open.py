@@ -99,7 +99,7 @@ class ExportedModel:
 
         Raises UserError for a mode that needs the network, and for val where the file takes one oblong size.
         """
-        if mode not in ("predict", "val"):
+        if mode not in ("predict", "track", "val"):
             raise UserError(
                 f"{mode} needs a checkpoint: '{self.path}' is an exported model, which predicts and is measured (val) "
                 "only. Take the .pt it was made from."
@@ -154,7 +154,7 @@ class ExportedModel:
         """Whether the settings ask for boxes that suppression inside the file may have left out."""
         inside = self.runtime.about.args.get("conf")
         inside = inside if isinstance(inside, (int, float)) else INSIDE_CONF
-        conf = settings.conf if settings.mode == "predict" else settings.conf or VAL_CONF
+        conf = settings.conf if settings.mode != "val" else settings.conf or VAL_CONF
         return conf is not None and conf < inside or bool({"iou", "max_det"} & settings.given)
 
     def _open(self, device: object, half: bool) -> Runtime:

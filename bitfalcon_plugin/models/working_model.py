@@ -121,7 +121,7 @@ class WorkingModel:
         if self._is_random:
             print_note(f"{self.source} is a graph, its weights are random until train() or load().")
         # Several devices share the batches of predict.
-        is_predict = settings.mode == "predict"
+        is_predict = settings.mode in ("predict", "track")
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
         choices = devices, settings.half, settings.compile
         if self._prepared is None or self._choices != choices:

@@ -47,9 +47,10 @@ class Predictor:
     """A prediction under way: the argument of callbacks of its events.
 
     args: the settings. source: the items that are read. save_dir: the run folder, None until something is written.
-    batch: paths, images (BGR uint8) and printed lines of the batch at hand. results: of this batch; what a callback
-    puts there at on_predict_batch_end is what the caller gets. seen: images done. speed: milliseconds an image, by
-    stage.
+    batch: paths, images (BGR uint8) and printed lines of the batch at hand. pictures: of this batch. results: of this
+    batch; what a callback puts there at on_predict_postprocess_end is written, and what it puts there at
+    on_predict_batch_end is what the caller gets. seen: images done. speed: milliseconds an image, by stage. trackers:
+    of the verb track, one for each clip. track_metrics: how tracks agree with labels=.
     """
 
     model: Detector
@@ -57,9 +58,12 @@ class Predictor:
     source: Sequence[Item]
     save_dir: Path | None = None
     batch: tuple[list, list, list] = ((), (), ())
+    pictures: Sequence[Picture] = ()
     results: list = field(default_factory=list)
     seen: int = 0
     speed: dict[str, float] = field(default_factory=dict)
+    trackers: list = field(default_factory=list)
+    track_metrics: dict[str, float] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Predictor({self.seen} images of {len(self.source)} sources, save_dir={str(self.save_dir)!r})"

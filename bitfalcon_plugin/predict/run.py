@@ -83,7 +83,7 @@ def _run(predictor: Predictor, options: Options, verbose: bool, events: Events) 
     def fire(event: str, batch: Batch) -> None:
         pictures = batch.pictures
         predictor.batch = [picture.path for picture in pictures], [picture.pixels for picture in pictures], []
-        predictor.results = batch.results
+        predictor.pictures, predictor.results = pictures, batch.results
         events.fire(event, predictor)
 
     def write(batch: Batch) -> None:

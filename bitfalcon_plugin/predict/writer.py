@@ -94,7 +94,8 @@ class Writer:
         if not (is_drawn or settings.save_txt or settings.save_crop or settings.save_json):
             return
         if self.predictor.save_dir is None:
-            self.predictor.save_dir = new_run_dir("predict", settings.project, settings.name, settings.exist_ok)
+            verb = "track" if settings.mode == "track" else "predict"
+            self.predictor.save_dir = new_run_dir(verb, settings.project, settings.name, settings.exist_ok)
         folder = self.predictor.save_dir
         result.save_dir = str(folder)
         if picture.number != self._source_number:
@@ -148,7 +149,7 @@ class Writer:
             self._coco_json = CocoJson(path)
         image = self._ids[self._source_number - 1]
         image_id = f"{image}{frame}" if frame else image
-        for x1, y1, x2, y2, score, cls in result.boxes.data.tolist():
+        for x1, y1, x2, y2, *_, score, cls in result.boxes.data.tolist():  # a track has an id before its score
             self._coco_json.add(image_id, (x1, y1, x2 - x1, y2 - y1), score, cls, Path(result.path).name)
 
     def _end_video(self) -> None:

@@ -69,6 +69,8 @@ EXTRAS = {  # optional packages: imported when a function is called
     "config.tabular": {"pandas"},
     "dropin.notebook": {"nbformat", "nbclient", "jupyter_client", "IPython"},
     "predict.video": {"cv2"},
+    "track.library": {"trackers", "supervision"},
+    "track.scores": {"trackers"},
     "export.runtimes.onnx": {"onnxruntime"},
     "export.runtimes.openvino": {"openvino"},
     "export.writers": {"onnx", "onnxruntime", "openvino", "nncf"},
