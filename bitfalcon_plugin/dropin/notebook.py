@@ -71,7 +71,7 @@ def _client(notebook, folder: Path):
 
     manager = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=ThisPython())
     resources = {"metadata": {"path": str(folder)}}
-    return Printing(notebook, km=manager, resources=resources, timeout=None, log_level="ERROR")
+    return Printing(notebook, km=manager, resources=resources, timeout=None)
 
 
 def _print_output(output) -> None:

@@ -67,7 +67,7 @@ def _run_file(path: str, arguments: list[str]) -> int:
     _set_first_folder(path if folder else os.path.dirname(os.path.realpath(path)))
     install()
     if folder:
-        return _exit_code_of(lambda: runpy.run_path(path, run_name="__main__"))
+        return _exit_code_of(lambda: runpy.run_path(os.path.abspath(path), run_name="__main__"))
     full = os.path.abspath(path)
     loader = _Source("__main__", full)
     module = ModuleType("__main__")
