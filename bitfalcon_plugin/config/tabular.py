@@ -49,7 +49,12 @@ class Tabular:
 
 
 def flatten(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with the items of its nested dicts among its own, behind them."""
-    nested = [value for value in record.values() if isinstance(value, Mapping)]
-    plain = {key: value for key, value in record.items() if not isinstance(value, Mapping)}
-    return {key: value for part in (plain, *nested) for key, value in part.items()}
+    """Return a record with the items of its nested dicts among its own, behind them.
+
+    An item that is a list has the key of its dict before its own: segments: {x: [...]} becomes segments_x.
+    """
+    flat = {key: value for key, value in record.items() if not isinstance(value, Mapping)}
+    for name, nested in record.items():
+        if isinstance(nested, Mapping):
+            flat |= {f"{name}_{key}" if isinstance(value, list) else key: value for key, value in nested.items()}
+    return flat

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config.errors import UserError
-from .drawing import PALETTE
+from .colours import PALETTE
 from .figure import new_figure, shortened, write_not_measured
 
 MAX_LEGEND_CLASSES = 20  # a legend names each of so many classes

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .drawing import GREY, draw_boxes
+from .colours import GREY
+from .drawing import draw_boxes
 from .fonts import writable
 
 
@@ -41,7 +42,7 @@ def batch_sheet(
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         picture = picture.resize(cell, Image.Resampling.BILINEAR)
         scaled = [(*(side * scale for side in row[:4]), *row[4:6]) for row in rows[index]]
-        picture = draw_boxes(picture, scaled, names, conf=conf, line_width=2, text_size=text_size)
+        picture = draw_boxes(picture, scaled, names, conf=conf, line_width=2, font_size=text_size)
         if index < len(captions):
             _caption(picture, captions[index])
         ImageDraw.Draw(picture).rectangle((0, 0, cell[0] - 1, cell[1] - 1), outline="white")

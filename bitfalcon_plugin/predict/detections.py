@@ -1,123 +1,121 @@
-"""The detections of one image as a public object, in pixels of the image. Written from spec/interface.md 8.3."""
+"""The detections of one image as public objects, in pixels of the image: upright boxes and oriented ones.
+
+Written from spec/interface.md 8.3 and spec/pose-obb.md 2.2 and 2.11.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-import numpy as np
-import torch
-from torch import Tensor
-
 from ..ops.boxes import xywh_from_xyxy
+from ..ops.rotated import corners_of, hulls_of
+from .parts import Array, Part
 
 
-class Boxes:
-    """Detections of one image, one a row. The length is the number of rows; Boxes without rows are false.
+class Rows(Part):
+    """Detections with a score and a class: the last columns of data are [id,] score, class.
 
-    data (Tensor or ndarray [n, 6]): x1, y1, x2, y2 in pixels of the original image, score in [0, 1], class; or [n, 7]
-    with the number of a track before the score. A single row may be given as (6,) or (7,). orig_shape: (h, w) of the
-    image. All attributes are of the kind of data, on its device. An index, a slice, a mask or a list of indices gives
-    Boxes of those rows. Raises ValueError for data of another shape.
+    `width` of a class is the number of columns before them.
     """
 
-    def __init__(self, data: Tensor | np.ndarray, orig_shape: tuple[int, int]):
-        data = data if isinstance(data, (Tensor, np.ndarray)) else torch.as_tensor(data, dtype=torch.float32)
-        data = data[None] if data.ndim == 1 else data
-        if data.ndim != 2 or data.shape[1] not in (6, 7):
-            raise ValueError(
-                f"Boxes have shape {tuple(data.shape)}, expected (n, 6): x1 y1 x2 y2 score class, or (n, 7): "
-                "x1 y1 x2 y2 id score class"
-            )
-        self.data, self.orig_shape = data, tuple(orig_shape)
+    width: int
 
-    def __len__(self) -> int:
-        return len(self.data)
-
-    def __getitem__(self, index) -> Boxes:
-        if isinstance(index, slice):  # tensors know no negative steps
-            index = list(range(*index.indices(len(self))))
-        index = list(index) if isinstance(index, range) else index
-        if isinstance(index, list) and not index:
-            return Boxes(self.data[:0], self.orig_shape)
-        if isinstance(self.data, np.ndarray) and isinstance(index, Tensor):
-            index = index.cpu().numpy()
-        return Boxes(self.data[index], self.orig_shape)
-
-    def __iter__(self) -> Iterator[Boxes]:
-        return (self[index] for index in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"Boxes({len(self)} in {self.orig_shape[0]}x{self.orig_shape[1]})"
+    def _problem(self, data: Array) -> str:
+        if data.ndim == 2 and data.shape[1] - self.width in (2, 3):
+            return ""
+        box = " ".join(self.columns)
+        return f"(n, {self.width + 2}): {box} score class, or (n, {self.width + 3}): {box} id score class"
 
     @property
-    def xyxy(self) -> Tensor | np.ndarray:
-        """(n, 4) corners in pixels."""
-        return self.data[:, :4]
-
-    @property
-    def conf(self) -> Tensor | np.ndarray:
+    def conf(self) -> Array:
         """(n,) scores in [0, 1]."""
         return self.data[:, -2]
 
     @property
-    def cls(self) -> Tensor | np.ndarray:
+    def cls(self) -> Array:
         """(n,) class indices, as floats."""
         return self.data[:, -1]
 
     @property
-    def id(self) -> Tensor | np.ndarray | None:
+    def id(self) -> Array | None:
         """(n,) numbers of the tracks, as floats; None where nothing was tracked."""
-        return self.data[:, 4] if self.is_track else None
+        return self.data[:, -3] if self.is_track else None
 
     @property
     def is_track(self) -> bool:
         """Whether the rows carry the numbers of tracks."""
-        return self.data.shape[1] == 7
+        return self.data.shape[1] == self.width + 3
+
+
+class Boxes(Rows):
+    """Detections of one image, one a row. The length is the number of rows; Boxes without rows are false.
+
+    boxes (Tensor or ndarray [n, 6]): x1, y1, x2, y2 in pixels of the original image, score in [0, 1], class; or [n, 7]
+    with the number of a track before the score. A single row may be given as (6,) or (7,). orig_shape: (h, w) of the
+    image. Raises ValueError for data of another shape.
+    """
+
+    width, columns = 4, ("x1", "y1", "x2", "y2")
+    shown = (*"cls conf data id is_track orig_shape shape xywh xywhn xyxy xyxyn".split(),)
+
+    def __init__(self, boxes: Array, orig_shape: tuple[int, int]):
+        super().__init__(boxes, orig_shape)
 
     @property
-    def xywh(self) -> Tensor | np.ndarray:
+    def boxes(self) -> Array:
+        """data, by its name in old scripts."""
+        return self.data
+
+    @property
+    def xyxy(self) -> Array:
+        """(n, 4) corners in pixels."""
+        return self.data[:, :4]
+
+    @property
+    def xywh(self) -> Array:
         """(n, 4) centre and size in pixels."""
-        xywh = xywh_from_xyxy(torch.as_tensor(self.xyxy))
-        return xywh.numpy() if isinstance(self.data, np.ndarray) else xywh
+        return self._through(xywh_from_xyxy, self.xyxy)
 
     @property
-    def xyxyn(self) -> Tensor | np.ndarray:
+    def xyxyn(self) -> Array:
         """(n, 4) corners over the image's width and height."""
-        return self.xyxy / self._size()
+        return self._over_size(self.xyxy)
 
     @property
-    def xywhn(self) -> Tensor | np.ndarray:
+    def xywhn(self) -> Array:
         """(n, 4) centre and size over the image's width and height."""
-        return self.xywh / self._size()
+        return self._over_size(self.xywh)
+
+
+class OBB(Rows):
+    """Oriented detections of one image, one a row. The length is the number of rows; an OBB without rows is false.
+
+    boxes (Tensor or ndarray [n, 7]): centre x, centre y, width, height in pixels of the original image, angle in
+    radians, score in [0, 1], class; or [n, 8] with the number of a track before the score. The width's axis points
+    along (cos, sin) of the angle, so that a positive angle turns clockwise on the screen. Boxes may reach beyond the
+    image. Raises ValueError for data of another shape.
+    """
+
+    width, columns = 5, ("x", "y", "w", "h", "angle")
+    shown = (*"cls conf data id is_track orig_shape shape xywhr xyxy xyxyxyxy xyxyxyxyn".split(),)
+
+    def __init__(self, boxes: Array, orig_shape: tuple[int, int]):
+        super().__init__(boxes, orig_shape)
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Shape of data."""
-        return tuple(self.data.shape)
+    def xywhr(self) -> Array:
+        """(n, 5) centre and size in pixels, and angle in radians."""
+        return self.data[:, :5]
 
-    def cpu(self) -> Boxes:
-        """Return the same boxes in the CPU's memory; numpy arrays are there already."""
-        return self if isinstance(self.data, np.ndarray) else self.to("cpu")
+    @property
+    def xyxyxyxy(self) -> Array:
+        """(n, 4, 2) corners in pixels, around the box; their order is that of ops.rotated.corners_of."""
+        return self._through(corners_of, self.xywhr)
 
-    def numpy(self) -> Boxes:
-        """Return the same boxes as numpy arrays."""
-        if isinstance(self.data, np.ndarray):
-            return self
-        data = self.data.detach().cpu()
-        data = data.float() if data.dtype == torch.bfloat16 else data  # numpy has no bfloat16
-        return Boxes(data.numpy(), self.orig_shape)
+    @property
+    def xyxyxyxyn(self) -> Array:
+        """(n, 4, 2) corners over the image's width and height."""
+        return self._over_size(self.xyxyxyxy)
 
-    def cuda(self, device: int | str | torch.device | None = None) -> Boxes:
-        """Return the same boxes as tensors on a GPU, the current one if none is named."""
-        return self.to(torch.device("cuda", device) if isinstance(device, int) else device or "cuda")
-
-    def to(self, *args, **kwargs) -> Boxes:
-        """Return the same boxes as tensors on another device or of another type, as Tensor.to."""
-        return Boxes(torch.as_tensor(self.data).to(*args, **kwargs), self.orig_shape)
-
-    def _size(self) -> Tensor | np.ndarray:
-        height, width = self.orig_shape
-        size = [width, height, width, height]
-        if isinstance(self.data, np.ndarray):
-            return np.asarray(size, self.data.dtype)
-        return self.data.new_tensor(size)
+    @property
+    def xyxy(self) -> Array:
+        """(n, 4) the upright boxes around the corners, in pixels."""
+        return self._through(lambda boxes: hulls_of(corners_of(boxes)), self.xywhr)

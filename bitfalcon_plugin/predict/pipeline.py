@@ -237,7 +237,9 @@ def _results(model: Detector, pictures: list[Picture], options: Options, buffers
     results, input_shape = [], tuple(images.shape[2:])
     for picture, each in zip(pictures, detections, strict=True):
         speed = {**shared, "preprocess": shared["preprocess"] + picture.milliseconds}
-        results.append(Results(picture.pixels, picture.path, model.names, each.rows(), speed, input_shape=input_shape))
+        results.append(
+            Results(picture.pixels, picture.path, model.names, each.rows(), speed=speed, input_shape=input_shape)
+        )
     return results
 
 

@@ -1,171 +1,45 @@
-"""The results of one image: boxes in its own pixels, names, and the picture with the boxes drawn in.
+"""The results of one image: what was found in its own pixels, names, and the picture with all of it drawn in.
 
-Written from spec/interface.md 8.3.
+Written from spec/interface.md 8.3 and spec/dropin.md 4.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
 
-from ..config.errors import UserError
 from ..config.files import write_text
 from ..config.tabular import Tabular, flatten
-from ..plots.drawing import draw_boxes, picture_of
-from .detections import Boxes
-from .pictures import folder_name, show_picture, unused_path, write_picture
-
-STAGES = ("preprocess", "inference", "postprocess")
-CROP_GAIN, CROP_PAD = 1.02, 10  # a crop is 2 % larger than its box, and 10 px
-CORNERS = ("x1", "y1", "x2", "y2")
-OTHER_TASKS = {"masks", "probs", "kpt_radius", "kpt_line", "kpt_color", "im_gpu", "txt_color"}  # without effect here
+from . import records
+from .crops import write_crops
+from .image_parts import ImageParts
+from .pictures import show_picture, write_picture
+from .plotting import OLD_NAMES, PlotOptions, TextStyle, draw_result
 
 
-@dataclass(frozen=True)
-class PlotOptions:
-    """Further keywords of Results.plot.
-
-    labels, boxes: draw the class names, draw anything at all. show: also show the picture. save: also write the
-    picture, to filename. color_mode: a colour for each 'class', or for each 'instance'.
-    """
-
-    labels: bool = True
-    boxes: bool = True
-    show: bool = False
-    save: bool = False
-    filename: str | Path | None = None
-    color_mode: str = "class"
-
-    @classmethod
-    def of(cls, **values: object) -> PlotOptions:
-        """Check names and values. Raises TypeError for an unknown name, UserError for another color_mode."""
-        if unknown := set(values) - {field.name for field in fields(cls)} - OTHER_TASKS:
-            raise TypeError(f"plot() got unknown arguments: {', '.join(sorted(unknown))}")
-        options = cls(**{name: value for name, value in values.items() if name not in OTHER_TASKS})
-        if options.color_mode not in ("class", "instance"):
-            raise UserError(f"color_mode={options.color_mode!r}: expected 'class' or 'instance'.")
-        return options
-
-
-class Results(Tabular):
-    """One image and its detections. The length is the number of boxes; an index, a slice or a mask selects boxes.
+class Results(ImageParts, Tabular):
+    """One image and what was found in it. The length is that of its first part; an index, a slice or a mask selects
+    the same rows of every part.
 
     orig_img (ndarray[H, W, 3]): BGR uint8; or a function without arguments that makes the image when it is first read.
-    orig_shape: (h, w). path: of the image. names: class index to name, or a list of names. speed: milliseconds of
-    STAGES, None where unknown. boxes: Boxes, a tensor or an array. save_dir: the folder of the run, if the run wrote
-    one. input_shape: (h, w) of the network input, where known. masks, probs, keypoints and obb belong to other tasks:
-    None.
+    path: of the image. names: class index to name, or a list of names. The parts, each None where there is none, are
+    given as their class or as a tensor or array: boxes (Boxes), masks (Masks), probs (Probs), keypoints (Keypoints)
+    and obb (OBB). speed: milliseconds of STAGES, None where unknown. orig_shape: (h, w). save_dir: the folder of the
+    run, if the run wrote one. input_shape: (h, w) of the network input, where known.
     """
 
-    masks = probs = keypoints = obb = None
     json_options = {"indent": 2}
 
-    def __init__(
-        self,
-        orig_img: np.ndarray | Callable[[], np.ndarray],
-        path: str | Path,
-        names: Mapping[int, str] | Sequence[str],
-        boxes: Boxes | Tensor | np.ndarray | None = None,
-        speed: Mapping[str, float] | None = None,
-        *,
-        orig_shape: tuple[int, int] | None = None,
-        save_dir: str | None = None,
-        input_shape: tuple[int, int] | None = None,
-    ):
-        self._image = orig_img
-        self.path, self.save_dir, self.input_shape = str(path), save_dir, input_shape
-        self.names: dict[int, str] = dict(names if isinstance(names, Mapping) else enumerate(names))
-        self.orig_shape: tuple[int, int] = tuple(orig_shape or self.orig_img.shape[:2])
-        self.speed: dict[str, float | None] = {**dict.fromkeys(STAGES), **(speed or {})}
-        self.boxes = self._as_boxes(torch.zeros(0, 6) if boxes is None else boxes)
-
-    @property
-    def orig_img(self) -> np.ndarray:
-        """(H, W, 3) BGR uint8."""
-        if callable(self._image):
-            self._image = self._image()
-        return self._image
-
-    @orig_img.setter
-    def orig_img(self, image: np.ndarray) -> None:
-        self._image = image
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_image": self.orig_img}  # functions cannot be pickled
-
-    def __len__(self) -> int:
-        return len(self.boxes)
-
-    def __getitem__(self, index) -> Results:
-        return self._with(self.boxes[index])
-
-    def __iter__(self) -> Iterator[Results]:
-        return (self[index] for index in range(len(self)))
-
-    def __repr__(self) -> str:
-        return f"Results({self.path!r}, {self.orig_shape[0]}x{self.orig_shape[1]}: {self.verbose().rstrip(', ')})"
-
-    def _as_boxes(self, boxes: Boxes | Tensor | np.ndarray) -> Boxes:
-        return boxes if isinstance(boxes, Boxes) else Boxes(boxes, self.orig_shape)
-
-    def _with(self, boxes: Boxes) -> Results:
-        """Return Results of the same image with other boxes; an image that was not made yet stays unmade."""
-        shared = {"orig_shape": self.orig_shape, "save_dir": self.save_dir, "input_shape": self.input_shape}
-        return type(self)(self._image, self.path, self.names, boxes, self.speed, **shared)
-
-    def new(self) -> Results:
-        """Return Results of the same image without boxes."""
-        return self._with(Boxes(self.boxes.data[:0], self.orig_shape))
-
-    def update(self, boxes: Boxes | Tensor | np.ndarray | None = None, **others: object) -> None:
-        """Replace the boxes by others, clipped to the image.
-
-        Raises UserError for the fields of other tasks (masks=, probs=, ...).
-        """
-        if wrong := [name for name, value in others.items() if value is not None]:
-            raise UserError(f"update({', '.join(wrong)}=...): this package detects; its results have boxes only.")
-        if boxes is None:
-            return
-        data = self._as_boxes(boxes).data
-        data = data.copy() if isinstance(data, np.ndarray) else data.clone()
-        height, width = self.orig_shape
-        data[:, 0:4:2] = data[:, 0:4:2].clip(0, width)
-        data[:, 1:4:2] = data[:, 1:4:2].clip(0, height)
-        self.boxes = Boxes(data, self.orig_shape)
-
-    def cpu(self) -> Results:
-        """Return these Results with the boxes in the CPU's memory."""
-        return self._with(self.boxes.cpu())
-
-    def numpy(self) -> Results:
-        """Return these Results with the boxes as numpy arrays."""
-        return self._with(self.boxes.numpy())
-
-    def cuda(self, device: int | str | torch.device | None = None) -> Results:
-        """Return these Results with the boxes as tensors on a GPU."""
-        return self._with(self.boxes.cuda(device))
-
-    def to(self, *args, **kwargs) -> Results:
-        """Return these Results with the boxes as tensors on another device or of another type, as Tensor.to."""
-        return self._with(self.boxes.to(*args, **kwargs))
-
     def verbose(self) -> str:
-        """Return '2 persons, 1 bus, ' in the order of the classes, or '(no detections), '."""
-        counts = Counter(int(cls) for cls in self.boxes.cls.tolist())
-        if not counts:
-            return "(no detections), "
-        return "".join(f"{n} {self._name(cls)}{'s' * (n > 1)}, " for cls, n in sorted(counts.items()))
+        """Return '2 persons, 1 bus, ' in the order of the classes, or '(no detections), '.
 
-    def _name(self, cls: float) -> str:
-        return str(self.names.get(int(cls), int(cls)))
+        Of probabilities 'six 0.91, zero 0.04, ', the five most probable classes.
+        """
+        return records.counts_text(self)
 
     @overload
     def plot(self, *positional, pil: Literal[False] = False, **options) -> np.ndarray: ...
@@ -181,20 +55,17 @@ class Results(Tabular):
         img: np.ndarray | Image.Image | None = None,
         **options: object,
     ) -> np.ndarray | Image.Image:
-        """Draw the boxes on the image: (H, W, 3) BGR uint8, or with `pil` an RGB Pillow image.
+        """Draw every part on the image: (H, W, 3) BGR uint8, or with `pil` an RGB Pillow image.
 
         conf: draw scores. line_width, font_size: px, by default by the size of the picture. font: name or file of a
-        font. img: a picture of the same size to draw on instead, BGR array or Pillow. options: fields of PlotOptions;
-        those of other tasks (OTHER_TASKS) are ignored. Raises TypeError for an unknown option, UserError for a wrong
-        color_mode.
+        font. img: a picture of the same size to draw on instead, BGR array or Pillow. options: fields of
+        plotting.PlotOptions, and the old names show_conf and line_thickness. Raises TypeError for an unknown option,
+        UserError for a wrong color_mode.
         """
+        style = {"conf": conf, "line_width": line_width, "font_size": font_size, "font": font}
+        style |= {new: options.pop(old) for old, new in OLD_NAMES.items() if old in options}
         plot = PlotOptions.of(**options)
-        source = self.orig_img if img is None else img
-        picture = source.convert("RGB") if isinstance(source, Image.Image) else picture_of(source)
-        if plot.boxes:
-            style = {"labels": plot.labels, "conf": conf, "instance": plot.color_mode == "instance"}
-            text = {"line_width": line_width, "text_size": font_size, "font": font}
-            picture = draw_boxes(picture, self.boxes.data.tolist(), self.names, **style, **text)
+        picture = draw_result(self, self.orig_img if img is None else img, TextStyle(**style), plot)
         if plot.save:
             write_picture(picture, self._target(plot.filename))
         if plot.show:
@@ -216,15 +87,12 @@ class Results(Tabular):
         return target if target.suffix else target.with_suffix(".jpg")
 
     def save_txt(self, txt_file: str | Path, save_conf: bool = False) -> str:
-        """Append a line for each box to a label file (see `label_line`), and return the file's name.
+        """Append the lines of `records.label_lines` to a label file, and return the file's name.
 
-        Nothing is written without boxes.
+        Nothing is written without detections.
         """
-        boxes, path, lines = self.boxes, Path(txt_file), []
-        track_ids = boxes.id.tolist() if boxes.is_track else [None] * len(boxes)
-        for cls, xywhn, conf, track_id in zip(boxes.cls.tolist(), boxes.xywhn.tolist(), boxes.conf.tolist(), track_ids):
-            lines.append(label_line(cls, xywhn, conf if save_conf else None, track_id))
-        if lines:
+        path = Path(txt_file)
+        if lines := records.label_lines(self, save_conf):
             before = path.read_text(encoding="utf-8") if path.exists() else ""
             separator = "\n" if before and not before.endswith("\n") else ""
             write_text(path, before + separator + "".join(lines))
@@ -233,38 +101,24 @@ class Results(Tabular):
     def save_crop(self, save_dir: str | Path, file_name: str | Path = "im.jpg") -> None:
         """Write the part of the image at each box, 2 % and 10 px larger, as JPEG: <save_dir>/<class name>/<stem>.jpg.
 
-        The stem is that of file_name. Where the file exists its name is <stem>2.jpg, <stem>3.jpg and so on.
+        An oriented box is turned upright, and what lies outside of the image is black. The stem is that of file_name.
+        Where the file exists its name is <stem>2.jpg, <stem>3.jpg and so on. Without boxes nothing is written, and a
+        note says so where the result has probabilities.
         """
-        name = Path(file_name).name
-        stem = Path(name).stem if Path(name).suffix.lower() in Image.registered_extensions() else name
-        height, width = self.orig_shape
-        for (x, y, w, h), cls in zip(self.boxes.xywh.tolist(), self.boxes.cls.tolist()):
-            half_w, half_h = (w * CROP_GAIN + CROP_PAD) / 2, (h * CROP_GAIN + CROP_PAD) / 2
-            left, top = max(int(x - half_w), 0), max(int(y - half_h), 0)
-            part = self.orig_img[top : min(int(y + half_h), height), left : min(int(x + half_w), width)]
-            if part.size:
-                folder = Path(save_dir) / folder_name(self._name(cls), int(cls))
-                write_picture(picture_of(part), unused_path(folder, stem))
+        write_crops(self, Path(save_dir), file_name)
 
     def columns(self, flat: bool = False) -> Sequence[str]:
-        box = CORNERS if flat else ("box",)
-        return "name", "class", "confidence", *box, *(["track_id"] if self.boxes.is_track else [])
+        return records.columns(self, flat)
 
-    def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, object]]:
-        """Return a record {name, class, confidence, box: {x1, y1, x2, y2}[, track_id]} for each box.
+    def summary(self, normalize: bool = False, decimals: int = 5) -> list[dict[str, Any]]:
+        """Return a record {name, class, confidence, box} for each detection, with the parts that are there.
 
-        normalize: corners over the image's width and height. decimals: of scores and corners.
+        box: {x1, y1, x2, y2}, or {x1, y1, ..., x4, y4} of oriented boxes; then [track_id], [segments: {x, y}, lists of
+        the points of a mask's outline] and [keypoints: {x, y[, visible]}, lists]. Probabilities have a record {name,
+        class, confidence} for each of the five most probable classes. normalize: x and y over the image's width and
+        height. decimals: of scores and coordinates.
         """
-        boxes, records = self.boxes, []
-        corners = boxes.xyxyn if normalize else boxes.xyxy
-        for sides, conf, cls in zip(corners.tolist(), boxes.conf.tolist(), boxes.cls.tolist()):
-            box = {key: round(side, decimals) for key, side in zip(CORNERS, sides)}
-            name = self._name(cls)
-            records.append({"name": name, "class": int(cls), "confidence": round(conf, decimals), "box": box})
-        if boxes.is_track:
-            for record, track_id in zip(records, boxes.id.tolist()):
-                record["track_id"] = int(track_id)
-        return records
+        return records.summary(self, normalize, decimals)
 
     tojson = Tabular.to_json
 
@@ -278,15 +132,3 @@ class Results(Tabular):
             for key, value in flatten(record).items():
                 ElementTree.SubElement(element, key).text = str(value)
         return ElementTree.tostring(data, encoding="unicode")
-
-
-def label_line(
-    cls: float, xywhn: Sequence[float], confidence: float | None = None, track_id: float | None = None
-) -> str:
-    """The line of a label file for one detection: class, centre and size[, confidence][, track].
-
-    xywhn: centre and size over the image's width and height.
-    """
-    numbers = [*xywhn] if confidence is None else [*xywhn, confidence]
-    track = [] if track_id is None else [str(int(track_id))]
-    return " ".join([str(int(cls)), *(f"{number:g}" for number in numbers), *track]) + "\n"

@@ -17,7 +17,8 @@ from .coco_json import CocoJson
 from .image_names import file_stems, image_ids
 from .pipeline import Predictor
 from .reader import Picture
-from .results import Results, label_line
+from .records import label_line
+from .results import Results
 from .sources import Item, Video, describe
 from .video import SUFFIX, VideoWriter
 

@@ -22,7 +22,7 @@ from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image
 from ..ops.boxes import box_iou, pair_greedily
 from ..ops.instances import Instances
-from ..plots.drawing import GREY
+from ..plots.colours import GREY
 from ..plots.fonts import writable
 from ..tasks.confusion import by_image
 

@@ -1,7 +1,8 @@
 """Copy what the tests need of the recorded conformance numbers into tests/data/recorded/<group>.json.gz.
 
 Run by hand: python -m tests.helpers.make_vectors <folder of the recorded vectors>. Of the models of other tasks in
-SHAPES_ONLY, conformance.json.gz gets the keys and shapes of the state dict alone.
+SHAPES_ONLY, conformance.json.gz gets the keys and shapes of the state dict alone. results.json: what recorded results
+of single images hold.
 """
 
 from __future__ import annotations
@@ -52,6 +53,23 @@ def main() -> None:
         text = json.dumps(vectors, separators=(",", ":")).encode()
         target.write_bytes(gzip.compress(text, 9, mtime=0))
         print(target, target.stat().st_size)
+    write_results(source)
+
+
+def write_results(source: Path) -> None:
+    """Write the recorded results of pose, oriented boxes, classification and segmentation: values, texts, outlines."""
+    pose_obb, classify, segment = (
+        json.loads((source / f"{name}.json").read_text()) for name in ("pose-obb-results", "classify", "segment-decode")
+    )
+    masks = [
+        {"name": f"{case['name']} {kind}", "original": case["original"], **case[kind]}
+        for case in segment["decode"]
+        for kind in ("default", "retina")
+    ]
+    target = RECORDED / "results.json"
+    content = {"pose_obb": pose_obb, "probs": classify["results"], "masks": masks}
+    target.write_text(json.dumps(content, separators=(",", ":")) + "\n")
+    print(target, target.stat().st_size)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.plots import drawing, fonts
-from bitfalcon_plugin.plots.drawing import GREY, PALETTE, draw_boxes, ink, picture_of
+from bitfalcon_plugin.plots import fonts, labels
+from bitfalcon_plugin.plots.colours import GREY, PALETTE, ink
+from bitfalcon_plugin.plots.drawing import draw_boxes, picture_of
 from bitfalcon_plugin.plots.fonts import writable
 from bitfalcon_plugin.plots.sheets import batch_sheet
 
@@ -145,17 +146,18 @@ def test_edges_at_and_beyond_the_border_are_seen():
 @pytest.mark.parametrize(
     "size, side, smallest, largest",
     [
-        ((320, 240), 100, 11, 11),
-        ((640, 480), 100, 11, 11),
-        ((3840, 2160), 800, 54, 54),
-        ((3840, 2160), 30, 27, 27),
-        ((3840, 2160), 160, 40, 40),
-        ((64, 64), 5, 11, 11),
+        ((320, 240), 100, 12, 12),
+        ((640, 480), 100, 20, 20),
+        ((640, 480), 30, 12, 12),
+        ((3840, 2160), 800, 105, 105),
+        ((3840, 2160), 30, 52, 53),
+        ((3840, 2160), 300, 75, 75),
+        ((64, 64), 5, 12, 12),
     ],
 )
 def test_text_grows_with_the_picture_and_less_over_small_boxes(size, side, smallest, largest):
-    assert smallest <= drawing._text_size(size, [(0, 0, side, side)] * 3) <= largest
-    assert drawing._text_size(size, []) >= 11
+    assert smallest <= labels.text_size(size, [(0, 0, side, side)] * 3) <= largest
+    assert labels.text_size(size, []) >= 12
 
 
 def test_colours_and_labels_of_tracks_and_instances(monkeypatch):
@@ -165,7 +167,9 @@ def test_colours_and_labels_of_tracks_and_instances(monkeypatch):
         picture = draw_boxes(Image.new("RGB", (100, 100)), rows, NAMES, instance=True)
         assert [picture.getpixel((x, 60)) for x in (10, 50)] == [rgb(PALETTE[colour]) for colour in colours]
     assert [text for text, *_ in pen.labels] == ["id:8 dog 0.80", "id:7 dog 0.90", "dog 0.80", "dog 0.90"]
-    assert draw_boxes(Image.new("RGB", (100, 100)), tracked, NAMES).getpixel((50, 60)) == rgb(PALETTE[1])
+    for instance, colour in ((None, 8), (False, 1)):  # by default a colour for each track
+        picture = draw_boxes(Image.new("RGB", (100, 100)), tracked, NAMES, instance=instance)
+        assert picture.getpixel((50, 60)) == rgb(PALETTE[colour])
 
 
 def test_rows_that_are_not_finite_are_left_out():

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.predict.detections import Boxes
 from bitfalcon_plugin.predict.results import Results
 from tests.helpers.results import NAMES, ROWS, SHAPE, TRACKED, VALUES, kinds, result
@@ -57,7 +56,7 @@ def test_both_are_lists_of_boxes():
 
 @pytest.mark.parametrize("make", [lambda: Boxes(ROWS, SHAPE), result], ids=["Boxes", "Results"])
 def test_from_torch_to_numpy_and_back(make):
-    data = lambda thing: getattr(thing, "boxes", thing).data  # noqa: E731
+    data = lambda thing: (thing.boxes if isinstance(thing, Results) else thing).data  # noqa: E731
     things = make()
     arrays = things.numpy()
     assert isinstance(data(arrays), np.ndarray) and isinstance(data(things), torch.Tensor)
@@ -79,7 +78,9 @@ def test_attributes_of_results():
     assert found.path == "pictures/street.png"
     assert result(save_dir="runs/x").save_dir == "runs/x"
     assert Results(found.orig_img, "x.jpg", ["a", "b"]).names == {0: "a", 1: "b"}
-    assert result(None).boxes.shape == (0, 6) and "street.png" in repr(found) and "2 buss" in repr(found)
+    nothing = result(None)
+    assert nothing.boxes is None and len(nothing) == 0 and not nothing and list(nothing) == []
+    assert nothing.verbose() == "(no detections), " and nothing.summary() == []
 
 
 def test_the_picture_is_made_when_it_is_read():
@@ -127,5 +128,4 @@ def test_new_and_update():
     assert blank.boxes.is_track and blank.boxes.conf.tolist() == pytest.approx([0.9, 0.5, 0.3])
     blank.update()
     assert len(blank) == 3
-    with pytest.raises(UserError, match="masks, probs.*this package detects"):
-        blank.update(masks=given, probs=given)
+    assert blank.boxes.conf.tolist() == pytest.approx([0.9, 0.5, 0.3])

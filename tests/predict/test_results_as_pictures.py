@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.plots.drawing import PALETTE
+from bitfalcon_plugin.plots.colours import PALETTE
 from bitfalcon_plugin.predict import pictures
 from bitfalcon_plugin.predict.results import Results
 from tests.helpers.results import ROWS, SHAPE, TRACKED, result

@@ -14,7 +14,7 @@ from PIL import Image
 
 from bitfalcon_plugin.data.augmentation.augment import Batch
 from bitfalcon_plugin.data.loading.loader import ValLoader
-from bitfalcon_plugin.plots.drawing import PALETTE
+from bitfalcon_plugin.plots.colours import PALETTE
 from bitfalcon_plugin.val import pictures
 from bitfalcon_plugin.val.loop import Hooks, validate
 from bitfalcon_plugin.val.pictures import Pictures, scalars

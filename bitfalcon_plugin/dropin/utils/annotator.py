@@ -11,7 +11,7 @@ import torch
 from PIL import Image, ImageFont
 from torch import Tensor
 
-from ...plots.drawing import PALETTE, ink
+from ...plots.colours import PALETTE, ink
 from ...plots.fonts import writable
 from ...predict.pictures import show_picture, write_picture
 from .canvas import ArrayCanvas, PillowCanvas
