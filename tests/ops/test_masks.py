@@ -1,0 +1,92 @@
+"""Masks from prototypes: the recorded masks pixel for pixel, and a slow loop over pixels."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+import torch
+from pycocotools import mask as rle
+
+from bitfalcon_plugin.ops.letterbox import Fit, letterbox_fit
+from bitfalcon_plugin.ops.masks import inside_boxes, masks_of_input, masks_of_original, masks_of_prototypes
+from tests.data.recorded.fill import noise
+from tests.helpers.paths import RECORDED
+
+DECODE = json.loads(gzip.decompress((RECORDED / "segment.json.gz").read_bytes()))["segment-decode"]["decode"]
+CASES = pytest.mark.parametrize("case", DECODE, ids=lambda case: case["name"])
+
+
+def recorded_inputs(case: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Fit]:
+    """Coefficients (9, 32), prototypes (32, h, w), boxes xyxy in pixels of the input, and the fit of a recorded case."""
+    height, width = (side // 4 for side in case["input"])
+    a = torch.from_numpy(noise(f"decode.{case['name']}.prototypes", (32, 2, 3))).double()
+    y, x = torch.arange(height).double()[:, None], torch.arange(width).double()
+    a = a[..., None, None]
+    planes = torch.sin(0.35 * (a[:, 0, 0] * x + a[:, 0, 1] * y) + 3 * a[:, 0, 2])
+    planes = planes + torch.sin(0.2 * (a[:, 1, 0] * x + a[:, 1, 1] * y) + 3 * a[:, 1, 2])
+    planes[0] = 1
+    coefficients = torch.from_numpy(noise(f"decode.{case['name']}.coefficients", (9, 32))).float() * 0.6
+    coefficients[7:] = 0
+    coefficients[7, 0], coefficients[8, 0] = -3, 3
+    fit = letterbox_fit(tuple(case["original"]), tuple(case["input"]))
+    return coefficients, planes.float(), torch.tensor(case["boxes_xyxy_input"]), fit
+
+
+def decoded(counts: list[str], size: list[int]) -> torch.Tensor:
+    return torch.stack([torch.from_numpy(rle.decode({"size": size, "counts": text})) for text in counts]).bool()
+
+
+@CASES
+def test_masks_in_the_size_of_the_input_are_the_recorded_ones(case):
+    coefficients, prototypes, boxes, fit = recorded_inputs(case)
+    masks = masks_of_input(coefficients, prototypes, boxes, fit.canvas)
+    kept = masks.flatten(1).any(1).nonzero().flatten().tolist()
+    assert kept == case["default"]["kept"]
+    record = decoded(case["default"]["rle"], case["default"]["size"])
+    assert int((masks[kept] != record).sum()) <= case["default"]["near_zero_pixels"]
+    expected = torch.tensor(case["default"]["boxes_xyxy_original"])
+    torch.testing.assert_close(fit.to_original(boxes)[kept], expected, atol=1e-3, rtol=0)
+
+
+@CASES
+def test_masks_in_the_size_of_the_original_are_the_recorded_ones(case):
+    coefficients, prototypes, boxes, fit = recorded_inputs(case)
+    masks = masks_of_original(coefficients, prototypes, fit.to_original(boxes), fit)
+    kept = masks.flatten(1).any(1).nonzero().flatten().tolist()
+    assert kept == case["retina"]["kept"]
+    record = decoded(case["retina"]["rle"], case["retina"]["size"])
+    assert int((masks[kept] != record).sum()) <= case["retina"].get("near_zero_pixels", 0)
+
+
+@CASES
+def test_masks_in_the_size_of_the_prototypes_are_the_recorded_ones(case):
+    coefficients, prototypes, boxes, _ = recorded_inputs(case)
+    masks = masks_of_prototypes(coefficients, prototypes, boxes / 4)
+    record = case["validation"]
+    assert torch.equal(masks, decoded(record["rle"], record["size"]))
+
+
+def test_a_pixel_belongs_to_a_box_that_covers_its_corner():
+    boxes = torch.tensor([[1.0, 0.0, 3.5, 2.0], [-5.0, -5.0, 0.5, 9.0], [2.0, 2.0, 2.0, 9.0]])
+    for box, found in zip(boxes.tolist(), inside_boxes(boxes, (4, 5))):
+        x1, y1, x2, y2 = box
+        assert found.tolist() == [[x1 <= x < x2 and y1 <= y < y2 for x in range(5)] for y in range(4)]
+
+
+def test_parts_give_the_same_masks(monkeypatch):
+    coefficients, prototypes, boxes, fit = recorded_inputs(DECODE[0])
+    whole = masks_of_input(coefficients, prototypes, boxes, fit.canvas), masks_of_original(
+        coefficients, prototypes, fit.to_original(boxes), fit
+    )
+    monkeypatch.setattr("bitfalcon_plugin.ops.masks.MAX_PIXELS", 1)
+    assert torch.equal(masks_of_input(coefficients, prototypes, boxes, fit.canvas), whole[0])
+    assert torch.equal(masks_of_original(coefficients, prototypes, fit.to_original(boxes), fit), whole[1])
+
+
+def test_no_object_gives_no_mask():
+    none, prototypes = torch.zeros(0, 4), torch.rand(32, 8, 8)
+    fit = letterbox_fit((20, 30), (32, 32))
+    assert masks_of_input(torch.zeros(0, 32), prototypes, none, (32, 32)).shape == (0, 32, 32)
+    assert masks_of_original(torch.zeros(0, 32), prototypes, none, fit).shape == (0, 20, 30)
