@@ -39,35 +39,38 @@ def non_max_suppression(
     multi_label: bool = False,
     agnostic: bool = False,
     classes: Sequence[int] | None = None,
+    nc: int | None = None,
 ) -> list[Tensor]:
     """Decoded predictions -> the detections of each image, best first (interface.md 8.2, without its time limit).
 
-    prediction: (B, 4+nc, A), xywh pixels and class probabilities. Returns per image (n, 6) float32: x1, y1, x2, y2,
-    score, class; of equal scores the earlier anchor is first, then the lower class. conf: scores must exceed it. iou: a
-    box is dropped when it overlaps a better one of its class (of any class when `agnostic`) by more than this.
-    multi_label: every class above `conf` is a detection of its own, instead of the best one only. classes: the classes
-    to keep. Boxes that are not finite and scores that are NaN are no detections.
+    prediction: (B, 4+nc+k, A), xywh pixels, class probabilities, and k further values; nc None: all are classes.
+    Returns per image (n, 6+k) float32: x1, y1, x2, y2, score, class, and the further values; of equal scores the
+    earlier anchor is first, then the lower class. conf: scores must exceed it. iou: a box is dropped when it overlaps a
+    better one of its class (of any class when `agnostic`) by more than this. multi_label: every class above `conf` is a
+    detection of its own, instead of the best one only. classes: the classes to keep. Boxes that are not finite and
+    scores that are NaN are no detections.
     Raises ValueError where the shape cannot be a prediction.
     """
-    if prediction.dim() != 3 or prediction.shape[1] < 5:
+    if prediction.dim() != 3 or prediction.shape[1] < 5 or nc is not None and prediction.shape[1] < 4 + nc:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)}, expected (B, 4 + classes, A)")
-    nc = prediction.shape[1] - 4
+    nc = prediction.shape[1] - 4 if nc is None else nc
     mask = torch.ones(nc, dtype=torch.bool, device=prediction.device)
     if classes is not None:
         mask = torch.isin(torch.arange(nc, device=mask.device), mask.new_tensor(list(classes), dtype=torch.long))
     output = []
-    for image in prediction.detach():  # (4 + nc, A)
-        rows = _candidates(image.float(), conf, multi_label, mask)  # (n, 6), best first
+    for image in prediction.detach():  # (4 + nc + k, A)
+        rows = _candidates(image.float(), conf, multi_label, mask)  # (n, 6 + k), best first
         output.append(rows[suppress(rows, iou, max_det, agnostic)])
     return output
 
 
 def _candidates(image: Tensor, conf: float, multi_label: bool, class_mask: Tensor) -> Tensor:
-    """(4 + nc, A) -> the at most MAX_CANDIDATES best (n, 6) rows x1, y1, x2, y2, score, class, by falling score.
+    """(4 + nc + k, A) -> the at most MAX_CANDIDATES best rows (n, 6 + k), by falling score.
 
-    class_mask: (nc,) bool, classes to keep. Another class can still be an anchor's best one; it then hides the rest.
+    A row is x1, y1, x2, y2, score, class and the further values. class_mask: (nc,) bool, classes to keep. Another
+    class can still be an anchor's best one; it then hides the rest.
     """
-    boxes, scores = image[:4].t(), image[4:]  # (A, 4), (nc, A)
+    boxes, scores, further = image[:4].t(), image[4 : 4 + len(class_mask)], image[4 + len(class_mask) :]
     finite = boxes.isfinite().all(1)  # (A,)
     if multi_label:
         scores = scores.t().contiguous()  # (A, nc): flat positions are in the order that ties keep
@@ -85,7 +88,8 @@ def _candidates(image: Tensor, conf: float, multi_label: bool, class_mask: Tenso
         anchor, label = position // len(class_mask), position % len(class_mask)
     else:
         anchor, label = position, label[position]
-    return torch.cat((xyxy_from_xywh(boxes[anchor]), score[:, None], label[:, None].float()), 1)  # (n, 6)
+    columns = (xyxy_from_xywh(boxes[anchor]), score[:, None], label[:, None].float(), further[:, anchor].t())
+    return torch.cat(columns, 1)  # (n, 6 + k)
 
 
 def _ranked(score: Tensor, limit: int) -> Tensor:
@@ -98,7 +102,7 @@ def _ranked(score: Tensor, limit: int) -> Tensor:
 
 
 def suppress(rows: Tensor, iou: float, max_det: int, agnostic: bool) -> Tensor:
-    """Indices of the kept rows (n, 6), at most `max_det`, by falling score.
+    """Indices of the kept rows (n, 6 + k), at most `max_det`, by falling score.
 
     A greedy decision depends on the better boxes that were kept and on nothing else. So the rows are taken in blocks,
     each behind what is kept so far, until `max_det` are kept: the cost stays linear in the number of rows.
@@ -108,7 +112,7 @@ def suppress(rows: Tensor, iou: float, max_det: int, agnostic: bool) -> Tensor:
     boxes = rows[:, :4].to("cpu" if rows.device.type == "mps" else rows.device).double()
     if len(rows) and not agnostic:
         extent = 2.0 ** math.ceil(math.log2(float(boxes.max() - boxes.min()) + 1))
-        boxes = boxes + rows[:, 5:].to(boxes) * extent
+        boxes = boxes + rows[:, 5:6].to(boxes) * extent
     nms, block = _kernel(), max(BLOCK, 2 * max_det)
     ranks = torch.arange(len(rows), 0, -1, dtype=boxes.dtype, device=boxes.device)  # the order, without ties
     keep = ranks.new_zeros(0, dtype=torch.long)

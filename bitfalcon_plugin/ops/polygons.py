@@ -8,7 +8,7 @@ the same on every machine, and independent of a drawing library's rule for borde
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,9 +108,25 @@ def fill(polygons: Polygons, size: tuple[int, int]) -> Tensor:
     `size` is (height, width); the polygons lie inside it (see `clip`).
     """
     mask = torch.zeros(size, dtype=torch.bool)
-    polygons = polygons[polygons.counts > 0]
+    for _, rows, columns, plane in _planes(polygons, size):
+        mask[rows, columns] |= plane
+    return mask
+
+
+def fill_each(polygons: Polygons, size: tuple[int, int]) -> Tensor:
+    """Return the mask of each polygon, (n, height, width) bool, as `fill` does; zeros for an object without one."""
+    masks = torch.zeros(len(polygons), *size, dtype=torch.bool)
+    for index, rows, columns, plane in _planes(polygons, size):
+        masks[index, rows, columns] = plane
+    return masks
+
+
+def _planes(polygons: Polygons, size: tuple[int, int]) -> Iterator[tuple[int, slice, slice, Tensor]]:
+    """Yield for each polygon its number, the rows and columns of its hull, and its mask there."""
+    numbers = (polygons.counts > 0).nonzero().flatten()
+    polygons = polygons[numbers]
     if not len(polygons):
-        return mask
+        return
     box = hulls(polygons)
     left, top = box[:, 0].floor().long(), box[:, 1].floor().long()
     width = box[:, 2].ceil().long() - left + 1  # a column more, for crossings right of all centres
@@ -126,10 +142,9 @@ def fill(polygons: Polygons, size: tuple[int, int]) -> Tensor:
     # Every row has an even number of crossings, so that the parity begins anew by itself.
     inside = marks.cumsum(0, dtype=torch.uint8).bitwise_and_(1).bool()
     planes = inside.split((width * height).tolist())
-    for plane, x, y, wide in zip(planes, left.tolist(), top.tolist(), width.tolist()):
+    for number, plane, x, y, wide in zip(numbers.tolist(), planes, left.tolist(), top.tolist(), width.tolist()):
         shape = plane.view(-1, wide)[: size[0] - y, : min(wide - 1, size[1] - x)]
-        mask[y : y + shape.shape[0], x : x + shape.shape[1]] |= shape
-    return mask
+        yield number, slice(y, y + shape.shape[0]), slice(x, x + shape.shape[1]), shape
 
 
 def _successor(owner: Tensor, count: int) -> Tensor:

@@ -49,16 +49,28 @@ def detection_loss(
     distances' cross-entropy * soft target over the positives, each divided by S. A step minimises their sum times B.
     """
     with torch.autocast(raw["boxes"].device.type, enabled=False):
-        logits, scores = raw["boxes"].float(), raw["scores"].float()
-        points, stride = anchor_points(sizes, strides, device=logits.device)  # (A, 2), (A,)
-        with torch.no_grad():
-            shares = logits.transpose(1, 2).unflatten(-1, (4, -1)).softmax(-1)  # (B, A, 4, R)
-            boxes = distances_to_boxes(points, _distances(shares)) * stride[:, None]  # (B, A, 4) px
-            assignment = assign(scores.sigmoid().transpose(1, 2), boxes, points * stride[:, None], labels)
-        box, dfl = _box_losses(logits, points, stride, assignment, labels)
-        total = assignment.weight.sum().clamp(min=1)  # S
-        sums = {"box_loss": box, "cls_loss": _cross_entropy(scores, assignment, labels, class_weights), "dfl_loss": dfl}
-        return {name: value / total * gains[name] for name, value in sums.items()}
+        return box_losses(raw, labels, sizes, strides, gains, class_weights)[0]
+
+
+def box_losses(
+    raw: Mapping[str, Tensor],
+    labels: Instances,
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[float],
+    gains: Mapping[str, float],
+    class_weights: Tensor | None,
+) -> tuple[dict[str, Tensor], Assignment]:
+    """Compute `detection_loss` outside of autocast; also return which anchors belong to which label."""
+    logits, scores = raw["boxes"].float(), raw["scores"].float()
+    points, stride = anchor_points(sizes, strides, device=logits.device)  # (A, 2), (A,)
+    with torch.no_grad():
+        shares = logits.transpose(1, 2).unflatten(-1, (4, -1)).softmax(-1)  # (B, A, 4, R)
+        boxes = distances_to_boxes(points, _distances(shares)) * stride[:, None]  # (B, A, 4) px
+        assignment = assign(scores.sigmoid().transpose(1, 2), boxes, points * stride[:, None], labels)
+    box, dfl = _box_losses(logits, points, stride, assignment, labels)
+    total = assignment.weight.sum().clamp(min=1)  # S
+    sums = {"box_loss": box, "cls_loss": _cross_entropy(scores, assignment, labels, class_weights), "dfl_loss": dfl}
+    return {name: value / total * gains[name] for name, value in sums.items()}, assignment
 
 
 def _distances(shares: Tensor) -> Tensor:

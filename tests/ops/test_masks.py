@@ -19,7 +19,7 @@ CASES = pytest.mark.parametrize("case", DECODE, ids=lambda case: case["name"])
 
 
 def recorded_inputs(case: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Fit]:
-    """Coefficients (9, 32), prototypes (32, h, w), boxes xyxy in pixels of the input, and the fit of a recorded case."""
+    """Coefficients (9, 32), prototypes (32, h, w), boxes xyxy in pixels of the input, and the fit of a case."""
     height, width = (side // 4 for side in case["input"])
     a = torch.from_numpy(noise(f"decode.{case['name']}.prototypes", (32, 2, 3))).double()
     y, x = torch.arange(height).double()[:, None], torch.arange(width).double()
@@ -77,8 +77,9 @@ def test_a_pixel_belongs_to_a_box_that_covers_its_corner():
 
 def test_parts_give_the_same_masks(monkeypatch):
     coefficients, prototypes, boxes, fit = recorded_inputs(DECODE[0])
-    whole = masks_of_input(coefficients, prototypes, boxes, fit.canvas), masks_of_original(
-        coefficients, prototypes, fit.to_original(boxes), fit
+    whole = (
+        masks_of_input(coefficients, prototypes, boxes, fit.canvas),
+        masks_of_original(coefficients, prototypes, fit.to_original(boxes), fit),
     )
     monkeypatch.setattr("bitfalcon_plugin.ops.masks.MAX_PIXELS", 1)
     assert torch.equal(masks_of_input(coefficients, prototypes, boxes, fit.canvas), whole[0])

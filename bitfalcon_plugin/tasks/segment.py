@@ -1,0 +1,181 @@
+"""Instance segmentation: the loss of masks that are sums of prototypes, and the targets it compares with.
+
+Papers: YOLACT, Bolya et al. 2019, arXiv:1904.02689 (prototypes, cropping, division by the area of the box). Written
+from spec/segment-classify.md 1.6 and 1.7; the numbers agree with the recorded loss vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ops.instances import Instances
+from ..ops.polygons import Polygons, clip, fill_each
+from .assign import Assignment
+from .detect import box_losses
+
+LOSSES = {"box_loss": "box", "seg_loss": "box", "cls_loss": "cls", "dfl_loss": "dfl"}  # loss -> setting of its gain
+GAINS = {"box_loss": 7.5, "seg_loss": 7.5, "cls_loss": 0.5, "dfl_loss": 1.5}  # gains of cfg/default.yaml
+PAIRS_AT_ONCE = {"cpu": 1 << 16, "cuda": 1 << 20}  # pairs of an anchor and a pixel that are computed at once
+
+
+def segmentation_loss(
+    raw: Mapping[str, Tensor],
+    labels: Instances,
+    *,
+    sizes: Sequence[tuple[int, int]],
+    strides: Sequence[float],
+    gains: Mapping[str, float] = GAINS,
+    class_weights: Tensor | None = None,
+    overlap_mask: bool = True,
+    mask_ratio: int = 4,
+) -> dict[str, Tensor]:
+    """Compute the losses of raw outputs against labels, in float32 whatever autocast says.
+
+    raw, sizes, strides, gains and class_weights: as in detect.detection_loss; raw also has "coefficients" (B, m, A) and
+    "prototypes" (B, m, h, w). labels: boxes and polygons in pixels of the network input, or masks (n, h', w') in the
+    place of polygons. overlap_mask: a pixel belongs to the smallest object that covers it, instead of to all.
+    mask_ratio: the side of a pixel of the targets, in pixels of the network input.
+
+    Returns LOSSES -> scalar with its gain. seg_loss is the mean over all positives of the cross-entropy of the mask,
+    summed over the label's box and divided by the number of all pixels and by the area of the box (as a share of the
+    image). Labels without a polygon have no part in it.
+    """
+    with torch.autocast(raw["boxes"].device.type, enabled=False):
+        losses, assignment = box_losses(raw, labels, sizes, strides, gains, class_weights)
+        prototypes = raw["prototypes"].float()
+        size = tuple(round(side * strides[0]) for side in sizes[0])
+        with torch.no_grad():
+            masks = label_masks(labels, size, mask_ratio, overlap_mask)
+        if masks.shape[-2:] != prototypes.shape[-2:]:
+            prototypes = F.interpolate(prototypes, masks.shape[-2:], mode="bilinear", align_corners=False)
+        usable = labels.has_polygon if labels.masks is None else torch.ones_like(labels.has_polygon)
+        seg = _mask_loss(raw["coefficients"].float(), prototypes, labels, masks, usable, assignment, size)
+        losses["seg_loss"] = seg * gains["seg_loss"]
+        return {name: losses[name] for name in gains if name in losses}
+
+
+def label_masks(labels: Instances, size: tuple[int, int], ratio: int = 4, overlap: bool = True) -> Tensor:
+    """Return the target of each label: (n, H // ratio, W // ratio) bool, for a network input of `size` (H, W).
+
+    A pixel of a target is inside where at least half of the central pixels of its block lie in the polygon: of 4 x 4
+    pixels the central 2 x 2. overlap: the target of an object lacks the pixels of smaller objects of the same image.
+    """
+    masks = labels.masks
+    if masks is None:
+        polygons = labels.polygons or Polygons(labels.boxes.new_zeros(0, 2), torch.zeros_like(labels.classes))
+        masks = reduced_fill(polygons.apply(lambda tensor: tensor.cpu()), size, ratio).to(labels.boxes.device)
+    return visible_parts(masks, labels.image) if overlap else masks
+
+
+def reduced_fill(polygons: Polygons, size: tuple[int, int], ratio: int) -> Tensor:
+    """Fill each polygon in pixels of an input of `size`, then reduce: (n, H // ratio, W // ratio) bool."""
+    height, width = size[0] // ratio, size[1] // ratio
+    if not height or not width:
+        raise ValueError(f"mask_ratio={ratio} leaves no pixel of an input of {size[0]}x{size[1]}; give a smaller one")
+    polygons = clip(polygons, size)
+    if ratio == 1:
+        return fill_each(polygons, size)
+    centre = [ratio // 2 - 1, ratio // 2] if ratio % 2 == 0 else [ratio // 2]  # rows and columns of a block
+    count = torch.zeros(len(polygons), height, width, dtype=torch.uint8)
+    for index, plane in enumerate(fill_each(polygons, size)):
+        plane = plane[: height * ratio, : width * ratio].view(height, ratio, width, ratio)
+        count[index] = plane[:, centre][..., centre].sum((1, 3), dtype=torch.uint8)
+    return count * 2 >= len(centre) ** 2
+
+
+def visible_parts(masks: Tensor, image: Tensor) -> Tensor:
+    """Take from each mask (n, h, w) bool the pixels of smaller masks of the same image; `image` (n,) is its index."""
+    if not len(masks):
+        return masks
+    order = masks.flatten(1).sum(1).argsort(descending=True, stable=True)
+    result = torch.empty_like(masks)
+    for index in image.unique().tolist():
+        rows = order[image[order] == index]  # the largest first
+        numbers = torch.arange(1, len(rows) + 1, device=masks.device, dtype=torch.int32)[:, None, None]
+        plane = torch.zeros(masks.shape[1:], dtype=torch.int32, device=masks.device)
+        for number, row in zip(numbers, rows):
+            plane = torch.where(masks[row], number[0], plane)
+        result[rows] = plane == numbers
+    return result
+
+
+def _mask_loss(
+    coefficients: Tensor,
+    prototypes: Tensor,
+    labels: Instances,
+    masks: Tensor,
+    usable: Tensor,
+    assignment: Assignment,
+    size: tuple[int, int],
+) -> Tensor:
+    """The mean over all positives of labels that are `usable` (n,); see segmentation_loss."""
+    label, place = (assignment.won & usable[:, None]).nonzero(as_tuple=True)  # (P,)
+    if not len(label):
+        return (coefficients.sum() + prototypes.sum()) * 0
+    image, anchor = labels.image[label], assignment.anchor[label, place]
+    share = labels.boxes.float() / labels.boxes.new_tensor([size[1], size[0]] * 2)  # of the image
+    area = ((share[:, 2] - share[:, 0]) * (share[:, 3] - share[:, 1]))[label]
+    height, width = masks.shape[-2:]
+    weight = 1 / (height * width * area * len(label))
+    corners = share * share.new_tensor([width, height] * 2)  # (n, 4) in pixels of the targets
+    return _CroppedCrossEntropy.apply(
+        coefficients[image, :, anchor], prototypes, masks, corners[label], image, label, weight
+    )
+
+
+class _CroppedCrossEntropy(torch.autograd.Function):
+    """The weighted sum of the cross-entropies of all pixels inside the boxes of P positives.
+
+    coefficients (P, m); prototypes (B, m, h, w); masks (n, h, w) bool; boxes (P, 4) xyxy in pixels of the masks; image,
+    label (P,) rows of prototypes and masks; weight (P,). Gradients are computed together with the sum, some pairs of a
+    positive and a pixel at a time, so that memory does not grow with the pairs.
+    """
+
+    @staticmethod
+    def forward(ctx, coefficients, prototypes, masks, boxes, image, label, weight) -> Tensor:
+        height, width = masks.shape[-2:]
+        pixels = prototypes.permute(0, 2, 3, 1).reshape(-1, prototypes.shape[1])  # (B*h*w, m)
+        total = pixels.new_zeros((), dtype=torch.float64 if pixels.device.type != "mps" else torch.float32)
+        needed = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
+        of_coefficients = torch.zeros_like(coefficients) if needed else None
+        of_pixels = torch.zeros_like(pixels) if needed else None
+        for positive, row, column in _pairs(boxes, (height, width)):
+            place = row * width + column
+            planes = pixels[image[positive] * (height * width) + place]  # (K, m)
+            chosen = coefficients[positive]  # (K, m)
+            logits = (planes * chosen).sum(1)
+            inside = masks.flatten(1)[label[positive], place].to(logits.dtype)
+            total += ((F.softplus(logits) - inside * logits) * weight[positive]).sum(dtype=total.dtype)
+            if needed:
+                slope = ((logits.sigmoid() - inside) * weight[positive])[:, None]  # (K, 1)
+                of_coefficients.index_add_(0, positive, planes.mul_(slope))
+                of_pixels.index_add_(0, image[positive] * (height * width) + place, chosen.mul_(slope))
+        if needed:
+            batch, count = prototypes.shape[:2]
+            ctx.save_for_backward(of_coefficients, of_pixels.view(batch, height, width, count).permute(0, 3, 1, 2))
+        return total.to(coefficients.dtype)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple:
+        of_coefficients, of_prototypes = ctx.saved_tensors
+        return of_coefficients * gradient, of_prototypes * gradient, *[None] * 5
+
+
+def _pairs(boxes: Tensor, size: tuple[int, int]):
+    """Yield (positive, row, column), each (K,), for all pixels in the boxes (P, 4), PAIRS_AT_ONCE at a time."""
+    limit = boxes.new_tensor([size[1], size[0]] * 2)
+    first = torch.minimum(boxes.ceil().clamp(min=0), limit).long()
+    left, top = first[:, 0], first[:, 1]
+    columns, rows = (first[:, 2] - left).clamp(min=0), (first[:, 3] - top).clamp(min=0)
+    counts = rows * columns
+    ends = counts.cumsum(0)
+    step, total = PAIRS_AT_ONCE.get(boxes.device.type, 1 << 16), int(ends[-1])
+    for start in range(0, total, step):
+        pair = torch.arange(start, min(start + step, total), device=boxes.device)
+        positive = torch.searchsorted(ends, pair, right=True)
+        inside = pair - (ends - counts)[positive]
+        yield positive, top[positive] + inside // columns[positive], left[positive] + inside % columns[positive]
