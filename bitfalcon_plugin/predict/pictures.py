@@ -30,16 +30,21 @@ def write_picture(picture: Image.Image, target: Path) -> None:
         raise UserError(f"'{target}' cannot be written: {error}.") from error
 
 
-def show_picture(picture: Image.Image, target: Path) -> None:
-    """Show a picture; without a display write it to `target`, or to the temporary folder, and print the path."""
+def show_picture(picture: Image.Image, target: Path, quiet: bool = False) -> bool:
+    """Show a picture and return True; without a display write it, print its path unless `quiet`, and return False.
+
+    target: the file that is written; in a folder that cannot be written to, one of that name in the temporary folder.
+    """
     if _display(picture):
-        return
+        return True
     try:
         write_picture(picture, target)
     except UserError:  # a folder that cannot be written to
         target = Path(tempfile.gettempdir()) / target.name
         write_picture(picture, target)
-    print_note(f"no display here; the picture is in {target}")
+    if not quiet:
+        print_note(f"no display here; the picture is in {target}")
+    return False
 
 
 def _display(picture: Image.Image) -> bool:

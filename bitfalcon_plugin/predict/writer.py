@@ -15,6 +15,7 @@ from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from .coco_json import CocoJson
 from .image_names import file_stems, image_ids
+from .pictures import show_picture
 from .pipeline import Predictor
 from .reader import Picture
 from .records import label_line
@@ -82,6 +83,7 @@ class Writer:
         self._stems = file_stems(paths)
         self._ids = image_ids(paths) if settings.save_json else []
         self._source_number = 0  # of the current picture
+        self._has_display = True  # until a picture could not be shown
         self._video = contextlib.ExitStack()
         self._video_writer: VideoWriter | None = None
         self._coco_json: CocoJson | None = None
@@ -90,7 +92,7 @@ class Writer:
         """Write all that the settings ask for about one picture, and set result.save_dir."""
         settings = self.settings
         if settings.show:
-            result.show(**self._style)
+            self._show(picture, result)
         is_drawn = settings.save or (settings.save_frames and picture.frame)
         if not (is_drawn or settings.save_txt or settings.save_crop or settings.save_json):
             return
@@ -118,6 +120,14 @@ class Writer:
         self._end_video()
         if self._coco_json is not None:
             self._coco_json.close()
+
+    def _show(self, picture: Picture, result: Results) -> None:
+        """Show the annotated picture. Without a display that is said once, and only images are written to files."""
+        if not self._has_display and picture.frame:
+            return
+        target = Path.cwd() / f"results_{Path(result.path).stem}.jpg"
+        was_said, drawn = not self._has_display, result.plot(**self._style, pil=True)
+        self._has_display = show_picture(drawn, target, quiet=was_said)
 
     def _draw(self, picture: Picture, result: Results, target: Path) -> None:
         """Write the annotated picture, frame and video. target: path of these files without suffix."""

@@ -13,6 +13,7 @@ from PIL import Image
 
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.predict import pictures
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.predict.video import VideoWriter
 from tests.helpers.bright import bright, canvas
@@ -238,3 +239,18 @@ def test_without_the_package(here, monkeypatch):
 def test_command_without_a_source_or_weights(here, capsys):
     assert main(["track", "source=x.mp4"]) == 2 and "track needs model=" in capsys.readouterr().err
     assert main(["track", "model=best.pt"]) == 2 and "track needs source=: a video" in capsys.readouterr().err
+
+
+def test_without_a_display_that_is_said_once(here, fake, monkeypatch, capsys):
+    pytest.importorskip("cv2", reason="OpenCV is not installed (extra video)")
+    monkeypatch.setattr(pictures, "_display", lambda picture: False)
+    for source, files in (([*clip(3)], 3), (video(here / "a.avi", clip(4)), 1)):
+        bright(here).track(source, show=True)
+        assert capsys.readouterr().err.count("no display here; the picture is in") == 1
+        written = list(here.glob("results_*.jpg"))
+        assert len(written) == files and Image.open(written[0]).size == (128, 96)
+        [path.unlink() for path in written]
+    shown = []
+    monkeypatch.setattr(pictures, "_display", lambda picture: shown.append(picture.size) or True)
+    bright(here).predict(here / "a.avi", show=True)
+    assert shown == [(128, 96)] * 4 and not capsys.readouterr().err
