@@ -25,7 +25,9 @@ from bitfalcon_plugin.export.formats import support_table
 from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules import MODULES
+from bitfalcon_plugin.predict.video import SUFFIX, VideoWriter
 from tests.helpers.coloured import lay_out
+from tests.helpers.fake_tracker import clip
 from tests.helpers.foreign import write
 from tests.helpers.paths import ROOT
 from tests.models.test_conformance import VECTORS, foreign_state
@@ -49,7 +51,9 @@ NOT_RUN = {
     "torchrun": "needs two machines; tests/train/test_two_processes.py trains in two processes",
 }
 # Scripts that import these packages are run only where the packages are installed.
-OPTIONAL = ("supervision", "sahi")
+OPTIONAL = ("supervision", "sahi", "cv2")
+# Commands and scripts that hold one of these texts are run only where the package is installed.
+NEEDS = {"bitfalcon track": "trackers", ".track(": "trackers"}
 
 # What a command that trains is given in the place of the page's values, and added where the page has none.
 SHORT = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "plots": False}
@@ -99,12 +103,28 @@ def template(tmp_path_factory) -> Path:
         (folder / name).write_text(yaml.safe_dump({**data, "names": ["red", "green", "blue"]}))
     for name in ("image.jpg", "large.jpg"):
         Image.open(folder / "images/0.png").convert("RGB").save(folder / name)
+    if _installed("trackers"):
+        _video(folder)
     _interrupted_run(folder)
     shutil.copy(folder / "runs/detect/train/weights/best.pt", folder / "best.pt")
     for name, vector in (("yolov12n.pt", "checkpoint-v1-n-released-layout"), ("turbo-n.pt", "checkpoint-turbo-n")):
         state = foreign_state(VECTORS[vector], True)
         write(folder / name, state, attributes={"names": {i: f"thing{i}" for i in range(80)}, "nc": 80}, epoch=-1)
     return folder
+
+
+def _video(folder: Path) -> None:
+    """Leave video.mp4, and mot/ with its frames and the true identity of one object."""
+    frames, numbers = clip(4), range(1, 5)
+    writer = VideoWriter(folder / f"video{SUFFIX}", 25.0, frames[0].shape[:2])
+    for number, frame in zip(numbers, frames):
+        writer.write(frame)
+        (folder / "mot/img1").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(frame[..., ::-1]).save(folder / f"mot/img1/{number:06}.jpg")
+    writer.close()
+    (folder / f"video{SUFFIX}").replace(folder / "video.mp4")
+    (folder / "mot/gt").mkdir()
+    (folder / "mot/gt/gt.txt").write_text("".join(f"{number},1,4,6,20,24,1,1,1\n" for number in numbers))
 
 
 def _interrupted_run(folder: Path) -> None:
@@ -140,8 +160,16 @@ def quick(monkeypatch):
     monkeypatch.setattr(sizes, "ROUNDS", 2)
 
 
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
 def _not_run(text: str) -> bool:
-    return any(part in text for part in NOT_RUN)
+    return any(part in text for part in NOT_RUN) or _lacks_package(text)
+
+
+def _lacks_package(text: str) -> bool:
+    return any(part in text and not _installed(package) for part, package in NEEDS.items())
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if not all(map(_not_run, commands(PAGES[page])))])
@@ -168,11 +196,9 @@ def test_scripts(page, here, monkeypatch):
     for script in blocks(PAGES[page], "python"):
         if any(f"import {name}" in script or f"from {name}" in script for name in OPTIONAL if not _installed(name)):
             continue
+        if _lacks_package(script):
+            continue
         exec(compile(script, page, "exec"), {"batches": [torch.rand(2, 3, 64, 64)]})
-
-
-def _installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "yaml")])
