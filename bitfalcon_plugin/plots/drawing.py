@@ -78,7 +78,8 @@ def _outline(
     if shape is None:
         draw.rectangle(mark.box, outline=mark.colour, width=width)
     else:
-        draw.line([*shape, *shape[:2]], fill=mark.colour, width=width, joint="curve")
+        oblique = width + (width > 1)  # Pillow draws oblique lines narrower than upright ones
+        draw.line([*shape, *shape[:2]], fill=mark.colour, width=oblique, joint="curve")
 
 
 def _inside(box: Sequence[float], page: tuple[int, int]) -> tuple[int, int, int, int]:

@@ -14,7 +14,7 @@ from .fonts import writable
 from .labels import text_size
 
 SEEN = 0.25  # least confidence of a point that is drawn
-USUAL_SIDE = 1000  # px, mean side of a picture on which dots have the usual radius
+USUAL_SIDE = 700  # px, mean side of a picture on which dots have the usual radius
 ALPHA = 0.5  # of masks
 
 
@@ -79,13 +79,13 @@ def draw_keypoints(
     objects: for each object its points (x, y[, confidence]) in px. Points with a confidence below SEEN are left out;
     of those without confidence the point (0, 0), which stands for a missing one. limbs: pairs of indices from 0; both
     ends must be seen. radius: of dots, px, by default 5, less on small pictures and more on large ones. line_width: px
-    of boxes; a limb is half as wide. lines: draw limbs. colour: RGB of all, by default a colour for each point, in
+    of boxes and of limbs. lines: draw limbs. colour: RGB of all, by default a colour for each point, in
     which also the limb that ends there is drawn.
     """
     picture = picture.copy()
     draw = ImageDraw.Draw(picture)
     radius = _radius_for(picture.size) if radius is None else radius
-    width = math.ceil(line_width_of(picture.size, line_width) / 2)
+    width = line_width_of(picture.size, line_width)
     for points in reversed(objects):
         seen = {index: (point[0], point[1]) for index, point in enumerate(points) if _is_seen(point)}
         for first, second in limbs if lines else ():
@@ -104,7 +104,7 @@ def _is_seen(point: Sequence[float]) -> bool:
 
 def _radius_for(page: tuple[int, int]) -> int:
     """Return 5 px, in proportion less on pictures with sides below 250 px and more above USUAL_SIDE."""
-    return round(5 * max(min(min(page) / 250, 1), sum(page) / 2 / USUAL_SIDE, 0.2))
+    return round(5 * max(min(min(page) / 250, 1), sum(page) / 2 / USUAL_SIDE))
 
 
 def draw_text_lines(

@@ -78,7 +78,7 @@ class TextStyle:
 def draw_result(
     result: ImageParts, source: np.ndarray | Image.Image, style: TextStyle, plot: PlotOptions
 ) -> Image.Image:
-    """Return an RGB picture of the source with every part of a result: masks, boxes, keypoints, then probabilities.
+    """Return an RGB picture of the source with every part of a result: masks, keypoints, boxes, then probabilities.
 
     source: the image, BGR array or Pillow.
     """
@@ -90,13 +90,13 @@ def draw_result(
         picture = draw_masks(picture, as_numpy(torch.as_tensor(result.masks.data)), colours, _content(result))
     text_colour = None if plot.txt_color is None else tuple(plot.txt_color[2::-1])
     font = {"font_size": style.font_size, "font": style.font}
-    if rows and plot.boxes:
-        looks = {"labels": plot.labels, "conf": bool(style.conf), "instance": instance, "text_colour": text_colour}
-        picture = draw_boxes(picture, rows, result.names, corners=corners, line_width=style.line_width, **looks, **font)
     if result.keypoints:
         colour = None if plot.kpt_color is None else tuple(plot.kpt_color[2::-1])
         dots = {"radius": plot.kpt_radius, "lines": plot.kpt_line, "colour": colour, "line_width": style.line_width}
         picture = draw_keypoints(picture, result.keypoints.data.tolist(), result.keypoints.limbs, **dots)
+    if rows and plot.boxes:
+        looks = {"labels": plot.labels, "conf": bool(style.conf), "instance": instance, "text_colour": text_colour}
+        picture = draw_boxes(picture, rows, result.names, corners=corners, line_width=style.line_width, **looks, **font)
     if result.probs is not None and plot.probs:
         best = zip(result.probs.top5, result.probs.top5conf.tolist())
         lines = [f"{result.class_name(cls)} {conf:.2f}" for cls, conf in best]

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.predict.results import Results
 from tests.helpers.bright import Bright, bright, canvas, untrained
 from tests.helpers.finder import painted
 from tests.helpers.paths import ROOT
@@ -198,3 +199,40 @@ def test_the_examples_of_the_page_run(sv, adapter, tmp_path, monkeypatch):
     for number, block in enumerate(blocks):
         (tmp_path / f"{number}.py").write_text(block)
         assert runpy.run_path(str(tmp_path / f"{number}.py"))["result"] is not None
+
+
+def part_results(**parts) -> Results:
+    return Results(np.zeros((48, 64, 3), np.uint8), "a.jpg", {0: "red", 1: "green"}, **parts)
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+def test_supervision_reads_every_part_of_results(sv, kind):
+    rows = torch.tensor([[4.0, 6, 20, 30, 5, 0.9, 0], [26, 8, 40, 20, 6, 0.8, 1]])  # with tracks
+    masks = torch.zeros(2, 32, 32, dtype=torch.uint8)  # the picture fills rows 4 to 28
+    masks[0, 8:16, 4:12] = masks[1, 8:12, 16:24] = 1
+    points = torch.rand(2, 5, 3) * 40
+    oriented = torch.tensor([[30.0, 20, 20, 10, 0.5, 0.9, 1]])
+    probs = torch.tensor([0.25, 0.75])
+    of_boxes, of_obb, of_probs = (
+        result.numpy() if kind == "numpy" else result
+        for result in (
+            part_results(boxes=rows, masks=masks, keypoints=points),
+            part_results(obb=oriented),
+            part_results(probs=probs),
+        )
+    )
+    found = sv.Detections.from_ultralytics(of_boxes)
+    assert found.tracker_id.tolist() == [5, 6] and found.class_id.tolist() == [0, 1]
+    assert found.mask.shape == (2, 48, 64) and found.mask.dtype == bool
+    for mask, ring in zip(found.mask, of_boxes.masks.xy):
+        ys, xs = mask.nonzero()
+        np.testing.assert_allclose((xs.min(), ys.min()), ring.min(0), atol=1)
+        np.testing.assert_allclose((xs.max(), ys.max()), ring.max(0), atol=2)
+    skeletons = sv.KeyPoints.from_ultralytics(of_boxes)
+    np.testing.assert_allclose(skeletons.xy, points[..., :2])
+    turned = sv.Detections.from_ultralytics(of_obb)
+    np.testing.assert_allclose(turned.data["xyxyxyxy"], of_obb.obb.xyxyxyxy)
+    assert turned.xyxy.shape == (1, 4) and turned.tracker_id is None and [*turned.data["class_name"]] == ["green"]
+    assert sv.Classifications.from_ultralytics(of_probs).confidence.tolist() == [0.25, 0.75]
+    for empty in (part_results(boxes=rows[:0], masks=masks[:0]), part_results(obb=oriented[:0])):
+        assert len(sv.Detections.from_ultralytics(empty)) == 0
