@@ -19,6 +19,7 @@ from ...config.files import cfg_dir
 from ..defaults import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, DEFAULT_CFG_PATH
 from .guards import LOGGER, Retry, ThreadingLocked, TryExcept, plt_settings, threaded
 from .namespace import IterableSimpleNamespace, SimpleClass
+from .settings_map import SETTINGS, SettingsManager
 from .texts import colorstr, emojis, remove_colorstr
 from .yaml_texts import YAML, yaml_load, yaml_print, yaml_save
 
@@ -32,8 +33,10 @@ __all__ = [
     "ROOT",
     "TQDM",
     "YAML",
+    "SETTINGS",
     "IterableSimpleNamespace",
     "Retry",
+    "SettingsManager",
     "SimpleClass",
     "SimpleNamespace",
     "ThreadingLocked",
@@ -58,6 +61,10 @@ ASSETS = ROOT / "assets"  # no sample pictures are shipped
 ASSETS_URL = ""
 CFG_DIR = cfg_dir()
 DEFAULT_CFG = IterableSimpleNamespace(**DEFAULT_CFG_DICT)
+SETTINGS_FILE = SETTINGS.file
+USER_CONFIG_DIR = SETTINGS_FILE.parent
+# As they are at the import: a change of the settings does not move these.
+DATASETS_DIR, WEIGHTS_DIR, RUNS_DIR = (Path(SETTINGS[f"{name}_dir"]) for name in ("datasets", "weights", "runs"))
 NUM_THREADS = min(8, max(1, (os.cpu_count() or 2) - 1))
 RANK = int(os.environ.get("RANK", -1))
 LOCAL_RANK = int(os.environ.get("LOCAL_RANK", -1))
@@ -196,4 +203,4 @@ def get_default_args(func: Any) -> dict[str, Any]:
 
 def get_user_config_dir(sub_dir: str = "bitfalcon") -> Path:
     """Return the folder of the user's settings; it may not exist."""
-    return Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / sub_dir
+    return SETTINGS.file.parent
