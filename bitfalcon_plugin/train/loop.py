@@ -9,6 +9,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -64,7 +65,8 @@ def train(run: Run) -> Trainer:
             trainer.fire("on_train_epoch_end")
             trainer.plan_epochs(trainer.epoch + 1, at_least=trainer.epoch + 1)
             is_last = trainer.epoch + 1 >= trainer.epochs
-            metrics = _validate(trainer, interrupts) if run.settings.val or is_last else None
+            measures = run.settings.val or is_last
+            metrics = run.steps("validate", _validate, trainer, interrupts) if measures else None
             _finish_epoch(trainer, metrics)
             _stop_on_signal(trainer, interrupts)
         if trainer.guard.skipped and trainer.ema.updates == trainer.first_updates:
@@ -90,6 +92,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
         trainer.fire("on_train_batch_start")
         accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
         due = step_is_due(trainer.iteration, trainer.last_step, accumulate)
+        batch = trainer.run.steps("batch", _unchanged, trainer, batch)
         losses = _backward(trainer, batch, due)
         trainer.guard.watch(sum(losses.values()), indices)
         trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
@@ -98,7 +101,8 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
         trainer.counted += trainer.loss_items.isfinite().all()
         trainer.boxes += len(batch.labels)
         if due:
-            _step(trainer)
+            trainer.run.steps("step", _step, trainer)
+            trainer.last_step = trainer.iteration
         trainer.batch += 1
         trainer.fire("on_train_batch_end")
         if not bar.disable and trainer.batch % 10 == 0:
@@ -119,15 +123,24 @@ def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tens
 
     Gradients are shared between devices only where a step follows.
     """
-    device, world = trainer.device.type, trainer.run.world
+    world = trainer.run.world
     with contextlib.nullcontext() if due else world.accumulating(trainer.network):
-        with torch.autocast(device, dtype=trainer.precision, enabled=trainer.precision is not None):
-            raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
-        factors = {"gains": trainer.gains, "class_weights": trainer.class_weights}
-        losses = trainer.task.loss(raw, batch.labels, sizes=raw.sizes, strides=trainer.model.strides, **factors)
+        losses = trainer.run.steps("losses", _losses, trainer, batch)
         total = sum(losses.values()) * len(batch.images)
         trainer.scaler.scale(world.scale_loss(total)).backward()
     return {name: loss.detach() for name, loss in losses.items()}
+
+
+def _unchanged(trainer: Trainer, batch: Batch) -> Batch:
+    return batch
+
+
+def _losses(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
+    """The losses of a batch by name, each with its gain."""
+    with torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=trainer.precision is not None):
+        raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
+    factors = {"gains": trainer.gains, "class_weights": trainer.class_weights}
+    return trainer.task.loss(raw, batch.labels, sizes=raw.sizes, strides=trainer.model.strides, **factors)
 
 
 def _step(trainer: Trainer) -> None:
@@ -143,7 +156,6 @@ def _step(trainer: Trainer) -> None:
     scaler.update()  # lowers the scale after an overflow
     trainer.fire("on_before_zero_grad")
     trainer.optimizer.zero_grad()
-    trainer.last_step = trainer.iteration
     if finite:
         trainer.ema.update(trainer.model)
         guard.accept()
@@ -180,7 +192,8 @@ def _finish_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     records, epoch = trainer.records, trainer.epoch
     trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
     trainer.metrics = metrics.results_dict if metrics is not None else {}
-    row = records.add(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
+    row = records.row(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
+    trainer.run.steps("record", _record, trainer, row)
     trainer.pictures.scalars(row, epoch + 1)
     improved = records.judge(epoch, metrics)
     reason = records.stop_reason(epoch)
@@ -189,12 +202,20 @@ def _finish_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     trainer.run.world.average_gradients(trainer.model)
     sums = {"losses": torch.zeros(len(trainer.task.losses)), "counted": 0.0, "boxes": 0}
     at_next_epoch = {**trainer.state(), **sums, "epoch": epoch + 1, "batch": 0, "ended": reason}
-    records.save(checkpoint_of(trainer, epoch), at_next_epoch, improved=improved)
+    trainer.run.steps("save", _save, trainer, checkpoint_of(trainer, epoch), at_next_epoch, improved)
     trainer.fire("on_model_save")
     trainer.fire("on_fit_epoch_end")
     trainer.stop = trainer.run.world.any(trainer.stop or bool(reason))
     trainer.clear_sums()
     trainer.batch, trainer.epoch = 0, epoch + 1
+
+
+def _record(trainer: Trainer, row: Mapping[str, float]) -> None:
+    trainer.records.write(row)
+
+
+def _save(trainer: Trainer, weights: Checkpoint, state: Mapping[str, object], improved: bool) -> None:
+    trainer.records.save(weights, state, improved=improved)
 
 
 def checkpoint_of(trainer: Trainer, epoch: int) -> Checkpoint:

@@ -49,10 +49,10 @@ class Records:
         """Seconds of training so far, those before a resume included."""
         return time.monotonic() - self._start
 
-    def add(
+    def row(
         self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]
     ) -> dict[str, float]:
-        """Write the row of a finished epoch (0-based); returns it by column."""
+        """The row of a finished epoch (0-based) by column; prints the metrics."""
         measured = dict.fromkeys((*self.task.columns, *self.task.losses), math.nan)
         if metrics is not None:
             measured |= {name: metrics.results_dict[name] for name in self.task.columns} | (metrics.losses or {})
@@ -62,7 +62,14 @@ class Records:
             )
         losses = [round(loss, 5) for loss in losses]
         rates = rates[: len(RATES)]  # the group of ternary layers has the rate of the others
-        self.rows.append([epoch + 1, self.seconds, *losses, *measured.values(), *rates])
+        return dict(zip(self.columns, [epoch + 1, self.seconds, *losses, *measured.values(), *rates]))
+
+    def write(self, row: Mapping[str, float]) -> None:
+        """Write results.csv with one row more. A key that is no column yet becomes one, empty in earlier rows."""
+        new = [name for name in row if name not in self.columns]
+        self.columns = (*self.columns, *new)
+        self.rows = [[*values, *[math.nan] * len(new)] for values in self.rows]
+        self.rows.append([row.get(name, math.nan) for name in self.columns])
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
@@ -70,7 +77,6 @@ class Records:
         if self.active:
             with self._repair_named("results.csv"):
                 write_text(self.folder / "results.csv", text.getvalue())
-        return dict(zip(self.columns, self.rows[-1]))
 
     def judge(self, epoch: int, metrics: Metrics | None) -> bool:
         """Whether an epoch (0-based) is the best so far; ties count, as does one that was not measured."""
@@ -102,12 +108,14 @@ class Records:
 
     def state(self) -> dict[str, object]:
         """What a checkpoint needs; `restore` takes it."""
-        return {name: getattr(self, name) for name in ("best_fitness", "best_epoch", "seconds", "rows")}
+        values = {name: getattr(self, name) for name in ("best_fitness", "best_epoch", "seconds", "rows")}
+        return {**values, "columns": list(self.columns)}
 
     def restore(self, state: Mapping[str, object]) -> None:
         """Restore what `state` gave."""
         self.has_own_checkpoint = True
         self.rows = [list(row) for row in state["rows"]]
+        self.columns = tuple(state.get("columns", self.columns))
         self.best_fitness, self.best_epoch = state["best_fitness"], state["best_epoch"]
         self._start = time.monotonic() - state["seconds"]
 

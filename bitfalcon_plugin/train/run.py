@@ -18,6 +18,8 @@ from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..config.unused import unused_settings
 from ..data.dataset import Scan
+from ..data.formats.dataset_yaml import DataSpec
+from ..data.formats.yolo import RowReader
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..models.build import DEFAULT_MODEL, graph_from_settings
 from ..models.detector import Detector
@@ -33,6 +35,7 @@ from .initial_model import initial_model, resumed_model
 from .launch import launch
 from .loop import train
 from .resume import resumed_run, resumed_settings, training_state
+from .steps import Steps
 from .trainer import Run, Trainer
 
 
@@ -45,27 +48,30 @@ class Result:
     trainer: Trainer | None = None
 
 
-def run_train(settings: Settings, checkpoint: Checkpoint | None, events: Events | None = None) -> Result:
+def run_train(
+    settings: Settings, checkpoint: Checkpoint | None, events: Events | None = None, steps: Steps = Steps()
+) -> Result:
     """Train a graph or a checkpoint, or resume an interrupted run; on several devices in as many processes.
 
-    checkpoint: what model= names, None where that is a graph. Raises UserError for mistakes in settings and data.
+    checkpoint: what model= names, None where that is a graph. steps: replace parts of the run in this process. Raises
+    UserError for mistakes in settings and data.
     """
     if checkpoint is not None and settings.pretrained is not False:
         checkpoint.to_train(settings.model)
     devices = select_devices(settings.device)
     if len(devices) > 1:
-        if events and any(events.callbacks.values()):
+        if steps != Steps() or events and any(events.callbacks.values()):
             raise UserError(
-                "Callbacks stay in the process that added them: start the script itself on every device instead, "
-                f"torchrun --nproc_per_node={len(devices)} script.py."
+                "Callbacks and replaced steps stay in the process of the script: start the script itself on every "
+                f"device instead, torchrun --nproc_per_node={len(devices)} script.py."
             )
         check_batch(settings.batch, len(devices))  # before any process starts
         best, metrics = launch(len(devices), _in_process, settings.replace(device=device_text(devices)), checkpoint)
         return Result(best, metrics)
     with join(devices) as world, nullcontext() if world.main else _silence():
-        run = _new_run(settings, checkpoint, events or Events(), world, devices[0])
+        run = _new_run(settings, checkpoint, events or Events(), world, devices[0], steps)
         trainer = train(run)
-        metrics = _measure_best(trainer)
+        metrics = steps("measure", _measure_best, trainer)
         print(f"Best weights: {trainer.best}\nResults: {run.folder}")
         trainer.fire("on_train_end")
         trainer.fire("teardown")
@@ -85,7 +91,7 @@ def _silence() -> Iterator[None]:
 
 
 def _new_run(
-    settings: Settings, checkpoint: Checkpoint | None, events: Events, world: World, device: torch.device
+    settings: Settings, checkpoint: Checkpoint | None, events: Events, world: World, device: torch.device, steps: Steps
 ) -> Run:
     """Find the data, build the model, complete the settings and make the run's folder; prints each step."""
     resumed, folder = resumed_run(settings) if settings.resume else (None, None)
@@ -94,22 +100,21 @@ def _new_run(
     elif checkpoint is None:  # a wrong graph is reported before data are read or generated
         graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings)
     with world.main_first():  # generated data are written once
-        data, settings = find_data(settings)
+        data, settings = steps("data", find_data, settings)
     if resumed is not None:
         initial = resumed_model(settings, resumed, data)
     else:
-        initial = initial_model(settings, checkpoint or graph, data)
+        initial = steps("model", initial_model, settings, checkpoint or graph, data)
     model = initial.model
     settings = legal_side(settings, model.multiple)
-    read = task_of(model).read_row
-    train_scan, val_scan = (scan_split(data, split, settings, read) for split in ("train", "val"))
+    train_scan, val_scan = steps("scans", _scans, data, settings, task_of(model).read_row)
     settings = _counted_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
     if resumed is None:
         print_note(*unused_settings(settings, checkpoint is not None))
     _check_cells(settings, model.multiple, len(train_scan.samples), world)
     if folder is None and world.main:
-        folder = new_run_dir("train", settings.project, settings.name, settings.exist_ok)
+        folder = steps("folder", _new_folder, settings)
     folder = world.broadcast(folder)
     more = f" and {world.size - 1} more" if world.size > 1 else ""
     print(
@@ -117,7 +122,15 @@ def _new_run(
         f"results in {folder}"
     )
     start = None if resumed is None else training_state(resumed, settings, len(train_scan.samples))
-    return Run(initial, settings, train_scan.samples, val_scan.samples, folder, device, start, events, world)
+    return Run(initial, settings, train_scan.samples, val_scan.samples, folder, device, start, events, world, steps)
+
+
+def _scans(data: DataSpec, settings: Settings, read: RowReader) -> list[Scan]:
+    return [scan_split(data, split, settings, read) for split in ("train", "val")]
+
+
+def _new_folder(settings: Settings) -> Path:
+    return new_run_dir("train", settings.project, settings.name, settings.exist_ok)
 
 
 def _counted_batch(settings: Settings, model: Detector, device: torch.device, world: World) -> Settings:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -100,8 +101,8 @@ def prepare(run: Run) -> Trainer:
     model.checkpointing = settings.checkpointing
     frozen = freeze(model, settings.freeze)
     set_training(model, frozen)
-    loader, val_loader = _loaders(run)
-    optimizer, plan = _optimizer(run)
+    loader, val_loader = run.steps("loaders", _loaders, run)
+    optimizer, plan = run.steps("optimizer", _optimizer, run)
     precision = training_precision(settings, device)
     # the copy is made before _network, which may change batch norms
     ema = optim.Ema(model, optim.TUNED_UPDATES if run.initial.tuned else 0)
@@ -120,7 +121,7 @@ def prepare(run: Run) -> Trainer:
         class_weights=_class_weights(run),
         guard=Guard(model, lambda indices: [str(run.samples[index].image) for index in indices]),
         records=Records(run.folder, settings, task_of(model), main),
-        pictures=Pictures(run.folder, model.names, settings.plots and main, board=main),
+        pictures=run.steps("pictures", partial(Pictures, board=main), run.folder, model.names, settings.plots and main),
     )
     trainer.fire("on_pretrain_routine_start")
     if run.start is not None:

@@ -21,6 +21,7 @@ from .guard import Guard
 from .initial_model import InitialModel
 from .optim import Ema, OptimizerPlan, Schedule
 from .records import Records
+from .steps import Steps
 
 NOT_RESTORED = ("params", "weight_decay", "decay")  # what a group of the optimizer does not take from a checkpoint
 
@@ -29,7 +30,7 @@ NOT_RESTORED = ("params", "weight_decay", "decay")  # what a group of the optimi
 class Run:
     """What a training run is made of.
 
-    start: the training state of the checkpoint that is resumed, None for a new run.
+    start: the training state of the checkpoint that is resumed, None for a new run. steps: what a caller replaced.
     """
 
     initial: InitialModel
@@ -41,6 +42,7 @@ class Run:
     start: Mapping[str, object] | None = None
     events: Events = field(default_factory=Events)
     world: World = field(default_factory=World)
+    steps: Steps = Steps()
 
 
 @dataclass
