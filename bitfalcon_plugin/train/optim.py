@@ -208,7 +208,8 @@ class Schedule:
             momentum = max(momentum, 1e-9)  # with 0 in the first step torch creates no buffer, which a later step needs
         for group in optimizer.param_groups:
             start = self.warmup_bias_lr if group["kind"] == "bias" else 0.0
-            group["lr"] = self._interpolate(iteration, start, rate) if in_warmup else rate
+            share = group.get("share", 1.0)  # of the rate, for groups with a rate of their own
+            group["lr"] = (self._interpolate(iteration, start, rate) if in_warmup else rate) * share
             if group["kind"] == "rounded":
                 # decay moves weights over the thresholds of rounding, which no step takes back late in a run
                 group["weight_decay"] = group["decay"] if 2 * epoch < self.epochs else 0.0

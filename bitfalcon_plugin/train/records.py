@@ -53,16 +53,17 @@ class Records:
         self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]
     ) -> dict[str, float]:
         """The row of a finished epoch (0-based) by column; prints the metrics."""
-        measured = dict.fromkeys((*self.task.columns, *self.task.losses), math.nan)
+        numbers = dict.fromkeys((*self.task.columns, *(f"val/{name}" for name in self.task.losses)), math.nan)
         if metrics is not None:
-            measured |= {name: metrics.results_dict[name] for name in self.task.columns} | (metrics.losses or {})
+            numbers |= {name: value for name, value in metrics.results_dict.items() if name != "fitness"}
+            numbers |= {f"val/{name}": value for name, value in (metrics.losses or {}).items()}
             print(
                 f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
                 f"R {metrics.recall:.3f}"
             )
-        losses = [round(loss, 5) for loss in losses]
-        rates = rates[: len(RATES)]  # the group of ternary layers has the rate of the others
-        return dict(zip(self.columns, [epoch + 1, self.seconds, *losses, *measured.values(), *rates]))
+        losses_by_name = {f"train/{name}": round(loss, 5) for name, loss in zip(self.task.losses, losses, strict=True)}
+        rates_by_name = dict(zip(RATES, rates))  # the group of ternary layers has the rate of the others
+        return {"epoch": epoch + 1, "time": self.seconds, **losses_by_name, **numbers, **rates_by_name}
 
     def write(self, row: Mapping[str, float]) -> None:
         """Write results.csv with one row more. A key that is no column yet becomes one, empty in earlier rows."""

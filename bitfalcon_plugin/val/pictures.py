@@ -69,8 +69,11 @@ class Pictures:
         """Draw train_batch<iteration>.jpg: the first batches of a run, and with `closed` the first without mosaic."""
         is_drawn = iteration < BATCHES or (closed and self._closed < BATCHES)
         self._closed += closed
-        if not is_drawn:
-            return
+        if is_drawn and self.plots:
+            self.draw_train_batch(iteration, batch)
+
+    def draw_train_batch(self, iteration: int, batch: Batch) -> None:
+        """Draw train_batch<iteration>.jpg."""
         name = f"train_batch{iteration}.jpg"
 
         def draw() -> None:
@@ -109,8 +112,16 @@ class Pictures:
 
     def finish(self, metrics: Metrics | None) -> None:
         """Draw results.png from results.csv, and from the last metrics the curves and the confusion matrices."""
+        self.results()
+        self.curves(metrics)
+
+    def results(self) -> None:
+        """Draw results.png from results.csv, where there is one."""
         if (self.folder / "results.csv").is_file():
             self._try("results.png", draw_results, self.folder / "results.csv", self.folder / "results.png")
+
+    def curves(self, metrics: Metrics | None) -> None:
+        """Draw the curves and the confusion matrices of metrics."""
         if metrics is not None:
             self._try("the curves and confusion matrices", metrics.plot, self.folder)
 

@@ -141,7 +141,7 @@ def validate_samples(
     single: as in ValOptions. share: other processes validate the other samples. events: get the Validator.
     """
     events = events or Events()
-    loader = _loader(model, samples, settings, share)
+    loader = loader_of(model, samples, settings, share)
     validator = Validator(settings, folder, loader, loader.device, model)
 
     def notify(event: str) -> None:
@@ -150,14 +150,14 @@ def validate_samples(
 
     watch = None if pictures is None else pictures.watch(samples, loader.fits)
     hooks = Hooks(progress("val", share.rank == 0), notify, watch, share.gather)
-    options = _options(model, settings, single)
+    options = options_of(model, settings, single)
     validation = validate(model, samples, loader, options, task=task_of(model), hooks=hooks)
     validator.metrics = replace(validation.metrics, save_dir=folder)
     events.fire("on_val_end", validator)
     return validator, validation.detections
 
 
-def _loader(model: Detector, samples: Sequence[Sample], settings: Settings, share: Share) -> ValLoader:
+def loader_of(model: Detector, samples: Sequence[Sample], settings: Settings, share: Share) -> ValLoader:
     device = next(model.parameters()).device
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
     reading = Reading(device, workers_for(device, settings), rank=share.rank, world=share.size)
@@ -165,7 +165,7 @@ def _loader(model: Detector, samples: Sequence[Sample], settings: Settings, shar
     return ValLoader(samples, reading, rect=rect and not model.fixed, **sizes)
 
 
-def _options(model: Detector, settings: Settings, single: bool) -> ValOptions:
+def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
     rule = Suppression(
         conf=DEFAULT_CONF if settings.conf is None else settings.conf,
         iou=settings.iou,

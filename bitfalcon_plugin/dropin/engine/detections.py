@@ -1,0 +1,74 @@
+"""Detections and labels of one image of a script's batch."""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, KeysView, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...ops.boxes import xyxy_from_xywh
+from ...ops.letterbox import Fit, letterbox_fit
+
+PARTS = {"bboxes": slice(0, 4), "conf": 4, "cls": 5, "extra": slice(6, None)}  # name -> columns
+
+
+class Detections(Tensor):
+    """The detections of one image (n, 6): x1, y1, x2, y2, score, class, in pixels of the input.
+
+    A name in brackets gives the columns, as newer scripts read them: bboxes (n, 4), conf (n,), cls (n,), extra.
+    """
+
+    @classmethod
+    def of(cls, rows: Tensor) -> Detections:
+        """Return rows (n, 6) as Detections."""
+        return rows.as_subclass(cls)
+
+    def __getitem__(self, key: Any) -> Any:
+        if isinstance(key, str):
+            return self.as_subclass(Tensor)[:, PARTS[key]]
+        return super().__getitem__(key)
+
+    def __contains__(self, key: Any) -> bool:
+        return key in PARTS if isinstance(key, str) else super().__contains__(key)
+
+    def keys(self) -> KeysView:
+        """The names that brackets take."""
+        return PARTS.keys()
+
+    def items(self) -> ItemsView:
+        """The columns by name."""
+        return {name: self[name] for name in PARTS}.items()
+
+    def get(self, key: str, default: object = None) -> Any:
+        """The columns of a name."""
+        return self[key] if key in PARTS else default
+
+
+def rows_of(detections: Any) -> Tensor:
+    """Return detections as rows (n, 6), also those of a dict with bboxes, conf and cls."""
+    if isinstance(detections, Mapping):
+        parts = detections["bboxes"].reshape(-1, 4), detections["conf"].reshape(-1, 1), detections["cls"].reshape(-1, 1)
+        return torch.cat([part.to(parts[0].dtype) for part in parts], 1)
+    return detections.as_subclass(Tensor)[:, :6]
+
+
+def label_rows(batch: Mapping[str, Any], index: int) -> tuple[Tensor, Tensor]:
+    """Return the labels of image `index`: classes (n,), and boxes (n, 4) xyxy in pixels of the input."""
+    mine = batch["batch_idx"].flatten().long() == index
+    height, width = batch["img"].shape[2:]
+    boxes = xyxy_from_xywh(batch["bboxes"][mine].float())
+    return batch["cls"].flatten()[mine], boxes * boxes.new_tensor([width, height] * 2)
+
+
+def place_of(batch: Mapping[str, Any], index: int) -> Fit:
+    """Return how image `index` lies on the input: by its ratio_pad, or as a letterbox in the middle."""
+    canvas = tuple(int(side) for side in batch["img"].shape[2:])
+    original = tuple(int(side) for side in batch["ori_shape"][index]) if "ori_shape" in batch else canvas
+    ratio_pad = batch["ratio_pad"][index] if batch.get("ratio_pad") else None
+    if not ratio_pad:
+        return letterbox_fit(original, canvas)
+    (gain_y, gain_x), (left, top) = ratio_pad
+    resized = max(round(original[0] * float(gain_y)), 1), max(round(original[1] * float(gain_x)), 1)
+    return Fit(original, resized, canvas, (top, left))

@@ -1,0 +1,266 @@
+"""A validation batch by batch through the methods of a script's validator, in the order of spec/dropin.md section 7."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...config.run_folder import new_run_dir
+from ...config.settings import Settings
+from ...data.dataset import Sample
+from ...data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
+from ...data.loading.loader import ValLoader
+from ...ops.boxes import xywh_from_xyxy
+from ...ops.instances import Instances
+from ...ops.letterbox import Fit
+from ...ops.nms import Suppression
+from ...plots.sheets import batch_sheet
+from ...predict.writer import write_files
+from ...tasks import Task, task_of
+from ...tasks.coco import coco_rows
+from ...tasks.detect import predict_decoded
+from ...tasks.metrics import Metrics
+from ...val.loop import DEFAULT_CONF, progress
+from ...val.run import Share, counted_batch, loader_of, options_of
+from .datasets import dict_of_data
+from .detections import label_rows, rows_of
+from .networks import has_own_loss, losses_of
+from .overriding import is_replaced
+
+if TYPE_CHECKING:
+    from .trainer import BaseTrainer
+    from .validator import BaseValidator
+
+BATCHES_DRAWN = 3
+MIN_SCORE = 0.25  # detections with a higher score are drawn
+
+
+class LoaderOfSplit:
+    """Our loader of a split as scripts have it: batches are dicts, with ratio_pad and ori_shape of each image."""
+
+    def __init__(self, loader: ValLoader, samples: Sequence[Sample]) -> None:
+        self.loader, self.dataset = loader, samples
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, object]]:
+        for images, fits, indices in self.loader:
+            yield _dict_of(images, fits, [self.dataset[index] for index in indices])
+
+
+def _dict_of(images: Tensor, fits: Sequence[Fit], samples: Sequence[Sample]) -> dict[str, object]:
+    height, width = images.shape[2:]
+    labels = []
+    for image, (sample, fit) in enumerate(zip(samples, fits, strict=True)):
+        truth = sample.pixel_labels()
+        boxes = xywh_from_xyxy(fit.to_canvas(truth.boxes)) / torch.tensor([width, height] * 2)
+        labels.append(replace(truth, boxes=boxes, image=torch.full_like(truth.classes, image), polygons=None))
+    labels = Instances.cat(labels).to(images.device)
+    return {
+        "img": images,
+        "cls": labels.classes.float()[:, None],
+        "bboxes": labels.boxes,
+        "batch_idx": labels.image.float(),
+        "im_file": tuple(str(sample.image) for sample in samples),
+        "ori_shape": tuple(sample.size for sample in samples),
+        "resized_shape": tuple(fit.canvas for fit in fits),
+        "ratio_pad": tuple(_ratio_pad(fit) for fit in fits),
+    }
+
+
+def _ratio_pad(fit: Fit) -> tuple[tuple[float, float], tuple[int, int]]:
+    gains = fit.resized[0] / fit.original[0], fit.resized[1] / fit.original[1]
+    return gains, (fit.pad[1], fit.pad[0])
+
+
+class Measuring:
+    """What a validation under way has counted: for each image its labels, as a Sample, and its detections."""
+
+    def __init__(self, rule: Suppression, settings: Settings, split: Sequence[Sample] = ()) -> None:
+        self.rule, self.settings, self.split = rule, settings, split
+        self.samples: list[Sample] = []
+        self.detections: list[Instances] = []
+
+    def add(self, sample: Sample, detections: Instances) -> None:
+        """Count an image and its detections in pixels of the original image."""
+        image = torch.full_like(detections.classes, len(self.samples))
+        self.samples.append(sample)
+        self.detections.append(replace(detections, image=image))
+
+    def joined(self) -> Instances:
+        """The detections of all images."""
+        none = replace(Instances.empty(), scores=torch.zeros(0), image=torch.zeros(0, dtype=torch.int64))
+        return Instances.cat(self.detections) if self.detections else none
+
+    def evaluate(self, task: Task, names: Mapping[int, str], conf: float) -> Metrics:
+        """Return the Metrics of all images."""
+        return task.evaluate(self.samples, self.joined(), names, conf=conf)
+
+
+def measure(
+    script: BaseValidator, network: nn.Module, trainer: BaseTrainer | None = None, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Validate a network by the methods of `script`; returns the numbers by name, of a trainer with its losses."""
+    network.eval()
+    script.device = next(network.parameters()).device
+    if trainer is not None:
+        running = trainer._running
+        settings = running.args
+        rule = Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True)
+        script._measuring = Measuring(rule, settings)
+        script.data, script.save_dir = trainer.data, trainer.save_dir
+    else:
+        settings = _open_data(script, network, settings)
+    script.run_callbacks("on_val_start")
+    with torch.inference_mode():
+        sums, batches = _all_batches(script, network, trainer)
+        stats = dict(script.get_stats() or {})
+    script.speed = {name: ms / max(script.seen, 1) for name, ms in script.speed.items()}
+    script.finalize_metrics()
+    script.print_results()
+    script.run_callbacks("on_val_end")
+    if trainer is not None:
+        return {**stats, **{f"val/{name}": value / max(batches, 1) for name, value in sums.items()}}
+    return _written(script, stats, settings)
+
+
+def _open_data(script: BaseValidator, network: nn.Module, settings: Settings) -> Settings:
+    """Find the split and its loader, unless the script gave one; returns the completed settings."""
+    samples: Sequence[Sample] = ()
+    rule = options_of(network, settings, False).rule
+    if script.dataloader is None:
+        data, settings = find_data(settings)
+        same_classes(network.names, class_names(settings, data), data)
+        settings = counted_batch(legal_side(settings, network.multiple))
+        script.data = dict_of_data(data)
+        if not is_replaced(script, "get_dataloader", "build_dataset"):
+            samples = scan_split(data, settings.split, settings, task_of(network).read_row).samples
+            script.dataloader = LoaderOfSplit(loader_of(network, samples, settings, Share()), samples)
+    script._measuring = Measuring(rule, settings, samples)
+    if script.dataloader is None:
+        script.dataloader = script.get_dataloader(script.data.get(settings.split), settings.batch)
+    if script.save_dir is None and (settings.plots or settings.save_json or settings.save_txt):
+        script.save_dir = new_run_dir("val", settings.project, settings.name, settings.exist_ok)
+    return settings
+
+
+def _all_batches(
+    script: BaseValidator, network: nn.Module, trainer: BaseTrainer | None
+) -> tuple[dict[str, float], int]:
+    """Run all batches; returns the sums of the losses by name, and the number of batches."""
+    sums: dict[str, float] = {}
+    script.init_metrics(network)
+    script.speed = dict.fromkeys(script.speed, 0.0)
+    settings, batches = script._measuring.settings, 0
+    for number, values in enumerate(progress("val")(script.dataloader)):
+        script.batch_i, batches = number, batches + 1
+        _outside(script, "on_val_batch_start")
+        clock = _Clock(script)
+        values = script.preprocess(values)
+        clock.lap("preprocess")
+        with torch.autocast(script.device.type, dtype=_half(trainer), enabled=_half(trainer) is not None):
+            outputs = network(values["img"])
+        decoded = _decoded(network, values["img"], outputs, settings.augment and trainer is None)
+        clock.lap("inference")
+        if trainer is not None:
+            for name, value in _losses(trainer, network, values, outputs).items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+        clock.lap("loss")
+        detections = script.postprocess(decoded)
+        clock.lap("postprocess")
+        script.update_metrics(detections, values)
+        if script.args.plots and number < BATCHES_DRAWN and script.save_dir is not None:
+            script.plot_val_samples(values, number)
+            script.plot_predictions(values, detections, number)
+        _outside(script, "on_val_batch_end")
+    return sums, batches
+
+
+def _half(trainer: BaseTrainer | None) -> torch.dtype | None:
+    return None if trainer is None else trainer._running.precision
+
+
+def _decoded(network: nn.Module, images: Tensor, outputs: Any, augment: bool) -> Any:
+    """The outputs as scripts have them: decoded (B, 4+nc, A), and the raw ones."""
+    if hasattr(network, "decode") and not isinstance(outputs, (tuple, list)):
+        return (predict_decoded(network, images, True) if augment else network.decode(outputs)), outputs
+    return outputs
+
+
+def _losses(trainer: BaseTrainer, network: nn.Module, values: dict[str, Any], outputs: Any) -> dict[str, Tensor]:
+    """The losses of a batch by name, of the network's own loss or of ours."""
+    running = trainer._running
+    if has_own_loss(running.model):
+        return losses_of(network, values, trainer.loss_names)
+    labels = [label_rows(values, index) for index in range(len(values["img"]))]
+    rows = [
+        Instances(boxes, classes.long(), image=torch.full_like(classes.long(), image))
+        for image, (classes, boxes) in enumerate(labels)
+    ]
+    where = {"sizes": outputs.sizes, "strides": network.strides}
+    return running.task.loss(outputs, Instances.cat(rows), **where, gains=running.gains)
+
+
+def _outside(script: BaseValidator, event: str) -> None:
+    with torch.inference_mode(False):  # tensors that a callback makes can be trained on
+        script.run_callbacks(event)
+
+
+def _written(script: BaseValidator, stats: dict[str, float], settings: Settings) -> dict[str, float]:
+    """Write predictions.json and label files where they are asked for; returns the numbers."""
+    counted = script._measuring
+    if settings.save_json or settings.save_txt:
+        if counted.samples:
+            write_files(script.save_dir, counted.samples, coco_rows(counted.joined()), settings, coco=False)
+        stats = script.eval_json(stats)
+    if settings.plots and isinstance(script.metrics, Metrics) and counted.samples:
+        script.metrics.plot(script.save_dir)
+    return stats
+
+
+class _Clock:
+    """Adds the milliseconds of each stage of a batch to `script.speed`."""
+
+    def __init__(self, script: BaseValidator) -> None:
+        self.script, self.last = script, time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        if self.script.device.type == "cuda":
+            torch.cuda.synchronize(self.script.device)
+        now = time.perf_counter()
+        self.script.speed[stage] += (now - self.last) * 1e3
+        self.last = now
+
+
+def draw(script: BaseValidator, batch: Mapping[str, Any], detections: Sequence[Any] | None, name: str) -> None:
+    """Draw the images of a batch with their labels, or with detections, into the folder of the run."""
+    images = batch["img"].detach().float().cpu()
+    pixels = (images * 255 if images.max() <= 1 else images).round().byte().numpy()
+    rows = []
+    for index in range(len(pixels)):
+        if detections is None:
+            classes, boxes = label_rows(batch, index)
+            rows.append([[*box, 1.0, cls] for box, cls in zip(boxes.tolist(), classes.tolist())])
+        else:
+            rows.append([row for row in rows_of(detections[index]).tolist() if row[4] > MIN_SCORE])
+    captions = [Path(file).name for file in batch.get("im_file", ())]
+    sheet = batch_sheet(pixels, rows, script.names, conf=detections is not None, captions=captions)
+    script.save_dir.mkdir(parents=True, exist_ok=True)
+    sheet.save(script.save_dir / name, quality=90)
+    script.on_plot(script.save_dir / name)
+
+
+def sample_of(batch: Mapping[str, Any], index: int, fit: Fit) -> Sample:
+    """The labels of one image of a batch as a Sample: boxes in shares of the original image."""
+    classes, boxes = label_rows(batch, index)
+    height, width = fit.original
+    native = fit.to_original(boxes.detach().cpu()) / torch.tensor([width, height] * 2)
+    path = Path(str(batch["im_file"][index])) if batch.get("im_file") else Path(f"image{index}")
+    return Sample(path, fit.original, Instances(native, classes.detach().cpu().long()))

@@ -1,0 +1,145 @@
+"""Networks that scripts give to a trainer: where they start from, and losses of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from ...config.devices import select_device
+from ...config.errors import UserError
+from ...config.settings import Settings
+from ...export.formats import ModelKind, model_kind
+from ...export.open import ExportedModel
+from ...models.build import DEFAULT_MODEL, graph_from_settings, resolve_graph, state_shapes
+from ...models.detector import Detector, odd_norms
+from ...models.graph.rows import Graph
+from ...models.inference.prepare import prepare_for_inference
+from ...models.weights.checkpoint import Checkpoint
+from ...models.weights.foreign import ADOPTED_SETTINGS, open_checkpoint
+from ...models.working_model import WorkingModel
+
+
+def checkpoint_of(settings: Settings, silent: bool = False) -> Checkpoint | None:
+    """Return the checkpoint that model= names; None for a graph."""
+    source = settings.model or DEFAULT_MODEL
+    if model_kind(source) is not ModelKind.CHECKPOINT:
+        return None
+    return open_checkpoint(source, **({"say": lambda text: None} if silent else {}))
+
+
+def start_of(cfg: object, weights: object, settings: Settings, known: Checkpoint | None) -> Checkpoint | Graph:
+    """Return what a run starts from: the weights of a network or a file, otherwise a graph.
+
+    cfg: a document, a path, or None for that of model=. known: the checkpoint of model=, whose licence stays.
+    """
+    if isinstance(weights, nn.Module):
+        return checkpoint_from_network(weights, known)
+    if isinstance(weights, (str, Path)):
+        return open_checkpoint(weights)
+    if isinstance(cfg, Mapping):
+        name = str(cfg.get("yaml_file", settings.model or "model"))
+        return resolve_graph(cfg, name=Path(name).name, scale=str(cfg.get("scale") or ""))
+    return graph_from_settings(str(cfg or settings.model or DEFAULT_MODEL), settings)
+
+
+def checkpoint_from_network(network: nn.Module, known: Checkpoint | None = None) -> Checkpoint:
+    """Return the present weights of a network as a checkpoint."""
+    network = checked(network)
+    state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
+    graph = replace(network.graph, names=dict(network.names))
+    if known is not None:
+        return replace(known, graph=graph, state=state, training=None, compared=False)
+    measured = (network.strides, network.multiple)
+    return Checkpoint(graph, state, norms=odd_norms(network), measured=measured)
+
+
+def checked(network: object) -> Detector:
+    """Return a network that can be trained. Raises UserError for anything else."""
+    if isinstance(network, Detector):
+        return network
+    kind = type(network).__name__
+    raise UserError(
+        f"get_model gave a {kind}; expected a DetectionModel, or a subclass of it, as super().get_model() returns one: "
+        "training needs its graph, strides and names."
+    )
+
+
+def document_of(start: Checkpoint | Graph | None) -> dict[str, object] | None:
+    """Return the graph of what a run starts from as scripts have it, a document with nc, scale and yaml_file."""
+    if start is None:
+        return None
+    graph = start.graph if isinstance(start, Checkpoint) else start
+    return {**graph.document, "nc": graph.nc, "scale": graph.scale, "yaml_file": graph.name, "ch": 3}
+
+
+def fits_its_graph(network: nn.Module) -> bool:
+    """Whether a network has the tensors of its graph, so that its weights alone say what it is."""
+    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    return all(shapes.pop(name, None) == shape for name, shape in state_shapes(network.graph).items()) and not shapes
+
+
+def has_own_loss(network: nn.Module) -> bool:
+    """Whether a script gave a network a loss: by a subclass, on the class, or as its attribute `criterion`."""
+    if getattr(network, "criterion", None) is not None:
+        return True
+    return any(getattr(type(network), name, None) is not method for name, method in _usual_losses().items())
+
+
+def _usual_losses() -> dict[str, object]:
+    return {name: _USUAL.get(name) for name in ("loss", "init_criterion")}
+
+
+_USUAL: dict[str, object] = {name: getattr(Detector, name, None) for name in ("loss", "init_criterion")}
+
+
+def losses_of(network: nn.Module, values: dict[str, object], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return the losses that a network computes of a batch, by name; their gradient is that of its total.
+
+    `network.loss(batch)` gives the total, a scalar or a vector times the images of the batch, and the parts: a dict, or
+    a tensor of as many values as `names`.
+    """
+    total, parts = network.loss(values)
+    count = len(values["img"])
+    total = total.sum() / count
+    if isinstance(parts, Mapping):
+        named = {str(name): torch.as_tensor(value).detach() for name, value in parts.items()}
+    else:
+        items = torch.as_tensor(parts).detach().flatten().to(total.device)
+        named = dict(zip(_padded(names, len(items)), items.float()))
+    named = {name: value.to(total.device) for name, value in named.items()} or {"loss": total.detach()}
+    first = next(iter(named))
+    return {**named, first: named[first] + (total - total.detach())}  # no part has a gradient of its own
+
+
+def _padded(names: Sequence[str], count: int) -> list[str]:
+    """As many names as there are losses."""
+    return [*names, *(f"loss{number}" for number in range(len(names), count))][:count]
+
+
+def prepare_copy(network: nn.Module, settings: Settings) -> nn.Module:
+    """Return a network ready to be measured or to predict: a folded copy of a Detector, another one as it is."""
+    if not isinstance(network, Detector):
+        return network
+    device = select_device(settings.device) if "device" in settings.given else next(network.parameters()).device
+    prepared = prepare_for_inference(network, device, half=settings.half, compiling=settings.compile)
+    prepared.names = dict(network.names)
+    return prepared
+
+
+def network_for(settings: Settings) -> tuple[nn.Module, Settings]:
+    """Return the network that model= names, ready for a verb, and the settings completed by what its file remembers."""
+    source = settings.model or DEFAULT_MODEL
+    if model_kind(source) is ModelKind.EXPORTED:
+        exported = ExportedModel(source)
+        settings = settings.with_defaults(exported.default_settings(settings.mode))
+        return exported.runtime_for(settings), settings
+    checkpoint = checkpoint_of(settings)
+    if checkpoint is not None:
+        trained = checkpoint.settings
+        known = {key: trained[key] for key in ADOPTED_SETTINGS if trained.get(key) is not None}
+        settings = settings.with_defaults(known)
+    return WorkingModel(source, checkpoint).network_for(settings), settings
