@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,10 +33,7 @@ from .detections import label_rows, rows_of
 from .networks import has_own_loss, losses_of
 from .overriding import is_replaced
 
-if TYPE_CHECKING:
-    from .trainer import BaseTrainer
-    from .validator import BaseValidator
-
+Script = Any  # a BaseValidator or BaseTrainer, whose file imports this one
 BATCHES_DRAWN = 3
 MIN_SCORE = 0.25  # detections with a higher score are drawn
 
@@ -105,7 +102,7 @@ class Measuring:
 
 
 def measure(
-    script: BaseValidator, network: nn.Module, trainer: BaseTrainer | None = None, settings: Settings | None = None
+    script: Script, network: nn.Module, trainer: Script | None = None, settings: Settings | None = None
 ) -> dict[str, Any]:
     """Validate a network by the methods of `script`; returns the numbers by name, of a trainer with its losses."""
     network.eval()
@@ -131,7 +128,7 @@ def measure(
     return _written(script, stats, settings)
 
 
-def _open_data(script: BaseValidator, network: nn.Module, settings: Settings) -> Settings:
+def _open_data(script: Script, network: nn.Module, settings: Settings) -> Settings:
     """Find the split and its loader, unless the script gave one; returns the completed settings."""
     samples: Sequence[Sample] = ()
     rule = options_of(network, settings, False).rule
@@ -151,9 +148,7 @@ def _open_data(script: BaseValidator, network: nn.Module, settings: Settings) ->
     return settings
 
 
-def _all_batches(
-    script: BaseValidator, network: nn.Module, trainer: BaseTrainer | None
-) -> tuple[dict[str, float], int]:
+def _all_batches(script: Script, network: nn.Module, trainer: Script | None) -> tuple[dict[str, float], int]:
     """Run all batches; returns the sums of the losses by name, and the number of batches."""
     sums: dict[str, float] = {}
     script.init_metrics(network)
@@ -183,7 +178,7 @@ def _all_batches(
     return sums, batches
 
 
-def _half(trainer: BaseTrainer | None) -> torch.dtype | None:
+def _half(trainer: Script | None) -> torch.dtype | None:
     return None if trainer is None else trainer._running.precision
 
 
@@ -194,7 +189,7 @@ def _decoded(network: nn.Module, images: Tensor, outputs: Any, augment: bool) ->
     return outputs
 
 
-def _losses(trainer: BaseTrainer, network: nn.Module, values: dict[str, Any], outputs: Any) -> dict[str, Tensor]:
+def _losses(trainer: Script, network: nn.Module, values: dict[str, Any], outputs: Any) -> dict[str, Tensor]:
     """The losses of a batch by name, of the network's own loss or of ours."""
     running = trainer._running
     if has_own_loss(running.model):
@@ -208,12 +203,12 @@ def _losses(trainer: BaseTrainer, network: nn.Module, values: dict[str, Any], ou
     return running.task.loss(outputs, Instances.cat(rows), **where, gains=running.gains)
 
 
-def _outside(script: BaseValidator, event: str) -> None:
+def _outside(script: Script, event: str) -> None:
     with torch.inference_mode(False):  # tensors that a callback makes can be trained on
         script.run_callbacks(event)
 
 
-def _written(script: BaseValidator, stats: dict[str, float], settings: Settings) -> dict[str, float]:
+def _written(script: Script, stats: dict[str, float], settings: Settings) -> dict[str, float]:
     """Write predictions.json and label files where they are asked for; returns the numbers."""
     counted = script._measuring
     if settings.save_json or settings.save_txt:
@@ -228,7 +223,7 @@ def _written(script: BaseValidator, stats: dict[str, float], settings: Settings)
 class _Clock:
     """Adds the milliseconds of each stage of a batch to `script.speed`."""
 
-    def __init__(self, script: BaseValidator) -> None:
+    def __init__(self, script: Script) -> None:
         self.script, self.last = script, time.perf_counter()
 
     def lap(self, stage: str) -> None:
@@ -239,7 +234,7 @@ class _Clock:
         self.last = now
 
 
-def draw(script: BaseValidator, batch: Mapping[str, Any], detections: Sequence[Any] | None, name: str) -> None:
+def draw(script: Script, batch: Mapping[str, Any], detections: Sequence[Any] | None, name: str) -> None:
     """Draw the images of a batch with their labels, or with detections, into the folder of the run."""
     images = batch["img"].detach().float().cpu()
     pixels = (images * 255 if images.max() <= 1 else images).round().byte().numpy()

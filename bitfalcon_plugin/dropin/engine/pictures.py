@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ...data.augmentation.augment import Batch
 from ...data.dataset import Sample
@@ -12,14 +12,13 @@ from ...tasks.metrics import Metrics
 from ...val.pictures import Pictures
 from .batches import dict_of
 
-if TYPE_CHECKING:
-    from .trainer import BaseTrainer
+Script = Any  # a BaseTrainer, whose file imports this one
 
 
 class PicturesOfScript(Pictures):
     """Our Pictures, which ask the script's trainer to draw its own, and tell it each file by `on_plot`."""
 
-    def __init__(self, pictures: Pictures, script: BaseTrainer) -> None:
+    def __init__(self, pictures: Pictures, script: Script) -> None:
         super().__init__(pictures.folder, pictures.names, pictures.plots, pictures.note, board=False)
         self.scalars, self.script, self.finished = pictures.scalars, script, False
 

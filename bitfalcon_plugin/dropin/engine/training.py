@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,9 +33,7 @@ from .networks import checked, fits_its_graph, has_own_loss, losses_of
 from .overriding import is_replaced
 from .pictures import PicturesOfScript
 
-if TYPE_CHECKING:
-    from .trainer import BaseTrainer
-
+Script = Any  # a BaseTrainer, whose file imports this one
 METHODS = (
     "get_dataset setup_model get_model set_model_attributes build_dataset get_dataloader preprocess_batch "
     "get_validator build_optimizer optimizer_step validate label_loss_items progress_string save_model save_metrics "
@@ -65,7 +63,7 @@ class ScriptMetrics:
         return next((value for key, value in self.results_dict.items() if places[name] in key), float("nan"))
 
 
-def steps_of(script: BaseTrainer) -> Steps:
+def steps_of(script: Script) -> Steps:
     """Return the steps of a run that calls the methods of `script`."""
     functions = {
         "folder": _folder,
@@ -86,33 +84,33 @@ def steps_of(script: BaseTrainer) -> Steps:
     return Steps(**{name: partial(function, script) for name, function in functions.items()})
 
 
-def refuse_private(script: BaseTrainer) -> None:
+def refuse_private(script: Script) -> None:
     """Raise UserError where a script replaces a method that no run of ours would call."""
     for name, instead in PRIVATE.items():
         if hasattr(type(script), name):
             raise UserError(f"{type(script).__name__}.{name}: no run calls this method here. Replace {instead}.")
 
 
-def replaces_nothing(script: BaseTrainer) -> bool:
+def replaces_nothing(script: Script) -> bool:
     """Whether the trainer does what YOLO.train does, without functions of a script."""
     return not (is_replaced(script, *METHODS) or any(script.callbacks.values()) or isinstance(script.model, nn.Module))
 
 
-def is_plain(script: BaseTrainer) -> bool:
+def is_plain(script: Script) -> bool:
     """Whether our own validation measures what the script's would: its data, network and validator are ours."""
     network = script._running.model if script._running is not None else script.model
     ours = script._run.fits and not script._run.loads and not has_own_loss(network)
     return ours and isinstance(script.validator, CallbackOwner) and script.validator.is_ours()
 
 
-def data_spec(script: BaseTrainer) -> DataSpec:
+def data_spec(script: Script) -> DataSpec:
     """The dataset of a run: that of data=, or what the script made of it."""
     if script._run.spec is not None and script.data == script._run.data:
         return script._run.spec
     return data_of_dict(script.data)
 
 
-def fire(script: BaseTrainer, running: object) -> Any:
+def fire(script: Script, running: object) -> Any:
     """Bind the object of ours that an event is about, and return the script's object for it."""
     if isinstance(running, Trainer):
         script._running, script.model = running, running.model
@@ -122,13 +120,13 @@ def fire(script: BaseTrainer, running: object) -> Any:
     return script.validator
 
 
-def begin_epoch(script: BaseTrainer) -> None:
+def begin_epoch(script: Script) -> None:
     """Print the header of an epoch, where the script has one of its own."""
     if is_replaced(script, "progress_string"):
         print(script.progress_string())
 
 
-def measure_in_memory(script: BaseTrainer) -> Any:
+def measure_in_memory(script: Script) -> Any:
     """Measure the best weights with the script's validator, without a file of the network; returns the metrics."""
     running = script._running
     network = copy.deepcopy(running.ema.model)
@@ -140,19 +138,19 @@ def measure_in_memory(script: BaseTrainer) -> Any:
     return script.validator.metrics
 
 
-def _folder(script: BaseTrainer, own: Callable, settings: Settings) -> Path:
+def _folder(script: Script, own: Callable, settings: Settings) -> Path:
     folder = script.save_dir
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _data(script: BaseTrainer, own: Callable, settings: Settings) -> tuple[DataSpec, Settings]:
+def _data(script: Script, own: Callable, settings: Settings) -> tuple[DataSpec, Settings]:
     changes = {key: value for key, value in script._run.settings.items() if key not in settings.given or key == "data"}
     return data_spec(script), settings.replace(**changes)
 
 
 def _model(
-    script: BaseTrainer, own: Callable, settings: Settings, start: Checkpoint | Graph, data: DataSpec
+    script: Script, own: Callable, settings: Settings, start: Checkpoint | Graph, data: DataSpec
 ) -> InitialModel:
     run = script._run
     if not isinstance(script.model, nn.Module):
@@ -177,7 +175,7 @@ def _model(
     return InitialModel(network, start.license if is_checkpoint else None, origin, tuned=is_checkpoint)
 
 
-def _scans(script: BaseTrainer, own: Callable, data: DataSpec, settings: Settings, read: Callable) -> list[Scan]:
+def _scans(script: Script, own: Callable, data: DataSpec, settings: Settings, read: Callable) -> list[Scan]:
     script._run.loads = is_replaced(script, "get_dataloader", "build_dataset")
     if not script._run.loads:
         return own(data, settings, read)
@@ -187,7 +185,7 @@ def _scans(script: BaseTrainer, own: Callable, data: DataSpec, settings: Setting
     return [scan_of(loader) for loader in (script.train_loader, script.test_loader)]
 
 
-def _loaders(script: BaseTrainer, own: Callable, run: Run) -> tuple[Any, Any]:
+def _loaders(script: Script, own: Callable, run: Run) -> tuple[Any, Any]:
     if script._run.loads:
         loaders = LoaderOfScript(script.train_loader, script.args), script.test_loader
     else:
@@ -198,7 +196,7 @@ def _loaders(script: BaseTrainer, own: Callable, run: Run) -> tuple[Any, Any]:
     return loaders
 
 
-def _optimizer(script: BaseTrainer, own: Callable, run: Run) -> tuple[torch.optim.Optimizer, optim.OptimizerPlan]:
+def _optimizer(script: Script, own: Callable, run: Run) -> tuple[torch.optim.Optimizer, optim.OptimizerPlan]:
     if not is_replaced(script, "build_optimizer"):
         return own(run)
     settings, model = run.settings, run.initial.model
@@ -229,18 +227,18 @@ def _plan_of(
     return optim.OptimizerPlan(type(optimizer).__name__, lr, momentum, decay, settings.warmup_bias_lr, reason)
 
 
-def _pictures(script: BaseTrainer, own: Callable, *arguments: object) -> PicturesOfScript:
+def _pictures(script: Script, own: Callable, *arguments: object) -> PicturesOfScript:
     return PicturesOfScript(own(*arguments), script)
 
 
-def _batch(script: BaseTrainer, own: Callable, trainer: Trainer, batch: Batch) -> Batch:
+def _batch(script: Script, own: Callable, trainer: Trainer, batch: Batch) -> Batch:
     if not script._run.loads and not is_replaced(script, "preprocess_batch"):
         return batch
     values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(dict_of(batch))
     return batch_of(script.preprocess_batch(values), trainer.device)
 
 
-def _losses(script: BaseTrainer, own: Callable, trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
+def _losses(script: Script, own: Callable, trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     if not has_own_loss(trainer.model):
         return own(trainer, batch)
     with torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=trainer.precision is not None):
@@ -253,12 +251,12 @@ def _losses(script: BaseTrainer, own: Callable, trainer: Trainer, batch: Batch) 
     return losses
 
 
-def _step(script: BaseTrainer, own: Callable, trainer: Trainer) -> None:
+def _step(script: Script, own: Callable, trainer: Trainer) -> None:
     with script._run.in_place_of("step", own, trainer):
         script.optimizer_step()
 
 
-def _validate(script: BaseTrainer, own: Callable, trainer: Trainer, interrupts: object) -> Any:
+def _validate(script: Script, own: Callable, trainer: Trainer, interrupts: object) -> Any:
     with script._run.in_place_of("validate", own, trainer, interrupts) as step:
         numbers, fitness = script.validate()
     if is_plain(script) and not is_replaced(script, "validate"):
@@ -269,7 +267,7 @@ def _validate(script: BaseTrainer, own: Callable, trainer: Trainer, interrupts: 
     return ScriptMetrics({**numbers, "fitness": fitness}, fitness, losses)
 
 
-def _record(script: BaseTrainer, own: Callable, trainer: Trainer, row: dict[str, float]) -> None:
+def _record(script: Script, own: Callable, trainer: Trainer, row: dict[str, float]) -> None:
     head = {name: row[name] for name in ("epoch", "time")}
     metrics = {name: value for name, value in row.items() if name not in head}
     script._run.losses = {name: value for name, value in row.items() if name.startswith("val/") and value == value}
@@ -284,12 +282,12 @@ def _record(script: BaseTrainer, own: Callable, trainer: Trainer, row: dict[str,
         script.save_metrics(metrics=metrics)
 
 
-def _save(script: BaseTrainer, own: Callable, trainer: Trainer, *arguments: object) -> None:
+def _save(script: Script, own: Callable, trainer: Trainer, *arguments: object) -> None:
     with script._run.in_place_of("save", own, trainer, *arguments):
         script.save_model()
 
 
-def _measure(script: BaseTrainer, own: Callable, trainer: Trainer) -> Any:
+def _measure(script: Script, own: Callable, trainer: Trainer) -> Any:
     script._run.losses = {}
     with script._run.in_place_of("measure", own, trainer) as step:
         script.final_eval()
