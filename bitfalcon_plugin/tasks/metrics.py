@@ -103,7 +103,8 @@ class Metrics(Tabular):
 
     stats: COCO's numbers, named as STATS; nan where there is nothing to measure, as for sizes without labels. classes:
     the classes that have labels; `box` holds the numbers of these, and `lines` their curves. save_dir: the run folder,
-    where there is one. conf: detections with a higher score were measured.
+    where there is one. conf: detections with a higher score were measured. letterbox: `box` with AP on the
+    letterboxed input (tasks/letterbox_ap.py), where letterbox_ap=True asked for it.
     """
 
     stats: dict[str, float]
@@ -118,6 +119,7 @@ class Metrics(Tabular):
     speed: dict[str, float] = field(default_factory=dict)  # milliseconds an image
     save_dir: Path | None = None
     conf: float = 0.0
+    letterbox: BoxMetrics | None = None
 
     @property
     def best_conf(self) -> float:
@@ -240,4 +242,7 @@ class Metrics(Tabular):
             where = f"IoU 0.50 and confidence {self.best_conf:.3f}"
             lines.append(f"P, R and F1 at {where}, where the mean F1 of the classes is best")
         lines.append("COCO (pycocotools): " + "  ".join(f"{name} {self.stats[name]:.3f}" for name in STATS[:6]))
+        if self.letterbox is not None:
+            numbers = f"AP {self.letterbox.map:.3f}  AP50 {self.letterbox.map50:.3f}  AP75 {self.letterbox.map75:.3f}"
+            lines.append(f"On the letterboxed input, boxes not cut at the image's edge (not COCO's): {numbers}")
         return "\n".join(lines)

@@ -29,6 +29,7 @@ from ..ops.nms import Suppression
 from ..tasks import DETECT, Task
 from ..tasks.confusion import MATRIX_CONF
 from ..tasks.detect import predict_decoded
+from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
 from ..tasks.metrics import Metrics
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances]], None]
@@ -43,7 +44,8 @@ class ValOptions:
     rule: which candidates are detections. The confusion matrix counts detections above 0.25, or above `rule.conf` where
     rule.conf is not the default. gains: weights of the losses; None computes no losses. autocast: half-precision type.
     augment: merge the detections on copies of each image. single: the samples have one class, "item"; every detection
-    counts as that class whatever the model's classes are, and no losses are computed.
+    counts as that class whatever the model's classes are, and no losses are computed. letterbox_ap:
+    compute Metrics.letterbox too.
     """
 
     rule: Suppression = Suppression(conf=DEFAULT_CONF, multi_label=True)
@@ -51,6 +53,7 @@ class ValOptions:
     autocast: torch.dtype | None = None
     augment: bool = False
     single: bool = False
+    letterbox_ap: bool = False
 
     def resolved(self) -> ValOptions:
         """Return options that agree with each other: `single` suppresses across classes and computes no losses."""
@@ -86,12 +89,16 @@ class Validation(NamedTuple):
 
 
 class _Part(NamedTuple):
-    """The result of one batch: indices of its samples, detections in original pixels, losses, seconds of each stage."""
+    """The result of one batch: indices of its samples, detections in original pixels, losses, seconds of each stage.
+
+    hits: for each detection at which IoUs it finds a label (tasks.letterbox_ap), where that is computed.
+    """
 
     indices: list[int]
     detections: Instances
     losses: np.ndarray
     seconds: np.ndarray
+    hits: Tensor | None
 
 
 @torch.inference_mode()
@@ -151,7 +158,12 @@ def _validate_batch(
         detections = [replace(each, classes=torch.zeros_like(each.classes)) for each in detections]
     original = Instances.cat([_original(*each) for each in zip(detections, fits, indices, strict=True)])
     clock.lap("postprocess")
-    return detections, _Part(list(indices), original, losses, clock.seconds())
+    seconds = clock.seconds()
+    hits = None
+    if options.letterbox_ap:
+        labels = _labels_on_canvas(samples, fits, indices)
+        hits = torch.cat([match_by_score(*each) for each in zip(detections, labels, strict=True)])
+    return detections, _Part(list(indices), original, losses, seconds, hits)
 
 
 def _original(detections: Instances, fit: Fit, index: int) -> Instances:
@@ -174,6 +186,9 @@ def _join(
         losses = dict(zip(task.losses, means.tolist(), strict=True))
     conf = options.rule.conf
     metrics = task.evaluate(samples, detections, names, conf=MATRIX_CONF if conf == DEFAULT_CONF else conf)
+    if options.letterbox_ap and parts:
+        hits = torch.cat([part.hits for part in parts])
+        metrics = replace(metrics, letterbox=letterbox_metrics(metrics, detections, hits))
     speed = dict(zip(STAGES, milliseconds.tolist(), strict=True))
     return Validation(replace(metrics, losses=losses, speed=speed, conf=conf), detections)
 
@@ -206,11 +221,16 @@ class _Clock:
 
 def _targets(samples: Sequence[Sample], fits: Sequence[Fit], indices: Sequence[int]) -> Instances:
     """Return the labels of a batch in pixels of the network input; `image` is the index in the batch."""
+    return Instances.cat(_labels_on_canvas(samples, fits, indices))
+
+
+def _labels_on_canvas(samples: Sequence[Sample], fits: Sequence[Fit], indices: Sequence[int]) -> list[Instances]:
+    """Return the labels of each image of a batch in pixels of the network input; `image` is the index in the batch."""
     labels = []
     for image, (index, fit) in enumerate(zip(indices, fits, strict=True)):
         truth = samples[index].pixel_labels()
         labels.append(Instances(fit.to_canvas(truth.boxes), truth.classes, image=torch.full_like(truth.classes, image)))
-    return Instances.cat(labels)
+    return labels
 
 
 def progress(label: str, shown: bool = True) -> Callable:

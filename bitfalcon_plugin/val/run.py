@@ -174,12 +174,12 @@ def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
         agnostic=settings.agnostic_nms or settings.single_cls,
         classes=_class_filter(settings, model),
     )
-    autocast, augment = None, False
-    if settings.mode == "val":  # at the end of a training half= and augment= do not speak of validation
+    autocast, augment, letterbox_ap = None, False, False
+    if settings.mode == "val":  # at the end of a training half=, augment= and letterbox_ap= do not speak of validation
         autocast = None if model.exported else evaluation_precision(settings, next(model.parameters()).device, model)
-        augment = settings.augment
+        augment, letterbox_ap = settings.augment, settings.letterbox_ap
     gains = None if model.exported else task_of(model).gains(settings)
-    return ValOptions(rule, gains, autocast, augment, single)
+    return ValOptions(rule, gains, autocast, augment, single, letterbox_ap)
 
 
 def counted_batch(settings: Settings) -> Settings:

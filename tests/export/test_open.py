@@ -140,7 +140,7 @@ def test_the_recorded_boxes_hold(tmp_path, format_):
         assert len(expected) == len(detections)
         detections = detections[(expected[:, None, :4] - detections[None, :, :4]).abs().amax(2).argmin(1)]
         difference = (detections - expected).abs()
-        assert difference[:, :4].max() < 0.1 and difference[:, 4].max() < 0.005
+        assert difference[:, :4].max() < 0.002 and difference[:, 4].max() < 0.0006
         assert torch.equal(detections[:, 5], expected[:, 5])
 
 

@@ -175,6 +175,7 @@ def numbers(metrics):
         metrics.confusion_matrix.matrix.tolist(),
         metrics.lines.envelope.tolist(),
         metrics.box.all_ap.tolist(),
+        metrics.letterbox.all_ap.tolist(),
         metrics.images,
     )
 
@@ -184,7 +185,7 @@ def test_two_processes_that_gather_get_what_one_gets_alone(tmp_path):
     model = small_model(CONV, (-1, 1, "Conv", [16, 3, 2]), nc=3)
     samples = scene(tmp_path)
     batches = list(ValLoader(samples, imgsz=64, batch=2, multiple=32))
-    options = ValOptions(Suppression(conf=0.002, multi_label=True), GAINS)
+    options = ValOptions(Suppression(conf=0.002, multi_label=True), GAINS, letterbox_ap=True)
     alone = validate(model, samples, batches, options).metrics
     parts = {}
     for rank in (0, 1):

@@ -272,6 +272,15 @@ def test_half_precision_is_where_it_is_asked_for_and_said_where_it_is_not(place,
     assert precision.evaluation_precision(load_settings({}), gpu) is None
 
 
+def test_ap_on_the_letterboxed_input_is_printed_on_request(place, capsys):
+    plain, both = val(Errs(), **QUIET), val(Errs(), letterbox_ap=True, **QUIET)
+    assert plain.letterbox is None and plain.results_dict == both.results_dict
+    line = f"not COCO's): AP {both.letterbox.map:.3f}  AP50 {both.letterbox.map50:.3f}"
+    assert capsys.readouterr().out.count("On the letterboxed input") == 1 and line in both.table()
+    # No box lies at an edge, so that only the area's rule differs.
+    assert both.letterbox.maps == pytest.approx(both.maps, abs=0.03) and both.letterbox.map > 0.1
+
+
 def test_events_get_the_validator(place):
     events, seen = Events(), []
     for event in EVENTS:
@@ -348,9 +357,10 @@ def test_metrics_of_the_object_that_scripts_use(place):
 @pytest.mark.skipif(not (SHARED / "datasets/bccd").is_dir(), reason="the BCCD images are not here")
 def test_the_recorded_numbers_of_bccd():
     metrics = YOLO(SHARED / "checkpoints/v1-n-bccd-best.pt").val(
-        data=SHARED / "datasets/bccd/data.yaml", imgsz=320, device="cpu", **QUIET
+        data=SHARED / "datasets/bccd/data.yaml", imgsz=320, device="cpu", letterbox_ap=True, **QUIET
     )
     assert metrics.ap == pytest.approx(0.531, abs=6e-4)  # recorded with three digits
+    assert metrics.letterbox.map == pytest.approx(0.515, abs=6e-4)
 
 
 class Blind(BrightBoxes):
