@@ -2,12 +2,12 @@
 
 COCO's AP, which this package reports everywhere else, differs in three points, here by falling weight:
 
-- A box is compared in pixels of the network input and not cut at the edge of the image. A box of an object that the edge
-  cuts off therefore counts as a miss where it reaches far into the padding. This alone lowers 0.531 to 0.515 on images of
-  blood cells.
+- A box is compared in pixels of the network input and not cut at the edge of the image. A box of an object that the
+  edge cuts off therefore counts as a miss where it reaches far into the padding. This alone lowers 0.531 to 0.515 on
+  images of blood cells.
 - COCO's limit of 100 detections of a class and image does not hold.
-- COCO takes the mean of the best precision at 101 recalls. Here straight lines join the points of precision over recall,
-  and the area under them is taken at 101 recalls: 0.0003 less on the same images.
+- COCO takes the mean of the best precision at 101 recalls. Here straight lines join the points of precision over
+  recall, and the area under them is taken at 101 recalls: 0.0003 less on the same images.
 
 Written from spec/interface.md section 7; the numbers agree with recorded ones to their six digits.
 """
@@ -45,7 +45,7 @@ def match_by_score(detections: Instances, labels: Instances) -> Tensor:
 
 
 def letterbox_metrics(metrics: Metrics, detections: Instances, hits: Tensor) -> BoxMetrics:
-    """Return `metrics.box` with AP on the letterboxed input. hits: of the detections of all images, see match_by_score."""
+    """Return `metrics.box` with AP on the letterboxed input. hits (n, 10): of all detections, see match_by_score."""
     scores, classes, found = detections.scores.numpy(), detections.classes.numpy(), hits.numpy()
     all_ap = np.zeros_like(metrics.box.all_ap)
     for row, (index, counts) in enumerate(zip(metrics.ap_class_index, metrics.classes, strict=True)):
