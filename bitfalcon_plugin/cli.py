@@ -44,6 +44,7 @@ usage: bitfalcon VERB key=value ...
   run       a script for the wider package  bitfalcon run script.py arguments...
             unchanged: its `import ultralytics` means bitfalcon; also a notebook.ipynb, -m module, yolo detect train ...
   cfg       print all settings, with what each means; copy-cfg writes them to default_copy.yaml
+  settings  your own settings, kept         bitfalcon settings runs_dir=/data/runs; settings reset
   checks    print versions and devices
   version   print the version
   help      print this
@@ -106,7 +107,13 @@ def _run(tokens: Sequence[str]) -> int:
 
     settings = load_settings(overrides)
     if verb is None:
-        notes.append(f"no verb is given: mode={settings.mode}.")
+        from .config.usual_words import verb_of
+
+        verb, note = verb_of(settings, tokens)
+        if verb == "help":
+            return _help()
+        notes.append(note)
+        settings = load_settings({**overrides, "mode": verb})
     print_note(*notes, *settings.notes)
     return getattr(VERBS[settings.mode](settings), "exit_code", 0)  # doctor and selftest return a verdict
 
@@ -146,6 +153,22 @@ def _checks(tokens: Sequence[str]) -> int:
     return run_checks()
 
 
+def _settings(tokens: Sequence[str]) -> int:
+    """Print the user's own settings as JSON; `settings key=value` changes them, `settings reset` forgets all."""
+    import json
+
+    from .config.user_settings import ACTIVE, all_settings, change, parse_changes, reset, settings_file
+
+    changes = parse_changes([token for token in tokens if token.lstrip("-").lower() != "settings"])
+    if changes is None:
+        reset()
+    else:
+        print_note(*change(changes) if changes else ())
+    print(json.dumps(all_settings(), indent=2))
+    print_note(f"kept in {settings_file()}; {', '.join(ACTIVE)} act here.")
+    return 0
+
+
 def _script(tokens: Sequence[str]) -> int:
     """Run the script, module or notebook of `run ...`; `run yolo ...` is a command line of this program."""
     from .dropin.run import run
@@ -159,6 +182,7 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "cfg": _cfg,
     "copy-cfg": _copy_cfg,
     "checks": _checks,
+    "settings": _settings,
     "run": _script,
 }
 

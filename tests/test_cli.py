@@ -1,4 +1,4 @@
-"""The command line: what words mean (commands.py), and what a run of the command prints and returns (cli.py)."""
+"""The command line: what words mean (command_line.py), and what a run of the command prints and returns (cli.py)."""
 
 from __future__ import annotations
 
@@ -59,15 +59,17 @@ class Recorder:
         ("val epochs=3", "val"),
         ("predict epochs=3", "predict"),
         ("info epochs=3", "info"),
-        ("epochs=3", "train"),
+        ("model=yolov12.yaml epochs=3", "train"),
     ],
 )
 def test_each_verb_calls_its_function(line: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     recorder = Recorder().install(monkeypatch)
     assert cli.main(line.split()) == 0
-    assert recorder.calls == [(verb, load_settings({"epochs": 3, **({"mode": verb} if verb in line else {})}))]
+    model = {"model": "yolov12.yaml"} if "model" in line else {}
+    assert recorder.calls == [(verb, load_settings({"epochs": 3, "mode": verb, **model}))]
     output = capsys.readouterr()
-    assert output.out == "" and output.err == ("" if verb in line else "note: no verb is given: mode=train.\n")
+    note = "" if verb in line else "note: no verb is given: model= alone means train.\n"
+    assert output.out == "" and output.err == note
 
 
 def test_a_settings_file_may_carry_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,17 +1,21 @@
 """The grammar of the command line: tokens -> a verb and settings.
 
-Written from spec/interface.md section 1. `task=train` is a verb too. Nothing is evaluated: values are literals.
+Written from spec/interface.md section 1. `task=train` is a verb too, and `--epochs 3` is `epochs=3`. Nothing is
+evaluated: values are literals.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from .default_table import active_settings, table
-from .errors import did_you_mean, raise_problems
+from .errors import raise_problems
 from .settings import draft_of, is_model_scale
+from .usual_words import advice
 from .values import literal, sample, show
 
 MODES = (
@@ -29,10 +33,14 @@ MODES = (
     "track",
 )
 BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit
-COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks", "run")
+COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks", "settings", "run")
 VERBS = MODES + COMMANDS
 FLAGS = {"-h": "help", "-v": "version"}
+# `--help` and `--debug` are the usual forms; `--cfg my.yaml` is a setting.
+WORDS_WITH_DASHES = {"debug", "json", "markdown", *COMMANDS} - {"cfg"}
+LISTS = ("ints", "size", "parts")  # types of which `--classes 0 2` gives several values
 OTHER_TASKS = ("segment", "semantic", "depth", "classify", "pose", "obb")
+TASKS = ("detect", *OTHER_TASKS)
 MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_openvino_model", "_openvino_model/")
 
 
@@ -42,7 +50,8 @@ def parse_tokens(tokens: Sequence[str], notes: list[str] | None = None) -> tuple
     Raises one UserError with every token that cannot be read and every wrong setting.
     """
     command = _Command(notes=[] if notes is None else notes)
-    for token in _join_brackets(_join_equals(tokens), command.problems):
+    plain_tokens = _without_dashes(_join_equals(tokens), command.notes)
+    for token in _join_brackets(plain_tokens, command.problems):
         command.read(token)
     if command.verb in COMMANDS:
         return command.verb, {}
@@ -65,6 +74,57 @@ def _join_equals(tokens: Sequence[str]) -> list[str]:
         elif token not in ("", "--"):
             joined.append(token)
     return joined
+
+
+def _without_dashes(tokens: Sequence[str], notes: list[str]) -> list[str]:
+    """Return `--epochs 3` and `--epochs=3` as `epochs=3`, and `--half` as `half`; one note tells all of them."""
+    plain: list[str] = []
+    written: list[str] = []
+    waiting = list(tokens)
+    while waiting:
+        token = waiting.pop(0)
+        word = token.lstrip("-")
+        if token in FLAGS or token == word or not word[:1].isalpha():
+            plain.append(token)
+        elif word.partition("=")[0].lower() in WORDS_WITH_DASHES:
+            plain.append(word)
+        else:
+            key, equals, value = word.partition("=")
+            key = key.replace("-", "_")
+            if not equals and (values := _values_after(waiting, key)):
+                equals, value = "=", f"[{','.join(values)}]" if len(values) > 1 else values[0]
+            written.append(key + equals + value)
+            plain.append(written[-1])
+    if written:
+        notes.append(f"settings need no dashes: {' '.join(written)}")
+    return plain
+
+
+def _values_after(waiting: list[str], key: str) -> list[str]:
+    """Take the values of the setting `--key` from the tokens after it; none for a switch such as `--half`."""
+    row = _row_of(key) or {"default": None}
+    kinds = row.get("type", "bool" if isinstance(row["default"], bool) else "").split("|")
+    values: list[str] = []
+    while waiting and not waiting[0].startswith("--") and not ("=" in waiting[0] and _row_of(_key(waiting[0]))):
+        word = waiting[0].lower()
+        if values and not re.fullmatch(r"-?\d+", word):
+            break
+        if kinds == ["bool"] and word not in ("true", "false") or "bool" in kinds and word in (*VERBS, *TASKS):
+            break
+        values.append(waiting.pop(0))
+        if not set(kinds) & set(LISTS) or values[0].startswith("["):
+            break
+    return values
+
+
+def _key(token: str) -> str:
+    return token.partition("=")[0].strip()
+
+
+def _row_of(key: str) -> Mapping[str, Any] | None:
+    """Return the row of a setting in cfg/default.yaml, of an old name the row of its new name; otherwise None."""
+    row = table().get(key)
+    return table()[row["now"]] if row and "now" in row else row
 
 
 def _join_brackets(tokens: Iterable[str], problems: list[str]) -> list[str]:
@@ -95,12 +155,10 @@ class _Command:
 
     def read(self, token: str) -> None:
         """Read one token, after the joins."""
-        bare = FLAGS.get(token, token.removeprefix("--"))
+        bare = FLAGS.get(token, token)
         if bare.endswith(","):
             bare = bare.removesuffix(",")
             self.notes.append(f"'{token}': the comma at its end is not needed.")
-        if token.startswith("--") and bare not in ("debug", "json", *COMMANDS):
-            self.notes.append(f"'{token}': settings need no '--' here.")
         key, equals, text = (part.strip() for part in bare.partition("="))
         if not equals:
             self.read_word(bare)
@@ -134,7 +192,7 @@ class _Command:
                 choices = ("detect", *VERBS)
             elif self.verb == "bit":
                 choices = BIT_STEPS
-            self.problems.append(f"{key}={word}: expected one of {', '.join(choices)}.{did_you_mean(word, choices)}")
+            self.problems.append(f"{key}={word}: expected one of {', '.join(choices)}.{advice(word, choices)}")
 
     def set_verb(self, verb: str) -> None:
         if self.verb in COMMANDS:
@@ -145,12 +203,11 @@ class _Command:
 
     def read_word(self, word: str) -> None:
         """Read a word without `=`: a verb, a task, a switch, a file, or a mistake."""
-        row = table().get(word)
-        row = table()[row["now"]] if row and "now" in row else row
+        row = _row_of(word)
         is_model = word.lower().endswith(MODEL_SUFFIXES) and "model" not in self.overrides
         if word.lower() in BIT_STEPS and self.verb == "bit":
             self.set("step", word.lower())
-        elif word.lower() in (*VERBS, "detect", *OTHER_TASKS):
+        elif word.lower() in (*VERBS, *TASKS):
             self.choose("task", word.lower())
         elif row and (isinstance(row["default"], bool) or row["type"] == "bool"):
             self.set(word, True)
@@ -167,5 +224,5 @@ class _Command:
                 key for key, row in active_settings().items() if isinstance(row["default"], bool) and key[0] == word[0]
             ]
             step = f" Did you mean 'bit {word.lower()}'?" if word.lower() in BIT_STEPS else ""
-            hint = step or did_you_mean(word, (*VERBS, *switches))
+            hint = step or advice(word, (*VERBS, *switches))
             self.problems.append(f"'{word}' is no verb ({', '.join(VERBS)}), no setting and no file.{hint}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,6 +150,26 @@ def change(values: Mapping[str, object]) -> list[str]:
         for key, value in values.items()
         if KEYS[key].unused and value != KEYS[key].default()
     ]
+
+
+def parse_changes(tokens: Sequence[str]) -> dict[str, object] | None:
+    """Read `key=value ...` of the command line, or `reset`, which gives None. Relative folders become absolute.
+
+    Raises UserError for other words.
+    """
+    if [token.lstrip("-").lower() for token in tokens] == ["reset"]:
+        return None
+    values: dict[str, object] = {}
+    for token in tokens:
+        key, equals, text = (part.strip() for part in token.lstrip("-").partition("="))
+        if not equals or not text:
+            raise UserError(
+                f"settings {token}: expected key=value or reset; for example settings runs_dir=/data/runs ."
+            )
+        is_text = isinstance(KEYS[key].default(), str) if key in KEYS else True
+        values[key] = os.path.abspath(os.path.expanduser(text)) if key.endswith("_dir") else text
+        values[key] = values[key] if is_text else {"true": True, "false": False}.get(text.lower(), text)
+    return values
 
 
 def reset() -> None:

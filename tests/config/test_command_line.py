@@ -89,7 +89,7 @@ def test_words_that_are_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("tokens", "expected"),
     [
-        (["--epochs=3"], "settings need no '--' here"),
+        (["--epochs=3"], "settings need no dashes: epochs=3"),
         (["epochs=3,"], "the comma at its end is not needed"),
         (["epochs=3", "epochs=4"], "'epochs' is given twice; the last one, 4, holds."),
         (["scale=l", "scale=n"], "'model_scale' is given twice"),
@@ -114,7 +114,7 @@ def test_ordinary_tokens_have_no_notes(line: str) -> None:
         (["trian"], "Did you mean 'train'?"),
         (["deploy"], "'deploy' is no verb (train, val, predict, info, convert, doctor, selftest, "),
         (["plost"], "Did you mean 'plots'?"),
-        (["mode=track"], "mode=track: expected one of train, val, predict, info, convert, doctor, selftest"),
+        (["mode=fly"], "mode=fly: expected one of train, val, predict, info, convert, doctor, selftest"),
         (["task=trian"], "Did you mean 'train'?"),
         (["task=segment"], "does detection for now"),
         (["pose"], "does detection for now"),

@@ -122,7 +122,7 @@ REFERENCE = {
     "erasing": 0.4,
     "crop_fraction": 1.0,
     "cfg": None,
-    "tracker": "botsort.yaml",
+    "tracker": "bytetrack.yaml",  # the release: botsort.yaml
 }
 
 

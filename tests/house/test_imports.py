@@ -40,6 +40,7 @@ NO_TORCH = {
     "config.run_folder",
     "config.unused",
     "config.user_settings",
+    "config.usual_words",
     "config.values",
     "config.version",
     "config.yaml_files",
