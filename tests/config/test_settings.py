@@ -48,9 +48,7 @@ def test_old_names_are_translated_and_noted() -> None:
 
 
 def test_keys_without_effect_are_noted_once_and_are_no_settings() -> None:
-    settings = load_settings(
-        {"mask_ratio": 8, "label_smoothing": 0.1, "retina_masks": False, "tracker": "tracktrack.yaml"}
-    )
+    settings = load_settings({"mask_ratio": 8, "label_smoothing": 0.1, "retina_masks": False})
     assert settings.notes == (
         "mask_ratio=8 has no effect: masks are not trained here.",
         "label_smoothing=0.1 has no effect: the assigner's soft labels take its place.",
@@ -65,7 +63,7 @@ def test_no_key_waits_to_be_built() -> None:
 
 
 def test_settings_are_frozen_values() -> None:
-    settings = load_settings({"epochs": 3, "classes": [0, 2], "tracker": "mine.yaml"})
+    settings = load_settings({"epochs": 3, "classes": [0, 2], "mask_ratio": 8})
     with pytest.raises(AttributeError, match="replace"):
         settings.epochs = 4
     with pytest.raises(AttributeError, match="Did you mean 'epochs'"):
