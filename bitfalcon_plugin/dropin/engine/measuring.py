@@ -24,9 +24,11 @@ from ...plots.sheets import batch_sheet
 from ...predict.writer import write_files
 from ...tasks import Task, task_of
 from ...tasks.coco import coco_rows
+from ...tasks.confusion import MATRIX_CONF
 from ...tasks.detect import predict_decoded
 from ...tasks.metrics import Metrics
 from ...val.loop import DEFAULT_CONF, progress
+from ...val.pictures import Pictures
 from ...val.run import Share, counted_batch, loader_of, options_of
 from .datasets import dict_of_data
 from .detections import label_rows, rows_of
@@ -97,8 +99,9 @@ class Measuring:
         return Instances.cat(self.detections) if self.detections else none
 
     def evaluate(self, task: Task, names: Mapping[int, str], conf: float) -> Metrics:
-        """Return the Metrics of all images."""
-        return task.evaluate(self.samples, self.joined(), names, conf=conf)
+        """Return the Metrics of all images. conf: detections with a higher score were measured."""
+        matrix_conf = MATRIX_CONF if conf == DEFAULT_CONF else conf
+        return replace(task.evaluate(self.samples, self.joined(), names, conf=matrix_conf), conf=conf)
 
 
 def measure(
@@ -215,8 +218,8 @@ def _written(script: Script, stats: dict[str, float], settings: Settings) -> dic
         if counted.samples:
             write_files(script.save_dir, counted.samples, coco_rows(counted.joined()), settings, coco=False)
         stats = script.eval_json(stats)
-    if settings.plots and isinstance(script.metrics, Metrics) and counted.samples:
-        script.metrics.plot(script.save_dir)
+    if isinstance(script.metrics, Metrics) and counted.samples and script.save_dir is not None:
+        Pictures(script.save_dir, script.names, settings.plots, board=False).curves(script.metrics)
     return stats
 
 

@@ -19,7 +19,6 @@ from ...data.loading.loader import ValLoader
 from ...ops.boxes import box_iou, pair_greedily
 from ...ops.instances import Instances
 from ...tasks import TASKS
-from ...tasks.confusion import MATRIX_CONF
 from ...val.loop import DEFAULT_CONF
 from ...val.run import run_val
 from .arguments import Given
@@ -203,10 +202,10 @@ class BaseValidator(CallbackOwner):
     @own
     def get_stats(self) -> dict[str, float]:
         """Return the numbers by name, and keep all of them in `metrics`."""
+        if not self._measuring.samples:  # a script counts by itself
+            return dict.fromkeys((*TASKS[self.task].columns, "fitness"), 0.0)
         conf = DEFAULT_CONF if self.args.conf is None else float(self.args.conf)
-        self.metrics = self._measuring.evaluate(
-            TASKS[self.task], self.names, MATRIX_CONF if conf == DEFAULT_CONF else conf
-        )
+        self.metrics = self._measuring.evaluate(TASKS[self.task], self.names, conf)
         self.confusion_matrix = self.metrics.confusion_matrix
         return self.metrics.results_dict
 
