@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import GREY, colour_of, rgb
+from .colours import GREY, colour_of
 from .drawing import line_width_of
 from .fonts import writable
 from .labels import text_size
@@ -26,15 +26,17 @@ def draw_masks(
     planes (n, h, w): above 0 is inside. content: left, top, right and bottom in px of the plane, where the picture lies
     on the plane. Planes of another size than the picture are interpolated, and what is above a half is inside.
     """
-    pixels = np.array(picture)
+    picture = picture.copy()
     for plane, colour in zip(planes[::-1], colours[: len(planes)][::-1]):
         region = _enlarged(plane, content, picture.size)
         if region is None:
             continue
         (left, top), inside = region
-        target = pixels[top : top + inside.shape[0], left : left + inside.shape[1]]
-        target[inside] = np.round(target[inside] * (1 - ALPHA) + np.asarray(rgb(colour)) * ALPHA)
-    return Image.fromarray(pixels)
+        height, width = inside.shape
+        under = picture.crop((left, top, left + width, top + height))
+        mixed = Image.blend(under, Image.new("RGB", under.size, colour), ALPHA)
+        picture.paste(mixed, (left, top), Image.fromarray(inside))
+    return picture
 
 
 def _enlarged(

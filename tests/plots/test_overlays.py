@@ -19,7 +19,7 @@ NAMES = {0: "a", 1: "b", 2: "c"}
 
 def blended(colour: int) -> np.ndarray:
     """Half white, half a colour of the palette."""
-    return np.round(np.asarray(WHITE) * 0.5 + np.asarray(rgb(PALETTE[colour])) * 0.5)
+    return np.floor(np.asarray(WHITE) * 0.5 + np.asarray(rgb(PALETTE[colour])) * 0.5)
 
 
 def white(width: int = 100, height: int = 80) -> np.ndarray:
