@@ -20,10 +20,9 @@ from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.summary import summary
-from tests.helpers.paths import RECORDED
 
 SHIPPED = sorted((cfg_dir() / "models").glob("*.yaml"))
-USERS = sorted((RECORDED / "graphs").glob("*.yaml"))
+FOUR_LEVELS = [path for path in SHIPPED if path.stem[-3:] in ("-p2", "-p6")]
 LEVELS = {"yolov12-lite": (16.0,), "p2": (4.0, 8.0, 16.0, 32.0), "p6": (8.0, 16.0, 32.0, 64.0)}
 
 
@@ -54,12 +53,11 @@ def test_there_is_something_to_test():
         "yolov12-turbo-seg",
         "yolo11-seg",
         "yolov8-seg",
+        *(f"{family}-{level}" for family in ("yolov8", "yolo11", "yolov12") for level in ("p2", "p6")),
     }
-    families = ("yolov8", "yolo11", "yolov12")
-    assert {path.stem for path in USERS} == {f"{family}-{level}" for family in families for level in ("p2", "p6")}
 
 
-@pytest.mark.parametrize(("path", "scale"), cases(SHIPPED))
+@pytest.mark.parametrize(("path", "scale"), cases([path for path in SHIPPED if path not in FOUR_LEVELS]))
 def test_shipped_models_run_and_have_a_summary(path, scale):
     model = build(path, scale).eval()
     assert model.graph.scale == scale
@@ -82,18 +80,17 @@ def test_shipped_models_run_and_have_a_summary(path, scale):
     assert sizes.gflops > 0
 
 
-@pytest.mark.parametrize(("path", "scale"), cases(USERS))
-def test_users_graphs_build(path, scale):
+@pytest.mark.parametrize(("path", "scale"), cases(FOUR_LEVELS))
+def test_graphs_with_four_levels_build(path, scale):
     model = shapes_only(path, scale)
     assert model.strides == LEVELS[path.stem[-2:]]
     assert model.multiple == max(model.strides)
 
 
-@pytest.mark.parametrize("path", USERS, ids=lambda path: path.stem)
-def test_users_graphs_run_and_name_the_sides_that_fit(path):
-    typed = path.with_name(path.name.replace("-p", "n-p"))  # a file name with a letter; the file on disk has none
-    model = build(typed).eval()
-    assert model.graph.scale == "n"
+@pytest.mark.parametrize("path", FOUR_LEVELS, ids=lambda path: path.stem)
+def test_graphs_with_four_levels_run_and_name_the_sides_that_fit(path):
+    model = build(path.name.replace("-p", "n-p")).eval()  # a name with a letter; the file has none
+    assert model.graph.scale == "n" and model.graph.name == path.name
     with torch.inference_mode():
         prediction = model.decode(model(torch.rand(1, 3, 128, 64)))
     cells = sum(int(128 // s) * int(64 // s) for s in model.strides)
@@ -221,7 +218,7 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
 
 
 FAMILIES = ("yolov8", "yolo11", "yolov12", "yolov12-turbo")
-COUNTED = [path for path in SHIPPED if path.stem.removesuffix("-seg") in FAMILIES] + USERS
+COUNTED = [path for path in SHIPPED if path.stem.removesuffix("-seg") in FAMILIES] + FOUR_LEVELS
 
 
 @pytest.mark.parametrize(("path", "scale"), cases(COUNTED))
