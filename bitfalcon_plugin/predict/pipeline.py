@@ -30,6 +30,7 @@ from ..tasks.detect import predict_decoded
 from .reader import Picture, Unread, read_pictures, resize_pixels
 from .results import Results
 from .sources import Item, Video
+from .steps import Steps
 
 MAX_TOGETHER = 16  # images of one tensor that go through the network at once, unless batch= says how many
 
@@ -101,11 +102,12 @@ def predict_batches(
     *,
     skipped: list[str] | None = None,
     watch: Watch | None = None,
+    steps: Steps = Steps(),
 ) -> Iterator[Batch]:
     """Yield batches of sources that can be read, in order, with their Results. The model must be in eval mode.
 
     skipped: gets a line for each source that could not be read. watch: called with the events on_predict_batch_start
-    and on_predict_postprocess_end and their batch.
+    and on_predict_postprocess_end and their batch. steps: what the caller replaces.
 
     A thread is one batch ahead of the caller, who meanwhile draws and writes; except of a webcam. Where the model has
     `twins`, copies on other devices, batches are shared out among all, each to one that is free.
@@ -129,11 +131,14 @@ def predict_batches(
     pictures = read_pictures(sources, resized, depth=depth, vid_stride=options.vid_stride, keep_all=options.keep_all)
     with contextlib.closing(pictures):
         batches = _batches(pictures, options.batch, [] if skipped is None else skipped)
-        computed = _compute_ahead(batches, compute, len(models), 0 if is_live else len(models))
+        if steps.compute is None:
+            computed = _compute_ahead(batches, compute, len(models), 0 if is_live else len(models))
+        else:
+            computed = _compute_ahead(batches, lambda index, batch: [], 1, 0)  # computed below, between its events
         with contextlib.closing(computed):
             for batch, results in computed:
                 watch("on_predict_batch_start", batch)
-                batch.results = results
+                batch.results = results if steps.compute is None else steps.compute(batch)
                 watch("on_predict_postprocess_end", batch)
                 yield batch
 

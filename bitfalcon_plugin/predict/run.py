@@ -27,6 +27,7 @@ from .pipeline import Batch, Options, Predictor, embed_rows, predict_batches
 from .reader import Picture
 from .results import Results
 from .sources import Item, Url, Video, list_sources
+from .steps import Steps
 from .writer import Writer
 
 FEW = 10  # items that need no progress bar
@@ -34,12 +35,17 @@ MAX_REASONS = 10  # unreadable sources that are named; the others are counted
 
 
 def run_predict(
-    model: Detector, settings: Settings, source: object, verbose: bool, events: Events | None = None
+    model: Detector,
+    settings: Settings,
+    source: object,
+    verbose: bool,
+    events: Events | None = None,
+    steps: Steps = Steps(),
 ) -> Iterator:
     """Yield the Results of a source, or its vectors (n,) with settings.embed; write and print what the settings say.
 
-    verbose: print a line for each image. Raises UserError for a wrong source or setting, already before the first item
-    is drawn from the iterator.
+    verbose: print a line for each image. steps: what the caller replaces. Raises UserError for a wrong source or
+    setting, already before the first item is drawn from the iterator.
     """
     if source is None:
         raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
@@ -71,10 +77,11 @@ def run_predict(
         vid_stride=settings.vid_stride,
         keep_all=settings.stream_buffer,
     )
-    return _run(Predictor(model, settings, items), options, verbose and settings.verbose, events or Events())
+    verbose = verbose and settings.verbose
+    return _run(Predictor(model, settings, items), options, verbose, events or Events(), steps)
 
 
-def _run(predictor: Predictor, options: Options, verbose: bool, events: Events) -> Iterator:
+def _run(predictor: Predictor, options: Options, verbose: bool, events: Events, steps: Steps) -> Iterator:
     """Predict batch by batch, and write and print each batch before its results are yielded."""
     settings, items, skipped = predictor.args, predictor.source, []
     writer, total_ms = Writer(predictor), Counter()
@@ -86,13 +93,17 @@ def _run(predictor: Predictor, options: Options, verbose: bool, events: Events) 
         predictor.pictures, predictor.results = pictures, batch.results
         events.fire(event, predictor)
 
+    def write_one(picture: Picture, result: Results) -> str:
+        writer.write(picture, result)
+        return _line(picture, result, items)
+
     def write(batch: Batch) -> None:
         for picture, result in zip(batch.pictures, predictor.results):
             predictor.seen += 1
             if isinstance(result, Results):
-                writer.write(picture, result)
-                total_ms.update(result.speed)
-                predictor.batch[2].append(_line(picture, result, items))
+                line = write_one(picture, result) if steps.write is None else steps.write(write_one, picture, result)
+                predictor.batch[2].append(line)
+                total_ms.update({stage: ms for stage, ms in result.speed.items() if ms is not None})
                 if lines:
                     print(predictor.batch[2][-1])
             if settings.json and isinstance(result, (Results, Tensor)):
@@ -104,11 +115,11 @@ def _run(predictor: Predictor, options: Options, verbose: bool, events: Events) 
         stack.callback(writer.close)
         bar = stack.enter_context(_progress_bar(items, lines))
         events.fire("on_predict_start", predictor)
-        batches = predict_batches(predictor.model, items, options, skipped=skipped, watch=fire)
+        batches = predict_batches(predictor.model, items, options, skipped=skipped, watch=fire, steps=steps)
         for batch in stack.enter_context(contextlib.closing(batches)):
             write(batch)
             bar.update(len(batch.pictures))
-            if isinstance(batch.results[0], Results):
+            if batch.results and isinstance(batch.results[0], Results):
                 shape = (len(batch.pictures), 3, *batch.results[0].input_shape)
             events.fire("on_predict_batch_end", predictor)
             yield from predictor.results

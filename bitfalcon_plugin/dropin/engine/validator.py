@@ -249,13 +249,12 @@ class BaseValidator(CallbackOwner):
     @own
     def save_one_txt(self, predn: Any, save_conf: bool, shape: tuple[int, int], file: str | Path) -> None:
         """Write the detections of an image, in pixels of the original, as a label file."""
-        from ...predict.results import label_line
-
         height, width = shape[:2]
         lines = []
         for x1, y1, x2, y2, score, cls in rows_of(predn).tolist():
             xywhn = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
-            lines.append(label_line(cls, xywhn, score if save_conf else None))
+            numbers = (*xywhn, score) if save_conf else xywhn
+            lines.append(" ".join([str(int(cls)), *(f"{number:g}" for number in numbers)]) + "\n")
         Path(file).write_text("".join(lines), encoding="utf-8")
 
     @own
