@@ -90,7 +90,7 @@ class Tracking:
         """Put Results with ids in the place of the predictor's."""
         results = []
         for picture, result in zip(predictor.pictures, predictor.results, strict=True):
-            if result.boxes is not None and result.boxes.is_track:  # a script has added these steps itself
+            if result.detections is not None and result.detections.is_track:  # a script has added these steps itself
                 results.append(result)
                 continue
             start, tracker = time.perf_counter(), self._tracker_of(picture, predictor)

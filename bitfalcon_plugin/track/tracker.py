@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 
-from ..predict.detections import Boxes
+from ..config.errors import UserError
+from ..predict.detections import OBB, Boxes
 from ..predict.results import Results
 from .library import NONE, Engine, LibraryEngine
 from .options import TrackerOptions
@@ -132,15 +133,19 @@ class Tracker:
     def with_ids(self, result: Results) -> Results:
         """Return the Results of the next frame with ids: the objects that have a track, in the order of the detections.
 
-        The boxes are those of the detections. Without any track there are no boxes, and no ids.
+        The boxes are those of the detections; oriented boxes are followed by the upright boxes around them. Masks and
+        keypoints keep the same rows. Without any track there are no boxes, and no ids. Raises UserError for results
+        without boxes.
         """
-        boxes = getattr(result, "obb", None) if getattr(result, "obb", None) is not None else result.boxes
+        boxes = result.detections
+        if boxes is None:
+            raise UserError("track needs boxes to follow, and this model gives probabilities of whole images only.")
         corners, scores, classes = (_array(part) for part in (boxes.xyxy, boxes.conf, boxes.cls))
         ids = self.step(corners, scores, classes, result.orig_img)
         rows = (ids != NONE).nonzero()[0].tolist()
         tracked = result[rows]
         if rows:
-            name = "boxes" if boxes is result.boxes else "obb"
+            name = "obb" if isinstance(boxes, OBB) else "boxes"
             setattr(tracked, name, _with_column(getattr(tracked, name), ids[rows]))
         return tracked
 
@@ -150,7 +155,7 @@ def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
     return np.asarray(torch.as_tensor(values).detach().double().cpu())
 
 
-def _with_column(boxes: Boxes, ids: np.ndarray) -> Boxes:
+def _with_column(boxes: Boxes | OBB, ids: np.ndarray) -> Boxes | OBB:
     """Return boxes (n, c) with ids (n,) before the score: (n, c + 1), float32, in which ids to 16 million are exact."""
     data = torch.as_tensor(boxes.data).float()
     column = torch.as_tensor(ids, dtype=data.dtype, device=data.device)[:, None]

@@ -9,15 +9,21 @@ import pickle
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
+from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.predict import pictures
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.predict.video import VideoWriter
+from bitfalcon_plugin.track.options import read_options
+from bitfalcon_plugin.track.tracker import Tracker
 from tests.helpers.bright import bright, canvas
+from tests.helpers.coloured import lay_out
 from tests.helpers.fake_tracker import GONE, LATE, clip, fake, ids_of, scene  # noqa: F401  a fixture
+from tests.helpers.small_yolo import save_weights
 
 EXPECTED = [[1] if i in GONE else [1, 2] if i <= LATE else [1, 2, 3] for i in range(14)]
 
@@ -209,11 +215,54 @@ def test_json_lines_have_ids(here, fake, capsys):
     assert all(isinstance(result, Results) for result in results)
 
 
-def test_masks_and_other_fields_keep_their_rows(here, fake):
-    """Only rows with a track stay, in the order of the detections."""
+def test_rows_with_a_track_stay_in_the_order_of_the_detections(here, fake):
     model, frames = bright(here), clip()
     first, second = model.track([frames[LATE - 1], frames[LATE]])
     assert ids_of([first, second]) == [[1, 2], [1, 2]] and second.boxes.cls.tolist() == [0, 1]
+
+
+def test_every_part_of_a_result_keeps_its_rows(fake):
+    """Masks, keypoints and oriented boxes beside the boxes; an object that is new in the second frame has no id."""
+    tracker, image = Tracker(read_options("bytetrack")), np.zeros((40, 60, 3), np.uint8)
+    old, new = [5.0, 5, 15, 15, 0.9, 0], [30.0, 5, 40, 15, 0.8, 1]
+    masks = torch.stack([torch.zeros(40, 60), torch.ones(40, 60)])
+    points = torch.arange(12.0).view(2, 2, 3)
+    parts = {"boxes": torch.tensor([new, old]), "masks": masks, "keypoints": points}
+    tracker.with_ids(Results(image, "a.jpg", {0: "a", 1: "b"}, torch.tensor([old])))
+    tracked = tracker.with_ids(Results(image, "a.jpg", {0: "a", 1: "b"}, **parts))
+    assert tracked.boxes.data.tolist() == [pytest.approx([5, 5, 15, 15, 1, 0.9, 0])]
+    assert torch.equal(tracked.masks.data, masks[1:]) and torch.equal(tracked.keypoints.data, points[1:])
+    assert tracked.plot().shape == image.shape and tracked.summary()[0]["track_id"] == 1
+
+    tracker = Tracker(read_options("bytetrack"))
+    turned = torch.tensor([[20.0, 20, 12, 6, 0.5, 0.9, 0], [40.0, 20, 12, 6, 0.1, 0.8, 1]])
+    for _ in range(2):
+        tracked = tracker.with_ids(Results(image, "a.jpg", {0: "a", 1: "b"}, obb=turned))
+        assert tracked.obb.id.tolist() == [1, 2] and tracked.boxes is None and tracked.obb.data.shape == (2, 8)
+        assert torch.equal(tracked.obb.xywhr, turned[:, :5]) and torch.equal(tracked.obb.cls, turned[:, 6])
+    with pytest.raises(UserError, match="track needs boxes to follow"):
+        tracker.with_ids(Results(image, "a.jpg", {0: "a", 1: "b"}, probs=torch.tensor([0.2, 0.8])))
+
+
+@pytest.mark.parametrize("format", ["torchscript", "onnx"])
+def test_exported_models_track(here, tracker, format):
+    """With the ids and boxes of the network that they were made from."""
+    if format == "onnx":
+        pytest.importorskip("onnxruntime", reason="ONNX Runtime is not installed (extra export)")
+    lay_out(here)
+    save_weights(here, "best.pt")
+    keys = "minimum_score high_conf_det_threshold track_activation_threshold".split()
+    values = {key: 0.0 for key in keys if key in read_options(tracker).parameters}
+    (here / "all.yaml").write_text(yaml.safe_dump({**values, "tracker_type": tracker}))
+    noise = np.random.default_rng(0).integers(0, 255, (96, 96, 3), np.uint8)  # squares, as the files take
+    frames = [np.roll(noise, 2 * index, 1) for index in range(4)]
+    model = YOLO(here / "best.pt")
+    settings = {"tracker": "all.yaml", "conf": 0.001, "imgsz": 64, "max_det": 20, "device": "cpu"}
+    expected = model.track(frames, **settings)
+    exported = YOLO(model.export(format=format, imgsz=64)).track(frames, **settings)
+    assert ids_of(exported) == ids_of(expected) and ids_of(expected)[3]
+    for one, other in zip(expected, exported):
+        torch.testing.assert_close(one.boxes.xyxy, other.boxes.xyxy, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize(
