@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
 
 from ...config.callbacks import EVENTS, Events
+from ...config.errors import UserError
+from ...tasks import TASKS
 
 
 class CallbackOwner:
@@ -29,6 +32,15 @@ class CallbackOwner:
         """Call the functions of an event with this object."""
         for function in tuple(self.callbacks.get(event, ())):
             function(self)
+
+
+def known_task(owner: Any) -> None:
+    """Raise UserError where the task of an object's class is not supported."""
+    if owner.task not in TASKS:
+        raise UserError(
+            f"{type(owner).__name__}: models of the task {owner.task} are not supported yet; these are: "
+            f"{', '.join(TASKS)}."
+        )
 
 
 class ScriptEvents(Events):

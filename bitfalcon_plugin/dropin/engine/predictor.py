@@ -30,7 +30,7 @@ from ...tasks import TASKS
 from ...tasks.detect import predict_decoded
 from .arguments import Given
 from .detections import Detections, rows_of
-from .events import CallbackOwner, ScriptEvents
+from .events import CallbackOwner, ScriptEvents, known_task
 from .networks import network_for, prepare_copy
 from .overriding import is_replaced, own
 from .running import Running
@@ -58,6 +58,7 @@ class BasePredictor(CallbackOwner):
 
     def __init__(self, cfg: object = None, overrides: Mapping | None = None, _callbacks: Mapping | None = None):
         super().__init__(_callbacks)
+        known_task(self)
         self._given = Given("predict", cfg, {**self.defaults, **(overrides or {})})
         self.args = self._given.args
         self._running: Any = None

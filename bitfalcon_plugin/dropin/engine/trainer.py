@@ -28,7 +28,7 @@ from ...train.run import Result, run_train
 from .arguments import Given
 from .batches import to_device
 from .datasets import dict_of_data
-from .events import CallbackOwner, ScriptEvents
+from .events import CallbackOwner, ScriptEvents, known_task
 from .loaders import build_dataset, build_loader
 from .networks import checkpoint_from_network, checkpoint_of, document_of, start_of
 from .overriding import own
@@ -70,6 +70,7 @@ class BaseTrainer(CallbackOwner):
 
     def __init__(self, cfg: object = None, overrides: Mapping | None = None, _callbacks: Mapping | None = None):
         super().__init__(_callbacks)
+        known_task(self)
         self._running: Any = None
         self._run, self._given = RunOfScript(), Given("train", cfg, {**self.defaults, **(overrides or {})})
         refuse_private(self)

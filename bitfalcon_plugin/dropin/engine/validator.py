@@ -24,7 +24,7 @@ from ...val.run import run_val
 from .arguments import Given
 from .batches import to_device
 from .detections import Detections, label_rows, place_of, rows_of
-from .events import CallbackOwner, ScriptEvents
+from .events import CallbackOwner, ScriptEvents, known_task
 from .loaders import build_dataset, build_loader
 from .measuring import LoaderOfSplit, Measuring, draw, measure, sample_of
 from .networks import network_for, prepare_copy
@@ -57,6 +57,7 @@ class BaseValidator(CallbackOwner):
         pbar: Any = None,
     ):
         super().__init__(_callbacks)
+        known_task(self)
         self._given = Given("val", args, self.defaults)
         self.args, self.dataloader = self._given.args, dataloader
         self.save_dir = Path(save_dir) if save_dir else None
