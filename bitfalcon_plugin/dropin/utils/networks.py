@@ -75,7 +75,7 @@ def model_info(
                 float(value.detach().mean()),
                 float(value.detach().std()),
             )
-            LOGGER.info("%5g %40s %9s %12g %20s %10.3g %10.3g", index, name, *numbers)
+            LOGGER.info("%5g %40s %9s %12g %20s %10.3g %10.3g", index, name, *numbers, mean, deviation)
     text = f"{layers} layers, {sizes[1]:,} parameters, {sizes[2]:,} gradients, {sizes[3]:.1f} GFLOPs"
     LOGGER.info("%s summary: %s", type(model).__name__, text)
     return sizes
