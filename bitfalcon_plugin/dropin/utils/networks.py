@@ -68,14 +68,9 @@ def model_info(
             "%5s %40s %9s %12s %20s %10s %10s", "layer", "name", "gradient", "parameters", "shape", "mu", "sigma"
         )
         for index, (name, value) in enumerate(model.named_parameters()):
-            numbers = (
-                value.requires_grad,
-                value.numel(),
-                list(value.shape),
-                float(value.detach().mean()),
-                float(value.detach().std()),
-            )
-            LOGGER.info("%5g %40s %9s %12g %20s %10.3g %10.3g", index, name, *numbers, mean, deviation)
+            mean, deviation = float(value.detach().mean()), float(value.detach().std())
+            numbers = value.requires_grad, value.numel(), list(value.shape), mean, deviation
+            LOGGER.info("%5g %40s %9s %12g %20s %10.3g %10.3g", index, name, *numbers)
     text = f"{layers} layers, {sizes[1]:,} parameters, {sizes[2]:,} gradients, {sizes[3]:.1f} GFLOPs"
     LOGGER.info("%s summary: %s", type(model).__name__, text)
     return sizes

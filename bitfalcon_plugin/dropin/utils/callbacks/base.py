@@ -10,6 +10,8 @@ from ....config.callbacks import EVENTS
 
 default_callbacks: dict[str, list[Callable[[Any], object]]] = {event: [] for event in EVENTS}
 
+callbacks: dict[str, Callable[[Any], object]] = {}  # as in the modules of the loggers
+
 
 def get_default_callbacks() -> defaultdict[str, list[Callable[[Any], object]]]:
     """Return a copy of default_callbacks that gives an empty list for every other event."""
