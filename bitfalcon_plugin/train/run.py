@@ -102,7 +102,7 @@ def _new_run(
     with world.main_first():  # generated data are written once
         data, settings = steps("data", find_data, settings)
     if resumed is not None:
-        initial = resumed_model(settings, resumed, data)
+        initial = steps("model", resumed_model, settings, resumed, data)
     else:
         initial = steps("model", initial_model, settings, checkpoint or graph, data)
     model = initial.model

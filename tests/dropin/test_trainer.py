@@ -228,3 +228,29 @@ def test_a_method_that_no_run_calls_is_refused(place):
 def test_a_step_outside_of_a_run_says_so(place):
     with pytest.raises(UserError, match="train\\(\\) calls it"):
         DetectionTrainer(overrides=RUN).optimizer_step()
+
+
+def test_a_run_is_resumed_with_its_methods(place):
+    class Stopping(DetectionTrainer):
+        steps = 0
+
+        def get_model(self, cfg=None, weights=None, verbose=True):
+            self.resumes = weights is not None
+            return super().get_model(cfg, weights, verbose)
+
+        def optimizer_step(self):
+            self.steps += 1
+            super().optimizer_step()
+
+    options = {"epochs": 3, "nbs": 4, "warmup_epochs": 0}
+    stopped = Stopping(overrides={**RUN, **options})
+    stopped.add_callback("on_fit_epoch_end", lambda trainer: setattr(trainer, "stop", True))
+    stopped.train()
+    whole = run(**options)
+    resumed = Stopping(overrides={"model": str(stopped.last), "resume": True, "device": "cpu"})
+    assert resumed.epochs == 3 and resumed.args.nbs == 4 and resumed.data["nc"] == 3
+    resumed.train()
+    assert resumed.save_dir.resolve() == stopped.save_dir.resolve() and resumed.resumes
+    assert len(rows(resumed)) == 3 and (stopped.steps, resumed.steps) == (3, 6)
+    state, expected = resumed.model.state_dict(), whole.model.state_dict()
+    assert all(state[name].equal(expected[name]) for name in expected)

@@ -29,6 +29,12 @@ class Given:
         values = {**unused, **settings.as_dict(), "mode": mode, "save_dir": self.save_dir}
         self.args, self._before = IterableSimpleNamespace(**values), copy.deepcopy(values)
 
+    def adopt(self, values: Mapping[str, object]) -> None:
+        """Let `args` have these values, without counting them as given."""
+        for key, value in values.items():
+            setattr(self.args, key, value)
+            self._before[key] = copy.deepcopy(value)
+
     def settings(self) -> Settings:
         """The settings with all that the script gave and has changed since. Raises UserError with all problems."""
         changed = {

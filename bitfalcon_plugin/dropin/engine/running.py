@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ...config.errors import UserError
+from ...config.settings import Settings
 from ...data.formats.dataset_yaml import DataSpec
 from ...models.graph.rows import Graph
 from ...models.weights.checkpoint import Checkpoint
@@ -33,7 +34,8 @@ class OwnStep:
 class RunOfScript:
     """What a script's trainer knows of its run, beside the attributes that scripts read.
 
-    spec: the dataset of data=, and the dict and the settings that came of it. start: what the weights start from.
+    spec: the dataset of data=, and the dict and the settings that came of it. resumed: the settings of a run that is
+    resumed. start: what the weights start from.
     initial, plan: what our get_model and build_optimizer made. loads: whether the batches come from the script's own
     loaders. fits: whether the network is that of its graph. losses: of the latest validation. steps: our steps by name,
     see OwnStep.
@@ -42,6 +44,7 @@ class RunOfScript:
     spec: DataSpec | None = None
     data: Mapping[str, object] = field(default_factory=dict)
     settings: Mapping[str, object] = field(default_factory=dict)
+    resumed: Settings | None = None
     start: Checkpoint | Graph | None = None
     initial: InitialModel | None = None
     plan: OptimizerPlan | None = None

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from ...config.devices import select_devices
 from ...config.errors import UserError
 from ...config.run_folder import new_run_dir
+from ...config.settings import Settings
 from ...data.from_settings import find_data
 from ...models.build import DEFAULT_MODEL
 from ...models.weights.checkpoint import Checkpoint
 from ...train import optim
 from ...train.batch_size import search_batch
 from ...train.initial_model import initial_model
+from ...train.resume import resumed_run, resumed_settings
 from ...train.run import Result, run_train
 from .arguments import Given
 from .batches import to_device
@@ -74,7 +76,7 @@ class BaseTrainer(CallbackOwner):
         self._running: Any = None
         self._run, self._given = RunOfScript(), Given("train", cfg, {**self.defaults, **(overrides or {})})
         refuse_private(self)
-        self.args, settings = self._given.args, self._given.settings()
+        self.args, settings = self._given.args, self._begin()
         self._folder = Path(self._given.save_dir) if self._given.save_dir else None
         self.device = select_devices(settings.device)[0]
         self.model: Any = settings.model or DEFAULT_MODEL
@@ -92,6 +94,20 @@ class BaseTrainer(CallbackOwner):
             self.trainset, self.testset = found.get("train"), found.get("val") or found.get("test")
         elif found is not None:
             self.trainset, self.testset = found
+
+    def _begin(self) -> Settings:
+        """Return the settings of the run; those of a run that is resumed come from its checkpoint."""
+        settings = self._given.settings()
+        if not settings.resume:
+            return settings
+        checkpoint, folder = resumed_run(settings)
+        self._given.values["resume"] = str(folder)  # found once
+        self._run.resumed = resumed_settings(checkpoint, settings)
+        self._given.adopt({**self._run.resumed.as_dict(), "resume": str(folder), "mode": "train"})
+        return self._run.resumed
+
+    def _settings(self) -> Settings:
+        return self._run.resumed or self._given.settings()
 
     @property
     def ema(self) -> Averaged | None:
@@ -124,7 +140,7 @@ class BaseTrainer(CallbackOwner):
     def save_dir(self) -> Path:
         """The folder of the run, made when it is first asked for."""
         if self._folder is None:
-            settings = self._given.settings()
+            settings = self._settings()
             self._folder = new_run_dir("train", settings.project, settings.name, settings.exist_ok)
         return self._folder
 
@@ -177,7 +193,7 @@ class BaseTrainer(CallbackOwner):
     @own
     def get_dataset(self) -> dict[str, object]:
         """Return the dataset of data= as a dict: path, train, val, test, names, nc, yaml_file."""
-        before = self._given.settings()
+        before = self._settings()
         self._run.spec, after = find_data(before)
         old = before.as_dict()
         self._run.settings = {key: value for key, value in after.as_dict().items() if old[key] != value}
@@ -190,13 +206,13 @@ class BaseTrainer(CallbackOwner):
         if isinstance(self.model, nn.Module):
             return
         start = self._run.start
-        weights = start.model() if isinstance(start, Checkpoint) and self._given.settings().pretrained else None
+        weights = start.model() if isinstance(start, Checkpoint) and self._settings().pretrained else None
         self.model = self.get_model(cfg=document_of(start), weights=weights, verbose=True)
 
     @own
     def get_model(self, cfg: object = None, weights: object = None, verbose: bool = True) -> nn.Module:
         """Return a network for the classes of the dataset. cfg: a graph; weights: a network whose weights are taken."""
-        settings = self._given.settings()
+        settings = self._settings()
         known = self._run.start
         if not isinstance(known, Checkpoint):
             known = checkpoint_of(settings, silent=True) if known is None else None
@@ -242,7 +258,7 @@ class BaseTrainer(CallbackOwner):
     ) -> torch.optim.Optimizer:
         """Return an optimizer over biases, decayed weights and norms of a model."""
         groups, nc = optim.parameter_groups(model, decay), getattr(model, "nc", 80)
-        values = {"lr": lr, "momentum": momentum, "warmup_bias_lr": self._given.settings().warmup_bias_lr}
+        values = {"lr": lr, "momentum": momentum, "warmup_bias_lr": self._settings().warmup_bias_lr}
         built, self._run.plan = optim.choose_optimizer(name, groups, iterations=int(iterations), nc=nc, **values)
         return built
 

@@ -186,6 +186,7 @@ def _scans(script: Script, own: Callable, data: DataSpec, settings: Settings, re
 
 
 def _loaders(script: Script, own: Callable, run: Run) -> tuple[Any, Any]:
+    script.save_dir = run.folder
     if script._run.loads:
         loaders = LoaderOfScript(script.train_loader, script.args), script.test_loader
     else:
