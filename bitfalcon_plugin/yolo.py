@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,11 +22,12 @@ from .models.build import DEFAULT_MODEL, read_graph
 from .models.detector import Detector
 from .models.network_methods import NetworkMethods
 from .models.summary import Info, show_info
-from .models.weights.checkpoint import load_checkpoint
+from .models.weights.checkpoint import CONTENT, checkpoint_from, content_of, load_checkpoint, plain_values
 from .models.weights.foreign import open_checkpoint
 from .models.working_model import WorkingModel
 from .predict.results import Results
 from .predict.run import run_predict
+from .tasks.script_model import ScriptModel
 
 if TYPE_CHECKING:
     from .benchmark.report import Bench
@@ -53,11 +55,7 @@ class YOLO(NetworkMethods):
     def __init__(self, model: str | Path = DEFAULT_MODEL, task: str | None = None, verbose: bool = False):
         if task not in (None, "detect"):
             raise UserError(f"task={task!r}: this package detects; task is 'detect' or not given.")
-        self.task, self.source, self.verbose = "detect", _model_file(model), verbose
-        self.model_name = self.source
-        self.trainer = self.metrics = self.predictor = None
-        self._events, self._tracking = Events(), None
-        self.overrides: dict[str, object] = {"task": self.task, "model": self.source}
+        self._begin(_model_file(model), verbose)
         kind = model_kind(self.source)
         if kind is ModelKind.GRAPH:
             read_graph(self.source)  # raises for a wrong name or graph now, not at the first use
@@ -65,6 +63,21 @@ class YOLO(NetworkMethods):
         checkpoint = open_checkpoint(self.source) if kind is ModelKind.CHECKPOINT else None
         self._working = WorkingModel(self.source, checkpoint)
         self._update_overrides()
+
+    def _begin(self, source: str, verbose: bool) -> None:
+        """Set the attributes that every object begins with."""
+        self.task, self.source, self.model_name, self.verbose = "detect", source, source, verbose
+        self.trainer = self.metrics = self.predictor = None
+        self._exported: ExportedModel | None = None
+        self._events, self._tracking = Events(), None
+        self.overrides: dict[str, object] = {"task": self.task, "model": source}
+
+    @property
+    def model(self) -> ScriptModel:
+        """The network, of a graph built at its first use; for an exported model its runtime."""
+        if self._exported:
+            return self._exported.runtime
+        return self._working.hand_out(lambda network: ScriptModel(network, self.overrides, self._working.origin()))
 
     @property
     def cfg(self) -> str | None:
@@ -219,6 +232,33 @@ class YOLO(NetworkMethods):
             "tune is not supported. Call train() in a loop over the settings to compare: it returns the metrics, and "
             "each run keeps args.yaml and results.csv."
         )
+
+    def __deepcopy__(self, memo: dict[int, object]) -> YOLO:
+        twin = memo[id(self)] = type(self).__new__(type(self))
+        twin.__dict__.update({name: copy.deepcopy(value, memo) for name, value in self.__dict__.items()})
+        return twin
+
+    def __getstate__(self) -> dict[str, object]:
+        """What pickle and torch.save write: the weights as a checkpoint, the overrides, and no callbacks."""
+        plain = {"overrides": plain_values(self.overrides), "source": self.source, "verbose": self.verbose}
+        if self._exported:
+            return plain
+        try:
+            content = content_of(self._working.to_checkpoint())
+        except UserError:  # a script changed the layers: they go as they are, for Python's own pickle
+            return {**plain, "working": self._working}
+        return {**plain, CONTENT: content, "path": self.ckpt_path}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self._begin(state["source"], state["verbose"])
+        if CONTENT in state:
+            self._working = WorkingModel(self.source, checkpoint_from(state[CONTENT], self.source))
+            self._working.path = state["path"]
+        elif "working" in state:
+            self._working = state["working"]
+        else:
+            self._exported, self._working = ExportedModel(self.source), WorkingModel(self.source, None)
+        self.overrides.update(state["overrides"])
 
     def __repr__(self) -> str:
         return f"YOLO({str(self.ckpt_path or self.source)!r})"

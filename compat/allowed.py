@@ -17,6 +17,9 @@ AGAIN = "Get the file again from its maker."
 
 # Names that may become stand-ins: a namespace ends with a dot, the others are whole. None of them is ever imported.
 NAMESPACES = (
+    "bitfalcon_plugin.yolo.YOLO",
+    "bitfalcon_plugin.tasks.script_model.ScriptModel",
+    "bitfalcon_plugin.dropin.",
     "ultralytics.",
     "models.",
     "torch.nn.",

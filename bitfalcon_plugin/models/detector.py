@@ -51,7 +51,7 @@ class Detector(nn.Module):
         self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc
         self.checkpointing = False
         problems: list[str] = []
-        self.model = nn.ModuleList(build_row(row, problems) for row in graph.rows)
+        self.model = nn.Sequential(*(build_row(row, problems) for row in graph.rows))
         _share_activation(self, graph, problems)
         raise_problems(f"{graph.name} cannot be built:", problems)
         apply_policies(self.model, graph)

@@ -30,11 +30,6 @@ class NetworkMethods:
     _exported: Any
 
     @property
-    def model(self) -> Detector:
-        """The network, of a graph built at its first use; for an exported model its runtime."""
-        return self._exported.runtime if self._exported else self._working.hand_out()
-
-    @property
     def checkpoint(self) -> Checkpoint | None:
         """The checkpoint that the weights came from; None for a graph and for an exported model."""
         return self._working.checkpoint

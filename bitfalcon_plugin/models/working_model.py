@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -42,6 +44,7 @@ class WorkingModel:
         self._prepared: Detector | None = None  # the copy for predict and val
         self._choices: tuple[object, ...] = ()  # devices, half and compile of `_prepared`
         self._weights: Snapshot | None = None  # the weights of `_prepared`, once a script has the network
+        self._handed: Any = None  # the network of scripts (tasks.script_model.ScriptModel), once one was asked for
 
     @property
     def network(self) -> Detector:
@@ -49,27 +52,42 @@ class WorkingModel:
         if self.built is None:
             with torch.inference_mode(False):  # the weights may be trained later
                 self.built = self.checkpoint.model() if self.checkpoint else self._build()
+        elif self._handed is not None:
+            self._handed.give_rows()
         return self.built
 
-    def hand_out(self) -> Detector:
-        """The network, for scripts: from now on each `network_for` compares its weights, which a script may change."""
+    def hand_out(self, wrap: Callable[[Detector], Any]) -> Any:
+        """The network for scripts: what `wrap` makes of a Detector, the same object until the weights are replaced.
+
+        From now on each `network_for` compares the weights, which a script may change.
+        """
+        network = self.network
         if self._weights is None:
-            self._weights = Snapshot(self.network)
-        return self.network
+            self._weights = Snapshot(network)
+        if self._handed is None and isinstance(network, Detector):
+            self._handed = wrap(network)
+        return network if self._handed is None else self._handed
+
+    def origin(self) -> Checkpoint:
+        """Return what the file of the weights says, licence and norms for example; the weights are not the present."""
+        model = self.network
+        measured = model.strides, model.multiple
+        license = self.start and self.start.license
+        return self.checkpoint or Checkpoint(
+            model.graph, {}, license=license, norms=odd_norms(model), measured=measured
+        )
 
     def to_checkpoint(self) -> Checkpoint:
-        """Return the present weights as a checkpoint, to train on or to write."""
-        model = self.network
-        checkpoint = self.checkpoint or Checkpoint(
-            model.graph,
-            {},
-            license=self.start and self.start.license,
-            norms=odd_norms(model),
-            measured=(model.strides, model.multiple),
-        )
+        """Return the present weights as a checkpoint, to train on or to write.
+
+        Raises UserError where a script has changed the layers, so that the weights do not fit the graph any more.
+        """
+        if self._handed is not None and self._unfolded is None:
+            return self._handed.to_checkpoint()
+        model, origin = self.network, self.origin()
         return replace(
-            checkpoint,
-            graph=replace(checkpoint.graph, names=dict(model.names)),
+            origin,
+            graph=replace(origin.graph, names=dict(model.names)),
             training=None,
             compared=False,
             state={name: tensor.cpu() for name, tensor in (self._unfolded or model.state_dict()).items()},
@@ -106,6 +124,8 @@ class WorkingModel:
         if self._unfolded is None:
             self._unfolded = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
         self.network.fuse()
+        if self._handed is not None:
+            self._handed.take_rows()
         self._prepared = None
 
     def to(self, *args, **kwargs) -> None:
@@ -123,6 +143,8 @@ class WorkingModel:
         # Several devices share the batches of predict.
         is_predict = settings.mode in ("predict", "track")
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
+        if self._handed is not None and self._handed.has_hooks():
+            return self._handed.live(devices[0])
         choices = devices, settings.half, settings.compile
         if self._prepared is None or self._choices != choices:
             options = {"half": settings.half, "compiling": settings.compile}
@@ -130,6 +152,9 @@ class WorkingModel:
             self._prepared.twins, self._choices = tuple(twins), choices
         self._prepared.names = dict(model.names)
         return self._prepared
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_prepared": None}  # it is made again
 
     def _build(self) -> Detector:
         model = Detector(graph_from_settings(self.source, load_settings({})))

@@ -17,6 +17,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.models.build import read_graph, resolve_graph
 from bitfalcon_plugin.models.detector import Detector
+from bitfalcon_plugin.models.modules.head import Raw
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.foreign import save_state_dict
 from bitfalcon_plugin.models.weights.packed_layout import lines_of
@@ -40,6 +41,7 @@ def path(tmp_path):
 def outputs(model: Detector) -> list[torch.Tensor]:
     x = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(3))
     raw = model(x)
+    raw = raw if isinstance(raw, Raw) else model.raw_of(raw)  # of a network that YOLO.model gives
     return [raw["boxes"], raw["scores"], model.decode(raw)]
 
 

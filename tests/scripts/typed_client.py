@@ -16,6 +16,7 @@ from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.predict.detections import Boxes
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.tasks.metrics import Metrics
+from bitfalcon_plugin.tasks.script_model import ScriptModel
 
 
 def train_and_measure(data: Path) -> dict[str, float]:
@@ -56,7 +57,7 @@ def deploy(model: YOLO) -> str:
 
 
 def make_ternary(model: YOLO, batches: list[Tensor]) -> None:
-    network = assert_type(model.model, Detector)
+    network: Detector = assert_type(model.model, ScriptModel)
     print(bitify(network, "head").changed)
     calibrate(network, batches)
     pack(network, "small.pt")

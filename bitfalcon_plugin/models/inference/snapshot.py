@@ -1,4 +1,4 @@
-"""Whether the weights of a network have changed since a moment, however they were changed."""
+"""Whether the layers or weights of a network have changed since a moment, however they were changed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Snapshot:
-    """A copy of a network's weights and buffers, to compare with the network later.
+    """A copy of a network's weights and buffers, and a list of its modules, to compare with the network later.
 
     Values are compared, because no counter of torch notices changes that go through `.data`. On one CPU core a
     comparison takes 3 ms for a network of 2.6 million weights and 25 ms for one of 26 million.
@@ -15,9 +15,13 @@ class Snapshot:
 
     def __init__(self, network: nn.Module):
         self._tensors = [tensor.clone() for tensor in _tensors(network)]
+        self._modules = list(network.modules())
 
     def matches(self, network: nn.Module) -> bool:
-        """Whether `network` has the same weights, of the same types and on the same device."""
+        """Whether `network` has the same modules and weights, of the same types and on the same device."""
+        modules = list(network.modules())
+        if len(modules) != len(self._modules) or any(a is not b for a, b in zip(modules, self._modules)):
+            return False
         now = _tensors(network)
         return len(now) == len(self._tensors) and all(map(_is_same, now, self._tensors))
 

@@ -27,11 +27,31 @@ class Raw(dict):
     boxes (Tensor[B, 4*reg_max, A]): logits of the distributions of left, top, right, bottom, in strides.
     scores (Tensor[B, nc, A]): class logits. A runs over the levels, fine to coarse, each row-major.
     sizes: (h, w) of each level, which decoding needs. others: further outputs of the head's task, by name.
+
+    An index is the map of a level: raw[0] (Tensor[B, 4*reg_max+nc, h, w]) is the finest, boxes before scores.
     """
 
     def __init__(self, boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]], **others: Tensor):
         super().__init__(boxes=boxes, scores=scores, **others)
         self.sizes = list(sizes)
+
+    def __missing__(self, key: object) -> Tensor:
+        if isinstance(key, int):
+            return self.levels()[key]
+        raise KeyError(key)
+
+    def levels(self) -> list[Tensor]:
+        """The map (B, 4*reg_max+nc, h, w) of each level, fine to coarse: box logits, then class logits."""
+        both = torch.cat((self["boxes"], self["scores"]), 1)
+        parts = both.split([height * width for height, width in self.sizes], 2)
+        return [part.unflatten(2, size) for part, size in zip(parts, self.sizes, strict=True)]
+
+    @classmethod
+    def from_levels(cls, levels: Sequence[Tensor], box_channels: int) -> Raw:
+        """The raw outputs whose maps are `levels`. box_channels: 4*reg_max."""
+        both = torch.cat([level.flatten(2) for level in levels], 2)
+        sizes = [(level.shape[2], level.shape[3]) for level in levels]
+        return cls(both[:, :box_channels], both[:, box_channels:], sizes)
 
 
 class DFL(nn.Module):

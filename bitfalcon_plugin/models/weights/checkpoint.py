@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from ...compat.allowed import one_line
 from ...compat.reader import load_file, uncollected
+from ...compat.standins import StandIn
 from ...config.errors import MissingFileError, UserError, raise_problems
 from ...config.files import atomic
 from ...config.version import __version__
@@ -37,6 +38,7 @@ from .packed_layout import checksum, flatten, restore
 FORMAT, VERSION = "bitfalcon", 1
 PACKED, PACKED_VERSION = "bitfalcon-packed", 1
 CHECKPOINT_FORMATS = (FORMAT, PACKED)
+CONTENT = "bitfalcon"  # where a pickled YOLO or network of this package keeps the content of its checkpoint
 MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
 MAX_LICENSE = 100_000
 OTHER_TASK = (
@@ -87,8 +89,8 @@ class Checkpoint:
         """
         if not self.graph.rows:
             raise UserError(f"{self.graph.name} is {OTHER_TASK.format(self.source.get('task', 'foreign'))}.")
-        if not self.compared and (shapes := _shapes(self.graph)) is not None:
-            self._compare(self._folded(shapes) if self.packed else shapes)
+        if not self.compared:
+            self.check_shapes()
         model = _built(self)
         model_state = model.state_dict()
         self._compare({name: tuple(tensor.shape) for name, tensor in model_state.items()})
@@ -99,6 +101,11 @@ class Checkpoint:
                 model_state[name].copy_(tensor)
         self.set_norms(model)
         return model.eval()
+
+    def check_shapes(self) -> None:
+        """Raise UserError for tensors that do not fit the graph, as far as this can be told without building it."""
+        if (shapes := _shapes(self.graph)) is not None:
+            self._compare(self._folded(shapes) if self.packed else shapes)
 
     def _folded(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         # The shapes after folding. Those of vectors are taken from the file: only weights take memory worth a check.
@@ -180,22 +187,22 @@ def content_of(checkpoint: Checkpoint) -> dict[str, object]:
         "date": checkpoint.date or datetime.datetime.now().isoformat(timespec="seconds"),
         "graph": {
             "name": graph.name,
-            "document": _plain(document),
+            "document": plain_values(document),
             "scale": graph.scale,
             "variant": graph.variant,
             "nc": graph.nc,
             "names": dict(graph.names),
             "measured": [list(checkpoint.measured[0]), checkpoint.measured[1]] if checkpoint.measured else None,
-            "rows": _plain([[r.index, r.source, r.repeats, r.module, r.args, r.keywords] for r in graph.rows]),
+            "rows": plain_values([[r.index, r.source, r.repeats, r.module, r.args, r.keywords] for r in graph.rows]),
         },
         "state": {name: tensor.detach().cpu() for name, tensor in checkpoint.state.items()},
-        "settings": _plain(dict(checkpoint.settings)),
-        "metrics": _plain(dict(checkpoint.metrics)),
+        "settings": plain_values(dict(checkpoint.settings)),
+        "metrics": plain_values(dict(checkpoint.metrics)),
         "epoch": checkpoint.epoch,
         "license": checkpoint.license,
         "training": checkpoint.training,
-        "norms": _plain(dict(checkpoint.norms)),
-        "source": _plain(dict(checkpoint.source)),
+        "norms": plain_values(dict(checkpoint.norms)),
+        "source": plain_values(dict(checkpoint.source)),
     }
     rules = dict.fromkeys(policy.rule for policy in graph.bit) or ["absmean"]
     return _packed(content, checkpoint.packed, ", ".join(rules)) if checkpoint.packed else content
@@ -221,13 +228,27 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise MissingFileError(
             f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have."
         )
-    content = load_file(path).content
-    if not isinstance(content, dict) or content.get("format") not in CHECKPOINT_FORMATS:
+    content = own_content(load_file(path).content)
+    if content is None:
         raise UserError(
             f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
             "package cannot be resumed; give it as model= instead."
         )
     return checkpoint_from(content, path)
+
+
+def own_content(content: object) -> dict[str, object] | None:
+    """Return the content of our format in what was loaded from a file, or None.
+
+    That is the whole file, or a YOLO object or network of this package that a script gave to torch.save, alone or as
+    entry "ema" or "model" of a dict.
+    """
+    entries = [content.get("ema"), content.get("model")] if isinstance(content, dict) else []
+    for entry in (content, *entries):
+        entry = entry.attributes().get(CONTENT) if isinstance(entry, StandIn) else entry
+        if isinstance(entry, dict) and entry.get("format") in CHECKPOINT_FORMATS:
+            return entry
+    return None
 
 
 def checkpoint_from(content: Mapping[str, object], path: str | Path) -> Checkpoint:
@@ -338,10 +359,10 @@ def _built(checkpoint: Checkpoint) -> Detector:
     return model.eval().fuse() if checkpoint.packed else model
 
 
-def _plain(value: object) -> object:
-    # Only what torch's restricted loader gives back: anything else becomes its text.
+def plain_values(value: object) -> object:
+    """Return a value as torch's restricted loader gives it back: dicts, lists and plain values; else its text."""
     if isinstance(value, Mapping):
-        return {key if isinstance(key, (str, int)) else str(key): _plain(item) for key, item in value.items()}
+        return {key if isinstance(key, (str, int)) else str(key): plain_values(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain_values(item) for item in value]
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

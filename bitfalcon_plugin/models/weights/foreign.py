@@ -22,15 +22,7 @@ from ..graph.document import LISTS
 from ..graph.rows import Graph
 from ..modules import head_tasks
 from ..modules.conv import EPS, MOMENTUM
-from .checkpoint import (
-    CHECKPOINT_FORMATS,
-    MAX_LICENSE,
-    MAX_TEXT,
-    OTHER_TASK,
-    Checkpoint,
-    checkpoint_from,
-    write_tensors,
-)
+from .checkpoint import MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, checkpoint_from, own_content, write_tensors
 
 ADOPTED_SETTINGS = ("data", "imgsz", "single_cls")  # training settings that are copied from a foreign checkpoint
 MAX_EPOCH = 10**6
@@ -104,8 +96,8 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
     """
     path = find_weights(path)
     loaded = load_file(path)
-    if isinstance(loaded.content, dict) and loaded.content.get("format") in CHECKPOINT_FORMATS:
-        return checkpoint_from(loaded.content, path)
+    if (content := own_content(loaded.content)) is not None:
+        return checkpoint_from(content, path)
     foreign = foreign_content(loaded)
     try:
         return ForeignCheckpoint(path, foreign, recognise(foreign.state))

@@ -1,0 +1,260 @@
+"""The network as scripts expect it: decoded boxes in evaluation, maps in training, losses for a batch.
+
+The package itself runs a Detector, whose outputs are raw in every mode. `ScriptModel` has the layers of a Detector and
+calls them as scripts do. Shapes as in spec/dropin.md section 3.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+
+from ..config.errors import UserError
+from ..config.settings import load_settings
+from ..models.detector import Detector, odd_norms
+from ..models.modules.head import Raw
+from ..models.weights.checkpoint import CONTENT, Checkpoint, checkpoint_from, content_of, plain_values
+from ..ops.boxes import xyxy_from_xywh
+from ..ops.instances import Instances
+from . import task_of
+from .detect import predict_decoded
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+OWN = ("_modules", "_detector", "args", "yaml", "save", "origin")  # attributes that the Detector does not get
+Outputs = tuple[Tensor, list[Tensor]] | list[Tensor]
+
+
+class PairsHead(nn.Module):
+    """What `script_head` mixes into the class of a head: outputs as scripts read them.
+
+    In training the outputs are maps: for each level (Tensor[B, 4*reg_max+nc, h, w]), fine to coarse. In evaluation they
+    are (y, maps) with y (Tensor[B, 4+nc, A]): xywh in pixels of the network input, then class probabilities. Where a
+    script sets export=True, evaluation gives y alone.
+    """
+
+    def forward(self, maps: Sequence[Tensor]) -> Outputs | Tensor:
+        raw = super().forward(maps)
+        sizes = getattr(raw, "sizes", None) or [tuple(x.shape[-2:]) for x in maps]
+        levels = Raw(raw["boxes"], raw["scores"], sizes).levels()
+        if self.training:
+            return levels
+        decoded = self.decode(raw, sizes, self.strides)
+        return decoded if self.export else (decoded, levels)
+
+
+@lru_cache
+def _pairs_class(cls: type[nn.Module]) -> type[nn.Module]:
+    return type(cls.__name__, (PairsHead, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+
+
+def script_head(head: nn.Module, strides: tuple[float, ...]) -> nn.Module:
+    """Return a head with the layers, hooks and attributes of `head`, whose outputs are those of PairsHead.
+
+    Both share one set of attributes, of which these are new: nl, the number of levels; no, the channels of a map;
+    stride (Tensor[nl]) and strides, pixels a cell of each level; export.
+    """
+    cls = _pairs_class(type(head))
+    twin = cls.__new__(cls)
+    object.__setattr__(twin, "__dict__", head.__dict__)
+    twin.nl, twin.no, twin.export = len(strides), 4 * head.reg_max + head.nc, False
+    twin.strides, twin.stride = strides, torch.tensor(strides, device="cpu")
+    return twin
+
+
+class ScriptModel(Detector):
+    """The network that `YOLO.model` gives: a Detector that is called as scripts call one.
+
+    Its layers are those of `detector`; the list of rows and the outputs of the head are its own. `model`
+    (nn.Sequential) holds the rows, each with i (index), f (source), type (its class) and np (number of parameters).
+    args: the settings of the YOLO object. yaml: the graph's document. save: the rows that later rows read. origin:
+    what the file of the weights says besides the weights (licence, ...). Attributes that a script sets stay.
+
+    Pickled, it is the content of a checkpoint, which `YOLO(path)` opens; comes back on the CPU, and without hooks.
+    """
+
+    end2end = False
+
+    def __init__(self, detector: Detector, args: dict[str, object] | None = None, origin: Checkpoint | None = None):
+        nn.Module.__init__(self)
+        self.__dict__.update({key: value for key, value in detector.__dict__.items() if key not in OWN})
+        self.args, self.yaml = {} if args is None else args, _yaml_of(detector)
+        self.save = sorted(detector.stored_rows)
+        self.origin = origin and replace(origin, state={}, training=None, compared=False)
+        self._detector = (detector,)  # in a tuple, because it is no part of this module
+        self.take_rows()
+
+    def forward(
+        self,
+        x: Tensor | Mapping[str, object],
+        *,
+        augment: bool = False,
+        profile: bool = False,
+        visualize: bool = False,
+        embed: Sequence[int] | None = None,
+    ) -> Outputs | tuple[Tensor, Tensor] | tuple[Tensor, None] | tuple[Tensor, ...]:
+        """images (Tensor[B, C, H, W]): floating point, RGB in [0, 1] -> the outputs of PairsHead.
+
+        A batch (dict) gives what `loss` gives. augment: (y, None), with the anchors of three copies of the images.
+        embed: for each image a vector, the means of the maps of these rows. profile, visualize: without effect.
+        """
+        if isinstance(x, Mapping):
+            return self.loss(x)
+        if embed is not None:
+            return self._embed(x, embed)
+        if augment:
+            return predict_decoded(self.live(), x, augment=True), None
+        return super().forward(x)
+
+    def predict(self, x: Tensor, **options) -> Outputs:
+        """Return the outputs for images, as a call does."""
+        return self(x, **options)
+
+    def loss(self, batch: Mapping[str, Tensor], preds: Outputs | None = None) -> tuple[Tensor, Tensor]:
+        """Return the sum of the losses times the number of images, with gradient, and each loss (Tensor[losses]).
+
+        batch: img (B, C, H, W) in [0, 1] or uint8, batch_idx (n,), cls (n,) or (n, 1), bboxes (n, 4): xywh as shares of
+        the image. preds: outputs for these images, where they were computed before. The gains are those in `args`.
+        """
+        device = next(self.parameters()).device
+        images = batch["img"].to(device)
+        images = images.float() / 255 if images.dtype == torch.uint8 else images
+        raw = self.raw_of(self(images) if preds is None else preds)
+        height, width = images.shape[2:]
+        boxes = xyxy_from_xywh(batch["bboxes"].cpu().view(-1, 4).float())
+        boxes = boxes * torch.tensor([width, height, width, height])
+        classes, image = (batch[key].cpu().view(-1).long() for key in ("cls", "batch_idx"))
+        labels = Instances(boxes, classes, image=image)
+        task = task_of(self)
+        gains = task.gains(load_settings({key: self.args[key] for key in task.losses.values() if key in self.args}))
+        values = task.loss(raw, labels.to(device), sizes=raw.sizes, strides=self.strides, gains=gains).values()
+        losses = torch.stack([*values])
+        return losses.sum() * len(images), losses.detach()
+
+    def init_criterion(self) -> Callable[[Outputs, Mapping[str, Tensor]], tuple[Tensor, Tensor]]:
+        """Return a function of outputs and a batch that gives what `loss` gives."""
+        return lambda preds, batch: self.loss(batch, preds)
+
+    def raw_of(self, outputs: Outputs) -> Raw:
+        """The raw outputs that `outputs` were computed from."""
+        maps = outputs[1] if isinstance(outputs, tuple) else outputs
+        return Raw.from_levels(maps, 4 * self.reg_max)
+
+    def is_fused(self, thresh: int = 10) -> bool:
+        """Whether fewer than `thresh` batch norms are left."""
+        return sum(isinstance(module, nn.BatchNorm2d) for module in self.modules()) < thresh
+
+    def fuse(self, verbose: bool = True) -> ScriptModel:
+        """Fold every batch norm into its convolution, in place, as Detector.fuse. verbose: without effect."""
+        super().fuse()
+        return self
+
+    def take_rows(self) -> None:
+        """Take over the rows of the Detector, also after the package has changed them."""
+        rows = list(self._detector[0].model)
+        if hasattr(rows[-1], "decode"):
+            rows[-1] = script_head(rows[-1], self.strides)
+        for row, module in zip(self.graph.rows, rows, strict=True):
+            module.i, module.f = row.index, list(row.source) if isinstance(row.source, tuple) else row.source
+            module.type = f"{type(module).__module__}.{type(module).__qualname__}"
+            module.np = sum(parameter.numel() for parameter in module.parameters())
+        self.model = nn.Sequential(*rows)
+
+    def give_rows(self) -> None:
+        """Hand over to the Detector the rows and attributes that a script may have changed."""
+        detector = self._detector[0]
+        detector.__dict__.update({key: value for key, value in self.__dict__.items() if key not in OWN})
+        head = detector.model[-1]
+        rows = [head if isinstance(row, PairsHead) else row for row in self.model]
+        if any(ours is not row for ours, row in zip(detector.model, rows)) or len(rows) != len(detector.model):
+            detector.model = nn.Sequential(*rows)
+
+    def has_hooks(self) -> bool:
+        """Whether any module has a hook, as scripts and torch.nn.utils.prune register them."""
+        return any(module.__dict__.get(name) for module in self.modules() for name in HOOKS)
+
+    def live(self, device: torch.device | None = None) -> LiveModel:
+        """Return a Detector that runs this very network, in evaluation, so that hooks see what passes through it."""
+        return LiveModel(self.eval().to(device))
+
+    def _embed(self, images: Tensor, rows: Sequence[int]) -> tuple[Tensor, ...]:
+        means: dict[int, Tensor] = {}
+
+        def keep_mean_of(row: int) -> Callable:
+            return lambda module, inputs, output: means.update({row: output.mean((2, 3))})
+
+        hooks = [self.model[row].register_forward_hook(keep_mean_of(row)) for row in rows]
+        try:
+            super().forward(images)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([means[row] for row in rows], 1).unbind(0)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> ScriptModel:
+        self.give_rows()
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        ScriptModel.__init__(twin, copy.deepcopy(self._detector[0], memo), copy.deepcopy(self.args, memo), self.origin)
+        return twin
+
+    def to_checkpoint(self) -> Checkpoint:
+        """Return the present weights as a checkpoint. Raises UserError where they do not fit the graph any more."""
+        self.give_rows()
+        origin = self.origin or Checkpoint(
+            self.graph, {}, norms=odd_norms(self), measured=(self.strides, self.multiple)
+        )
+        state = {name: tensor.cpu() for name, tensor in self._detector[0].state_dict().items()}
+        checkpoint = replace(origin, graph=replace(self.graph, names=dict(self.names)), state=state)
+        try:
+            checkpoint.check_shapes()
+        except UserError as error:
+            raise UserError(
+                "A script has changed the layers of the network, so that no file of weights can hold it (masks of "
+                f"torch.nn.utils.prune become weights by its function `remove`). {error}"
+            ) from error
+        return checkpoint
+
+    def __getstate__(self) -> dict[str, object]:
+        try:
+            content = content_of(self.to_checkpoint())
+        except UserError:  # the layers themselves, which no more than Python's own pickle takes
+            return {"detector": self._detector[0], "args": self.args, "origin": self.origin}
+        half = next(self.parameters()).dtype == torch.float16
+        return {CONTENT: content, "args": plain_values(self.args), "training": self.training, "half": half}
+
+    def __setstate__(self, state: Mapping[str, object]) -> None:
+        detector, origin = state.get("detector"), state.get("origin")
+        if CONTENT in state:
+            origin = checkpoint_from(state[CONTENT], "this object")
+            detector = origin.model().half() if state["half"] else origin.model()
+            detector.train(state["training"])
+        ScriptModel.__init__(self, detector, state["args"], origin)
+
+
+class LiveModel(Detector):
+    """A ScriptModel as the Detector that predict and val run: the same layers and hooks, raw outputs, not folded."""
+
+    def __init__(self, script: ScriptModel):
+        nn.Module.__init__(self)
+        own = dict(self.__dict__)
+        self.__dict__.update({key: value for key, value in script.__dict__.items() if key not in own})
+        self.names, self.model, self._script = dict(script.names), script.model, (script,)
+        weight = next(script.parameters())
+        self.how = f"{str(weight.dtype)[6:]}, not folded, because a script has hooks on it, on {weight.device}"
+        self.training = False
+
+    def forward(self, images: Tensor) -> Raw:
+        """As Detector.forward."""
+        script = self._script[0]
+        return script.raw_of(script(images))
+
+
+def _yaml_of(detector: Detector) -> dict[str, object]:
+    graph = detector.graph
+    facts = {"nc": detector.nc, "ch": graph.channels, "scale": graph.scale, "yaml_file": graph.name}
+    return {**graph.document, **facts}
