@@ -10,6 +10,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,25 +27,30 @@ from .detect import predict_decoded
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 OWN = ("_modules", "_detector", "args", "yaml", "save", "origin")  # attributes that the Detector does not get
-Outputs = tuple[Tensor, list[Tensor]] | list[Tensor]
+Outputs = Any  # see PairsHead
 
 
 class PairsHead(nn.Module):
     """What `script_head` mixes into the class of a head: outputs as scripts read them.
 
     In training the outputs are maps: for each level (Tensor[B, 4*reg_max+nc, h, w]), fine to coarse. In evaluation they
-    are (y, maps) with y (Tensor[B, 4+nc, A]): xywh in pixels of the network input, then class probabilities. Where a
+    are (y, maps) with y (Tensor[B, 4+nc, A]): xywh in pixels of the network input, then class probabilities. A head of
+    another task has (maps, further outputs of its Raw, ...) in the place of maps, and more channels in y. Where a
     script sets export=True, evaluation gives y alone.
     """
 
-    def forward(self, maps: Sequence[Tensor]) -> Outputs | Tensor:
+    others: tuple[str, ...] = ()  # names of the further outputs
+
+    def forward(self, maps: Sequence[Tensor]) -> Outputs:
         raw = super().forward(maps)
         sizes = getattr(raw, "sizes", None) or [tuple(x.shape[-2:]) for x in maps]
-        levels = Raw(raw["boxes"], raw["scores"], sizes).levels()
+        maps = Raw(raw["boxes"], raw["scores"], sizes).levels()
+        self.others = tuple(name for name in raw if name not in ("boxes", "scores"))
+        outputs = (maps, *(raw[name] for name in self.others)) if self.others else maps
         if self.training:
-            return levels
+            return outputs
         decoded = self.decode(raw, sizes, self.strides)
-        return decoded if self.export else (decoded, levels)
+        return decoded if self.export else (decoded, outputs)
 
 
 @lru_cache
@@ -96,7 +102,7 @@ class ScriptModel(Detector):
         profile: bool = False,
         visualize: bool = False,
         embed: Sequence[int] | None = None,
-    ) -> Outputs | tuple[Tensor, Tensor] | tuple[Tensor, None] | tuple[Tensor, ...]:
+    ) -> Outputs:
         """images (Tensor[B, C, H, W]): floating point, RGB in [0, 1] -> the outputs of PairsHead.
 
         A batch (dict) gives what `loss` gives. augment: (y, None), with the anchors of three copies of the images.
@@ -141,8 +147,11 @@ class ScriptModel(Detector):
 
     def raw_of(self, outputs: Outputs) -> Raw:
         """The raw outputs that `outputs` were computed from."""
-        maps = outputs[1] if isinstance(outputs, tuple) else outputs
-        return Raw.from_levels(maps, 4 * self.reg_max)
+        rest = outputs[1] if isinstance(outputs[0], Tensor) and isinstance(outputs, tuple) else outputs
+        maps, *others = rest if isinstance(rest, tuple) else (rest,)
+        raw = Raw.from_levels(maps, 4 * self.reg_max)
+        raw.update(zip(getattr(self.head, "others", ()), others))
+        return raw
 
     def is_fused(self, thresh: int = 10) -> bool:
         """Whether fewer than `thresh` batch norms are left."""

@@ -21,6 +21,7 @@ from ...models.inference.prepare import prepare_for_inference
 from ...models.weights.checkpoint import Checkpoint
 from ...models.weights.foreign import ADOPTED_SETTINGS, open_checkpoint
 from ...models.working_model import WorkingModel
+from ...tasks.script_model import ScriptModel
 
 
 def checkpoint_of(settings: Settings, silent: bool = False) -> Checkpoint | None:
@@ -86,14 +87,15 @@ def has_own_loss(network: nn.Module) -> bool:
     """Whether a script gave a network a loss: by a subclass, on the class, or as its attribute `criterion`."""
     if getattr(network, "criterion", None) is not None:
         return True
-    return any(getattr(type(network), name, None) is not method for name, method in _usual_losses().items())
+    usual = _USUAL_LOSSES[isinstance(network, ScriptModel)]
+    return any(getattr(type(network), name, None) is not method for name, method in usual.items())
 
 
-def _usual_losses() -> dict[str, object]:
-    return {name: _USUAL.get(name) for name in ("loss", "init_criterion")}
-
-
-_USUAL: dict[str, object] = {name: getattr(Detector, name, None) for name in ("loss", "init_criterion")}
+# Whether a network is a ScriptModel -> its losses, from before a script may have replaced them on the class.
+_USUAL_LOSSES: dict[bool, dict[str, object]] = {
+    cls is ScriptModel: {name: getattr(cls, name, None) for name in ("loss", "init_criterion")}
+    for cls in (Detector, ScriptModel)
+}
 
 
 def losses_of(network: nn.Module, values: dict[str, object], names: Sequence[str]) -> dict[str, Tensor]:
