@@ -62,6 +62,8 @@ def test_what_scripts_read_of_a_trainer(plain):
     }
     assert trainer.ema.updates >= 1 and set(trainer.lr) == {"lr/pg0", "lr/pg1", "lr/pg2"}
     assert trainer.tloss.shape == (3,) and trainer.loss > 0 and not trainer.amp and trainer.fitness >= 0
+    assert trainer.accumulate >= 1 and trainer.lf(0) == 1 and trainer.lf(1) < 1
+    assert trainer.stopper.patience == 100 and trainer.stopper.best_epoch in (0, 1)
     assert len(trainer.train_loader) == 3 and len(trainer.train_loader.dataset) == 10
     assert trainer.label_loss_items(torch.tensor([1.0, 2, 3]), "val")["val/cls_loss"] == 2
     assert len(trainer.read_results_csv()["epoch"]) == 2 and "box_loss" in trainer.progress_string()

@@ -13,28 +13,26 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...config.devices import select_devices
 from ...config.errors import UserError
-from ...config.run_folder import new_run_dir
-from ...config.settings import Settings
 from ...data.from_settings import find_data
 from ...models.build import DEFAULT_MODEL
 from ...models.weights.checkpoint import Checkpoint
 from ...train import optim
 from ...train.batch_size import search_batch
 from ...train.initial_model import initial_model
-from ...train.resume import resumed_run, resumed_settings
 from ...train.run import Result, run_train
 from .arguments import Given
+from .attributes import TrainerAttributes
 from .batches import to_device
 from .datasets import dict_of_data
-from .events import CallbackOwner, ScriptEvents, known_task
+from .events import ScriptEvents, known_task
 from .loaders import build_dataset, build_loader
 from .networks import checkpoint_from_network, checkpoint_of, document_of, start_of
 from .overriding import own
-from .running import Averaged, Running, RunOfScript
+from .running import RunOfScript
 from .training import (
     begin_epoch,
     data_spec,
@@ -47,28 +45,16 @@ from .training import (
 )
 
 
-class BaseTrainer(CallbackOwner):
+class BaseTrainer(TrainerAttributes):
     """A training run: `Trainer(overrides=dict(model=..., data=..., epochs=3)).train()`.
 
     cfg: settings in a file, a mapping or a namespace; overrides win over them. _callbacks: functions by event. The
-    attributes that callbacks read (spec/dropin.md section 6) are those of the run under way; before it they are empty.
+    attributes that callbacks read stand in attributes.py.
     """
 
     task = "detect"  # a key of tasks.TASKS
     defaults: Mapping[str, object] = MappingProxyType({})  # settings of the class, which overrides win over
     validator_class: Any = None
-
-    epoch = Running(default=0)
-    optimizer = Running()
-    scaler = Running()
-    stop = Running(default=False)
-    tloss = Running()
-    loss_items = Running()
-    lr = Running(default=MappingProxyType({}))
-    fitness = Running()
-    best_fitness = Running()
-    freeze_layer_names = Running("frozen", ())
-    scheduler = Running("schedule")
 
     def __init__(self, cfg: object = None, overrides: Mapping | None = None, _callbacks: Mapping | None = None):
         super().__init__(_callbacks)
@@ -94,79 +80,6 @@ class BaseTrainer(CallbackOwner):
             self.trainset, self.testset = found.get("train"), found.get("val") or found.get("test")
         elif found is not None:
             self.trainset, self.testset = found
-
-    def _begin(self) -> Settings:
-        """Return the settings of the run; those of a run that is resumed come from its checkpoint."""
-        settings = self._given.settings()
-        if not settings.resume:
-            return settings
-        checkpoint, folder = resumed_run(settings)
-        self._given.values["resume"] = str(folder)  # found once
-        self._run.resumed = resumed_settings(checkpoint, settings)
-        self._given.adopt({**self._run.resumed.as_dict(), "resume": str(folder), "mode": "train"})
-        return self._run.resumed
-
-    def _settings(self) -> Settings:
-        return self._run.resumed or self._given.settings()
-
-    @property
-    def ema(self) -> Averaged | None:
-        """The moving average of the weights: `.ema` is the network, `.updates` the number of updates."""
-        return None if self._running is None else Averaged(self._running.ema)
-
-    @property
-    def amp(self) -> bool:
-        """Whether the run computes in half precision."""
-        return self._running is not None and self._running.precision is not None
-
-    @property
-    def loss(self) -> Tensor | None:
-        """The sum of the losses of the latest batch."""
-        return None if self.loss_items is None else self.loss_items.sum()
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The numbers of the latest validation and its losses, by the columns of results.csv, rounded."""
-        numbers = {} if self._running is None else self._running.metrics
-        numbers = {key: value for key, value in {**numbers, **self._run.losses}.items() if key != "fitness"}
-        return {key: round(float(value), 5) for key, value in numbers.items()}
-
-    @metrics.setter
-    def metrics(self, numbers: Mapping[str, float]) -> None:
-        if self._running is not None:
-            self._running.metrics = dict(numbers)
-
-    @property
-    def save_dir(self) -> Path:
-        """The folder of the run, made when it is first asked for."""
-        if self._folder is None:
-            settings = self._settings()
-            self._folder = new_run_dir("train", settings.project, settings.name, settings.exist_ok)
-        return self._folder
-
-    @save_dir.setter
-    def save_dir(self, folder: str | Path) -> None:
-        self._folder = Path(folder)
-
-    @property
-    def wdir(self) -> Path:
-        """The folder of the weights."""
-        return self.save_dir / "weights"
-
-    @property
-    def last(self) -> Path:
-        """The latest checkpoint."""
-        return self.wdir / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        """The best weights; with save=False the last ones."""
-        return self.wdir / "best.pt" if self._running is None else self._running.best
-
-    @property
-    def csv(self) -> Path:
-        """The table of the epochs."""
-        return self.save_dir / "results.csv"
 
     def train(self) -> None:
         """Train. `result` then holds the path of the best weights and their metrics."""
