@@ -39,8 +39,8 @@ FLAGS = {"-h": "help", "-v": "version"}
 # `--help` and `--debug` are the usual forms; `--cfg my.yaml` is a setting.
 WORDS_WITH_DASHES = {"debug", "json", "markdown", *COMMANDS} - {"cfg"}
 LISTS = ("ints", "size", "parts")  # types of which `--classes 0 2` gives several values
-OTHER_TASKS = ("segment", "semantic", "depth", "classify", "pose", "obb")
-TASKS = ("detect", *OTHER_TASKS)
+OTHER_TASKS = ("semantic", "depth", "classify", "pose", "obb")
+TASKS = ("detect", "segment")
 MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_openvino_model", "_openvino_model/")
 
 
@@ -183,13 +183,15 @@ class _Command:
         elif word in VERBS:
             self.set_verb(word)
         elif key == "task" and word in OTHER_TASKS:
-            self.problems.append(f"task={word}: this package does detection for now; give task=detect, or no task.")
-        elif key == "task" and word == "detect":
+            self.problems.append(
+                f"task={word}: this package does {' and '.join(TASKS)} for now; give one of these, or no task."
+            )
+        elif key == "task" and word in TASKS:
             self.overrides["task"] = word
         else:
             choices = (*VERBS, *BIT_STEPS)
             if key == "task":
-                choices = ("detect", *VERBS)
+                choices = (*TASKS, *VERBS)
             elif self.verb == "bit":
                 choices = BIT_STEPS
             self.problems.append(f"{key}={word}: expected one of {', '.join(choices)}.{advice(word, choices)}")
@@ -207,7 +209,7 @@ class _Command:
         is_model = word.lower().endswith(MODEL_SUFFIXES) and "model" not in self.overrides
         if word.lower() in BIT_STEPS and self.verb == "bit":
             self.set("step", word.lower())
-        elif word.lower() in (*VERBS, *TASKS):
+        elif word.lower() in (*VERBS, *TASKS, *OTHER_TASKS):
             self.choose("task", word.lower())
         elif row and (isinstance(row["default"], bool) or row["type"] == "bool"):
             self.set(word, True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from .encoded_masks import EncodedMasks
 from .polygons import Polygons, clip, hulls, join
 from .projective import move_boxes, move_points
 
@@ -18,8 +19,8 @@ class Instances:
 
     boxes (n, 4): xyxy; for oriented boxes the axis-aligned hull. classes (n,): int64. scores (n,): confidences in
     [0, 1], of detections only. image (n,): int64, the index of each object's image in the batch or in the dataset.
-    polygons: outlines. masks (n, h, w): bool. keypoints (n, k, 2 or 3): x, y and the visibility or the confidence.
-    angles (n,): radians.
+    polygons: outlines. masks (n, h, w): bool. encoded_masks: masks of the size of the original image. coefficients (n,
+    m): of prototype masks. keypoints (n, k, 2 or 3): x, y and the visibility or the confidence. angles (n,): radians.
 
     Coordinates are shares of the image in a label as it is read from a file, and pixels everywhere else: of the
     original image, of a canvas or of the network input, as the function that returns the instances says.
@@ -31,6 +32,8 @@ class Instances:
     image: Tensor | None = None
     polygons: Polygons | None = None
     masks: Tensor | None = None
+    encoded_masks: EncodedMasks | None = None
+    coefficients: Tensor | None = None
     keypoints: Tensor | None = None
     angles: Tensor | None = None
 
@@ -64,7 +67,8 @@ class Instances:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Instances:
         """The same objects with `function` applied to each tensor."""
-        return self._each(lambda value: value.apply(function) if isinstance(value, Polygons) else function(value))
+        plain = {Polygons: lambda value: value.apply(function), EncodedMasks: lambda value: value}
+        return self._each(lambda value: plain.get(type(value), function)(value))
 
     def to(self, device: torch.device | str) -> Instances:
         """The same objects on another device."""
@@ -108,6 +112,8 @@ class Instances:
                 continue
             if field.name == "polygons":
                 values[field.name] = join(column, [len(part) for part in parts])
+            elif field.name == "encoded_masks" and None not in column:
+                values[field.name] = EncodedMasks([code for part in column for code in part.codes])
             elif any(value is None for value in column):
                 raise ValueError(f"{field.name} is missing in some of the instances that are put together")
             else:
@@ -125,7 +131,7 @@ class Instances:
         return torch.cat([function(self.keypoints[..., :2]), self.keypoints[..., 2:]], dim=-1)
 
     def _refuse_masks_and_angles(self, what: str) -> None:
-        for name in ("masks", "angles"):
+        for name in ("masks", "encoded_masks", "angles"):
             if getattr(self, name) is not None:
                 raise ValueError(f"instances with {name} cannot be {what}; make the {name} afterwards")
 

@@ -32,6 +32,10 @@ class Fit:
         boxes, gain, shift = self._map(boxes)
         return boxes * gain + shift
 
+    def points_to_canvas(self, points: Tensor) -> Tensor:
+        """(n, 2) x, y pixels of the original image -> pixels of the canvas, not clipped."""
+        return self.to_canvas(points.repeat(1, 2))[:, :2]
+
     def _map(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes in float32 or wider, and the factors and shifts (4,) from the original to the canvas."""
         boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))

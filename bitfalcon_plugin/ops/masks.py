@@ -77,22 +77,22 @@ def _of_input(coefficients: Tensor, prototypes: Tensor, boxes: Tensor, size: tup
 def _content(fit: Fit, plane: tuple[int, int]) -> tuple[int, tuple[slice, slice]]:
     """The factor by which prototypes of `plane` (h, w) are enlarged, and the rows and columns of the image on them."""
     stride = fit.canvas[0] // plane[0]
-    content = _content_size(fit, fit.canvas)
-    padding = [outer - inner for outer, inner in zip(fit.canvas, content)]
+    padding = [outer - inner for outer, inner in zip(fit.canvas, _content_size(fit, 1))]
     both = padding[0] | padding[1]
     factor = stride // math.gcd(stride, both | both // 2)
-    enlarged = plane[0] * factor, plane[1] * factor
     window = []
-    for outer, inner in zip(enlarged, _content_size(fit, enlarged)):
-        start = round((outer - inner) / 2 - 0.1)
+    for outer, inner in zip(plane, _content_size(fit, factor / stride)):
+        start = round((outer * factor - inner) / 2 - 0.1)
         window.append(slice(start, start + inner))
     return factor, (window[0], window[1])
 
 
-def _content_size(fit: Fit, outer: tuple[int, int]) -> tuple[int, int]:
-    """The size in pixels (h, w) of the image when it is fitted into a plane of `outer` (h, w)."""
-    gain = min(outer[0] / fit.original[0], outer[1] / fit.original[1])
-    return max(round(fit.original[0] * gain), 1), max(round(fit.original[1] * gain), 1)
+def _content_size(fit: Fit, share: float) -> tuple[int, int]:
+    """The size in pixels (h, w) of the image on a plane whose sides are `share` of those of the network input."""
+    gain = min(outer / inner for outer, inner in zip(fit.canvas, fit.original))
+    if any(round(side * gain) != resized for side, resized in zip(fit.original, fit.resized)):  # it does not fill it
+        gain = max(fit.resized) / max(fit.original)
+    return max(round(fit.original[0] * gain * share), 1), max(round(fit.original[1] * gain * share), 1)
 
 
 def _parts(count: int, pixels: int) -> list[slice]:

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -81,8 +81,9 @@ class Options:
     are detections. batch: images at once, by default 1 (of a tensor MAX_TOGETHER); they share a minimal rectangle if
     their sizes are equal, and a square otherwise. augment: merge the detections on the image with those on copies of
     0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts.
-    embed: instead of detections, give for each image the means of the maps of these rows, one behind the other.
-    vid_stride, keep_all: of videos and webcams, see reader.read_pictures.
+    retina_masks: masks have the size of the original image. embed: instead of detections, give for each image the
+    means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos and webcams, see
+    reader.read_pictures.
     """
 
     imgsz: int | tuple[int, int] = 640
@@ -90,6 +91,7 @@ class Options:
     batch: int | None = None
     augment: bool = False
     half: bool = False
+    retina_masks: bool = False
     embed: Sequence[int] | None = None
     vid_stride: int = 1
     keep_all: bool = False
@@ -216,7 +218,7 @@ def _kind(picture: Picture) -> tuple:
 
 def _results(model: Detector, pictures: list[Picture], options: Options, buffers: dict) -> list:
     """Return the Results of one batch of pictures, or with `options.embed` their vectors."""
-    start = time.perf_counter()
+    start, task = time.perf_counter(), task_of(model)
     images, fits = _input(pictures, options.imgsz, model, buffers)
     half = torch.autocast("cuda", torch.float16, enabled=options.half and images.is_cuda)
     if options.embed is not None:
@@ -229,10 +231,9 @@ def _results(model: Detector, pictures: list[Picture], options: Options, buffers
         with half:
             decoded = predict_decoded(model, images, options.augment)
         inference_end = _now(images)
-        detections = task_of(model).decode(decoded, options.rule)
-        detections = [
-            replace(each, boxes=fit.to_original(each.boxes)) for each, fit in zip(detections, fits, strict=True)
-        ]
+        detections = task.decode(decoded, options.rule)
+        planes = [None] * len(fits) if decoded.prototypes is None else decoded.prototypes
+        detections = [task.place(*each, options.retina_masks) for each in zip(detections, fits, planes, strict=True)]
         postprocess_end = _now(images)
     shared = {
         "preprocess": (preprocess_end - start - warming) * 1e3 / len(pictures),
@@ -242,8 +243,10 @@ def _results(model: Detector, pictures: list[Picture], options: Options, buffers
     results, input_shape = [], tuple(images.shape[2:])
     for picture, each in zip(pictures, detections, strict=True):
         speed = {**shared, "preprocess": shared["preprocess"] + picture.milliseconds}
+        masks = each.masks.byte() if each.masks is not None and len(each) else None
+        parts = {"boxes": each.rows(), "masks": masks}
         results.append(
-            Results(picture.pixels, picture.path, model.names, each.rows(), speed=speed, input_shape=input_shape)
+            Results(picture.pixels, picture.path, model.names, **parts, speed=speed, input_shape=input_shape)
         )
     return results
 

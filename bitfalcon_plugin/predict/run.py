@@ -73,6 +73,7 @@ def run_predict(
         batch=batch,
         augment=settings.augment,
         half=settings.half,
+        retina_masks=settings.retina_masks,
         embed=embed,
         vid_stride=settings.vid_stride,
         keep_all=settings.stream_buffer,

@@ -12,8 +12,9 @@ from ..config.errors import UserError, did_you_mean
 from ..config.settings import Settings
 from ..data.formats.yolo import RowReader, read_row
 from ..models.detector import Detector
-from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections
-from .metrics import COLUMNS
+from . import segment
+from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
+from .metrics import COLUMNS, MASK_COLUMNS
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,9 @@ class Task:
 
     read_row: a row of a label file -> Label, or a list of what is wrong with the row (data.formats.yolo.read_row).
     loss: raw outputs and Instances -> {name: loss} (detect.detection_loss). decode: decoded outputs -> the suppressed
-    Instances of each image (detect.decode_detections). evaluate: labels and detections -> Metrics
-    (detect.evaluate_detections).
+    Instances of each image (detect.decode_detections). place: moves the Instances of one image to pixels of the
+    original image (detect.place_detections). evaluate: labels and detections -> Metrics (detect.evaluate_detections).
+    options: further arguments of the loss, by the name of the setting that holds them.
     """
 
     name: str
@@ -36,11 +38,17 @@ class Task:
     read_row: RowReader
     loss: Callable
     decode: Callable
+    place: Callable
     evaluate: Callable
+    options: tuple[str, ...] = ()
 
     def gains(self, settings: Settings) -> dict[str, float]:
         """The gain of each loss, as the settings give it."""
         return {name: getattr(settings, setting) for name, setting in self.losses.items()}
+
+    def loss_options(self, settings: Settings) -> dict[str, object]:
+        """The further arguments of the loss, as the settings give them."""
+        return {name: getattr(settings, name) for name in self.options}
 
 
 DETECT = Task(
@@ -51,9 +59,22 @@ DETECT = Task(
     read_row=read_row,
     loss=detection_loss,
     decode=decode_detections,
+    place=place_detections,
     evaluate=evaluate_detections,
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT,)}
+SEGMENT = Task(
+    name="segment",
+    heads=frozenset({"Segment"}),
+    losses=segment.LOSSES,
+    columns=COLUMNS + MASK_COLUMNS,
+    read_row=segment.read_segment,
+    loss=segment.segmentation_loss,
+    decode=segment.decode_segments,
+    place=segment.place_segments,
+    evaluate=segment.evaluate_segments,
+    options=("overlap_mask", "mask_ratio"),
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT)}
 
 
 def task_of(model: Detector) -> Task:

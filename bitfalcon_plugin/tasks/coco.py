@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -27,16 +28,24 @@ def coco_rows(detections: Instances) -> np.ndarray:
 
 
 def coco_metrics(
-    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float = MATRIX_CONF
+    samples: Sequence[Sample],
+    detections: Instances,
+    names: Mapping[int, str],
+    *,
+    conf: float = MATRIX_CONF,
+    kind: str = "bbox",
 ) -> Metrics:
     """Compute Metrics from detections in pixels of the original images; `image` is the index of the sample.
 
-    names: class index -> name. conf: the confusion matrix counts detections with a higher score.
+    names: class index -> name. conf: the confusion matrix counts detections with a higher score. kind: bbox, or segm
+    for the encoded masks of the detections, against the polygons of the labels.
     """
     labels = [sample.pixel_labels() for sample in samples]
     truth = _coco_truth(samples, labels, names)
+    if kind == "segm":
+        _add_polygons(truth, samples, labels)
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, _coco_results(truth, detections), "bbox")
+        evaluation = COCOeval(truth, _coco_results(truth, detections, kind), kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -77,7 +86,26 @@ def _coco_truth(samples: Sequence[Sample], labels: Sequence[Instances], names: M
     return truth
 
 
-def _coco_results(truth: COCO, detections: Instances) -> COCO:
+def _add_polygons(truth: COCO, samples: Sequence[Sample], labels: Sequence[Instances]) -> None:
+    """Give the annotations of `truth` the polygons of the labels as masks; a label without one gets its box."""
+    annotations = iter(truth.dataset["annotations"])
+    for sample, instances in zip(samples, labels):
+        rings = [torch.zeros(0, 2)] * len(instances) if instances.polygons is None else instances.polygons.split()
+        for (x1, y1, x2, y2), ring in zip(instances.boxes.tolist(), rings):
+            points = ring.flatten().tolist() or [x1, y1, x2, y1, x2, y2, x1, y2]
+            code = mask.merge(mask.frPyObjects([points], *sample.size))
+            next(annotations).update(segmentation=code, area=float(mask.area(code)))
+
+
+def _coco_results(truth: COCO, detections: Instances, kind: str) -> COCO:
+    if len(detections) and kind == "segm":
+        rows = zip(detections.image.tolist(), detections.classes.tolist(), detections.scores.double().tolist())
+        return truth.loadRes(
+            [
+                {"image_id": image, "category_id": category, "score": score, "segmentation": code}
+                for (image, category, score), code in zip(rows, detections.encoded_masks.codes, strict=True)
+            ]
+        )
     if len(detections):
         return truth.loadRes(coco_rows(detections))
     results = COCO()  # loadRes takes no empty list

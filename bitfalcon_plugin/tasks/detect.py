@@ -8,7 +8,8 @@ the numbers agree with the recorded loss vectors.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,7 @@ from ..data.images import GREY
 from ..models.detector import Detector
 from ..ops.boxes import anchor_points, boxes_to_distances, ciou, distances_to_boxes
 from ..ops.instances import Instances
+from ..ops.letterbox import Fit
 from ..ops.nms import Suppression, non_max_suppression
 from .assign import Assignment, assign
 from .metrics import Metrics
@@ -122,13 +124,31 @@ def _focal(log_share: Tensor, distance: Tensor) -> Tensor:
 COPIES = ((1.0, False), (0.83, True), (0.67, False))
 
 
-def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Tensor:
-    """Run the network: images (B, 3, H, W) in [0, 1] -> decoded outputs (B, 4+nc, A), as Detector.decode gives them.
+class Decoded(NamedTuple):
+    """The decoded outputs of a batch of images.
+
+    candidates (B, 4+nc+k, A): as Detector.decode gives them. nc: number of classes. prototypes (B, m, h, w): of a
+    segmentation model.
+    """
+
+    candidates: Tensor
+    nc: int
+    prototypes: Tensor | None = None
+
+    @classmethod
+    def of(cls, model: Detector, raw: Mapping[str, Tensor] | Tensor) -> Decoded:
+        """Decode the raw outputs of a model or of an exported model."""
+        prototypes = raw.get("prototypes") if isinstance(raw, Mapping) else None
+        return cls(model.decode(raw), model.nc, prototypes)
+
+
+def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Decoded:
+    """Run the network on images (B, 3, H, W) in [0, 1].
 
     With `augment` the anchors of all COPIES are concatenated, in pixels of `images`.
     """
     if not augment:
-        return model.decode(model(images))
+        return Decoded.of(model, model(images))
     height, width = images.shape[2:]
     parts = []
     for scale, mirrored in COPIES:
@@ -144,17 +164,27 @@ def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> T
         if mirrored:
             boxes[:, 0] = width - boxes[:, 0]
         parts.append(torch.cat((boxes, part[:, 4:]), 1))
-    return torch.cat(parts, 2)
+    return Decoded(torch.cat(parts, 2), model.nc)
 
 
-def decode_detections(decoded: Tensor, rule: Suppression) -> list[Instances]:
-    """Suppress duplicates: decoded outputs (B, 4+nc, A) -> the detections of each image, best first.
-
-    Boxes are xyxy in pixels of the network input.
-    """
+def suppressed_rows(decoded: Decoded, rule: Suppression) -> list[Tensor]:
+    """Suppress duplicates: the rows (n, 6+k) of each image, best first, as `non_max_suppression` gives them."""
+    candidates, nc = decoded.candidates, decoded.nc
     if not rule.multi_label:  # drops nearly all anchors
-        decoded = decoded[:, :, (decoded[:, 4:].amax(1) > rule.conf).any(0)]
-    return [Instances.from_rows(rows) for rows in non_max_suppression(decoded, **vars(rule))]
+        candidates = candidates[:, :, (candidates[:, 4 : 4 + nc].amax(1) > rule.conf).any(0)]
+    return non_max_suppression(candidates, **vars(rule), nc=nc)
+
+
+def decode_detections(decoded: Decoded, rule: Suppression) -> list[Instances]:
+    """Suppress duplicates: the detections of each image, best first. Boxes are xyxy in pixels of the network input."""
+    return [Instances.from_rows(rows) for rows in suppressed_rows(decoded, rule)]
+
+
+def place_detections(
+    detections: Instances, fit: Fit, prototypes: Tensor | None = None, full_size: bool = False
+) -> Instances:
+    """Move the detections of one image from pixels of the network input to pixels of the original image."""
+    return replace(detections, boxes=fit.to_original(detections.boxes))
 
 
 def evaluate_detections(

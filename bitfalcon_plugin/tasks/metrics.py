@@ -27,6 +27,7 @@ STATS = (
     *(f"AR{size}" for size in SIZES),
 )
 COLUMNS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
+MASK_COLUMNS = tuple(column.replace("(B)", "(M)") for column in COLUMNS)
 IOU_50, IOU_75 = 0, 5  # columns of BoxMetrics.all_ap
 
 
@@ -179,7 +180,11 @@ class Metrics(Tabular):
     @property
     def curves_results(self) -> list[list[object]]:
         """For each name in `curves`: abscissas (1000,), curves (c, 1000) of the classes with labels, two axis names."""
-        lines, grid = self.lines, self.lines.grid
+        return self._curves_of(self.lines)
+
+    @staticmethod
+    def _curves_of(lines: Curves) -> list[list[object]]:
+        grid = lines.grid
         over_confidence = {"F1": lines.f1, "Precision": lines.precision, "Recall": lines.recall}
         curves = [[grid, values, "Confidence", name] for name, values in over_confidence.items()]
         return [[grid, lines.envelope, "Recall", "Precision"], *curves]

@@ -7,15 +7,25 @@ from spec/segment-classify.md 1.6 and 1.7; the numbers agree with the recorded l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.formats.yolo import Label, read_row
 from ..ops.instances import Instances
+from ..ops.letterbox import Fit
+from ..ops.masks import masks_of_input, masks_of_original
+from ..ops.nms import Suppression
 from ..ops.polygons import Polygons, clip, fill_each
 from .assign import Assignment
-from .detect import box_losses
+from .detect import Decoded, box_losses, suppressed_rows
+
+if TYPE_CHECKING:  # predicting needs neither
+    from ..data.dataset import Sample
+    from .mask_metrics import SegmentMetrics
 
 LOSSES = {"box_loss": "box", "seg_loss": "box", "cls_loss": "cls", "dfl_loss": "dfl"}  # loss -> setting of its gain
 GAINS = {"box_loss": 7.5, "seg_loss": 7.5, "cls_loss": 0.5, "dfl_loss": 1.5}  # gains of cfg/default.yaml
@@ -56,6 +66,56 @@ def segmentation_loss(
         seg = _mask_loss(raw["coefficients"].float(), prototypes, labels, masks, usable, assignment, size)
         losses["seg_loss"] = seg * gains["seg_loss"]
         return {name: losses[name] for name in gains if name in losses}
+
+
+def read_segment(fields: list[str], nc: int | None) -> Label | list[str]:
+    """Read one row of a segmentation label, a polygon; or say everything that is wrong with it (see yolo.read_row)."""
+    if len(fields) == 5:
+        return [
+            f"the row {' '.join(fields)[:60]!r} is a box; a segmentation label is a polygon, `class x1 y1 x2 y2 x3 y3 "
+            "...`. Draw its outline, or train the boxes of this dataset with task=detect"
+        ]
+    return read_row(fields, nc)
+
+
+def evaluate_segments(
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float
+) -> SegmentMetrics:
+    """Compute COCO's numbers of boxes and of masks; see detect.evaluate_detections.
+
+    detections: with encoded masks in the size of the original images. The masks of the labels are their polygons.
+    """
+    from .coco import coco_metrics
+    from .mask_metrics import SegmentMetrics
+
+    boxes = coco_metrics(samples, detections, names, conf=conf)
+    masks = coco_metrics(samples, detections, names, conf=conf, kind="segm")
+    return SegmentMetrics(**{**vars(boxes), "seg": masks.box, "mask_stats": masks.stats, "mask_lines": masks.lines})
+
+
+def decode_segments(decoded: Decoded, rule: Suppression) -> list[Instances]:
+    """Suppress duplicates: the detections of each image, best first, with the coefficients of their masks.
+
+    Boxes are xyxy in pixels of the network input.
+    """
+    return [
+        replace(Instances.from_rows(rows[:, :6]), coefficients=rows[:, 6:]) for rows in suppressed_rows(decoded, rule)
+    ]
+
+
+def place_segments(detections: Instances, fit: Fit, prototypes: Tensor, full_size: bool = False) -> Instances:
+    """Give the detections of one image their masks, and move the boxes to pixels of the original image.
+
+    prototypes (m, h, w): of the image. Masks have the size of the network input, or with full_size of the original
+    image. Detections with an empty mask are dropped.
+    """
+    boxes, coefficients = fit.to_original(detections.boxes), detections.coefficients
+    if full_size:
+        masks = masks_of_original(coefficients, prototypes, boxes, fit)
+    else:
+        masks = masks_of_input(coefficients, prototypes, detections.boxes, fit.canvas)
+    placed = replace(detections, boxes=boxes, masks=masks, coefficients=None)
+    return placed.only(masks.flatten(1).any(1))
 
 
 def label_masks(labels: Instances, size: tuple[int, int], ratio: int = 4, overlap: bool = True) -> Tensor:

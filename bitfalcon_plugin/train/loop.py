@@ -139,7 +139,7 @@ def _losses(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
     """The losses of a batch by name, each with its gain."""
     with torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=trainer.precision is not None):
         raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
-    factors = {"gains": trainer.gains, "class_weights": trainer.class_weights}
+    factors = {"gains": trainer.gains, "class_weights": trainer.class_weights, **trainer.loss_options}
     return trainer.task.loss(raw, batch.labels, sizes=raw.sizes, strides=trainer.model.strides, **factors)
 
 
@@ -179,7 +179,7 @@ def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
             _stop_on_signal(trainer, interrupts)
 
     rule = Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True)
-    options = ValOptions(rule, trainer.gains, trainer.precision)
+    options = ValOptions(rule, trainer.gains, trainer.precision, loss_options=trainer.loss_options)
     hooks = Hooks(progress("val", world.main), notify, gather=world.gather)
     samples, loader = trainer.run.val_samples, trainer.val_loader
     validator.metrics = validate(model, samples, loader, options, task=trainer.task, hooks=hooks).metrics

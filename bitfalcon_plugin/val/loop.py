@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -23,13 +23,19 @@ from ..data.dataset import Sample
 from ..data.loading.loader import ValLoader
 from ..models.detector import Detector
 from ..models.inference.compiling import warm
+from ..ops.encoded_masks import EncodedMasks
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..ops.nms import Suppression
+from ..ops.polygons import Polygons
 from ..tasks import DETECT, Task
 from ..tasks.confusion import MATRIX_CONF
+<<<<<<< HEAD
 from ..tasks.detect import predict_decoded
 from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
+=======
+from ..tasks.detect import Decoded, predict_decoded
+>>>>>>> 6df6d73 (wip)
 from ..tasks.metrics import Metrics
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances]], None]
@@ -44,8 +50,13 @@ class ValOptions:
     rule: which candidates are detections. The confusion matrix counts detections above 0.25, or above `rule.conf` where
     rule.conf is not the default. gains: weights of the losses; None computes no losses. autocast: half-precision type.
     augment: merge the detections on copies of each image. single: the samples have one class, "item"; every detection
+<<<<<<< HEAD
     counts as that class whatever the model's classes are, and no losses are computed. letterbox_ap:
     compute Metrics.letterbox too.
+=======
+    counts as that class whatever the model's classes are, and no losses are computed. loss_options: further arguments
+    of the task's loss.
+>>>>>>> 6df6d73 (wip)
     """
 
     rule: Suppression = Suppression(conf=DEFAULT_CONF, multi_label=True)
@@ -54,6 +65,7 @@ class ValOptions:
     augment: bool = False
     single: bool = False
     letterbox_ap: bool = False
+    loss_options: Mapping[str, object] = field(default_factory=dict)
 
     def resolved(self) -> ValOptions:
         """Return options that agree with each other: `single` suppresses across classes and computes no losses."""
@@ -150,13 +162,16 @@ def _validate_batch(
     losses = np.zeros(len(task.losses))
     if options.gains is not None:
         labels = _targets(samples, fits, indices).to(weight.device)
-        values = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=options.gains)
+        factors = {"gains": options.gains, **options.loss_options}
+        values = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, **factors)
         losses = torch.stack([*values.values()]).double().cpu().numpy()
     clock.lap("loss")
-    detections = task.decode(model.decode(raw) if augmented is None else augmented, options.rule)
+    decoded = Decoded.of(model, raw) if augmented is None else augmented
+    detections = task.decode(decoded, options.rule)
     if options.single:
         detections = [replace(each, classes=torch.zeros_like(each.classes)) for each in detections]
-    original = Instances.cat([_original(*each) for each in zip(detections, fits, indices, strict=True)])
+    planes = [None] * len(fits) if decoded.prototypes is None else decoded.prototypes
+    original = Instances.cat([_original(task, *each) for each in zip(detections, fits, planes, indices, strict=True)])
     clock.lap("postprocess")
     seconds = clock.seconds()
     hits = None
@@ -166,10 +181,15 @@ def _validate_batch(
     return detections, _Part(list(indices), original, losses, seconds, hits)
 
 
-def _original(detections: Instances, fit: Fit, index: int) -> Instances:
-    """Move detections from pixels of the network input to pixels of the original image, and to the CPU."""
-    image = torch.full_like(detections.classes, index)
-    return replace(detections, boxes=fit.to_original(detections.boxes), image=image).to("cpu")
+def _original(task: Task, detections: Instances, fit: Fit, prototypes: Tensor | None, index: int) -> Instances:
+    """Move detections from pixels of the network input to pixels of the original image, and to the CPU.
+
+    Masks have the size of the original image, and are encoded.
+    """
+    placed = task.place(detections, fit, prototypes, True)
+    if placed.masks is not None:
+        placed = replace(placed, masks=None, encoded_masks=EncodedMasks.of(placed.masks))
+    return replace(placed, image=torch.full_like(placed.classes, index)).to("cpu")
 
 
 def _join(
@@ -229,7 +249,11 @@ def _labels_on_canvas(samples: Sequence[Sample], fits: Sequence[Fit], indices: S
     labels = []
     for image, (index, fit) in enumerate(zip(indices, fits, strict=True)):
         truth = samples[index].pixel_labels()
-        labels.append(Instances(fit.to_canvas(truth.boxes), truth.classes, image=torch.full_like(truth.classes, image)))
+        polygons = truth.polygons
+        if polygons is not None:
+            polygons = Polygons(fit.points_to_canvas(polygons.points), polygons.counts)
+        image = torch.full_like(truth.classes, image)
+        labels.append(Instances(fit.to_canvas(truth.boxes), truth.classes, image=image, polygons=polygons))
     return labels
 
 

@@ -178,8 +178,9 @@ def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
     if settings.mode == "val":  # at the end of a training half=, augment= and letterbox_ap= do not speak of validation
         autocast = None if model.exported else evaluation_precision(settings, next(model.parameters()).device, model)
         augment, letterbox_ap = settings.augment, settings.letterbox_ap
-    gains = None if model.exported else task_of(model).gains(settings)
-    return ValOptions(rule, gains, autocast, augment, single, letterbox_ap)
+    task = task_of(model)
+    gains = None if model.exported else task.gains(settings)
+    return ValOptions(rule, gains, autocast, augment, single, letterbox_ap, task.loss_options(settings))
 
 
 def counted_batch(settings: Settings) -> Settings:

@@ -91,3 +91,15 @@ def test_no_object_gives_no_mask():
     fit = letterbox_fit((20, 30), (32, 32))
     assert masks_of_input(torch.zeros(0, 32), prototypes, none, (32, 32)).shape == (0, 32, 32)
     assert masks_of_original(torch.zeros(0, 32), prototypes, none, fit).shape == (0, 20, 30)
+
+
+def test_an_image_that_does_not_fill_the_input_has_its_masks_in_place():
+    """An image of 40 x 60 px lies unscaled on an input of 64 x 96 px: a disc stays where it was painted."""
+    fit = letterbox_fit((40, 60), (64, 96), scaleup=False)
+    assert fit.resized == (40, 60) and fit.pad == (12, 18)
+    y, x = torch.arange(16)[:, None] * 4 + 1.5 - 12, torch.arange(24) * 4 + 1.5 - 18  # in pixels of the image
+    prototypes = (10 - ((y - 15) ** 2 + (x - 33) ** 2).sqrt())[None]
+    mask = masks_of_original(torch.ones(1, 1), prototypes, torch.tensor([[0.0, 0, 60, 40]]), fit)[0]
+    y, x = torch.arange(40)[:, None], torch.arange(60)
+    disc = (y - 15) ** 2 + (x - 33) ** 2 < 100
+    assert (mask & disc).sum() / (mask | disc).sum() > 0.95

@@ -95,7 +95,7 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
     if "\0" in text:
         return LabelFile(Instances.empty(), (f"{path}: binary data, not text; expected rows of `class cx cy w h`",))
 
-    labels: dict[tuple, tuple[int, Label]] = {}  # class and box -> line and label, in the order of the file
+    labels: dict[tuple, tuple[int, Label]] = {}  # class, box and polygon -> line and label, in the order of the file
     problems: list[str] = []
     notes: list[str] = []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
@@ -110,10 +110,11 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
         box, repair = _clip(*label.box)
         if repair:
             notes.append(f"{where}: {repair}")
-        if (label.cls, box) in labels:
-            notes.append(f"{where}: the same row as line {labels[label.cls, box][0]}, left out")
+        key = label.cls, box, label.polygon
+        if key in labels:
+            notes.append(f"{where}: the same row as line {labels[key][0]}, left out")
         elif box:
-            labels[label.cls, box] = number, label._replace(box=box)
+            labels[key] = number, label._replace(box=box)
     return LabelFile(_instances([label for _, label in labels.values()]), tuple(problems), tuple(notes))
 
 
