@@ -82,7 +82,7 @@ def test_a_settings_file_may_carry_the_mode(tmp_path: Path, monkeypatch: pytest.
 
 def test_notes_are_printed_once_before_the_run(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     Recorder(KeyboardInterrupt()).install(monkeypatch)
-    assert cli.main(["train", "mask_ratio=8", "hide_conf=True", "--seed=1"]) == 130
+    assert cli.main(["train", "dnn=True", "hide_conf=True", "--seed=1"]) == 130
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4 and all(line.startswith("note: ") for line in lines[:3]) and lines[3] == "interrupted"
 

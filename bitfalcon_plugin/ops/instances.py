@@ -61,6 +61,13 @@ class Instances:
             return torch.zeros_like(self.classes, dtype=torch.bool)
         return self.polygons.counts > 0
 
+    @property
+    def visible(self) -> Tensor:
+        """(n,) bool: which objects have a pixel in their mask; all of them where there are no masks."""
+        if self.masks is None:
+            return torch.ones_like(self.classes, dtype=torch.bool)
+        return self.masks.flatten(1).any(1)
+
     def only(self, keep: Tensor) -> Instances:
         """The objects that `keep` selects: a mask (n,) bool, or indices (m,) int64 in any order."""
         return self._each(lambda value: value[keep])

@@ -234,6 +234,7 @@ def _results(model: Detector, pictures: list[Picture], options: Options, buffers
         detections = task.decode(decoded, options.rule)
         planes = [None] * len(fits) if decoded.prototypes is None else decoded.prototypes
         detections = [task.place(*each, options.retina_masks) for each in zip(detections, fits, planes, strict=True)]
+        detections = [each.only(each.visible) for each in detections]
         postprocess_end = _now(images)
     shared = {
         "preprocess": (preprocess_end - start - warming) * 1e3 / len(pictures),

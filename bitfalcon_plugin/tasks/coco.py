@@ -34,15 +34,17 @@ def coco_metrics(
     *,
     conf: float = MATRIX_CONF,
     kind: str = "bbox",
+    polygons: bool = False,
 ) -> Metrics:
     """Compute Metrics from detections in pixels of the original images; `image` is the index of the sample.
 
     names: class index -> name. conf: the confusion matrix counts detections with a higher score. kind: bbox, or segm
-    for the encoded masks of the detections, against the polygons of the labels.
+    for the encoded masks of the detections, against the polygons of the labels. polygons: the area of a label, by which
+    COCO tells small from large, is that of its polygon, and not of its box.
     """
     labels = [sample.pixel_labels() for sample in samples]
     truth = _coco_truth(samples, labels, names)
-    if kind == "segm":
+    if polygons or kind == "segm":
         _add_polygons(truth, samples, labels)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation = COCOeval(truth, _coco_results(truth, detections, kind), kind)
@@ -99,11 +101,13 @@ def _add_polygons(truth: COCO, samples: Sequence[Sample], labels: Sequence[Insta
 
 def _coco_results(truth: COCO, detections: Instances, kind: str) -> COCO:
     if len(detections) and kind == "segm":
-        rows = zip(detections.image.tolist(), detections.classes.tolist(), detections.scores.double().tolist())
+        # With the box beside the mask, as in predictions.json: pycocotools then takes the box's area for the size.
         return truth.loadRes(
             [
-                {"image_id": image, "category_id": category, "score": score, "segmentation": code}
-                for (image, category, score), code in zip(rows, detections.encoded_masks.codes, strict=True)
+                {"image_id": int(image), "category_id": int(cls), "score": score, "bbox": box, "segmentation": code}
+                for (image, *box, score, cls), code in zip(
+                    coco_rows(detections).tolist(), detections.encoded_masks.codes, strict=True
+                )
             ]
         )
     if len(detections):

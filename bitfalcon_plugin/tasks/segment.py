@@ -88,7 +88,7 @@ def evaluate_segments(
     from .coco import coco_metrics
     from .mask_metrics import SegmentMetrics
 
-    boxes = coco_metrics(samples, detections, names, conf=conf)
+    boxes = coco_metrics(samples, detections, names, conf=conf, polygons=True)
     masks = coco_metrics(samples, detections, names, conf=conf, kind="segm")
     return SegmentMetrics(**{**vars(boxes), "seg": masks.box, "mask_stats": masks.stats, "mask_lines": masks.lines})
 
@@ -107,15 +107,14 @@ def place_segments(detections: Instances, fit: Fit, prototypes: Tensor, full_siz
     """Give the detections of one image their masks, and move the boxes to pixels of the original image.
 
     prototypes (m, h, w): of the image. Masks have the size of the network input, or with full_size of the original
-    image. Detections with an empty mask are dropped.
+    image; some may be empty.
     """
     boxes, coefficients = fit.to_original(detections.boxes), detections.coefficients
     if full_size:
         masks = masks_of_original(coefficients, prototypes, boxes, fit)
     else:
         masks = masks_of_input(coefficients, prototypes, detections.boxes, fit.canvas)
-    placed = replace(detections, boxes=boxes, masks=masks, coefficients=None)
-    return placed.only(masks.flatten(1).any(1))
+    return replace(detections, boxes=boxes, masks=masks, coefficients=None)
 
 
 def label_masks(labels: Instances, size: tuple[int, int], ratio: int = 4, overlap: bool = True) -> Tensor:

@@ -30,12 +30,8 @@ from ..ops.nms import Suppression
 from ..ops.polygons import Polygons
 from ..tasks import DETECT, Task
 from ..tasks.confusion import MATRIX_CONF
-<<<<<<< HEAD
-from ..tasks.detect import predict_decoded
-from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
-=======
 from ..tasks.detect import Decoded, predict_decoded
->>>>>>> 6df6d73 (wip)
+from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
 from ..tasks.metrics import Metrics
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances]], None]
@@ -50,13 +46,8 @@ class ValOptions:
     rule: which candidates are detections. The confusion matrix counts detections above 0.25, or above `rule.conf` where
     rule.conf is not the default. gains: weights of the losses; None computes no losses. autocast: half-precision type.
     augment: merge the detections on copies of each image. single: the samples have one class, "item"; every detection
-<<<<<<< HEAD
     counts as that class whatever the model's classes are, and no losses are computed. letterbox_ap:
-    compute Metrics.letterbox too.
-=======
-    counts as that class whatever the model's classes are, and no losses are computed. loss_options: further arguments
-    of the task's loss.
->>>>>>> 6df6d73 (wip)
+    compute Metrics.letterbox too. loss_options: further arguments of the task's loss.
     """
 
     rule: Suppression = Suppression(conf=DEFAULT_CONF, multi_label=True)
@@ -171,7 +162,9 @@ def _validate_batch(
     if options.single:
         detections = [replace(each, classes=torch.zeros_like(each.classes)) for each in detections]
     planes = [None] * len(fits) if decoded.prototypes is None else decoded.prototypes
-    original = Instances.cat([_original(task, *each) for each in zip(detections, fits, planes, indices, strict=True)])
+    placed = [_placed(task, *each) for each in zip(detections, fits, planes, indices, strict=True)]
+    original = Instances.cat([each.to("cpu") for each, _ in placed])
+    detections = [each.only(visible) for each, (_, visible) in zip(detections, placed, strict=True)]
     clock.lap("postprocess")
     seconds = clock.seconds()
     hits = None
@@ -181,15 +174,20 @@ def _validate_batch(
     return detections, _Part(list(indices), original, losses, seconds, hits)
 
 
-def _original(task: Task, detections: Instances, fit: Fit, prototypes: Tensor | None, index: int) -> Instances:
-    """Move detections from pixels of the network input to pixels of the original image, and to the CPU.
+def _placed(
+    task: Task, detections: Instances, fit: Fit, prototypes: Tensor | None, index: int
+) -> tuple[Instances, Tensor]:
+    """Move detections from pixels of the network input to pixels of the original image.
 
-    Masks have the size of the original image, and are encoded.
+    Masks get the size of the original image and are encoded. Also return which detections are visible: the others are
+    left out.
     """
     placed = task.place(detections, fit, prototypes, True)
+    visible = placed.visible
+    placed = placed.only(visible)
     if placed.masks is not None:
         placed = replace(placed, masks=None, encoded_masks=EncodedMasks.of(placed.masks))
-    return replace(placed, image=torch.full_like(placed.classes, index)).to("cpu")
+    return replace(placed, image=torch.full_like(placed.classes, index)), visible
 
 
 def _join(

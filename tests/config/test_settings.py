@@ -48,14 +48,14 @@ def test_old_names_are_translated_and_noted() -> None:
 
 
 def test_keys_without_effect_are_noted_once_and_are_no_settings() -> None:
-    settings = load_settings({"mask_ratio": 8, "label_smoothing": 0.1, "retina_masks": False})
+    settings = load_settings({"dnn": True, "label_smoothing": 0.1, "profile": False})
     assert settings.notes == (
-        "mask_ratio=8 has no effect: masks are not trained here.",
+        "dnn=True has no effect: no other runtimes are used.",
         "label_smoothing=0.1 has no effect: the assigner's soft labels take its place.",
     )
-    assert settings.given == frozenset() and "mask_ratio" not in settings.as_dict()
+    assert settings.given == frozenset() and "dnn" not in settings.as_dict()
     with pytest.raises(AttributeError):
-        settings.mask_ratio  # noqa: B018
+        settings.dnn  # noqa: B018
 
 
 def test_no_key_waits_to_be_built() -> None:
@@ -63,7 +63,7 @@ def test_no_key_waits_to_be_built() -> None:
 
 
 def test_settings_are_frozen_values() -> None:
-    settings = load_settings({"epochs": 3, "classes": [0, 2], "mask_ratio": 8})
+    settings = load_settings({"epochs": 3, "classes": [0, 2], "dnn": True})
     with pytest.raises(AttributeError, match="replace"):
         settings.epochs = 4
     with pytest.raises(AttributeError, match="Did you mean 'epochs'"):

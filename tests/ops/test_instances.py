@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
+from bitfalcon_plugin.ops.encoded_masks import EncodedMasks
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.ops.polygons import Polygons
 
@@ -24,6 +25,8 @@ def full() -> Instances:
         image=torch.tensor([0, 0, 1]),
         polygons=Polygons(points, torch.tensor([3, 0, 4])),
         masks=torch.eye(3, dtype=torch.bool)[:, None].expand(3, 4, 3),
+        encoded_masks=EncodedMasks([{"size": [4, 3], "counts": bytes([48 + number])} for number in range(3)]),
+        coefficients=torch.arange(6.0).view(3, 2),
         keypoints=torch.arange(18, dtype=torch.float64).view(3, 2, 3),
         angles=torch.tensor([0.1, 0.2, 0.3]),
     )
@@ -38,6 +41,8 @@ def plain(instances: Instances) -> list[dict[str, object]]:
             value = getattr(instances, field.name)
             if isinstance(value, Polygons):
                 row[field.name] = value.split()[index].tolist()
+            elif isinstance(value, EncodedMasks):
+                row[field.name] = value.codes[index]
             elif value is not None:
                 row[field.name] = value[index].tolist()
         rows.append(row)
@@ -72,7 +77,7 @@ def test_a_part_without_polygons_has_objects_without_polygons():
 
 def test_every_tensor_goes_to_a_device():
     moved = full().to("meta")
-    tensors = [getattr(moved, field.name) for field in fields(moved) if field.name != "polygons"]
+    tensors = [getattr(moved, field.name) for field in fields(moved) if field.name not in ("polygons", "encoded_masks")]
     assert all(tensor.is_meta for tensor in (*tensors, moved.polygons.points, moved.polygons.counts))
 
 
