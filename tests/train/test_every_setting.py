@@ -276,6 +276,8 @@ TESTED_BY = {
     "models/weights/test_packed_layout.py": "fmt",
     "data/formats/test_dataset_yaml.py": "allow_outside",
     "test_cli.py": "debug",
+    "train/test_segment.py": "mask_ratio",
+    "tasks/test_segment_loss.py": "overlap_mask",
 }
 
 
