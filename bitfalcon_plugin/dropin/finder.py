@@ -202,10 +202,16 @@ def _missing(module: ModuleType, name: str) -> str:
     tables = (*ALIASES, *REFUSED_MODULES, *EMPTY_MODULES)
     names = [key.rpartition(".")[2] for key in tables if key.rpartition(".")[0] == relative]
     names += [item.name for item in pkgutil.iter_modules(module.__path__)]
-    names += [key for key in vars(module) if not key.startswith("_")]
+    names += [key for key, value in vars(module).items() if _is_handed_out(key, value)]
     names += [*LAZY.get(relative, ()), *(REFUSED if relative in REFUSED_IN else ())]
     known = [key for key in names if key and not (relative == "" and key in OWN_PARTS)]
     return f"{join(WIDER, relative)} has no {name!r} in bitfalcon.{did_you_mean(name, known)}"
+
+
+def _is_handed_out(name: str, value: object) -> bool:
+    """Whether a name of a module is one for scripts, and not something that the module imports for itself."""
+    imported = isinstance(value, ModuleType) and not value.__name__.startswith(HERE)
+    return not (name.startswith("_") or name == "annotations" or imported)
 
 
 def start(module: ModuleType) -> None:

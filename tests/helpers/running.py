@@ -2,18 +2,57 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from bitfalcon_plugin import cli
+from bitfalcon_plugin.dropin.finder import FINDER
 from bitfalcon_plugin.dropin.hook import uninstall
+
+
+@contextlib.contextmanager
+def restored() -> Iterator[None]:
+    """Afterwards: arguments, folders, environment and main module as before, and the door's modules unpatched."""
+    argv, path, main, environment = sys.argv, list(sys.path), sys.modules["__main__"], dict(os.environ)
+    before = [(module, dict(vars(module))) for module in FINDER.own_modules()]
+    level = logging.getLogger("ultralytics").level
+    try:
+        yield
+    finally:
+        sys.argv, sys.path[:], sys.modules["__main__"] = argv, path, main
+        os.environ.clear()
+        os.environ.update(environment)
+        for module, values in before:
+            vars(module).update(values)
+        logging.getLogger("ultralytics").setLevel(level)
+        uninstall()
 
 
 @pytest.fixture()
 def as_it_was() -> Iterator[None]:
-    """Afterwards: sys.argv, sys.path, the main module and the meaning of `ultralytics` as before."""
-    argv, path, main = sys.argv, list(sys.path), sys.modules["__main__"]
-    yield
-    sys.argv, sys.path[:], sys.modules["__main__"] = argv, path, main
-    uninstall()
+    """What `restored` says, after a test."""
+    with restored():
+        yield
+
+
+def run_script(path: Path, folder: Path, arguments: Sequence[str] = (), stand_ins: Sequence[ModuleType] = ()):
+    """Run a script in a folder by `bitfalcon run`, with modules that stand in for packages.
+
+    Return its exit code, its variables at its end, and what it printed on stdout and on stderr.
+    """
+    with restored(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for module in stand_ins:
+            patch.setitem(sys.modules, module.__name__.rpartition(".")[2], module)
+        with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as errors:
+            code = cli.main(["run", str(path), *arguments])
+        left = SimpleNamespace(**vars(sys.modules["__main__"]))
+    return code, left, output.getvalue(), errors.getvalue()

@@ -1,104 +1,132 @@
-"""Scripts as tutorials have them, in which only the import was changed: run whole, in a folder with a small dataset."""
+"""Scripts as tutorials have them, unchanged, run by `bitfalcon run` in a folder with weights, a dataset and pictures.
+
+tests/helpers/script_checks.py says what each must have done.
+"""
 
 from __future__ import annotations
 
-import csv
-import re
+import importlib
+import os
 import runpy
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
-from tests.helpers.coloured import lay_out
-from tests.helpers.paths import TESTS
+from tests.helpers.paths import ROOT, TESTS
+from tests.helpers.running import run_script
+from tests.helpers.shapes import HEIGHT, WIDTH, lay_out
 
-SCRIPTS = TESTS / "scripts"
-UNTYPED = sorted(path for path in SCRIPTS.glob("*.py") if path.stem != "typed_client")
-COLOURS = ("red", "green", "blue")
+pytest.register_assert_rewrite("tests.helpers.script_checks")
+from tests.helpers import script_checks  # noqa: E402
+
+SCRIPTS = {path.stem: path for path in sorted((TESTS / "scripts").glob("*.py")) if path.stem != "typed_client"}
+FIRST = "train_and_plot"  # makes best.pt
+# Packages without which a script cannot run; it is skipped where one is missing.
+NEEDS = {
+    "count_unique_objects": ("trackers",),
+    "dataframe_json": ("pandas",),
+    "fastapi_service": ("fastapi", "httpx"),
+    "flask_service": ("flask",),
+    "heatmap_and_regions": ("supervision", "trackers", "cv2"),
+    "line_counter_supervision": ("supervision", "trackers", "cv2"),
+    "object_counter": ("supervision", "trackers", "cv2"),
+    "sahi_slicing": ("sahi",),
+    "track_history": ("trackers", "cv2"),
+    "tuning": ("optuna",),
+    "zones_supervision": ("supervision",),
+}
+# Packages that a module of tests/helpers/stubs takes the place of.
+STUBBED = {
+    "annotator": ("cv2",),
+    "draw_boxes_opencv": ("cv2",),
+    "gradio_app": ("gradio",),
+    "old_imports": ("cv2",),
+    "streamlit_page": ("streamlit",),
+    "video_to_its_end": ("cv2",),
+    "webcam_loop": ("cv2",),
+}
+# Scripts that touch what is not written yet.
+WAITING = {
+    "callbacks", "custom_predictor", "custom_trainer", "custom_validator", "dataset_loader", "feature_hooks", "filters",
+    "grad_cam", "heatmap_and_regions", "model_info", "object_counter", "old_imports", "quiet_logging", "settings_page",
+    "torch_save_model", "trainer_overrides", "transfer_learning", "tuning", "video_to_its_end", "webcam_loop",
+    "weighted_dataset",
+}  # fmt: skip
+IN_A_PROCESS = ("multiprocess_predict",)  # it starts workers, which read the command line of their parent
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """The folder in which train_and_plot.py has run, and what it left in its variables."""
+def trained(tmp_path_factory) -> tuple:
+    """The folder in which train_and_plot.py has run, and to which it has left best.pt; what run_script returns."""
     folder = tmp_path_factory.mktemp("scripts")
     lay_out(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        return folder, runpy.run_path(str(SCRIPTS / "train_and_plot.py"))
+    done = run_script(SCRIPTS[FIRST], folder)
+    assert done[0] == 0, done[3]
+    shutil.copy(folder / "runs/detect/shapes/weights/best.pt", folder / "best.pt")
+    return folder, done
 
 
 @pytest.fixture()
-def here(trained, tmp_path, monkeypatch):
-    """A folder with its best weights as best.pt, and all pictures of the dataset as images/."""
-    folder, _ = trained
-    shutil.copy(folder / "runs/detect/shapes/weights/best.pt", tmp_path / "best.pt")
-    (tmp_path / "images").mkdir()
-    for split in ("train", "val"):
-        for path in (folder / f"data/images/{split}").iterdir():
-            shutil.copy(path, tmp_path / f"images/{split}{path.name}")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-def truth(folder: Path, image: str) -> tuple[int, list[float]]:
-    """Class and corners in pixels of the one object of a picture such as val0.png, from its label file."""
-    split, number = re.fullmatch(r"(train|val)(\d+)\.png", image).groups()
-    cls, cx, cy, w, h = map(float, (folder / f"data/labels/{split}/{number}.txt").read_text().split())
-    return int(cls), [(cx - w / 2) * 64, (cy - h / 2) * 48, (cx + w / 2) * 64, (cy + h / 2) * 48]
-
-
-def overlap(a: list[float], b: list[float]) -> float:
-    """Intersection over union of two boxes x1, y1, x2, y2."""
-    sides = [min(a[k + 2], b[k + 2]) - max(a[k], b[k]) for k in (0, 1)]
-    inner = max(sides[0], 0) * max(sides[1], 0)
-    return inner / (sum((box[2] - box[0]) * (box[3] - box[1]) for box in (a, b)) - inner)
+def here(trained, tmp_path, monkeypatch) -> Path:
+    """A copy of the folder, without what the script wrote but best.pt."""
+    folder = tmp_path / "here"
+    shutil.copytree(trained[0], folder, ignore=shutil.ignore_patterns("runs", "results*.jpg", "*.cache"))
+    monkeypatch.setenv("BITFALCON_CONFIG", str(tmp_path / "settings"))
+    return folder
 
 
 def test_train_and_plot(trained):
-    folder, left = trained
-    map50 = left["results"].box.map50
-    assert map50 > 0.5 and left["metrics"].box.map50 == pytest.approx(map50, abs=1e-6)
-    assert [row["epoch"] for row in left["rows"]] == list(range(1, 41)) and max(left["curve"]) > 0.5
-    assert left["model"].names == dict(enumerate(COLOURS))
-    for index in range(4):
-        with (
-            Image.open(folder / f"results{index}.jpg") as picture,
-            Image.open(folder / f"data/images/val/{index}.png") as plain,
-        ):
-            assert picture.size == plain.size
-            changed = np.abs(np.asarray(picture, int) - np.asarray(plain.convert("RGB"), int)).max(2) > 60
-            assert changed.sum() > 20  # a box is drawn in
+    folder, (_, left, output, _) = trained
+    script_checks.train_and_plot(left, output, folder)
 
 
-def test_batch_to_csv(trained, here):
-    runpy.run_path(str(SCRIPTS / "batch_to_csv.py"))
-    with open("detections.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    detections: dict[str, list] = {}
-    for row in rows:
-        assert row["class"] in COLOURS and 0.25 < float(row["confidence"]) <= 1
-        assert (row["width"], row["height"]) == ("64", "48")
-        detections.setdefault(row["image"], []).append(
-            (row["class"], [float(row[key]) for key in ("x1", "y1", "x2", "y2")])
-        )
-    hits = 0
-    for image in sorted(path.name for path in Path("images").iterdir()):
-        cls, box = truth(trained[0], image)
-        hits += any(name == COLOURS[cls] and overlap(box, other) > 0.5 for name, other in detections.get(image, ()))
-    assert hits >= 9  # of 14
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in (FIRST, *IN_A_PROCESS)])
+def test_script(name, here):
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    if "cv2" in NEEDS.get(name, ()):
+        write_clip(here)
+    stand_ins = [importlib.import_module(f"tests.helpers.stubs.{package}") for package in STUBBED.get(name, ())]
+    for module in stand_ins:
+        module.LOG.clear()
+    if name in WAITING:
+        pytest.xfail("waits for other parts")
+    code, left, output, errors = run_script(SCRIPTS[name], here, stand_ins=stand_ins)
+    assert code == 0, errors
+    getattr(script_checks, name)(left, output, here)
 
 
-def test_stream_loop(here):
-    left = runpy.run_path(str(SCRIPTS / "stream_loop.py"))
-    assert left["frames"] == 12 and sum(left["counts"].values()) >= 9 and set(left["counts"]) == set(COLOURS)
-    pictures = sorted(Path("frames").glob("*.jpg"))
-    assert 7 <= len(pictures) <= 12 and left["frame"].shape == (48, 64, 3)
-    lines = [line.split() for line in Path("frames/labels.txt").read_text().splitlines()]
-    assert len(lines) == sum(left["counts"].values())
-    assert all(len(line) == 6 and 0 <= float(line[5]) <= 1 for line in lines)
+def write_clip(folder: Path) -> None:
+    """Write the pictures of frames/ as clip.mp4."""
+    import cv2
+
+    writer = cv2.VideoWriter(str(folder / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (WIDTH, HEIGHT))
+    for path in sorted((folder / "frames").glob("*.png")):
+        writer.write(cv2.imread(str(path)))
+    writer.release()
+
+
+@pytest.mark.parametrize("name", IN_A_PROCESS)
+def test_script_in_a_process_of_its_own(name, here):
+    command = [sys.executable, "-m", "bitfalcon_plugin", "run", str(SCRIPTS[name])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    getattr(script_checks, name)(None, done.stdout, here)
+
+
+def test_every_script_has_a_check_and_is_long_enough_for_its_kind():
+    assert len(SCRIPTS) >= 50 and {*NEEDS, *STUBBED, *IN_A_PROCESS} <= {*SCRIPTS}
+    assert [name for name in SCRIPTS if not callable(getattr(script_checks, name, None))] == []
+
+
+@pytest.mark.parametrize("path", SCRIPTS.values(), ids=lambda path: path.stem)
+def test_scripts_know_nothing_of_this_package(path):
+    text = path.read_text()
+    assert "bitfalcon" not in text and ("import ultralytics" in text or "from ultralytics" in text or "sahi" in text)
 
 
 @pytest.mark.parametrize("path", sorted((TESTS / "bench").glob("*.py")), ids=lambda path: path.stem)
@@ -106,9 +134,3 @@ def test_measurements_import_names_that_exist(path, monkeypatch):
     """Nothing is measured: measurements are run by hand."""
     monkeypatch.chdir(TESTS.parent)
     runpy.run_path(str(path), run_name="imported")
-
-
-@pytest.mark.parametrize("path", UNTYPED, ids=lambda path: path.stem)
-def test_scripts_import_nothing_of_ours_but_the_model(path):
-    lines = path.read_text().splitlines()
-    assert [line for line in lines if "bitfalcon" in line] == ["from bitfalcon_plugin import YOLO"]

@@ -3,13 +3,13 @@
 import csv
 from pathlib import Path
 
-from bitfalcon_plugin import YOLO
+from ultralytics import YOLO
 
 model = YOLO("best.pt")
 model.to("cpu")
 model.fuse()
 
-images = sorted(Path("images").glob("*.png"))
+images = sorted(Path("frames").glob("*.png"))
 batch_size = 4
 
 with open("detections.csv", "w", newline="") as f:

@@ -3,14 +3,14 @@
 import os
 import time
 
-from bitfalcon_plugin import YOLO
+from ultralytics import YOLO
 
-SOURCE = "images"  # a webcam would be 0
+SOURCE = "frames"  # a webcam would be 0
 
 model = YOLO("best.pt", task="detect")
 model.overrides["conf"] = 0.25
 model.overrides["max_det"] = 50
-os.makedirs("frames", exist_ok=True)
+os.makedirs("shown", exist_ok=True)
 
 counts = dict.fromkeys(model.names.values(), 0)
 started, frames = time.time(), 0
@@ -23,8 +23,8 @@ for result in model.predict(source=SOURCE, stream=True, imgsz=64, device="cpu", 
         crop = frame[y1:y2, x1:x2]
         print(f"{name} {float(box.conf):.2f} {crop.shape[1]}x{crop.shape[0]}")
     if len(result):
-        result.save(filename=f"frames/{frames:04d}.jpg")
-        result.save_txt("frames/labels.txt", save_conf=True)
+        result.save(filename=f"shown/{frames:04d}.jpg")
+        result.save_txt("shown/labels.txt", save_conf=True)
     fps = 1000 / max(sum(result.speed.values()), 1e-6)
     print(f"frame {frames}: {len(result)} objects, {fps:.0f} fps")
     frames += 1

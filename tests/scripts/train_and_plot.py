@@ -3,8 +3,7 @@
 import csv
 
 from PIL import Image
-
-from bitfalcon_plugin import YOLO
+from ultralytics import YOLO
 
 # Build a new model from a YAML
 model = YOLO("small.yaml")
@@ -13,15 +12,19 @@ model.info()
 
 # Train it
 results = model.train(
-    data="data/data.yaml",
-    epochs=40,
+    data="data.yaml",
+    epochs=14,
     imgsz=64,
-    batch=5,
-    nbs=5,
+    batch=8,
+    nbs=8,
     optimizer="AdamW",
     lr0=0.02,
     warmup_epochs=0,
     mosaic=0.0,
+    scale=0.2,
+    hsv_h=0.0,
+    hsv_s=0.0,
+    hsv_v=0.0,
     device="cpu",
     workers=0,
     project="runs/detect",
@@ -45,6 +48,6 @@ print("best epoch", max(range(len(curve)), key=curve.__getitem__) + 1, "of", int
 
 # Predict with the best weights, and plot
 model = YOLO(model.trainer.best)
-for i, r in enumerate(model("data/images/val", conf=0.1)):
+for i, r in enumerate(model("images/val", conf=0.1)):
     im_bgr = r.plot()
     Image.fromarray(im_bgr[..., ::-1]).save(f"results{i}.jpg")
