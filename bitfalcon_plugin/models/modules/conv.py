@@ -7,6 +7,7 @@ convolution: Howard et al. 2017, arXiv:1704.04861. Attribute names are the keys 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,13 @@ def activation(act: bool | nn.Module | None) -> nn.Module:
     return DefaultActivation() if act else nn.Identity()
 
 
+def same_padding(k: int | Sequence[int], d: int = 1) -> int | tuple[int, ...]:
+    """Return the padding that keeps the size at stride 1, for a kernel of side k, or of sides k, and dilation d."""
+    if isinstance(k, int):
+        return (d * (k - 1) + 1) // 2
+    return tuple((d * (side - 1) + 1) // 2 for side in k)
+
+
 class Conv(nn.Module):
     """Convolution without bias, batch norm, activation.
 
@@ -49,7 +57,7 @@ class Conv(nn.Module):
         act: bool | nn.Module = True,
     ):
         super().__init__()
-        padding = (d * (k - 1) + 1) // 2 if p is None else p
+        padding = same_padding(k, d) if p is None else p
         self.conv = nn.Conv2d(c_in, c_out, k, s, padding, dilation=d, groups=g, bias=False)
         self.bn = nn.BatchNorm2d(c_out, eps=EPS, momentum=MOMENTUM)
         self.act = activation(act)
