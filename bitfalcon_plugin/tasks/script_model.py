@@ -182,6 +182,11 @@ class ScriptModel(Detector):
         if any(ours is not row for ours, row in zip(detector.model, rows)) or len(rows) != len(detector.model):
             detector.model = nn.Sequential(*rows)
 
+    def plain(self) -> Detector:
+        """Return the Detector with these layers, for code that reads raw outputs."""
+        self.give_rows()
+        return self._detector[0]
+
     def has_hooks(self) -> bool:
         """Whether any module has a hook, as scripts and torch.nn.utils.prune register them."""
         return any(module.__dict__.get(name) for module in self.modules() for name in HOOKS)
@@ -246,7 +251,10 @@ class ScriptModel(Detector):
 
 
 class LiveModel(Detector):
-    """A ScriptModel as the Detector that predict and val run: the same layers and hooks, raw outputs, not folded."""
+    """A ScriptModel as a Detector: its forward, layers, hooks and losses, and raw outputs. It is never folded.
+
+    What a script has overridden runs: predict and val take it where there are hooks, training where there is a loss.
+    """
 
     def __init__(self, script: ScriptModel):
         nn.Module.__init__(self)
@@ -255,12 +263,28 @@ class LiveModel(Detector):
         self.names, self.model, self._script = dict(script.names), script.model, (script,)
         weight = next(script.parameters())
         self.how = f"{str(weight.dtype)[6:]}, not folded, because a script has hooks on it, on {weight.device}"
-        self.training = False
+        self.training = script.training
+
+    @property
+    def script(self) -> ScriptModel:
+        """The network whose outputs these are."""
+        return self._script[0]
 
     def forward(self, images: Tensor) -> Raw:
         """As Detector.forward."""
-        script = self._script[0]
-        return script.raw_of(script(images))
+        return self.script.raw_of(self.script(images))
+
+    def loss(self, batch: Mapping[str, Tensor], preds: Outputs | None = None) -> tuple[Tensor, Tensor]:
+        """As ScriptModel.loss, or as the script has it."""
+        return self.script.loss(batch, preds)
+
+    def train(self, mode: bool = True) -> LiveModel:
+        """Set the mode of the layers and of the script's network."""
+        self.script.training = mode
+        return super().train(mode)
+
+    def __deepcopy__(self, memo: dict[int, object]) -> LiveModel:
+        return LiveModel(copy.deepcopy(self.script, memo))
 
 
 def _yaml_of(detector: Detector) -> dict[str, object]:

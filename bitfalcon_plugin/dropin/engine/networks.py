@@ -21,7 +21,7 @@ from ...models.inference.prepare import prepare_for_inference
 from ...models.weights.checkpoint import Checkpoint
 from ...models.weights.foreign import ADOPTED_SETTINGS, open_checkpoint
 from ...models.working_model import WorkingModel
-from ...tasks.script_model import ScriptModel
+from ...tasks.script_model import LiveModel, ScriptModel
 
 
 def checkpoint_of(settings: Settings, silent: bool = False) -> Checkpoint | None:
@@ -59,7 +59,9 @@ def checkpoint_from_network(network: nn.Module, known: Checkpoint | None = None)
 
 
 def checked(network: object) -> Detector:
-    """Return a network that can be trained. Raises UserError for anything else."""
+    """Return a network that can be trained, with raw outputs. Raises UserError for anything else."""
+    if isinstance(network, ScriptModel):
+        return LiveModel(network) if has_own_loss(network) else network.plain()
     if isinstance(network, Detector):
         return network
     kind = type(network).__name__
@@ -87,6 +89,7 @@ def has_own_loss(network: nn.Module) -> bool:
     """Whether a script gave a network a loss: by a subclass, on the class, or as its attribute `criterion`."""
     if getattr(network, "criterion", None) is not None:
         return True
+    network = network.script if isinstance(network, LiveModel) else network
     usual = _USUAL_LOSSES[isinstance(network, ScriptModel)]
     return any(getattr(type(network), name, None) is not method for name, method in usual.items())
 
@@ -127,6 +130,10 @@ def prepare_copy(network: nn.Module, settings: Settings) -> nn.Module:
     if not isinstance(network, Detector):
         return network
     device = select_device(settings.device) if "device" in settings.given else next(network.parameters()).device
+    if isinstance(network, ScriptModel):
+        if network.has_hooks():
+            return network.live(device)
+        network = network.plain()
     prepared = prepare_for_inference(network, device, half=settings.half, compiling=settings.compile)
     prepared.names = dict(network.names)
     return prepared

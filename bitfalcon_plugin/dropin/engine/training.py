@@ -160,8 +160,9 @@ def _model(
         else:
             run.initial = own(settings, start, data)
             script.model = run.initial.model
-    network = checked(script.model)
+    checked(script.model)
     script.set_model_attributes()
+    network = checked(script.model)  # with the attributes that were set
     run.fits = fits_its_graph(network)
     if not run.fits:
         print_note(
