@@ -50,7 +50,7 @@ def parse_tokens(tokens: Sequence[str], notes: list[str] | None = None) -> tuple
     Raises one UserError with every token that cannot be read and every wrong setting.
     """
     command = _Command(notes=[] if notes is None else notes)
-    plain_tokens = _without_dashes(_join_equals(tokens), command.notes)
+    plain_tokens = _without_dashes(join_equals(tokens), command.notes)
     for token in _join_brackets(plain_tokens, command.problems):
         command.read(token)
     if command.verb in COMMANDS:
@@ -62,7 +62,7 @@ def parse_tokens(tokens: Sequence[str], notes: list[str] | None = None) -> tuple
     return command.verb, command.overrides
 
 
-def _join_equals(tokens: Sequence[str]) -> list[str]:
+def join_equals(tokens: Sequence[str]) -> list[str]:
     """Join `k = v`, `k= v` and `k =v` to `k=v`, unless the next token has an `=` of its own."""
     joined: list[str] = []
     for token in map(str.strip, tokens):
