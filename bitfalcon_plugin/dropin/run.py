@@ -15,10 +15,13 @@ from pathlib import Path
 from types import ModuleType, TracebackType
 
 from ..config.errors import MissingFileError, UserError, did_you_mean
+from . import finder
+from .finder import NotFoundError
 from .hook import install
 
 USAGE = "for example: bitfalcon run script.py, bitfalcon run -m module, bitfalcon run notebook.ipynb"
 PYTHON = ("python", "python3")
+FINDING = (finder.__file__, "<frozen importlib._bootstrap>")  # code that looks for modules
 COMMANDS = ("yolo", "ultralytics")  # the wider package's command, under its two names
 
 
@@ -106,15 +109,24 @@ def _exit_code_of(action: Callable[[], object]) -> int:
         print(end.code, file=sys.stderr)
         return 1
     except BaseException as error:  # noqa: BLE001  KeyboardInterrupt is shown too
-        error.with_traceback(_without_outer_frames(error.__traceback__))
+        error.with_traceback(_frames_of_script(error))
         sys.stdout.flush()
         sys.excepthook(type(error), error, error.__traceback__)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
 
 
-def _without_outer_frames(trace: TracebackType | None) -> TracebackType | None:
-    """The traceback from the first frame of the script on; None for a script that could not be read."""
+def _frames_of_script(error: BaseException) -> TracebackType | None:
+    """The traceback from the first frame of the script on; None for a script that could not be read.
+
+    It ends where a missing module is imported: Python leaves the frames of its own finders out too.
+    """
+    trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_globals.get("__name__") != "__main__":
         trace = trace.tb_next
+    last = trace
+    while isinstance(error, NotFoundError) and last is not None and last.tb_next is not None:
+        if last.tb_next.tb_frame.f_code.co_filename in FINDING:
+            last.tb_next = None
+        last = last.tb_next
     return trace

@@ -30,6 +30,7 @@ from tests.helpers.coloured import lay_out
 from tests.helpers.fake_tracker import clip
 from tests.helpers.foreign import write
 from tests.helpers.paths import ROOT
+from tests.helpers.running import restored
 from tests.models.test_conformance import VECTORS, foreign_state
 
 FOLDERS = ("bitfalcon_plugin", "cfg", "compat", "tests")
@@ -47,6 +48,7 @@ NOT_RUN = {
     "python -m pytest": "the tests that are running now",
     "ruff format": "tests/house/test_style.py checks layout and mistakes",
     "python tests/bench/": "measures for minutes; each file is run by hand",
+    "bitfalcon run notebook.ipynb": "needs a kernel; tests/dropin/test_notebook.py runs one",
     "bitfalcon selftest": "trains for minutes; tests/benchmark/test_selftest.py replaces the training",
     "torchrun": "needs two machines; tests/train/test_two_processes.py trains in two processes",
 }
@@ -80,7 +82,7 @@ def shortened(words: list[str]) -> list[str]:
     """Return the words of a command with the values of SHORT or SMALL."""
     if "train" in words and any(word.startswith("resume=") for word in words):
         return [RESUMED_EPOCHS if word.startswith("epochs=") else word for word in words]
-    if not set(words) & set(TRAINING):
+    if words[0] == "run" or not set(words) & set(TRAINING):
         given = [word.partition("=")[0] for word in words]
         words = [f"{key}={SMALL[key]}" if key in SMALL else word for key, word in zip(given, words)]
         return [*words, "imgsz=64"] if words[0] in MEASURING and "imgsz" not in given else words
@@ -105,6 +107,9 @@ def template(tmp_path_factory) -> Path:
         Image.open(folder / "images/0.png").convert("RGB").save(folder / name)
     if _installed("trackers"):
         _video(folder)
+    (folder / "tools").mkdir()
+    for name in ("script.py", "tools/count.py"):
+        (folder / name).write_text("from ultralytics import YOLO\nprint(YOLO('best.pt').names)\n")
     _interrupted_run(folder)
     shutil.copy(folder / "runs/detect/train/weights/best.pt", folder / "best.pt")
     for name, vector in (("yolov12n.pt", "checkpoint-v1-n-released-layout"), ("turbo-n.pt", "checkpoint-turbo-n")):
@@ -178,7 +183,8 @@ def test_commands(page, here, quick, capsys):
     for command in filter(lambda line: not _not_run(line), commands(PAGES[page])):
         name, *words = shlex.split(command.partition("|")[0])
         assert name == "bitfalcon", f"{command}: say in NOT_RUN why it is not run, or run it here"
-        code = main(shortened(words))
+        with restored():
+            code = main(shortened(words))
         output = capsys.readouterr()
         if words[0] == "doctor":  # ends with 1 where a dataset has warnings; the copies in images/ are such
             code = 0 if code == 1 and "warning" in output.out else code
@@ -198,7 +204,8 @@ def test_scripts(page, here, monkeypatch):
             continue
         if _lacks_package(script):
             continue
-        exec(compile(script, page, "exec"), {"batches": [torch.rand(2, 3, 64, 64)]})
+        with restored():
+            exec(compile(script, page, "exec"), {"batches": [torch.rand(2, 3, 64, 64)]})
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "yaml")])
