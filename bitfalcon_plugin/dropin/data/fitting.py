@@ -53,7 +53,7 @@ class LetterBox:
         self.padding_value, self.interpolation = padding_value, interpolation  # 1 is OpenCV's INTER_LINEAR
 
     def __call__(self, labels: Labels | None = None, image: np.ndarray | None = None) -> Any:
-        """Return the image (H, W, c); or, of a dict, the dict with img, resized_shape, ratio_pad and moved instances."""
+        """Return the image (H, W, c); of a dict, the dict with img, resized_shape, ratio_pad and moved instances."""
         labels = {} if labels is None else labels
         image = labels["img"] if image is None else image
         image = image[..., None] if image.ndim == 2 else image

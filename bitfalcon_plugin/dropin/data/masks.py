@@ -57,7 +57,7 @@ def _filled(imgsz: tuple[int, int], polygons: Sequence[np.ndarray]) -> Tensor:
 
 
 def _reduced(planes: Tensor, ratio: int) -> Tensor:
-    """Planes (n, h, w) bool at 1 / ratio of their size, uint8: 1 where the pixels around a cell's middle are mostly 1."""
+    """Planes (n, h, w) bool at 1 / ratio of their size, uint8: 1 where the middle pixels of a cell are mostly 1."""
     if ratio == 1:
         return planes.to(torch.uint8)
     height, width = planes.shape[1] // ratio, planes.shape[2] // ratio

@@ -1,4 +1,4 @@
-"""The form of transforms of one image: a dict in, a dict out. And the way from such a dict to our augmentation and back.
+"""Transforms of one image take a dict and return it. Such dicts become arguments of our augmentation and come back.
 
 The dict has img (h, w, 3) BGR uint8, cls (n, 1), instances, and what a dataset adds (im_file, ori_shape, ...).
 Facts: spec/dropin-helpers.md section 8.
