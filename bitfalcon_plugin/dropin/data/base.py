@@ -132,7 +132,7 @@ class BaseDataset(Dataset):
         file, saved = Path(self.im_files[i]), self.npy_files[i]
         if saved.is_file() and (not file.is_file() or saved.stat().st_mtime >= file.stat().st_mtime):
             try:
-                return np.load(saved, allow_pickle=False)
+                return np.load(saved)  # never unpickles: an array of objects is a ValueError
             except ValueError:
                 LOGGER.warning(f"{self.prefix}{saved} is no image of cache='disk'; {file} is read.")
         try:
@@ -163,7 +163,7 @@ class BaseDataset(Dataset):
     def cache_images_to_disk(self, i: int) -> None:
         """Write image i as .npy beside it, where there is none."""
         if not self.npy_files[i].exists():
-            np.save(self.npy_files[i], self._read(i), allow_pickle=False)
+            np.save(self.npy_files[i], self._read(i))
 
     def check_cache_ram(self, safety_margin: float = SPARE_MEMORY - 1) -> bool:
         """Whether memory holds all images; from the size of thirty of them. Says so where it does not."""
