@@ -214,6 +214,9 @@ class ScriptModel(Detector):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         ScriptModel.__init__(twin, copy.deepcopy(self._detector[0], memo), copy.deepcopy(self.args, memo), self.origin)
+        for name, module in self._modules.items():  # layers that a subclass has beside the rows
+            if name != "model":
+                twin.add_module(name, copy.deepcopy(module, memo))
         return twin
 
     def to_checkpoint(self) -> Checkpoint:

@@ -174,7 +174,7 @@ def test_a_step_of_the_script_is_the_only_one(place):
         pass
 
     trainer = run(Both)
-    assert trainer.model is trainer.first
+    assert trainer.model is trainer.first.plain()
     assert all(value.equal(trainer.before[name]) for name, value in trainer.model.named_parameters())
 
 

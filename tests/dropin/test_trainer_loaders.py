@@ -68,9 +68,9 @@ def test_a_loader_of_the_script_gives_all_batches(place, capsys):
 
 
 def test_it_learns_from_these_batches(place):
-    options = {"epochs": 20, "batch": 4, "optimizer": "SGD", "lr0": 0.05, "warmup_epochs": 0, "nbs": 4, "val": False}
-    trainer = run(OfSquares, **options)
-    assert trainer.metrics["metrics/mAP50(B)"] > 0.9
+    options = {"epochs": 10, "batch": 4, "optimizer": "SGD", "lr0": 0.02, "warmup_epochs": 0, "nbs": 4, "val": False}
+    losses = [float(row["train/box_loss"]) for row in rows(run(OfSquares, **options))]
+    assert losses[-1] < losses[0] / 3
 
 
 def test_a_batch_without_a_key_says_which(place):

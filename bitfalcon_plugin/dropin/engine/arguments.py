@@ -14,6 +14,19 @@ from ..utils.namespace import IterableSimpleNamespace
 NOT_OURS = ("mode", "session", "save_dir")  # the class itself says its mode; save_dir is kept beside the settings
 
 
+class ModelArguments(dict):
+    """The settings as a network has them, `net.args`: a dict whose keys are attributes too."""
+
+    def __getattr__(self, name: str) -> object:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __reduce__(self) -> tuple:
+        return ModelArguments, (dict(self),)
+
+
 class Given:
     """What a script gave: `cfg`, `overrides`, and later changes of the namespace `args`.
 

@@ -30,6 +30,7 @@ class TrainerAttributes(CallbackOwner):
     _folder: Path | None
 
     epoch = Running(default=0)
+    epochs = Running()
     optimizer = Running()
     scaler = Running()
     stop = Running(default=False)

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ...config.errors import UserError
 from ...ops.boxes import xyxy_from_xywh
 from ...ops.letterbox import Fit, letterbox_fit
+from ...tasks.detect import Decoded
 
 PARTS = {"bboxes": slice(0, 4), "conf": 4, "cls": 5, "extra": slice(6, None)}  # name -> columns
 
@@ -44,6 +46,18 @@ class Detections(Tensor):
     def get(self, key: str, default: object = None) -> Any:
         """The columns of a name."""
         return self[key] if key in PARTS else default
+
+
+def decoded_of(preds: Any, nc: int) -> Decoded:
+    """Return outputs as scripts have them, decoded (B, 4+nc, A) alone or before the raw ones, for suppression."""
+    candidates = preds[0] if isinstance(preds, (tuple, list)) else preds
+    return Decoded(candidates, nc or candidates.shape[1] - 4)
+
+
+def boxes_only(task: str, what: str) -> None:
+    """Raise UserError for a task of which `what`, which a script does by itself, knows the boxes only."""
+    if task != "detect":
+        raise UserError(f"task {task}: {what} by a script's own methods is supported for the task detect only.")
 
 
 def rows_of(detections: Any) -> Tensor:

@@ -31,8 +31,8 @@ from ...val.loop import DEFAULT_CONF, progress
 from ...val.pictures import Pictures
 from ...val.run import Share, counted_batch, loader_of, options_of
 from .datasets import dict_of_data
-from .detections import label_rows, rows_of
-from .networks import has_own_loss, losses_of
+from .detections import boxes_only, label_rows, rows_of
+from .losses import has_own_loss, losses_of
 from .overriding import is_replaced
 
 Script = Any  # a BaseValidator or BaseTrainer, whose file imports this one
@@ -108,6 +108,7 @@ def measure(
     script: Script, network: nn.Module, trainer: Script | None = None, settings: Settings | None = None
 ) -> dict[str, Any]:
     """Validate a network by the methods of `script`; returns the numbers by name, of a trainer with its losses."""
+    boxes_only(script.task, "validation")
     network.eval()
     script.device = next(network.parameters()).device
     if trainer is not None:
@@ -188,7 +189,8 @@ def _half(trainer: Script | None) -> torch.dtype | None:
 def _decoded(network: nn.Module, images: Tensor, outputs: Any, augment: bool) -> Any:
     """The outputs as scripts have them: decoded (B, 4+nc, A), and the raw ones."""
     if hasattr(network, "decode") and not isinstance(outputs, (tuple, list)):
-        return (predict_decoded(network, images, True) if augment else network.decode(outputs)), outputs
+        decoded = predict_decoded(network, images, True).candidates if augment else network.decode(outputs)
+        return decoded, outputs
     return outputs
 
 
@@ -196,7 +198,7 @@ def _losses(trainer: Script, network: nn.Module, values: dict[str, Any], outputs
     """The losses of a batch by name, of the network's own loss or of ours."""
     running = trainer._running
     if has_own_loss(running.model):
-        return losses_of(network, values, trainer.loss_names)
+        return losses_of(network, values, trainer.loss_names, outputs)
     labels = [label_rows(values, index) for index in range(len(values["img"]))]
     rows = [
         Instances(boxes, classes.long(), image=torch.full_like(classes.long(), image))

@@ -1,13 +1,12 @@
-"""Networks that scripts give to a trainer: where they start from, and losses of their own."""
+"""Networks that scripts give to a trainer, a validator or a predictor, and where they start from."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...config.devices import select_device
 from ...config.errors import UserError
@@ -21,7 +20,9 @@ from ...models.inference.prepare import prepare_for_inference
 from ...models.weights.checkpoint import Checkpoint
 from ...models.weights.foreign import ADOPTED_SETTINGS, open_checkpoint
 from ...models.working_model import WorkingModel
-from ...tasks.script_model import LiveModel, ScriptModel
+from ...tasks.script_model import ScriptModel
+from .losses import has_own_loss
+from .overriding import is_foreign
 
 
 def checkpoint_of(settings: Settings, silent: bool = False) -> Checkpoint | None:
@@ -48,8 +49,10 @@ def start_of(cfg: object, weights: object, settings: Settings, known: Checkpoint
 
 
 def checkpoint_from_network(network: nn.Module, known: Checkpoint | None = None) -> Checkpoint:
-    """Return the present weights of a network as a checkpoint."""
+    """Return the present weights of a network as a checkpoint. known: that of its file, whose licence stays."""
     network = checked(network)
+    if isinstance(network, ScriptModel):
+        return network.to_checkpoint()
     state = {name: tensor.detach().cpu() for name, tensor in network.state_dict().items()}
     graph = replace(network.graph, names=dict(network.names))
     if known is not None:
@@ -58,10 +61,14 @@ def checkpoint_from_network(network: nn.Module, known: Checkpoint | None = None)
     return Checkpoint(graph, state, norms=odd_norms(network), measured=measured)
 
 
+def origin_of(network: nn.Module) -> Checkpoint:
+    """Return what a network says of its origin, its graph and licence, as a checkpoint without weights."""
+    network = checked(network)
+    return getattr(network, "origin", None) or Checkpoint(network.graph, {})
+
+
 def checked(network: object) -> Detector:
-    """Return a network that can be trained, with raw outputs. Raises UserError for anything else."""
-    if isinstance(network, ScriptModel):
-        return LiveModel(network) if has_own_loss(network) else network.plain()
+    """Return a network that can be trained. Raises UserError for anything else."""
     if isinstance(network, Detector):
         return network
     kind = type(network).__name__
@@ -69,6 +76,14 @@ def checked(network: object) -> Detector:
         f"get_model gave a {kind}; expected a DetectionModel, or a subclass of it, as super().get_model() returns one: "
         "training needs its graph, strides and names."
     )
+
+
+def network_to_train(network: object) -> Detector:
+    """Return the network that a run trains: that of a script where the script changed what it computes, else ours."""
+    network = checked(network)
+    if not isinstance(network, ScriptModel) or is_foreign(network.forward) or has_own_loss(network):
+        return network
+    return network if set(network._modules) - {"model"} else network.plain()
 
 
 def document_of(start: Checkpoint | Graph | None) -> dict[str, object] | None:
@@ -85,53 +100,13 @@ def fits_its_graph(network: nn.Module) -> bool:
     return all(shapes.pop(name, None) == shape for name, shape in state_shapes(network.graph).items()) and not shapes
 
 
-def has_own_loss(network: nn.Module) -> bool:
-    """Whether a script gave a network a loss: by a subclass, on the class, or as its attribute `criterion`."""
-    if getattr(network, "criterion", None) is not None:
-        return True
-    network = network.script if isinstance(network, LiveModel) else network
-    usual = _USUAL_LOSSES[isinstance(network, ScriptModel)]
-    return any(getattr(type(network), name, None) is not method for name, method in usual.items())
-
-
-# Whether a network is a ScriptModel -> its losses, from before a script may have replaced them on the class.
-_USUAL_LOSSES: dict[bool, dict[str, object]] = {
-    cls is ScriptModel: {name: getattr(cls, name, None) for name in ("loss", "init_criterion")}
-    for cls in (Detector, ScriptModel)
-}
-
-
-def losses_of(network: nn.Module, values: dict[str, object], names: Sequence[str]) -> dict[str, Tensor]:
-    """Return the losses that a network computes of a batch, by name; their gradient is that of its total.
-
-    `network.loss(batch)` gives the total, a scalar or a vector times the images of the batch, and the parts: a dict, or
-    a tensor of as many values as `names`.
-    """
-    total, parts = network.loss(values)
-    count = len(values["img"])
-    total = total.sum() / count
-    if isinstance(parts, Mapping):
-        named = {str(name): torch.as_tensor(value).detach() for name, value in parts.items()}
-    else:
-        items = torch.as_tensor(parts).detach().flatten().to(total.device)
-        named = dict(zip(_padded(names, len(items)), items.float()))
-    named = {name: value.to(total.device) for name, value in named.items()} or {"loss": total.detach()}
-    first = next(iter(named))
-    return {**named, first: named[first] + (total - total.detach())}  # no part has a gradient of its own
-
-
-def _padded(names: Sequence[str], count: int) -> list[str]:
-    """As many names as there are losses."""
-    return [*names, *(f"loss{number}" for number in range(len(names), count))][:count]
-
-
 def prepare_copy(network: nn.Module, settings: Settings) -> nn.Module:
     """Return a network ready to be measured or to predict: a folded copy of a Detector, another one as it is."""
     if not isinstance(network, Detector):
         return network
-    device = select_device(settings.device) if "device" in settings.given else next(network.parameters()).device
+    device = select_device(settings.device)
     if isinstance(network, ScriptModel):
-        if network.has_hooks():
+        if network.has_hooks() or network_to_train(network) is network:
             return network.live(device)
         network = network.plain()
     prepared = prepare_for_inference(network, device, half=settings.half, compiling=settings.compile)

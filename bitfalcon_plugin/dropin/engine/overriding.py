@@ -15,6 +15,12 @@ def own(function: F) -> F:
     return function
 
 
+def is_foreign(thing: object) -> bool:
+    """Whether a function, method or class is a script's, and not of this package."""
+    module = getattr(getattr(thing, "__func__", thing), "__module__", None) or ""
+    return not module.startswith(("bitfalcon_plugin", "ultralytics", "torch"))
+
+
 def is_replaced(owner: object, *names: str) -> bool:
     """Whether a script has put another function in the place of a method: in a subclass, on the class or the object."""
     methods = (getattr(owner, name) for name in names)

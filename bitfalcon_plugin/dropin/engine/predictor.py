@@ -29,7 +29,7 @@ from ...predict.steps import Steps
 from ...tasks import TASKS
 from ...tasks.detect import predict_decoded
 from .arguments import Given
-from .detections import Detections, rows_of
+from .detections import Detections, boxes_only, decoded_of, rows_of
 from .events import CallbackOwner, ScriptEvents, known_task
 from .networks import network_for, prepare_copy
 from .overriding import is_replaced, own
@@ -103,14 +103,11 @@ class BasePredictor(CallbackOwner):
         yield from run_predict(self.model, settings, source, self.args.verbose, events, steps)
 
     def _bind(self, running: Any) -> BasePredictor:
-        folder = self.save_dir
-        self._running = running
-        for key in ("batch", "results", "seen", "speed"):  # what a script set before is of the past
-            vars(self).pop(key, None)
-        if folder is not None and running.save_dir is None:
-            folder.mkdir(parents=True, exist_ok=True)
-            running.save_dir = folder
-        vars(self).pop("save_dir", None)
+        if running is not self._running:
+            folder, self._running = vars(self).get("save_dir"), running
+            if folder is not None:  # that the script named
+                folder.mkdir(parents=True, exist_ok=True)
+                running.save_dir = folder
         if self.dataset is None:
             self.dataset = _dataset(running.source, self.args)
         self.source_type = self.dataset.source_type
@@ -168,14 +165,14 @@ class BasePredictor(CallbackOwner):
         half = torch.autocast("cuda", torch.float16, enabled=bool(self.args.half) and im.is_cuda)
         with torch.inference_mode(), half:
             if self.args.augment:
-                return predict_decoded(self.model, im, True), None
+                return predict_decoded(self.model, im, True).candidates, None
             raw = self.model(im)
             return raw if isinstance(raw, (tuple, list)) else (self.model.decode(raw), raw)
 
     @own
     def postprocess(self, preds: Any, img: Tensor, orig_imgs: Any, **kwargs: Any) -> list[Results]:
         """Return the Results of decoded outputs. orig_imgs: a list of (h, w, 3) BGR, or a Tensor (B, 3, H, W)."""
-        decoded = preds[0] if isinstance(preds, (tuple, list)) else preds
+        decoded = decoded_of(preds, self.model.nc)
         args = self.args
         classes = [args.classes] if isinstance(args.classes, int) else args.classes
         rule = Suppression(
@@ -232,6 +229,7 @@ class BasePredictor(CallbackOwner):
 
     def _compute(self, args: tuple, kwargs: Mapping[str, Any], batch: Batch) -> list[Results]:
         """Take a batch through the methods of a script."""
+        boxes_only(self.task, "prediction")
         pictures, times = batch.pictures, [time.perf_counter()]
         ready = bool(pictures[0].together)
         originals = [picture.pixels for picture in pictures]

@@ -87,17 +87,14 @@ class Running:
     def __get__(self, script: Any, owner: type | None = None) -> Any:
         if script is None:
             return self
-        if self.key in vars(script):  # what a script has set there
-            return vars(script)[self.key]
         running = vars(script).get("_running")
-        return self.default if running is None else getattr(running, self.name)
+        return vars(script).get(self.key, self.default) if running is None else getattr(running, self.name)
 
     def __set__(self, script: Any, value: object) -> None:
         running = vars(script).get("_running")
         if running is None:
             vars(script)[self.key] = value
         else:
-            vars(script).pop(self.key, None)
             setattr(running, self.name, value)
 
 

@@ -20,17 +20,18 @@ from ...config.errors import UserError
 from ...data.from_settings import find_data
 from ...models.build import DEFAULT_MODEL
 from ...models.weights.checkpoint import Checkpoint
+from ...tasks.script_model import ScriptModel
 from ...train import optim
 from ...train.batch_size import search_batch
 from ...train.initial_model import initial_model
 from ...train.run import Result, run_train
-from .arguments import Given
+from .arguments import Given, ModelArguments
 from .attributes import TrainerAttributes
 from .batches import to_device
 from .datasets import dict_of_data
 from .events import ScriptEvents, known_task
 from .loaders import build_dataset, build_loader
-from .networks import checkpoint_from_network, checkpoint_of, document_of, start_of
+from .networks import checkpoint_of, document_of, origin_of, start_of
 from .overriding import own
 from .running import RunOfScript
 from .training import (
@@ -85,7 +86,7 @@ class BaseTrainer(TrainerAttributes):
         """Train. `result` then holds the path of the best weights and their metrics."""
         settings = self._given.settings()
         if isinstance(self.model, nn.Module):
-            start: Checkpoint | None = checkpoint_from_network(self.model)
+            start: Checkpoint | None = origin_of(self.model)
         else:
             settings = settings if self.model == settings.model else settings.replace(model=str(self.model))
             start = None if settings.resume else checkpoint_of(settings)
@@ -131,12 +132,13 @@ class BaseTrainer(TrainerAttributes):
             known = checkpoint_of(settings, silent=True) if known is None else None
         start = start_of(cfg, weights, settings, known)
         self._run.initial = initial_model(settings, start, data_spec(self))
-        return self._run.initial.model
+        origin = start if isinstance(start, Checkpoint) else None
+        return ScriptModel(self._run.initial.model, ModelArguments(self.args), origin)
 
     @own
     def set_model_attributes(self) -> None:
         """Give the network the classes of the dataset, and `args`."""
-        self.model.nc, self.model.args = len(self.model.names), self.args
+        self.model.nc, self.model.args = len(self.model.names), ModelArguments(self.args)
 
     @own
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:

@@ -27,9 +27,11 @@ from ...train.steps import Steps
 from ...train.trainer import Run, Trainer
 from .batches import ScriptBatch, batch_of, dict_of, with_bytes
 from .datasets import LoaderForScript, LoaderOfScript, data_of_dict, scan_of
+from .detections import boxes_only
 from .events import CallbackOwner
+from .losses import has_own_loss, losses_of
 from .measuring import LoaderOfSplit
-from .networks import checked, fits_its_graph, has_own_loss, losses_of
+from .networks import checked, fits_its_graph, network_to_train
 from .overriding import is_replaced
 from .pictures import PicturesOfScript
 
@@ -162,7 +164,7 @@ def _model(
             script.model = run.initial.model
     checked(script.model)
     script.set_model_attributes()
-    network = checked(script.model)  # with the attributes that were set
+    network = network_to_train(script.model)
     run.fits = fits_its_graph(network)
     if not run.fits:
         print_note(
@@ -236,6 +238,7 @@ def _pictures(script: Script, own: Callable, *arguments: object) -> PicturesOfSc
 def _batch(script: Script, own: Callable, trainer: Trainer, batch: Batch) -> Batch:
     if not script._run.loads and not is_replaced(script, "preprocess_batch"):
         return batch
+    boxes_only(script.task, "training on batches")
     values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(dict_of(batch))
     return batch_of(script.preprocess_batch(values), trainer.device)
 

@@ -23,7 +23,7 @@ from ...val.loop import DEFAULT_CONF
 from ...val.run import run_val
 from .arguments import Given
 from .batches import to_device
-from .detections import Detections, label_rows, place_of, rows_of
+from .detections import Detections, decoded_of, label_rows, place_of, rows_of
 from .events import CallbackOwner, ScriptEvents, known_task
 from .loaders import build_dataset, build_loader
 from .measuring import LoaderOfSplit, Measuring, draw, measure, sample_of
@@ -145,7 +145,7 @@ class BaseValidator(CallbackOwner):
     @own
     def postprocess(self, preds: Any) -> list[Tensor]:
         """Return the detections of each image, (n, 6) in pixels of the input: see Detections."""
-        decoded = preds[0] if isinstance(preds, (tuple, list)) else preds
+        decoded = decoded_of(preds, self.nc)
         rule = replace(self._measuring.rule, **self._changed_rule())
         return [Detections.of(each.rows()) for each in TASKS[self.task].decode(decoded, rule)]
 
