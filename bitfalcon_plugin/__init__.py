@@ -30,4 +30,5 @@ def __getattr__(name: str):
         from .models.modules import register
 
         return register
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    wider = "" if name.startswith("_") else f" Further names that scripts import: from {__name__}.dropin import {name}"
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}.{wider}")

@@ -207,7 +207,7 @@ def _train(settings: Settings) -> object:
 def _val(settings: Settings) -> object:
     from .yolo import YOLO
 
-    return YOLO(_trained_model(settings)).val(settings=settings)
+    return YOLO(_trained_model(settings), verbose=True).val(settings=settings)
 
 
 def _predict(settings: Settings) -> None:
@@ -256,7 +256,7 @@ def _export(settings: Settings) -> object:
 
     source = settings.model or DEFAULT_MODEL
     if model_kind(source) is not ModelKind.GRAPH:
-        return YOLO(source).export(settings=settings)
+        return YOLO(source, verbose=True).export(settings=settings)
     print_note(f"{source} is a graph, its weights are random.")
     return run_export(Detector(graph_from_settings(source, settings)), settings, source)
 
@@ -268,7 +268,7 @@ def _benchmark(settings: Settings) -> object:
     source = _trained_model(settings)
     if model_kind(source) is ModelKind.EXPORTED:
         raise UserError(f"benchmark exports by itself: give the checkpoint that '{source}' was made from.")
-    return YOLO(source).benchmark(settings=settings)
+    return YOLO(source, verbose=True).benchmark(settings=settings)
 
 
 def _convert(settings: Settings) -> object:

@@ -7,14 +7,14 @@ import copy
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
 from .config.callbacks import Events
 from .config.errors import MissingFileError, UserError
-from .config.keywords import parse_keywords
-from .config.notes import print_note
+from .config.keywords import is_task, note_task, parse_keywords
+from .config.notes import print_note, print_note_once
 from .config.settings import Settings
 from .export.formats import ModelKind, model_kind
 from .export.open import ExportedModel
@@ -34,12 +34,16 @@ if TYPE_CHECKING:
     from .tasks.metrics import Metrics
 
 
+LEFT_OUT: Any = object()  # the source of a call that names none; None is the frame after the end of a video
+
+
 class YOLO(NetworkMethods):
     """A detector for scripts: `YOLO("yolov12.yaml").train(data=..., scale="n")`, `YOLO("best.pt").predict("images/")`.
 
     model: the path of a graph (.yaml), of a checkpoint (.pt), or of an exported model, which predicts and validates
-    only. A name without a suffix is the checkpoint of that name, if it exists. verbose: predict prints a line for each
-    image. Keyword arguments of the methods are the settings of the command line; `settings`, Settings, replace them.
+    only. A name without a suffix is the checkpoint of that name, if it exists. Another YOLO object is shared. verbose:
+    print what is opened and how the network computes; of a licence a note is printed in any case. Keyword arguments of
+    the methods are the settings of the command line; `settings`, Settings, replace them.
 
     names: class index to name. model: the Detector; its attributes are attributes of this object too. overrides:
     settings of every call that does not give them; a script may edit them. trainer, metrics, predictor: of the latest
@@ -53,16 +57,25 @@ class YOLO(NetworkMethods):
     transforms = None  # an attribute of classifiers
 
     def __init__(self, model: str | Path = DEFAULT_MODEL, task: str | None = None, verbose: bool = False):
-        if task not in (None, "detect"):
-            raise UserError(f"task={task!r}: this package detects; task is 'detect' or not given.")
+        if isinstance(model, YOLO):
+            self.__dict__ = model.__dict__
+            return
         self._begin(_model_file(model), verbose)
+        self._check_task(task)
         kind = model_kind(self.source)
         if kind is ModelKind.GRAPH:
             read_graph(self.source)  # raises for a wrong name or graph now, not at the first use
         self._exported = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
-        checkpoint = open_checkpoint(self.source) if kind is ModelKind.CHECKPOINT else None
+        checkpoint = open_checkpoint(self.source, brief=not verbose) if kind is ModelKind.CHECKPOINT else None
         self._working = WorkingModel(self.source, checkpoint)
         self._update_overrides()
+
+    def _check_task(self, task: object) -> None:
+        """Say that a second argument which is no task has no effect. Raises UserError for a task of other models."""
+        if task is not None and not is_task(task):
+            note_task(task)
+        elif task not in (None, self.task):
+            raise UserError(f"task={task!r}: this package detects; task is 'detect' or not given.")
 
     def _begin(self, source: str, verbose: bool) -> None:
         """Set the attributes that every object begins with."""
@@ -120,11 +133,17 @@ class YOLO(NetworkMethods):
         return self.metrics
 
     @overload
-    def predict(self, source=None, stream: Literal[False] = False, **kwargs) -> list[Results]: ...
+    def predict(self, source=LEFT_OUT, stream: Literal[False] = False, **kwargs) -> list[Results]: ...
     @overload
-    def predict(self, source=None, *, stream: Literal[True], **kwargs) -> Iterator[Results]: ...
+    def predict(self, source=LEFT_OUT, *, stream: Literal[True], **kwargs) -> Iterator[Results]: ...
     def predict(
-        self, source=None, stream: bool = False, predictor: None = None, *, settings: Settings | None = None, **kwargs
+        self,
+        source=LEFT_OUT,
+        stream: bool = False,
+        predictor: None = None,
+        *,
+        settings: Settings | None = None,
+        **kwargs,
     ) -> list[Results] | Iterator[Results]:
         """Detect in a path, glob, Pillow image, BGR array, a list of these, ... (see sources.list_sources).
 
@@ -134,25 +153,28 @@ class YOLO(NetworkMethods):
         _refuse_plugin("predict", "predictor", predictor)
         path = {"source": str(source)} if isinstance(source, (str, Path)) else {}
         settings = self._complete(settings or parse_keywords("predict", {"save": False, **path, **kwargs}))
-        verbose = self.verbose or "verbose" in kwargs and settings.verbose
-        return self._detect(settings, source, stream, verbose, Events(self._events))
+        return self._detect(settings, source, stream, Events(self._events))
 
     __call__ = predict
 
     def _detect(
-        self, settings: Settings, source: object, stream: bool, verbose: bool, events: Events
+        self, settings: Settings, source: object, stream: bool, events: Events
     ) -> list[Results] | Iterator[Results]:
         """Run predict with complete settings and the events of this call."""
-        source = settings.source if source is None else source
+        if source is None or isinstance(source, (list, tuple)) and all(item is None for item in source):
+            print_note_once(f"source={source} holds no image, as at the end of a video: there are no results.")
+            return iter(()) if stream else []
+        source = settings.source if source is LEFT_OUT else source
         events.callbacks["on_predict_start"].insert(0, lambda running: setattr(self, "predictor", running))
-        results = run_predict(self._network_for(settings), settings, source, verbose, events)
+        network = self._network_for(settings)
+        results = run_predict(network, settings, source, settings.verbose, events, network=self.verbose)
         return results if stream else list(results)
 
     @overload
-    def embed(self, source=None, stream: Literal[False] = False, **kwargs) -> list[torch.Tensor]: ...
+    def embed(self, source=LEFT_OUT, stream: Literal[False] = False, **kwargs) -> list[torch.Tensor]: ...
     @overload
-    def embed(self, source=None, *, stream: Literal[True], **kwargs) -> Iterator[torch.Tensor]: ...
-    def embed(self, source=None, stream: bool = False, **kwargs) -> list[torch.Tensor] | Iterator[torch.Tensor]:
+    def embed(self, source=LEFT_OUT, *, stream: Literal[True], **kwargs) -> Iterator[torch.Tensor]: ...
+    def embed(self, source=LEFT_OUT, stream: bool = False, **kwargs) -> list[torch.Tensor] | Iterator[torch.Tensor]:
         """Return for each image a vector (n,): the means of the maps of rows embed=[...], by default the last row's.
 
         The head's row does not count.
@@ -189,7 +211,13 @@ class YOLO(NetworkMethods):
         self._events.callbacks.clear()
 
     def track(
-        self, source=None, stream: bool = False, persist: bool = False, *, settings: Settings | None = None, **kwargs
+        self,
+        source=LEFT_OUT,
+        stream: bool = False,
+        persist: bool = False,
+        *,
+        settings: Settings | None = None,
+        **kwargs,
     ) -> list[Results] | Iterator[Results]:
         """Predict, and give each object an id that it keeps from frame to frame (needs the package `trackers`).
 
@@ -201,8 +229,7 @@ class YOLO(NetworkMethods):
         given = settings or parse_keywords("track", {"save": False, **path, "persist": persist, **kwargs})
         self._tracking = self._tracking or Tracking()
         settings = self._tracking.settings(self._complete(given))
-        verbose = self.verbose or "verbose" in kwargs and settings.verbose
-        return self._detect(settings, source, stream, verbose, self._tracking.events(self._events, settings))
+        return self._detect(settings, source, stream, self._tracking.events(self._events, settings))
 
     def export(self, *, settings: Settings | None = None, **kwargs) -> str:
         """Write the present weights for another program, compared with the network first; return the path."""

@@ -25,6 +25,7 @@ from torch import Tensor
 from ..config.errors import MissingFileError, UserError
 from .allowed import AGAIN, Rejected, need, one_line
 from .archive import Outline, inspect
+from .published import where_to_get
 from .standins import Plainer, StandIn, Weights, stand_in, weights
 
 WEIGHTS = ("ema", "model_ema", "model", "state_dict", "model_state_dict")  # where a file keeps them, the best first
@@ -101,7 +102,8 @@ def load_file(path: str | os.PathLike[str]) -> LoadedFile:
     if path.is_dir():
         raise UserError(f"{str(path)!r} is a folder. Give the checkpoint in it, for example weights/best.pt.")
     if not path.exists():
-        raise MissingFileError(f"{str(path)!r} does not exist. Nothing is downloaded: give a file that you have.")
+        how = where_to_get(path) or f"Give a file that you have; paths begin at '{Path.cwd()}'."
+        raise MissingFileError(f"{str(path)!r} does not exist, and nothing is downloaded. {how}")
     if not path.is_file():  # opening a pipe would wait for ever
         raise UserError(f"{str(path)!r} is not a regular file. Give the path of a checkpoint on disk.")
     with _explained(path), open(path, "rb") as handle:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from .errors import UserError, did_you_mean
+from .notes import print_note
 
 TRAIN = (
     "on_pretrain_routine_start",
@@ -44,9 +45,12 @@ class Events:
             self.callbacks[event] = list(functions)
 
     def add(self, event: str, function: Callable[[object], object]) -> None:
-        """Call `function` at each `event`, after the functions added before. Raises UserError for an unknown event."""
+        """Call `function` at each `event`, after the functions added before. A note names an event that never happens.
+
+        Raises UserError for a `function` that cannot be called.
+        """
         if event not in EVENTS:
-            raise UserError(f"'{event}' is no event (known: {', '.join(EVENTS)}).{did_you_mean(event, EVENTS)}")
+            print_note(f"'{event}' is no event, so that its functions are never called.{did_you_mean(event, EVENTS)}")
         if not callable(function):
             raise UserError(f"add_callback({event!r}, {function!r}): expected a function that takes one argument.")
         self.callbacks[event].append(function)

@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 import torch
 
-from .errors import UserError
+from .errors import WrongValueError
 
 
 def select_device(device: object) -> torch.device:
     """Return the one device that `device` names.
 
     '' and None name the first GPU, or the CPU without GPUs; -1 names the GPU with most free memory; other names are
-    'cpu', 'mps', 0, '0' and 'cuda:0'. Raises UserError for a device that is missing, and for several devices.
+    'cpu', 'mps', 0, '0' and 'cuda:0'. Raises WrongValueError for a device that is missing, and for several devices.
     """
     devices = named_devices(device)
     if len(devices) > 1:
-        raise UserError(
+        raise WrongValueError(
             f"device={device!r}: several devices are for training and predict; name one here, for example "
             f"device={devices[0].index}."
         )
@@ -29,14 +29,14 @@ def select_devices(device: object) -> list[torch.device]:
     """Return the devices of this process: all that `device` names, or in a process that torchrun started only its own.
 
     A process of torchrun gets the device at position LOCAL_RANK among those that `device` names, or among all GPUs
-    where `device` names none; on CPUs all processes share one. Raises UserError as `named_devices`, and where the
+    where `device` names none; on CPUs all processes share one. Raises WrongValueError as `named_devices`, and where the
     number of devices differs from the number of processes.
     """
     if "LOCAL_RANK" not in os.environ:
         return named_devices(device)
     names = _split_names(device)
     if "-1" in names:
-        raise UserError(
+        raise WrongValueError(
             f"device={device!r}: processes of torchrun would all choose the same GPU. Name them, as in device=0,1, or "
             "none."
         )
@@ -47,7 +47,7 @@ def select_devices(device: object) -> list[torch.device]:
     rank, processes = _index_variable("LOCAL_RANK"), _index_variable("LOCAL_WORLD_SIZE")
     is_other_number = not every_gpu and processes not in (None, len(devices))
     if rank is None or rank >= len(devices) or is_other_number:
-        raise UserError(
+        raise WrongValueError(
             f"device={device!r} is {len(devices)} of this machine's GPUs, torchrun started {processes or 'other'} "
             f"processes here (LOCAL_RANK={os.environ['LOCAL_RANK']}). Give --nproc-per-node={len(devices)}, or as many "
             "devices."
@@ -59,13 +59,13 @@ def named_devices(device: object) -> list[torch.device]:
     """Return every device that `device` names, also inside a process of torchrun.
 
     Several GPUs are named by '0,1', (0, 1), [0, 1] or 'cuda:0,1'; each -1 is the next GPU with most free memory.
-    Raises UserError for devices that are missing, named twice or of mixed kinds.
+    Raises WrongValueError for devices that are missing, named twice or of mixed kinds.
     """
     names = _split_names(device)
     count, has_mps = _gpu_count(), torch.backends.mps.is_available()
     if names in ([""], ["cuda"]):
         if names == ["cuda"] and not count:
-            raise UserError("device=cuda: torch sees no GPU here. Use device=cpu.")
+            raise WrongValueError("device=cuda: torch sees no GPU here. Use device=cpu.")
         return [torch.device("cuda", 0) if count else torch.device("cpu")]
     available = ["cpu", *map(str, range(count)), *(["mps"] if has_mps else [])]
     valid, problems = [], []
@@ -83,7 +83,7 @@ def named_devices(device: object) -> list[torch.device]:
         problems.append(f"{len(valid)} GPUs are asked for")
     if problems:
         choices = ", ".join(available)
-        raise UserError(
+        raise WrongValueError(
             f"device={device!r}: {'; '.join(problems)} (known: {choices}). Give one of these, or no device."
         )
     if valid[0] in ("cpu", "mps"):

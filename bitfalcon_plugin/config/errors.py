@@ -14,6 +14,18 @@ class UserError(Exception):
     """A mistake in what the user gave: the command line prints it and exits with 2, without a traceback."""
 
 
+class WrongSettingError(UserError, SyntaxError, ValueError, TypeError):
+    """A setting that does not exist, or has another type or range; scripts expect a different built-in error each."""
+
+
+class WrongValueError(UserError, ValueError):
+    """A device or a format that there is not."""
+
+
+class WrongModelError(UserError, TypeError):
+    """An exported model in the place of one whose network can be read or changed."""
+
+
 class MissingFileError(UserError, FileNotFoundError):
     """A file or folder that the user named does not exist."""
 
@@ -31,11 +43,11 @@ def did_you_mean(word: str, names: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def raise_problems(title: str, problems: Sequence[str], limit: int = 20) -> None:
-    """Raise one UserError that lists `problems`, if there are any: at most `limit` of them, the others counted."""
+def raise_problems(title: str, problems: Sequence[str], limit: int = 20, kind: type[UserError] = UserError) -> None:
+    """Raise one error that lists `problems`, if there are any: at most `limit` of them, the others counted."""
     if not problems:
         return
     lines = [f"  - {problem}" for problem in problems[:limit]]
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more")
-    raise UserError("\n".join([title, *lines]))
+    raise kind("\n".join([title, *lines]))

@@ -9,3 +9,13 @@ def print_note(*texts: str) -> None:
     """Print a line on stderr for each text."""
     for text in texts:
         print(f"note: {text}", file=sys.stderr)
+
+
+_PRINTED: set[str] = set()
+
+
+def print_note_once(text: str, key: str = "") -> None:
+    """Print a line on stderr, unless this process has printed it, or another one with the same `key`, before."""
+    if (key or text) not in _PRINTED:
+        _PRINTED.add(key or text)
+        print_note(text)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .default_table import active_settings, keys_with, table
-from .errors import UserError, did_you_mean, nearest, raise_problems
+from .errors import UserError, WrongSettingError, did_you_mean, nearest, raise_problems
 from .files import cfg_dir
 from .values import KINDS, expected, literal, sample, show
 from .yaml_files import find_settings, is_recipe, load_yaml
@@ -102,7 +102,7 @@ def draft_of(overrides: Mapping[str, object]) -> Draft:
 def _valid_draft(overrides: Mapping[str, object]) -> Draft:
     """Return `draft_of(overrides)`. Raises UserError with all its problems."""
     draft = draft_of(overrides)
-    raise_problems("Wrong settings:", draft.problems)
+    raise_problems("Wrong settings:", draft.problems, kind=WrongSettingError)
     return draft
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from ..config.errors import UserError, did_you_mean
+from ..config.errors import UserError, WrongValueError, did_you_mean
 
 VALIDATED, REFUSED = "validated", "refused"
 FROM_ONNX = "export format=onnx and convert that file with the maker's own tool"
@@ -116,17 +116,17 @@ WRITABLE_FORMATS = tuple(name for name, row in EXPORT_FORMATS.items() if not row
 def find_format(name: str) -> str:
     """The format that `name` means: a key of EXPORT_FORMATS, an alias or a suffix, in any case.
 
-    Raises UserError for an unknown name, with the nearest, and for a refused format, with what to do instead.
+    Raises WrongValueError for an unknown name, with the nearest, and for a refused format, with what to do instead.
     """
     word = str(name).strip().lower().removeprefix(".")
     word = ALIASES.get(word, word)
     if word not in EXPORT_FORMATS:
         hint = did_you_mean(word, (*EXPORT_FORMATS, *ALIASES))
-        raise UserError(
+        raise WrongValueError(
             f"format={str(name)[:60]}: there is no such format; expected one of {', '.join(WRITABLE_FORMATS)}.{hint}"
         )
     if reason := EXPORT_FORMATS[word].reason:
-        raise UserError(f"format={name} is not written here: {reason}.")
+        raise WrongValueError(f"format={name} is not written here: {reason}.")
     return word
 
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from ..config.devices import select_device
-from ..config.errors import MissingFileError, UserError
+from ..config.errors import MissingFileError, UserError, WrongModelError
 from ..config.notes import print_note
 from ..config.settings import Settings
 from .formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, require
@@ -97,10 +97,11 @@ class ExportedModel:
     def default_settings(self, mode: str) -> dict[str, object]:
         """The settings of a mode that the file decides where the user gives none.
 
-        Raises UserError for a mode that needs the network, and for val where the file takes one oblong size.
+        Raises WrongModelError for a mode that needs the network, and UserError for val where the file takes one oblong
+        size.
         """
         if mode not in ("predict", "track", "val"):
-            raise UserError(
+            raise WrongModelError(
                 f"{mode} needs a checkpoint: '{self.path}' is an exported model, which predicts and is measured (val) "
                 "only. Take the .pt it was made from."
             )

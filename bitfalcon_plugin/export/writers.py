@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from ..config.errors import UserError
+from ..config.notes import print_note
 from .metadata import Metadata
 from .network import ExportedNetwork, PlainAttention
 from .runtimes.openvino import METADATA_FILE
@@ -112,11 +113,13 @@ def _set_output_shape(model: object, job: ExportJob) -> None:
 
 
 def _record(job: ExportJob, path: Path) -> None:
-    """Write the network as ONNX. Raises UserError for an opset that the exporter does not write."""
-    opset = OPSET if job.opset is None else job.opset
-    if not MIN_OPSET <= opset <= MAX_OPSET:
-        raise UserError(
-            f"opset={opset}: expected {MIN_OPSET} to {MAX_OPSET}, or none for {OPSET}, which runtimes since 2022 take."
+    """Write the network as ONNX, of the nearest opset that the exporter writes, with a note where it is another."""
+    asked = OPSET if job.opset is None else job.opset
+    opset = min(max(asked, MIN_OPSET), MAX_OPSET)
+    if opset != asked:
+        print_note(
+            f"opset={asked} is not written (attention needs {MIN_OPSET} or later, torch writes {MAX_OPSET} at "
+            f"most): the file has opset {opset}."
         )
     anchors = {} if job.network.suppression else {2: "anchors"}
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch", **anchors}} if job.dynamic else None

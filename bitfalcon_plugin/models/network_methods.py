@@ -8,11 +8,31 @@ from typing import Any, TypeVar
 import torch
 
 from ..config.devices import select_device
-from ..config.errors import UserError, did_you_mean
+from ..config.errors import UserError, WrongModelError, did_you_mean
 from .detector import Detector
 from .weights.checkpoint import Checkpoint, save_checkpoint
 from .weights.foreign import ADOPTED_SETTINGS
 from .working_model import WorkingModel
+
+# Method or attribute -> words that people try for it.
+MEANINGS: dict[str, tuple[str, ...]] = {
+    "predict": ("detect", "infer", "inference", "run", "forward_image", "predictions"),
+    "val": ("evaluate", "eval_model", "validate", "validation", "test", "score"),
+    "train": ("fit", "finetune", "fine_tune", "training"),
+    "track": ("tracking", "tracker", "track_objects"),
+    "tune": ("hyperparameter_search", "optimize", "search"),
+    "names": ("classes", "class_names", "labels", "get_names"),
+    "info": ("summary", "describe", "model_info"),
+    "load": ("load_weights", "load_model", "from_pretrained"),
+    "save": ("save_weights", "save_model"),
+    "add_callback": ("on", "register_callback", "callback"),
+}
+CLASSES_BY_TEXT = " Classes are not chosen by text here: train them, YOLO('yolov12.yaml').train(data=...)."
+ELSEWHERE: dict[str, str] = {
+    "set_classes": CLASSES_BY_TEXT,
+    "get_text_pe": CLASSES_BY_TEXT,
+    "set_vocab": CLASSES_BY_TEXT,
+}
 
 Self = TypeVar("Self", bound="NetworkMethods")
 
@@ -144,7 +164,9 @@ class NetworkMethods:
         if not name.startswith("_") and name != "model" and hasattr(network := self.model, name):
             return getattr(network, name)
         names = [item for item in dir(type(self)) if not item.startswith("_")]
-        raise AttributeError(f"YOLO has no {name!r}, nor has its model.{did_you_mean(name, names)}")
+        meant = [method for method, words in MEANINGS.items() if name.lower() in words]
+        hint = f" Did you mean {meant[0]!r}?" if meant else did_you_mean(name, names)
+        raise AttributeError(f"YOLO has no {name!r}, nor has its model.{ELSEWHERE.get(name, hint)}")
 
     def _update_overrides(self) -> None:
         """Let later calls use the data, the image size, ... of the checkpoint's training."""
@@ -161,9 +183,9 @@ class NetworkMethods:
 
     @property
     def _changeable(self) -> WorkingModel:
-        """The model, for methods that read or change its weights. Raises UserError for an exported model."""
+        """The model, for methods that read or change its weights. Raises WrongModelError for an exported model."""
         if self._exported:
-            raise UserError(
+            raise WrongModelError(
                 f"'{self.source}' is an exported model, without a network to look into or to change. Take the "
                 "checkpoint (.pt) it was made from."
             )

@@ -98,7 +98,7 @@ class WorkingModel:
 
         Raises UserError where anything but the classes differs.
         """
-        loaded = open_checkpoint(path).to_train(path)
+        loaded = open_checkpoint(path, brief=True).to_train(path)
         if self.checkpoint is None:
             self.use(None, None)  # nothing is built here, since training may still choose the scale
             self.start, self.start_path = loaded, str(path)

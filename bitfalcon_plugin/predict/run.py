@@ -41,11 +41,14 @@ def run_predict(
     verbose: bool,
     events: Events | None = None,
     steps: Steps = Steps(),
+    *,
+    network: bool = False,
 ) -> Iterator:
     """Yield the Results of a source, or its vectors (n,) with settings.embed; write and print what the settings say.
 
-    verbose: print a line for each image. steps: what the caller replaces. Raises UserError for a wrong source or
-    setting, already before the first item is drawn from the iterator.
+    verbose: print a line for each image, and the speed. steps: what the caller replaces. network: also print how the
+    network computes. Raises UserError for a wrong source or setting, already before the first item is drawn from the
+    iterator.
     """
     if source is None:
         raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
@@ -53,7 +56,7 @@ def run_predict(
     items = list_sources(source, allow_url=settings.allow_url, multiple=model.multiple, notes=notes)
     classes, embed = ([value] if isinstance(value, int) else value for value in (settings.classes, settings.embed))
     if unknown := [index for index in classes or () if index not in model.names]:
-        raise UserError(f"classes={unknown}: the model knows 0 to {model.nc - 1}.")
+        notes.append(f"classes={unknown}: the model knows 0 to {model.nc - 1}, others are never found.")
     if embed is not None:
         embed_rows(model, embed)
     batch = int(settings.batch) if "batch" in settings.given else None
@@ -79,12 +82,12 @@ def run_predict(
         keep_all=settings.stream_buffer,
     )
     verbose = verbose and settings.verbose
-    return _run(Predictor(model, settings, items), options, verbose, events or Events(), steps)
+    return _run(Predictor(model, settings, items), options, (verbose, network), events or Events(), steps)
 
 
-def _run(predictor: Predictor, options: Options, verbose: bool, events: Events, steps: Steps) -> Iterator:
+def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], events: Events, steps: Steps) -> Iterator:
     """Predict batch by batch, and write and print each batch before its results are yielded."""
-    settings, items, skipped = predictor.args, predictor.source, []
+    (verbose, network), settings, items, skipped = printing, predictor.args, predictor.source, []
     writer, total_ms = Writer(predictor), Counter()
     lines = verbose and not settings.json
 
@@ -125,7 +128,7 @@ def _run(predictor: Predictor, options: Options, verbose: bool, events: Events, 
             events.fire("on_predict_batch_end", predictor)
             yield from predictor.results
     _note_skipped(skipped, len(items))
-    _print_summary(predictor, writer, shape if verbose else (), len(skipped))
+    _print_summary(predictor, writer, shape if verbose else (), len(skipped), network)
     events.fire("on_predict_end", predictor)
 
 
@@ -173,13 +176,16 @@ def _note_skipped(reasons: Sequence[str], count: int) -> None:
         print_note(f"... and {len(reasons) - MAX_REASONS} more")
 
 
-def _print_summary(predictor: Predictor, writer: Writer, shape: Sequence[int], unread: int) -> None:
-    """Print the speed (with the last input's `shape`, if given) and the run folder; on stderr if stdout is JSON."""
+def _print_summary(predictor: Predictor, writer: Writer, shape: Sequence[int], unread: int, network: bool) -> None:
+    """Print the speed (with the last input's `shape`, if given) and the run folder; on stderr if stdout is JSON.
+
+    network: also print how the network computes.
+    """
     out = sys.stderr if predictor.args.json else sys.stdout
     if shape and predictor.speed:
         speed = ", ".join(f"{ms:.1f}ms {stage}" for stage, ms in predictor.speed.items())
         print(f"Speed: {speed} per image at shape ({', '.join(map(str, shape))})", file=out)
-        if how := getattr(predictor.model, "how", None):
+        if network and (how := getattr(predictor.model, "how", None)):
             print(f"Network: {how}", file=out)
     if predictor.save_dir is not None:
         skipped = f"; {unread} images could not be read" if unread else ""

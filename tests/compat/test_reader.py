@@ -326,5 +326,5 @@ def test_a_registered_real_class_never_takes_part(tmp_path, state) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path) -> None:
-    with pytest.raises(MissingFileError, match="does not exist. Nothing is downloaded: give"):
+    with pytest.raises(MissingFileError, match="does not exist, and nothing is downloaded. Its makers publish"):
         read(tmp_path / "yolov12n.pt")

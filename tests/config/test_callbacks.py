@@ -88,7 +88,7 @@ def test_callbacks_read_and_set_attributes(place):
     assert isinstance(yolo.trainer.optimizer, torch.optim.Optimizer) and yolo.trainer.ema.updates == 3
 
 
-def test_callbacks_are_added_cleared_and_checked(place):
+def test_callbacks_are_added_cleared_and_checked(place, capsys):
     yolo, calls = YOLO("small.yaml"), []
     yolo.add_callback("on_train_start", lambda trainer: calls.append(1))
     yolo.add_callback("on_train_start", lambda trainer: calls.append(2))
@@ -98,8 +98,8 @@ def test_callbacks_are_added_cleared_and_checked(place):
     assert calls == [1, 2]
     yolo.reset_callbacks()
     assert not yolo.callbacks
-    with pytest.raises(UserError, match="on_train_start"):
-        yolo.add_callback("on_train_begin", print)
+    yolo.add_callback("on_train_begin", print)  # never called
+    assert "'on_train_begin' is no event" in capsys.readouterr().err and yolo.callbacks["on_train_begin"] == [print]
     with pytest.raises(UserError, match="takes one argument"):
         yolo.add_callback("on_train_end", "print")
 

@@ -48,6 +48,16 @@ def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(fol
 
 
 @needs_onnx
+@pytest.mark.parametrize("asked, written", [(11, 14), (13, 14), (99, 20)])
+def test_an_opset_that_is_not_written_becomes_the_nearest(tmp_path, monkeypatch, capsys, asked, written):
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.chdir(tmp_path)
+    graph = onnx.load(run_export(tiny(), made(format="onnx", opset=asked), "small.yaml"))
+    assert graph.opset_import[0].version == written
+    assert f"note: opset={asked} is not written" in (err := capsys.readouterr().err) and f"opset {written}." in err
+
+
+@needs_onnx
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_an_onnx_file_with_suppression_says_how_many_rows_it_gives(folder, dynamic):
     import onnx

@@ -195,7 +195,6 @@ def test_a_callback_sees_the_batch_and_may_change_what_comes_back(here):
 def test_what_is_wrong_is_raised_by_the_call_itself(here):
     for source, given, words in (
         ("lost.jpg", {}, "does not exist"),
-        ("in", {"classes": [7]}, r"\[7\]: the model knows 0 to 2"),
         (None, {}, "predict needs source="),
         ("http://a.b/c.jpg", {}, "allow_url=True"),
     ):

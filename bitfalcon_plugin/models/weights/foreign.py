@@ -14,6 +14,7 @@ from ...compat.families import TABLES, Recognised, family_of_ours, recognise
 from ...compat.reader import ForeignContent, foreign_content, load_file, uncollected
 from ...compat.remap import RemapError, apply, invert
 from ...config.errors import UserError, raise_problems
+from ...config.notes import print_note, print_note_once
 from ...config.settings import draft_of
 from ...config.user_settings import find_weights
 from ...config.yaml_files import find_model
@@ -81,11 +82,17 @@ class ForeignCheckpoint:
         if self.date:
             parts.append(f"date {self.date}")
         license_text = (self.license or "not stated in the file")[:MAX_TEXT]
+        line = f"{self.path}: {', '.join(parts)}; licence: {license_text}"
+        return "\n".join((line, *(f"note: {note}" for note in self.notes)))
+
+    @property
+    def notes(self) -> list[str]:
+        """A line for each thing that is unusual in the file."""
         notes = list(self.foreign.notes)
         if self.foreign.attributes.get("names") is not None and not self.names:
-            notes.append(f"its class names are not those of classes 0 to {recognised.nc - 1}: they are left out")
-        line = f"{self.path}: {', '.join(parts)}; licence: {license_text}"
-        return "\n".join((line, *(f"note: {note}" for note in notes)))
+            last = self.recognised.nc - 1
+            notes.append(f"its class names are not those of classes 0 to {last}: they are left out")
+        return notes
 
 
 @uncollected()
@@ -106,20 +113,27 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
 
 
 @uncollected()
-def open_checkpoint(path: str | Path, say: Callable[[str], None] = print) -> Checkpoint:
+def open_checkpoint(path: str | Path, say: Callable[[str], None] = print, brief: bool = False) -> Checkpoint:
     """Return the Checkpoint of a model, ours or foreign. `say` gets a foreign file's description, and the licence.
+
+    brief: in the place of `say` there are notes: each licence once a process, and what is wrong with the file.
 
     Raises MissingFileError, or UserError for a file that is no checkpoint of a model whose head is built here.
     """
     opened = identify_checkpoint(path)
-    if isinstance(opened, Checkpoint):
-        if not opened.graph.rows:
-            raise UserError(f"'{path}' is {OTHER_TASK.format(opened.source.get('task', 'foreign'))}.")
-        if opened.license:
-            say(f"{path}: licence of the weights it comes from: {opened.license[:MAX_TEXT]}")
-        return opened
-    checkpoint = to_checkpoint(opened)
-    say(opened.describe())
+    is_ours = isinstance(opened, Checkpoint)
+    if is_ours and not opened.graph.rows:
+        raise UserError(f"'{path}' is {OTHER_TASK.format(opened.source.get('task', 'foreign'))}.")
+    checkpoint = opened if is_ours else to_checkpoint(opened)
+    license = opened.license and f"{path}: licence of the weights it comes from: {opened.license[:MAX_TEXT]}"
+    if brief:
+        print_note(*(() if is_ours else opened.notes))
+        if license:
+            print_note_once(license, key=opened.license)
+    elif not is_ours:
+        say(opened.describe())
+    elif license:
+        say(license)
     return checkpoint
 
 

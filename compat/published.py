@@ -1,0 +1,30 @@
+"""Where the weights that others publish by name come from, for the message about a file that is not here.
+
+Nothing is fetched: a user downloads a file by hand. Names as in spec/interface.md section 4.1 and spec/families.md.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+# A name of weights -> the page of their makers' releases.
+PAGES: dict[str, str] = {
+    r"yolov12(-turbo)?[nslmx](-\w+)?": "https://github.com/sunsmarterjie/yolov12/releases",
+    r"(yolov?(3|5|8|9|10|11|12|26)\w*|rtdetr|sam|mobile_sam|FastSAM|yolo_nas)\S*": (
+        "https://github.com/ultralytics/assets/releases"
+    ),
+}
+LICENSE = "AGPL-3.0"  # of both
+
+
+def where_to_get(path: str | Path) -> str:
+    """Return how to get the weights that are called like `path`, or "" where nobody publishes such a name."""
+    path = Path(path)
+    page = next((page for name, page in PAGES.items() if re.fullmatch(name, path.stem, re.IGNORECASE)), None)
+    if page is None or path.suffix != ".pt":
+        return ""
+    return (
+        f"Its makers publish {path.name} at {page} (licence {LICENSE}, which stays with the weights): download it in a "
+        f"browser and put it into '{path.absolute().parent}', or give the path of your copy."
+    )

@@ -1,0 +1,43 @@
+"""What is said about weights that others publish by name and that are not here."""
+
+from __future__ import annotations
+
+import pytest
+
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.config.errors import MissingFileError
+from compat.published import where_to_get
+
+
+@pytest.mark.parametrize(
+    "name, page",
+    [
+        ("yolov12n.pt", "sunsmarterjie/yolov12"),
+        ("yolov12x.pt", "sunsmarterjie/yolov12"),
+        ("yolov12s-seg.pt", "sunsmarterjie/yolov12"),
+        ("yolo12n.pt", "assets"),
+        ("yolo11n-pose.pt", "assets"),
+        ("yolov8m.pt", "assets"),
+        ("yolov5su.pt", "assets"),
+        ("yolov8s-world.pt", "assets"),
+        ("rtdetr-l.pt", "assets"),
+    ],
+)
+def test_a_published_name_is_recognised(name, page):
+    assert f"{page}/releases" in where_to_get(f"weights/{name}") and "AGPL-3.0" in where_to_get(name)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "yolov12n.yaml", "my_yolov12n.pt", "yolov12", "last.pt"])
+def test_other_names_are_not(name):
+    assert where_to_get(name) == ""
+
+
+def test_the_error_says_what_to_do_and_where_the_file_may_lie(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(MissingFileError) as caught:
+        YOLO("yolov12n.pt")
+    text = str(caught.value)
+    assert text.startswith("'yolov12n.pt' does not exist, and nothing is downloaded. ")
+    assert f"put it into '{tmp_path}', or give the path of your copy." in text and isinstance(caught.value, OSError)
+    with pytest.raises(FileNotFoundError, match=f"paths begin at '{tmp_path}'"):
+        YOLO("weights/best.pt")
