@@ -39,6 +39,8 @@ usage: bitfalcon VERB key=value ...
             mode=scan, replace, qat, report, pack: rank, replace, fine-tune, compare, write the small file
   sizes     what a larger model buys        bitfalcon sizes model=yolov12-lite.yaml scale=n,s,m data=data.yaml epochs=50
             trains each size under one budget, one table; after a kill: the same with resume=True
+  tune      search for hyper-parameters     bitfalcon tune model=best.pt data=data.yaml iterations=50 epochs=20
+            more processes, or after a kill: resume=True; what was best: train cfg=.../best_hyperparameters.yaml
   benchmark every engine, on this machine   bitfalcon benchmark model=best.pt data=data.yaml imgsz=640
             latency in turns, mAP, size, start-up, memory, agreement; format=onnx,torch,compile,... runs those only
   run       a script for the wider package  bitfalcon run script.py arguments...
@@ -306,6 +308,12 @@ def _bit(settings: Settings) -> object:
     return run_bit(settings)
 
 
+def _tune(settings: Settings) -> object:
+    from .tune.run import run_tune
+
+    return run_tune(settings)
+
+
 VERBS: dict[str, Callable[[Settings], object]] = {
     "train": _train,
     "val": _val,
@@ -319,6 +327,7 @@ VERBS: dict[str, Callable[[Settings], object]] = {
     "benchmark": _benchmark,
     "bit": _bit,
     "track": _predict,
+    "tune": _tune,
 }
 
 

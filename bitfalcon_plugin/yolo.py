@@ -32,6 +32,7 @@ from .tasks.script_model import ScriptModel
 if TYPE_CHECKING:
     from .benchmark.report import Bench
     from .tasks.metrics import Metrics
+    from .tune.report import Tuning
 
 
 LEFT_OUT: Any = object()  # the source of a call that names none; None is the frame after the end of a video
@@ -253,12 +254,19 @@ class YOLO(NetworkMethods):
             self.save(copy)
             return run_benchmark(self._network, copy, origin, settings)
 
-    def tune(self, *args, **kwargs):
-        """Raise UserError: there is no search over settings."""
-        raise UserError(
-            "tune is not supported. Call train() in a loop over the settings to compare: it returns the metrics, and "
-            "each run keeps args.yaml and results.csv."
-        )
+    def tune(
+        self, use_ray: bool = False, iterations: int | None = None, *, settings: Settings | None = None, **kwargs
+    ) -> Tuning:
+        """Search for the hyper-parameters of the best fitness, by trainings from the present weights; see tune/run.py.
+
+        The object itself stays as it is; best_hyperparameters.yaml of the search is for cfg= of `train`.
+        """
+        from .tune.run import run_tune
+
+        trials = {} if iterations is None else {"iterations": iterations}
+        settings = self._complete(settings or parse_keywords("tune", {**trials, "use_ray": use_ray, **kwargs}))
+        is_changed = self.checkpoint is not None and self._working.built is not None
+        return run_tune(settings, self._working.to_checkpoint() if is_changed else None, self._events)
 
     def __deepcopy__(self, memo: dict[int, object]) -> YOLO:
         twin = memo[id(self)] = type(self).__new__(type(self))

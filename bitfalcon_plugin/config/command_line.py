@@ -31,6 +31,7 @@ MODES = (
     "benchmark",
     "bit",
     "track",
+    "tune",
 )
 BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit
 COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks", "settings", "run")

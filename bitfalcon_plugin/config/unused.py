@@ -31,6 +31,7 @@ def unused_settings(settings: Settings, from_checkpoint: bool) -> list[str]:
         "copy_paste_mode": (s.copy_paste == 0, "nothing is pasted"),
         **{key: (s.rect and getattr(s, key), "rect=True: images are not mixed") for key in MIXING},
         **dict.fromkeys(keys_with("not_for", "train"), (True, "it is for val and predict")),
+        **dict.fromkeys(("iterations", "space"), (True, "it is for tune")),
     }
     return [
         f"{'scale' if key == 'model_scale' else key}={getattr(s, key)} has no effect here: {reason}."

@@ -89,6 +89,10 @@ def _batch(value: object, row: Mapping) -> object:
     return -1 if value == -1 else _whole(value, {"min": 1})
 
 
+def _mapping(value: object, row: Mapping) -> object:
+    return dict(value) if isinstance(value, Mapping) else None
+
+
 class Kind(NamedTuple):
     """A type of cfg/default.yaml: its check, its name in messages, and whether min, max and above belong to it."""
 
@@ -106,6 +110,7 @@ KINDS: Mapping[str, Kind] = {
     "name": Kind(_name, "text"),
     "ints": Kind(_wholes, "a list of whole numbers", True),
     "parts": Kind(_parts, "parts of names such as 23.cv2"),
+    "mapping": Kind(_mapping, "a mapping"),
     "size": Kind(_size, "a whole number or [height, width]", True),
     "batch": Kind(_batch, "a whole number, 1 or more; -1 (what fits), or a share of the GPU's memory between 0 and 1"),
 }

@@ -15,19 +15,20 @@ SHOWN = 24  # settings with a bar
 def draw_search(target: Path, importances: Mapping[str, float], trials: Sequence[tuple[int, float, bool]]) -> Path:
     """Draw bars of the importances, and the trials with the best fitness so far; returns the path `target`.
 
-    importances: setting -> share of 1. trials: number, fitness, and whether the trial is complete (filled) or was
-    ended early (hollow). Raises NoMatplotlib where that is missing.
+    importances: setting -> share of the variance. trials: number, fitness, and whether the trial is complete (filled)
+    or was ended early (hollow). Raises NoMatplotlib where that is missing.
     """
     bars = sorted(importances.items(), key=lambda item: -item[1])[:SHOWN]
     with new_figure(target, 10, max(3.6, 1.2 + 0.22 * len(bars))) as figure:
         left, right = figure.subplots(1, 2)
-        _bars(left, bars)
+        _bars(left, bars, sum(is_complete for *_, is_complete in trials))
         _trials(right, trials)
     return target
 
 
-def _bars(ax, bars: Sequence[tuple[str, float]]) -> None:
-    ax.set(title="Importance: share of the fitness that a setting explains", xlabel="share")
+def _bars(ax, bars: Sequence[tuple[str, float]], complete: int) -> None:
+    ax.set(title=f"Importance of each setting, by {complete} complete trials")
+    ax.set_xlabel("share of the variance of the fitness that it alone explains")
     ax.title.set_fontsize(9)
     if not bars:
         write_not_measured(ax)
@@ -38,9 +39,7 @@ def _bars(ax, bars: Sequence[tuple[str, float]]) -> None:
     ax.set_ylim(len(bars) - 0.4, -0.6)
     ax.set_xlim(0, max(shares) * 1.2 or 1)
     for row, share in enumerate(shares):
-        ax.annotate(
-            f"{share:.2f}", (share, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
-        )
+        ax.annotate(f"{share:.2f}", (share, row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def _trials(ax, trials: Sequence[tuple[int, float, bool]]) -> None:

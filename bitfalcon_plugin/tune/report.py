@@ -15,6 +15,7 @@ from ..config.files import write_text
 from ..config.notes import print_note
 from ..plots.figure import NoMatplotlib
 from ..plots.search import draw_search
+from .importance import importances
 from .study import Study, TrialRow
 
 BEST_FILE = "best_hyperparameters.yaml"
@@ -27,7 +28,10 @@ AP, AP50 = "metrics/mAP50-95(B)", "metrics/mAP50(B)"
 
 @dataclass(frozen=True)
 class Tuning:
-    """The result of a search: its folder, its trials in their order, and the best of them, None without one."""
+    """The result of a search: its folder, its trials in their order, and the best of them, None without one.
+
+    importances: setting -> share of the fitness' variance that the setting alone explains, the largest first.
+    """
 
     folder: Path
     rows: tuple[TrialRow, ...]
@@ -51,7 +55,10 @@ class Tuning:
 
 def tuning_of(study: Study) -> Tuning:
     """Return the result of a study as it stands."""
-    return Tuning(study.folder, tuple(study.rows()), study.best(), study.importances())
+    rows = study.rows()
+    complete = [row for row in rows if row.state == "complete" and row.values.keys() == study.space.keys()]
+    shares = importances(study.space, [row.values for row in complete], [row.fitness for row in complete])
+    return Tuning(study.folder, tuple(rows), study.best(), shares)
 
 
 def write_values(study: Study) -> None:

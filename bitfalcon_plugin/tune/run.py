@@ -1,7 +1,8 @@
 """The verb `tune`: search for the hyper-parameters that give the best fitness, a training run for each trial.
 
-A search is a folder: study.db (every trial, as it ends), trials/ (a training run each, without weights), weights/best.pt
-of the best one, and the files of report.py. Several processes may search in one folder; after a kill it goes on.
+A search is a folder: study.db (every trial, as it ends), trials/ (a training run each, without weights),
+weights/best.pt of the best one, and the files of report.py. Several processes may search in one folder; after a kill
+it goes on.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import torch
 
 from ..config.callbacks import Events
+from ..config.default_table import keys_with
 from ..config.devices import select_devices
 from ..config.errors import UserError
 from ..config.files import atomic
@@ -26,10 +28,10 @@ from ..config.settings import Settings, load_settings
 from ..data.from_settings import find_data, scan_split
 from ..export.formats import ModelKind, model_kind
 from ..models.build import DEFAULT_MODEL, graph_from_settings
-from ..models.weights.checkpoint import Checkpoint, save_checkpoint
+from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
 from ..tasks.metrics import Metrics
-from ..train.resume import changed_settings, newest
+from ..train.resume import changed_settings, is_finished, newest
 from ..train.run import run_train
 from .report import Tuning, write_report, write_values
 from .space import Space, space_of, start_of
@@ -125,9 +127,8 @@ def _run_trial(study: Study, trial: Trial, shared: Mapping[str, object], events:
         _free_memory()
     except BaseException:
         end("interrupted", best[0] if best else None)
-        raise
-    finally:
-        shutil.rmtree(trial.folder / "weights", ignore_errors=True)
+        raise  # its weights stay: the trial goes on with them
+    shutil.rmtree(trial.folder / "weights", ignore_errors=True)
 
 
 def _train(study: Study, trial: Trial, shared: Mapping[str, object], events: Events, watch) -> tuple[Metrics, Path]:
@@ -136,10 +137,12 @@ def _train(study: Study, trial: Trial, shared: Mapping[str, object], events: Eve
     watch: called with the trainer after each epoch; on several GPUs, whose trainers are in other processes, never.
     """
     own = {"project": str(study.folder / "trials"), "name": trial.folder.name, "exist_ok": True, "plots": False}
-    settings = load_settings({**shared, **trial.values, **own, "mode": "train"})
-    source = settings.model or DEFAULT_MODEL
-    start = None
-    if model_kind(source) is ModelKind.CHECKPOINT:
+    settings, start = load_settings({**shared, **trial.values, **own, "mode": "train"}), None
+    source, last = settings.model or DEFAULT_MODEL, trial.folder / "weights" / "last.pt"
+    if last.is_file() and not is_finished(load_checkpoint(last)):
+        changeable = {key: shared[key] for key in keys_with("resume", "experiment") if key in shared}
+        settings = load_settings({**changeable, "mode": "train", "resume": str(last)})
+    elif model_kind(source) is ModelKind.CHECKPOINT:
         start = open_checkpoint(source, say=print if trial.number == 0 else lambda text: None)
     events = Events(events)
     if len(select_devices(settings.device)) == 1:
@@ -196,7 +199,7 @@ def _continues(settings: Settings) -> bool:
 
 def _new(settings: Settings, checkpoint: Checkpoint | None) -> Study:
     """Make a new search. Raises UserError for what every trial would end with."""
-    shared = {key: value for key, value in settings.given_values(without=NOT_SHARED).items()}
+    shared = settings.given_values(without=NOT_SHARED)
     shared["optimizer"] = settings.optimizer if "optimizer" in settings.given else DEFAULT_OPTIMIZER
     for key in ("model", "data", "pretrained", "cfg"):
         value = shared.get(key)
@@ -209,8 +212,8 @@ def _new(settings: Settings, checkpoint: Checkpoint | None) -> Study:
     if checkpoint is not None:
         shared["model"] = str((folder / "initial.pt").resolve())
         save_checkpoint(shared["model"], checkpoint)
-    study = Study.create(folder, shared, space, start_of(space, trial_settings))
-    study.iterations = settings.iterations
+    study = Study.create(folder, shared, space, start_of(space, trial_settings), settings.iterations)
+    _own_choices(study, settings)  # another process may have made it
     return study
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,7 @@ from ..config.yaml_files import load_yaml
 SEARCHABLE = {"int", "float", "fraction", "batch", "size"}  # types of settings that a range can be of
 EXAMPLE = "for example space={'lr0': (1e-5, 1e-1)}"
 FORM = "expected (min, max), or a list of choices"
+STEP = 0.2  # of a range: how far values near the best ones are drawn
 Space = dict[str, "Range | Choices"]
 
 
@@ -40,6 +43,14 @@ class Range:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return None
         return min(max(value, self.low), self.high)
+
+    def near(self, value: float, generator: random.Random) -> float:
+        """Return a number that is drawn around `value`, with a standard deviation of STEP of the range."""
+        ends = (self.low, value, self.high)
+        low, middle, high = map(math.log, ends) if self.log else ends
+        drawn = min(max(generator.gauss(middle, STEP * (high - low)), low), high)
+        number = min(max(math.exp(drawn) if self.log else drawn, self.low), self.high)
+        return round(number) if self.whole else number
 
     def draw(self, trial, key: str) -> float:
         """Let a trial of Optuna choose a number."""
@@ -66,6 +77,10 @@ class Choices:
         """Return `value` where it is one of the choices, otherwise None."""
         return value if value in self.values else None
 
+    def near(self, value: object, generator: random.Random) -> object:
+        """Return one of the choices, each as likely."""
+        return generator.choice(self.values)
+
     def draw(self, trial, key: str) -> object:
         """Let a trial of Optuna choose a value."""
         return trial.suggest_categorical(key, list(self.values))
@@ -77,7 +92,12 @@ class Choices:
 
 def default_space() -> Space:
     """Return the space of cfg/tune.yaml."""
-    return read_space(load_yaml(cfg_dir() / "tune.yaml"), "cfg/tune.yaml")
+    return read_space(_shipped(), "cfg/tune.yaml")
+
+
+@functools.cache
+def _shipped() -> Mapping[str, Mapping]:
+    return load_yaml(cfg_dir() / "tune.yaml")
 
 
 def space_of(settings: Settings, has_outlines: bool = True) -> tuple[Space, list[str]]:
@@ -132,6 +152,14 @@ def start_of(space: Space, settings: Settings) -> dict[str, object]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def near(space: Space, values: Mapping[str, object], seed: int) -> dict[str, object]:
+    """Return `values` with about half of them, one at least, drawn anew in their neighbourhood."""
+    generator = random.Random(seed)
+    changed = [key for key in space if generator.random() < 0.5] or [generator.choice(list(space))]
+    drawn = {key: space[key].near(values[key], generator) for key in changed}
+    return {**values, **drawn}
+
+
 def read_space(given: Mapping, where: str) -> Space:
     """Read a space: key -> (min, max), (min, max, gain), a list of choices, a mapping as in cfg/tune.yaml, or a
     distribution of Optuna or Ray. Raises UserError with all problems, which begin with `where`."""
@@ -167,8 +195,7 @@ def _read(key: str, value: object) -> Range | Choices:
     if log and low <= 0:
         raise UserError(f"{key}: {value!r}; a logarithmic range begins above 0.")
     _check(key, (low, high))
-    shipped = load_yaml(cfg_dir() / "tune.yaml").get(key, {})
-    by_logarithm = low > 0 and bool(shipped.get("log")) if log is None else bool(log)
+    by_logarithm = low > 0 and bool(_shipped().get(key, {}).get("log")) if log is None else bool(log)
     return Range(low, high, by_logarithm, not kinds & {"float", "fraction"})
 
 

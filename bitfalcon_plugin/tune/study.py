@@ -15,11 +15,12 @@ from pathlib import Path
 
 from ..config.errors import UserError
 from .locks import Lock
-from .space import Space, read_space
+from .space import Space, near, read_space
 
 FILE = "study.db"
 NAME = "tune"
 MAX_ATTEMPTS = 2  # of a trial that was killed; a third one would be killed too
+NEAR_TRIALS = 10  # first trials, all of them near the best one so far; later every second one
 SURE_TRIALS = 4  # finished trials before any trial is pruned
 MISSING = "tune searches with the package optuna, which is not installed: pip install 'bitfalcon[tune]'"
 
@@ -44,7 +45,11 @@ class TrialRow:
 
 @dataclass
 class Trial:
-    """A trial that this process trains. values: of the searched settings. lock: shows other processes that it runs."""
+    """A trial that this process trains.
+
+    values: of the searched settings. folder: of its training run; one that was interrupted or killed has its
+    weights/last.pt there. lock: shows other processes that the trial runs.
+    """
 
     number: int
     values: dict[str, object]
@@ -97,14 +102,21 @@ class Study:
             ) from error
 
     @classmethod
-    def create(cls, folder: Path, settings: Mapping[str, object], space: Space, start: Mapping[str, object]) -> Study:
-        """Make the study of a new search in `folder`; its first trial has the values `start`."""
+    def create(
+        cls, folder: Path, settings: Mapping[str, object], space: Space, start: Mapping[str, object], iterations: int
+    ) -> Study:
+        """Make the study of a new search in `folder`, or open the one that another process has made meanwhile.
+
+        start: the values of its first trial.
+        """
         optuna = import_optuna()
         with Lock(folder / "study.lock"):
-            study = optuna.create_study(study_name=NAME, storage=_storage(folder), direction="maximize")
-            study.set_user_attr("settings", dict(settings))
-            study.set_user_attr("space", {key: values.plain() for key, values in space.items()})
-            study.enqueue_trial(dict(start))
+            if not (folder / FILE).is_file():
+                study = optuna.create_study(study_name=NAME, storage=_storage(folder), direction="maximize")
+                study.set_user_attr("space", {key: values.plain() for key, values in space.items()})
+                study.set_user_attr("iterations", iterations)
+                study.enqueue_trial(dict(start))
+                study.set_user_attr("settings", dict(settings))
         return cls(folder)
 
     @property
@@ -131,9 +143,10 @@ class Study:
                 return None
             # Several processes do not draw the same values: each trial has a seed, and those that run are avoided.
             self.optuna.sampler = optuna.samplers.TPESampler(seed=seed + len(trials), constant_liar=True)
+            if not any(trial.state == waiting for trial in trials):
+                self._suggest(len(trials), seed)
             drawn = self.optuna.ask()
-            folder = self.trial_folder(drawn.number)
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = self._make_folder(drawn.number, drawn.user_attrs.get("again"))
             lock = Lock(_lock_file(folder))
             lock.acquire()
             values = {key: values.draw(drawn, key) for key, values in self.space.items()}
@@ -142,6 +155,25 @@ class Study:
     def trial_folder(self, number: int) -> Path:
         """Return the folder of a trial's training run."""
         return self.folder / "trials" / f"{number:04d}"
+
+    def _suggest(self, number: int, seed: int) -> None:
+        """Queue values near the best ones for the first trials, and for every second one of the others.
+
+        The others are Optuna's (TPE). With 24 settings TPE alone draws its first ten trials anywhere, where one setting
+        in 24 spoils them: on test functions its best of 10, 30 and 60 trials gained 0.000, 0.055 and 0.089 on the
+        first, those of this mixture 0.045, 0.079 and 0.110; with two settings both gained the same.
+        """
+        best = self.best()
+        if best is not None and self.space.keys() == best.values.keys() and (number < NEAR_TRIALS or number % 2):
+            self.optuna.enqueue_trial(near(self.space, best.values, seed + number))
+
+    def _make_folder(self, number: int, again: int | None) -> Path:
+        """Make the folder of a trial; of one that is tried again, what its first attempt has left."""
+        folder = self.trial_folder(number)
+        if again is not None and self.trial_folder(again).is_dir() and not folder.exists():
+            self.trial_folder(again).rename(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
     def report(self, trial: Trial, epoch: int, fitness: float, epochs: int) -> bool:
         """Record the fitness of an epoch (from 0); returns whether the trial is to be pruned.
@@ -162,8 +194,7 @@ class Study:
         """
         states = import_optuna().trial.TrialState
         with self.lock:
-            for name, value in {**facts, "state": state, "fitness": fitness}.items():
-                trial.optuna.set_user_attr(name, value)
+            trial.optuna.set_user_attr("row", {**facts, "state": state, "fitness": fitness})
             complete = state == "complete" and fitness is not None and math.isfinite(fitness)
             result = {"values": fitness} if complete else {"state": states.PRUNED if state == "pruned" else states.FAIL}
             self.optuna.tell(trial.number, **result)
@@ -181,19 +212,6 @@ class Study:
         """Return the complete trial with the highest fitness, the first of several; None where there is none."""
         complete = [row for row in self.rows() if row.state == "complete"]
         return max(complete, key=lambda row: (row.fitness, -row.number), default=None)
-
-    def importances(self) -> dict[str, float]:
-        """Return how much of the fitness each searched setting explains, a share of 1, the largest first.
-
-        Measured by PED-ANOVA (Watanabe et al., 2023). Empty where too few trials are complete.
-        """
-        importance = import_optuna().importance
-        try:
-            evaluator = importance.PedAnovaImportanceEvaluator()
-            shares = importance.get_param_importances(self.optuna, evaluator=evaluator)
-        except Exception:  # of few or equal values it raises any of several exceptions
-            return {}
-        return {key: float(share) for key, share in shares.items() if math.isfinite(share)}
 
     def _trials(self) -> list:
         return self.optuna.get_trials(deepcopy=False)
@@ -218,21 +236,15 @@ class Study:
 
 def _row(trial) -> TrialRow:
     """Return a trial of Optuna as a row; one that failed without a word was killed."""
-    facts = trial.user_attrs
-    names = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running", "FAIL": "killed"}
+    facts = trial.user_attrs.get("row", {})
+    name = trial.state.name
+    state = {"COMPLETE": "complete", "PRUNED": "pruned", "RUNNING": "running"}.get(name, facts.get("state"))
     error = facts.get("error", "")
-    if trial.state.name == "FAIL" and "state" not in facts:
-        error = "its process was killed"
-    return TrialRow(
-        trial.number,
-        facts.get("state", names[trial.state.name]) if trial.state.name != "RUNNING" else "running",
-        trial.value if trial.state.name == "COMPLETE" else facts.get("fitness"),
-        dict(trial.params),
-        facts.get("metrics", {}),
-        facts.get("epochs"),
-        facts.get("seconds"),
-        error,
-    )
+    if state not in ("complete", "pruned", "running", "failed", "interrupted"):
+        state, error = "killed", "its process was killed"
+    fitness = trial.value if name == "COMPLETE" else facts.get("fitness")
+    measured = {"metrics": facts.get("metrics", {}), "epochs": facts.get("epochs"), "seconds": facts.get("seconds")}
+    return TrialRow(trial.number, state, fitness, dict(trial.params), error=error, **measured)
 
 
 def _lock_file(folder: Path) -> Path:

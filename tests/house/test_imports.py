@@ -80,6 +80,7 @@ EXTRAS = {  # optional packages: imported when a function is called
     "track.scores": {"trackers"},
     "export.runtimes.onnx": {"onnxruntime"},
     "export.runtimes.openvino": {"openvino"},
+    "tune.study": {"optuna"},
     "export.writers": {"onnx", "onnxruntime", "openvino", "nncf"},
     "dropin.utils.guards": {"matplotlib"},
     "dropin.utils.masks": {"cv2"},
