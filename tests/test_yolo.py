@@ -94,7 +94,6 @@ def test_a_missing_file_is_a_file_not_found_error(place, act):
         (lambda: YOLO("small.yaml").to("tpu"), "tpu"),
         (lambda: YOLO("small.yaml").to([1]), "expected a device"),
         (lambda: YOLO("small.yaml").to(torch.int8), "floating"),
-        (lambda: YOLO("small.yaml").tune(), "tune.*train"),
         (lambda: YOLO("small.yaml").export(format="onx"), "format=onx: there is no such format.*'onnx'"),
         (lambda: YOLO("small.yaml").benchmark(format="onx"), "onnx"),
     ],

@@ -55,7 +55,13 @@ NOT_RUN = {
 # Scripts that import these packages are run only where the packages are installed.
 OPTIONAL = ("supervision", "sahi", "cv2")
 # Commands and scripts that hold one of these texts are run only where the package is installed.
-NEEDS = {"bitfalcon track": "trackers", ".track(": "trackers"}
+NEEDS = {
+    "bitfalcon track": "trackers",
+    ".track(": "trackers",
+    "bitfalcon tune": "optuna",
+    "best_hyperparameters.yaml": "optuna",
+    ".tune(": "optuna",
+}
 
 # What a command that trains is given in the place of the page's values, and added where the page has none.
 SHORT = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "plots": False}
@@ -63,7 +69,8 @@ SHORT = {"epochs": 1, "imgsz": 64, "batch": 4, "workers": 0, "device": "cpu", "p
 SMALL = {"imgsz": "64", "device": "cpu"}
 MEASURING = ("bit", "benchmark")  # verbs that get imgsz in any case
 RESUMED_EPOCHS = "epochs=4"  # the unfinished run of the folder has 3
-TRAINING = ("train", "task=train", "mode=train", "task=sizes", "sizes", "mode=qat")
+TRAINING = ("train", "task=train", "mode=train", "task=sizes", "sizes", "mode=qat", "tune")
+TRIALS = {"iterations=60": "iterations=3"}  # more than those that a search has already
 WITH_UNFINISHED_RUN = "bitfalcon_plugin/train/README.md"  # the page that resumes a run before a command has begun one
 
 
@@ -87,6 +94,7 @@ def shortened(words: list[str]) -> list[str]:
         words = [f"{key}={SMALL[key]}" if key in SMALL else word for key, word in zip(given, words)]
         return [*words, "imgsz=64"] if words[0] in MEASURING and "imgsz" not in given else words
     rest = [word for word in words if word.partition("=")[0] not in SHORT]
+    rest = [TRIALS.get(word, "iterations=2") if word.startswith("iterations=") else word for word in rest]
     rest = ["scale=n" if word in ("scale=s", "scale=m", "scale=l", "scale=x") else word for word in rest]
     return [*rest, *(f"{key}={value}" for key, value in SHORT.items())]
 
@@ -196,8 +204,9 @@ def test_commands(page, here, quick, capsys):
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python")])
 def test_scripts(page, here, monkeypatch):
     """All scripts of a page."""
-    train = YOLO.train
+    train, tune = YOLO.train, YOLO.tune
     monkeypatch.setattr(YOLO, "train", lambda self, **given: train(self, **{**given, **SHORT}))
+    monkeypatch.setattr(YOLO, "tune", lambda self, **given: tune(self, **{**given, **SHORT, "iterations": 2}))
     monkeypatch.setattr("bitfalcon_plugin.models.modules.MODULES", dict(MODULES))  # scripts may register modules
     for script in blocks(PAGES[page], "python"):
         if any(f"import {name}" in script or f"from {name}" in script for name in OPTIONAL if not _installed(name)):
