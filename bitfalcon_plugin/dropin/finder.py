@@ -127,8 +127,9 @@ class Finder(importlib.abc.MetaPathFinder):
                 cls.__module__ = name
 
     def own_modules(self) -> list[ModuleType]:
-        """The loaded modules of this package."""
-        return [module for name, module in list(sys.modules.items()) if (name + ".").startswith(HERE + ".")]
+        """The loaded modules of this package, the deepest first: they are where their classes are known to be from."""
+        modules = [module for name, module in list(sys.modules.items()) if (name + ".").startswith(HERE + ".")]
+        return sorted(modules, key=lambda module: -module.__name__.count("."))
 
     def find_distributions(self, context: object) -> Iterable[object]:
         """Answer importlib.metadata.version("ultralytics")."""
@@ -154,7 +155,8 @@ def _classes(module: ModuleType) -> Iterator[type]:
     for name, value in list(vars(module).items()):
         if isinstance(value, type) and value.__name__ == name:
             own = value.__module__ == module.__name__
-            if own or name in listed and value.__module__.startswith(OURS):
+            of_another_room = value.__module__.startswith(OURS) and not value.__module__.startswith(HERE)
+            if own or name in listed and of_another_room:
                 yield value
 
 
