@@ -1,22 +1,29 @@
+import base64
 import io
 
 import numpy as np
-from fastapi import FastAPI, File, HTTPException, UploadFile
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 from PIL import Image
+from pydantic import BaseModel
 from ultralytics import YOLO
 
 app = FastAPI(title="Object detection")
 model = YOLO("best.pt")
 
 
+class Task(BaseModel):
+    image: str  # base64
+    threshold: float = 0.25
+
+
 @app.post("/predict")
-def predict(image: bytes = File(...), threshold: float = 0.25):
+def predict(task: Task):
     try:
-        picture = Image.open(io.BytesIO(image)).convert("RGB")
+        picture = Image.open(io.BytesIO(base64.b64decode(task.image))).convert("RGB")
     except Exception as error:
         raise HTTPException(status_code=415, detail="not an image") from error
-    result = model(np.asarray(picture)[:, :, ::-1], conf=threshold, verbose=False)[0]
+    result = model(np.asarray(picture)[:, :, ::-1], conf=task.threshold, verbose=False)[0]
     return {
         "count": len(result),
         "shape": result.orig_shape,
@@ -26,8 +33,8 @@ def predict(image: bytes = File(...), threshold: float = 0.25):
 
 
 @app.post("/annotate")
-async def annotate(file: UploadFile):
-    picture = Image.open(io.BytesIO(await file.read()))
+async def annotate(request: Request):
+    picture = Image.open(io.BytesIO(await request.body()))
     return {"pixels": model(picture, verbose=False)[0].plot().shape}
 
 
@@ -35,7 +42,8 @@ if __name__ == "__main__":
     client = TestClient(app)
     with open("image.jpg", "rb") as f:
         content = f.read()
-    answer = client.post("/predict", files={"image": content}).json()
-    strict = client.post("/predict?threshold=0.999", files={"image": content}).json()
-    annotated = client.post("/annotate", files={"file": ("a.jpg", content)}).json()
-    wrong = client.post("/predict", files={"image": b"text"}).status_code
+    text = base64.b64encode(content).decode()
+    answer = client.post("/predict", json={"image": text}).json()
+    strict = client.post("/predict", json={"image": text, "threshold": 0.999}).json()
+    annotated = client.post("/annotate", content=content).json()
+    wrong = client.post("/predict", json={"image": "text"}).status_code
