@@ -13,6 +13,9 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+import bitfalcon_plugin.dropin.data.build  # scripts replace names of these modules; what is loaded here is restored
+import bitfalcon_plugin.dropin.models.yolo.detect
+import bitfalcon_plugin.dropin.utils  # noqa: F401
 from bitfalcon_plugin import cli
 from bitfalcon_plugin.dropin.finder import FINDER
 from bitfalcon_plugin.dropin.hook import uninstall

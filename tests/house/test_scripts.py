@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.paths import ROOT, TESTS
-from tests.helpers.running import run_script
+from tests.helpers.running import restored, run_script
 from tests.helpers.shapes import HEIGHT, WIDTH, lay_out
 
 pytest.register_assert_rewrite("tests.helpers.script_checks")
@@ -50,11 +52,10 @@ STUBBED = {
 }
 # Scripts that touch what is not written yet.
 WAITING = {
-    "callbacks", "custom_predictor", "custom_trainer", "custom_validator", "dataset_loader", "feature_hooks", "filters",
-    "grad_cam", "heatmap_and_regions", "model_info", "object_counter", "old_imports", "quiet_logging", "settings_page",
-    "torch_save_model", "trainer_overrides", "transfer_learning", "tuning", "video_to_its_end", "webcam_loop",
-    "weighted_dataset",
+    "callbacks", "custom_predictor", "custom_trainer", "custom_validator", "filters", "model_info", "torch_save_model",
+    "transfer_learning", "tuning", "video_to_its_end", "webcam_loop", "weighted_dataset",
 }  # fmt: skip
+EDITED = ("annotator", "box_arithmetic", "old_imports", "other_models_beside")  # by changing their imports only
 IN_A_PROCESS = ("multiprocess_predict",)  # it starts workers, which read the command line of their parent
 
 
@@ -97,6 +98,20 @@ def test_script(name, here):
     code, left, output, errors = run_script(SCRIPTS[name], here, stand_ins=stand_ins)
     assert code == 0, errors
     getattr(script_checks, name)(left, output, here)
+
+
+@pytest.mark.parametrize("name", EDITED)
+def test_script_with_changed_imports(name, here, monkeypatch, capsys):
+    """`ultralytics` is `bitfalcon_plugin.dropin` in every import, and Python runs the script."""
+    text = re.sub(r"^(import|from) ultralytics\b", r"\1 bitfalcon_plugin.dropin", SCRIPTS[name].read_text(), flags=re.M)
+    (here / "edited.py").write_text(text)
+    with restored(), pytest.MonkeyPatch.context() as patch:
+        patch.chdir(here)
+        patch.setattr(sys, "argv", ["edited.py"])
+        for package in STUBBED.get(name, ()):
+            patch.setitem(sys.modules, package, importlib.import_module(f"tests.helpers.stubs.{package}"))
+        left = SimpleNamespace(**runpy.run_path("edited.py", run_name="__main__"))
+    getattr(script_checks, name)(left, capsys.readouterr().out, here)
 
 
 def write_clip(folder: Path) -> None:
