@@ -13,13 +13,14 @@ import torch
 
 from .config.callbacks import Events
 from .config.errors import MissingFileError, UserError
-from .config.keywords import is_task, note_task, parse_keywords
+from .config.keywords import check_task, parse_keywords
 from .config.notes import print_note, print_note_once
 from .config.settings import Settings
 from .export.formats import ModelKind, model_kind
 from .export.open import ExportedModel
-from .models.build import DEFAULT_MODEL, read_graph
+from .models.build import DEFAULT_MODEL, read_graph, task_of_graph
 from .models.detector import Detector
+from .models.graph.rows import Graph
 from .models.network_methods import NetworkMethods
 from .models.summary import Info, show_info
 from .models.weights.checkpoint import CONTENT, checkpoint_from, content_of, load_checkpoint, plain_values
@@ -62,21 +63,17 @@ class YOLO(NetworkMethods):
             self.__dict__ = model.__dict__
             return
         self._begin(_model_file(model), verbose)
-        self._check_task(task)
         kind = model_kind(self.source)
-        if kind is ModelKind.GRAPH:
-            read_graph(self.source)  # raises for a wrong name or graph now, not at the first use
         self._exported = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
         checkpoint = open_checkpoint(self.source, brief=not verbose) if kind is ModelKind.CHECKPOINT else None
         self._working = WorkingModel(self.source, checkpoint)
+        if kind is ModelKind.GRAPH:
+            self._set_task(read_graph(self.source))  # raises for a wrong name or graph now, not at the first use
         self._update_overrides()
+        check_task(task, self.task, self.source)
 
-    def _check_task(self, task: object) -> None:
-        """Say that a second argument which is no task has no effect. Raises UserError for a task of other models."""
-        if task is not None and not is_task(task):
-            note_task(task)
-        elif task not in (None, self.task):
-            raise UserError(f"task={task!r}: this package detects; task is 'detect' or not given.")
+    def _set_task(self, graph: Graph) -> None:
+        self.task = self.overrides["task"] = task_of_graph(graph)
 
     def _begin(self, source: str, verbose: bool) -> None:
         """Set the attributes that every object begins with."""
@@ -289,6 +286,7 @@ class YOLO(NetworkMethods):
         if CONTENT in state:
             self._working = WorkingModel(self.source, checkpoint_from(state[CONTENT], self.source))
             self._working.path = state["path"]
+            self._set_task(self.checkpoint.graph)
         elif "working" in state:
             self._working = state["working"]
         else:

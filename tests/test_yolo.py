@@ -78,7 +78,7 @@ def test_a_missing_file_is_a_file_not_found_error(place, act):
         (lambda: YOLO(None), "expected the path"),
         (lambda: YOLO(" "), "expected the path"),
         (lambda: YOLO("best.onnx"), "'best.onnx' does not exist"),
-        (lambda: YOLO("small.yaml", task="segment"), "task='segment'"),
+        (lambda: YOLO("small.yaml", task="pose"), "task='pose'"),
         (lambda: YOLO("small.yaml").predict("data", predictor=3), "no predictor of others"),
         (lambda: YOLO("small.yaml").train(dict), "no trainer of others"),
         (lambda: YOLO("small.yaml").val(dict), "no validator of others"),

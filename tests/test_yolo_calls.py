@@ -30,6 +30,27 @@ def test_a_second_argument_that_is_no_task_is_noted(place, capsys, word):  # noq
     assert capsys.readouterr().err.count(f"note: task={word!r} is no task and has no effect") == 1
 
 
+def test_the_head_decides_the_task(place, capsys):  # noqa: F811
+    segments = YOLO("yolov12n-seg.yaml", "detect")
+    assert segments.task == segments.overrides["task"] == segments.model.task == "segment"
+    assert "note: task='detect' has no effect: by its head 'yolov12n-seg.yaml' is a model for segment." in (
+        capsys.readouterr().err
+    )
+    y, (maps, coefficients, prototypes) = segments.model.eval()(torch.rand(1, 3, 64, 64))
+    assert y.shape == (1, 4 + 80 + 32, 84) and len(maps) == 3 and coefficients.shape == (1, 32, 84)
+    assert prototypes.shape == (1, 32, 16, 16)
+    batch = {"img": torch.rand(1, 3, 64, 64), "batch_idx": torch.zeros(2), "cls": torch.tensor([[1.0], [2.0]])}
+    batch["bboxes"] = torch.tensor([[0.5, 0.5, 0.5, 0.5], [0.3, 0.3, 0.4, 0.4]])
+    indices = torch.zeros(1, 16, 16, dtype=torch.uint8)
+    indices[:, 4:12, 4:12], indices[:, 2:8, 2:8] = 1, 2
+    total, items = segments.model({**batch, "masks": indices})
+    segments.model.args["overlap_mask"] = False
+    apart = segments.model({**batch, "masks": torch.stack([indices[0] == 1, indices[0] == 2])})
+    assert len(items) == 4 and total.requires_grad and items[1] > 0 and torch.allclose(apart[1], items)
+    segments.save("seg.pt")
+    assert YOLO("seg.pt", "segment").task == "segment" and capsys.readouterr().err == ""
+
+
 def test_task_and_mode_in_a_call(place, capsys):  # noqa: F811
     yolo = bright(place)
     assert len(yolo(IMAGE, task="predict", mode="train")[0]) == len(yolo(IMAGE, task="detect", mode="predict")[0]) == 1

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 
-from .command_line import OTHER_TASKS
+from .command_line import OTHER_TASKS, TASKS
+from .errors import UserError
 from .notes import print_note, print_note_once
 from .settings import Settings, load_settings
 
@@ -17,23 +18,29 @@ def parse_keywords(mode: str, keywords: Mapping[str, object]) -> Settings:
 
     A task that is none, for example a verb, has no effect, and a note says so.
     """
-    if "task" in keywords and not is_task(keywords["task"]):
-        note_task(keywords["task"])
+    if "task" in keywords and not _is_task(keywords["task"]):
+        check_task(keywords["task"])
         keywords = {key: value for key, value in keywords.items() if key != "task"}
     settings = load_settings({**{key: _plain(value) for key, value in keywords.items()}, "mode": mode})
     print_note(*settings.notes)
     return settings
 
 
-def is_task(word: object) -> bool:
-    """Whether a word names a task, of this package or of others."""
-    return word in ("detect", *OTHER_TASKS)
+def check_task(word: object, task: str = "", source: str = "") -> None:
+    """Print a note about a task= that has no effect: one that is none, or another than `task`, that of the model.
 
-
-def note_task(word: object) -> None:
-    """Say once that a word is no task."""
-    if word is not None:
+    source: the model's file, for messages. Raises UserError for a task that this package does not have.
+    """
+    if word in OTHER_TASKS:
+        raise UserError(f"task={word!r}: no model of this task is here (known: {', '.join(TASKS)}).")
+    if word is not None and not _is_task(word):
         print_note_once(f"task={word!r} is no task and has no effect: the head of the model decides what it does.")
+    elif task and word not in (None, task):
+        print_note(f"task={word!r} has no effect: by its head '{source}' is a model for {task}.")
+
+
+def _is_task(word: object) -> bool:
+    return word in (*TASKS, *OTHER_TASKS)
 
 
 def _plain(value: object) -> object:

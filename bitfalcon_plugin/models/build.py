@@ -15,7 +15,7 @@ from .bitify import apply_policies
 from .detector import Detector, build_row
 from .graph.document import Overrides
 from .graph.rows import Graph, resolve
-from .modules import known_modules, lookup
+from .modules import entry, known_modules, lookup
 
 DEFAULT_MODEL = "yolov12.yaml"
 
@@ -56,6 +56,11 @@ def read_graph(
     return resolve_graph(
         file.document, name=file.path.name, scale=scale, named_scale=file.letter, variant=variant, nc=nc, names=names
     )
+
+
+def task_of_graph(graph: Graph) -> str:
+    """The task that the head row of a graph names, a key of tasks.TASKS."""
+    return entry(graph.rows[-1].module).rule.task
 
 
 def with_classes(graph: Graph, names: Mapping[int, str], class_width: int | None = None) -> Graph:

@@ -9,6 +9,7 @@ import torch
 
 from ..config.devices import select_device
 from ..config.errors import UserError, WrongModelError, did_you_mean
+from .build import task_of_graph
 from .detector import Detector
 from .weights.checkpoint import Checkpoint, save_checkpoint
 from .weights.foreign import ADOPTED_SETTINGS
@@ -172,6 +173,7 @@ class NetworkMethods:
         """Let later calls use the data, the image size, ... of the checkpoint's training."""
         if self.checkpoint is not None:
             self.overrides.pop("pretrained", None)
+            self.task = self.overrides["task"] = task_of_graph(self.checkpoint.graph)
             trained = self.checkpoint.settings
             self.overrides.update({key: trained[key] for key in ADOPTED_SETTINGS if trained.get(key) is not None})
             self.overrides["model"] = self.ckpt_path

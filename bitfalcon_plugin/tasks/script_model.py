@@ -113,7 +113,7 @@ class ScriptModel(Detector):
         if embed is not None:
             return self._embed(x, embed)
         if augment:
-            return predict_decoded(self.live(), x, augment=True), None
+            return predict_decoded(self.live(), x, augment=True).candidates, None
         return super().forward(x)
 
     def predict(self, x: Tensor, **options) -> Outputs:
@@ -124,7 +124,8 @@ class ScriptModel(Detector):
         """Return the sum of the losses times the number of images, with gradient, and each loss (Tensor[losses]).
 
         batch: img (B, C, H, W) in [0, 1] or uint8, batch_idx (n,), cls (n,) or (n, 1), bboxes (n, 4): xywh as shares of
-        the image. preds: outputs for these images, where they were computed before. The gains are those in `args`.
+        the image; to segment also masks. preds: outputs for these images, where they were computed before. The gains
+        are those in `args`.
         """
         device = next(self.parameters()).device
         images = batch["img"].to(device)
@@ -134,12 +135,24 @@ class ScriptModel(Detector):
         boxes = xyxy_from_xywh(batch["bboxes"].cpu().view(-1, 4).float())
         boxes = boxes * torch.tensor([width, height, width, height])
         classes, image = (batch[key].cpu().view(-1).long() for key in ("cls", "batch_idx"))
-        labels = Instances(boxes, classes, image=image)
+        labels = Instances(boxes, classes, image=image, masks=self._masks_of(batch, image)).to(device)
         task = task_of(self)
-        gains = task.gains(load_settings({key: self.args[key] for key in task.losses.values() if key in self.args}))
-        values = task.loss(raw, labels.to(device), sizes=raw.sizes, strides=self.strides, gains=gains).values()
-        losses = torch.stack([*values])
+        keys = (*task.losses.values(), *task.options)
+        settings = load_settings({key: self.args[key] for key in keys if key in self.args})
+        options = {"gains": task.gains(settings), **task.loss_options(settings)}
+        losses = torch.stack([*task.loss(raw, labels, sizes=raw.sizes, strides=self.strides, **options).values()])
         return losses.sum() * len(images), losses.detach()
+
+    def _masks_of(self, batch: Mapping[str, Tensor], image: Tensor) -> Tensor | None:
+        """The masks (n, h, w) of a batch's objects, None without masks. image (n,): the image of each object.
+
+        The batch has (n, h, w), or with overlap_mask (B, h, w) with 0 for no object, 1 for the first of its image, ...
+        """
+        masks = batch.get("masks")
+        if masks is None or not self.args.get("overlap_mask", True):
+            return None if masks is None else masks.bool()
+        number = (image[:, None] == image).tril().sum(1)
+        return masks.to(image.device)[image] == number[:, None, None]
 
     def init_criterion(self) -> Callable[[Outputs, Mapping[str, Tensor]], tuple[Tensor, Tensor]]:
         """Return a function of outputs and a batch that gives what `loss` gives."""
