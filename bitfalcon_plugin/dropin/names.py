@@ -31,12 +31,12 @@ ALIASES: dict[str, str] = {
     **{f"models.yolo.{task}.{part}": f"models.yolo.{task}" for task in TASKS for part in ("train", "val", "predict")},
 }
 
-LOGGERS = ("base", "clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wb")
+LOGGERS = ("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "raytune", "tensorboard", "wb")
 
 # Modules with nothing to do here: nothing is sent to the loggers of other firms. Name -> their attributes.
 EMPTY_MODULES: dict[str, dict[str, object]] = {f"utils.callbacks.{name}": {"callbacks": {}} for name in LOGGERS}
 
-OTHER_MODELS = "Only detectors of YOLO graphs are here: YOLO('best.pt')."
+OTHER_MODELS = "Only models of YOLO graphs are here: YOLO('best.pt')."
 BOXES_ONLY = (
     "Its maker's own package has it; YOLO('best.pt') here finds boxes, which other programs can take as prompts."
 )

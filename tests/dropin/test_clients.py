@@ -30,7 +30,7 @@ def weights(tmp_path, monkeypatch, as_it_was):
     return save_weights(tmp_path, "best.pt")
 
 
-@pytest.mark.xfail(reason="waits for the data room", strict=False)
+@pytest.mark.xfail(reason="waits for task_map", strict=False)
 def test_fiftyone(weights):
     from ultralytics import YOLO
     from ultralytics.data.augment import LetterBox
@@ -83,7 +83,6 @@ def test_label_studio(weights, tmp_path):
     assert frames == 4
 
 
-@pytest.mark.xfail(reason="waits for the networks", strict=False)
 def test_roboflow(weights, tmp_path):
     import ultralytics
     from packaging.version import Version
@@ -100,7 +99,6 @@ def test_roboflow(weights, tmp_path):
     assert network.names == {0: "0", 1: "1", 2: "2"} and file["train_args"]["imgsz"] == 64
 
 
-@pytest.mark.xfail(reason="waits for the networks", strict=False)
 def test_comfyui(weights):
     from ultralytics import YOLO
     from ultralytics.nn import modules
@@ -124,7 +122,6 @@ def test_comfyui(weights):
     assert len(labels) > 0 and result.masks is None
 
 
-@pytest.mark.xfail(reason="waits for the networks", strict=False)
 def test_the_check_that_clients_make_before_the_import(weights):
     assert importlib.util.find_spec("ultralytics") is not None
     assert importlib.util.find_spec("ultralytics.nn.tasks") is not None
