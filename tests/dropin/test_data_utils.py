@@ -26,7 +26,10 @@ from bitfalcon_plugin.dropin.data.utils import (
     check_det_dataset,
     exif_size,
     find_dataset_yaml,
+    get_hash,
     img2label_paths,
+    load_dataset_cache_file,
+    save_dataset_cache_file,
     verify_image,
     verify_image_label,
 )
@@ -79,6 +82,16 @@ def test_names_of_files():
     picture = Image.new("RGB", (40, 20))
     picture.getexif()[0x0112] = 6
     assert exif_size(picture) == (20, 40) and exif_size(Image.new("RGB", (40, 20))) == (40, 20)
+
+
+def test_files_of_labels_are_not_opened(tmp_path):
+    path = tmp_path / "labels.cache"
+    save_dataset_cache_file("", path, {"labels": []})
+    with pytest.raises(FileNotFoundError, match="run code"):  # scripts then read the labels
+        load_dataset_cache_file(path)
+    before = get_hash([str(path)])
+    path.write_text("x")
+    assert get_hash([str(path)]) != before and len(before) == 64
 
 
 def test_one_image_and_its_labels_are_checked(place):  # noqa: F811

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 from ..utils import RANK, colorstr
 from .dataset import YOLODataset
 from .loaders import (
+    LOADERS,
     LoadImagesAndVideos,
     LoadPilAndNumpy,
     LoadScreenshots,
@@ -143,7 +144,7 @@ def check_source(source: Any) -> tuple[Any, bool, bool, bool, bool, bool]:
         is_address = source.lower().startswith(LIVE)
         webcam = source.isnumeric() or source.endswith(".streams") or is_address and not is_video
         screenshot = source.lower() == "screen"
-    elif isinstance(source, (LoadImagesAndVideos, LoadPilAndNumpy, LoadStreams, LoadTensor)):
+    elif isinstance(source, LOADERS):
         in_memory = True
     elif isinstance(source, (list, tuple)):
         source, from_img = autocast_list(source), True

@@ -22,6 +22,7 @@ from .utils import img2label_paths
 
 __all__ = ["BaseDataset", "ClassificationDataset", "YOLOConcatDataset", "YOLODataset"]
 
+DATASET_CACHE_VERSION = "1.0.3"  # of files of labels, which are not written here
 MAX_NOTES = 20  # notes that are printed
 STACKED = ("img", "text_feats", "visuals", "sem_masks")  # keys whose tensors are stacked; CONCATENATED are put together
 CONCATENATED = ("masks", "keypoints", "bboxes", "cls", "segments", "obb")

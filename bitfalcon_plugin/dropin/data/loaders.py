@@ -237,3 +237,6 @@ class LoadScreenshots:
         raise NotImplementedError(
             f"source={source!r}: the screen is not read here. Take it with a package such as mss, and give the arrays."
         )
+
+
+LOADERS = (LoadStreams, LoadPilAndNumpy, LoadImagesAndVideos, LoadScreenshots, LoadTensor)

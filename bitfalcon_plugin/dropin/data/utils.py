@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,13 @@ __all__ = [
     "check_det_dataset",
     "exif_size",
     "find_dataset_yaml",
+    "get_hash",
     "img2label_paths",
+    "load_dataset_cache_file",
     "polygon2mask",
     "polygons2masks",
     "polygons2masks_overlap",
+    "save_dataset_cache_file",
     "verify_image",
     "verify_image_label",
 ]
@@ -102,6 +106,24 @@ def find_dataset_yaml(path: Path) -> Path:
 def img2label_paths(img_paths: Sequence[str]) -> list[str]:
     """Return the paths of label files: the last folder `images` becomes `labels`, the suffix `.txt`."""
     return [str(label_path(Path(path))) for path in img_paths]
+
+
+def get_hash(paths: Sequence[str]) -> str:
+    """Return a digest of paths, and of the sizes and times of the files that exist."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        stamp = (path.stat().st_size, path.stat().st_mtime_ns) if path.exists() else None
+        digest.update(f"{path}\n{stamp}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def load_dataset_cache_file(path: Path) -> dict[str, Any]:
+    """Raise FileNotFoundError: files of labels are pickles, which can run code. Labels are read anew instead."""
+    raise MissingFileError(f"'{path}' is not opened: such a file can run code. Labels are read from their files.")
+
+
+def save_dataset_cache_file(prefix: str, path: Path, x: dict[str, Any], version: str = "") -> None:
+    """Write nothing: labels are read anew, which is quick."""
 
 
 def exif_size(img: Image.Image) -> tuple[int, int]:
