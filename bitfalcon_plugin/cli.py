@@ -191,17 +191,17 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
 
 def _train(settings: Settings) -> object:
     from .export.formats import ModelKind, model_kind
-    from .models.build import DEFAULT_MODEL
     from .models.weights.foreign import open_checkpoint
     from .train.run import run_train
 
-    source = settings.model or DEFAULT_MODEL
+    source = _model_of(settings)
     kind = model_kind(source)
     if kind is ModelKind.EXPORTED:
         raise UserError(
             f"train needs a graph (.yaml) or a checkpoint (.pt); model={source} is an exported model, whose weights "
             "cannot be trained. Take the .pt it was made from."
         )
+    settings = settings.replace(model=source)
     starts_from_weights = kind is ModelKind.CHECKPOINT and not settings.resume
     return run_train(settings, open_checkpoint(source) if starts_from_weights else None).metrics
 
@@ -236,10 +236,10 @@ def _predict(settings: Settings) -> None:
 def _info(settings: Settings) -> object:
     from .export.formats import ModelKind, model_kind
     from .export.open import show_export
-    from .models.build import DEFAULT_MODEL, graph_from_settings
+    from .models.build import graph_from_settings
     from .models.info import show_checkpoint, show_graph
 
-    source = settings.model or DEFAULT_MODEL
+    source = _model_of(settings)
     kind = model_kind(source)
     if kind is ModelKind.EXPORTED:
         return show_export(source)
@@ -252,11 +252,11 @@ def _export(settings: Settings) -> object:
     """Write a file for other programs; a graph is exported with random weights."""
     from .export.formats import ModelKind, model_kind
     from .export.run import run_export
-    from .models.build import DEFAULT_MODEL, graph_from_settings
+    from .models.build import graph_from_settings
     from .models.detector import Detector
     from .yolo import YOLO
 
-    source = settings.model or DEFAULT_MODEL
+    source = _model_of(settings)
     if model_kind(source) is not ModelKind.GRAPH:
         return YOLO(source, verbose=True).export(settings=settings)
     print_note(f"{source} is a graph, its weights are random.")
@@ -329,6 +329,13 @@ VERBS: dict[str, Callable[[Settings], object]] = {
     "track": _predict,
     "tune": _tune,
 }
+
+
+def _model_of(settings: Settings) -> str:
+    """settings.model, or the graph for the task that is given."""
+    from .models.build import model_for_task
+
+    return model_for_task(settings.model, settings.task if "task" in settings.given else None)
 
 
 def _trained_model(settings: Settings) -> str:

@@ -18,7 +18,7 @@ from .config.notes import print_note, print_note_once
 from .config.settings import Settings
 from .export.formats import ModelKind, model_kind
 from .export.open import ExportedModel
-from .models.build import DEFAULT_MODEL, read_graph, task_of_graph
+from .models.build import DEFAULT_MODEL, model_for_task, read_graph, task_of_graph
 from .models.detector import Detector
 from .models.graph.rows import Graph
 from .models.network_methods import NetworkMethods
@@ -28,6 +28,7 @@ from .models.weights.foreign import open_checkpoint
 from .models.working_model import WorkingModel
 from .predict.results import Results
 from .predict.run import run_predict
+from .tasks import TASKS
 from .tasks.script_model import ScriptModel
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class YOLO(NetworkMethods):
         if isinstance(model, YOLO):
             self.__dict__ = model.__dict__
             return
-        self._begin(_model_file(model), verbose)
+        self._begin(model_for_task(_model_file(model), task if task in TASKS else None), verbose)
         kind = model_kind(self.source)
         self._exported = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
         checkpoint = open_checkpoint(self.source, brief=not verbose) if kind is ModelKind.CHECKPOINT else None

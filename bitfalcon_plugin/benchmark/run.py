@@ -82,7 +82,7 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
     conditions = _conditions(model, settings, select_device(settings.device))
     batch, _, height, width = conditions.shape
     candidates = list_candidates(conditions.settings, conditions.device)
-    folder = new_run_dir("benchmark", settings.project, settings.name, settings.exist_ok)
+    folder = new_run_dir("benchmark", settings.project, settings.name, settings.exist_ok, settings.task)
     print(
         f"Benchmark of {origin.name}: {len(candidates)} engines at {width}x{height}, batch {batch}, "
         f"on {conditions.device}, {torch.get_num_threads()} threads; results in {folder}"

@@ -264,7 +264,7 @@ def _folder(settings: Settings) -> Path:
                 f"resume={settings.resume}: expected the folder of an earlier scan, for example runs/detect/bit."
             )
         return folder
-    return new_run_dir("bit", settings.project, settings.name, settings.exist_ok)
+    return new_run_dir("bit", settings.project, settings.name, settings.exist_ok, settings.task)
 
 
 def _first(subject: Subject, ap: float) -> Step:

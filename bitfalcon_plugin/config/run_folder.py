@@ -8,17 +8,19 @@ from .errors import UserError
 from .user_settings import folder as user_folder
 
 
-def runs_top(project: str | None = None) -> Path:
-    """Return the folder that holds the run folders: project=, otherwise `detect` in the user's runs_dir, or in runs."""
-    return Path(project) if project else (user_folder("runs_dir") or Path("runs")) / "detect"
+def runs_top(project: str | None = None, task: str = "detect") -> Path:
+    """Return the folder of run folders: project=, otherwise that of the task in the user's runs_dir or in runs."""
+    return Path(project) if project else (user_folder("runs_dir") or Path("runs")) / task
 
 
-def new_run_dir(mode: str, project: str | None = None, name: str | None = None, exist_ok: bool = False) -> Path:
-    """Create and return the folder of a run: `<name or mode>` in `runs_top(project)`; `train2`, ... where it exists.
+def new_run_dir(
+    mode: str, project: str | None = None, name: str | None = None, exist_ok: bool = False, task: str = "detect"
+) -> Path:
+    """Create and return the folder of a run: `<name or mode>` in `runs_top`; `train2`, ... where it exists.
 
     exist_ok: use the folder where it exists. Raises UserError where the folder cannot be created.
     """
-    first = runs_top(project) / (name or mode)
+    first = runs_top(project, task) / (name or mode)
     folder, count = first, 1
     while True:
         try:

@@ -13,6 +13,7 @@ from .formats.dataset_yaml import DataSpec, load_data
 from .formats.yolo import RowReader, read_row
 
 DEFAULT_DATA = "shapes.yaml"
+OF_TASK = {"segment": "shapes-seg.yaml"}  # default data of tasks whose labels have another form
 MAX_NOTES = 20  # notes of a split that are printed
 
 
@@ -24,7 +25,8 @@ def class_names(settings: Settings, data: DataSpec) -> dict[int, str]:
 def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
     """Load the dataset; return it and the settings, in which the dataset's own settings replace defaults."""
     if settings.data is None:
-        data, name = load_data(DEFAULT_DATA), DEFAULT_DATA
+        name = OF_TASK.get(settings.task, DEFAULT_DATA)
+        data = load_data(name)
         example = f"'shapes' in {data.root} (its data.yaml is an example to copy)"
         print(f"No data= is given: using the generated dataset {example}")
     else:

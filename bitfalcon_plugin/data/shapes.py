@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.random import RandomState
 from PIL import Image, ImageDraw
 
 from ..config.errors import UserError
 from ..config.files import cache_dir
+from ..ops.polygons import Polygons, clip
 
 NAMES = ("circle", "square", "triangle", "star")
 COUNTS = {"train": 160, "val": 40}
@@ -43,6 +45,21 @@ train: images/train  # a folder, a .txt with one image path a line, or a list of
 val: images/val
 names:
 """
+
+_OUTLINE_ROWS = (  # the lines about boxes in _DATA_YAML, and what takes their place
+    """\
+# A label file has one row per object, five numbers separated by spaces:
+#   class cx cy w h
+# class counts from 0 and means a line of `names` below; cx cy is the centre of the box and w h its size, as a share of
+# the width and height of the image, 0 to 1. An empty or missing label file means: nothing to find in this image.
+""",
+    """\
+# A label file has one row per object, numbers separated by spaces:
+#   class x1 y1 x2 y2 x3 y3 ...
+# class counts from 0 and means a line of `names` below; the points are the corners of the outline, as shares of the
+# width and height of the image, 0 to 1. An empty or missing label file means: nothing to find in this image.
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -70,20 +87,22 @@ class Shape:
         return float(x1), float(y1), float(x2), float(y2)
 
 
-def ensure_shapes(folder: Path | None = None) -> Path:
+def ensure_shapes(folder: Path | None = None, outlines: bool = False) -> Path:
     """Return the data.yaml of the generated dataset in `folder` (default: the user's cache); draw what is missing.
+
+    outlines: the rows of the labels are polygons, for segmentation, and not boxes.
 
     The dataset is drawn into a temporary folder that is then renamed, so that a killed or a second process leaves
     nothing incomplete. In an existing folder only missing files are put back. Raises UserError if it cannot be written.
     """
-    target = Path(folder) if folder else cache_dir() / "shapes-v1"
+    target = Path(folder) if folder else cache_dir() / ("shapes-seg-v1" if outlines else "shapes-v1")
     names = _file_names()
     if _missing(target, names):
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
                 drawn = Path(scratch, "drawn")
-                _draw_dataset(drawn)
+                _draw_dataset(drawn, outlines)
                 _install(drawn, target, names)
         except OSError as error:
             raise UserError(
@@ -128,8 +147,9 @@ def _install(drawn: Path, target: Path, names: list[str]) -> None:
         os.replace(drawn / name, target / name)
 
 
-def _draw_dataset(folder: Path) -> None:
+def _draw_dataset(folder: Path, outlines: bool) -> None:
     """Draw the whole dataset into a new folder."""
+    label_text = _outline_text if outlines else _label_text
     for code, (split, count) in enumerate(COUNTS.items()):
         images, labels = folder / "images" / split, folder / "labels" / split
         images.mkdir(parents=True)
@@ -137,10 +157,11 @@ def _draw_dataset(folder: Path) -> None:
         for index in range(count):
             pixels, shapes = draw(RandomState([1, code, index]), empty=index % EMPTY == EMPTY - 1)
             Image.fromarray(pixels).save(images / f"{index:04d}.jpg", quality=90)
-            text = _label_text(shapes, pixels.shape[:2])
+            text = label_text(shapes, pixels.shape[:2])
             (labels / f"{index:04d}.txt").write_text(text, encoding="utf-8", newline="\n")
     names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
-    (folder / "data.yaml").write_text(_DATA_YAML + names, encoding="utf-8", newline="\n")
+    text = _DATA_YAML.replace(*_OUTLINE_ROWS) if outlines else _DATA_YAML
+    (folder / "data.yaml").write_text(text + names, encoding="utf-8", newline="\n")
 
 
 def _label_text(shapes: list[Shape], size: tuple[int, int]) -> str:
@@ -150,6 +171,18 @@ def _label_text(shapes: list[Shape], size: tuple[int, int]) -> str:
         x1, y1, x2, y2 = shape.box(size)
         box = (x1 + x2) / 2 / width, (y1 + y2) / 2 / height, (x2 - x1) / width, (y2 - y1) / height
         rows.append(f"{shape.kind} " + " ".join(f"{value:.6f}" for value in box) + "\n")
+    return "".join(rows)
+
+
+def _outline_text(shapes: list[Shape], size: tuple[int, int]) -> str:
+    """Rows `class x1 y1 x2 y2 ...`: the outlines cut to the image, covered or not."""
+    height, width = size
+    points = torch.from_numpy(np.concatenate([shape.outline for shape in shapes] or [np.zeros((0, 2))]))
+    counts = torch.tensor([len(shape.outline) for shape in shapes], dtype=torch.int64)
+    rows = []
+    for shape, ring in zip(shapes, clip(Polygons(points, counts), size).split()):
+        values = (ring / ring.new_tensor([width, height])).flatten().tolist()
+        rows.append(f"{shape.kind} " + " ".join(f"{value:.6f}" for value in values) + "\n")
     return "".join(rows)
 
 

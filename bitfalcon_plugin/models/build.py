@@ -8,16 +8,58 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..config.errors import raise_problems
+from ..config.errors import MissingFileError, UserError, raise_problems
+from ..config.notes import print_note
 from ..config.settings import Settings
 from ..config.yaml_files import find_model
 from .bitify import apply_policies
 from .detector import Detector, build_row
-from .graph.document import Overrides
+from .graph.document import LISTS, Overrides
 from .graph.rows import Graph, resolve
 from .modules import entry, known_modules, lookup
 
 DEFAULT_MODEL = "yolov12.yaml"
+SUFFIXES = {"detect": "", "segment": "-seg", "classify": "-cls", "pose": "-pose", "obb": "-obb"}  # of names of graphs
+
+
+def task_of_document(document: Mapping[str, object]) -> str:
+    """The task that the last row of a model YAML names; detect where it is no head that is known."""
+    rows = [row for part in LISTS for row in (document.get(part) or ()) if isinstance(row, (list, tuple))]
+    name = rows[-1][2] if rows and len(rows[-1]) > 2 else None
+    try:
+        return entry(str(name)).rule.task
+    except KeyError:
+        return "detect"
+
+
+def model_for_task(model: str | None, task: str | None) -> str:
+    """Return the model of a task: `model`, or where that is a shipped graph of another task, the one of `task`.
+
+    model: None stands for the default graph. task: None: any. Raises UserError for a graph of another task that has no
+    counterpart.
+    """
+    model = model or DEFAULT_MODEL
+    if task is None or Path(model).suffix.lower() not in (".yaml", ".yml"):
+        return model
+    file = find_model(model)
+    own = task_of_document(file.document)
+    if own == task:
+        return model
+    stem = Path(model).stem
+    stem = stem.removesuffix(SUFFIXES[own]) if SUFFIXES[own] else stem
+    other = str(Path(model).with_name(f"{stem}{SUFFIXES[task]}.yaml"))
+    try:
+        fits = task_of_document(find_model(other).document) == task
+    except MissingFileError:
+        fits = False
+    if not fits:
+        raise UserError(
+            f"model={model} is a graph for task={own}, and there is no '{other}' for task={task}. Give a graph of that "
+            f"task, for example model={DEFAULT_MODEL.replace('.yaml', SUFFIXES[task] + '.yaml')}, or leave task= away."
+        )
+    if model != DEFAULT_MODEL:
+        print_note(f"model={model} is a graph for task={own}; using {other} for task={task}.")
+    return other
 
 
 def graph_from_settings(source: str, settings: Settings) -> Graph:

@@ -98,7 +98,9 @@ class Writer:
             return
         if self.predictor.save_dir is None:
             verb = "track" if settings.mode == "track" else "predict"
-            self.predictor.save_dir = new_run_dir(verb, settings.project, settings.name, settings.exist_ok)
+            self.predictor.save_dir = new_run_dir(
+                verb, settings.project, settings.name, settings.exist_ok, settings.task
+            )
         folder = self.predictor.save_dir
         result.save_dir = str(folder)
         if picture.number != self._source_number:

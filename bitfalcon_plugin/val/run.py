@@ -219,7 +219,7 @@ def _run_dir(settings: Settings) -> Iterator[Path | None]:
     if not (settings.plots or settings.save_json or settings.save_txt):
         yield None
         return
-    folder = new_run_dir("val", settings.project, settings.name, settings.exist_ok)
+    folder = new_run_dir("val", settings.project, settings.name, settings.exist_ok, settings.task)
     try:
         yield folder
     except BaseException:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.build import build, read_graph, resolve_graph, with_classes
+from bitfalcon_plugin.models.build import build, model_for_task, read_graph, resolve_graph, with_classes
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules.conv import Conv
 from bitfalcon_plugin.models.summary import summary
@@ -211,3 +211,14 @@ def test_summary_of_models_in_every_state():
     folded, half = summary(build("yolov12.yaml", "n").fuse(), 64), summary(build("yolov12.yaml", "n").bfloat16(), 64)
     assert half == plain and (folded.gflops, folded.layers) == (plain.gflops, plain.layers - 113)
     assert folded.parameters == sum(p.numel() for p in build("yolov12.yaml", "n").fuse().parameters())
+
+
+def test_the_graph_of_a_task(capsys):
+    assert model_for_task(None, None) == model_for_task("yolov12.yaml", "detect") == "yolov12.yaml"
+    assert model_for_task(None, "segment") == "yolov12-seg.yaml" and not capsys.readouterr().err
+    assert model_for_task("yolo11s.yaml", "segment") == "yolo11s-seg.yaml"
+    assert "using yolo11s-seg.yaml for task=segment" in capsys.readouterr().err
+    assert model_for_task("yolov8n-seg.yaml", "detect") == "yolov8n.yaml"
+    assert model_for_task("best.pt", "segment") == "best.pt"
+    with pytest.raises(UserError, match="no 'bitfalcon-seg.yaml' for task=segment"):
+        model_for_task("bitfalcon.yaml", "segment")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ...config.errors import MissingFileError, UserError, did_you_mean, nearest, raise_problems
@@ -18,7 +19,10 @@ from ...config.yaml_files import SUFFIXES, load_yaml
 from ..shapes import ensure_shapes
 
 SPLITS = ("train", "val", "test")
-GENERATORS = {"shapes": ensure_shapes}  # `generator:` -> what makes the dataset and returns its YAML
+GENERATORS = {
+    "shapes": ensure_shapes,
+    "shapes-seg": partial(ensure_shapes, outlines=True),
+}  # `generator:` -> what makes the dataset and returns its YAML
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ class TrainerAttributes(CallbackOwner):
         """The folder of the run, made when it is first asked for."""
         if self._folder is None:
             settings = self._settings()
-            self._folder = new_run_dir("train", settings.project, settings.name, settings.exist_ok)
+            self._folder = new_run_dir("train", settings.project, settings.name, settings.exist_ok, settings.task)
         return self._folder
 
     @save_dir.setter

@@ -148,7 +148,7 @@ def _open_data(script: Script, network: nn.Module, settings: Settings) -> Settin
     if script.dataloader is None:
         script.dataloader = script.get_dataloader(script.data.get(settings.split), settings.batch)
     if script.save_dir is None and (settings.plots or settings.save_json or settings.save_txt):
-        script.save_dir = new_run_dir("val", settings.project, settings.name, settings.exist_ok)
+        script.save_dir = new_run_dir("val", settings.project, settings.name, settings.exist_ok, settings.task)
     return settings
 
 
