@@ -164,6 +164,14 @@ def lost_connection_speaks_of_gloo() -> bool:
         return any(b"gloo/transport" in part for part in iter(lambda: handle.read(2**24), b""))
 
 
+def ids_are_allocated() -> bool:
+    if importlib.util.find_spec("trackers") is None:
+        return True
+    from trackers import ByteTrackTracker
+
+    return ByteTrackTracker()._allocate_tracker_id() == 0
+
+
 LEANS: dict[str, Lean] = {
     "torch.ops.mkldnn: convolution and activation in one operator, weights laid out beforehand": Lean(
         r"torch\.ops\.mkldnn|_convolution_pointwise|_reorder_convolution_weight",
@@ -315,6 +323,9 @@ LEANS: dict[str, Lean] = {
         ("train",),
         "a script without a guard is stopped by multiprocessing's own error",
         lambda: "_inheriting" in Path(importlib.util.find_spec("multiprocessing.spawn").origin).read_text(),
+    ),
+    "trackers' _allocate_tracker_id: the next id of a tracker, for objects of the first frame": Lean(
+        "_allocate_tracker_id", ("track",), "objects get their ids in the second frame", ids_are_allocated
     ),
     "COCOeval.evalImgs: matches of each image, by class, area and image": Lean(
         r"\.evalImgs", ("tasks",), "AttributeError in val", lambda: hasattr(COCOeval(iouType="bbox"), "evalImgs")

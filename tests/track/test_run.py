@@ -198,6 +198,14 @@ def test_ids_in_the_picture(here, fake):
     assert np.array_equal(tracked.plot(labels=False).shape, plain.plot(labels=False).shape)
 
 
+def test_supervision_reads_the_ids(here, fake):
+    sv = pytest.importorskip("supervision", reason="supervision is not installed (extra clients)")
+    (empty,) = bright(here).track(canvas(96, 128))
+    assert sv.Detections.from_ultralytics(empty).tracker_id is None
+    (tracked,) = bright(here).track(clip()[12])
+    assert sv.Detections.from_ultralytics(tracked).tracker_id.tolist() == [1, 2, 3]
+
+
 def test_confidence_of_tracking(here, fake):
     model = bright(here)
     model.track(clip()[0])
