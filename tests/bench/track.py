@@ -6,8 +6,8 @@ A clip is drawn with known identities: twelve shapes of the embedded dataset on 
 stop and go on, one turns at once, one hides behind a wall and one leaves the picture and comes back. `camera`: the same
 clip seen by a camera that sways. Detections: "perfect", the true boxes; "rough", the true boxes shifted by 3 % of their
 size, one in ten missing, scores from 0.15 to 1, and a false one in every second frame; "model", those of a checkpoint
-with conf=0.1 and agnostic_nms=True, where one is given. The table has HOTA, MOTA, IDF1 and changes of identity for each tracker of
-cfg/trackers.
+with conf=0.1 and agnostic_nms=True, where one is given. The table has HOTA, MOTA, IDF1 and changes of identity for
+each tracker of cfg/trackers.
 
 The speed is that of the tracker alone on one core, with 20 and 100 objects that move on a page of 1280 x 720 px; the
 frame is looked at by BoT-SORT and McByte. folder: where clip.avi and camera.avi with the true ids drawn in are written.
