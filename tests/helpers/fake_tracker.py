@@ -69,3 +69,12 @@ def clip(count: int = 14) -> list[np.ndarray]:
 def ids_of(results) -> list[list[int] | None]:
     """The ids of each frame, None where there are none."""
     return [None if result.boxes.id is None else result.boxes.id.int().tolist() for result in results]
+
+
+def library_allocates_ids() -> bool:
+    """Whether the trackers of the package, where it is installed, have the method that gives the next id."""
+    try:
+        from trackers import ByteTrackTracker
+    except ImportError:
+        return True
+    return ByteTrackTracker()._allocate_tracker_id() == 0

@@ -28,6 +28,7 @@ from bitfalcon_plugin.export.runtimes.pt2_program import DTYPES, MEMORY_FORMATS,
 from bitfalcon_plugin.models.inference.fused_conv import operator_works
 from bitfalcon_plugin.models.modules.bit_kernels import KINDS, refusal
 from bitfalcon_plugin.ops import nms
+from tests.helpers.fake_tracker import library_allocates_ids
 from tests.helpers.syntax import SHIPPED, parse
 
 # Underscore names of other libraries that their documentation promises.
@@ -162,14 +163,6 @@ def lost_connection_speaks_of_gloo() -> bool:
         return True
     with open(library, "rb") as handle:
         return any(b"gloo/transport" in part for part in iter(lambda: handle.read(2**24), b""))
-
-
-def ids_are_allocated() -> bool:
-    if importlib.util.find_spec("trackers") is None:
-        return True
-    from trackers import ByteTrackTracker
-
-    return ByteTrackTracker()._allocate_tracker_id() == 0
 
 
 LEANS: dict[str, Lean] = {
@@ -325,7 +318,7 @@ LEANS: dict[str, Lean] = {
         lambda: "_inheriting" in Path(importlib.util.find_spec("multiprocessing.spawn").origin).read_text(),
     ),
     "trackers' _allocate_tracker_id: the next id of a tracker, for objects of the first frame": Lean(
-        "_allocate_tracker_id", ("track",), "objects get their ids in the second frame", ids_are_allocated
+        "_allocate_tracker_id", ("track",), "objects get their ids in the second frame", library_allocates_ids
     ),
     "COCOeval.evalImgs: matches of each image, by class, area and image": Lean(
         r"\.evalImgs", ("tasks",), "AttributeError in val", lambda: hasattr(COCOeval(iouType="bbox"), "evalImgs")
