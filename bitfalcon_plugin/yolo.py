@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -96,16 +96,17 @@ class YOLO(NetworkMethods):
         """The file of the graph; None for a model that is not from a graph."""
         return self.source if model_kind(self.source) is ModelKind.GRAPH else None
 
-    def train(self, trainer: None = None, **kwargs) -> Metrics:
+    def train(self, trainer: Callable[..., Any] | None = None, **kwargs) -> Metrics:
         """Train, go on with the best weights, and return their Metrics on the validation split.
 
         Training starts from the present weights of a checkpoint. For a graph it starts from fresh weights, or from
-        those of pretrained= or `load`.
+        those of pretrained= or `load`. trainer: a class of a script (see `_train_by`).
         """
         from .train.run import run_train
 
-        _refuse_plugin("train", "trainer", trainer)
         settings = self._complete(parse_keywords("train", kwargs))
+        if trainer is not None:
+            return self._train_by(trainer, settings)
         may_differ = self.checkpoint is not None and self._working.built is not None
         start = self._working.to_checkpoint() if may_differ else self.checkpoint
         result = run_train(settings, None if settings.resume else start, self._events)
@@ -114,13 +115,42 @@ class YOLO(NetworkMethods):
         self._update_overrides()
         return self.metrics
 
-    def val(self, validator: None = None, *, settings: Settings | None = None, **kwargs) -> Metrics:
-        """Return the Metrics of the model on a split of the data."""
+    def _train_by(self, trainer: Callable[..., Any], settings: Settings) -> Metrics:
+        """Train by a class of a script: an object of it gets the network of a checkpoint, and trains.
+
+        Calls trainer(overrides=, _callbacks=), get_model(weights=, cfg=) and train(), and reads result, best and
+        best_network (spec/dropin.md section 7).
+        """
+        _check_class("train", "trainer", trainer, "get_model", "train")
+        run = trainer(overrides=settings.given_values(without=("mode",)), _callbacks=self.callbacks)
+        if self.checkpoint is not None and not settings.resume:
+            run.model = run.get_model(weights=self.model, cfg=self.model.yaml)
+        run.train()
+        self.trainer, self.metrics = run, run.result.metrics
+        if Path(run.best).is_file():
+            self._working.use(load_checkpoint(run.best), str(run.best))
+            self._working.built = run.best_network  # None where the file says it all
+            self._update_overrides()
+        return self.metrics
+
+    def val(
+        self, validator: Callable[..., Any] | None = None, *, settings: Settings | None = None, **kwargs
+    ) -> Metrics:
+        """Return the Metrics of the model on a split of the data.
+
+        validator: a class of a script. Calls validator(args=, _callbacks=), then the object with model=, and reads its
+        metrics.
+        """
         from .val.run import run_val
 
-        _refuse_plugin("val", "validator", validator)
         given = settings or parse_keywords("val", kwargs)
         settings = self._complete(given)
+        if validator is not None:
+            _check_class("val", "validator", validator, "__call__")
+            run = validator(args=settings.given_values(without=("mode",)), _callbacks=self.callbacks)
+            run(model=self._network_for(settings) if self._exported else self.model)
+            self.metrics = run.metrics
+            return self.metrics
         try:
             self.metrics = run_val(self._network_for(settings), settings, self._events)
         except MissingFileError as error:
@@ -139,7 +169,7 @@ class YOLO(NetworkMethods):
         self,
         source=LEFT_OUT,
         stream: bool = False,
-        predictor: None = None,
+        predictor: Callable[..., Any] | None = None,
         *,
         settings: Settings | None = None,
         **kwargs,
@@ -147,11 +177,17 @@ class YOLO(NetworkMethods):
         """Detect in a path, glob, Pillow image, BGR array, a list of these, ... (see sources.list_sources).
 
         Return a list of Results, or with stream an iterator that computes each when it is asked for. Nothing is written
-        without save=True.
+        without save=True. predictor: a class of a script. Calls predictor(overrides=, _callbacks=) and
+        setup_model(model=), and then the object with source= and stream=.
         """
-        _refuse_plugin("predict", "predictor", predictor)
         path = {"source": str(source)} if isinstance(source, (str, Path)) else {}
         settings = self._complete(settings or parse_keywords("predict", {"save": False, **path, **kwargs}))
+        if predictor is not None:
+            _check_class("predict", "predictor", predictor, "setup_model", "__call__")
+            self.predictor = predictor(overrides=settings.given_values(without=("mode",)), _callbacks=self.callbacks)
+            network = self._network_for(settings) if self._exported else self.model
+            self.predictor.setup_model(model=network, verbose=False)
+            return self.predictor(source=settings.source if source is LEFT_OUT else source, stream=stream)
         return self._detect(settings, source, stream, Events(self._events))
 
     __call__ = predict
@@ -327,10 +363,11 @@ def _model_file(model: str | Path) -> str:
     return str(weights if not path.suffix and weights.is_file() else model)
 
 
-def _refuse_plugin(verb: str, name: str, value: object) -> None:
-    """Raise UserError for a trainer, validator or predictor class of another package."""
-    if value is not None:
+def _check_class(verb: str, name: str, value: object, *methods: str) -> None:
+    """Raise UserError unless `value` can be called, and as a class has these methods."""
+    missing = [method for method in methods if isinstance(value, type) and method not in dir(value)]
+    if missing or not callable(value):
         raise UserError(
-            f"{verb}({name}={value!r}): no {name} of others is taken; add_callback adds functions to the events "
-            "of a run."
+            f"{verb}({name}={value!r}): expected a {name} class with the methods {', '.join(methods)}, as the classes "
+            "of bitfalcon_plugin.dropin.models.yolo.detect have them."
         )

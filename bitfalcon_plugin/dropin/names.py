@@ -5,6 +5,8 @@ All names are relative to the package: "engine.model", and "" for the package it
 
 from __future__ import annotations
 
+TASKS = ("detect", "segment", "pose", "obb", "classify")
+
 # Names that a module hands out at their first use: module -> name -> where it is ("module:attribute").
 LAZY: dict[str, dict[str, str]] = {
     "": {
@@ -16,9 +18,19 @@ LAZY: dict[str, dict[str, str]] = {
     },
     "models": {"YOLO": "engine.model:YOLO"},
     "models.yolo": {"YOLO": "engine.model:YOLO"},
+    # Functions beside the trainers, which scripts replace there.
+    **{
+        f"models.yolo.{task}": {
+            "build_dataloader": "data.build:build_dataloader",
+            "build_yolo_dataset": "data.build:build_yolo_dataset",
+            "plot_images": "utils.plotting:plot_images",
+            "plot_labels": "utils.plotting:plot_labels",
+            "plot_results": "utils.plotting:plot_results",
+            "DetectionModel": "nn.tasks:DetectionModel",
+        }
+        for task in TASKS
+    },
 }
-
-TASKS = ("detect", "segment", "pose", "obb", "classify")
 
 # Old place of a module -> its place. A prefix stands for all modules below it; the longest prefix counts.
 ALIASES: dict[str, str] = {

@@ -6,8 +6,11 @@ A script may replace these functions, `build_yolo_dataset` and `build_dataloader
 from __future__ import annotations
 
 import importlib
+import sys
 from types import ModuleType
 from typing import Any
+
+from .overriding import is_foreign
 
 PACKAGE = __package__.rpartition(".")[0]
 
@@ -15,6 +18,13 @@ PACKAGE = __package__.rpartition(".")[0]
 def home_of(task: str) -> ModuleType:
     """The module of a task, models.yolo.<task>."""
     return importlib.import_module(f"{PACKAGE}.models.yolo.{task}")
+
+
+def replaced_builders(task: str) -> bool:
+    """Whether a script has put a function or a class of its own in the place of ours that build its batches."""
+    names = ("build_yolo_dataset", "build_dataloader", "YOLODataset")
+    places = (sys.modules.get(f"{PACKAGE}.{name}") for name in (f"models.yolo.{task}", "data.build", "data.dataset"))
+    return any(is_foreign(vars(module)[name]) for module in places if module for name in names if name in vars(module))
 
 
 def build_dataset(script: Any, img_path: str, mode: str, batch: int | None) -> Any:

@@ -25,6 +25,7 @@ from ...train import optim
 from ...train.batch_size import search_batch
 from ...train.initial_model import initial_model
 from ...train.run import Result, run_train
+from ..nn.tasks import as_wider
 from .arguments import Given, ModelArguments
 from .attributes import TrainerAttributes
 from .batches import to_device
@@ -71,6 +72,7 @@ class BaseTrainer(TrainerAttributes):
         self.start_epoch, self.world_size, self.resume = 0, 1, bool(settings.resume)
         self.validator: Any = None
         self.result: Result | None = None
+        self.best_network: nn.Module | None = None  # with the best weights, where their file does not say all of it
         self.train_loader = self.test_loader = None
         self.plots: dict[Path, dict[str, object]] = {}
         self.plot_idx = [0, 1, 2]
@@ -133,7 +135,7 @@ class BaseTrainer(TrainerAttributes):
         start = start_of(cfg, weights, settings, known)
         self._run.initial = initial_model(settings, start, data_spec(self))
         origin = start if isinstance(start, Checkpoint) else None
-        return ScriptModel(self._run.initial.model, ModelArguments(self.args), origin)
+        return as_wider(ScriptModel(self._run.initial.model, ModelArguments(self.args), origin))
 
     @own
     def set_model_attributes(self) -> None:

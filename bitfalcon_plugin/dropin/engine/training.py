@@ -20,6 +20,7 @@ from ...data.dataset import Scan
 from ...data.formats.dataset_yaml import DataSpec
 from ...models.graph.rows import Graph
 from ...models.weights.checkpoint import Checkpoint, load_checkpoint
+from ...tasks.script_model import ScriptModel
 from ...train import optim
 from ...train.initial_model import InitialModel
 from ...train.records import columns_of
@@ -29,6 +30,7 @@ from .batches import ScriptBatch, batch_of, dict_of, with_bytes
 from .datasets import LoaderForScript, LoaderOfScript, data_of_dict, scan_of
 from .detections import boxes_only
 from .events import CallbackOwner
+from .loaders import replaced_builders
 from .losses import has_own_loss, losses_of
 from .measuring import LoaderOfSplit
 from .networks import checked, fits_its_graph, network_to_train
@@ -95,7 +97,8 @@ def refuse_private(script: Script) -> None:
 
 def replaces_nothing(script: Script) -> bool:
     """Whether the trainer does what YOLO.train does, without functions of a script."""
-    return not (is_replaced(script, *METHODS) or any(script.callbacks.values()) or isinstance(script.model, nn.Module))
+    changes = is_replaced(script, *METHODS) or replaced_builders(script.task) or isinstance(script.model, nn.Module)
+    return not (changes or any(script.callbacks.values()))
 
 
 def is_plain(script: Script) -> bool:
@@ -135,6 +138,8 @@ def measure_in_memory(script: Script) -> Any:
     if running.best.is_file():
         network.load_state_dict(load_checkpoint(running.best).state)
     numbers = script.validator(model=network)
+    if isinstance(network, ScriptModel) or not script._run.fits:
+        script.best_network = network.live() if isinstance(network, ScriptModel) else network
     running.metrics, script._run.losses = dict(numbers), {}
     script.run_callbacks("on_fit_epoch_end")
     return script.validator.metrics
@@ -179,7 +184,7 @@ def _model(
 
 
 def _scans(script: Script, own: Callable, data: DataSpec, settings: Settings, read: Callable) -> list[Scan]:
-    script._run.loads = is_replaced(script, "get_dataloader", "build_dataset")
+    script._run.loads = is_replaced(script, "get_dataloader", "build_dataset") or replaced_builders(script.task)
     if not script._run.loads:
         return own(data, settings, read)
     batch = int(settings.batch)

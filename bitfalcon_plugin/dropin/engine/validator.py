@@ -112,7 +112,7 @@ class BaseValidator(CallbackOwner):
 
     def _network(self, model: Any) -> tuple[nn.Module, Settings]:
         settings = self._given.settings()
-        if isinstance(model, nn.Module):
+        if isinstance(model, nn.Module) or hasattr(model, "decode"):  # an exported model is no Module
             return prepare_copy(model, settings), settings
         return network_for(settings if model is None else settings.replace(model=str(model)))
 

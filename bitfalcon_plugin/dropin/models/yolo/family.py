@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from ...engine.predictor import BasePredictor
 from ...engine.trainer import BaseTrainer
 from ...engine.validator import BaseValidator
+from ...nn.tasks import CLASSES
 
 
 @dataclass(frozen=True)
@@ -44,3 +46,16 @@ def classes_of(task: str, module: str, bases: tuple[type, type, type] = BASES) -
 
     made = make("validator", validator)
     return make("trainer", trainer, validator_class=made), made, make("predictor", predictor)
+
+
+def task_map() -> dict[str, dict[str, Any]]:
+    """Return for each task its classes: model, trainer, validator and predictor."""
+    found: dict[str, dict[str, Any]] = {}
+    for task, family in FAMILIES.items():
+        module = importlib.import_module(f"{__package__}.{task}")
+        kinds = ("trainer", "validator", "predictor")
+        found[task] = {
+            "model": CLASSES[task],
+            **{kind: getattr(module, f"{family.stem}{kind.title()}") for kind in kinds},
+        }
+    return found
