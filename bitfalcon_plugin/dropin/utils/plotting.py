@@ -15,6 +15,7 @@ from torch import Tensor
 from ...plots.charts import draw_labels, draw_results
 from ...plots.sheets import batch_sheet
 from ...predict.pictures import write_picture
+from ..refused import refused
 from .annotator import Annotator, Colors, colors
 from .files import increment_path
 from .guards import threaded
@@ -29,9 +30,12 @@ __all__ = [
     "plot_images",
     "plot_labels",
     "plot_results",
+    "plot_tune_results",
     "plt_color_scatter",
     "save_one_box",
 ]
+TUNED = "tune_importance.png and the table of the run folder show it."
+plot_tune_results = refused("plot_tune_results", "a picture of a search for hyper-parameters", TUNED, __name__)
 
 
 def save_one_box(
