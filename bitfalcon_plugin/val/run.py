@@ -29,6 +29,7 @@ from ..predict.coco_json import is_coco
 from ..predict.writer import write_files
 from ..tasks import task_of
 from ..tasks.coco import coco_rows
+from ..tasks.confusion import ConfusionMatrix
 from ..tasks.metrics import Metrics
 from .loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
 from .pictures import Pictures
@@ -47,6 +48,26 @@ class Validator:
     device: torch.device
     model: Detector
     metrics: Metrics | None = None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class index to name."""
+        return self.model.names
+
+    @property
+    def nc(self) -> int:
+        """The number of classes."""
+        return len(self.model.names)
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Milliseconds an image, by stage; empty before on_val_end."""
+        return self.metrics.speed if self.metrics else {}
+
+    @property
+    def confusion_matrix(self) -> ConfusionMatrix | None:
+        """The confusion matrix; None before on_val_end."""
+        return self.metrics.confusion_matrix if self.metrics else None
 
 
 @dataclass(frozen=True)
