@@ -28,7 +28,6 @@ from ..ops.nms import Suppression
 from ..predict.coco_json import is_coco
 from ..predict.writer import write_files
 from ..tasks import task_of
-from ..tasks.coco import coco_rows
 from ..tasks.confusion import ConfusionMatrix
 from ..tasks.metrics import Metrics
 from .loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
@@ -111,7 +110,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
         validator, detections = validate_split(model, samples, settings, **options)
         if folder is not None:
             coco = not single and is_coco(data, settings.split)
-            write_files(folder, samples, coco_rows(detections), settings, coco=coco)
+            write_files(folder, samples, detections, settings, coco=coco)
             print(f"Results saved to {folder}")
     return validator.metrics
 
