@@ -9,7 +9,7 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -92,7 +92,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
         trainer.fire("on_train_batch_start")
         accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
         due = step_is_due(trainer.iteration, trainer.last_step, accumulate)
-        batch = trainer.run.steps("batch", _unchanged, trainer, batch)
+        batch = trainer.run.steps("batch", _unchanged, trainer, batch, indices)
         losses = _backward(trainer, batch, due)
         trainer.guard.watch(sum(losses.values()), indices)
         trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
@@ -131,7 +131,7 @@ def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tens
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def _unchanged(trainer: Trainer, batch: Batch) -> Batch:
+def _unchanged(trainer: Trainer, batch: Batch, indices: Sequence[int]) -> Batch:
     return batch
 
 

@@ -21,10 +21,10 @@ class Steps:
     Scans of train and val. loaders: (run) -> the loaders of train and val. optimizer: (run) -> the optimizer and its
     OptimizerPlan. pictures: (folder, names, plots) -> Pictures.
 
-    The others get the Trainer first. batch: (trainer, Batch) -> the Batch that is trained. losses: (trainer, Batch) ->
-    losses by name, with gradient. step: (trainer) steps the optimizer. validate: (trainer, interrupts) -> Metrics.
-    record: (trainer, row) writes a row of results.csv, a dict. save: (trainer, checkpoint, state, improved) writes the
-    checkpoints. measure: (trainer) -> the Metrics of the best weights.
+    The others get the Trainer first. batch: (trainer, Batch, indices of its samples) -> the Batch that is trained.
+    losses: (trainer, Batch) -> losses by name, with gradient. step: (trainer) steps the optimizer. validate: (trainer,
+    interrupts) -> Metrics. record: (trainer, row) writes a row of results.csv, a dict. save: (trainer, checkpoint,
+    state, improved) writes the checkpoints. measure: (trainer) -> the Metrics of the best weights.
     """
 
     folder: Step | None = None

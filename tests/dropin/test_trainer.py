@@ -72,7 +72,7 @@ def test_what_scripts_read_of_a_trainer(plain):
         batch["batch_idx"]
     )
     assert isinstance(trainer.validator, DetectionValidator) and trainer.validator.seen == 4
-    assert trainer.result.metrics is trainer.validator.metrics
+    assert trainer.result.metrics.results_dict == trainer.validator.metrics.results_dict
 
 
 def test_callbacks_get_the_trainer_and_may_stop_it(place):

@@ -27,7 +27,7 @@ class PicturesOfScript(Pictures):
 
     def draw_train_batch(self, iteration: int, batch: Batch) -> None:
         def draw() -> None:
-            self.script.plot_training_samples(batch=dict_of(batch), ni=iteration)
+            self.script.plot_training_samples(batch=dict_of(batch, self.script._run.files), ni=iteration)
 
         self._by_script("train_batch", draw, partial(super().draw_train_batch, iteration, batch))
 

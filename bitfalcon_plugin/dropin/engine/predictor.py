@@ -35,6 +35,7 @@ from .networks import network_for, prepare_copy
 from .overriding import is_replaced, own
 from .running import Running
 
+CONF = 0.25  # where no other is given
 OF_BATCH = (
     "preprocess pre_transform inference postprocess construct_results construct_result stream_inference setup_source"
 ).split()
@@ -61,6 +62,8 @@ class BasePredictor(CallbackOwner):
         known_task(self)
         self._given = Given("predict", cfg, {**self.defaults, **(overrides or {})})
         self.args = self._given.args
+        if self.args.conf is None:
+            self._given.adopt({"conf": CONF})
         self._running: Any = None
         self.model: Any = None
         self.device: Any = None
@@ -176,7 +179,7 @@ class BasePredictor(CallbackOwner):
         args = self.args
         classes = [args.classes] if isinstance(args.classes, int) else args.classes
         rule = Suppression(
-            0.25 if args.conf is None else args.conf,
+            CONF if args.conf is None else args.conf,
             args.iou,
             args.max_det,
             agnostic=args.agnostic_nms,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,8 +37,8 @@ class RunOfScript:
     spec: the dataset of data=, and the dict and the settings that came of it. resumed: the settings of a run that is
     resumed. start: what the weights start from.
     initial, plan: what our get_model and build_optimizer made. loads: whether the batches come from the script's own
-    loaders. fits: whether the network is that of its graph. losses: of the latest validation. steps: our steps by name,
-    see OwnStep.
+    loaders. fits: whether the network is that of its graph. losses: of the latest validation. files: the images of the
+    batch at hand. steps: our steps by name, see OwnStep.
     """
 
     spec: DataSpec | None = None
@@ -51,6 +51,7 @@ class RunOfScript:
     loads: bool = False
     fits: bool = True
     losses: Mapping[str, float] = field(default_factory=dict)
+    files: Sequence[str] = ()
     steps: dict[str, OwnStep] = field(default_factory=dict)
 
     def step(self, name: str, method: str) -> OwnStep:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -240,11 +240,12 @@ def _pictures(script: Script, own: Callable, *arguments: object) -> PicturesOfSc
     return PicturesOfScript(own(*arguments), script)
 
 
-def _batch(script: Script, own: Callable, trainer: Trainer, batch: Batch) -> Batch:
+def _batch(script: Script, own: Callable, trainer: Trainer, batch: Batch, indices: Sequence[int]) -> Batch:
+    script._run.files = [str(trainer.run.samples[index].image) for index in indices]
     if not script._run.loads and not is_replaced(script, "preprocess_batch"):
         return batch
     boxes_only(script.task, "training on batches")
-    values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(dict_of(batch))
+    values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(dict_of(batch, script._run.files))
     return batch_of(script.preprocess_batch(values), trainer.device)
 
 
@@ -252,7 +253,7 @@ def _losses(script: Script, own: Callable, trainer: Trainer, batch: Batch) -> di
     if not has_own_loss(trainer.model):
         return own(trainer, batch)
     with torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=trainer.precision is not None):
-        losses = losses_of(trainer.model, dict_of(batch), script.loss_names)
+        losses = losses_of(trainer.model, dict_of(batch, script._run.files), script.loss_names)
     if tuple(losses) != tuple(trainer.task.losses):
         script.loss_names = tuple(losses)
         trainer.task = trainer.records.task = replace(trainer.task, losses=dict.fromkeys(losses, "box"))

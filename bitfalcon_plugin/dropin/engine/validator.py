@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,8 +20,10 @@ from ...data.loading.loader import ValLoader
 from ...ops.boxes import box_iou, pair_greedily
 from ...ops.instances import Instances
 from ...tasks import TASKS
+from ...tasks.metrics import Metrics
 from ...val.loop import DEFAULT_CONF
 from ...val.run import run_val
+from ..utils.metrics import DetMetrics
 from .arguments import Given
 from .batches import to_device
 from .detections import Detections, decoded_of, label_rows, place_of, rows_of
@@ -60,12 +63,14 @@ class BaseValidator(CallbackOwner):
         known_task(self)
         self._given = Given("val", args, self.defaults)
         self.args, self.dataloader = self._given.args, dataloader
+        if self.args.conf is None:
+            self._given.adopt({"conf": DEFAULT_CONF})
         self.save_dir = Path(save_dir) if save_dir else None
         self.training, self.batch_i, self.seen, self.nc = True, 0, 0, 0
         self.names: dict[int, str] = {}
         self.device: Any = None
         self.data: Any = None
-        self.metrics: Any = None
+        self.metrics: Any = DetMetrics()
         self.confusion_matrix: Any = None
         self.stats: Any = {}
         self.jdict: list[dict[str, object]] = []
@@ -88,8 +93,7 @@ class BaseValidator(CallbackOwner):
         network, settings = self._network(model)
         if not self.is_ours():
             return measure(self, network, settings=settings)
-        self.metrics = run_val(network, settings, ScriptEvents(self.callbacks, self.bind))
-        self._read(self.metrics)
+        self._read(run_val(network, settings, ScriptEvents(self.callbacks, self.bind)))
         return self.metrics.results_dict
 
     def is_ours(self) -> bool:
@@ -102,11 +106,11 @@ class BaseValidator(CallbackOwner):
         self.save_dir = running.save_dir or self.save_dir
         self.names, self.nc = dict(running.model.names), running.model.nc
         if running.metrics is not None:
-            self.metrics = running.metrics
             self._read(running.metrics)
         return self
 
     def _read(self, metrics: Any) -> None:
+        self.metrics = opened(metrics)
         self.seen, self.speed = metrics.images, dict(metrics.speed)
         self.confusion_matrix = metrics.confusion_matrix
 
@@ -140,6 +144,7 @@ class BaseValidator(CallbackOwner):
     def init_metrics(self, model: nn.Module) -> None:
         """Begin a validation: nothing is seen yet."""
         self.names, self.nc = dict(model.names), len(model.names)
+        self.metrics = DetMetrics(names=self.names)
         self.seen, self.jdict, self.stats = 0, [], {"tp": [], "conf": [], "pred_cls": [], "target_cls": []}
 
     @own
@@ -206,20 +211,19 @@ class BaseValidator(CallbackOwner):
         if not self._measuring.samples:  # a script counts by itself
             return dict.fromkeys((*TASKS[self.task].columns, "fitness"), 0.0)
         conf = DEFAULT_CONF if self.args.conf is None else float(self.args.conf)
-        self.metrics = self._measuring.evaluate(TASKS[self.task], self.names, conf)
+        self.metrics = opened(self._measuring.evaluate(TASKS[self.task], self.names, conf))
         self.confusion_matrix = self.metrics.confusion_matrix
         return self.metrics.results_dict
 
     @own
     def finalize_metrics(self, *args: object, **kwargs: object) -> None:
         """Give `metrics` the speed and the folder."""
-        if self.metrics is not None:
-            self.metrics = replace(self.metrics, speed=dict(self.speed), save_dir=self.save_dir)
+        self.metrics.speed, self.metrics.save_dir = dict(self.speed), self.save_dir
 
     @own
     def print_results(self) -> None:
         """Print the table of the metrics."""
-        if self.metrics is not None and not self.training:
+        if isinstance(self.metrics, Metrics) and not self.training:
             print(self.metrics.table(self.args.verbose))
 
     @own
@@ -262,3 +266,15 @@ class BaseValidator(CallbackOwner):
     def on_plot(self, name: str | Path, data: object = None) -> None:
         """Remember a picture that was drawn."""
         self.plots[Path(name)] = {"data": data}
+
+
+@lru_cache
+def _open_class(cls: type) -> type:
+    return type(cls.__name__, (cls,), {"__setattr__": object.__setattr__, "__doc__": cls.__doc__})
+
+
+def opened(metrics: Metrics) -> Metrics:
+    """Return metrics with the same values, of which a script may set attributes."""
+    twin = object.__new__(_open_class(type(metrics)))
+    vars(twin).update(vars(metrics))
+    return twin
