@@ -23,6 +23,7 @@ def unused_settings(settings: Settings, from_checkpoint: bool) -> list[str]:
         ),
         "keep": (not s.bit, "it is for bit=, which makes layers ternary"),
         "cls_remap": (not from_checkpoint and not has_path, "no weights are taken over"),
+        "strict": (not from_checkpoint and not has_path, "no weights are taken over"),
         "patience": (not s.val and s.patience > 0, "val=False measures the last epoch alone"),
         "save_period": (not s.save and s.save_period > 0, "save=False keeps one checkpoint"),
         "warmup_momentum": (s.optimizer.lower() not in ("sgd", "rmsprop"), "it is for optimizer=SGD and RMSProp"),

@@ -53,7 +53,8 @@ def _decoded(raw: dict[str, Tensor], head: Detect, images: Tensor, strides: tupl
         points.append(torch.cat((cells.cumsum(2).flatten(1), cells.cumsum(1).flatten(1))) - 0.5)  # (2, h*w)
         steps.append(cells.flatten(1) * stride)
     points, step = torch.cat(points, 1), torch.cat(steps, 1)  # (2, A), (1, A)
-    sides = raw["boxes"].float().unflatten(1, (4, head.reg_max)).softmax(2)  # (B, 4, reg_max, A)
+    boxes = raw["boxes"].float()
+    sides = boxes.view(boxes.shape[0], 4, head.reg_max, -1).softmax(2)  # (B, 4, reg_max, A)
     bins = head.dfl.conv.weight.float().view(1, 1, -1, 1)
     near, far = (sides * bins).sum(2).chunk(2, 1)  # (B, 2, A) each, in strides
     low, high = points - near, points + far
@@ -91,9 +92,11 @@ class PlainAttention(nn.Module):
 
     def _areas(self, part: Tensor, width: int) -> Tensor:
         """(B, heads*width, N) -> (B, area, heads, width, run)."""
+        # Views instead of unflatten, which the ONNX exporter writes from opset 13 on.
+        batch = part.shape[0]
         if self.area == 1:
-            return part.unflatten(1, (1, self.heads, width))
-        return part.unflatten(1, (self.heads, width)).unflatten(3, (self.area, -1)).permute(0, 3, 1, 2, 4)
+            return part.reshape(batch, 1, self.heads, width, -1)
+        return part.reshape(batch, self.heads, width, self.area, -1).permute(0, 3, 1, 2, 4)
 
 
 @torch.no_grad()

@@ -32,7 +32,9 @@ class Suppression(nn.Module):
         labels = classes.to(corners.dtype).unsqueeze(2)  # (B, A, 1)
         moved = corners + labels * (0.0 if self.agnostic else APART)
         if torch.onnx.is_in_onnx_export():
-            survivors = _OnnxSuppression.apply(moved, scores, self.conf, self.iou, self.max_det)  # (B, A)
+            survivors = _OnnxSuppression.apply(
+                moved, scores, scores.unsqueeze(1), self.conf, self.iou, self.max_det
+            )  # (B, A)
         else:
             suppress = _scripted_loop() if torch.jit.is_tracing() else _greedy
             survivors = suppress(moved, scores, self.conf, self.iou, self.max_det)
@@ -74,18 +76,20 @@ def _greedy(boxes: Tensor, scores: Tensor, conf: float, iou: float, max_det: int
 
 
 class _OnnxSuppression(torch.autograd.Function):
-    """The result of _greedy, recorded as ONNX's own NonMaxSuppression."""
+    """The result of _greedy, recorded as ONNX's own NonMaxSuppression.
+
+    one_class (B, 1, A): the scores with an axis of classes.
+    """
 
     @staticmethod
-    def forward(ctx, boxes: Tensor, scores: Tensor, conf: float, iou: float, max_det: int) -> Tensor:
+    def forward(ctx, boxes: Tensor, scores: Tensor, one_class: Tensor, conf: float, iou: float, max_det: int) -> Tensor:
         return _greedy(boxes, scores, conf, iou, max_det)
 
     @staticmethod
-    def symbolic(g, boxes, scores, conf: float, iou: float, max_det: int):
+    def symbolic(g, boxes, scores, one_class, conf: float, iou: float, max_det: int):
         def constant(value, dtype) -> object:
             return g.op("Constant", value_t=torch.tensor(value, dtype=dtype))
 
-        one_class = g.op("Unsqueeze", scores, constant([1], torch.int64))  # (B, 1, A)
         limits = constant([max_det], torch.int64), constant([iou], torch.float32), constant([conf], torch.float32)
         indices = g.op("NonMaxSuppression", boxes, one_class, *limits)  # (n, 3): image, class, anchor
         indices = g.op("Gather", indices, constant([0, 2], torch.int64), axis_i=1)  # (n, 2)

@@ -12,6 +12,7 @@ from ..config.settings import Settings
 from ..ops.letterbox import legal_size, rounding_note
 from .formats import EXPORT_FORMATS, OPTIONS
 
+OPSET, MIN_OPSET, MAX_OPSET = 17, 11, 20  # the usual one; the range that torch's ONNX exporter has for these networks
 SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file
 
 
@@ -80,3 +81,13 @@ def input_shape(multiple: int, settings: Settings) -> tuple[tuple[int, int], int
     if batch < 1:
         raise UserError(f"batch={batch:g}: an export has a whole number of images, 1 or more; dynamic=True takes any.")
     return legal_size(settings.imgsz, multiple), int(batch)
+
+
+def writable_opset(asked: int | None) -> int | None:
+    """Return the opset that was asked for, or the nearest one that can be written, with a note."""
+    if asked is None:
+        return None
+    opset = min(max(asked, MIN_OPSET), MAX_OPSET)
+    if opset != asked:
+        print_note(f"opset={asked}: opsets {MIN_OPSET} to {MAX_OPSET} can be written; writing {opset}.")
+    return opset

@@ -28,7 +28,7 @@ from .metadata import Metadata
 from .network import ExportedNetwork
 from .nms import Suppression
 from .open import open_exported
-from .options import check_options, input_shape, note_unused, target_path
+from .options import check_options, input_shape, note_unused, target_path, writable_opset
 from .writers import WRITERS, ExportJob
 
 COMPARED = 4  # images of the comparison
@@ -64,7 +64,8 @@ def run_export(
     events.fire("on_export_start", settings)
     target = target_path(format_, settings, source)
     imgsz, batch = input_shape(model.multiple, settings)
-    metadata = _described(model, settings, source, imgsz, batch, license)
+    opset = writable_opset(settings.opset)
+    metadata = _described(model, settings, source, imgsz, batch, license, opset)
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
     pictures, origin = load_pictures(settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
     images = [letterboxed(picture, imgsz) for picture in pictures]
@@ -74,7 +75,7 @@ def run_export(
         images=torch.cat(images * batch)[:batch],
         metadata=metadata,
         dynamic=settings.dynamic,
-        opset=settings.opset,
+        opset=opset,
         simplify=settings.simplify,
         half=settings.half,
         int8=settings.int8,
@@ -131,10 +132,17 @@ def _suppression(settings: Settings) -> Suppression | None:
 
 
 def _described(
-    model: Detector, settings: Settings, source: str, imgsz: tuple[int, int], batch: int, license: str | None
+    model: Detector,
+    settings: Settings,
+    source: str,
+    imgsz: tuple[int, int],
+    batch: int,
+    license: str | None,
+    opset: int | None,
 ) -> Metadata:
     """The metadata of the file: what is known of the model and how it is exported."""
-    args = {key: getattr(settings, key) for key in ("format", "dynamic", "half", "int8", "nms", "opset", "simplify")}
+    args = {key: getattr(settings, key) for key in ("format", "dynamic", "half", "int8", "nms", "simplify")}
+    args["opset"] = opset
     if rule := _suppression(settings):
         args.update(conf=rule.conf, iou=rule.iou, max_det=rule.max_det, agnostic_nms=rule.agnostic)
     scale = f" {model.graph.scale}" if model.graph.scale else ""

@@ -18,14 +18,13 @@ import yaml
 from torch import Tensor
 
 from ..config.errors import UserError
-from ..config.notes import print_note
 from .metadata import Metadata
 from .network import ExportedNetwork, PlainAttention
+from .options import OPSET
 from .runtimes.openvino import METADATA_FILE
 from .runtimes.runtime import last_line
 from .runtimes.torchscript import METADATA_RECORD
 
-OPSET, MIN_OPSET, MAX_OPSET = 17, 14, 20  # of the ONNX exporter that records
 MAX_BATCH = 4096  # of a dynamic pt2 file
 MAX_CELLS = 4096  # the longest side of a dynamic pt2 file, in multiples of the network
 INPUT, OUTPUT = "images", "output0"
@@ -113,14 +112,7 @@ def _set_output_shape(model: object, job: ExportJob) -> None:
 
 
 def _record(job: ExportJob, path: Path) -> None:
-    """Write the network as ONNX, of the nearest opset that the exporter writes, with a note where it is another."""
-    asked = OPSET if job.opset is None else job.opset
-    opset = min(max(asked, MIN_OPSET), MAX_OPSET)
-    if opset != asked:
-        print_note(
-            f"opset={asked} is not written (attention needs {MIN_OPSET} or later, torch writes {MAX_OPSET} at "
-            f"most): the file has opset {opset}."
-        )
+    """Write the network as ONNX."""
     anchors = {} if job.network.suppression else {2: "anchors"}
     axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch", **anchors}} if job.dynamic else None
     with quiet(), torch.no_grad():
@@ -131,7 +123,7 @@ def _record(job: ExportJob, path: Path) -> None:
             input_names=[INPUT],
             output_names=[OUTPUT],
             dynamo=False,
-            opset_version=opset,
+            opset_version=job.opset or OPSET,
             dynamic_axes=axes,
             do_constant_folding=True,
         )

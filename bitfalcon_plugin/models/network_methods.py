@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -86,21 +85,28 @@ class NetworkMethods:
             "model": self.model,
         }
 
-    def load(self: Self, weights: str | Path) -> Self:
-        """Take the weights of a checkpoint, also of a foreign one.
+    def load(self: Self, weights: str | Path, *, strict: bool = False) -> Self:
+        """Take the weights of a checkpoint, also of a foreign one or of another graph.
 
         A graph starts with these weights, the weights of a checkpoint are replaced. Classes are matched by number where
-        their numbers are equal and the model's classes have no names, otherwise by name. Raises UserError where
-        anything else differs.
+        their numbers are equal and the model's classes have no names, otherwise by name. Tensors of another name or
+        shape stay as they are, and a line says how many fit. Raises UserError where fewer than a tenth do, for weights
+        of another family of attention, and with strict=True where anything but the classes differs.
         """
         if not _is_checkpoint_path(weights):
             shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
             raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
-        self._changeable.load(weights)
+        self._changeable.load(weights, strict)
         if self.checkpoint is None:
-            self.overrides["pretrained"] = str(weights)
+            self._drop_pretrained()
+            self.overrides |= {"pretrained": str(weights), **({"strict": True} if strict else {})}
         self._update_overrides()
         return self
+
+    def _drop_pretrained(self) -> None:
+        """Forget the weights that the next training would begin with."""
+        for key in ("pretrained", "strict"):
+            self.overrides.pop(key, None)
 
     def save(self, filename: str | Path = "saved_model.pt") -> None:
         """Write the present weights, with the licence of their checkpoint, in our format, whole or not at all."""
@@ -111,7 +117,7 @@ class NetworkMethods:
     def reset_weights(self: Self) -> Self:
         """Replace the weights by fresh ones for the same graph."""
         self._changeable.reset()
-        self.overrides.pop("pretrained", None)
+        self._drop_pretrained()
         return self
 
     def fuse(self: Self) -> Self:
@@ -161,18 +167,6 @@ class NetworkMethods:
         self._network.eval()
         return self
 
-    def state_dict(self, *args, prefix: str = "", **kwargs) -> dict[str, torch.Tensor]:
-        """The tensors of the network by name; each name begins with "model.", before those of `model.state_dict()`."""
-        return self.model.state_dict(*args, prefix=f"{prefix}model.", **kwargs)
-
-    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], strict: bool = True):
-        """Take over tensors, named as in `state_dict` or as in `model.state_dict()`; returns what is missing.
-
-        Raises RuntimeError as torch.nn.Module.load_state_dict.
-        """
-        prefix = "model." if all(name.startswith("model.model.") for name in state_dict) else ""
-        return self.model.load_state_dict({name[len(prefix) :]: x for name, x in state_dict.items()}, strict)
-
     def __getattr__(self, name: str):
         """An attribute of the network: stride, parameters(), state_dict(), ..."""
         if not name.startswith("_") and name != "model" and hasattr(network := self.model, name):
@@ -185,7 +179,7 @@ class NetworkMethods:
     def _update_overrides(self) -> None:
         """Let later calls use the data, the image size, ... of the checkpoint's training."""
         if self.checkpoint is not None:
-            self.overrides.pop("pretrained", None)
+            self._drop_pretrained()
             self.task = self.overrides["task"] = task_of_graph(self.checkpoint.graph)
             trained = self.checkpoint.settings
             self.overrides.update({key: trained[key] for key in ADOPTED_SETTINGS if trained.get(key) is not None})

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from ..config.devices import named_devices, select_device
-from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
 from .build import graph_from_settings
@@ -34,6 +33,7 @@ class WorkingModel:
         self.source = source
         self.start: Checkpoint | None = None
         self.start_path: str | None = None
+        self._strict = False  # whether every tensor of `start` must fit
         self.use(checkpoint, None if checkpoint is None else source)
 
     def use(self, checkpoint: Checkpoint | None, path: str | None) -> None:
@@ -69,18 +69,6 @@ class WorkingModel:
             self._handed = wrap(network)
         return network if self._handed is None else self._handed
 
-    def put(self, network: Any) -> None:
-        """Go on with another network: a Detector, or what `hand_out` made of one. Raises UserError for another."""
-        if not isinstance(network, Detector):
-            raise UserError(
-                f"model = a {type(network).__name__}: expected a network of this package, with its graph, strides and "
-                "names. Change layers inside of the network instead."
-            )
-        is_handed = hasattr(network, "plain")
-        self.use(self.checkpoint, self.path)
-        self.built, self._handed = (network.plain(), network) if is_handed else (network, None)
-        self._weights = Snapshot(self.built)
-
     def origin(self) -> Checkpoint:
         """Return what the file of the weights says, licence and norms for example; the weights are not the present."""
         model = self.network
@@ -106,20 +94,21 @@ class WorkingModel:
             state={name: tensor.cpu() for name, tensor in (self._unfolded or model.state_dict()).items()},
         )
 
-    def load(self, path: str | Path) -> None:
+    def load(self, path: str | Path, strict: bool = False) -> None:
         """Take over the weights of the checkpoint at `path`: a graph starts with them, others are replaced.
 
-        Raises UserError where anything but the classes differs.
+        Tensors that do not fit are left as they are, and a line says so. Raises UserError where hardly any fit, and
+        with `strict` where anything but the classes differs.
         """
         loaded = open_checkpoint(path, brief=True).to_train(path)
         if self.checkpoint is None:
             self.use(None, None)  # nothing is built here, since training may still choose the scale
-            self.start, self.start_path = loaded, str(path)
+            self.start, self.start_path, self._strict = loaded, str(path), strict
             return
         self.checkpoint.to_train(self.path)
         if self._unfolded is not None:  # folded weights have no place for batch norms
             self.use(self.to_checkpoint(), self.path)
-        transfer(self.network, loaded, path, by_name=_by_name(self.network, loaded))
+        _take_over(self.network, loaded, path, strict)
         licences = dict.fromkeys(text for text in (self.checkpoint.license, loaded.license) if text)
         self.use(replace(self.to_checkpoint(), license="; ".join(licences) or None), str(path))
 
@@ -173,11 +162,17 @@ class WorkingModel:
         model = Detector(graph_from_settings(self.source, load_settings({})))
         self._is_random = self.start is None
         if self.start is not None:
-            by_name = _by_name(model, self.start)
-            transfer(model, self.start, self.start_path, by_name=by_name)
-            if not by_name:
+            _take_over(model, self.start, self.start_path, self._strict)
+            if not _by_name(model, self.start):
                 model.names = dict(self.start.graph.names)
         return model
+
+
+def _take_over(model: Detector, checkpoint: Checkpoint, path: str, strict: bool) -> None:
+    """Take over the weights that fit; unless all do, a line says how many and the first that does not."""
+    result = transfer(model, checkpoint, path, by_name=_by_name(model, checkpoint), strict=strict)
+    if result.misfit:
+        print_note(f"'{path}': {result.counts}")
 
 
 def _by_name(model: Detector, checkpoint: Checkpoint) -> bool:

@@ -12,14 +12,14 @@ from ..config.settings import Settings
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names
 from ..models.bitify import bitify, unbitify
-from ..models.build import with_classes
+from ..models.build import state_shapes, with_classes
 from ..models.detector import Detector
 from ..models.graph.bit_policy import NOTHING
 from ..models.graph.document import classes_note
 from ..models.graph.rows import Graph
 from ..models.weights.checkpoint import Checkpoint
 from ..models.weights.foreign import open_checkpoint
-from ..models.weights.transfer import class_width, transfer
+from ..models.weights.transfer import class_width, fitting, transfer
 
 
 @dataclass(frozen=True)
@@ -78,10 +78,15 @@ def resumed_model(settings: Settings, checkpoint: Checkpoint, data: DataSpec) ->
 
 
 def _width_to_fit(checkpoint: Checkpoint, graph: Graph, nc: int) -> int | None:
-    """The width of class branches at which the weights of a checkpoint for another number of classes fit, or None."""
-    if checkpoint.graph.nc == nc or len(checkpoint.graph.rows) != len(graph.rows):
+    """The width of class branches at which more weights of a checkpoint for other classes fit, or None."""
+    width = class_width(checkpoint)
+    if checkpoint.graph.nc == nc or width is None or len(checkpoint.graph.rows) != len(graph.rows):
         return None
-    return class_width(checkpoint)
+    names = {index: str(index) for index in range(nc)}
+    own, given = (
+        len(fitting(checkpoint.state, state_shapes(with_classes(graph, names, each)))) for each in (None, width)
+    )
+    return width if given > own else None
 
 
 def _with_weights(model: Detector, checkpoint: Checkpoint, source: str, settings: Settings) -> InitialModel:
@@ -95,10 +100,10 @@ def _with_weights(model: Detector, checkpoint: Checkpoint, source: str, settings
             f"'{source}' holds NaN or infinite values in {len(bad)} tensors (the first is {bad[0]}): nothing can be "
             "trained from it. Give other weights."
         )
-    table = transfer(model, checkpoint, source, by_name=settings.cls_remap)
+    table = transfer(model, checkpoint, source, by_name=settings.cls_remap, strict=settings.strict)
     print(f"Weights of '{source}':\n{table}")
     lines = "; ".join(" ".join(line.split()) for line in str(table).splitlines())
-    return InitialModel(model, checkpoint.license, f"{source}: {lines}", tuned=not table.new)
+    return InitialModel(model, checkpoint.license, f"{source}: {lines}", tuned=not table.new and not table.misfit)
 
 
 def _set_ternary_layers(model: Detector, settings: Settings) -> None:

@@ -48,13 +48,31 @@ def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(fol
 
 
 @needs_onnx
-@pytest.mark.parametrize("asked, written", [(11, 14), (13, 14), (99, 20)])
-def test_an_opset_that_is_not_written_becomes_the_nearest(tmp_path, monkeypatch, capsys, asked, written):
-    onnx = pytest.importorskip("onnx")
-    monkeypatch.chdir(tmp_path)
-    graph = onnx.load(run_export(tiny(), made(format="onnx", opset=asked), "small.yaml"))
+@pytest.mark.parametrize("opset", [11, 12, 13, 14, 20])
+@pytest.mark.parametrize("options", [{}, {"dynamic": True}, {"nms": True, "conf": 0.01}, {"half": True}], ids=str)
+def test_every_opset_gives_the_networks_numbers(folder, opset, options):
+    """With attention of one and of several areas; the export itself compares the file with the network."""
+    import onnx
+
+    rows = [(-1, 1, "A2C2f", [64, True, area]) for area in (1, 4)]
+    path = run_export(tiny(*rows), made(format="onnx", opset=opset, simplify=False, **options), "small.yaml")
+    written = onnx.load(path)
+    assert [(item.domain, item.version) for item in written.opset_import] == [("", opset)]
+    onnx.checker.check_model(written, full_check=True)
+    short = onnx.load(run_export(tiny(*rows), made(format="onnx", opset=opset, **options), "small.yaml"))
+    assert short.opset_import[0].version == opset and len(short.graph.node) < len(written.graph.node)
+
+
+@needs_onnx
+@pytest.mark.parametrize(("asked", "written"), [(1, 11), (10, 11), (21, 20), (99, 20)])
+def test_an_opset_beyond_the_range_is_the_nearest_with_one_note(folder, capsys, asked, written):
+    import onnx
+
+    graph = onnx.load(run_export(tiny(), made(format="onnx", opset=asked, nms=True, conf=0.9999), "small.yaml"))
     assert graph.opset_import[0].version == written
-    assert f"note: opset={asked} is not written" in (err := capsys.readouterr().err) and f"opset {written}." in err
+    about = {item.key: item.value for item in graph.metadata_props}
+    assert ast.literal_eval(about["args"])["opset"] == written
+    assert capsys.readouterr().err.count(f"opset={asked}: opsets 11 to 20 can be written; writing {written}.") == 1
 
 
 @needs_onnx

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import yaml
 
 import bitfalcon_plugin.train.setup as preparing
 from bitfalcon_plugin.config.default_table import active_settings, table
+from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.train.records import Records
@@ -261,8 +263,18 @@ def test_pretrained_and_cls_remap(runs, ground):
     assert one.weights != two.weights and "remapped  3 classes" in one.output and "remapped  0 classes" in two.output
 
 
+def test_pretrained_weights_of_another_graph(runs, ground):
+    runs(name="teacher")
+    weights = "runs/teacher/weights/best.pt"
+    fresh, taught = runs(model="wide.yaml"), runs(model="wide.yaml", pretrained=weights)
+    assert taught.weights != fresh.weights
+    assert re.search(r"kept      \d+ of \d+ tensors .* the first that does not: model\.\d+\.", taught.output)
+    with pytest.raises(UserError, match="do not fit wide.yaml"):
+        runs(model="wide.yaml", pretrained=weights, strict=True)
+
+
 HERE = """patience exist_ok name project save save_period plots val conf iou max_det cache workers deterministic
-    checkpointing verbose sync_bn pretrained cls_remap"""
+    checkpointing verbose sync_bn pretrained cls_remap strict"""
 TESTED_BY = {
     "train/test_every_setting.py": HERE,
     "predict/test_sources.py": "allow_url",
