@@ -10,10 +10,13 @@ from torch import nn
 from torchvision.ops import complete_box_iou_loss, sigmoid_focal_loss
 
 from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.dropin.nn.tasks import SegmentationModel
 from bitfalcon_plugin.dropin.utils import loss
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks.detect import detection_loss
-from tests.helpers.tiny_models import CONV, small_model
+from tests.helpers.tiny_models import CONV, small, small_model
+
+SEGMENT = ([-1], 1, "Segment", ["nc", 8, 16])
 
 
 def test_focal_loss_is_that_of_torchvision():
@@ -143,6 +146,21 @@ def test_other_tasks():
     total, items = loss.v8ClassificationLoss()((logits.softmax(1), logits), {"cls": classes})
     torch.testing.assert_close(total, nn.functional.cross_entropy(logits, classes))
     assert torch.equal(items, total)
-    with pytest.raises(UserError, match="v8PoseLoss.*train"):
+    with pytest.raises(UserError, match="v8PoseLoss.*pose"):
         loss.v8PoseLoss(None)
-    assert issubclass(loss.E2EDetectLoss, object)
+    with pytest.raises(UserError, match="two sets of branches"):
+        loss.E2EDetectLoss(None)
+
+
+def test_the_loss_of_a_segmenter_is_that_of_its_model():
+    torch.manual_seed(0)
+    document = small(CONV, (-1, 1, "Conv", [16, 3, 2]), (-1, 1, "Conv", [16, 3, 2]), head=[SEGMENT])
+    model = SegmentationModel(document, verbose=False)
+    masks = torch.zeros(2, 32, 32, dtype=torch.uint8)
+    masks[0, 6:26, 6:26], masks[0, 5:15, 6:13], masks[1, 8:20, 8:30] = 1, 2, 1
+    batch = {**BATCH, "img": torch.rand(2, 3, 128, 128), "masks": masks}
+    total, items = loss.v8SegmentationLoss(model)(model(batch["img"]), batch)
+    assert len(items) == 4 and total.requires_grad
+    torch.testing.assert_close(total, 2 * items.sum())
+    with pytest.raises(UserError, match="segment"):
+        loss.v8SegmentationLoss(small_model(CONV))

@@ -83,7 +83,6 @@ EXTRAS = {  # optional packages: imported when a function is called
     "tune.study": {"optuna"},
     "export.writers": {"onnx", "onnxruntime", "openvino", "nncf"},
     "dropin.utils.guards": {"matplotlib"},
-    "dropin.utils.masks": {"cv2"},
     "dropin.utils.plotting": {"matplotlib"},
 }
 ADAPTERS = {"integrations.sahi": {"sahi"}}  # for a package that they cannot be without: imported with it

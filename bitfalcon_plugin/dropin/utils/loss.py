@@ -187,27 +187,41 @@ class v8ClassificationLoss:
         return loss, loss.detach()
 
 
-class _WithinTraining:
-    """A loss that is not here on its own."""
+class _OfModel:
+    """The loss of another task, as the model computes it: criterion(preds, batch) is model.loss(batch, preds)."""
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        raise UserError(
-            f"{type(self).__name__} cannot be used on its own here: YOLO(...).train(data=...) computes the loss of the "
-            "model's task."
-        )
+    task = ""
+
+    def __init__(self, model: nn.Module, *more: Any):
+        if getattr(model, "task", None) != self.task or not hasattr(model, "loss"):
+            raise UserError(f"{type(self).__name__} needs a model of the task {self.task}, as YOLO(...).model is one.")
+        self.model = model
+
+    def __call__(self, preds: Any, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return the loss times the number of images, and the losses without gradient."""
+        return self.model.loss(batch, preds)
 
 
-class v8SegmentationLoss(_WithinTraining):
-    """The loss of a segmenter."""
+class v8SegmentationLoss(_OfModel):
+    """The loss of a segmenter; its batch also has img and masks."""
+
+    task = "segment"
 
 
-class v8PoseLoss(_WithinTraining):
+class v8PoseLoss(_OfModel):
     """The loss of a finder of keypoints."""
 
+    task = "pose"
 
-class v8OBBLoss(_WithinTraining):
+
+class v8OBBLoss(_OfModel):
     """The loss of a detector of oriented boxes."""
 
+    task = "obb"
 
-class E2EDetectLoss(_WithinTraining):
+
+class E2EDetectLoss:
     """The loss of a head with two sets of branches, which no graph here has."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        raise UserError("E2EDetectLoss is for heads with two sets of branches, and no graph here has one.")

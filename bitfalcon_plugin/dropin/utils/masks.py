@@ -1,11 +1,10 @@
-"""Masks of segmentation models, from prototypes and coefficients to the image.
+"""Masks of segmentation models, from prototypes and coefficients to the image, over ops.masks and ops.outlines.
 
 Written from spec/segment-classify.md 1.3.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,8 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...config.errors import UserError
 from ...ops.letterbox import letterbox_fit
+from ...ops.masks import inside_boxes, masks_of_input, masks_of_original, masks_of_prototypes
+from ...ops.outlines import one_ring, rings_of
+
+STRIDE = 4  # of prototypes, in pixels of the network input
 
 
 def crop_mask(masks: Tensor, boxes: Tensor) -> Tensor:
@@ -22,11 +24,7 @@ def crop_mask(masks: Tensor, boxes: Tensor) -> Tensor:
 
     The pixel of row r and column c is kept where x1 <= c < x2 and y1 <= r < y2.
     """
-    x1, y1, x2, y2 = boxes.to(masks.device)[:, :, None].unbind(1)  # (n, 1) each
-    columns = torch.arange(masks.shape[2], device=masks.device)
-    rows = torch.arange(masks.shape[1], device=masks.device)
-    in_x, in_y = (columns >= x1) & (columns < x2), (rows >= y1) & (rows < y2)  # (n, w), (n, h)
-    return masks * (in_y[:, :, None] & in_x[:, None, :])
+    return masks * inside_boxes(boxes.to(masks.device), tuple(masks.shape[1:]))
 
 
 def process_mask(
@@ -36,38 +34,18 @@ def process_mask(
 
     bboxes (n, 4): xyxy in pixels of the network input, whose (H, W) is `shape`. upsample: masks of (n, H, W).
     """
-    logits = _logits(protos, masks_in)  # (n, h, w)
     boxes = bboxes.float()
     if upsample:
-        logits = F.interpolate(logits[None], tuple(shape), mode="bilinear", align_corners=False)[0]
-    else:
-        ratios = protos.shape[2] / shape[1], protos.shape[1] / shape[0]
-        boxes = boxes * boxes.new_tensor(ratios * 2)
-    return crop_mask((logits > 0).to(torch.uint8), boxes)
+        return masks_of_input(masks_in, protos, boxes, (int(shape[0]), int(shape[1]))).to(torch.uint8)
+    shares = boxes.new_tensor([protos.shape[2] / shape[1], protos.shape[1] / shape[0]] * 2)
+    return masks_of_prototypes(masks_in, protos, boxes * shares).to(torch.uint8)
 
 
 def process_mask_native(protos: Tensor, masks_in: Tensor, bboxes: Tensor, shape: Sequence[int]) -> Tensor:
     """Return masks (n, h0, w0) uint8 at the size `shape` of the image; bboxes (n, 4) are in pixels of the image."""
-    logits = _logits(protos, masks_in)[None]
-    size = int(shape[0]), int(shape[1])
-    factor = _enlargement(protos.shape[1:], size)
-    if factor > 1:
-        logits = F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=False)
-    logits = scale_masks(logits, size)[0]
-    return crop_mask((logits > 0).to(torch.uint8), bboxes)
-
-
-def _logits(protos: Tensor, coefficients: Tensor) -> Tensor:
-    """Prototypes (c, h, w) and coefficients (n, c) -> (n, h, w) float32."""
-    return torch.einsum("nc,chw->nhw", coefficients.float(), protos.float())
-
-
-def _enlargement(plane: Sequence[int], size: tuple[int, int]) -> int:
-    """The smallest of 1, 2, 4 by which a plane at stride 4 is enlarged so that its padding is a whole number."""
-    height, width = 4 * plane[0], 4 * plane[1]
-    gain = min(height / size[0], width / size[1])
-    padding = (height - round(size[0] * gain)) | (width - round(size[1] * gain))
-    return 4 // math.gcd(4, padding | padding // 2)
+    height, width = protos.shape[1:]
+    fit = letterbox_fit((int(shape[0]), int(shape[1])), (STRIDE * height, STRIDE * width))
+    return masks_of_original(masks_in, protos, bboxes.float(), fit).to(torch.uint8)
 
 
 def scale_masks(masks: Tensor, shape: Sequence[int], padding: bool = True, ratio_pad: Sequence | None = None) -> Tensor:
@@ -82,9 +60,8 @@ def scale_masks(masks: Tensor, shape: Sequence[int], padding: bool = True, ratio
         masks = masks[:, :, top:bottom, left:right]
     if tuple(masks.shape[2:]) == size:
         return masks
-    kind = masks.dtype
     resized = F.interpolate(masks.float(), size, mode="bilinear", align_corners=False)
-    return resized if kind.is_floating_point else resized.to(kind)
+    return resized if masks.is_floating_point() else resized.to(masks.dtype)
 
 
 def _content(plane: tuple[int, int], size: tuple[int, int], ratio_pad: Sequence | None) -> tuple[int, int, int, int]:
@@ -112,37 +89,9 @@ def masks2segments(masks: Tensor | np.ndarray, strategy: str = "all") -> list[np
     """
     if strategy not in ("all", "concat", "largest"):
         raise ValueError(f"strategy={strategy!r} is not known; expected 'all' or 'largest'")
-    planes = torch.as_tensor(masks).detach().cpu().numpy() > 0
     outlines = []
-    for plane in planes:
-        parts = contours(plane)
-        if not parts:
-            outlines.append(np.zeros((0, 2), np.float32))
-        elif strategy == "largest":
-            outlines.append(max(parts, key=len).astype(np.float32))
-        else:
-            outlines.append(_bridged(parts).astype(np.float32))
+    for plane in torch.as_tensor(masks).detach().cpu().numpy():
+        rings = rings_of(plane)
+        ring = max(rings, key=len) if rings and strategy == "largest" else one_ring(rings)
+        outlines.append(ring.astype(np.float32))
     return outlines
-
-
-def contours(plane: np.ndarray) -> list[np.ndarray]:
-    """Return the outer outlines (k, 2) of a plane (h, w) bool: pixels of its border, straight runs by their ends."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError("outlines of masks need OpenCV: pip install opencv-python-headless .") from error
-    found, _ = cv2.findContours(plane.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-    return [part.reshape(-1, 2) for part in found]
-
-
-def _bridged(parts: list[np.ndarray]) -> np.ndarray:
-    """Join rings into one (k, 2) at their nearest points, by bridges that are gone there and back."""
-    ring, *others = sorted(parts, key=len, reverse=True)
-    while others:
-        gaps = [((ring[:, None] - other[None]) ** 2).sum(2) for other in others]
-        nearest = min(range(len(others)), key=lambda index: gaps[index].min())
-        other = others.pop(nearest)
-        here, there = np.unravel_index(gaps[nearest].argmin(), gaps[nearest].shape)
-        turned = np.concatenate([other[there:], other[: there + 1]])
-        ring = np.concatenate([ring[: here + 1], turned, ring[here:]])
-    return ring

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...ops.rotated import corners_of
+
 Array = Any  # Tensor or numpy array
 PAIRS = (0, 0, 0, 1, 1, 2), (1, 2, 3, 2, 3, 3)  # of four corners
 AT_ONCE = 1 << 22  # pairs of boxes whose ProbIoU is computed together
@@ -21,14 +23,8 @@ AT_ONCE = 1 << 22  # pairs of boxes whose ProbIoU is computed together
 
 def xywhr2xyxyxyxy(x: Array) -> Array:
     """Oriented boxes (..., 5) -> corners (..., 4, 2): c + u + v, c + u - v, c - u - v, c - u + v; half sides u, v."""
-    library: Any = torch if isinstance(x, Tensor) else np
-    x = x if isinstance(x, Tensor) else np.asarray(x)
-    centre, w, h, angle = x[..., :2], x[..., 2:3], x[..., 3:4], x[..., 4:5]
-    cos, sin = library.cos(angle), library.sin(angle)
-    along = library.concatenate([w / 2 * cos, w / 2 * sin], -1)  # (..., 2)
-    across = library.concatenate([-h / 2 * sin, h / 2 * cos], -1)
-    corners = [centre + along + across, centre + along - across, centre - along - across, centre - along + across]
-    return library.stack(corners, -2)
+    corners = corners_of(torch.as_tensor(x))
+    return corners if isinstance(x, Tensor) else corners.numpy()
 
 
 def xyxyxyxy2xywhr(x: Array) -> Array:

@@ -316,5 +316,5 @@ UNKNOWN = {
     "ContrastiveHead": "a head with text",
     "BNContrastiveHead": "a head with text",
 }
-globals().update({name: unknown(name, what) for name, what in UNKNOWN.items()})
+globals().update({name: unknown(name, what, __name__) for name, what in UNKNOWN.items()})
 __all__ += list(UNKNOWN)  # noqa: PLE0604

@@ -89,5 +89,5 @@ OTHERS = {
     "WorldDetect": "a head with text",
     "YOLOEDetect": "a head with text",
 }
-globals().update({name: unknown(name, what) for name, what in OTHERS.items()})
+globals().update({name: unknown(name, what, __name__) for name, what in OTHERS.items()})
 __all__ = ["Detect", "Segment", *OTHERS]

@@ -171,6 +171,6 @@ class LayerNorm2d(nn.Module):
 
 
 DECODER = "a part of a decoder with deformable attention"
-DeformableTransformerDecoder = unknown("DeformableTransformerDecoder", DECODER)
-DeformableTransformerDecoderLayer = unknown("DeformableTransformerDecoderLayer", DECODER)
-MSDeformAttn = unknown("MSDeformAttn", DECODER)
+DeformableTransformerDecoder = unknown("DeformableTransformerDecoder", DECODER, __name__)
+DeformableTransformerDecoderLayer = unknown("DeformableTransformerDecoderLayer", DECODER, __name__)
+MSDeformAttn = unknown("MSDeformAttn", DECODER, __name__)
