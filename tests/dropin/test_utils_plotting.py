@@ -18,6 +18,7 @@ from bitfalcon_plugin.dropin.utils.plotting import (
     plot_images,
     plot_labels,
     plot_results,
+    plot_tune_results,
     plt_color_scatter,
     save_one_box,
 )
@@ -283,3 +284,17 @@ def test_charts(tmp_path):
     plt_color_scatter(np.random.rand(50), np.random.rand(50))
     assert SimpleNamespace(axes=pyplot.gca()).axes.collections
     pyplot.close("all")
+
+
+def test_charts_of_a_search(tmp_path):
+    pytest.importorskip("matplotlib")
+    rows = [
+        f"{index},complete,{index / 10},{0.01 * index},{index / 50},{'' if index == 3 else 1}" for index in range(9)
+    ]
+    (tmp_path / "tune_results.csv").write_text("\n".join(["trial,state,fitness,lr0,momentum,empty", *rows]))
+    assert plot_tune_results(tmp_path / "tune_results.csv") is None
+    assert {path.name for path in tmp_path.glob("*.png")} == {"tune_fitness.png", "tune_scatter_plots.png"}
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first/a.csv").write_text("fitness,lr0\n0.0,0.1\n")
+    plot_tune_results(tmp_path / "first/a.csv")
+    assert [path.name for path in (tmp_path / "first").glob("*.png")] == ["tune_fitness.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,7 @@ from .annotator import Annotator, Colors, colors
 from .files import increment_path
 from .guards import threaded
 from .ops import xywh2xyxy, xyxy2xywh
+from .trials import draw_settings, draw_trials, is_setting
 
 __all__ = [
     "Annotator",
@@ -234,6 +236,38 @@ def plt_color_scatter(
     column = np.clip(np.digitize(v, x) - 1, 0, bins - 1)
     row = np.clip(np.digitize(f, y) - 1, 0, bins - 1)
     pyplot.scatter(v, f, c=counts[column, row], cmap=cmap, alpha=alpha, edgecolors=edgecolors)
+
+
+def plot_tune_results(csv_file: str | Path = "tune_results.csv", exclude_zero_fitness_points: bool = True) -> None:
+    """Draw tune_scatter_plots.png, fitness over each setting, and tune_fitness.png, fitness over the trials.
+
+    csv_file: a table whose column "fitness", or its first one, is the fitness; other columns of numbers are settings.
+    """
+    file = Path(csv_file)
+    with open(file, newline="", encoding="utf-8") as lines:
+        header, *rows = [*csv.reader(lines)] or [[]]
+    names = [name.strip() for name in header]
+    place = names.index("fitness") if "fitness" in names else 0
+    table = np.array([[_number(cell) for cell in row] for row in rows]).reshape(-1, len(names))
+    table = table[np.isfinite(table[:, place])]
+    fitness = table[:, place]
+    draw_trials(file.with_name("tune_fitness.png"), fitness)
+    kept = table[fitness > 0] if exclude_zero_fitness_points else table
+    columns = {
+        name: kept[:, column]
+        for column, name in enumerate(names)
+        if column != place and is_setting(name) and np.isfinite(kept[:, column]).all() and len(kept)
+    }
+    if columns:
+        draw_settings(file.with_name("tune_scatter_plots.png"), columns, kept[:, place])
+
+
+def _number(text: str) -> float:
+    """A cell of a table as a number; nan for any other text."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _array(value: Any) -> Any:
