@@ -16,7 +16,6 @@ from torch import Tensor
 from ...plots.charts import draw_labels, draw_results
 from ...plots.sheets import batch_sheet
 from ...predict.pictures import write_picture
-from ..refused import refused
 from .annotator import Annotator, Colors, colors
 from .files import increment_path
 from .guards import threaded
@@ -36,8 +35,6 @@ __all__ = [
     "plt_color_scatter",
     "save_one_box",
 ]
-TUNED = "tune_importance.png and the table of the run folder show it."
-plot_tune_results = refused("plot_tune_results", "a picture of a search for hyper-parameters", TUNED, __name__)
 
 
 def save_one_box(
