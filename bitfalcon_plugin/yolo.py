@@ -91,6 +91,11 @@ class YOLO(NetworkMethods):
             return self._exported.runtime
         return self._working.hand_out(lambda network: ScriptModel(network, self.overrides, self._working.origin()))
 
+    @model.setter
+    def model(self, network: Detector) -> None:
+        """Go on with a network that a script has made of one of this package. Raises UserError for another one."""
+        self._changeable.put(network)
+
     @property
     def cfg(self) -> str | None:
         """The file of the graph; None for a model that is not from a graph."""

@@ -105,13 +105,29 @@ def test_wrong_arguments_are_user_errors(place, act, words):
 
 def test_unknown_attributes_are_the_networks(place):
     yolo = YOLO("small.yaml")
-    assert yolo.stride.tolist() == [8, 16] and yolo.state_dict().keys() == yolo.model.state_dict().keys()
+    assert yolo.stride.tolist() == [8, 16] and yolo.model.task == "detect"
     assert len(list(yolo.parameters())) == len(list(yolo.model.parameters()))
     with pytest.raises(AttributeError, match="predcit.*Did you mean 'predict'"):
         yolo.predcit  # noqa: B018
     assert not hasattr(yolo, "_repr_html_") and not hasattr(yolo, "nothing_of_the_kind")
     other = copy.deepcopy(yolo)
     assert other.model is not yolo.model and same_state(other, yolo)
+
+
+def test_states_have_the_names_of_the_object_and_load_by_both(place):
+    yolo, other = (YOLO(save_weights(place, f"{seed}.pt", seed=seed)) for seed in (0, 1))
+    state, inner = yolo.state_dict(), yolo.model.state_dict()
+    assert list(state) == [f"model.{name}" for name in inner] and next(iter(state)) == "model.model.0.conv.weight"
+    assert all(torch.equal(state[f"model.{name}"], tensor) for name, tensor in inner.items())
+    before = predict_boxes(other)
+    for given in (state, inner):
+        other = YOLO(place / "1.pt")
+        assert not other.load_state_dict(given).missing_keys
+        assert same_boxes(predict_boxes(other), predict_boxes(yolo)) and not same_boxes(predict_boxes(other), before)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        other.load_state_dict({"model.model.0.conv.weight": state["model.model.0.conv.weight"]})
+    part = {"model.model.0.conv.weight": torch.zeros_like(state["model.model.0.conv.weight"])}
+    assert other.load_state_dict(part, strict=False).missing_keys and not other.model.model[0].conv.weight.any()
 
 
 def test_devices_and_types(place):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -166,6 +167,18 @@ class NetworkMethods:
         """Put the network into evaluation mode; val and predict always use it so."""
         self._network.eval()
         return self
+
+    def state_dict(self, *args, prefix: str = "", **kwargs) -> dict[str, torch.Tensor]:
+        """The tensors of the network by name; each name begins with "model.", before those of `model.state_dict()`."""
+        return self.model.state_dict(*args, prefix=f"{prefix}model.", **kwargs)
+
+    def load_state_dict(self, state_dict: Mapping[str, torch.Tensor], strict: bool = True):
+        """Take over tensors, named as in `state_dict` or as in `model.state_dict()`; returns what is missing.
+
+        Raises RuntimeError as torch.nn.Module.load_state_dict.
+        """
+        prefix = "model." if all(name.startswith("model.model.") for name in state_dict) else ""
+        return self.model.load_state_dict({name[len(prefix) :]: x for name, x in state_dict.items()}, strict)
 
     def __getattr__(self, name: str):
         """An attribute of the network: stride, parameters(), state_dict(), ..."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ..config.devices import named_devices, select_device
+from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
 from .build import graph_from_settings
@@ -68,6 +69,18 @@ class WorkingModel:
         if self._handed is None and isinstance(network, Detector):
             self._handed = wrap(network)
         return network if self._handed is None else self._handed
+
+    def put(self, network: Any) -> None:
+        """Go on with another network: a Detector, or what `hand_out` made of one. Raises UserError for another."""
+        if not isinstance(network, Detector):
+            raise UserError(
+                f"model = a {type(network).__name__}: expected a network of this package, with its graph, strides and "
+                "names. Change layers inside of the network instead."
+            )
+        is_handed = hasattr(network, "plain")
+        self.use(self.checkpoint, self.path)
+        self.built, self._handed = (network.plain(), network) if is_handed else (network, None)
+        self._weights = Snapshot(self.built)
 
     def origin(self) -> Checkpoint:
         """Return what the file of the weights says, licence and norms for example; the weights are not the present."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .encoded_masks import EncodedMasks
+from .letterbox import Fit
 from .polygons import Polygons, clip, hulls, join
 from .projective import move_boxes, move_points
 
@@ -90,6 +91,15 @@ class Instances:
             polygons=None if self.polygons is None else self.polygons.scaled(width, height),
             keypoints=self._keypoints_from(lambda points: points * points.new_tensor([width, height])),
         )
+
+    def to_canvas(self, fit: Fit) -> Instances:
+        """Labels in pixels of the original image -> the same in pixels of the network input, not clipped."""
+        self._refuse_masks_and_angles("moved to a canvas")
+        polygons = self.polygons
+        if polygons is not None:
+            polygons = Polygons(fit.points_to_canvas(polygons.points), polygons.counts)
+        points = self._keypoints_from(lambda xy: fit.points_to_canvas(xy.flatten(0, 1)).view_as(xy))
+        return replace(self, boxes=fit.to_canvas(self.boxes), polygons=polygons, keypoints=points)
 
     def warp(self, maps: Tensor, size: tuple[int, int]) -> Instances:
         """Move every object through its own map, and cut it to an output of `size` (height, width) pixels.

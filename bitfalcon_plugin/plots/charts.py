@@ -29,8 +29,9 @@ def draw_curves(
     ap50: Sequence[float],
     mean_ap50: float,
     best: int,
+    prefix: str = "",
 ) -> list[Path]:
-    """Draw PR_curve, F1_curve, P_curve and R_curve.png into `folder`; returns their paths.
+    """Draw PR_curve, F1_curve, P_curve and R_curve.png into `folder`, their names after `prefix`; returns the paths.
 
     results: in that order abscissas (n,), curves (c, n) and the names of the axes. names, ap50: of the c classes, in
     their order. best: index of the confidence that is marked in the last three.
@@ -41,7 +42,7 @@ def draw_curves(
         if letter != "PR":  # over confidence
             values, mark = curves[:, best].tolist(), float(grid[best])
             mean = f"{sum(values) / max(len(values), 1):.3f} at {mark:.3f}"
-        target, axes = Path(folder) / f"{letter}_curve.png", (x, f"{y} at IoU 0.50")
+        target, axes = Path(folder) / f"{prefix}{letter}_curve.png", (x, f"{y} at IoU 0.50")
         drawn.append(draw_curve(target, grid, curves, axes, names, values, f"all classes  {mean}", mark))
     return drawn
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .colours import GREY
+from .colours import GREY, row_colours
 from .drawing import draw_boxes
 from .fonts import writable
+from .overlays import draw_masks
 
 
 def batch_sheet(
@@ -20,6 +21,7 @@ def batch_sheet(
     *,
     conf: bool = True,
     captions: Sequence[str] = (),
+    masks: Sequence[np.ndarray | None] = (),
     max_images: int = 16,
     max_side: int = 1920,
     min_side: int = 320,
@@ -27,7 +29,8 @@ def batch_sheet(
     """Return the first images of a batch with their boxes, in a grid as square as can be.
 
     images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image.
-    captions: a line for each image, in its lower left corner. max_images: further ones are left out. max_side: of the
+    captions: a line for each image, in its lower left corner. masks: for each image the masks (n, H, W) bool of its
+    rows, or None. max_images: further ones are left out. max_side: of the
     sheet, px. min_side: a smaller image is enlarged until its longer side has so many px, so that text can be read.
     """
     images = images[:max_images]
@@ -41,6 +44,8 @@ def batch_sheet(
     for index, image in enumerate(images):
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         picture = picture.resize(cell, Image.Resampling.BILINEAR)
+        if index < len(masks) and masks[index] is not None and len(masks[index]):
+            picture = draw_masks(picture, masks[index], row_colours(rows[index], None), (0, 0, width, height))
         scaled = [(*(side * scale for side in row[:4]), *row[4:6]) for row in rows[index]]
         picture = draw_boxes(picture, scaled, names, conf=conf, line_width=2, font_size=text_size)
         if index < len(captions):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,9 +41,18 @@ class CocoJson:
         self._separator = "[\n"
 
     def add(
-        self, image_id: int | str, xywh: Sequence[float], score: float, cls: float, file_name: str | None = None
+        self,
+        image_id: int | str,
+        xywh: Sequence[float],
+        score: float,
+        cls: float,
+        file_name: str | None = None,
+        mask: Mapping[str, object] | None = None,
     ) -> None:
-        """Write a detection. xywh: left, top, width, height in pixels of the original image. file_name: the image's."""
+        """Write a detection. xywh: left, top, width, height in pixels of the original image. file_name: the image's.
+
+        mask: {"size": [h, w], "counts": bytes} as pycocotools encodes it, in the size of the original image.
+        """
         record = {
             "image_id": image_id,
             **({"file_name": file_name} if file_name else {}),
@@ -51,6 +60,8 @@ class CocoJson:
             "bbox": [round(side, 3) for side in xywh],
             "score": round(score, 5),
         }
+        if mask is not None:
+            record["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
         self._file.write(self._separator + json.dumps(record, ensure_ascii=False))
         self._separator = ",\n"
 

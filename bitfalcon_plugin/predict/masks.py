@@ -7,6 +7,7 @@ from functools import cached_property
 import numpy as np
 import torch
 
+from ..ops.encoded_masks import EncodedMasks
 from ..ops.letterbox import letterbox_fit
 from ..ops.outlines import one_ring, rings_of
 from .parts import Array, Part, as_numpy
@@ -66,5 +67,19 @@ class Masks(Part):
         """The outlines `xy` over the image's width and height."""
         height, width = self.orig_shape
         return [ring / np.asarray([width, height], np.float32) for ring in self.xy]
+
+    @cached_property
+    def rle(self) -> list[dict[str, object]]:
+        """Each mask in the size of the original image as COCO's run lengths: {"size": [h, w], "counts": bytes}.
+
+        Masks of another size are cut to the image and interpolated; what is above a half is inside.
+        """
+        planes = torch.as_tensor(self.data)
+        if tuple(planes.shape[1:]) != tuple(self.orig_shape):
+            fit = letterbox_fit(self.orig_shape, planes.shape[1:])
+            (top, left), (height, width) = fit.pad, fit.resized
+            content = planes[:, None, top : top + height, left : left + width].float()
+            planes = torch.nn.functional.interpolate(content, self.orig_shape, mode="bilinear")[:, 0] > 0.5
+        return list(EncodedMasks.of(planes.bool()).codes)
 
     segments = xyn  # its name in old scripts

@@ -66,6 +66,16 @@ class Predictor:
     trackers: list = field(default_factory=list)
     track_metrics: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def dataset(self) -> Sequence[Item]:
+        """The items that are read."""
+        return self.source
+
+    @property
+    def imgsz(self) -> list[int]:
+        """Height and width of the network input, where the images are square or imgsz= names both."""
+        return list(legal_size(self.args.imgsz, self.model.multiple))
+
     def __repr__(self) -> str:
         return f"Predictor({self.seen} images of {len(self.source)} sources, save_dir={str(self.save_dir)!r})"
 

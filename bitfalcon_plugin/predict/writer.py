@@ -9,16 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from ..config.files import atomic, write_text
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
+from ..ops.instances import Instances
+from ..tasks.coco_rows import coco_rows
 from .coco_json import CocoJson
 from .image_names import file_stems, image_ids
 from .pictures import show_picture
 from .pipeline import Predictor
 from .reader import Picture
-from .records import label_line
+from .records import label_lines
 from .results import Results
 from .sources import Item, Video, describe
 from .video import SUFFIX, VideoWriter
@@ -28,20 +31,21 @@ if TYPE_CHECKING:  # predicting needs no dataset
 
 
 def write_files(
-    folder: Path, samples: Sequence[Sample], detections: np.ndarray, settings: Settings, *, coco: bool
+    folder: Path, samples: Sequence[Sample], detections: Instances, settings: Settings, *, coco: bool
 ) -> None:
     """Write the detections of a dataset: predictions.json (save_json) and labels/*.txt (save_txt, save_conf).
 
-    detections (n, 7): image index, x, y, w, h in original pixels, score, class. coco: give the classes COCO's own ids,
-    1 to 90, instead of index + 1.
+    detections: in pixels of the original images; `image` is the index of the sample. coco: give the classes COCO's own
+    ids, 1 to 90, instead of index + 1.
     """
-    detections = detections[np.argsort(detections[:, 0], kind="stable")]
+    detections = detections.only(detections.image.argsort(stable=True))
     paths = [sample.image for sample in samples]
     if settings.save_json:
         ids = image_ids(paths)
         with CocoJson(folder / "predictions.json", coco) as file:
-            for image, *xywh, score, cls in detections.tolist():
-                file.add(ids[int(image)], xywh, score, cls)
+            masks = [None] * len(detections) if detections.encoded_masks is None else detections.encoded_masks.codes
+            for (image, *xywh, score, cls), mask in zip(coco_rows(detections).tolist(), masks):
+                file.add(ids[int(image)], xywh, score, cls, mask=mask)
         categories = "as in COCO's annotations" if coco else "is the class + 1"
         print(f"predictions.json: {len(detections)} detections, category_id {categories}")
     if settings.save_txt:
@@ -49,18 +53,18 @@ def write_files(
 
 
 def _write_labels(
-    folder: Path, samples: Sequence[Sample], stems: Sequence[str], detections: np.ndarray, scores: bool
+    folder: Path, samples: Sequence[Sample], stems: Sequence[str], detections: Instances, scores: bool
 ) -> None:
     """Write a label file for each image with detections, which are sorted by image."""
     folder.mkdir(exist_ok=True)
-    first = np.searchsorted(detections[:, 0], np.arange(len(samples) + 1))
+    first = torch.searchsorted(detections.image, torch.arange(len(samples) + 1)).tolist()
     for index, (sample, stem) in enumerate(zip(samples, stems)):
-        height, width = sample.size
-        lines = []
-        for _, x, y, w, h, score, cls in detections[first[index] : first[index + 1]].tolist():
-            xywhn = (x + w / 2) / width, (y + h / 2) / height, w / width, h / height
-            lines.append(label_line(cls, xywhn, score if scores else None))
-        if lines:
+        part = detections.only(torch.arange(first[index], first[index + 1]))
+        if not len(part):
+            continue
+        masks = None if part.encoded_masks is None else part.encoded_masks.decode()
+        result = Results(None, sample.image, {}, part.rows(), masks=masks, orig_shape=sample.size)
+        if lines := label_lines(result, scores):
             write_text(folder / f"{stem}.txt", "".join(lines))
 
 
@@ -162,8 +166,10 @@ class Writer:
             self._coco_json = CocoJson(path)
         image = self._ids[self._source_number - 1]
         image_id = f"{image}{frame}" if frame else image
-        for x1, y1, x2, y2, *_, score, cls in result.boxes.data.tolist():  # a track has an id before its score
-            self._coco_json.add(image_id, (x1, y1, x2 - x1, y2 - y1), score, cls, Path(result.path).name)
+        masks = [None] * len(result) if result.masks is None else result.masks.rle
+        rows = zip(result.boxes.data.tolist(), masks)
+        for (x1, y1, x2, y2, *_, score, cls), mask in rows:  # a track has an id before its score
+            self._coco_json.add(image_id, (x1, y1, x2 - x1, y2 - y1), score, cls, Path(result.path).name, mask)
 
     def _end_video(self) -> None:
         self._video.close()

@@ -15,16 +15,10 @@ from pycocotools.cocoeval import COCOeval
 
 from ..data.dataset import Sample
 from ..ops.instances import Instances
+from .coco_rows import coco_rows
 from .confusion import MATRIX_CONF, confusion_matrix
 from .curves import ClassMatches, gather_curves
 from .metrics import STATS, BoxMetrics, ClassCounts, Metrics
-
-
-def coco_rows(detections: Instances) -> np.ndarray:
-    """Return detections as pycocotools takes them: (n, 7) float64 image, x, y, width, height, score, class."""
-    boxes = detections.boxes
-    columns = (detections.image[:, None], boxes[:, :2], boxes[:, 2:] - boxes[:, :2], detections.scores[:, None])
-    return torch.cat([column.double() for column in (*columns, detections.classes[:, None])], dim=1).cpu().numpy()
 
 
 def coco_metrics(

@@ -37,6 +37,16 @@ class ConfusionMatrix(Tabular):
         """Return the matrix with each column over its sum: what became of a class's labels; 0 in an empty column."""
         return self.matrix / np.maximum(self.matrix.sum(0, keepdims=True), 1)
 
+    def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return for each class (nc,) how many predictions have a label of their class, and how many have not."""
+        true = self.matrix.diagonal()[:-1]
+        return true, self.matrix[:-1].sum(1) - true
+
+    def print(self) -> None:
+        """Print the rows of the matrix."""
+        for row in self.matrix.tolist():
+            print(*row)
+
     def columns(self, flat: bool = False) -> Sequence[str]:
         return "predicted", *self._labels()
 

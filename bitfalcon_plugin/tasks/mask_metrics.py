@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -69,6 +70,21 @@ class SegmentMetrics(Metrics):
     def class_result(self, i: int) -> tuple[float, ...]:
         """Return precision, recall, AP50 and AP of the class ap_class_index[i], of boxes and then of masks."""
         return *super().class_result(i), *self.seg.class_result(i)
+
+    def plot(self, save_dir: str | Path | None = None) -> list[Path]:
+        """Draw the curves of boxes and masks and both confusion matrices; see Metrics.plot."""
+        from ..plots.charts import draw_curves
+
+        folder = Path(save_dir or self.save_dir or ".")
+        names, curves, paths = [counts.name for counts in self.classes], self.curves_results, []
+        for prefix, part, ap50, lines in (
+            ("Box", self.box, self.ap50, self.lines),
+            ("Mask", self.seg, self.mask_ap50, self.mask_lines),
+        ):
+            part_curves = curves[:4] if prefix == "Box" else curves[4:]
+            paths += draw_curves(folder, part_curves, names, part.ap50.tolist(), ap50, lines.best, prefix)
+        matrix = self.confusion_matrix
+        return [*paths, *(matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True))]
 
     def table(self, verbose: bool = True) -> str:
         """Return the table people read: that of the boxes, and below it the lines of the masks."""

@@ -198,15 +198,23 @@ class Metrics(Tabular):
         return self.box.class_result(i)
 
     def columns(self, flat: bool = False) -> Sequence[str]:
-        return "name", "class", "images", "instances", "precision", "recall", "f1", "ap50", "ap"
+        return "Class", "Images", "Instances", "Box-P", "Box-R", "Box-F1", "mAP50", "mAP75", "mAP50-95"
 
-    def summary(self, decimals: int = 5) -> list[dict[str, object]]:
-        """Return a dict for each class that has labels: name, index, counts and rounded numbers."""
-        records = []
-        for index, counts, numbers in zip(self.ap_class_index.tolist(), self.classes, self._numbers(), strict=True):
-            values = (counts.name, index, counts.images, counts.instances, *(round(n, decimals) for n in numbers))
+    def summary(self, normalize: bool = True, decimals: int = 5) -> list[dict[str, object]]:
+        """Return a dict for each class that has labels: name, counts and rounded numbers. normalize: without effect."""
+        records, ap75 = [], self.box.all_ap[:, IOU_75].tolist()
+        for counts, numbers, at_75 in zip(self.classes, self._numbers(), ap75, strict=True):
+            numbers = (*numbers[:4], at_75, numbers[4])
+            values = (counts.name, counts.images, counts.instances, *(round(number, decimals) for number in numbers))
             records.append(dict(zip(self.columns(), values, strict=True)))
         return records
+
+    def get(self, key: str, default: object = None) -> object:
+        """Return a number of `results_dict`, or `default`."""
+        return self.results_dict.get(key, default)
+
+    def __str__(self) -> str:
+        return self.table()
 
     def _numbers(self) -> list[tuple[float, ...]]:
         """Precision, recall, F1, AP50 and AP of each class."""

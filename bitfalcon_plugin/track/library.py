@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 from typing import Any, NamedTuple, Protocol
 
@@ -53,9 +52,12 @@ OURS = ("minimum_score", FIRST, "iou")  # parameters that the classes do not tak
 
 
 def need_library() -> None:
-    """Raise UserError if the package is missing."""
-    if importlib.util.find_spec("trackers") is None:
-        raise UserError("track needs the package trackers: pip install 'bitfalcon[track]'.")
+    """Import the package, which takes a second, before anything is timed. Raises UserError if it is missing."""
+    try:
+        import trackers  # noqa: F401
+    except ImportError as error:
+        text = "" if error.name == "trackers" else f" ({error})"
+        raise UserError(f"track needs the package trackers: pip install 'bitfalcon[track]'.{text}") from error
 
 
 class LibraryEngine:

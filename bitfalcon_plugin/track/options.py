@@ -73,9 +73,12 @@ def read_options(tracker: str | Path) -> TrackerOptions:
     if path.is_file():
         return options_from(load_yaml(path), str(path), path.stem)
     stem = path.stem if path.suffix.lower() in SUFFIXES else path.name
-    if path.parent == Path(".") and (name := _known(stem)):
-        notes = [f"tracker={tracker}: {_replaced(stem, name)}"] if stem.lower() in REPLACED else []
-        return TrackerOptions(name, _defaults(name), tuple(notes))
+    is_of_a_package = path.parts[-3:-1] == ("cfg", "trackers")  # another's file of the same name
+    if (path.parent == Path(".") or is_of_a_package) and (name := _known(stem)):
+        notes = [_replaced(stem, name)] if stem.lower() in REPLACED else []
+        if is_of_a_package:
+            notes.append(f"there is no such file; it is {name} of cfg/trackers here.")
+        return TrackerOptions(name, _defaults(name), tuple(f"tracker={tracker}: {note}" for note in notes))
     raise MissingFileError(
         f"tracker={tracker}: there is no such file, and the trackers here are {', '.join(shipped_trackers())}."
         f"{did_you_mean(stem, shipped_trackers())}"

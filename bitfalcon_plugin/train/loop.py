@@ -191,7 +191,9 @@ def _finish_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
     """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
     records, epoch = trainer.records, trainer.epoch
     trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
-    trainer.metrics = metrics.results_dict if metrics is not None else {}
+    losses = (metrics.losses or {}) if metrics is not None else {}
+    numbers = metrics.results_dict if metrics is not None else {}
+    trainer.metrics = {**numbers, **{f"val/{name}": value for name, value in losses.items()}}
     row = records.row(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
     trainer.run.steps("record", _record, trainer, row)
     trainer.pictures.scalars(row, epoch + 1)

@@ -93,6 +93,48 @@ class Trainer:
         self.clear_sums()
 
     @property
+    def loss_names(self) -> tuple[str, ...]:
+        """The names of the losses, in the order of `tloss`."""
+        return tuple(self.task.losses)
+
+    @property
+    def batch_size(self) -> int:
+        """Images of a batch."""
+        return self.args.batch
+
+    @property
+    def train_loader(self) -> TrainLoader:
+        """The batches of training."""
+        return self.loader
+
+    @property
+    def test_loader(self) -> ValLoader:
+        """The batches of validation."""
+        return self.val_loader
+
+    @property
+    def wdir(self) -> Path:
+        """The folder of the weights."""
+        return self.last.parent
+
+    @property
+    def csv(self) -> Path:
+        """The table of epochs."""
+        return self.save_dir / "results.csv"
+
+    @property
+    def data(self) -> dict[str, object]:
+        """The dataset as scripts read it: names, nc, and yaml_file, the value of data=."""
+        return {"names": dict(self.model.names), "nc": len(self.model.names), "yaml_file": self.args.data}
+
+    def label_loss_items(self, loss_items: Sequence[float] | Tensor | None = None, prefix: str = "train") -> object:
+        """Return the names of the losses with a prefix, or where values are given these by name, rounded."""
+        names = [f"{prefix}/{name}" for name in self.loss_names]
+        if loss_items is None:
+            return names
+        return {name: round(float(value), 5) for name, value in zip(names, loss_items, strict=True)}
+
+    @property
     def best_fitness(self) -> float:
         """The highest fitness so far; -1 before the first."""
         return self.records.best_fitness

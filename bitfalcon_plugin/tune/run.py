@@ -28,8 +28,10 @@ from ..config.settings import Settings, load_settings
 from ..data.from_settings import find_data, scan_split
 from ..export.formats import ModelKind, model_kind
 from ..models.build import DEFAULT_MODEL, graph_from_settings
+from ..models.detector import Detector
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
+from ..tasks import task_of
 from ..tasks.metrics import Metrics
 from ..train.resume import changed_settings, is_finished, newest
 from ..train.run import run_train
@@ -221,19 +223,21 @@ def _checked_space(
     settings: Settings, trial_settings: Settings, checkpoint: Checkpoint | None
 ) -> tuple[Space, list[str]]:
     """Return the space and its notes, after a look at the model and at the data."""
+    settings = settings.replace(optimizer=trial_settings.optimizer)
+    space_of(settings)  # a wrong space= is told before data are read
     source = trial_settings.model or DEFAULT_MODEL
     kind = model_kind(source)
     if kind is ModelKind.EXPORTED:
         raise UserError(f"tune trains: model={source} is an exported model. Take the .pt it was made from.")
-    if kind is ModelKind.GRAPH:
-        graph_from_settings(source, trial_settings)
-    elif checkpoint is None:
-        with contextlib.redirect_stdout(None):
-            open_checkpoint(source).to_train(source)
-    space_of(settings.replace(optimizer=trial_settings.optimizer))  # a wrong space= is told before data are read
+    if kind is ModelKind.CHECKPOINT:
+        graph = (checkpoint or open_checkpoint(source, say=lambda text: None).to_train(source)).graph
+    else:
+        graph = graph_from_settings(source, trial_settings)
+    with torch.device("meta"):
+        task = task_of(Detector(graph))
     data, _ = find_data(trial_settings)
-    scans = [scan_split(data, split, trial_settings) for split in ("train", "val")]
-    return space_of(settings.replace(optimizer=trial_settings.optimizer), bool(scans[0].polygons))
+    scans = [scan_split(data, split, trial_settings, task.read_row) for split in ("train", "val")]
+    return space_of(settings, has_outlines=bool(scans[0].polygons))
 
 
 def _resumed(settings: Settings) -> Study:

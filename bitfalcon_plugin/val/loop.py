@@ -27,14 +27,13 @@ from ..ops.encoded_masks import EncodedMasks
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..ops.nms import Suppression
-from ..ops.polygons import Polygons
 from ..tasks import DETECT, Task
 from ..tasks.confusion import MATRIX_CONF
 from ..tasks.detect import Decoded, predict_decoded
 from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
 from ..tasks.metrics import Metrics
 
-Watch = Callable[[int, Tensor, Sequence[int], list[Instances]], None]
+Watch = Callable[[int, Tensor, Sequence[int], list[Instances], Sequence["Tensor | None"]], None]
 DEFAULT_CONF = 0.001
 STAGES = ("preprocess", "inference", "loss", "postprocess")
 
@@ -70,9 +69,10 @@ class Hooks:
     """Functions that a validation calls.
 
     progress: wraps the iterable of batches, like tqdm. notify: gets the name of each event (interface.md section 10).
-    watch: gets the number of each batch, the images (B, 3, H, W) uint8 on the device, the indices of the samples, and
-    the detections of each image in pixels of the input. gather: where other processes validate other samples, gets this
-    process's list of parts and returns the lists of all processes joined; all then get the same Metrics, bit for bit.
+    watch: gets the number of each batch, the images (B, 3, H, W) uint8 on the device, the indices of the samples, the
+    detections of each image in pixels of the input, and the prototypes of each image or None. gather: where other
+    processes validate other samples, gets this process's list of parts and returns the lists of all processes joined;
+    all then get the same Metrics, bit for bit.
     """
 
     progress: Callable = iter
@@ -123,11 +123,11 @@ def validate(
     notify("on_val_start")
     for number, batch in enumerate(hooks.progress(loader)):
         notify("on_val_batch_start")
-        detections, part = _validate_batch(model, samples, batch, options, task, clock)
+        detections, planes, part = _validate_batch(model, samples, batch, options, task, clock)
         parts.append(part)
         if hooks.watch is not None:
             images, _, indices = batch
-            hooks.watch(number, images, indices, detections)
+            hooks.watch(number, images, indices, detections, planes)
         notify("on_val_batch_end")
         clock.restart()
     names = {0: "item"} if options.single else model.names
@@ -138,8 +138,8 @@ def validate(
 
 def _validate_batch(
     model: Detector, samples: Sequence[Sample], batch: tuple, options: ValOptions, task: Task, clock: _Clock
-) -> tuple[list[Instances], _Part]:
-    """Return the detections of each image in pixels of the input, and what is kept of the batch."""
+) -> tuple[list[Instances], Sequence[Tensor | None], _Part]:
+    """Return the detections and prototypes of each image in pixels of the input, and what is kept of the batch."""
     pixels, fits, indices = batch
     weight = next(model.parameters())
     images = pixels.to(weight.dtype) / 255
@@ -171,7 +171,7 @@ def _validate_batch(
     if options.letterbox_ap:
         labels = _labels_on_canvas(samples, fits, indices)
         hits = torch.cat([match_by_score(*each) for each in zip(detections, labels, strict=True)])
-    return detections, _Part(list(indices), original, losses, seconds, hits)
+    return detections, planes, _Part(list(indices), original, losses, seconds, hits)
 
 
 def _placed(
@@ -247,11 +247,7 @@ def _labels_on_canvas(samples: Sequence[Sample], fits: Sequence[Fit], indices: S
     labels = []
     for image, (index, fit) in enumerate(zip(indices, fits, strict=True)):
         truth = samples[index].pixel_labels()
-        polygons = truth.polygons
-        if polygons is not None:
-            polygons = Polygons(fit.points_to_canvas(polygons.points), polygons.counts)
-        image = torch.full_like(truth.classes, image)
-        labels.append(Instances(fit.to_canvas(truth.boxes), truth.classes, image=image, polygons=polygons))
+        labels.append(replace(truth.to_canvas(fit), image=torch.full_like(truth.classes, image)))
     return labels
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,8 @@ from ..data.dataset import Sample
 from ..ops.boxes import xywh_from_xyxy
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
+from ..ops.masks import masks_of_input
+from ..ops.polygons import clip, fill_each
 from ..plots.charts import draw_labels, draw_results
 from ..plots.figure import NoMatplotlib
 from ..plots.sheets import batch_sheet
@@ -79,8 +82,9 @@ class Pictures:
         def draw() -> None:
             images = (batch.images[:IMAGES].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
             labels = batch.labels.to("cpu")
-            rows = [_label_rows(labels.only(labels.image == image)) for image in range(len(images))]
-            self._write(name, batch_sheet(images, rows, self.names, conf=False))
+            parts = [labels.only(labels.image == image) for image in range(len(images))]
+            rows, masks = [_label_rows(part) for part in parts], [_outlined(part, images.shape[2:]) for part in parts]
+            self._write(name, batch_sheet(images, rows, self.names, conf=False, masks=masks))
 
         self._try(name, draw)
 
@@ -91,24 +95,39 @@ class Pictures:
         network input (ValLoader.fits). None without plots.
         """
 
-        def watch(number: int, images: Tensor, indices: Sequence[int], detections: list[Instances]) -> None:
+        def watch(number: int, images: Tensor, indices: Sequence[int], detections: list[Instances], planes) -> None:
             if number < BATCHES:
                 labels = [(samples[i], fits[i]) for i in indices[:IMAGES]]
-                batch = (number, images[:IMAGES], labels, detections[:IMAGES])
+                batch = (number, images[:IMAGES], labels, detections[:IMAGES], planes)
                 self._try(f"val_batch{number}_pred.jpg", self._draw_val_batch, *batch)
 
         return watch if self.plots else None
 
     def _draw_val_batch(
-        self, number: int, images: Tensor, labels: Sequence[tuple[Sample, Fit]], detections: Sequence[Instances]
+        self,
+        number: int,
+        images: Tensor,
+        labels: Sequence[tuple[Sample, Fit]],
+        detections: Sequence[Instances],
+        planes: Sequence[Tensor | None],
     ) -> None:
-        """Draw images (B, 3, H, W) uint8 twice: with the labels of their samples, and with their detections."""
+        """Draw images (B, 3, H, W) uint8 twice: with the labels of their samples, and with their detections.
+
+        planes: the prototypes (m, h, w) of each image, or None.
+        """
         pixels, captions = images.cpu().numpy(), [sample.image.name for sample, _ in labels]
-        rows = [_label_rows(sample.pixel_labels(), fit) for sample, fit in labels]
-        sheet = batch_sheet(pixels, rows, self.names, conf=False, captions=captions)
+        size, truths = tuple(images.shape[2:]), [sample.pixel_labels().to_canvas(fit) for sample, fit in labels]
+        rows, masks = [_label_rows(truth) for truth in truths], [_outlined(truth, size) for truth in truths]
+        sheet = batch_sheet(pixels, rows, self.names, conf=False, captions=captions, masks=masks)
         self._write(f"val_batch{number}_labels.jpg", sheet)
-        rows = [each.only(each.scores > MIN_SCORE).rows().tolist() for each in detections]
-        self._write(f"val_batch{number}_pred.jpg", batch_sheet(pixels, rows, self.names, captions=captions))
+        drawn = [each.only(each.scores > MIN_SCORE) for each in detections]
+        masks = [
+            None if plane is None else masks_of_input(each.coefficients, plane, each.boxes, size).cpu().numpy()
+            for each, plane in zip(drawn, planes)
+        ]
+        rows = [each.rows().tolist() for each in drawn]
+        sheet = batch_sheet(pixels, rows, self.names, captions=captions, masks=masks)
+        self._write(f"val_batch{number}_pred.jpg", sheet)
 
     def finish(self, metrics: Metrics | None) -> None:
         """Draw results.png from results.csv, and from the last metrics the curves and the confusion matrices."""
@@ -147,13 +166,14 @@ class Pictures:
             self.note(f"{what} could not be drawn: {type(error).__name__}: {error}")
 
 
-def _label_rows(labels: Instances, fit: Fit | None = None) -> list[list[float]]:
-    """Return rows x1, y1, x2, y2, score 1, class of labels.
+def _label_rows(labels: Instances) -> list[list[float]]:
+    """Return rows x1, y1, x2, y2, score 1, class of labels in pixels of the picture."""
+    return Instances(labels.boxes.float(), labels.classes, torch.ones(len(labels))).rows().tolist()
 
-    fit: moves the boxes from pixels of the original image to pixels of the input.
-    """
-    boxes = fit.to_canvas(labels.boxes) if fit else labels.boxes.float()
-    return Instances(boxes, labels.classes, torch.ones(len(labels))).rows().tolist()
+
+def _outlined(labels: Instances, size: tuple[int, int]) -> np.ndarray | None:
+    """Return the masks (n, H, W) bool of labels in pixels of a picture of `size` (H, W); None without polygons."""
+    return None if labels.polygons is None else fill_each(clip(labels.polygons, size), size).numpy()
 
 
 def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:

@@ -28,7 +28,7 @@ from ..ops.nms import Suppression
 from ..predict.coco_json import is_coco
 from ..predict.writer import write_files
 from ..tasks import task_of
-from ..tasks.coco import coco_rows
+from ..tasks.confusion import ConfusionMatrix
 from ..tasks.metrics import Metrics
 from .loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
 from .pictures import Pictures
@@ -47,6 +47,26 @@ class Validator:
     device: torch.device
     model: Detector
     metrics: Metrics | None = None
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Class index to name."""
+        return self.model.names
+
+    @property
+    def nc(self) -> int:
+        """The number of classes."""
+        return len(self.model.names)
+
+    @property
+    def speed(self) -> dict[str, float]:
+        """Milliseconds an image, by stage; empty before on_val_end."""
+        return self.metrics.speed if self.metrics else {}
+
+    @property
+    def confusion_matrix(self) -> ConfusionMatrix | None:
+        """The confusion matrix; None before on_val_end."""
+        return self.metrics.confusion_matrix if self.metrics else None
 
 
 @dataclass(frozen=True)
@@ -90,7 +110,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
         validator, detections = validate_split(model, samples, settings, **options)
         if folder is not None:
             coco = not single and is_coco(data, settings.split)
-            write_files(folder, samples, coco_rows(detections), settings, coco=coco)
+            write_files(folder, samples, detections, settings, coco=coco)
             print(f"Results saved to {folder}")
     return validator.metrics
 

@@ -73,6 +73,7 @@ def test_callbacks_read_and_set_attributes(place):
                 trainer.loss_items.tolist(),
                 trainer.lr,
                 trainer.metrics["metrics/mAP50(B)"],
+                [name for name in trainer.metrics if name.startswith("val/")],
                 trainer.last.is_file(),
             )
         )
@@ -81,9 +82,19 @@ def test_callbacks_read_and_set_attributes(place):
     yolo.add_callback("on_fit_epoch_end", look)
     yolo.train(**{**COMMON, "epochs": 5})
     assert len(rows) == 2  # one epoch, and the final measurement
-    epoch, epochs, fitness, best, losses, items, rates, ap50, saved = rows[0]
+    epoch, epochs, fitness, best, losses, items, rates, ap50, val_losses, saved = rows[0]
     assert (epoch, epochs, saved) == (0, 5, True) and min(losses) > 0 and fitness == best >= 0 and 0 <= ap50 <= 1
     assert len(items) == 3 and all(item >= 0 for item in items) and list(rates) == ["lr/pg0", "lr/pg1", "lr/pg2"]
+    trainer = yolo.trainer
+    assert val_losses == ["val/box_loss", "val/cls_loss", "val/dfl_loss"]
+    assert trainer.loss_names == ("box_loss", "cls_loss", "dfl_loss") and trainer.batch_size == COMMON["batch"]
+    assert trainer.wdir == trainer.save_dir / "weights" and trainer.csv.is_file() and len(trainer.train_loader) > 0
+    assert trainer.data["names"] == {0: "red", 1: "green", 2: "blue"} and trainer.data["nc"] == 3
+    assert trainer.label_loss_items(prefix="val") == ["val/box_loss", "val/cls_loss", "val/dfl_loss"]
+    assert trainer.label_loss_items([1.234567, 2, 3])["train/box_loss"] == 1.23457 and trainer.test_loader is not None
+    validator = trainer.validator
+    assert validator.names == trainer.data["names"] and validator.nc == 3 and validator.speed["inference"] > 0
+    assert validator.confusion_matrix.matrix.shape == (4, 4) and validator.metrics.box.map50 == pytest.approx(ap50)
     assert yolo.trainer.args.epochs == 5 and yolo.trainer.save_dir == Path("runs/detect/train")
     assert isinstance(yolo.trainer.optimizer, torch.optim.Optimizer) and yolo.trainer.ema.updates == 3
 

@@ -101,9 +101,17 @@ def test_what_scripts_read_of_metrics(metrics):
 
 def test_metrics_as_text(metrics, monkeypatch):
     rows = metrics.summary()
-    assert [row["name"] for row in rows] == ["red", "green"] and rows[1]["instances"] == metrics.classes[1].instances
+    assert [row["Class"] for row in rows] == ["red", "green"] and rows[1]["Instances"] == metrics.classes[1].instances
+    keys = ["Class", "Images", "Instances", "Box-P", "Box-R", "Box-F1", "mAP50", "mAP75", "mAP50-95"]
+    assert list(rows[0]) == keys and metrics.summary(decimals=2)[0]["mAP50"] == round(float(metrics.box.ap50[0]), 2)
+    box = metrics.box
+    expected = zip(box.p, box.r, box.f1, box.ap50, box.all_ap[:, 5], box.ap)
+    np.testing.assert_allclose([[row[key] for key in keys[3:]] for row in rows], list(expected), atol=1e-5)
+    assert str(metrics) == metrics.table() and metrics
     assert json.loads(metrics.to_json()) == rows
-    assert [row["ap50"] for row in csv.DictReader(io.StringIO(metrics.to_csv()))] == [str(row["ap50"]) for row in rows]
+    assert [row["mAP50"] for row in csv.DictReader(io.StringIO(metrics.to_csv()))] == [
+        str(row["mAP50"]) for row in rows
+    ]
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(UserError, match="pip install pandas"):
         metrics.to_df()
@@ -111,7 +119,7 @@ def test_metrics_as_text(metrics, monkeypatch):
 
 def test_metrics_as_a_frame(metrics):
     pytest.importorskip("pandas", reason="pandas is not installed")
-    assert metrics.to_df()["ap"].tolist() == [row["ap"] for row in metrics.summary()]
+    assert metrics.to_df()["mAP50"].tolist() == [row["mAP50"] for row in metrics.summary()]
 
 
 def test_metrics_of_nothing_are_small_and_zero():

@@ -62,6 +62,35 @@ def test_numbers_of_the_boxes_are_those_of_the_whole(metrics):
         assert metrics.box.class_result(i) == pytest.approx(metrics.class_result(i))
 
 
+def test_shapes_that_scripts_read(metrics):
+    box, count, nc = metrics.box, len(metrics.classes), len(NAMES)
+    assert count < nc  # a class has no labels
+    assert all(getattr(box, name).shape == (count,) for name in ("p", "r", "f1", "ap", "ap50"))
+    assert box.maps.shape == metrics.maps.shape == (nc,) and box.ap_class_index.dtype.kind == "i"
+    without = next(index for index in range(nc) if index not in box.ap_class_index)
+    assert box.maps[without] == pytest.approx(box.map) and box.map75 == pytest.approx(box.all_ap[:, 5].mean())
+    assert box.class_result(0) == pytest.approx((box.p[0], box.r[0], box.ap50[0], box.ap[0]))
+    assert (
+        metrics.keys == [key for key in metrics.results_dict if key != "fitness"] and len(metrics.mean_results()) == 4
+    )
+    assert metrics.get("metrics/mAP50(B)") == metrics.results_dict["metrics/mAP50(B)"] and metrics.get("x", 3) == 3
+    assert len(metrics.curves) == len(metrics.curves_results) == 4
+    for x, y, across, up in metrics.curves_results:
+        assert x.shape == (1000,) and y.shape == (count, 1000) and {type(across), type(up)} == {str}
+    matrix = metrics.confusion_matrix
+    assert matrix.matrix.shape == (nc + 1, nc + 1)
+    true, false = matrix.tp_fp()
+    assert (
+        true.tolist() == [matrix.matrix[i, i] for i in range(nc)] and (true + false == matrix.matrix[:-1].sum(1)).all()
+    )
+
+
+def test_a_matrix_is_printed(metrics, capsys):
+    metrics.confusion_matrix.print()
+    printed = [[int(word) for word in line.split()] for line in capsys.readouterr().out.splitlines()]
+    assert printed == metrics.confusion_matrix.matrix.tolist()
+
+
 def test_the_best_confidence_is_where_the_curves_are_marked(metrics):
     boxes = [(k % 2, 30 * k, 0, 30 * k + 20, 20) for k in range(10)]
     rows = [[0, 30 * k, 0, 20, 20, 0.95 - k / 25, k % 2] for k in range(10)]  # right, from 0.95 to 0.59
@@ -71,7 +100,7 @@ def test_the_best_confidence_is_where_the_curves_are_marked(metrics):
     for one in (found, metrics):
         np.testing.assert_allclose(one.box.f1, one.lines.f1[:, one.lines.best], rtol=1e-5)
         records = one.summary(decimals=15)
-        np.testing.assert_allclose([record["f1"] for record in records], one.box.f1, rtol=1e-12)
+        np.testing.assert_allclose([record["Box-F1"] for record in records], one.box.f1, rtol=1e-12)
 
 
 def test_the_best_confidence_is_none_that_was_not_measured():

@@ -56,7 +56,9 @@ def test_a_default_of_others_is_replaced_and_said(tmp_path):
     assert options.name == "bytetrack" and "tracktrack is not here; bytetrack tracks in its place" in options.notes[0]
     other = options_from({"tracker_type": "tracktrack", "some_key": 1}, "x.yaml")
     assert other.parameters == options.parameters and len(other.notes) == 2
-    for name in ("deepocsort.yaml", "folder/bytetrack.yaml"):
+    (note,) = read_options("site-packages/other/cfg/trackers/botsort.yaml").notes
+    assert "there is no such file; it is botsort of cfg/trackers here" in note
+    for name in ("deepocsort.yaml", "folder/bytetrack.yaml", "cfg/trackers/deepocsort.yaml"):
         with pytest.raises(MissingFileError, match="the trackers here are botsort, bytetrack"):
             read_options(name)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -291,7 +292,7 @@ def test_mistakes_are_said_before_anything_runs(here, fake, arguments, words):
 
 
 def test_without_the_package(here, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "trackers", None)
     with pytest.raises(UserError, match=r"track needs the package trackers: pip install 'bitfalcon\[track\]'"):
         bright(here).track(clip(1))
 

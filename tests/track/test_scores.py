@@ -98,7 +98,7 @@ def test_a_clip_with_labels_prints_a_line(trackers, tmp_path, monkeypatch, capsy
     monkeypatch.chdir(tmp_path)
     labels = write_labels(tmp_path / "mot/gt/gt.txt")
     model = bright(tmp_path)
-    model.track(clip(), labels=labels)
+    model.track(clip(), labels=labels, verbose=False)
     line = capsys.readouterr().out
     metrics = model.predictor.track_metrics
     assert line == score_line(metrics) + "\n" and "IDF1 " in line and "HOTA " in line and "MOTA " in line

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import csv
+import json
+from pathlib import Path
 
 import pytest
 import torch
+from pycocotools import mask
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
@@ -47,8 +52,8 @@ def test_masks_are_learned(trained):
     rows, columns = torch.meshgrid(torch.arange(48) + 0.5, torch.arange(64) + 0.5, indexing="ij")
     centre = corners.mean(0)
     truth = ((columns - centre[0]).abs() / 12 + (rows - centre[1]).abs() / 10) <= 1
-    mask = found.masks.data[0].bool()
-    assert (mask & truth).sum() / (mask | truth).sum() > 0.6
+    seen = found.masks.data[0].bool()
+    assert (seen & truth).sum() / (seen | truth).sum() > 0.6
     assert int(found.boxes.cls[0]) == cls
 
 
@@ -93,3 +98,63 @@ def test_a_box_among_polygons_is_an_error_that_names_the_line(tmp_path, monkeypa
             file.write("0 0.5 0.5 0.2 0.2\n")
     with pytest.raises(UserError, match=r"(?s)1\.txt:2: the row '0 0\.5.*is a box.*2\.txt:2:.*task=detect"):
         run_train(settings(), None)
+
+
+def test_val_writes_masks(trained):
+    """predictions.json gives pycocotools the numbers that val prints; label files hold outlines."""
+    folder, result = trained
+    metrics = YOLO(result.best).val(
+        data=folder / "data/data.yaml", imgsz=64, save_json=True, save_txt=True, project=str(folder / "runs"), name="v"
+    )
+    records = json.loads((folder / "runs/v/predictions.json").read_text())
+    assert records and {"bbox", "segmentation", "score", "category_id", "image_id"} <= set(records[0])
+    assert records[0]["segmentation"]["size"] == [48, 64] and isinstance(records[0]["segmentation"]["counts"], str)
+    first = (folder / "runs/v/labels/0.txt").read_text().splitlines()[0].split()
+    assert len(first) % 2 == 1 and len(first) >= 7 and all(0 <= float(value) <= 1 for value in first[1:])
+    for name in ("val_batch0_labels.jpg", "val_batch0_pred.jpg", "worst.csv"):
+        assert (folder / "runs/v" / name).is_file()
+    truth = coco_truth(folder / "data")
+    evaluation = COCOeval(truth, truth.loadRes(records), "segm")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    assert evaluation.stats[0] == pytest.approx(metrics.mask_ap, abs=1e-9)
+
+
+def coco_truth(data: Path) -> COCO:
+    """The validation labels as annotations, made by pycocotools from the label files alone."""
+    annotations, images = [], []
+    for path in sorted((data / "labels/val").iterdir()):
+        images.append({"id": int(path.stem), "height": 48, "width": 64})
+        for line in path.read_text().splitlines():
+            cls, *values = map(float, line.split())
+            ring = [value * (64 if index % 2 == 0 else 48) for index, value in enumerate(values)]
+            code = mask.merge(mask.frPyObjects([ring], 48, 64))
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": int(path.stem),
+                    "category_id": int(cls) + 1,
+                    "iscrowd": 0,
+                    "segmentation": code,
+                    "area": float(mask.area(code)),
+                    "bbox": mask.toBbox(code).tolist(),
+                }
+            )
+    truth = COCO()
+    truth.dataset = {"images": images, "annotations": annotations, "categories": [{"id": i + 1} for i in range(3)]}
+    truth.createIndex()
+    return truth
+
+
+def test_predict_writes_masks(trained):
+    folder, result = trained
+    source, options = folder / "data/images/val", {"imgsz": 64, "project": str(folder / "runs"), "name": "p"}
+    results = YOLO(result.best).predict(source, save=True, save_txt=True, save_json=True, verbose=False, **options)
+    records = json.loads((folder / "runs/p/predictions.json").read_text())
+    assert len(records) == sum(map(len, results)) and records[0]["segmentation"]["size"] == [48, 64]
+    found = next(each for each in results if len(each))
+    assert found.masks.data.shape[1:] == tuple(found.input_shape)
+    decoded = mask.decode(found.masks.rle[0])
+    assert decoded.shape == (48, 64) and 0 < decoded.sum() < 48 * 64
+    assert (folder / "runs/p/0.jpg").is_file() and (folder / "runs/p/labels/0.txt").is_file()

@@ -363,6 +363,14 @@ def test_the_recorded_numbers_of_bccd():
     assert metrics.letterbox.map == pytest.approx(0.515, abs=6e-4)
 
 
+@pytest.mark.skipif(not (SHARED / "datasets/nuclei").is_dir(), reason="the nuclei images are not here")
+def test_ap_on_the_letterboxed_input_is_the_recorded_one_of_nuclei():
+    metrics = YOLO(SHARED / "checkpoints/v1-n-seg-nuclei-best.pt").val(
+        data=SHARED / "datasets/nuclei/data.yaml", imgsz=256, device="cpu", letterbox_ap=True, **QUIET
+    )
+    assert (metrics.letterbox.map, metrics.letterbox.map50) == pytest.approx((0.389, 0.738), abs=6e-4)
+
+
 class Blind(BrightBoxes):
     """Finds nothing at its first look at a batch."""
 

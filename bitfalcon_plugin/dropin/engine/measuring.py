@@ -23,7 +23,6 @@ from ...ops.nms import Suppression
 from ...plots.sheets import batch_sheet
 from ...predict.writer import write_files
 from ...tasks import Task, task_of
-from ...tasks.coco import coco_rows
 from ...tasks.confusion import MATRIX_CONF
 from ...tasks.detect import predict_decoded
 from ...tasks.metrics import Metrics
@@ -218,7 +217,7 @@ def _written(script: Script, stats: dict[str, float], settings: Settings) -> dic
     counted = script._measuring
     if settings.save_json or settings.save_txt:
         if counted.samples:
-            write_files(script.save_dir, counted.samples, coco_rows(counted.joined()), settings, coco=False)
+            write_files(script.save_dir, counted.samples, counted.joined(), settings, coco=False)
         stats = script.eval_json(stats)
     if isinstance(script.metrics, Metrics) and counted.samples and script.save_dir is not None:
         Pictures(script.save_dir, script.names, settings.plots, board=False).curves(script.metrics)

@@ -9,15 +9,20 @@ from ...tasks.script_model import ScriptModel
 from ...yolo import YOLO as _YOLO
 from ..models.yolo.family import task_map
 from ..nn.tasks import as_wider
+from .as_module import AsModule
 
 
-class YOLO(_YOLO):
+class YOLO(_YOLO, AsModule):
     __doc__ = _YOLO.__doc__
 
-    @property
+    def _begin(self, source: str, verbose: bool) -> None:
+        self._become_module()
+        super()._begin(source, verbose)
+
+    @_YOLO.model.getter
     def model(self) -> ScriptModel:
         """The network, a DetectionModel or one of its kin; for an exported model its runtime."""
-        return as_wider(super().model)
+        return as_wider(_YOLO.model.fget(self))
 
     @property
     def task_map(self) -> dict[str, dict[str, Any]]:
@@ -25,7 +30,13 @@ class YOLO(_YOLO):
         return task_map()
 
     def train(self, trainer: Any = None, **kwargs: Any) -> Any:
-        """As YOLO.train, by the trainer that scripts know: its attributes are those that callbacks read."""
+        """As YOLO.train, by the trainer that scripts know: its attributes are those that callbacks read.
+
+        train(True) and train(False), which a module that holds this object calls, set the mode of the network.
+        """
+        if isinstance(trainer, bool):
+            self.model.train(trainer)
+            return self
         return super().train(trainer or self.task_map[self.task]["trainer"], **kwargs)
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
