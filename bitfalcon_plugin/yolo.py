@@ -250,6 +250,12 @@ class YOLO(NetworkMethods):
         """Remove all functions."""
         self._events.callbacks.clear()
 
+    @overload
+    def track(
+        self, source=LEFT_OUT, stream: Literal[False] = False, persist: bool = False, **kwargs
+    ) -> list[Results]: ...
+    @overload
+    def track(self, source=LEFT_OUT, *, stream: Literal[True], **kwargs) -> Iterator[Results]: ...
     def track(
         self,
         source=LEFT_OUT,

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..config.errors import MissingFileError, UserError, did_you_mean, raise_problems
 from ..config.files import cfg_dir
@@ -54,7 +55,7 @@ class TrackerOptions:
     """A tracker and its parameters. name: of a file in cfg/trackers. notes: lines for the user about the YAML."""
 
     name: str
-    parameters: Mapping[str, object]
+    parameters: Mapping[str, Any]
     notes: tuple[str, ...] = field(default=(), compare=False)
 
 
@@ -96,7 +97,8 @@ def options_from(document: Mapping[str, object], where: str, stem: str = "") -> 
             f"{did_you_mean(str(kind), shipped_trackers())}"
         )
     is_replaced = str(kind).lower() in REPLACED
-    defaults, problems = _defaults(name), []
+    defaults = _defaults(name)
+    problems: list[str] = []
     values, notes = from_usual_keys(given, name, defaults, problems)
     notes = [_replaced(str(kind), name), *notes] if is_replaced else notes
     parameters = dict(defaults)

@@ -10,7 +10,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..config.callbacks import Events
 from ..config.errors import UserError
@@ -86,7 +86,7 @@ class Tracking:
         if self._scores and len(files) > 1:
             raise UserError(f"labels= belongs to one clip, and source= has {len(files)}; track each with its labels.")
 
-    def step(self, predictor: Predictor) -> None:
+    def step(self, predictor: Any) -> None:
         """Put Results with ids in the place of the predictor's."""
         results = []
         for picture, result in zip(predictor.pictures, predictor.results, strict=True):
@@ -95,14 +95,14 @@ class Tracking:
                 continue
             start, tracker = time.perf_counter(), self._tracker_of(picture, predictor)
             tracked = tracker.with_ids(result)
-            milliseconds = (time.perf_counter() - start) * 1e3
-            tracked.speed = {**tracked.speed, "postprocess": tracked.speed["postprocess"] + milliseconds}
+            milliseconds = (time.perf_counter() - start) * 1e3 + (tracked.speed["postprocess"] or 0)
+            tracked.speed = {**tracked.speed, "postprocess": milliseconds}
             results.append(tracked)
             if self._scores:
                 self._scores.add(_frame_number(picture, tracker), tracker)
         predictor.results = results
 
-    def end(self, predictor: Predictor) -> None:
+    def end(self, predictor: Any) -> None:
         """Print how the tracks agree with labels=."""
         if self._scores and self._scores.frames:
             predictor.track_metrics = self._scores.metrics(predictor.model.names)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from ..config.errors import UserError
-from ..predict.detections import OBB, Boxes
+from ..predict.detections import OBB
 from ..predict.results import Results
 from .library import NONE, Engine, LibraryEngine
 from .options import TrackerOptions
@@ -146,7 +146,8 @@ class Tracker:
         tracked = result[rows]
         if rows:
             name = "obb" if isinstance(boxes, OBB) else "boxes"
-            setattr(tracked, name, _with_column(getattr(tracked, name), ids[rows]))
+            data = _with_column(getattr(tracked, name).data, ids[rows])
+            setattr(tracked, name, type(boxes)(data, result.orig_shape))
         return tracked
 
 
@@ -155,8 +156,8 @@ def _array(values: torch.Tensor | np.ndarray) -> np.ndarray:
     return np.asarray(torch.as_tensor(values).detach().double().cpu())
 
 
-def _with_column(boxes: Boxes | OBB, ids: np.ndarray) -> Boxes | OBB:
-    """Return boxes (n, c) with ids (n,) before the score: (n, c + 1), float32, in which ids to 16 million are exact."""
-    data = torch.as_tensor(boxes.data).float()
+def _with_column(rows: torch.Tensor | np.ndarray, ids: np.ndarray) -> torch.Tensor:
+    """Return rows (n, c) with ids (n,) before the score: (n, c + 1), float32, in which ids to 16 million are exact."""
+    data = torch.as_tensor(rows).float()
     column = torch.as_tensor(ids, dtype=data.dtype, device=data.device)[:, None]
-    return type(boxes)(torch.cat([data[:, :-2], column, data[:, -2:]], dim=1), boxes.orig_shape)
+    return torch.cat([data[:, :-2], column, data[:, -2:]], dim=1)

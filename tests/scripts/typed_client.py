@@ -40,6 +40,9 @@ def detect(model: YOLO, folder: Path) -> list[tuple[str, float]]:
         assert_type(result.plot(pil=True), Image.Image)
         assert_type(result.orig_shape, tuple[int, int])
         print(corners.shape, picture.shape, assert_type(result.path, str), result.save("out.jpg"))
+    assert_type(model.track(folder, persist=True), list[Results])
+    for result in model.track("video.mp4", stream=True):
+        print(result.boxes.id)
     for result in model.predict(folder, stream=True):
         print(assert_type(len(result), int), result.speed)
     assert_type(model("image.jpg")[0], Results)

@@ -20,7 +20,8 @@ class Heatmap(ObjectCounter):
 
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
-        self.colormap, self._annotator = self.CFG["colormap"], None
+        self.colormap = self.CFG["colormap"]
+        self._annotator: Any = None
 
     def process(self, im0: np.ndarray) -> SolutionResults:
         result, detections = self.find(im0)

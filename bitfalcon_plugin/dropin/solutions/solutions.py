@@ -33,8 +33,7 @@ KEYWORDS: dict[str, Any] = {
     "verbose": True,
 }
 TRACKING = ("classes", "iou", "conf", "device", "max_det", "imgsz", "tracker", "half")  # given on to track
-OTHERS = ("source", "up_angle", "down_angle", "kpts", "analytics_type", "figsize", "vision_point", "json_file")
-OTHERS += ("records", "data")
+OTHERS = (*"source up_angle down_angle kpts analytics_type figsize vision_point json_file records data".split(),)
 DEFAULTS_OF_TRACKING = {"conf": 0.25, "iou": 0.7}
 
 
@@ -52,7 +51,7 @@ class SolutionResults:
     far. speed_dict: id -> km/h, of the objects whose speed is known. speed: milliseconds of the stages of track.
     """
 
-    plot_im: np.ndarray | None = None
+    plot_im: Any = None
     in_count: int = 0
     out_count: int = 0
     classwise_count: dict[str, dict[str, int]] = field(default_factory=dict)

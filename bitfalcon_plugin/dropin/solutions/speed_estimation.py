@@ -21,7 +21,8 @@ class SpeedEstimator(BaseSolution):
     def __init__(self, **kwargs: Any):
         super().__init__(**kwargs)
         length = max(int(self.CFG["max_hist"]), 2)
-        self.frame_count, self.spd = 0, {}
+        self.frame_count = 0
+        self.spd: dict[int, float] = {}
         self._paths: defaultdict[int, deque] = defaultdict(lambda: deque(maxlen=length))
 
     def process(self, im0: np.ndarray) -> SolutionResults:

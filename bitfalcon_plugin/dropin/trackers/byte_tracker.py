@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +30,7 @@ class BYTETracker(Tracker):
         super().__init__(options_from({"frame_rate": frame_rate, **given, "tracker_type": self.kind}, where))
         self.max_time_lost = self.max_frames_lost = int(self.args.lost_track_buffer * self.args.frame_rate / 30)
 
-    def update(self, results: object, img: np.ndarray | None = None, feats: object = None) -> np.ndarray:
+    def update(self, results: Any, img: np.ndarray | None = None, feats: object = None) -> np.ndarray:
         """Return (k, 8): x1, y1, x2, y2, id, score, class and row of each detection that has a track.
 
         results: an object with xyxy or xywh (n, 4) pixels, conf (n,) and cls (n,), such as Boxes. img (H, W, 3): BGR
