@@ -31,11 +31,8 @@ def test_a_second_argument_that_is_no_task_is_noted(place, capsys, word):  # noq
 
 
 def test_the_head_decides_the_task(place, capsys):  # noqa: F811
-    segments = YOLO("yolov12n-seg.yaml", "detect")
+    segments = YOLO("yolov12n-seg.yaml")
     assert segments.task == segments.overrides["task"] == segments.model.task == "segment"
-    assert "note: task='detect' has no effect: by its head 'yolov12n-seg.yaml' is a model for segment." in (
-        capsys.readouterr().err
-    )
     y, (maps, coefficients, prototypes) = segments.model.eval()(torch.rand(1, 3, 64, 64))
     assert y.shape == (1, 4 + 80 + 32, 84) and len(maps) == 3 and coefficients.shape == (1, 32, 84)
     assert prototypes.shape == (1, 32, 16, 16)
@@ -49,6 +46,8 @@ def test_the_head_decides_the_task(place, capsys):  # noqa: F811
     assert len(items) == 4 and total.requires_grad and items[1] > 0 and torch.allclose(apart[1], items)
     segments.save("seg.pt")
     assert YOLO("seg.pt", "segment").task == "segment" and capsys.readouterr().err == ""
+    assert YOLO("seg.pt", "detect").task == "segment"
+    assert "note: task='detect' has no effect: by its head 'seg.pt' is a model for segment." in capsys.readouterr().err
 
 
 def test_task_and_mode_in_a_call(place, capsys):  # noqa: F811
@@ -106,6 +105,14 @@ def test_lines_are_printed_unless_verbose_is_false(place, capsys):  # noqa: F811
     assert capsys.readouterr().out == ""
     yolo(IMAGE, verbose=True)
     assert capsys.readouterr().out
+
+
+def test_rect_false_pads_to_squares(place, capsys):  # noqa: F811
+    yolo = YOLO(save_weights(place, "x.pt"))
+    shapes = [
+        yolo(IMAGE, imgsz=64, device="cpu", **rect)[0].input_shape for rect in ({}, {"rect": True}, {"rect": False})
+    ]
+    assert shapes == [(48, 64), (48, 64), (64, 64)] and "rect" not in capsys.readouterr().err
 
 
 def test_opening_prints_each_licence_once_and_nothing_else(place, capsys):  # noqa: F811

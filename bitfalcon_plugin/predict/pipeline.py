@@ -89,16 +89,17 @@ class Options:
 
     imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. rule: which candidates
     are detections. batch: images at once, by default 1 (of a tensor MAX_TOGETHER); they share a minimal rectangle if
-    their sizes are equal, and a square otherwise. augment: merge the detections on the image with those on copies of
-    0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts.
-    retina_masks: masks have the size of the original image. embed: instead of detections, give for each image the
-    means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos and webcams, see
-    reader.read_pictures.
+    their sizes are equal, and a square otherwise. square: always a square. augment: merge the detections on the image
+    with those on copies of 0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type
+    of the weights counts. retina_masks: masks have the size of the original image. embed: instead of detections, give
+    for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos and
+    webcams, see reader.read_pictures.
     """
 
     imgsz: int | tuple[int, int] = 640
     rule: Suppression = field(default_factory=Suppression)
     batch: int | None = None
+    square: bool = False
     augment: bool = False
     half: bool = False
     retina_masks: bool = False
@@ -134,7 +135,7 @@ def predict_batches(
     is_live = isinstance(sources, Sequence) and any(map(_is_webcam, sources))
 
     def resized(size: tuple[int, int]) -> tuple[int, int]:
-        return _fits([size], options.imgsz, model)[0].resized
+        return _fits([size], options.imgsz, model, options.square)[0].resized
 
     def compute(index: int, batch: Batch) -> list:
         return _results(models[index], batch.pictures, options, buffers[index])
@@ -229,7 +230,7 @@ def _kind(picture: Picture) -> tuple:
 def _results(model: Detector, pictures: list[Picture], options: Options, buffers: dict) -> list:
     """Return the Results of one batch of pictures, or with `options.embed` their vectors."""
     start, task = time.perf_counter(), task_of(model)
-    images, fits = _input(pictures, options.imgsz, model, buffers)
+    images, fits = _input(pictures, options.imgsz, model, buffers, options.square)
     half = torch.autocast("cuda", torch.float16, enabled=options.half and images.is_cuda)
     if options.embed is not None:
         with torch.inference_mode(), half:
@@ -269,7 +270,11 @@ def _now(images: Tensor) -> float:
 
 
 def _input(
-    pictures: list[Picture], imgsz: int | tuple[int, int], model: Detector, buffers: dict | None = None
+    pictures: list[Picture],
+    imgsz: int | tuple[int, int],
+    model: Detector,
+    buffers: dict | None = None,
+    square: bool = False,
 ) -> tuple[Tensor, list[Fit]]:
     """Return the network input (B, 3, H, W), channels last in memory, and how each image lies on the input.
 
@@ -280,7 +285,7 @@ def _input(
         images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
         size = tuple(images.shape[2:])
         return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
-    fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model)
+    fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model, square)
     shape = (len(pictures), *fits[0].canvas, 3)
     buffers = {} if buffers is None else buffers
     if shape not in buffers:
@@ -297,11 +302,13 @@ def _input(
     return torch.div(images, 255).to(weight.dtype), fits  # a new tensor, in one pass
 
 
-def _fits(sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector) -> list[Fit]:
+def _fits(
+    sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector, square: bool = False
+) -> list[Fit]:
     multiple = model.multiple
     if model.fixed:  # an exported model that takes one size
         canvas = model.fixed
-    elif len(set(sizes)) == 1:
+    elif len(set(sizes)) == 1 and not square:
         canvas = minimal_canvas(sizes[0], imgsz, multiple)
     else:
         canvas = legal_size(imgsz, multiple)

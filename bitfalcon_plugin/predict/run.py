@@ -74,6 +74,7 @@ def run_predict(
         settings.imgsz,
         Suppression(confidence, classes=classes, **suppression),
         batch=batch,
+        square="rect" in settings.given and not settings.rect,
         augment=settings.augment,
         half=settings.half,
         retina_masks=settings.retina_masks,

@@ -30,7 +30,6 @@ def weights(tmp_path, monkeypatch, as_it_was):
     return save_weights(tmp_path, "best.pt")
 
 
-@pytest.mark.xfail(reason="waits for task_map", strict=False)
 def test_fiftyone(weights):
     from ultralytics import YOLO
     from ultralytics.data.augment import LetterBox
