@@ -199,3 +199,83 @@ def test_detections_are_rows_and_columns_by_name():
     each = Detections.of(rows)
     assert each["conf"].equal(rows[:, 4]) and each["bboxes"].equal(rows[:, :4]) and len(each[each[:, 4] > 5]) == 1
     assert set(dict(each.items())) == {"bboxes", "conf", "cls", "extra"} and "conf" in each
+
+
+def test_matches_that_a_script_makes(bright):
+    class Strict(DetectionValidator):
+        def match_predictions(self, pred_classes, true_classes, iou, use_scipy=False):
+            return super().match_predictions(pred_classes, true_classes, iou) & (pred_classes != 0)[:, None]
+
+    class Older(DetectionValidator):
+        def _process_batch(self, detections, gt_bboxes, gt_cls):
+            assert torch.allclose(gt_bboxes, detections[:, :4], atol=1) and gt_bboxes.max() < 64
+            return super()._process_batch(detections, gt_bboxes, gt_cls)
+
+    usual, strict = DetectionValidator(args=ARGS)(model=bright), Strict(args=ARGS)
+    numbers = strict(model=bright)
+    assert numbers["metrics/mAP50(B)"] < 0.7 < usual["metrics/mAP50(B)"] and strict.metrics.box.ap50.tolist()[0] == 0
+    assert Older(args=ARGS)(model=bright)["metrics/mAP50(B)"] == pytest.approx(usual["metrics/mAP50(B)"], abs=0.01)
+
+
+def test_labels_and_detections_that_a_script_prepares(bright):
+    class NoLabels(DetectionValidator):
+        def _prepare_batch(self, si, batch):
+            prepared = super()._prepare_batch(si, batch)
+            keep = prepared["cls"] != 0
+            return {**prepared, "cls": prepared["cls"][keep], "bboxes": prepared["bboxes"][keep]}
+
+    class Newer(DetectionValidator):
+        def _prepare_pred(self, pred):
+            return {"bboxes": pred["bboxes"], "conf": pred["conf"], "cls": pred["cls"] * 0}
+
+    class Older(DetectionValidator):
+        def _prepare_pred(self, pred, pbatch):
+            assert pbatch["bbox"].shape[1] == 4
+            return super()._prepare_pred(pred, pbatch)[:0]
+
+    validator = NoLabels(args=ARGS)
+    validator(model=bright)
+    assert validator.metrics.instances == 2 and validator.metrics.images == 4
+    assert DetectionValidator(args=ARGS)(model=bright)["metrics/mAP50(B)"] > 0.99
+    assert 0.2 < Newer(args=ARGS)(model=bright)["metrics/mAP50(B)"] < 0.5
+    assert Older(args=ARGS)(model=bright)["metrics/mAP50(B)"] == 0
+
+
+def test_counting_in_lists_as_older_scripts_do(bright):
+    class Listing(DetectionValidator):
+        def update_metrics(self, preds, batch):
+            for si, pred in enumerate(preds):
+                self.seen += 1
+                pbatch = self._prepare_batch(si, batch)
+                cls, bbox = pbatch.pop("cls"), pbatch.pop("bbox")
+                predn = self._prepare_pred(pred, {**pbatch, "bbox": bbox})
+                stat = {"conf": predn[:, 4], "pred_cls": predn[:, 5], "target_cls": cls}
+                stat["tp"] = self._process_batch(predn, bbox, cls)
+                for key, value in stat.items():
+                    self.stats[key].append(value)
+
+    listing = Listing(args=ARGS)
+    assert listing(model=bright)["metrics/mAP50(B)"] > 0.98 and listing.metrics.box.map50 > 0.98
+
+
+def test_files_that_a_script_writes(bright):
+    class Writing(DetectionValidator):
+        def pred_to_json(self, predn, filename):
+            super().pred_to_json(predn, filename)
+            self.jdict[-1]["mine"] = True
+
+        def save_one_txt(self, predn, save_conf, shape, file):
+            super().save_one_txt(predn, save_conf, shape, file)
+            file.write_text(file.read_text() + "mine\n")
+
+        def eval_json(self, stats):
+            return {**stats, "count": len(self.jdict)}
+
+    validator = Writing(args={**ARGS, "save_json": True, "save_txt": True}, save_dir="mine")
+    assert validator(model=bright)["count"] == 4
+    assert [row["mine"] for row in json.loads((validator.save_dir / "predictions.json").read_text())] == [True] * 4
+    cls, *box, last = (validator.save_dir / "labels/0.txt").read_text().split()
+    expected = (validator.save_dir.parent / "data/labels/val/0.txt").read_text().split()
+    assert (cls, last) == (expected[0], "mine") and [float(v) for v in box] == pytest.approx(
+        [*map(float, expected[1:])], abs=1e-3
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, KeysView, Mapping
+from collections.abc import ItemsView, KeysView, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,12 +77,17 @@ def label_rows(batch: Mapping[str, Any], index: int) -> tuple[Tensor, Tensor]:
 
 
 def place_of(batch: Mapping[str, Any], index: int) -> Fit:
-    """Return how image `index` lies on the input: by its ratio_pad, or as a letterbox in the middle."""
-    canvas = tuple(int(side) for side in batch["img"].shape[2:])
-    original = tuple(int(side) for side in batch["ori_shape"][index]) if "ori_shape" in batch else canvas
-    ratio_pad = batch["ratio_pad"][index] if batch.get("ratio_pad") else None
+    """Return how image `index` lies on the input."""
+    original, ratio_pad = (batch[key][index] if batch.get(key) else None for key in ("ori_shape", "ratio_pad"))
+    return place(batch["img"].shape[2:], original, ratio_pad)
+
+
+def place(canvas: Sequence[int], original: Sequence[int] | None, ratio_pad: Any) -> Fit:
+    """Return how an image (h, w) lies on the input (H, W): by its ratio_pad, or as a letterbox in the middle."""
+    height, width = (int(side) for side in canvas)
+    size = (height, width) if original is None else (int(original[0]), int(original[1]))
     if not ratio_pad:
-        return letterbox_fit(original, canvas)
+        return letterbox_fit(size, (height, width))
     (gain_y, gain_x), (left, top) = ratio_pad
-    resized = max(round(original[0] * float(gain_y)), 1), max(round(original[1] * float(gain_x)), 1)
-    return Fit(original, resized, canvas, (top, left))
+    resized = max(round(size[0] * float(gain_y)), 1), max(round(size[1] * float(gain_x)), 1)
+    return Fit(size, resized, (height, width), (top, left))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...config.files import write_text
 from ...config.run_folder import new_run_dir
 from ...config.settings import Settings
 from ...data.dataset import Sample
@@ -216,7 +218,9 @@ def _written(script: Script, stats: dict[str, float], settings: Settings) -> dic
     """Write predictions.json and label files where they are asked for; returns the numbers."""
     counted = script._measuring
     if settings.save_json or settings.save_txt:
-        if counted.samples:
+        if script.jdict:
+            write_text(script.save_dir / "predictions.json", json.dumps(script.jdict))
+        elif counted.samples and not is_replaced(script, "save_one_txt"):
             write_files(script.save_dir, counted.samples, counted.joined(), settings, coco=False)
         stats = script.eval_json(stats)
     if isinstance(script.metrics, Metrics) and counted.samples and script.save_dir is not None:
@@ -254,12 +258,3 @@ def draw(script: Script, batch: Mapping[str, Any], detections: Sequence[Any] | N
     script.save_dir.mkdir(parents=True, exist_ok=True)
     sheet.save(script.save_dir / name, quality=90)
     script.on_plot(script.save_dir / name)
-
-
-def sample_of(batch: Mapping[str, Any], index: int, fit: Fit) -> Sample:
-    """The labels of one image of a batch as a Sample: boxes in shares of the original image."""
-    classes, boxes = label_rows(batch, index)
-    height, width = fit.original
-    native = fit.to_original(boxes.detach().cpu()) / torch.tensor([width, height] * 2)
-    path = Path(str(batch["im_file"][index])) if batch.get("im_file") else Path(f"image{index}")
-    return Sample(path, fit.original, Instances(native, classes.detach().cpu().long()))

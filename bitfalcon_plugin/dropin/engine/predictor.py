@@ -111,9 +111,9 @@ class BasePredictor(CallbackOwner):
             if folder is not None:  # that the script named
                 folder.mkdir(parents=True, exist_ok=True)
                 running.save_dir = folder
-        if self.dataset is None:
-            self.dataset = _dataset(running.source, self.args)
-        self.source_type = self.dataset.source_type
+            if not is_replaced(self, "setup_source"):
+                self.dataset = _dataset(running.source, self.args)
+                self.source_type = self.dataset.source_type
         return self
 
     @own

@@ -20,6 +20,7 @@ from ...config.errors import UserError
 from ...data.from_settings import find_data
 from ...models.build import DEFAULT_MODEL
 from ...models.weights.checkpoint import Checkpoint
+from ...tasks import TASKS
 from ...tasks.script_model import ScriptModel
 from ...train import optim
 from ...train.batch_size import search_batch
@@ -76,7 +77,7 @@ class BaseTrainer(TrainerAttributes):
         self.train_loader = self.test_loader = None
         self.plots: dict[Path, dict[str, object]] = {}
         self.plot_idx = [0, 1, 2]
-        self.loss_names: tuple[str, ...] = ("box_loss", "cls_loss", "dfl_loss")
+        self.loss_names: tuple[str, ...] = tuple(TASKS[self.task].losses)
         found = self.get_dataset()
         if isinstance(found, Mapping):
             self.data: Any = found
@@ -249,12 +250,14 @@ class BaseTrainer(TrainerAttributes):
         """Remember a picture that was drawn."""
         self.plots[Path(name)] = {"data": data}
 
+    @own
     def read_results_csv(self) -> dict[str, list[float]]:
         """Return the columns of results.csv."""
         with open(self.csv, newline="", encoding="utf-8") as file:
             rows = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
         return {key: [row[key] for row in rows] for key in (rows[0] if rows else ())}
 
+    @own
     def auto_batch(self, max_num_obj: int = 0) -> int:
         """Return the batch that fits 60 % of the GPU's memory."""
         if not isinstance(self.model, nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -49,6 +50,12 @@ PRIVATE = {  # methods of the wider package that have no place in our run -> wha
     "_setup_scheduler": "lr0=, lrf=, cos_lr= and warmup_epochs=, or a callback at on_train_batch_start",
     "criterion": "init_criterion or loss of the network that get_model returns",
     "resume_training": "resume=",
+    "set_class_weights": "cls_pw=",
+    "_model_train": "freeze=, or a callback at on_train_epoch_start",
+    "_close_dataloader_mosaic": "close_mosaic=, or a callback at on_train_epoch_start",
+    "check_resume": "resume=",
+    "auto_batch": "batch=",
+    "read_results_csv": "save_metrics",
 }
 
 
@@ -91,7 +98,7 @@ def steps_of(script: Script) -> Steps:
 def refuse_private(script: Script) -> None:
     """Raise UserError where a script replaces a method that no run of ours would call."""
     for name, instead in PRIVATE.items():
-        if hasattr(type(script), name):
+        if hasattr(type(script), name) and is_replaced(script, name):
             raise UserError(f"{type(script).__name__}.{name}: no run calls this method here. Replace {instead}.")
 
 
@@ -187,8 +194,9 @@ def _scans(script: Script, own: Callable, data: DataSpec, settings: Settings, re
     script._run.loads = is_replaced(script, "get_dataloader", "build_dataset") or replaced_builders(script.task)
     if not script._run.loads:
         return own(data, settings, read)
-    batch = int(settings.batch)
-    script.train_loader = script.get_dataloader(script.trainset, batch_size=batch, rank=-1, mode="train")
+    rank, processes = int(os.environ.get("RANK", -1)), int(os.environ.get("WORLD_SIZE", 1))
+    batch = max(int(settings.batch) // processes, 1)
+    script.train_loader = script.get_dataloader(script.trainset, batch_size=batch, rank=rank, mode="train")
     script.test_loader = script.get_dataloader(script.testset, batch_size=2 * batch, rank=-1, mode="val")
     return [scan_of(loader) for loader in (script.train_loader, script.test_loader)]
 

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from ...config.settings import Settings
 from ...data.loading.loader import ValLoader
 from ...ops.boxes import box_iou, pair_greedily
-from ...ops.instances import Instances
 from ...tasks import TASKS
 from ...tasks.metrics import Metrics
 from ...val.loop import DEFAULT_CONF
@@ -26,17 +25,18 @@ from ...val.run import run_val
 from ..utils.metrics import DetMetrics
 from .arguments import Given
 from .batches import to_device
-from .detections import Detections, decoded_of, label_rows, place_of, rows_of
+from .counting import count_image, matches_itself, native_rows, stats_of_matches
+from .detections import Detections, decoded_of, label_rows, place, place_of, rows_of
 from .events import CallbackOwner, ScriptEvents, known_task
 from .loaders import build_dataset, build_loader
-from .measuring import LoaderOfSplit, Measuring, draw, measure, sample_of
+from .measuring import LoaderOfSplit, Measuring, draw, measure
 from .networks import network_for, prepare_copy
 from .overriding import is_replaced, own
 
 METHODS = (
     "preprocess postprocess init_metrics update_metrics get_stats finalize_metrics print_results get_desc "
     "get_dataloader build_dataset plot_val_samples plot_predictions eval_json pred_to_json save_one_txt "
-    "_prepare_batch _prepare_pred _process_batch"
+    "_prepare_batch _prepare_pred _process_batch match_predictions"
 ).split()
 IOUS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 
@@ -163,25 +163,27 @@ class BaseValidator(CallbackOwner):
     def update_metrics(self, preds: list[Any], batch: dict[str, Any]) -> None:
         """Count the detections of each image, with its labels, in pixels of the original image."""
         for index, detections in enumerate(preds):
-            rows, fit = rows_of(self._prepare_pred(detections)), place_of(batch, index)
-            native = Instances.from_rows(rows.detach().float().cpu())
-            native = replace(native, boxes=fit.to_original(native.boxes))
-            self._measuring.add(sample_of(batch, index, fit), native)
             self.seen += 1
+            count_image(self, detections, batch, index)
 
     @own
     def _prepare_batch(self, si: int, batch: dict[str, Any]) -> dict[str, Any]:
-        """The labels of one image: cls (n,), bboxes (n, 4) xyxy in pixels of the input, ori_shape, imgsz, ratio_pad."""
+        """The labels of one image: cls (n,), bboxes (n, 4) xyxy in pixels of the input, ori_shape, imgsz, ratio_pad.
+
+        bbox (n, 4): in pixels of the original image, as older scripts read them.
+        """
         classes, boxes = label_rows(batch, si)
-        shape = tuple(batch["img"].shape[2:])
         keys = ("ori_shape", "ratio_pad", "im_file")
         rest = {key: batch[key][si] for key in keys if key in batch}
-        return {"cls": classes, "bboxes": boxes, "bbox": boxes, "imgsz": shape, **rest}
+        native = place_of(batch, si).to_original(boxes)
+        return {"cls": classes, "bboxes": boxes, "bbox": native, "imgsz": tuple(batch["img"].shape[2:]), **rest}
 
     @own
     def _prepare_pred(self, pred: Any, pbatch: Any = None) -> Any:
-        """Return detections as they are counted."""
-        return pred
+        """Return detections as they are counted; with the labels of their image in pixels of the original image."""
+        if pbatch is None:
+            return pred
+        return native_rows(rows_of(pred), place(pbatch["imgsz"], pbatch.get("ori_shape"), pbatch.get("ratio_pad")))
 
     @own
     def _process_batch(self, preds: Any, batch: Any, gt_cls: Tensor | None = None) -> Any:
@@ -192,6 +194,7 @@ class BaseValidator(CallbackOwner):
         overlap = box_iou(batch["bboxes"].float(), rows[:, :4].float())
         return {"tp": self.match_predictions(rows[:, 5], batch["cls"], overlap).cpu().numpy()}
 
+    @own
     def match_predictions(
         self, pred_classes: Tensor, true_classes: Tensor, iou: Tensor, use_scipy: bool = False
     ) -> Tensor:
@@ -208,8 +211,8 @@ class BaseValidator(CallbackOwner):
     @own
     def get_stats(self) -> dict[str, float]:
         """Return the numbers by name, and keep all of them in `metrics`."""
-        if not self._measuring.samples:  # a script counts by itself
-            return dict.fromkeys((*TASKS[self.task].columns, "fitness"), 0.0)
+        if matches_itself(self) or not self._measuring.samples:
+            return stats_of_matches(self)
         conf = DEFAULT_CONF if self.args.conf is None else float(self.args.conf)
         self.metrics = opened(self._measuring.evaluate(TASKS[self.task], self.names, conf))
         self.confusion_matrix = self.metrics.confusion_matrix
