@@ -65,6 +65,7 @@ def run_tune(settings: Settings, checkpoint: Checkpoint | None = None, events: E
         try:
             _search(study, settings, events or Events())
         except BaseException as error:
+            study.interrupt()
             if not isinstance(error, UserError):
                 print(f"The search is not finished. To go on with it: bitfalcon tune resume={study.folder}")
             write_report(study, settings.plots)

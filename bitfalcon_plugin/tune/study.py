@@ -89,6 +89,7 @@ class Study:
         """Open the study of a folder. Raises UserError where the file is no such study."""
         optuna = import_optuna()
         self.folder, self.lock = folder, Lock(folder / "study.lock")
+        self._running: Trial | None = None  # of this process
         try:
             self.optuna = optuna.load_study(study_name=NAME, storage=_storage(folder))
             attributes = self.optuna.user_attrs
@@ -149,8 +150,9 @@ class Study:
             folder = self._make_folder(drawn.number, drawn.user_attrs.get("again"))
             lock = Lock(_lock_file(folder))
             lock.acquire()
-            values = {key: values.draw(drawn, key) for key, values in self.space.items()}
-        return Trial(drawn.number, values, folder, lock, drawn)
+            self._running = trial = Trial(drawn.number, {}, folder, lock, drawn)
+            trial.values.update({key: values.draw(drawn, key) for key, values in self.space.items()})
+        return trial
 
     def trial_folder(self, number: int) -> Path:
         """Return the folder of a trial's training run."""
@@ -198,11 +200,17 @@ class Study:
             complete = state == "complete" and fitness is not None and math.isfinite(fitness)
             result = {"values": fitness} if complete else {"state": states.PRUNED if state == "pruned" else states.FAIL}
             self.optuna.tell(trial.number, **result)
-            if state == "interrupted":
+            if state == "interrupted" and trial.values:
                 self._repeat(trial.number, trial.values, trial.optuna.user_attrs)
             trial.lock.remove()
+            self._running = None
         best = self.best()
         return complete and best is not None and best.number == trial.number
+
+    def interrupt(self) -> None:
+        """Record that the trial of this process, where there is one, was interrupted."""
+        if self._running is not None:
+            self.finish(self._running, "interrupted", None, {"epochs": 0})
 
     def rows(self) -> list[TrialRow]:
         """Return all trials in their order, without those that wait."""

@@ -123,6 +123,14 @@ def test_an_interrupted_trial_is_tried_again_and_a_failed_one_is_a_row(tmp_path)
     ]
 
 
+def test_what_interrupts_a_search_between_drawing_and_training_leaves_no_running_trial(tmp_path):
+    study = create(tmp_path / "s", 1)
+    study.next_trial(0)
+    study.interrupt()
+    study.interrupt()
+    assert states(study) == ["interrupted"] and study.next_trial(0).values == START
+
+
 def test_trials_below_the_median_are_pruned_after_a_quarter_of_the_epochs(tmp_path):
     study = create(tmp_path / "s", 9)
     for fitness in (0.5, 0.6, 0.7, 0.8):
