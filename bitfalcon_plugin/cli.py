@@ -95,6 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(tokens: Sequence[str]) -> int:
+    if tokens and tokens[0] == "yolo":  # a whole line of the command that people have
+        tokens = tokens[1:]
     if not tokens or tokens[0] in ("help", "--help", "-h"):  # before any further import
         return _help()
     if tokens[0] == "run":  # all that follows belongs to the script
@@ -109,7 +111,7 @@ def _run(tokens: Sequence[str]) -> int:
 
     settings = load_settings(overrides)
     if verb is None:
-        from .config.usual_words import verb_of
+        from .config.missing_verb import verb_of
 
         verb, note = verb_of(settings, tokens)
         if verb == "help":

@@ -42,6 +42,7 @@ WORDS_WITH_DASHES = {"debug", "json", "markdown", *COMMANDS} - {"cfg"}
 LISTS = ("ints", "size", "parts")  # types of which `--classes 0 2` gives several values
 OTHER_TASKS = ("semantic", "depth", "classify", "pose", "obb")
 TASKS = ("detect", "segment")
+WITH_DATA = ("train", "val", "tune", "sizes", "benchmark")  # verbs for which a second YAML is the dataset
 MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_openvino_model", "_openvino_model/")
 
 
@@ -92,6 +93,9 @@ def _without_dashes(tokens: Sequence[str], notes: list[str]) -> list[str]:
         else:
             key, equals, value = word.partition("=")
             key = key.replace("-", "_")
+            if not equals and (row := _row_of(key.removeprefix("no_"))) and key.startswith("no_"):
+                if isinstance(row["default"], bool):
+                    key, equals, value = key.removeprefix("no_"), "=", "False"
             if not equals and (values := _values_after(waiting, key)):
                 equals, value = "=", f"[{','.join(values)}]" if len(values) > 1 else values[0]
             written.append(key + equals + value)
@@ -153,6 +157,7 @@ class _Command:
     verb: str | None = None
     overrides: dict[str, object] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    without_value: str = ""  # a setting whose value may be the next word
 
     def read(self, token: str) -> None:
         """Read one token, after the joins."""
@@ -206,26 +211,40 @@ class _Command:
 
     def read_word(self, word: str) -> None:
         """Read a word without `=`: a verb, a task, a switch, a file, or a mistake."""
-        row = _row_of(word)
-        is_model = word.lower().endswith(MODEL_SUFFIXES) and "model" not in self.overrides
-        if word.lower() in BIT_STEPS and self.verb == "bit":
-            self.set("step", word.lower())
-        elif word.lower() in (*VERBS, *TASKS, *OTHER_TASKS):
-            self.choose("task", word.lower())
-        elif row and (isinstance(row["default"], bool) or row["type"] == "bool"):
+        row, lower = _row_of(word), word.lower()
+        if lower in BIT_STEPS and self.verb == "bit":
+            self.set("step", lower)
+        elif lower in (*VERBS, *TASKS, *OTHER_TASKS):
+            self.choose("task", lower)
+        elif row and "bool" in (row.get("type"), type(row["default"]).__name__):
             self.set(word, True)
         elif row:
             self.problems.append(f"'{word}' needs a value: write {sample(word, row)}.")
-        elif is_model or os.path.exists(word):
-            key = "source"
-            if is_model:
-                key = "data" if self.verb == "doctor" else "model"
+            self.without_value = word
+        elif self.without_value:
+            key, self.without_value = self.without_value, ""
+            self.problems[-1] = f"'{key} {word}': write {key}={word}."
+        elif key := self.key_of_file(word):
             self.notes.append(f"'{word}' is read as {key}={word}.")
             self.set(key, word)
         else:
-            switches = [
-                key for key, row in active_settings().items() if isinstance(row["default"], bool) and key[0] == word[0]
-            ]
-            step = f" Did you mean 'bit {word.lower()}'?" if word.lower() in BIT_STEPS else ""
-            hint = step or advice(word, (*VERBS, *switches))
-            self.problems.append(f"'{word}' is no verb ({', '.join(VERBS)}), no setting and no file.{hint}")
+            self.problems.append(_unknown_word(word))
+
+    def key_of_file(self, word: str) -> str:
+        """Return the setting that a word means which is or names a file; "" for another word."""
+        lower = word.lower()
+        if lower.endswith(MODEL_SUFFIXES) and "model" not in self.overrides:
+            return "data" if self.verb == "doctor" else "model"
+        if lower.endswith((".yaml", ".yml")) and self.verb in WITH_DATA and "data" not in self.overrides:
+            return "data"
+        names_file = self.verb in ("predict", "track") and re.search(r"\.\w{2,5}$|[/\\]", word)
+        names_file = names_file and not lower.endswith(MODEL_SUFFIXES)
+        return "source" if os.path.exists(word) or names_file and "source" not in self.overrides else ""
+
+
+def _unknown_word(word: str) -> str:
+    """Return the problem of a word that means nothing, with what it may have meant."""
+    switches = [key for key, row in active_settings().items() if isinstance(row["default"], bool) and key[0] == word[0]]
+    hint = f" Did you mean 'bit {word.lower()}'?" if word.lower() in BIT_STEPS else advice(word, (*VERBS, *switches))
+    verbs = "" if hint else f" ({', '.join(VERBS)})"
+    return f"'{word}' is no verb{verbs}, no setting and no file.{hint}"

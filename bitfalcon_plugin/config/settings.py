@@ -15,6 +15,7 @@ from typing import Any
 from .default_table import active_settings, keys_with, table
 from .errors import UserError, WrongSettingError, did_you_mean, nearest, raise_problems
 from .files import cfg_dir
+from .usual_words import setting_meant
 from .values import KINDS, expected, literal, sample, show
 from .yaml_files import find_settings, is_recipe, load_yaml
 
@@ -73,7 +74,9 @@ def is_model_scale(value: object) -> bool:
 
 def _unknown(key: object, value: object) -> str:
     rows = active_settings()
-    close = [f"{name}={json.dumps(rows[name]['default'])}" for name in nearest(str(key), rows)]
+    meant = setting_meant(str(key))
+    names = [meant] if meant in rows else nearest(str(key), rows)
+    close = [f"{name}={json.dumps(rows[name]['default'])}" for name in names]
     hint = f"Nearest: {', '.join(close)}" if close else "`bitfalcon cfg` lists them all"
     return f"{str(key)[:60]}={show(value)}: there is no such setting. {hint}."
 

@@ -1,12 +1,10 @@
-"""Words that people type for the verbs of this program, and what a command line without a verb means."""
+"""Words that people type for the verbs and settings of this program: suggestions go by what a word means."""
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
-from .errors import UserError, did_you_mean
-from .settings import Settings
+from .errors import did_you_mean
 
 # What to write -> the words that mean it. Words that are verbs here are not among them.
 MEANINGS: Mapping[str, str] = {
@@ -43,15 +41,41 @@ NOT_HERE = {  # word -> why there is nothing like it
     **dict.fromkeys(("download", "fetch"), "Nothing is downloaded: give a file that you have as model=."),
     **dict.fromkeys(("install", "update", "upgrade"), "pip installs and updates: pip install -U bitfalcon."),
 }
-# Keys that only one verb uses, for the error about a line without a verb.
-TELLING_KEYS: Mapping[str, tuple[str, ...]] = {
-    "track": ("tracker", "persist", "labels"),
-    "export": ("format", "opset", "simplify", "dynamic", "nms", "int8"),
-    "tune": ("iterations", "space"),
-    "convert": ("to",),
-    "val": ("split", "save_json"),
+# Setting -> names of other tools for it.
+SETTING_MEANINGS: Mapping[str, str] = {
+    "model": "checkpoint ckpt model_path weight weights_path network arch",
+    "data": "dataset data_yaml dataset_yaml data_path data_dir yaml",
+    "source": "input image images video img_path image_path file path inputs src",
+    "epochs": "n_epochs num_epochs max_epochs total_epochs",
+    "batch": "bs batchsize batch_sz train_batch_size",
+    "imgsz": "image_size img_sz imgsize size resolution input_size input_shape image_sz",
+    "device": "gpu gpus cuda cpu devices accelerator gpu_id",
+    "workers": "num_workers n_workers threads num_threads",
+    "lr0": "lr learning_rate initial_lr base_lr lr_init",
+    "lrf": "final_lr lr_final min_lr",
+    "weight_decay": "wd l2 decay",
+    "patience": "early_stopping early_stop es_patience",
+    "conf": "confidence threshold score_thr score_threshold conf_threshold confidence_threshold thresh",
+    "iou": "iou_threshold nms_iou nms_threshold nms_thres",
+    "max_det": "max_detections topk max_boxes",
+    "half": "fp16 float16 half_precision",
+    "amp": "mixed_precision autocast precision",
+    "project": "output output_dir out_dir save_path log_dir results_dir",
+    "name": "run_name exp experiment exp_name",
+    "pretrained": "init_weights pretrained_weights backbone",
+    "optimizer": "optim opt solver",
+    "cos_lr": "scheduler lr_scheduler cosine",
+    "single_cls": "single_class one_class",
+    "resume": "resume_from continue_from",
+    "seed": "random_seed random_state",
+    "iterations": "n_trials trials num_trials max_trials",
+    "format": "export_format fmt_export include",
+    "fliplr": "hflip horizontal_flip",
+    "flipud": "vflip vertical_flip",
+    "degrees": "rotation rotate",
+    "line_width": "thickness linewidth",
+    "vid_stride": "frame_skip skip_frames stride",
 }
-NEUTRAL = ("task", "debug", "json")
 
 
 def advice(word: str, choices: Iterable[str]) -> str:
@@ -63,25 +87,7 @@ def advice(word: str, choices: Iterable[str]) -> str:
     return f" Did you mean {meaning!r}?" if meaning else did_you_mean(word, choices)
 
 
-def verb_of(settings: Settings, tokens: Sequence[str]) -> tuple[str, str]:
-    """Return the verb of a command line without one, and a note about it; ("help", "") for a task alone.
-
-    source= means predict, or track with a setting of track beside it. model= means train, where no setting of another
-    verb stands beside it. Raises UserError where nothing says what to do.
-    """
-    given = settings.given - set(NEUTRAL)
-    if not given:
-        return "help", ""
-    if "mode" in given:  # from the file of cfg=
-        return settings.mode, f"no verb is given: mode={settings.mode}, as cfg= says."
-    hints = [verb for verb, keys in TELLING_KEYS.items() if given & set(keys)]
-    if settings.source is not None:
-        verb = "track" if "track" in hints else "predict"
-        return verb, f"no verb is given: source= is for {verb}."
-    if settings.model is not None and not hints:
-        return "train", "no verb is given: model= alone means train."
-    if settings.resume:
-        hints.append("train")
-    line = shlex.join(tokens)
-    verb = (hints or ["train"])[0]
-    raise UserError(f"No verb is given. Write what to do first, for example: bitfalcon {verb} {line}")
+def setting_meant(key: str) -> str | None:
+    """Return the setting that other tools call `key`; None where no such name is known."""
+    word = key.lower().replace("-", "_")
+    return next((setting for setting, names in SETTING_MEANINGS.items() if word in names.split()), None)

@@ -112,7 +112,10 @@ def test_ordinary_tokens_have_no_notes(line: str) -> None:
     ("tokens", "expected"),
     [
         (["trian"], "Did you mean 'train'?"),
-        (["deploy"], "'deploy' is no verb (train, val, predict, info, convert, doctor, selftest, "),
+        (["fly"], "'fly' is no verb (train, val, predict, info, convert, doctor, selftest, "),
+        (["deploy"], "'deploy' is no verb, no setting and no file. Did you mean 'export'?"),
+        (["train", "epochs", "10"], "'epochs 10': write epochs=10."),
+        (["train", "dis"], "'dis' needs a value: write dis=6.0."),
         (["plost"], "Did you mean 'plots'?"),
         (["mode=fly"], "mode=fly: expected one of train, val, predict, info, convert, doctor, selftest"),
         (["task=trian"], "Did you mean 'train'?"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import pytest
 
 from bitfalcon_plugin import cli
 from bitfalcon_plugin.config import command_line
 from bitfalcon_plugin.config.settings import Settings
+from tests.helpers.coloured import place  # noqa: F401  the fixture
+from tests.helpers.small_yolo import save_weights
 
 # line -> the verb, some of its settings, and a part of what it prints on stderr ("" where it prints nothing)
 LINES = [
@@ -54,6 +57,13 @@ LINES = [
     ("export model=best.pt format=onnx opset=12 simplify=True dynamic", "export", {"opset": 12, "dynamic": True}, ""),
     ("mode=export format=openvino model=best.pt int8 data=d.yaml", "export", {"format": "openvino", "int8": True}, ""),
     ("benchmark model=best.pt data=d.yaml imgsz=640 half=False device=cpu", "benchmark", {"device": "cpu"}, ""),
+    ("yolo detect train model=a.pt data=a.yaml", "train", {"data": "a.yaml"}, ""),
+    ("train yolov12n.pt data.yaml", "train", {"model": "yolov12n.pt", "data": "data.yaml"}, "read as data=data.yaml"),
+    ("predict best.pt no_such.jpg", "predict", {"source": "no_such.jpg"}, "read as source=no_such.jpg"),
+    ("train model=a.pt --no-plots --no-val", "train", {"plots": False, "val": False}, "plots=False val=False"),
+    ("predict model=a.pt source=0 stream=True", "predict", {"source": "0"}, "stream=True has no effect"),
+    ("tune model=a.pt data=d.yaml iterations=30 save=False", "tune", {"iterations": 30}, ""),
+    ("tune model=a.pt space={'lr0':(1e-5,1e-1)}", "tune", {"space": {"lr0": (1e-5, 0.1)}}, ""),
     ("TRAIN MODEL=a.pt", None, {}, "Nearest: model="),
     ("epochs=3 data=d.yaml", None, {}, "bitfalcon train epochs=3 data=d.yaml"),
     ("model=best.pt format=onnx", None, {}, "bitfalcon export model=best.pt format=onnx"),
@@ -67,7 +77,11 @@ LINES = [
     ("onnx model=best.pt", None, {}, "Did you mean 'export format=onnx'?"),
     ("setting", None, {}, "Did you mean 'settings'?"),
     ("hub login", None, {}, "There is no account and no service here."),
-    ("train model=a.pt epochs 3", None, {}, "write epochs=100"),
+    ("train model=a.pt epochs 3", None, {}, "'epochs 3': write epochs=3."),
+    ("train model=a.pt lr=0.01", None, {}, "Nearest: lr0=0.01."),
+    ("train model=a.pt learning_rate=0.01", None, {}, "Nearest: lr0=0.01."),
+    ("train model=a.pt gpu=0 num_workers=4", None, {}, "Nearest: workers=8."),
+    ("predict model=a.pt source=a.jpg threshold=0.5", None, {}, "Nearest: conf=null."),
     ("train model=a.pt epcohs=3", None, {}, "Nearest: epochs=100"),
     ("train model=a.pt save=yes", None, {}, "save=yes: expected True or False"),
     ("train model=a.pt lr0=2", None, {}, "lr0=2: expected a number from 0 to 1"),
@@ -106,6 +120,30 @@ def test_lines(line: str, verb: str | None, some: dict[str, object], said: str, 
 def test_lines_that_ask_for_help(line: str, calls, capsys) -> None:
     assert cli.main(line.split()) == 0 and calls == []
     assert capsys.readouterr().out == cli.HELP
+
+
+RUN = [
+    ("task=train model=small.yaml scale=n data=data/data.yaml epochs=1 device=cpu plots=False", "runs/detect/train"),
+    (
+        "--model small.yaml --data data/data.yaml --epochs 1 --batch-size 5 --name dashes --no-plots",
+        "runs/detect/dashes",
+    ),
+    ("detect val x.pt data/data.yaml plots=False save_json", "runs/detect/val/predictions.json"),
+    ("source=data/images/val model=x.pt save_txt", "runs/detect/predict/labels"),
+    ("yolo detect predict x.pt data/images/val/0.png --save-txt", "runs/detect/predict2/labels"),
+    ("model=small.yaml data=data/data.yaml epochs=1 pretrained=x.pt plots=False name=alone", "runs/detect/alone"),
+    ("export x.pt --imgsz 64 format=torchscript", "x.torchscript"),
+    ("info small.yaml", "small.yaml"),
+]
+
+
+def test_some_lines_really_run(place, capsys):
+    """Each leaves what it says, with the imgsz and the workers of a test."""
+    save_weights(place, "x.pt")
+    for line, left in RUN:
+        words = [*line.split(), *(["imgsz=64"] if "imgsz" not in line else []), "workers=0"]
+        assert cli.main(words) == 0, f"{line}: {capsys.readouterr().err}"
+        assert Path(left).exists(), line
 
 
 def test_dashes_are_one_note(calls, capsys) -> None:

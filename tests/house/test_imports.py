@@ -41,6 +41,7 @@ NO_TORCH = {
     "config.unused",
     "config.user_settings",
     "config.usual_words",
+    "config.missing_verb",
     "config.values",
     "config.version",
     "config.yaml_files",
