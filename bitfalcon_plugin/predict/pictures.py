@@ -54,13 +54,17 @@ def _display(picture: Image.Image) -> bool:
     if type(shell).__name__ == "ZMQInteractiveShell":
         sys.modules["IPython.display"].display(picture)
         return True
-    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
-    if sys.platform not in ("win32", "darwin") and not has_display:
+    if not has_display():
         return False
     try:
         return bool(ImageShow.show(picture))
     except Exception:  # viewers raise errors of many types
         return False
+
+
+def has_display() -> bool:
+    """Whether windows can be opened here."""
+    return sys.platform in ("win32", "darwin") or bool({"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ))
 
 
 def folder_name(name: str, index: int) -> str:

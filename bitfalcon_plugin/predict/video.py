@@ -16,6 +16,7 @@ from types import ModuleType
 import numpy as np
 
 from ..config.errors import UserError
+from .pictures import has_display
 
 VIDEO_SUFFIXES = frozenset(".asf .avi .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ts .webm .wmv".split())
 SUFFIX, CODEC = (".mp4", "avc1") if sys.platform == "darwin" else (".avi", "MJPG")  # for every player of the system
@@ -94,6 +95,20 @@ def _without_log(cv2: ModuleType) -> Iterator[None]:
         yield
     finally:
         log.setLogLevel(level)
+
+
+def show_frame(frame: np.ndarray, title: str) -> bool:
+    """Show a frame (H, W, 3) BGR uint8 in the window of that title, until the next one; returns whether that worked."""
+    if not has_display():  # OpenCV itself may end the process
+        return False
+    import cv2
+
+    try:
+        cv2.imshow(title, frame)
+        cv2.waitKey(1)
+        return True
+    except cv2.error:  # the headless package
+        return False
 
 
 class VideoWriter:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..config.files import atomic, write_text
+from ..config.notes import print_note
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..ops.instances import Instances
@@ -24,7 +25,7 @@ from .reader import Picture
 from .records import label_lines
 from .results import Results
 from .sources import Item, Video, describe
-from .video import SUFFIX, VideoWriter
+from .video import SUFFIX, VideoWriter, show_frame
 
 if TYPE_CHECKING:  # predicting needs no dataset
     from ..data.dataset import Sample
@@ -87,7 +88,7 @@ class Writer:
         self._stems = file_stems(paths)
         self._ids = image_ids(paths) if settings.save_json else []
         self._source_number = 0  # of the current picture
-        self._has_display = True  # until a picture could not be shown
+        self._has_display = self._has_window = True  # until a picture, or a frame, could not be shown
         self._video = contextlib.ExitStack()
         self._video_writer: VideoWriter | None = None
         self._coco_json: CocoJson | None = None
@@ -128,12 +129,22 @@ class Writer:
             self._coco_json.close()
 
     def _show(self, picture: Picture, result: Results) -> None:
-        """Show the annotated picture. Without a display that is said once, and only images are written to files."""
-        if not self._has_display and picture.frame:
+        """Show the annotated picture, frames of videos one after the other in a window.
+
+        Where there is no display, or no window, that is said once, and of a video only the first frame is shown or
+        written to a file.
+        """
+        if picture.frame and self._has_window:
+            self._has_window = show_frame(result.plot(**self._style), Path(result.path).name)
+            if self._has_window or not self._has_display:
+                return
+        elif picture.frame:
             return
         target = Path.cwd() / f"results_{Path(result.path).stem}.jpg"
         was_said, drawn = not self._has_display, result.plot(**self._style, pil=True)
         self._has_display = show_picture(drawn, target, quiet=was_said)
+        if picture.frame and self._has_display:
+            print_note("only the first frame is shown: this OpenCV opens no windows, pip install opencv-python .")
 
     def _draw(self, picture: Picture, result: Results, target: Path) -> None:
         """Write the annotated picture, frame and video. target: path of these files without suffix."""

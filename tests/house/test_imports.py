@@ -74,7 +74,7 @@ EXTRAS = {  # optional packages: imported when a function is called
     "dropin.solutions.heatmap": {"supervision", "cv2"},
     "dropin.solutions.object_blurrer": {"supervision"},
     "dropin.solutions.object_cropper": {"supervision"},
-    "dropin.solutions.solutions": {"supervision", "cv2"},
+    "dropin.solutions.solutions": {"supervision"},
     "dropin.solutions.speed_estimation": {"supervision"},
     "dropin.solutions.zones": {"supervision"},
     "track.library": {"trackers", "supervision"},

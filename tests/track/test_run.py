@@ -17,6 +17,7 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.predict import pictures
+from bitfalcon_plugin.predict import video as video_files
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.predict.video import VideoWriter
 from bitfalcon_plugin.track.options import read_options
@@ -305,13 +306,28 @@ def test_command_without_a_source_or_weights(here, capsys):
 def test_without_a_display_that_is_said_once(here, fake, monkeypatch, capsys):
     pytest.importorskip("cv2", reason="OpenCV is not installed (extra video)")
     monkeypatch.setattr(pictures, "_display", lambda picture: False)
+    monkeypatch.setattr(video_files, "has_display", lambda: False)
     for source, files in (([*clip(3)], 3), (video(here / "a.avi", clip(4)), 1)):
         bright(here).track(source, show=True)
         assert capsys.readouterr().err.count("no display here; the picture is in") == 1
         written = list(here.glob("results_*.jpg"))
         assert len(written) == files and Image.open(written[0]).size == (128, 96)
         [path.unlink() for path in written]
-    shown = []
+
+
+def test_frames_are_shown_in_a_window(here, fake, monkeypatch, capsys):
+    cv2 = pytest.importorskip("cv2", reason="OpenCV is not installed (extra video)")
+    source, shown = video(here / "a.avi", clip(4)), []
+    monkeypatch.setattr(video_files, "has_display", lambda: True)
+    monkeypatch.setattr(cv2, "waitKey", lambda delay: -1)
+    monkeypatch.setattr(cv2, "imshow", lambda title, frame: shown.append((title, frame.shape)))
+    bright(here).predict(source, show=True, verbose=False)
+    assert shown == [("a.avi", (96, 128, 3))] * 4 and not capsys.readouterr().err
+
+    def without_windows(title, frame):
+        raise cv2.error("rebuild the library with GTK")
+
+    monkeypatch.setattr(cv2, "imshow", without_windows)
     monkeypatch.setattr(pictures, "_display", lambda picture: shown.append(picture.size) or True)
-    bright(here).predict(here / "a.avi", show=True)
-    assert shown == [(128, 96)] * 4 and not capsys.readouterr().err
+    bright(here).predict(source, show=True, verbose=False)
+    assert shown[4:] == [(128, 96)] and capsys.readouterr().err.count("only the first frame is shown") == 1

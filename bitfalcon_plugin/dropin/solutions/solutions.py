@@ -10,6 +10,7 @@ import numpy as np
 
 from ...config.errors import UserError, did_you_mean
 from ...config.notes import print_note
+from ...predict.video import show_frame
 from ...yolo import YOLO
 
 # Keyword -> its default. Those that only solutions that are not here use are taken and do nothing.
@@ -129,12 +130,6 @@ class BaseSolution:
 
     def display_output(self, plot_im: np.ndarray) -> None:
         """Show a picture in a window of OpenCV; without a display that is said once."""
-        import cv2
-
-        try:
-            cv2.imshow("bitfalcon", plot_im)
-            cv2.waitKey(1)
-        except cv2.error:
-            if not self._noted:
-                print_note("show=True shows nothing: there is no display here, or OpenCV was built without windows.")
+        if not self._noted and not show_frame(plot_im, type(self).__name__):
+            print_note("show=True shows nothing: there is no display here, or this OpenCV opens no windows.")
             self._noted = True
