@@ -153,8 +153,8 @@ def test_a_watcher_sees_every_batch(tmp_path):
     loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     validate(BrightBoxes(), samples, loader, hooks=Hooks(watch=lambda *what: seen.append(what)))
     assert [number for number, *_ in seen] == [0, 1, 2]
-    assert sorted(i for _, _, indices, _ in seen for i in indices) == list(range(7))
-    for (_, images, indices, found), (expected, fits, _) in zip(seen, loader, strict=True):
+    assert sorted(i for _, _, indices, *_ in seen for i in indices) == list(range(7))
+    for (_, images, indices, found, _), (expected, fits, _) in zip(seen, loader, strict=True):
         assert images.dtype == torch.uint8 and torch.equal(images, expected)
         for index, fit, boxes in zip(
             indices, fits, found, strict=True
