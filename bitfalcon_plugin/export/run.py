@@ -57,6 +57,11 @@ def run_export(
     does not give what the network gives. Nothing is left behind then.
     """
     events, format_ = events or Events(), find_format(settings.format)
+    if model.task != "detect":
+        raise UserError(
+            f"{source} is a model for task={model.task}; models for detection can be exported, others not yet. predict "
+            "and val take the checkpoint itself."
+        )
     check_options(format_, settings)
     device = select_device(settings.device)  # a device that cannot be is refused, although the CPU does the work
     require(format_, writing=True, options=[option for option in OPTIONS if getattr(settings, option)])

@@ -44,7 +44,7 @@ def print_description(path: str | Path, opened: Checkpoint | ForeignCheckpoint) 
         print(line)
     print(
         f"{path}: bitfalcon checkpoint, {graph.name} scale={graph.scale or 'none'}, family {family}, "
-        f"{opened.source.get('task', 'detect')}, {graph.nc} classes, {len(opened.state)} tensors, "
+        f"{task_of_graph(graph) if graph.rows else opened.source.get('task', 'detect')}, {graph.nc} classes, {len(opened.state)} tensors, "
         f"epoch {opened.epoch + 1}, {opened.date}; licence: {license_text(opened)}"
     )
 

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..config.notes import print_note_once
 from ..data.images import GREY
 from ..models.detector import Detector
 from ..ops.boxes import anchor_points, boxes_to_distances, ciou, distances_to_boxes
@@ -145,8 +146,12 @@ class Decoded(NamedTuple):
 def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Decoded:
     """Run the network on images (B, 3, H, W) in [0, 1].
 
-    With `augment` the anchors of all COPIES are concatenated, in pixels of `images`.
+    With `augment` the anchors of all COPIES are concatenated, in pixels of `images`; not of a model with prototypes, as
+    the masks of other scales would need prototypes of their own: a note says so.
     """
+    if augment and model.task == "segment":
+        print_note_once("augment=True has no effect on a segmentation model: masks are computed at one scale.")
+        augment = False
     if not augment:
         return Decoded.of(model, model(images))
     height, width = images.shape[2:]

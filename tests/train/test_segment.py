@@ -158,3 +158,16 @@ def test_predict_writes_masks(trained):
     decoded = mask.decode(found.masks.rle[0])
     assert decoded.shape == (48, 64) and 0 < decoded.sum() < 48 * 64
     assert (folder / "runs/p/0.jpg").is_file() and (folder / "runs/p/labels/0.txt").is_file()
+
+
+def test_what_is_not_there_is_said(trained, capsys):
+    folder, result = trained
+    model = YOLO(result.best)
+    plain, augmented = (
+        model.predict(folder / "data/images/val/0.png", imgsz=64, augment=on, verbose=False)[0] for on in (False, True)
+    )
+    assert "masks are computed at one scale" in capsys.readouterr().err
+    assert torch.equal(plain.masks.data, augmented.masks.data)
+    with pytest.raises(UserError, match="task=segment; models for detection can be exported"):
+        model.export(format="onnx")
+    assert model.task == "segment"
