@@ -17,6 +17,7 @@ import torch
 
 from ..config.callbacks import Events
 from ..config.devices import select_device
+from ..config.errors import UserError
 from ..config.files import atomic_export, size_of
 from ..config.settings import Settings
 from ..config.signals import ended_by_signals

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from ..config.settings import Settings
+from .build import task_of_graph
 from .detector import Detector
 from .graph.rows import Graph
 from .summary import Summary, packed_lines, show_info
@@ -40,11 +41,12 @@ def print_description(path: str | Path, opened: Checkpoint | ForeignCheckpoint) 
         print(opened.describe())
         return
     graph, family = opened.graph, opened.source.get("family", "of no other maker")
+    task = task_of_graph(graph) if graph.rows else opened.source.get("task", "detect")
     for line in packed_lines(opened, path):
         print(line)
     print(
         f"{path}: bitfalcon checkpoint, {graph.name} scale={graph.scale or 'none'}, family {family}, "
-        f"{task_of_graph(graph) if graph.rows else opened.source.get('task', 'detect')}, {graph.nc} classes, {len(opened.state)} tensors, "
+        f"{task}, {graph.nc} classes, {len(opened.state)} tensors, "
         f"epoch {opened.epoch + 1}, {opened.date}; licence: {license_text(opened)}"
     )
 
