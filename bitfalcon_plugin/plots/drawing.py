@@ -56,7 +56,9 @@ def draw_boxes(
     for mark, shape in zip(reversed(marks), reversed(shapes)):
         _outline(draw, mark, shape, line_width, picture.size)
     if labels:
-        size = max(round(font_size), 1) if font_size else text_size(picture.size, [mark.box for mark in marks])
+        letters = sum(len(mark.before + mark.name + mark.after) for mark in marks)
+        usual = text_size(picture.size, [mark.box for mark in marks], letters)
+        size = max(round(font_size), 1) if font_size else usual
         write_labels(draw, picture.size, marks, min(size, picture.height * 3 // 5), font, text_colour)
     return picture
 

@@ -12,7 +12,9 @@ from PIL import ImageDraw, ImageFont
 from .colours import ink
 from .fonts import writable
 
-SMALLEST_USUAL = 12  # px of text on small pictures
+SMALLEST_USUAL, SMALLEST = 12, 8  # px of text on small pictures, and where labels are crowded
+CROWDED = 0.2  # share of a picture that labels may hide at the usual size
+LETTER_AREA = 0.75  # of a letter with its ground, in squares of the text's size
 MIN_TEXT = 6  # px; smaller text cannot be read and is left out
 Point = tuple[int, int]
 
@@ -29,13 +31,19 @@ class Mark:
     anchor: Point | None = None  # x, y of the corner where the label of an oriented box is to stand
 
 
-def text_size(page: tuple[int, int], boxes: Sequence[tuple[int, ...]]) -> int:
-    """Return 3.5 % of the mean side in px, less where most boxes are small beside their labels, but at least 12."""
-    usual = max(round(sum(page) / 2 * 0.035), SMALLEST_USUAL)
-    if not boxes:
-        return usual
-    side = float(np.median([max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]))
-    return round(min(max(side * 0.25, usual * 0.5, SMALLEST_USUAL), usual))
+def text_size(page: tuple[int, int], boxes: Sequence[tuple[int, ...]], letters: int = 0) -> int:
+    """Return 3.5 % of the mean side in px, less where most boxes are small beside their labels, but at least 12.
+
+    letters: of all labels together. Labels that would hide more than CROWDED of the page are smaller, down to 8 px.
+    """
+    size = usual = max(round(sum(page) / 2 * 0.035), SMALLEST_USUAL)
+    if boxes:
+        side = float(np.median([max(x2 - x1, y2 - y1) for x1, y1, x2, y2 in boxes]))
+        size = min(max(side * 0.25, usual * 0.5, SMALLEST_USUAL), usual)
+    if letters:
+        enough = math.sqrt(CROWDED * page[0] * page[1] / (letters * LETTER_AREA))
+        size = min(size, max(enough, SMALLEST))
+    return round(size)
 
 
 def write_labels(

@@ -160,6 +160,13 @@ def test_text_grows_with_the_picture_and_less_over_small_boxes(size, side, small
     assert labels.text_size(size, []) >= 12
 
 
+def test_crowded_labels_are_smaller():
+    boxes = [(0, 0, 200, 200)] * 40
+    usual, crowded, crush = (labels.text_size((640, 480), boxes, letters) for letters in (60, 400, 4000))
+    assert (usual, crush) == (20, 8) and 8 < crowded < 20
+    assert crowded**2 * 0.75 * 400 == pytest.approx(0.2 * 640 * 480, rel=0.08)
+
+
 def test_colours_and_labels_of_tracks_and_instances(monkeypatch):
     pen = Pen(monkeypatch)
     tracked = [[10, 20, 40, 90, 7, 0.9, 1], [50, 20, 90, 90, 8, 0.8, 1]]
