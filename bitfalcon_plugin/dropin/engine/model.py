@@ -37,13 +37,13 @@ class YOLO(_YOLO, AsModule):
         if isinstance(trainer, bool):
             self.model.train(trainer)
             return self
-        return super().train(trainer or self.task_map[self.task]["trainer"], **kwargs)
+        return super().train(trainer=trainer or self.task_map[self.task]["trainer"], **kwargs)
 
     def val(self, validator: Any = None, **kwargs: Any) -> Any:
         """As YOLO.val; where a script has added functions to its events, by the validator that they know."""
         if validator is None and any(self.callbacks.get(event) for event in VAL):
             validator = self.task_map[self.task]["validator"]
-        return super().val(validator, **kwargs)
+        return super().val(validator=validator, **kwargs)
 
 
 Model = YOLO
