@@ -12,7 +12,7 @@ from .curves import Curves
 from .metrics import MASK_COLUMNS, STATS, BoxMetrics, Metrics
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class SegmentMetrics(Metrics):
     """Metrics of the boxes, and of the masks: seg, mask_stats and mask_lines are what box, stats and lines are.
 

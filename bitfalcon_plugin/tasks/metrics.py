@@ -98,7 +98,7 @@ class BoxMetrics:
         return tuple(column[i].item() for column in (self.p, self.r, self.ap50, self.ap))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)  # not frozen: validators of scripts write their speed and their matrix into it
 class Metrics(Tabular):
     """The numbers of one split, in [0, 1].
 

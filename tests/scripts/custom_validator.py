@@ -1,5 +1,6 @@
 from ultralytics import YOLO
 from ultralytics.models.yolo.detect import DetectionValidator
+from ultralytics.utils import ops
 
 
 class CountingValidator(DetectionValidator):
@@ -10,13 +11,21 @@ class CountingValidator(DetectionValidator):
         self.counts = dict.fromkeys(self.names.values(), 0)
 
     def postprocess(self, preds):
-        preds = super().postprocess(preds)
+        preds = ops.non_max_suppression(
+            preds,
+            self.args.conf,
+            self.args.iou,
+            multi_label=True,
+            agnostic=self.args.single_cls,
+            max_det=self.args.max_det,
+        )
         CountingValidator.images = getattr(CountingValidator, "images", 0) + len(preds)
         return preds
 
     def finalize_metrics(self, *args, **kwargs):
         super().finalize_metrics(*args, **kwargs)
-        self.metrics.note = f"{self.seen} images"
+        self.metrics.speed = self.speed
+        self.metrics.confusion_matrix = self.confusion_matrix
 
 
 model = YOLO("best.pt")
