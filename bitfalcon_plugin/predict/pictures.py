@@ -12,7 +12,7 @@ from PIL import Image, ImageShow
 
 from ..config.errors import UserError
 from ..config.files import atomic
-from ..config.notes import print_note
+from ..config.notes import print_note_once
 
 UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]')  # in a folder's name, on one system or another
 
@@ -31,7 +31,7 @@ def write_picture(picture: Image.Image, target: Path) -> None:
 
 
 def show_picture(picture: Image.Image, target: Path, quiet: bool = False) -> bool:
-    """Show a picture and return True; without a display write it, print its path unless `quiet`, and return False.
+    """Show a picture and return True; without a display write it, print its path once unless `quiet`, and return False.
 
     target: the file that is written; in a folder that cannot be written to, one of that name in the temporary folder.
     """
@@ -43,7 +43,7 @@ def show_picture(picture: Image.Image, target: Path, quiet: bool = False) -> boo
         target = Path(tempfile.gettempdir()) / target.name
         write_picture(picture, target)
     if not quiet:
-        print_note(f"no display here; the picture is in {target}")
+        print_note_once(f"no display here; the picture is in {target}")
     return False
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bitfalcon_plugin.config import notes
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.plots.colours import PALETTE
 from bitfalcon_plugin.predict import pictures
@@ -128,6 +129,9 @@ def test_without_a_display_a_file_is_written_and_named(tmp_path, monkeypatch, ca
     result().show()
     assert shown == [(100, 200)] and not capsys.readouterr().err
     monkeypatch.setattr(pictures.ImageShow, "show", lambda picture: 1 / 0)
+    result().plot(show=True)
+    assert not capsys.readouterr().err  # it was said before
+    monkeypatch.setattr(notes, "_PRINTED", set())
     result().plot(show=True)
     assert "no display" in capsys.readouterr().err
 
