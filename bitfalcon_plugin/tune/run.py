@@ -82,7 +82,7 @@ def _search(study: Study, settings: Settings, events: Events) -> None:
     shared = {**study.settings, **_own_choices(study, settings)}
     while (trial := study.next_trial(settings.seed)) is not None:
         values = ", ".join(f"{key}={_short(value)}" for key, value in trial.values.items())
-        print(f"\nTrial {trial.number} of {study.iterations}: {values}")
+        print(f"\nTrial {trial.number} (of {study.iterations}): {values}")
         _run_trial(study, trial, shared, events)
         with study.lock:
             write_values(study)
