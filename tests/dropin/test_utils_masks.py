@@ -58,6 +58,8 @@ def test_masks_at_the_size_of_the_prototypes_and_of_the_input(upsample):
         clear = np.abs(logits) > 1e-5  # rounding decides the others
         assert np.array_equal(mask[clear], ((logits > 0) & inside)[clear])
     assert ops.process_mask(protos, coefficients[:0], boxes[:0], (48, 64)).shape == (0, 12, 16)
+    if upsample:
+        assert torch.equal(ops.process_mask_upsample(protos, coefficients, boxes, (48, 64)), masks)
 
 
 def test_masks_at_the_size_of_the_image():

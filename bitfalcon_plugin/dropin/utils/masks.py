@@ -41,6 +41,11 @@ def process_mask(
     return masks_of_prototypes(masks_in, protos, boxes * shares).to(torch.uint8)
 
 
+def process_mask_upsample(protos: Tensor, masks_in: Tensor, bboxes: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return masks (n, H, W) uint8; the older name of process_mask(..., upsample=True)."""
+    return process_mask(protos, masks_in, bboxes, shape, upsample=True)
+
+
 def process_mask_native(protos: Tensor, masks_in: Tensor, bboxes: Tensor, shape: Sequence[int]) -> Tensor:
     """Return masks (n, h0, w0) uint8 at the size `shape` of the image; bboxes (n, 4) are in pixels of the image."""
     height, width = protos.shape[1:]

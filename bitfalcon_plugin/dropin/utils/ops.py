@@ -19,7 +19,15 @@ import torch
 from torch import Tensor
 
 from ...ops.letterbox import letterbox_fit
-from .masks import crop_mask, masks2segments, process_mask, process_mask_native, scale_image, scale_masks
+from .masks import (
+    crop_mask,
+    masks2segments,
+    process_mask,
+    process_mask_native,
+    process_mask_upsample,
+    scale_image,
+    scale_masks,
+)
 from .nms import non_max_suppression
 from .rotated import regularize_rboxes, xywhr2xyxyxyxy, xyxyxyxy2xywhr
 
@@ -38,6 +46,7 @@ __all__ = [
     "non_max_suppression",
     "process_mask",
     "process_mask_native",
+    "process_mask_upsample",
     "regularize_rboxes",
     "resample_segments",
     "scale_boxes",
