@@ -8,7 +8,9 @@ from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.dropin.models.yolo.detect import DetectionTrainer
+from bitfalcon_plugin.dropin.nn.tasks import DetectionModel
 from bitfalcon_plugin.dropin.utils import loss as losses
+from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from bitfalcon_plugin.tasks.script_model import ScriptModel
 from tests.dropin.test_trainer import RUN, rows, run
 from tests.helpers.coloured import place  # noqa: F401  the fixture
@@ -130,6 +132,21 @@ def test_a_layer_that_was_exchanged(place, capsys):
     trainer = run(Mine, **SGD)
     assert isinstance(trainer.model.model[0].act, nn.PReLU) and trainer.result.metrics.instances == 4
     assert "is not that of its graph" in capsys.readouterr().err
+
+
+def test_a_network_gets_the_names_of_the_data(place):
+    class Mine(DetectionTrainer):
+        classes = 3
+
+        def get_model(self, cfg=None, weights=None, verbose=True):
+            return DetectionModel("small.yaml", nc=self.classes, verbose=False)
+
+    trainer = run(Mine)
+    names = {0: "red", 1: "green", 2: "blue"}
+    assert trainer.model.names == names and dict(load_checkpoint(trainer.best).graph.names) == names
+    Mine.classes = 2
+    with pytest.raises(UserError, match="network for 2 classes; the data have 3 .red, green, blue.. Make it with nc="):
+        run(Mine)
 
 
 def test_another_module_is_refused(place):

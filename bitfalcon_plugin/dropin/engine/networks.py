@@ -78,6 +78,17 @@ def checked(network: object) -> Detector:
     )
 
 
+def name_classes(network: Detector, names: Mapping[int, str]) -> None:
+    """Give a network the names of the classes of the data. Raises UserError where it has another number of classes."""
+    if network.nc != len(names):
+        raise UserError(
+            f"get_model gave a network for {network.nc} classes; the data have {len(names)} "
+            f"({', '.join(names.values())}). Make it with nc=self.data['nc']."
+        )
+    network.names = dict(names)
+    network.graph = replace(network.graph, names=dict(names))
+
+
 def network_to_train(network: object) -> Detector:
     """Return the network that a run trains: that of a script where the script changed what it computes, else ours."""
     network = checked(network)

@@ -17,7 +17,7 @@ from torch import nn
 
 from ...config.devices import select_devices
 from ...config.errors import UserError
-from ...data.from_settings import find_data
+from ...data.from_settings import class_names, find_data
 from ...models.build import DEFAULT_MODEL
 from ...models.weights.checkpoint import Checkpoint
 from ...tasks import TASKS
@@ -33,7 +33,7 @@ from .batches import to_device
 from .datasets import dict_of_data
 from .events import ScriptEvents, known_task
 from .loaders import build_dataset, build_loader
-from .networks import checkpoint_of, document_of, origin_of, start_of
+from .networks import checkpoint_of, document_of, name_classes, origin_of, start_of
 from .overriding import own
 from .running import RunOfScript
 from .training import (
@@ -141,7 +141,8 @@ class BaseTrainer(TrainerAttributes):
     @own
     def set_model_attributes(self) -> None:
         """Give the network the classes of the dataset, and `args`."""
-        self.model.nc, self.model.args = len(self.model.names), ModelArguments(self.args)
+        name_classes(self.model, class_names(self._settings(), data_spec(self)))
+        self.model.args = ModelArguments(self.args)
 
     @own
     def build_dataset(self, img_path: str, mode: str = "train", batch: int | None = None) -> Any:
