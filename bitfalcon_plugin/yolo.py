@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 
-from .config.callbacks import Events
+from .config.callbacks import EventMethods, Events
 from .config.errors import MissingFileError, UserError
 from .config.keywords import check_task, parse_keywords
 from .config.notes import print_note, print_note_once
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 LEFT_OUT: Any = object()  # the source of a call that names none; None is the frame after the end of a video
 
 
-class YOLO(NetworkMethods):
+class YOLO(NetworkMethods, EventMethods):
     """A detector for scripts: `YOLO("yolov12.yaml").train(data=..., scale="n")`, `YOLO("best.pt").predict("images/")`.
 
     model: the path of a graph (.yaml), of a checkpoint (.pt), or of an exported model, which predicts and validates
@@ -207,7 +207,8 @@ class YOLO(NetworkMethods):
         source = settings.source if source is LEFT_OUT else source
         events.callbacks["on_predict_start"].insert(0, lambda running: setattr(self, "predictor", running))
         network = self._network_for(settings)
-        results = run_predict(network, settings, source, settings.verbose, events, network=self.verbose)
+        explains = self.verbose or settings.verbose and "verbose" in settings.given
+        results = run_predict(network, settings, source, settings.verbose, events, network=explains)
         return results if stream else list(results)
 
     @overload
@@ -232,23 +233,6 @@ class YOLO(NetworkMethods):
         if verbose or detailed:
             print(text.getvalue().rstrip("\n") if detailed else text.getvalue().splitlines()[-1])
         return Info(summary.layers, summary.parameters, summary.gradients, summary.gflops)
-
-    @property
-    def callbacks(self) -> dict[str, list]:
-        """The functions of each event."""
-        return self._events.callbacks
-
-    def add_callback(self, event: str, func) -> None:
-        """Call `func` at an event of a run (callbacks.EVENTS) with its trainer, validator or predictor."""
-        self._events.add(event, func)
-
-    def clear_callback(self, event: str) -> None:
-        """Remove the functions of one event."""
-        self._events.callbacks.pop(event, None)
-
-    def reset_callbacks(self) -> None:
-        """Remove all functions."""
-        self._events.callbacks.clear()
 
     @overload
     def track(

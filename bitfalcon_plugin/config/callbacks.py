@@ -59,3 +59,26 @@ class Events:
         """Call the functions of an event with the trainer, validator or predictor. Their errors end the run."""
         for function in tuple(self.callbacks.get(event, ())):
             function(subject)
+
+
+class EventMethods:
+    """The part of YOLO that is about functions at events. A class that inherits sets `_events`."""
+
+    _events: Events
+
+    @property
+    def callbacks(self) -> dict[str, list]:
+        """The functions of each event."""
+        return self._events.callbacks
+
+    def add_callback(self, event: str, func) -> None:
+        """Call `func` at an event of a run (EVENTS) with its trainer, validator or predictor."""
+        self._events.add(event, func)
+
+    def clear_callback(self, event: str) -> None:
+        """Remove the functions of one event."""
+        self._events.callbacks.pop(event, None)
+
+    def reset_callbacks(self) -> None:
+        """Remove all functions."""
+        self._events.callbacks.clear()
