@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from numpy.random import RandomState
@@ -175,6 +174,8 @@ def write(clip: Clip, path: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
+    import cv2  # an extra: the measurement alone needs it
+
     cv2.setNumThreads(1)
     given = dict(argument.split("=", 1) for argument in arguments)
     count, seed = int(given.get("frames", 240)), int(given.get("seed", 0))

@@ -205,7 +205,7 @@ LEANS: dict[str, Lean] = {
     ),
     "Module._parameters, _buffers, _modules: the dicts of a module's parts": Lean(
         r"(?<!self)(?<!layer)\._(parameters|buffers|modules)\b|\"_(parameters|buffers|modules)\"",
-        ("models", "compat.standins"),
+        ("models", "compat.standins", "tasks.script_model", "dropin.engine.networks"),
         "preparing a model fails; files of others are read all the same, because they keep these names",
         lambda: parts_of_a_module("_parameters", "_buffers", "_modules"),
     ),
@@ -217,7 +217,7 @@ LEANS: dict[str, Lean] = {
     ),
     "Module._forward_hooks, _forward_pre_hooks: whether somebody watches a layer": Lean(
         r"_forward_(pre_)?hooks",
-        ("models.inference",),
+        ("models.inference", "tasks.script_model"),
         "preparing a model fails",
         lambda: parts_of_a_module("_forward_hooks", "_forward_pre_hooks"),
     ),
@@ -282,7 +282,7 @@ LEANS: dict[str, Lean] = {
         lambda: hasattr(torch.cpu, "_is_avx2_supported"),
     ),
     "torch.utils.flop_counter.FlopCounterMode: counts operations (no page of the documentation has it)": Lean(
-        r"torch\.utils\.flop_counter", ("models",), "ImportError in `info`", flops_are_counted
+        r"torch\.utils\.flop_counter", ("models", "dropin.utils.networks"), "ImportError in `info`", flops_are_counted
     ),
     "distributed_c10d._abort_process_group: leaves a group whose other processes are gone": Lean(
         "_abort_process_group",

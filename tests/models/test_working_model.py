@@ -62,7 +62,7 @@ def test_changes_of_weights_are_noticed_however_they_are_made(place):
         lambda: setattr(weight, "data", weight.data.flip(0)),  # the same numbers in another order
         lambda: weight.data.neg_(),
         lambda: yolo.model.model[1].bn.running_mean.data.add_(1),
-        lambda: yolo.state_dict()["model.1.conv.weight"].zero_(),
+        lambda: yolo.state_dict()["model.model.1.conv.weight"].zero_(),
     ):
         change()
         predict_boxes(yolo)

@@ -122,10 +122,13 @@ def is_parallel(model: nn.Module) -> bool:
     return isinstance(model, (nn.parallel.DataParallel, nn.parallel.DistributedDataParallel))
 
 
+COMPILED = "_orig_mod"  # attribute of what torch.compile returns: the network inside
+
+
 def de_parallel(model: nn.Module) -> nn.Module:
     """Return the network inside the wrappers for several GPUs and for compilation."""
-    while is_parallel(model) or hasattr(model, "_orig_mod"):
-        model = model.module if is_parallel(model) else model._orig_mod
+    while is_parallel(model) or hasattr(model, COMPILED):
+        model = model.module if is_parallel(model) else getattr(model, COMPILED)
     return model
 
 
