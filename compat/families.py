@@ -74,7 +74,8 @@ SIZES: dict[str, dict[tuple[int, int], str]] = {
 }
 SIZES["turbo"] = SIZES["v1"]
 GRAPHS = {"v1": "yolov12.yaml", "turbo": "yolov12-turbo.yaml", "yolo11": "yolo11.yaml", "yolov8": "yolov8.yaml"}
-SUFFIXES = {"detect": "", "segment": "-seg", "classify": "-cls"}  # of the names of graphs, by task
+# of the names of graphs, by task
+SUFFIXES = {"detect": "", "segment": "-seg", "classify": "-cls", "pose": "-pose", "obb": "-obb"}
 
 # Tensor key that identifies a family; the first family whose key is present is chosen.
 FAMILY_KEYS = {

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from ..compat.families import SUFFIXES
 from ..config.errors import MissingFileError, UserError, raise_problems
 from ..config.notes import print_note
 from ..config.settings import Settings
@@ -19,7 +20,6 @@ from .graph.rows import Graph, resolve
 from .modules import entry, known_modules, lookup
 
 DEFAULT_MODEL = "yolov12.yaml"
-SUFFIXES = {"detect": "", "segment": "-seg", "classify": "-cls", "pose": "-pose", "obb": "-obb"}  # of names of graphs
 
 
 def task_of_document(document: Mapping[str, object]) -> str:

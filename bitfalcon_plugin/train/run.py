@@ -21,7 +21,7 @@ from ..data.dataset import Scan
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.formats.yolo import RowReader
 from ..data.from_settings import find_data, legal_side, scan_split
-from ..models.build import DEFAULT_MODEL, graph_from_settings, task_of_document
+from ..models.build import DEFAULT_MODEL, graph_from_settings, task_of_graph
 from ..models.detector import Detector
 from ..models.inference.precision import training_precision
 from ..models.inference.prepare import fold_for_inference
@@ -99,9 +99,9 @@ def _new_run(
         settings = resumed_settings(resumed, settings)
     elif checkpoint is None:  # a wrong graph is reported before data are read or generated
         graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings)
-        settings = settings.replace(task=task_of_document(graph.document))
+        settings = settings.replace(task=task_of_graph(graph))
     else:
-        settings = settings.replace(task=task_of_document(checkpoint.graph.document))
+        settings = settings.replace(task=task_of_graph(checkpoint.graph))
     with world.main_first():  # generated data are written once
         data, settings = steps("data", find_data, settings)
     if resumed is not None:

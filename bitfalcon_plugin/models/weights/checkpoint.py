@@ -293,9 +293,8 @@ def _saved_graph(content: Mapping[str, object]) -> Graph:
     document, name, scale = saved["document"], one_line(saved["name"]), saved["scale"]
     names = {index: one_line(text, MAX_TEXT) for index, text in saved["names"].items()}
     task = content.get("source", {}).get("task", "detect")
-    if (
-        task not in head_tasks() or task != "detect" and not document
-    ):  # converted: no head here, or no graph in the file
+    # A converted file whose head is not built here, or that has no graph, gets a graph without rows.
+    if task not in head_tasks() or task != "detect" and not document:
         return Graph(name, document, (), saved["nc"], names, scale, saved["variant"], None, 3)
     return resolve_graph(
         document,
