@@ -74,16 +74,20 @@ SIZES: dict[str, dict[tuple[int, int], str]] = {
 }
 SIZES["turbo"] = SIZES["v1"]
 GRAPHS = {"v1": "yolov12.yaml", "turbo": "yolov12-turbo.yaml", "yolo11": "yolo11.yaml", "yolov8": "yolov8.yaml"}
+STRIDES = {0: (1,), 3: (8, 16, 32)}  # of those graphs, by the number of levels of their head
 # of the names of graphs, by task
 SUFFIXES = {"detect": "", "segment": "-seg", "classify": "-cls", "pose": "-pose", "obb": "-obb"}
 
-# Tensor key that identifies a family; the first family whose key is present is chosen.
-FAMILY_KEYS = {
-    "turbo": "model.6.m.0.0.attn.qk.conv.weight",
-    "v1": "model.6.m.0.0.attn.qkv.conv.weight",
-    "yolo11": "model.10.m.0.ffn.0.conv.weight",
-    "yolov8": "model.9.cv2.conv.weight",
-}
+# A family, and tensor keys that identify it; the first family whose keys are all present is chosen. Lines with a key
+# `linear` are classification graphs, which lack the row of pyramid pooling.
+FAMILY_KEYS = (
+    ("turbo", {"model.6.m.0.0.attn.qk.conv.weight"}),
+    ("v1", {"model.6.m.0.0.attn.qkv.conv.weight"}),
+    ("yolo11", {"model.10.m.0.ffn.0.conv.weight"}),
+    ("yolo11", {"model.9.m.0.ffn.0.conv.weight", "model.10.linear.weight"}),
+    ("yolov8", {"model.9.cv2.conv.weight"}),
+    ("yolov8", {"model.8.m.0.cv2.conv.weight", "model.9.linear.weight"}),
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ class Recognised:
 
     family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without attention. scale: '' for
     an unknown one. graph: the shipped YAML, '' for another graph. task: detect, segment, classify. strides: of the
-    levels of the head, () where they are unknown.
+    levels of the head, (1,) for a head without levels, () where they are unknown.
     """
 
     family: str
@@ -116,13 +120,13 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
         )
     head = f"model.{max(rows)}."
     task, nc, reg_max, levels = _head(state, head)
-    stock = next((family for family, key in FAMILY_KEYS.items() if key in state), None)
+    stock = next((family for family, keys in FAMILY_KEYS if keys <= state.keys()), None)
     if stock is None or "model.0.conv.weight" not in state:
         return Recognised(_layout(state), _variant(state), "", "", task, nc, reg_max, ())
     items = len({key.split(".")[3] for key in state if key.startswith("model.6.m.")})
     scale = SIZES[stock].get((len(state["model.0.conv.weight"]), items), "")
-    strides = (8, 16, 32) if levels == 3 else ()
-    graph = GRAPHS[stock].replace(".yaml", f"{SUFFIXES[task]}.yaml")
+    strides = STRIDES.get(levels, ())
+    graph = GRAPHS[stock].replace(".yaml", f"{SUFFIXES[task]}.yaml") if strides else ""
     return Recognised(stock, _variant(state), scale, graph, task, nc, reg_max, strides)
 
 

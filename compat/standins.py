@@ -23,6 +23,11 @@ MAX_PARTS = 100_000  # modules, tensors and values that are visited; yolov12n: 4
 MAX_ARRAY = 65_536  # bytes of a numpy array among the attributes
 MAX_PATH = 4_096  # characters
 PARTS = ("_parameters", "_buffers", "_modules")
+TRANSFORMS = (  # classes of steps that prepare an image (spec/segment-classify.md 2.3)
+    "torchvision.transforms.transforms.",
+    "ultralytics.data.augment.",
+    "ultralytics.yolo.data.augment.",
+)
 SCALARS = (str, int, float, bool, type(None), bytes)
 
 
@@ -169,8 +174,11 @@ class Plainer:
         return made
 
     def foreign(self, value: StandIn, depth: int) -> object:
-        """Paths as text, numpy's scalars and arrays as numbers and tensors, namespaces as dicts."""
+        """Paths as text, numpy's scalars and arrays as numbers and tensors, namespaces and transforms as dicts."""
         last = value.full_name.rpartition(".")[2]
+        if value.full_name.startswith(TRANSFORMS):
+            shown = {key: item for key, item in value.attributes().items() if type(key) is str and key[:1] != "_"}
+            return {"class": last, **self.entries(shown, depth)}
         if last.endswith("Namespace"):
             return self.entries(value.attributes(), depth)
         rule = FORMS.get(last) if value.full_name.startswith(("pathlib.", "numpy.")) else None

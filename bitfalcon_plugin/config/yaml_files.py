@@ -31,6 +31,9 @@ SHIPPED_VARIANTS = {
     ("yolov12-seg", "turbo"): "yolov12-turbo-seg",
     ("yolov12-seg", "turbo-all-residual"): "yolov12-turbo-seg",
     ("yolov12-turbo-seg", "v1"): "yolov12-seg",
+    ("yolov12-cls", "turbo"): "yolov12-turbo-cls",
+    ("yolov12-cls", "turbo-all-residual"): "yolov12-turbo-cls",
+    ("yolov12-turbo-cls", "v1"): "yolov12-cls",
 }
 
 

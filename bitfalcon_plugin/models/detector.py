@@ -20,17 +20,17 @@ from .graph.rows import Graph, Row
 from .graph.rules import shown
 from .modules import entry
 from .modules.bit_activations import QuantisedLayer
-from .modules.conv import EPS, MOMENTUM, DefaultActivation
+from .modules.conv import DefaultActivation
 from .modules.head import Raw
 
 PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
 
 
 class Detector(nn.Module):
-    """A detection network built from a Graph. Rows are `model.<index>`, as in published checkpoints.
+    """A network built from a Graph, with the head of its task. Rows are `model.<index>`, as in published checkpoints.
 
-    stride (Tensor[levels]): pixels a cell of each level, in the head's order; strides: the same as a tuple. multiple:
-    the sides of an image must be multiples of it. names: class index to name.
+    stride (Tensor[levels]): pixels a cell of each level, in the head's order; strides: the same as a tuple. A head
+    without levels has (1.0,). multiple: the sides of an image must be multiples of it. names: class index to name.
 
     checkpointing: where it is True, training computes the inside of each row a second time in the backward pass instead
     of storing it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): less memory, more time.
@@ -57,7 +57,7 @@ class Detector(nn.Module):
         apply_policies(self.model, graph)
         for module in self.modules():
             if isinstance(module, nn.BatchNorm2d):  # of nn.X and registered rows too (spec/interface.md section 4)
-                module.eps, module.momentum = EPS, MOMENTUM
+                module.eps, module.momentum = self.norm
         # rows whose output is stored, because a later row than the next reads it
         self.stored_rows = frozenset(source for row in graph.rows for source in row.sources if source != row.index - 1)
         strides, self.multiple = measured or self._measure_strides()
@@ -75,6 +75,11 @@ class Detector(nn.Module):
     def task(self) -> str:
         """The task that the head row names, a key of tasks.TASKS."""
         return entry(self.graph.rows[-1].module).rule.task
+
+    @property
+    def norm(self) -> tuple[float, float]:
+        """The eps and momentum that a batch norm of a model with this head usually has."""
+        return entry(self.graph.rows[-1].module).rule.norm
 
     @property
     def reg_max(self) -> int:
@@ -108,7 +113,8 @@ class Detector(nn.Module):
         return x
 
     def decode(self, raw: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> Tensor:
-        """Raw outputs -> (B, 4+nc, A) float32: xywh in pixels of the network input, then class probabilities.
+        """Raw outputs -> float32, as the head says: boxes (B, 4+nc, A), xywh in pixels of the network input and then
+        class probabilities; of a classification head class probabilities alone, (B, nc).
 
         size: (H, W) of the images; only needed for a plain mapping that does not carry the sizes of its levels.
         """
@@ -147,7 +153,9 @@ class Detector(nn.Module):
             f"{name} does not fit together (maps are channels x height x width of a {PROBE} px image):", problems
         )
         self.train(training)
-        levels = [(source, *maps[source].shape[-2:]) for source in self.graph.rows[-1].sources]
+        head = self.graph.rows[-1]
+        has_levels = getattr(maps[head.index], "sizes", None) != ()
+        levels = [(source, *maps[source].shape[-2:]) for source in head.sources if has_levels]
         raise_problems(
             f"{name}: levels of a {PROBE} px image without a stride:",
             [
@@ -156,18 +164,18 @@ class Detector(nn.Module):
                 if PROBE % height or height != width
             ],
         )
-        strides = tuple(PROBE / height for _, height, _ in levels)
+        strides = tuple(PROBE / height for _, height, _ in levels) or (1.0,)
         inner = (maps[row.index].shape[-2] for row in self.graph.rows[:-1])
         coarsest = max(*strides, *(PROBE / height for height in inner if height > 1))  # one cell: pooled over the image
         return strides, 1 << math.ceil(math.log2(coarsest))
 
 
-def odd_norms(model: nn.Module) -> dict[str, list[float]]:
+def odd_norms(model: Detector) -> dict[str, list[float]]:
     """eps and momentum of the batch norms that differ from the usual ones, by module name."""
     return {
         name: [module.eps, module.momentum]
         for name, module in model.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and (module.eps, module.momentum) != (EPS, MOMENTUM)
+        if isinstance(module, nn.BatchNorm2d) and (module.eps, module.momentum) != model.norm
     }
 
 
@@ -223,8 +231,10 @@ def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[
     except Exception as error:
         problems.append(f"{location}: {_reason(error)}")
         return
-    if row.kind == "head" and (not isinstance(out, Mapping) or not {"boxes", "scores"} <= set(out)):
-        problems.append(f"{location}: a head gives modules.Raw, a mapping of boxes and scores, not {_size(out)}")
+    expected = entry(row.module).rule.outputs
+    if row.kind == "head" and (not isinstance(out, Mapping) or not set(expected) <= set(out)):
+        names = " and ".join(expected)
+        problems.append(f"{location}: a head gives modules.Raw, a mapping of {names}, not {_size(out)}")
     elif row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
         problems.append(
             f"{location}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "

@@ -44,7 +44,7 @@ class PairsHead(nn.Module):
     def forward(self, maps: Sequence[Tensor]) -> Outputs:
         raw = super().forward(maps)
         sizes = getattr(raw, "sizes", None) or [tuple(x.shape[-2:]) for x in maps]
-        maps = Raw(raw["boxes"], raw["scores"], sizes).levels()
+        maps = Raw(raw, sizes).levels()
         self.others = tuple(name for name in raw if name not in ("boxes", "scores"))
         outputs = (maps, *(raw[name] for name in self.others)) if self.others else maps
         if self.training:

@@ -45,7 +45,7 @@ def model() -> Detector:
 def test_raw_outputs_are_the_same_kind_in_training_and_outside(model):
     for mode in (True, False):
         raw = copy.deepcopy(model).train(mode)(torch.rand(2, 3, 64, 96))
-        assert type(raw) is Raw and list(raw) == ["boxes", "scores"] and raw.sizes == [(8, 12), (4, 6), (2, 3)]
+        assert type(raw) is Raw and list(raw) == ["boxes", "scores"] and raw.sizes == ((8, 12), (4, 6), (2, 3))
         assert raw["boxes"].shape == (2, 64, 126) and raw["scores"].shape == (2, 3, 126)
 
 
@@ -147,7 +147,7 @@ def test_levels_and_multiple():
     with pytest.raises(ValueError, match="multiples of 4"):
         model(torch.rand(1, 3, 6, 8))
     twice = small_model(down, head=[([0, 0], 1, "Detect", ["nc"])])
-    assert twice.strides == (2.0, 2.0) and twice(torch.rand(1, 3, 4, 4)).sizes == [(2, 2), (2, 2)]
+    assert twice.strides == (2.0, 2.0) and twice(torch.rand(1, 3, 4, 4)).sizes == ((2, 2), (2, 2))
     pooled = small_model(down, (-1, 1, "nn.AdaptiveAvgPool2d", [1]), head=[([0], 1, "Detect", ["nc"])])
     assert pooled.multiple == 2
 

@@ -16,6 +16,8 @@ from .bit_policy import Policy, read_policies
 from .rules import VARIANTS, activation_name, shown
 
 LISTS = ("backbone", "neck", "head")
+# heads whose turbo graphs are residual at every scale (spec/segment-classify.md 1.1, 2.1)
+RESIDUAL_HEADS = ("Segment", "Classify")
 # A misspelt one of these changes the model.
 SHAPING_KEYS = ("scales", "depth_multiple", "width_multiple", "activation", "reg_max", *LISTS)
 OTHER_KEYS = "nc names scale ch channels end2end inplace yaml_file variant class_width bit"
@@ -154,7 +156,8 @@ def _variant(document: Mapping, override: str | None, problems: list[str], notes
     elif document.get("variant"):
         variant, reason = document["variant"], "as the YAML says"
     elif is_grouped:
-        variant, reason = "turbo", "rows 1 and 3 are grouped"
+        is_residual = isinstance(rows[-1], list) and any(head in rows[-1][2:3] for head in RESIDUAL_HEADS)
+        variant, reason = "turbo-all-residual" if is_residual else "turbo", "rows 1 and 3 are grouped"
     else:
         variant, reason = "v1", "the default"
     if not isinstance(variant, str) or variant not in VARIANTS:

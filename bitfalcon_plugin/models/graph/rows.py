@@ -18,7 +18,7 @@ from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth,
 
 MAX_CHANNELS = 16_384  # largest number of output channels of a row; a larger number is a mistake or an attack
 MAX_REPEATS = 1_000
-OTHER_TASKS = frozenset({"Classify", "Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"})
+OTHER_TASKS = frozenset({"Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"})
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,8 @@ class _RowReader:
         except KeyError:
             pass
         if module in OTHER_TASKS:
-            text = "belongs to a task or a head that is not built here; the heads are Detect, BitDetect and Segment"
+            heads = "Detect, BitDetect, Segment and Classify"
+            text = f"belongs to a task or a head that is not built here; the heads are {heads}"
         else:
             names = ", ".join(sorted(name for name in self.known if "." not in name))
             hint = did_you_mean(module[:80], self.known)
@@ -188,7 +189,7 @@ class _RowReader:
                 earlier = f"rows 0 to {index - 1} come before it" if index else "the first row reads the image: -1"
                 self.problem(f"from {shown(value)} is no earlier row; {earlier}")
             elif row >= 0 and self.rows[row].kind == "head":
-                self.problem(f"from {value} is a detection head, whose outputs are not a feature map")
+                self.problem(f"from {value} is a head, whose outputs are not a feature map")
             else:
                 rows.append(row)
         single = signature is not None and signature.rule.kind not in ("join", "head")

@@ -16,6 +16,7 @@ from types import MappingProxyType
 
 from ...config.errors import UserError, did_you_mean
 
+EPS, MOMENTUM = 1e-3, 0.03  # batch norm of models whose head says nothing else (spec/interface.md section 4)
 MAX_TEXT = 1000  # characters of a literal or an activation, because a parser's stack is finite
 
 KINDS = MappingProxyType(
@@ -26,7 +27,7 @@ KINDS = MappingProxyType(
         "norm": "(c_in), whatever the row says; as many channels come out as go in; repeats follow each other",
         "plain": "(*args) as written; the second is the number of channels that come out; repeats follow each other",
         "join": "(*args); takes a list of maps, their channels add up",
-        "head": "(*args, channels=[...]); the detection head, the last row; forward takes a list of maps and gives Raw",
+        "head": "(*args, channels=[...]); the head of a task, the last row; forward takes a list of maps and gives Raw",
     }
 )
 
@@ -38,7 +39,8 @@ class Rule:
     kind: a key of KINDS. modern: a graph with such a row has the depthwise-separable class branch of Detect. legacy,
     class_width: the constructor takes `legacy=`, `class_width=`. declared_input: a row may name its input channels
     first. scaling: a key of SCALING or "". scaled: the position of a head's argument that follows the width rule; 0:
-    none does. task: the task whose outputs a head gives (tasks.TASKS).
+    none does. task: the task whose outputs a head gives (tasks.TASKS). outputs: the names of those that it must give.
+    norm: eps and momentum of every batch norm in a model with this head.
 
     Raises UserError for an unknown kind or scaling.
     """
@@ -51,6 +53,8 @@ class Rule:
     scaling: str = ""
     scaled: int = 0
     task: str = "detect"
+    outputs: tuple[str, ...] = ("boxes", "scores")
+    norm: tuple[float, float] = (EPS, MOMENTUM)
 
     def __post_init__(self):
         for word, value, known in (("rule", self.kind, (*KINDS,)), ("scaling", self.scaling, ("", *SCALING))):

@@ -18,6 +18,7 @@ from ...config.errors import UserError
 from ..graph.rules import Rule, Signature
 from .attention import C2PSA, A2C2f, AAttn, ABlock, AreaAttn, PSABlock
 from .blocks import C2, C3, RELAN, SPPF, Bottleneck, C2f, C3k, C3k2, Concat
+from .classify import NORM, Classify
 from .conv import Conv, DWConv, SepConv7x7
 from .head import BitDetect, Detect
 from .segment import Segment
@@ -58,6 +59,7 @@ MODULES: dict[str, Entry] = {
     "Detect": Entry(Detect, Rule("head", legacy=True, class_width=True)),
     "BitDetect": Entry(BitDetect, Rule("head", class_width=True)),
     "Segment": Entry(Segment, Rule("head", legacy=True, class_width=True, scaled=2, task="segment")),
+    "Classify": Entry(Classify, Rule("head", task="classify", outputs=("logits",), norm=NORM)),
 }
 
 # Imported when a row names them: torchvision's import takes as long as torch's own.
@@ -70,8 +72,9 @@ FILLED = {"head": ("channels", "legacy", "class_width")}  # parameters that the 
 def register(name: str, cls: Callable[..., nn.Module], rule: str | Rule = "block") -> None:
     """Add a module to the graph language: `name` in a row builds `cls` as `rule` says (a key of rules.KINDS or a Rule).
 
-    cls: an nn.Module class, or a function that makes one. A head has attributes nc and reg_max, `forward(maps) -> Raw`,
-    `decode(raw, sizes, strides)`, and may have `start_biases(strides)`. Registering the same again changes nothing.
+    cls: an nn.Module class, or a function that makes one. A head has an attribute nc, `forward(maps) -> Raw` and
+    `decode(raw, sizes, strides)`; one of detection also has reg_max. It may have `start_biases(strides)` and
+    `class_layers()`, the names of its layers with a row for each class. Registering the same again changes nothing.
 
     Raises UserError for a name that means something else, also in torch.nn, for an unknown rule and for a cls that
     cannot be called.

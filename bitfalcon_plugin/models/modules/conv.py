@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-EPS, MOMENTUM = 1e-3, 0.03  # batch norm of detection models (spec/interface.md section 4)
+from ..graph.rules import EPS, MOMENTUM
 
 
 class DefaultActivation(nn.SiLU):

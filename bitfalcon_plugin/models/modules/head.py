@@ -7,7 +7,7 @@ Written from spec/interface.md sections 3.4 and 4. Attribute names are the keys 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,18 +22,18 @@ BOX_BIAS = 2.0  # spec/families.md section 3
 
 
 class Raw(dict):
-    """The raw outputs of a detector, the same in training and in inference.
+    """The raw outputs of a head by name, the same in training and in inference.
 
     boxes (Tensor[B, 4*reg_max, A]): logits of the distributions of left, top, right, bottom, in strides.
     scores (Tensor[B, nc, A]): class logits. A runs over the levels, fine to coarse, each row-major.
-    sizes: (h, w) of each level, which decoding needs. others: further outputs of the head's task, by name.
+    Other heads have other outputs. sizes: (h, w) of each level, which decoding needs; () for outputs without levels.
 
     An index is the map of a level: raw[0] (Tensor[B, 4*reg_max+nc, h, w]) is the finest, boxes before scores.
     """
 
-    def __init__(self, boxes: Tensor, scores: Tensor, sizes: Sequence[tuple[int, int]], **others: Tensor):
-        super().__init__(boxes=boxes, scores=scores, **others)
-        self.sizes = list(sizes)
+    def __init__(self, outputs: Mapping[str, Tensor], sizes: Sequence[tuple[int, int]] = ()):
+        super().__init__(outputs)
+        self.sizes = tuple(sizes)
 
     def __missing__(self, key: object) -> Tensor:
         if isinstance(key, int):
@@ -51,7 +51,7 @@ class Raw(dict):
         """The raw outputs whose maps are `levels`. box_channels: 4*reg_max."""
         both = torch.cat([level.flatten(2) for level in levels], 2)
         sizes = [(level.shape[2], level.shape[3]) for level in levels]
-        return cls(both[:, :box_channels], both[:, box_channels:], sizes)
+        return cls({"boxes": both[:, :box_channels], "scores": both[:, box_channels:]}, sizes)
 
 
 class DFL(nn.Module):
@@ -93,7 +93,8 @@ class Detect(nn.Module):
         maps = [self._shared(level, x) for level, x in enumerate(maps)]
         boxes = [branch(x).flatten(2) for branch, x in zip(self.cv2, maps, strict=True)]  # (B, 4*reg_max, h*w)
         scores = [branch(x).flatten(2) for branch, x in zip(self.cv3, maps, strict=True)]  # (B, nc, h*w)
-        return Raw(torch.cat(boxes, 2), torch.cat(scores, 2), [tuple(x.shape[-2:]) for x in maps])
+        sizes = [tuple(x.shape[-2:]) for x in maps]
+        return Raw({"boxes": torch.cat(boxes, 2), "scores": torch.cat(scores, 2)}, sizes)
 
     def _shared(self, level: int, x: Tensor) -> Tensor | Quantised:
         # A level that both branches take as codes is quantised once, by the box branch (see `share`).
@@ -103,6 +104,10 @@ class Detect(nn.Module):
     def branches(self) -> Iterator[nn.Sequential]:
         """Every branch of every level."""
         yield from (*self.cv2, *self.cv3)
+
+    def class_layers(self) -> list[str]:
+        """The layers that have a row for each class, by their names in the head."""
+        return [f"cv3.{level}.2" for level in range(len(self.cv3))]
 
     def fuse(self) -> None:
         """Fold the branches; a ternary layer gives the next one codes."""

@@ -21,12 +21,13 @@ from ...config.yaml_files import find_model
 from ..build import resolve_graph, state_shapes
 from ..graph.document import LISTS
 from ..graph.rows import Graph
-from ..modules import head_tasks
-from ..modules.conv import EPS, MOMENTUM
+from ..graph.rules import EPS, MOMENTUM
+from ..modules import entry, head_tasks
 from .checkpoint import MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, checkpoint_from, own_content, write_tensors
 
 ADOPTED_SETTINGS = ("data", "imgsz", "single_cls")  # training settings that are copied from a foreign checkpoint
 MAX_EPOCH = 10**6
+COARSEST = 32  # pixels a cell of the last row of the backbone, in every shipped graph of a family
 PLAIN = (str, int, float, bool, type(None))  # values of a YAML
 
 
@@ -155,7 +156,7 @@ def to_checkpoint(opened: ForeignCheckpoint) -> Checkpoint:
         epoch=opened.epoch,
         license=opened.license,
         date=opened.date,
-        norms=_norms(opened.foreign, report.converted),
+        norms=_norms(opened.foreign, report.converted, entry(graph.rows[-1].module).rule.norm),
         source=_source(opened),
         measured=_measured(opened, graph),
         compared=True,
@@ -169,12 +170,20 @@ def _by_index(names: Mapping) -> list:
 def _settings(foreign: ForeignContent) -> dict[str, object]:
     # A value that our settings refuse would stop every verb, with a complaint about something that the user never gave.
     arguments = foreign.attributes.get("train_args")
-    if not isinstance(arguments, Mapping):
-        return {}
+    arguments = arguments if isinstance(arguments, Mapping) else {}
+    if (side := _resized_to(foreign.attributes.get("transforms"))) and arguments.get("imgsz") is None:
+        arguments = {**arguments, "imgsz": side}
     given = {key: arguments[key] for key in ADOPTED_SETTINGS if arguments.get(key) is not None}
     is_text = {key: isinstance(value, str) for key, value in given.items()}
     printable = {key: value for key, value in given.items() if not is_text[key] or value.isprintable()}
     return {key: value for key, value in printable.items() if not draft_of({key: value}).problems}
+
+
+def _resized_to(transforms: object) -> object:
+    # The side that the images of a classification model are resized to, as its file says; None where it does not.
+    steps = transforms.get("transforms") if isinstance(transforms, Mapping) else None
+    steps = [step for step in steps if isinstance(step, Mapping)] if isinstance(steps, (list, tuple)) else []
+    return next((step.get("size") for step in steps if step.get("class") == "Resize"), None)
 
 
 def _graph(opened: ForeignCheckpoint) -> Graph:
@@ -236,17 +245,19 @@ def _measured(opened: ForeignCheckpoint, graph: Graph) -> tuple[tuple[int, ...],
         return None
     shipped = find_model(opened.recognised.graph).document
     same = all(graph.document.get(part) == shipped.get(part) for part in LISTS)
-    return (opened.recognised.strides, max(opened.recognised.strides)) if same else None
+    return (opened.recognised.strides, COARSEST) if same else None
 
 
-def _norms(foreign: ForeignContent, converted_keys: Mapping[str, str]) -> dict[str, list[float]]:
-    # eps and momentum of the batch norms that differ from the usual, by our module name
+def _norms(
+    foreign: ForeignContent, converted_keys: Mapping[str, str], usual: tuple[float, float]
+) -> dict[str, list[float]]:
+    # eps and momentum of the batch norms that differ from the usual ones, by our module name
     norms = {}
     for module, eps in foreign.eps.items():
         our_module = converted_keys.get(f"{module}.weight", "").removesuffix(".weight")
         momentum = foreign.momentum.get(module)
-        momentum = MOMENTUM if momentum is None else momentum
-        if our_module and (eps, momentum) != (EPS, MOMENTUM):
+        momentum = usual[1] if momentum is None else momentum
+        if our_module and (eps, momentum) != usual:
             norms[our_module] = [float(eps), float(momentum)]
     return norms
 
@@ -268,7 +279,7 @@ def convert_foreign(opened: ForeignCheckpoint) -> Checkpoint:
         license=opened.license,
         date=opened.date,
         source=_source(opened),
-        norms=_norms(opened.foreign, report.converted),
+        norms=_norms(opened.foreign, report.converted, (EPS, MOMENTUM)),
     )
 
 

@@ -1,6 +1,6 @@
 """Take over the weights of a checkpoint into a model, which may have other classes or another graph.
 
-A tensor that has the same name and shape in both is taken over; of the last layers of the class branches, the rows of
+A tensor that has the same name and shape in both is taken over; of the layers with a row for each class, the rows of
 classes with the same name. The others keep their fresh values.
 """
 
@@ -82,8 +82,7 @@ def transfer(
     """
     checkpoint.to_train(path)
     model_state, state = model.state_dict(), checkpoint.state
-    last = f"model.{len(model.model) - 1}.cv3."
-    class_layers = {name for name in model_state if name.startswith(last) and name.split(".")[-2] == "2"}
+    class_layers = _class_layers(model) & model_state.keys()
     has_names = dict(checkpoint.graph.names) == dict(model.names)
     same_classes = has_names or not by_name and checkpoint.graph.nc == model.nc
     replaced = set() if same_classes else class_layers
@@ -109,6 +108,13 @@ def transfer(
         name for name in class_layers if name in state and state[name].shape[1:] == model_state[name].shape[1:]
     }
     return _by_name(model_state, checkpoint, model.names, sorted(class_layers), result, same_width == class_layers)
+
+
+def _class_layers(model: Detector) -> set[str]:
+    """The weights and biases of the layers with a row for each class; a registered head may name none."""
+    names = model.head.class_layers() if hasattr(model.head, "class_layers") else ()
+    last = len(model.model) - 1
+    return {f"model.{last}.{name}.{part}" for name in names for part in ("weight", "bias")}
 
 
 def fitting(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:

@@ -26,7 +26,7 @@ MISTAKES = {
     ),
     "unknown nn": ([CONV, (-1, 1, "nn.Upsmaple", [None, 2])], ["nn.Upsmaple", "Did you mean 'nn.Upsample'"]),
     "no module class": ([CONV, (-1, 1, "nn.functional", [])], ["row 1", "'nn.functional' is unknown"]),
-    "another task": ([CONV, (-1, 1, "OBB", ["nc", 1])], ["row 1 (OBB)", "Detect, BitDetect and Segment"]),
+    "another task": ([CONV, (-1, 1, "OBB", ["nc", 1])], ["row 1 (OBB)", "Detect, BitDetect, Segment and Classify"]),
     "forward source": ([CONV, (5, 1, "Conv", [16])], ["backbone row 1 (Conv)", "from 5", "rows 0 to 0"]),
     "own row": ([CONV, (1, 1, "Conv", [16])], ["row 1", "from 1"]),
     "before the start": ([CONV, (-3, 1, "Conv", [16])], ["row 1", "from -3"]),
@@ -140,7 +140,7 @@ DOCUMENT_MISTAKES = {
     "head as a source": (
         small(CONV, head=[([0], 1, "Detect", ["nc"]), ([-1], 1, "Detect", ["nc"])]),
         {},
-        ["from -1 is a detection head"],
+        ["from -1 is a head, whose"],
     ),
     "other class count": (small(CONV, head=[([0], 1, "Detect", [80])]), {}, ["row 1 (Detect)", "nc=80", "nc=2"]),
     "head without nc": (

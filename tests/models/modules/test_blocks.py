@@ -240,7 +240,7 @@ def test_heads_and_their_decoding(head, reg_max):
     for branch in block.cv2:
         nn.init.normal_(branch[-1].weight, std=0.5)
     raw = block(maps)
-    assert type(raw) is Raw and set(raw) == {"boxes", "scores"} and raw.sizes == [(3, 5), (2, 3), (1, 2)]
+    assert type(raw) is Raw and set(raw) == {"boxes", "scores"} and raw.sizes == ((3, 5), (2, 3), (1, 2))
     for level, (start, end) in enumerate(((0, 15), (15, 21), (21, 23))):
         torch.testing.assert_close(raw["boxes"][:, :, start:end], block.cv2[level](maps[level]).flatten(2))
         torch.testing.assert_close(raw["scores"][:, :, start:end], block.cv3[level](maps[level]).flatten(2))
@@ -293,9 +293,9 @@ def test_head_keys_are_those_of_published_checkpoints():
 
 
 def test_raw_is_a_plain_mapping_that_can_be_copied():
-    raw = Raw(torch.ones(1), torch.zeros(1), [(1, 1)])
+    raw = Raw({"boxes": torch.ones(1), "scores": torch.zeros(1)}, [(1, 1)])
     again = copy.deepcopy(raw)
-    assert dict(again) == dict(raw) and again.sizes == [(1, 1)] and again["boxes"] is not raw["boxes"]
+    assert dict(again) == dict(raw) and again.sizes == ((1, 1),) and again["boxes"] is not raw["boxes"]
 
 
 # All

@@ -76,7 +76,8 @@ class Tiny(nn.Module):
         boxes, scores = (
             [conv(x).flatten(2) for conv, x in zip(convs, maps, strict=True)] for convs in (self.boxes, self.classes)
         )
-        return Raw(torch.cat(boxes, 2), torch.cat(scores, 2), [tuple(x.shape[-2:]) for x in maps])
+        sizes = [tuple(x.shape[-2:]) for x in maps]
+        return Raw({"boxes": torch.cat(boxes, 2), "scores": torch.cat(scores, 2)}, sizes)
 
 
 def document(*rows, head=None, **keys) -> dict:
