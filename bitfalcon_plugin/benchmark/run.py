@@ -28,7 +28,7 @@ from ..data.dataset import Sample
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names, find_data, scan_split
 from ..data.images import letterbox, read_image
-from ..data.loading.loader import Reading, ValLoader, workers_for
+from ..data.loading.loader import Reading, workers_for
 from ..data.shapes import draw as draw_shapes
 from ..export.compare import compare_candidates, tolerance_for
 from ..export.runtimes.runtime import Runtime
@@ -126,14 +126,15 @@ def _labelled(model: Detector, settings: Settings) -> tuple[DataSpec, Settings, 
     if not isinstance(settings.imgsz, int):
         side = max(settings.imgsz)
         raise UserError(f"imgsz={settings.imgsz}: with data= give one side, for example imgsz={side}.")
-    spec, settings = find_data(settings)
+    form = task_of(model).data
+    spec, settings = find_data(settings, form)
     names, own_names = list(class_names(settings, spec).values()), list(model.names.values())
     if names != own_names:
         raise UserError(
             f"{spec.path} has the classes {', '.join(names)}; the model knows {', '.join(own_names)}. "
             "Give the data it was trained for, or none."
         )
-    return spec, settings, scan_split(spec, settings.split, settings).samples
+    return spec, settings, scan_split(spec, settings.split, settings, form).samples
 
 
 def _compared_images(samples: Sequence[Sample], count: int) -> list[Tensor]:
@@ -243,9 +244,10 @@ def _finite(value: float) -> float | None:
 def _validate(runtime: Network | Runtime, conditions: Conditions) -> Metrics:
     reading = Reading(conditions.device, workers_for(conditions.device, conditions.settings))
     sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": runtime.multiple}
-    loader = ValLoader(conditions.samples, reading, rect=False, **sizes)
+    task = task_of(runtime)
+    loader = task.data.val_loader(conditions.samples, reading, conditions.settings, rect=False, **sizes)
     rule = Suppression(conf=DEFAULT_CONF, iou=IOU, max_det=conditions.settings.max_det, multi_label=True)
-    return validate(runtime, conditions.samples, loader, ValOptions(rule), task=task_of(runtime)).metrics
+    return validate(runtime, conditions.samples, loader, ValOptions(rule), task=task).metrics
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from ..models.build import DEFAULT_MODEL, build
 from ..models.inference.prepare import fold_for_inference
 from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
+from ..tasks import task_of
 from ..tasks.metrics import Metrics
 from ..train.resume import changed_settings, is_finished, newest, recorded_settings
 from ..train.run import run_train
@@ -233,9 +234,10 @@ def _evaluate(folder: Path, last: Checkpoint) -> Metrics:
     settings = recorded_settings(last)
     device = select_devices(settings.device)[0]
     model = fold_for_inference(load_checkpoint(folder / "weights" / "best.pt").model(), device)
-    data, settings = find_data(settings)
+    form = task_of(model).data
+    data, settings = find_data(settings, form)
     settings = legal_side(settings, model.multiple)
-    samples = scan_split(data, "val", settings).samples
+    samples = scan_split(data, "val", settings, form).samples
     pictures = Pictures(folder, model.names, settings.plots, board=False)
     validator, _ = validate_and_report(model, samples, settings, folder=folder, pictures=pictures)
     return validator.metrics

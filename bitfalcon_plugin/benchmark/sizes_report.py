@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config.settings import Settings, load_settings
-from ..data.from_settings import DEFAULT_DATA
 from ..models.build import DEFAULT_MODEL
 from ..plots.tradeoff import Panel, Point, draw_tradeoff
+from ..tasks import task_named
 from .record import Column, FloatOrNan, RecordFile, markdown_table
 from .timing import Timing, machine_line
 
@@ -89,7 +89,8 @@ COLUMNS = (
 def title(experiment: Experiment) -> str:
     """Return the heading of the table and of the picture."""
     settings = experiment.resolved
-    graph, data = Path(str(settings.model or DEFAULT_MODEL)), Path(str(settings.data or DEFAULT_DATA))
+    graph = Path(str(settings.model or DEFAULT_MODEL))
+    data = Path(str(settings.data or task_named(settings.task).data.default))
     return f"Sizes of {graph.name} on {data.name}"
 
 

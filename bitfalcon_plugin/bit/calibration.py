@@ -17,11 +17,11 @@ from torch.nn.modules.batchnorm import _BatchNorm  # the base of the batch norms
 
 from ..config.errors import UserError
 from ..config.settings import Settings
-from ..data.augmentation.augment import recipe_of
 from ..data.dataset import Sample
-from ..data.loading.loader import Reading, TrainLoader
+from ..data.loading.loader import Reading
 from ..models.detector import Detector
 from ..models.modules.bit_layers import BitLayer
+from ..tasks import task_of
 
 IMAGES, BATCH = 256, 16  # images that both scales and statistics need, and images of one batch
 
@@ -120,7 +120,7 @@ def calibration_images(
     # The largest batch that leaves no single image for the end.
     batch = next(size for size in range(BATCH, 1, -1) if len(chosen) % size != 1)
     weight = next(model.parameters())
-    sizes = {"imgsz": settings.imgsz, "batch": batch, "multiple": model.multiple}
-    loader = TrainLoader(chosen, Reading(weight.device), seed=settings.seed, **sizes)
-    for loaded, _ in loader.epoch(0, recipe_of(settings, closed=True)):
+    form, plain = task_of(model).data, settings.replace(batch=batch, rect=False, multi_scale=False)
+    loader = form.train_loader(chosen, Reading(weight.device), plain, model.multiple)
+    for loaded, _ in loader.epoch(0, form.recipe(settings, True)):
         yield loaded.images.to(weight.dtype)

@@ -21,11 +21,13 @@ from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..export.formats import ModelKind, model_kind
 from ..models.bitify import bitify
+from ..models.build import task_of_graph
 from ..models.detector import Detector, odd_norms
 from ..models.graph.bit_policy import NOTHING
 from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
+from ..tasks import task_named
 from ..tasks.metrics import Metrics
 from ..train.optim import auto_rule, planned_iterations
 from ..train.resume import is_finished, recorded_settings, to_resume
@@ -111,9 +113,10 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
         return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
     _check(settings)
     checkpoint = open_checkpoint(settings.model).to_train(settings.model)
-    data, settings = find_data(settings)
+    form = task_named(task_of_graph(checkpoint.graph)).data
+    data, settings = find_data(settings, form)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
-    samples = scan_split(data, "train", settings).samples
+    samples = scan_split(data, "train", settings, form).samples
     start = ternary_start(checkpoint, settings, samples)
     training = _training(settings, schedule_of(settings, checkpoint, len(samples)))
     return _finish_run(run_train(training, start, events))
@@ -173,8 +176,9 @@ def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
 
 def _finish_ended_run(path: Path, last: Checkpoint) -> Tuned:
     """Choose the weights of a run that ended after its last epoch, before its weights were compared."""
-    data, settings = find_data(recorded_settings(last))
-    train, val = (scan_split(data, split, settings).samples for split in ("train", "val"))
+    form = task_named(task_of_graph(last.graph)).data
+    data, settings = find_data(recorded_settings(last), form)
+    train, val = (scan_split(data, split, settings, form).samples for split in ("train", "val"))
     return choose_weights(path.with_name("best.pt"), path, settings, train, val, select_device(settings.device))
 
 

@@ -28,12 +28,14 @@ from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..export.formats import ModelKind, model_kind
 from ..models.bitify import parts_by_row, replace_alike, ternary_layers, weights_of
+from ..models.build import task_of_graph
 from ..models.detector import Detector
 from ..models.graph.bit_policy import PARTS
 from ..models.inference.prepare import prepare_for_inference
 from ..models.modules.bit_kernels import describe
 from ..models.weights.checkpoint import Checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
+from ..tasks import task_named
 from ..val.run import counted_batch
 from .calibration import calibrate, calibration_images
 from .packing import pack, packed_of, sizes
@@ -238,7 +240,8 @@ def _subject(settings: Settings) -> Subject:
     if settings.model is None or model_kind(settings.model) is not ModelKind.CHECKPOINT:
         raise UserError(f"bit mode={settings.step} starts from trained weights: give model=best.pt.")
     checkpoint = open_checkpoint(settings.model).to_train(settings.model)
-    data, settings = find_data(settings)
+    form = task_named(task_of_graph(checkpoint.graph)).data
+    data, settings = find_data(settings, form)
     same_classes(checkpoint.graph.names, class_names(settings, data), data)
     device = select_device(settings.device)
     model = checkpoint.model().to(device, memory_format=torch.channels_last).requires_grad_(False)
@@ -248,7 +251,7 @@ def _subject(settings: Settings) -> Subject:
             f"mode={settings.step} starts from a float model."
         )
     settings = counted_batch(legal_side(settings, model.multiple))
-    train, val = (scan_split(data, split, settings).samples for split in ("train", settings.split))
+    train, val = (scan_split(data, split, settings, form).samples for split in ("train", settings.split))
     return Subject(model, checkpoint, settings, train, val)
 
 

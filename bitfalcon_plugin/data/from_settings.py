@@ -8,12 +8,10 @@ from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..ops.letterbox import legal_size, rounding_note
-from .dataset import Scan, scan
-from .formats.dataset_yaml import DataSpec, load_data
-from .formats.yolo import RowReader, read_row
+from .data_format import DataFormat
+from .dataset import Scan
+from .formats.dataset_yaml import DataSpec
 
-DEFAULT_DATA = "shapes.yaml"
-OF_TASK = {"segment": "shapes-seg.yaml"}  # default data of tasks whose labels have another form
 MAX_NOTES = 20  # notes of a split that are printed
 
 
@@ -22,15 +20,18 @@ def class_names(settings: Settings, data: DataSpec) -> dict[int, str]:
     return {0: "item"} if settings.single_cls else data.names
 
 
-def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
-    """Load the dataset; return it and the settings, in which the dataset's own settings replace defaults."""
+def find_data(settings: Settings, form: DataFormat) -> tuple[DataSpec, Settings]:
+    """Load the dataset; return it and the settings, in which the dataset's own settings replace defaults.
+
+    form: the form of the task's data.
+    """
     if settings.data is None:
-        name = OF_TASK.get(settings.task, DEFAULT_DATA)
-        data = load_data(name)
+        name = form.default
+        data = form.load(name, settings)
         example = f"'shapes' in {data.root} (its data.yaml is an example to copy)"
         print(f"No data= is given: using the generated dataset {example}")
     else:
-        data = load_data(settings.data, allow_outside=settings.allow_outside)
+        data = form.load(settings.data, settings)
         name = str(data.path.resolve())  # absolute: a run can be resumed from any folder
     print_note(*data.notes)
     defaults = {key: value for key, value in data.settings.items() if key not in settings.given}
@@ -43,17 +44,11 @@ def find_data(settings: Settings) -> tuple[DataSpec, Settings]:
     return data, settings
 
 
-def scan_split(data: DataSpec, split: str, settings: Settings, read: RowReader = read_row) -> Scan:
-    """Scan a split and print what it holds. read: the task's reader of one row of a label file."""
+def scan_split(data: DataSpec, split: str, settings: Settings, form: DataFormat) -> Scan:
+    """Scan a split and print what it holds. form: the form of the task's data."""
     training = split == "train" and settings.mode == "train"
-    fraction = settings.fraction if training else 1.0
-    options = {"single_cls": settings.single_cls, "classes": settings.classes}
-    result = scan(data, split, fraction=fraction, read=read, **options)
-    boxes = sum(len(sample.labels) for sample in result.samples)
-    print(
-        f"{split:>9}: {len(result.samples)} images, {result.missing + result.empty} backgrounds, "
-        f"{result.unreadable} unreadable, {boxes} boxes ({data.path})"
-    )
+    result = form.scan(data, split, settings, fraction=settings.fraction if training else 1.0)
+    print(f"{split:>9}: {form.describe(result)} ({data.path})")
     print_note(*result.notes[:MAX_NOTES])
     if len(result.notes) > MAX_NOTES:
         print_note(f"... and {len(result.notes) - MAX_NOTES} more")

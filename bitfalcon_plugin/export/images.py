@@ -11,12 +11,13 @@ from torch import Tensor
 from ..config.errors import MissingFileError, UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
-from ..data.dataset import scan
-from ..data.formats.dataset_yaml import load_data
+from ..data.data_format import DataFormat
 from ..data.images import UnreadableImage, letterbox, read_image
 from ..data.shapes import draw
+from ..models.detector import Detector
 from ..ops.letterbox import letterbox_fit
 from ..predict.sources import list_sources
+from ..tasks import task_of
 
 NEEDS_PICTURES = (
     "int8=True needs data= (or source=): pictures as the model will see them, from which the ranges of its numbers are "
@@ -24,14 +25,14 @@ NEEDS_PICTURES = (
 )
 
 
-def load_pictures(settings: Settings, count: int, data_remembered: bool) -> tuple[list[Tensor], str]:
+def load_pictures(model: Detector, settings: Settings, count: int, data_remembered: bool) -> tuple[list[Tensor], str]:
     """Read at most `count` pictures (3, H, W) uint8 of source= or data=, or draw them; returns them and their origin.
 
     data_remembered: settings.data is the checkpoint's own; without int8 its absence is no error.
 
     Raises UserError where int8 has no pictures, and for a source or dataset that cannot be read.
     """
-    paths = _picture_paths(settings, data_remembered)
+    paths = _picture_paths(settings, task_of(model).data, data_remembered)
     pictures = []
     for path in paths[:: max(len(paths) // count, 1)]:
         try:
@@ -46,16 +47,16 @@ def load_pictures(settings: Settings, count: int, data_remembered: bool) -> tupl
     return [torch.from_numpy(draw(random)[0]).permute(2, 0, 1) for _ in range(count)], "drawn shapes"
 
 
-def _picture_paths(settings: Settings, data_remembered: bool) -> list[Path]:
+def _picture_paths(settings: Settings, form: DataFormat, data_remembered: bool) -> list[Path]:
     if settings.source is not None:
         return [item for item in list_sources(settings.source) if isinstance(item, Path)]
     if settings.data is None:
         return []
     try:
-        data = load_data(settings.data, allow_outside=settings.allow_outside)
+        data = form.load(settings.data, settings)
         # Ranges come from the training images, because val measures on the others.
         split = "train" if settings.int8 and "train" in data.splits else "val"
-        return [sample.image for sample in scan(data, split).samples]
+        return [sample.image for sample in form.scan(data, split, settings).samples]
     except UserError as error:
         if not data_remembered or settings.int8 and not isinstance(error, MissingFileError):
             raise

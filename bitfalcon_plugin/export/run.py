@@ -73,7 +73,7 @@ def run_export(
     opset = writable_opset(settings.opset)
     metadata = _described(model, settings, source, imgsz, batch, license, opset)
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
-    pictures, origin = load_pictures(settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
+    pictures, origin = load_pictures(model, settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
     images = [letterboxed(picture, imgsz) for picture in pictures]
     half_inside = settings.half and format_ != "openvino"  # OpenVINO's writer narrows the weights itself
     job = ExportJob(

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from ..config.errors import UserError, did_you_mean
 from ..config.settings import Settings
-from ..data.formats.yolo import RowReader, read_row
+from ..data.data_format import DataFormat, label_files
+from ..data.formats.yolo import read_row
 from ..models.detector import Detector
 from . import segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
@@ -24,18 +25,18 @@ class Task:
     heads: modules of the YAML graph whose outputs the task reads. losses: the name of each loss, in the order of
     results.csv, and the setting that holds its gain. columns: the columns of results.csv that hold its metrics.
 
-    read_row: a row of a label file -> Label, or a list of what is wrong with the row (data.formats.yolo.read_row).
-    loss: raw outputs and Instances -> {name: loss} (detect.detection_loss). decode: decoded outputs -> the suppressed
-    Instances of each image (detect.decode_detections). place: moves the Instances of one image to pixels of the
-    original image (detect.place_detections). evaluate: labels and detections -> Metrics (detect.evaluate_detections).
-    options: further arguments of the loss, by the name of the setting that holds them.
+    data: the form of its data: how they are found, scanned and loaded. loss: raw outputs and Instances -> {name: loss}
+    (detect.detection_loss). decode: decoded outputs -> the suppressed Instances of each image
+    (detect.decode_detections). place: moves the Instances of one image to pixels of the original image
+    (detect.place_detections). evaluate: labels and detections -> Metrics (detect.evaluate_detections). options: further
+    arguments of the loss, by the name of the setting that holds them.
     """
 
     name: str
     heads: frozenset[str]
     losses: Mapping[str, str]
     columns: tuple[str, ...]
-    read_row: RowReader
+    data: DataFormat
     loss: Callable
     decode: Callable
     place: Callable
@@ -56,7 +57,7 @@ DETECT = Task(
     heads=frozenset({"Detect", "BitDetect"}),
     losses=LOSSES,
     columns=COLUMNS,
-    read_row=read_row,
+    data=label_files("shapes.yaml", read_row),
     loss=detection_loss,
     decode=decode_detections,
     place=place_detections,
@@ -67,7 +68,7 @@ SEGMENT = Task(
     heads=frozenset({"Segment"}),
     losses=segment.LOSSES,
     columns=COLUMNS + MASK_COLUMNS,
-    read_row=segment.read_segment,
+    data=label_files("shapes-seg.yaml", segment.read_segment),
     loss=segment.segmentation_loss,
     decode=segment.decode_segments,
     place=segment.place_segments,
@@ -82,7 +83,12 @@ def task_of(model: Detector) -> Task:
 
     Raises UserError for a task that is not in TASKS.
     """
-    if model.task not in TASKS:
-        nearest = did_you_mean(model.task, TASKS)
-        raise UserError(f"task '{model.task}' of this model is not supported (supported: {', '.join(TASKS)}).{nearest}")
-    return TASKS[model.task]
+    return task_named(model.task)
+
+
+def task_named(name: str) -> Task:
+    """The task of a model whose head is of task `name`. Raises UserError for a task that is not in TASKS."""
+    if name not in TASKS:
+        nearest = did_you_mean(name, TASKS)
+        raise UserError(f"task '{name}' of this model is not supported (supported: {', '.join(TASKS)}).{nearest}")
+    return TASKS[name]

@@ -8,21 +8,19 @@ import torch
 import yaml
 
 from ..config.files import write_text
-from ..config.unused import MIXING
-from ..data.augmentation.augment import recipe_of
 from ..data.loading.loader import workers_for
 from .trainer import Trainer
 
-CHANCES = ("mosaic", "mixup", "cutmix", "copy_paste", "flipud", "fliplr", "bgr")
-RANGES = ("degrees", "translate", "scale", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v")
 MAX_NAMES = 6  # frozen parts in the printed line
 
 
 def effective(trainer: Trainer) -> dict[str, object]:
     """What the run does, as plain values: the content of effective.yaml."""
     settings, plan, schedule = trainer.args, trainer.plan, trainer.schedule
-    recipe = recipe_of(settings, closed=False)
-    chances, ranges = ({name: getattr(recipe, name) for name in names} for names in (CHANCES, RANGES))
+    recipe = trainer.recipe(closed=False)
+    augmentation = recipe.described()
+    if recipe.mixing:
+        augmentation["without_mixing_from_epoch"] = max(trainer.epochs - settings.close_mosaic, 0) + 1
     groups = {}
     for group in trainer.optimizer.param_groups:
         parameters = group["params"]
@@ -39,11 +37,7 @@ def effective(trainer: Trainer) -> dict[str, object]:
             "shape": "cosine" if settings.cos_lr else "linear",
             "last_lr": plan.lr * settings.lrf,
         },
-        "augmentation": {
-            "chances": chances,
-            "ranges": ranges,
-            "without_mixing_from_epoch": max(trainer.epochs - settings.close_mosaic, 0) + 1,
-        },
+        "augmentation": augmentation,
         "precision": str(trainer.precision or torch.float32).removeprefix("torch."),
         "device": str(trainer.device),
         "devices": trainer.run.world.size,
@@ -85,8 +79,10 @@ def _lines(trainer: Trainer, values: Mapping) -> list[str]:
         f"{schedule['accumulate']} batches; {values['precision']}"
     )
     line = f"Augmentation: {_listed(augmentation['chances'])}; ranges: {_listed(augmentation['ranges'])}"
-    if settings.close_mosaic:
-        line += f"; from epoch {augmentation['without_mixing_from_epoch']} on without {', '.join(MIXING)}"
+    if policy := augmentation.get("policy"):
+        line += f"; policy {policy}"
+    if settings.close_mosaic and (mixing := trainer.recipe(closed=False).mixing):
+        line += f"; from epoch {augmentation['without_mixing_from_epoch']} on without {', '.join(mixing)}"
     lines.append(line)
     if frozen:
         more = f" and {len(frozen) - MAX_NAMES} more" if len(frozen) > MAX_NAMES else ""

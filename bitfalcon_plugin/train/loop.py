@@ -17,7 +17,7 @@ import torch
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.signals import Interrupts, exception_for
-from ..data.augmentation.augment import Batch, recipe_of
+from ..data.augmentation.augment import Batch
 from ..data.loading.workers import worker_death
 from ..models.bitify import observe
 from ..models.detector import odd_norms
@@ -82,7 +82,8 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     settings, batches = trainer.args, len(trainer.loader)
     set_training(trainer.model, trainer.frozen)
     observe(trainer.model, trainer.epoch < OBSERVED * trainer.epochs)
-    recipe = recipe_of(settings, closed=trainer.epoch >= trainer.epochs - settings.close_mosaic)
+    recipe = trainer.recipe(closed=trainer.epoch >= trainer.epochs - settings.close_mosaic)
+    closed = trainer.recipe(closed=False).mosaic > recipe.mosaic
     bar = progress(f"{trainer.epoch + 1}/{trainer.epochs}", trainer.run.world.main)(
         trainer.loader.epoch(trainer.epoch, recipe, trainer.batch), total=batches, initial=trainer.batch
     )
@@ -95,7 +96,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
         batch = trainer.run.steps("batch", _unchanged, trainer, batch, indices)
         losses = _backward(trainer, batch, due)
         trainer.guard.watch(sum(losses.values()), indices)
-        trainer.pictures.train_batch(trainer.iteration, batch, closed=bool(settings.mosaic and not recipe.mosaic))
+        trainer.pictures.train_batch(trainer.iteration, batch, closed=closed)
         trainer.loss_items = torch.stack([*losses.values()])
         trainer.tloss += trainer.loss_items.nan_to_num(0, 0, 0)
         trainer.counted += trainer.loss_items.isfinite().all()
@@ -111,10 +112,10 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
             _stop_on_signal(trainer, interrupts)
     seconds = time.perf_counter() - start
     images = min((batches - first_batch) * settings.batch, len(trainer.run.samples))
-    closed = "  (mosaic closed)" if settings.mosaic and not recipe.mosaic else ""
+    without = "  (mosaic closed)" if closed else ""
     print(
         f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_losses_text(trainer)}  {seconds:.1f} s, "
-        f"{images / seconds:.1f} images/s, {_time_left(trainer)}{closed}"
+        f"{images / seconds:.1f} images/s, {_time_left(trainer)}{without}"
     )
 
 

@@ -17,16 +17,16 @@ from ..config.notes import print_note
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..config.unused import unused_settings
+from ..data.data_format import DataFormat
 from ..data.dataset import Scan
 from ..data.formats.dataset_yaml import DataSpec
-from ..data.formats.yolo import RowReader
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..models.build import DEFAULT_MODEL, graph_from_settings, task_of_graph
 from ..models.detector import Detector
 from ..models.inference.precision import training_precision
 from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
-from ..tasks import task_of
+from ..tasks import task_named
 from ..tasks.metrics import Metrics
 from ..val.run import Share, validate_and_report
 from .batch_size import search_batch
@@ -102,15 +102,16 @@ def _new_run(
         settings = settings.replace(task=task_of_graph(graph))
     else:
         settings = settings.replace(task=task_of_graph(checkpoint.graph))
+    form = task_named(settings.task).data
     with world.main_first():  # generated data are written once
-        data, settings = steps("data", find_data, settings)
+        data, settings = steps("data", find_data, settings, form)
     if resumed is not None:
         initial = steps("model", resumed_model, settings, resumed, data)
     else:
         initial = steps("model", initial_model, settings, checkpoint or graph, data)
     model = initial.model
     settings = legal_side(settings, model.multiple)
-    train_scan, val_scan = steps("scans", _scans, data, settings, task_of(model).read_row)
+    train_scan, val_scan = steps("scans", _scans, data, settings, form)
     settings = _counted_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
     if resumed is None:
@@ -128,8 +129,8 @@ def _new_run(
     return Run(initial, settings, train_scan.samples, val_scan.samples, folder, device, start, events, world, steps)
 
 
-def _scans(data: DataSpec, settings: Settings, read: RowReader) -> list[Scan]:
-    return [scan_split(data, split, settings, read) for split in ("train", "val")]
+def _scans(data: DataSpec, settings: Settings, form: DataFormat) -> list[Scan]:
+    return [scan_split(data, split, settings, form) for split in ("train", "val")]
 
 
 def _new_folder(settings: Settings) -> Path:

@@ -156,11 +156,11 @@ def _class_weights(run: Run) -> Tensor | None:
 
 def _loaders(run: Run) -> tuple[TrainLoader, ValLoader]:
     settings, world, multiple = run.settings, run.world, run.initial.model.multiple
+    form = task_of(run.initial.model).data
     reading = Reading(run.device, workers_for(run.device, settings), settings.cache, world.rank, world.size)
-    of_training = {name: getattr(settings, name) for name in ("imgsz", "batch", "seed", "rect", "multi_scale")}
-    train = TrainLoader(run.samples, reading, multiple=multiple, **of_training)
+    train = form.train_loader(run.samples, reading, settings, multiple)
     batch = 2 * settings.batch // world.size or 1
-    val = ValLoader(run.val_samples, reading, imgsz=settings.imgsz, batch=batch, multiple=multiple)
+    val = form.val_loader(run.val_samples, reading, settings, imgsz=settings.imgsz, batch=batch, multiple=multiple)
     for loader in (train, val):
         if loader.note:
             print(loader.note)

@@ -16,10 +16,10 @@ class Steps:
     A function gets the step itself and the step's arguments, and returns what the step returns: it may call the step,
     with these or other arguments, or do something else.
 
-    folder: (settings) -> the new folder of the run. data: (settings) -> the DataSpec and the Settings. model:
-    (settings, checkpoint or graph, DataSpec) -> InitialModel. scans: (DataSpec, settings, reader of label rows) ->
-    Scans of train and val. loaders: (run) -> the loaders of train and val. optimizer: (run) -> the optimizer and its
-    OptimizerPlan. pictures: (folder, names, plots) -> Pictures.
+    folder: (settings) -> the new folder of the run. data: (settings, form) -> the DataSpec and the Settings. model:
+    (settings, checkpoint or graph, DataSpec) -> InitialModel. scans: (DataSpec, settings, form) -> Scans of train and
+    val. loaders: (run) -> the loaders of train and val. optimizer: (run) -> the optimizer and its OptimizerPlan.
+    pictures: (folder, names, plots) -> Pictures. form: the DataFormat of the task.
 
     The others get the Trainer first. batch: (trainer, Batch, indices of its samples) -> the Batch that is trained.
     losses: (trainer, Batch) -> losses by name, with gradient. step: (trainer) steps the optimizer. validate: (trainer,

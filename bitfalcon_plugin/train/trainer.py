@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config.callbacks import Events
 from ..config.settings import Settings
+from ..data.augmentation.augment import Recipe
 from ..data.dataset import Sample
 from ..data.loading.loader import TrainLoader, ValLoader
 from ..tasks import task_of
@@ -153,6 +154,10 @@ class Trainer:
     def iteration(self) -> int:
         """The number of the next batch, counted over the whole run from 0."""
         return self.epoch * len(self.loader) + self.batch
+
+    def recipe(self, closed: bool) -> Recipe:
+        """The augmentations of an epoch; `closed` is as for Recipe.closed."""
+        return self.task.data.recipe(self.args, closed)
 
     def fire(self, event: str) -> None:
         """Call the callbacks of an event."""

@@ -236,8 +236,8 @@ def _checked_space(
         graph = graph_from_settings(source, trial_settings)
     with torch.device("meta"):
         task = task_of(Detector(graph))
-    data, _ = find_data(trial_settings)
-    scans = [scan_split(data, split, trial_settings, task.read_row) for split in ("train", "val")]
+    data, _ = find_data(trial_settings, task.data)
+    scans = [scan_split(data, split, trial_settings, task.data) for split in ("train", "val")]
     return space_of(settings, has_outlines=bool(scans[0].polygons))
 
 

@@ -88,12 +88,13 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     differ, and for a split that is missing or has no labels. With save_json a split without labels, like that of a
     contest, gives predictions.json, and numbers that are nan or 0.
     """
-    data, settings = find_data(settings)
+    form = task_of(model).data
+    data, settings = find_data(settings, form)
     single = settings.single_cls and model.nc > 1  # all classes of the model count as one
     if not single:
         same_classes(model.names, class_names(settings, data), data)
     settings = counted_batch(legal_side(settings, model.multiple))
-    samples = scan_split(data, settings.split, settings, task_of(model).read_row).samples
+    samples = scan_split(data, settings.split, settings, form).samples
     max_objects = max(len(sample.labels) for sample in samples)
     if not max_objects and not settings.save_json:
         classes = "" if settings.classes is None else f" of classes={settings.classes}"
@@ -182,7 +183,7 @@ def loader_of(model: Detector, samples: Sequence[Sample], settings: Settings, sh
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
     reading = Reading(device, workers_for(device, settings), rank=share.rank, world=share.size)
     sizes = {"imgsz": settings.imgsz, "batch": settings.batch, "multiple": model.multiple}
-    return ValLoader(samples, reading, rect=rect and not model.fixed, **sizes)
+    return task_of(model).data.val_loader(samples, reading, settings, rect=rect and not model.fixed, **sizes)
 
 
 def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...config.settings import Settings
+from ...config.unused import MIXING
 from ...ops.instances import Instances
 from .compose import Canvas, Pasted, Tile, lay_out, move, paste_mirrored
 from .geometry import draw_maps, mirror
@@ -25,6 +26,8 @@ from .mosaic import choose_tile, lay_out_scene
 from .render import blend_, images_at_once, render, send
 
 MIXUP_DRAWS = 63  # the median of 63 uniform draws has the distribution Beta(32, 32)
+CHANCES = ("mosaic", "mixup", "cutmix", "copy_paste", "flipud", "fliplr", "bgr")  # settings that are probabilities
+RANGES = ("degrees", "translate", "scale", "shear", "perspective", "hsv_h", "hsv_s", "hsv_v")
 OWN, MIXUP, CUTMIX, LENDER = range(4)  # roles of a scene: an image itself, or what it gives to another image
 
 
@@ -57,6 +60,8 @@ class Recipe:
     copy_paste: float = 0.0
     copy_paste_mode: str = "flip"
 
+    mixing: ClassVar[tuple[str, ...]] = MIXING  # what `closed` ends
+
     @property
     def whole_pixels(self) -> bool:
         """Whether the map only moves by whole pixels and mirrors, so that nothing needs interpolating."""
@@ -66,6 +71,11 @@ class Recipe:
     def without_partners(self) -> bool:
         """Whether every image is made of a single tile."""
         return not (self.mosaic or self.mixup or self.cutmix or self.copy_paste and self.copy_paste_mode == "mixup")
+
+    def described(self) -> dict[str, dict[str, float]]:
+        """The settings by kind, "chances" and "ranges", for reports."""
+        kinds = {"chances": CHANCES, "ranges": RANGES}
+        return {kind: {name: getattr(self, name) for name in names} for kind, names in kinds.items()}
 
     def closed(self) -> Recipe:
         """The recipe of the last epochs: without partners, and without copy-paste (section 6.5)."""

@@ -138,12 +138,13 @@ def _open_data(script: Script, network: nn.Module, settings: Settings) -> Settin
     samples: Sequence[Sample] = ()
     rule = options_of(network, settings, False).rule
     if script.dataloader is None:
-        data, settings = find_data(settings)
+        form = task_of(network).data
+        data, settings = find_data(settings, form)
         same_classes(network.names, class_names(settings, data), data)
         settings = counted_batch(legal_side(settings, network.multiple))
         script.data = dict_of_data(data)
         if not is_replaced(script, "get_dataloader", "build_dataset"):
-            samples = scan_split(data, settings.split, settings, task_of(network).read_row).samples
+            samples = scan_split(data, settings.split, settings, form).samples
             script.dataloader = LoaderOfSplit(loader_of(network, samples, settings, Share()), samples)
     script._measuring = Measuring(rule, settings, samples)
     if script.dataloader is None:

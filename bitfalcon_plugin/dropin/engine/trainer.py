@@ -20,7 +20,7 @@ from ...config.errors import UserError
 from ...data.from_settings import class_names, find_data
 from ...models.build import DEFAULT_MODEL
 from ...models.weights.checkpoint import Checkpoint
-from ...tasks import TASKS
+from ...tasks import TASKS, task_named
 from ...tasks.script_model import ScriptModel
 from ...train import optim
 from ...train.batch_size import search_batch
@@ -111,7 +111,7 @@ class BaseTrainer(TrainerAttributes):
     def get_dataset(self) -> dict[str, object]:
         """Return the dataset of data= as a dict: path, train, val, test, names, nc, yaml_file."""
         before = self._settings()
-        self._run.spec, after = find_data(before)
+        self._run.spec, after = find_data(before, task_named(before.task).data)
         old = before.as_dict()
         self._run.settings = {key: value for key, value in after.as_dict().items() if old[key] != value}
         self._run.data = dict_of_data(self._run.spec)

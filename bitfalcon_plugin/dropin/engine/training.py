@@ -16,11 +16,13 @@ from torch import Tensor, nn
 from ...config.errors import UserError
 from ...config.notes import print_note
 from ...config.settings import Settings
-from ...data.augmentation.augment import Batch, recipe_of
+from ...data.augmentation.augment import Batch
+from ...data.data_format import DataFormat
 from ...data.dataset import Scan
 from ...data.formats.dataset_yaml import DataSpec
 from ...models.graph.rows import Graph
 from ...models.weights.checkpoint import Checkpoint, load_checkpoint
+from ...tasks import task_of
 from ...tasks.script_model import ScriptModel
 from ...train import optim
 from ...train.initial_model import InitialModel
@@ -158,7 +160,7 @@ def _folder(script: Script, own: Callable, settings: Settings) -> Path:
     return folder
 
 
-def _data(script: Script, own: Callable, settings: Settings) -> tuple[DataSpec, Settings]:
+def _data(script: Script, own: Callable, settings: Settings, form: DataFormat) -> tuple[DataSpec, Settings]:
     changes = {key: value for key, value in script._run.settings.items() if key not in settings.given or key == "data"}
     return data_spec(script), settings.replace(**changes)
 
@@ -190,10 +192,10 @@ def _model(
     return InitialModel(network, start.license if is_checkpoint else None, origin, tuned=is_checkpoint)
 
 
-def _scans(script: Script, own: Callable, data: DataSpec, settings: Settings, read: Callable) -> list[Scan]:
+def _scans(script: Script, own: Callable, data: DataSpec, settings: Settings, form: DataFormat) -> list[Scan]:
     script._run.loads = is_replaced(script, "get_dataloader", "build_dataset") or replaced_builders(script.task)
     if not script._run.loads:
-        return own(data, settings, read)
+        return own(data, settings, form)
     rank, processes = int(os.environ.get("RANK", -1)), int(os.environ.get("WORLD_SIZE", 1))
     batch = max(int(settings.batch) // processes, 1)
     script.train_loader = script.get_dataloader(script.trainset, batch_size=batch, rank=rank, mode="train")
@@ -207,7 +209,7 @@ def _loaders(script: Script, own: Callable, run: Run) -> tuple[Any, Any]:
         loaders = LoaderOfScript(script.train_loader, script.args), script.test_loader
     else:
         loaders = own(run)
-        script.train_loader = LoaderForScript(loaders[0], recipe_of(run.settings, closed=False))
+        script.train_loader = LoaderForScript(loaders[0], task_of(run.initial.model).data.recipe(run.settings, False))
         script.test_loader = LoaderOfSplit(loaders[1], run.val_samples)
     script.validator = script.get_validator()
     return loaders

@@ -1,0 +1,88 @@
+"""The forms in which data lie: how each is found, scanned, loaded and augmented, as one table of functions.
+
+A task names the form of its data (tasks.Task.data). The other rooms call these functions and know no form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from ..config.settings import Settings
+from .augmentation.augment import Recipe, recipe_of
+from .dataset import Sample, Scan, scan
+from .formats.dataset_yaml import DataSpec, load_data
+from .formats.yolo import RowReader
+from .loading.loader import Reading, TrainLoader, ValLoader
+
+
+@dataclass(frozen=True)
+class DataFormat:
+    """One form of data.
+
+    default: the value of data= where none is given. load: (value of data=, Settings) -> DataSpec. scan: (DataSpec,
+    split, Settings, fraction=) -> Scan. describe: Scan -> what it holds, in words. recipe: (Settings, closed) -> the
+    augmentations of an epoch, where `closed` is as for Recipe.closed. train_loader: (samples, Reading, Settings,
+    multiple) -> the loader of training. val_loader: (samples, Reading, Settings, imgsz=, batch=, multiple=, rect=) ->
+    the loader of validation. ignored: settings that have no effect in a training run.
+    """
+
+    default: str
+    load: Callable[[str | Path, Settings], DataSpec]
+    scan: Callable[..., Scan]
+    describe: Callable[[Scan], str]
+    recipe: Callable[[Settings, bool], Recipe]
+    train_loader: Callable[[Sequence[Sample], Reading, Settings, int], TrainLoader]
+    val_loader: Callable[..., ValLoader]
+    ignored: tuple[str, ...] = ()
+
+
+def label_files(default: str, read: RowReader) -> DataFormat:
+    """Images with a label file each, and a YAML that lists them. read: the reader of one row of a label file."""
+    return DataFormat(
+        default=default,
+        load=_load_yaml,
+        scan=partial(_scan_label_files, read),
+        describe=_describe_label_files,
+        recipe=recipe_of,
+        train_loader=_train_loader,
+        val_loader=_val_loader,
+    )
+
+
+def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
+    return load_data(data, allow_outside=settings.allow_outside)
+
+
+def _scan_label_files(
+    read: RowReader, data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0
+) -> Scan:
+    return scan(data, split, single_cls=settings.single_cls, classes=settings.classes, fraction=fraction, read=read)
+
+
+def _describe_label_files(result: Scan) -> str:
+    boxes = sum(len(sample.labels) for sample in result.samples)
+    return (
+        f"{len(result.samples)} images, {result.missing + result.empty} backgrounds, {result.unreadable} unreadable, "
+        f"{boxes} boxes"
+    )
+
+
+def _train_loader(samples: Sequence[Sample], reading: Reading, settings: Settings, multiple: int) -> TrainLoader:
+    from_settings = {name: getattr(settings, name) for name in ("imgsz", "batch", "seed", "rect", "multi_scale")}
+    return TrainLoader(samples, reading, multiple=multiple, **from_settings)
+
+
+def _val_loader(
+    samples: Sequence[Sample],
+    reading: Reading,
+    settings: Settings,
+    *,
+    imgsz: int,
+    batch: int,
+    multiple: int,
+    rect: bool = True,
+) -> ValLoader:
+    return ValLoader(samples, reading, imgsz=imgsz, batch=batch, multiple=multiple, rect=rect)
