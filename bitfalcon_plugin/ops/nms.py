@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -51,24 +51,40 @@ def non_max_suppression(
     scores that are NaN are no detections.
     Raises ValueError where the shape cannot be a prediction.
     """
+    output = []
+    for rows in candidates(prediction, conf=conf, multi_label=multi_label, classes=classes, nc=nc):
+        rows[:, :4] = xyxy_from_xywh(rows[:, :4])
+        output.append(rows[suppress(rows, iou, max_det, agnostic)])
+    return output
+
+
+def candidates(
+    prediction: Tensor,
+    *,
+    conf: float,
+    multi_label: bool = False,
+    classes: Sequence[int] | None = None,
+    nc: int | None = None,
+) -> Iterator[Tensor]:
+    """Yield for each image the at most MAX_CANDIDATES best candidates (n, 6+k) float32, best first.
+
+    A row is x, y, width, height, score, class and the further values. The arguments are those of
+    `non_max_suppression`, as are its order of equal scores, what is no detection, and the ValueError.
+    """
     if prediction.dim() != 3 or prediction.shape[1] < 5 or nc is not None and prediction.shape[1] < 4 + nc:
         raise ValueError(f"prediction has shape {tuple(prediction.shape)}, expected (B, 4 + classes, A)")
     nc = prediction.shape[1] - 4 if nc is None else nc
     mask = torch.ones(nc, dtype=torch.bool, device=prediction.device)
     if classes is not None:
         mask = torch.isin(torch.arange(nc, device=mask.device), mask.new_tensor(list(classes), dtype=torch.long))
-    output = []
     for image in prediction.detach():  # (4 + nc + k, A)
-        rows = _candidates(image.float(), conf, multi_label, mask)  # (n, 6 + k), best first
-        output.append(rows[suppress(rows, iou, max_det, agnostic)])
-    return output
+        yield _candidates(image.float(), conf, multi_label, mask)
 
 
 def _candidates(image: Tensor, conf: float, multi_label: bool, class_mask: Tensor) -> Tensor:
     """(4 + nc + k, A) -> the at most MAX_CANDIDATES best rows (n, 6 + k), by falling score.
 
-    A row is x1, y1, x2, y2, score, class and the further values. class_mask: (nc,) bool, classes to keep. Another
-    class can still be an anchor's best one; it then hides the rest.
+    class_mask: (nc,) bool, classes to keep. Another class can still be an anchor's best one; it then hides the rest.
     """
     boxes, scores, further = image[:4].t(), image[4 : 4 + len(class_mask)], image[4 + len(class_mask) :]
     finite = boxes.isfinite().all(1)  # (A,)
@@ -88,7 +104,7 @@ def _candidates(image: Tensor, conf: float, multi_label: bool, class_mask: Tenso
         anchor, label = position // len(class_mask), position % len(class_mask)
     else:
         anchor, label = position, label[position]
-    columns = (xyxy_from_xywh(boxes[anchor]), score[:, None], label[:, None].float(), further[:, anchor].t())
+    columns = (boxes[anchor], score[:, None], label[:, None].float(), further[:, anchor].t())
     return torch.cat(columns, 1)  # (n, 6 + k)
 
 

@@ -9,7 +9,7 @@ the same on every machine, and independent of a drawing library's rule for borde
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -20,11 +20,13 @@ class Polygons:
     """The polygons of n objects.
 
     points (P, 2): x and y, object after object, in shares of an image or in pixels. counts (n,) int64: the number of
-    points of each object; 0 for an object that has a box alone.
+    points of each object; 0 for an object that has a box alone. rectangles: each polygon stands for the smallest
+    rectangle around it, an oriented box; outside of label files it has four points.
     """
 
     points: Tensor
     counts: Tensor
+    rectangles: bool = False
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -32,11 +34,12 @@ class Polygons:
     def __getitem__(self, keep: Tensor) -> Polygons:
         """The polygons that `keep` selects: a mask (n,) bool, or indices (m,) int64 in any order."""
         if keep.dtype == torch.bool:
-            return Polygons(self.points[keep[self.owner]], self.counts[keep])
+            return replace(self, points=self.points[keep[self.owner]], counts=self.counts[keep])
         counts, starts = self.counts[keep], (self.counts.cumsum(0) - self.counts)[keep]
         inside = torch.arange(int(counts.sum()), device=counts.device)
         inside = inside - torch.repeat_interleave(counts.cumsum(0) - counts, counts)  # (P,) position within the polygon
-        return Polygons(self.points[torch.repeat_interleave(starts, counts) + inside], counts)
+        points = self.points[torch.repeat_interleave(starts, counts) + inside]
+        return replace(self, points=points, counts=counts)
 
     @property
     def owner(self) -> Tensor:
@@ -45,11 +48,11 @@ class Polygons:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Polygons:
         """The polygons with `function` applied to both tensors."""
-        return Polygons(function(self.points), function(self.counts))
+        return replace(self, points=function(self.points), counts=function(self.counts))
 
     def scaled(self, width: float, height: float) -> Polygons:
         """The same polygons with x times `width` and y times `height`."""
-        return Polygons(self.points * self.points.new_tensor([width, height]), self.counts)
+        return replace(self, points=self.points * self.points.new_tensor([width, height]))
 
     def split(self) -> list[Tensor]:
         """The points (k, 2) of each object; k is 0 for an object without a polygon."""
@@ -60,7 +63,8 @@ def join(parts: Sequence[Polygons | None], sizes: Sequence[int]) -> Polygons:
     """Put lists of polygons behind one another. A part that is None stands for `size` objects without a polygon."""
     points = [part.points for part in parts if part is not None]
     counts = [torch.zeros(size, dtype=torch.int64) if part is None else part.counts for part, size in zip(parts, sizes)]
-    return Polygons(torch.cat(points) if points else torch.empty(0, 2), torch.cat(counts))
+    rectangles = any(part.rectangles for part in parts if part is not None)
+    return Polygons(torch.cat(points) if points else torch.empty(0, 2), torch.cat(counts), rectangles)
 
 
 def clip(polygons: Polygons, size: tuple[int, int]) -> Polygons:
@@ -69,7 +73,7 @@ def clip(polygons: Polygons, size: tuple[int, int]) -> Polygons:
 
 
 def clip_to_boxes(polygons: Polygons, boxes: Tensor) -> Polygons:
-    """Cut each polygon to its own box of `boxes` (n, 4) xyxy.
+    """Cut each polygon to its own box of `boxes` (n, 4) xyxy; of rectangles see rotated.cut_rectangles.
 
     A polygon that is cut in two keeps a bridge without area along the border; neither its hull nor its filling shows
     the bridge.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 
@@ -18,12 +19,12 @@ from bitfalcon_plugin.dropin.utils.rotated import (
 )
 from tests.helpers import paths
 
-RECORDED = json.loads((paths.RECORDED / "oriented.json").read_text())
+RECORDED = json.loads(gzip.decompress((paths.RECORDED / "obb.json.gz").read_bytes()))
 
 
 @pytest.mark.parametrize("kind", [torch.tensor, np.array])
 def test_corners_and_back_as_recorded(kind):
-    for case in RECORDED["conversions"]:
+    for case in RECORDED["obb-geometry"]["conversions"]:
         corners = xywhr2xyxyxyxy(kind([case["xywhr"]]))
         assert type(corners) is type(kind(0.0)) or isinstance(corners, np.ndarray)
         np.testing.assert_allclose(np.asarray(corners)[0], case["corners"], atol=1e-3)
@@ -37,7 +38,7 @@ def test_corners_and_back_as_recorded(kind):
 
 
 def test_the_regular_form_as_recorded():
-    for case in RECORDED["conversions"]:
+    for case in RECORDED["obb-geometry"]["conversions"]:
         regular = regularize_rboxes(torch.tensor([case["xywhr"]], dtype=torch.float64))[0]
         torch.testing.assert_close(
             regular, torch.tensor(case["regularised_0_to_half_pi"], dtype=torch.float64), atol=1e-3, rtol=0
@@ -60,7 +61,7 @@ def test_leading_dimensions_and_kinds():
 
 
 def test_probiou_as_recorded():
-    for case in RECORDED["probiou"]:
+    for case in RECORDED["probiou"]["pairs"]:
         first, second = (torch.tensor([case[name]], dtype=torch.float32) for name in ("a", "b"))
         assert abs(float(batch_probiou(first, second)) - case["probiou"]) < 1e-5
         assert abs(float(probiou(first, second)) - case["probiou"]) < 1e-5

@@ -37,6 +37,16 @@ GROUPS = {
         "segment-decode",
         "predict-nuclei",
     ),
+    "obb": (
+        "obb-geometry",
+        "probiou",
+        "rotated-nms",
+        "obb-loss",
+        "pose-obb-decode",
+        "pose-obb-labels",
+        "obb-map",
+        "predict-hituav",
+    ),
     "classify": ("v1-n-cls", "turbo-n-cls", "yolo11-n-cls", "yolov8-n-cls", "classify", "predict-signs"),
 }
 SHAPES_ONLY = ("turbo-n-seg", "turbo-l-seg", "turbo-n-cls")

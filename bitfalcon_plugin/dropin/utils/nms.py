@@ -10,9 +10,7 @@ from torch import Tensor
 
 from ...ops.boxes import xyxy_from_xywh
 from ...ops.nms import suppress
-from .rotated import batch_probiou
-
-AT_ONCE = 2048  # oriented boxes that are compared with all better ones together
+from ...ops.rotated_nms import fast_suppress
 
 
 def non_max_suppression(
@@ -106,15 +104,9 @@ def _candidates(
 
 def _fast_suppress(rows: Tensor, iou: float, agnostic: bool) -> Tensor:
     """Indices of the oriented boxes (n, 7 or more), by falling score, that no better one of their class overlaps."""
-    boxes = torch.cat([rows[:, :4], rows[:, -1:]], 1)
-    keep = []
-    for part in torch.arange(len(rows), device=rows.device).split(AT_ONCE):
-        better = torch.arange(int(part[-1]) + 1, device=rows.device)
-        hidden = (batch_probiou(boxes[part], boxes[better]) > iou) & (better[None] < part[:, None])
-        if not agnostic:
-            hidden &= rows[part, 5][:, None] == rows[better, 5][None]
-        keep.append(part[~hidden.any(1)])
-    return torch.cat(keep) if keep else torch.arange(0, device=rows.device)
+    group = torch.zeros_like(rows[:, 5]) if agnostic else rows[:, 5]
+    hidden = fast_suppress(torch.cat([rows[:, :4], rows[:, -1:]], 1), group.long(), iou)
+    return (~hidden).nonzero().squeeze(1)
 
 
 def nms_rotated(boxes: Tensor, scores: Tensor, threshold: float = 0.45) -> Tensor:
