@@ -36,7 +36,7 @@ from ..models.detector import Detector
 from ..ops.letterbox import legal_size, letterbox_fit, rounding_note
 from ..ops.nms import Suppression
 from ..tasks import task_of
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from ..val.loop import DEFAULT_CONF, ValOptions, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
 from .report import Bench, EngineRecord, write
@@ -241,7 +241,7 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _validate(runtime: Network | Runtime, conditions: Conditions) -> Metrics:
+def _validate(runtime: Network | Runtime, conditions: Conditions) -> TaskMetrics:
     reading = Reading(conditions.device, workers_for(conditions.device, conditions.settings))
     sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": runtime.multiple}
     task = task_of(runtime)

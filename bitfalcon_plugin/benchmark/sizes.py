@@ -29,7 +29,7 @@ from ..models.inference.prepare import fold_for_inference
 from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..tasks import task_of
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from ..train.resume import changed_settings, is_finished, newest, recorded_settings
 from ..train.run import run_train
 from ..val.pictures import Pictures
@@ -229,7 +229,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
     return record, {key: after.settings[key] for key in BUDGET}
 
 
-def _evaluate(folder: Path, last: Checkpoint) -> Metrics:
+def _evaluate(folder: Path, last: Checkpoint) -> TaskMetrics:
     """Measure the best weights of a run as training does at its end."""
     settings = recorded_settings(last)
     device = select_devices(settings.device)[0]

@@ -28,7 +28,7 @@ from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
 from ..tasks import task_named
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from ..train.optim import auto_rule, planned_iterations
 from ..train.resume import is_finished, recorded_settings, to_resume
 from ..train.run import Result, run_train
@@ -50,7 +50,7 @@ class Tuned:
     """The result of fine-tuning: file, metrics and kind of the chosen weights. candidates: the AP of each kind."""
 
     path: Path
-    metrics: Metrics
+    metrics: TaskMetrics
     kind: str
     candidates: Mapping[str, float]
 
@@ -195,7 +195,7 @@ def choose_weights(
     train: Sequence[Sample],
     val: Sequence[Sample],
     device: torch.device,
-    metrics: Metrics | None = None,
+    metrics: TaskMetrics | None = None,
 ) -> Tuned:
     """Compare best.pt, and averaged and raw weights with norms measured anew; save the most accurate as best.pt.
 
@@ -210,16 +210,18 @@ def choose_weights(
             calibrate(model, calibration_images(train, settings, model), scales=False)
             candidates[kind] = accuracy(model, val, settings), as_checkpoint(model, checkpoint)
     results = {kind: metrics for kind, (metrics, _) in candidates.items()}
-    chosen = max(results, key=lambda kind: results[kind].ap)
+    main = {kind: next(iter(metrics.headline.values())) for kind, metrics in results.items()}
+    chosen = max(main, key=main.__getitem__)
     if chosen != AS_TRAINED:
         save_checkpoint(best_path, replace(candidates[chosen][1], metrics=results[chosen].results_dict))
     for kind, metrics in results.items():
         mark = "  <- best.pt" if kind == chosen else ""
-        print(f"{kind:<36} AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}{mark}")
-    return Tuned(best_path, results[chosen], chosen, {kind: metrics.ap for kind, metrics in results.items()})
+        numbers = "  ".join(f"{name} {number:.4f}" for name, number in metrics.headline.items())
+        print(f"{kind:<36} {numbers}{mark}")
+    return Tuned(best_path, results[chosen], chosen, main)
 
 
-def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> Metrics:
+def accuracy(model: Detector, samples: Sequence[Sample], settings: Settings) -> TaskMetrics:
     """Measure the COCO numbers of a model, folded in a copy; prints and writes nothing."""
     folded = fold_for_inference(copy.deepcopy(model))
     validator, _ = validate_samples(folded, samples, settings.replace(mode="train"))

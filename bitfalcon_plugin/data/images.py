@@ -132,6 +132,18 @@ def check_sides(size: tuple[int, int]) -> None:
         raise UnreadableImage(f"{size[1]}x{size[0]} pixels, expected sides of {SMALLEST_SIDE} or more")
 
 
+def resize_pixels(pixels: np.ndarray, size: tuple[int, int]) -> Tensor:
+    """Resize (h, w, 3) BGR uint8 to (*size, 3) RGB uint8, with the values of `resize`."""
+    if pixels.shape[:2] == tuple(size):
+        return torch.stack(torch.from_numpy(pixels).unbind(2)[::-1], 2)
+    return torch.from_numpy(resize_bilinear(pixels, size, reverse=True))
+
+
+def tile_of(pixels: np.ndarray, fit: Fit) -> Tensor:
+    """Resize (h, w, 3) BGR uint8 as `fit` says, to RGB uint8 (h', w', 3)."""
+    return resize_pixels(pixels, fit.resized)
+
+
 def resize(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize (3, H, W) uint8 to (3, *size) uint8, contiguous; return the same tensor if it has that size.
 

@@ -21,7 +21,8 @@ class Instances:
     boxes (n, 4): xyxy; for oriented boxes the axis-aligned hull. classes (n,): int64. scores (n,): confidences in
     [0, 1], of detections only. image (n,): int64, the index of each object's image in the batch or in the dataset.
     polygons: outlines. masks (n, h, w): bool. encoded_masks: masks of the size of the original image. coefficients (n,
-    m): of prototype masks. keypoints (n, k, 2 or 3): x, y and the visibility or the confidence. angles (n,): radians.
+    m): of prototype masks. probabilities (n, nc): of all classes, where the object is the image as a whole. keypoints
+    (n, k, 2 or 3): x, y and the visibility or the confidence. angles (n,): radians.
 
     Coordinates are shares of the image in a label as it is read from a file, and pixels everywhere else: of the
     original image, of a canvas or of the network input, as the function that returns the instances says.
@@ -35,6 +36,7 @@ class Instances:
     masks: Tensor | None = None
     encoded_masks: EncodedMasks | None = None
     coefficients: Tensor | None = None
+    probabilities: Tensor | None = None
     keypoints: Tensor | None = None
     angles: Tensor | None = None
 

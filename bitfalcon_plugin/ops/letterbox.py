@@ -16,7 +16,15 @@ class Fit:
     original: tuple[int, int]  # (h, w)
     resized: tuple[int, int]  # (h, w) after the resize
     canvas: tuple[int, int]  # (H, W)
-    pad: tuple[int, int]  # (top, left)
+    pad: tuple[int, int]  # (top, left); negative where the canvas cuts the image off
+
+    @property
+    def window(self) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the part of the canvas that the image covers."""
+        (top, left), (height, width) = self.pad, self.resized
+        bottom, right = min(top + height, self.canvas[0]), min(left + width, self.canvas[1])
+        top, left = max(top, 0), max(left, 0)
+        return top, left, bottom - top, right - left
 
     def to_original(self, boxes: Tensor) -> Tensor:
         """(n, 4) xyxy pixels of the canvas -> pixels of the original image, clipped to it.
@@ -87,6 +95,20 @@ def minimal_canvas(size: tuple[int, int], imgsz: int | tuple[int, int], stride: 
 def _scaled(size: tuple[int, int], ratio: float) -> tuple[int, int]:
     """Whole pixels, at least one: an image of 5000 x 3 px still has a height on a canvas of 640 px."""
     return max(round(size[0] * ratio), 1), max(round(size[1] * ratio), 1)
+
+
+def fits_together(
+    sizes: Sequence[tuple[int, int]], imgsz: int | tuple[int, int], multiple: int, *, square: bool = False
+) -> list[Fit]:
+    """The Fits of images of `sizes` (h, w) px that go through a network together.
+
+    Images of one size lie on the minimal canvas, others and with `square` all on the canvas of imgsz.
+    """
+    if len(set(sizes)) == 1 and not square:
+        canvas = minimal_canvas(sizes[0], imgsz, multiple)
+    else:
+        canvas = legal_size(imgsz, multiple)
+    return [letterbox_fit(size, canvas) for size in sizes]
 
 
 def nearest_side(side: int, multiple: int) -> int:

@@ -87,13 +87,13 @@ def draw_curve(
 
 
 def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Path:
-    """Draw an (nc + 1, nc + 1) matrix of counts (integers) or of shares of each column, background last.
+    """Draw an (nc, nc) matrix of counts (integers) or of shares of each column, or (nc + 1, nc + 1), background last.
 
     Where there are too many classes to write numbers into it, the largest confusions stand beside it.
     """
     count = len(matrix)
     is_counts = np.issubdtype(matrix.dtype, np.integer)
-    labels = [*(shortened(name) for name in names), "background"]
+    labels = [*(shortened(name) for name in names), "background"][:count]
     side = min(max(2 + 0.5 * count, 5), 14)  # inches
     width = side + (1.5 if count <= MAX_MATRIX_NUMBERS else 6)
     with new_figure(target, width, side) as figure:
@@ -105,7 +105,7 @@ def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Pa
         if count <= MAX_MATRIX_NUMBERS:
             _write_numbers(ax, matrix, is_counts, 72 * side * 0.62 / count)
         else:
-            text = _largest_confusions(matrix, labels)
+            text = _largest_confusions(matrix[: len(names), : len(names)], labels)
             figure.text(1 - 4.4 / width, 0.98, text, va="top", fontsize=9, linespacing=1.6)
             figure.get_layout_engine().set(rect=(0, 0, 1 - 4.6 / width, 1))
         ticks = range(0, count, -(-count // TICKS))
@@ -116,8 +116,9 @@ def draw_confusion(target: Path, matrix: np.ndarray, names: Sequence[str]) -> Pa
         ax.set_yticks(ticks, written, fontsize=size)
         title = "Confusion matrix" if is_counts else "Confusion matrix, shares of each true class"
         ax.set(xlabel="True", ylabel="Predicted", title=title)
-        ax.axhline(count - 1.5, color="black", linewidth=0.5)
-        ax.axvline(count - 1.5, color="black", linewidth=0.5)
+        if count > len(names):
+            ax.axhline(count - 1.5, color="black", linewidth=0.5)
+            ax.axvline(count - 1.5, color="black", linewidth=0.5)
     return target
 
 
@@ -135,8 +136,8 @@ def _write_numbers(ax, matrix: np.ndarray, is_counts: bool, side: float) -> None
 
 
 def _largest_confusions(matrix: np.ndarray, labels: Sequence[str]) -> str:
-    """Return the largest entries where two classes differ, a line each."""
-    inner = matrix[:-1, :-1] * (1 - np.eye(len(matrix) - 1, dtype=matrix.dtype))
+    """Return the largest entries of a matrix (nc, nc) where two classes differ, a line each."""
+    inner = matrix * (1 - np.eye(len(matrix), dtype=matrix.dtype))
     order = np.argsort(-inner, axis=None, kind="stable")[:MAX_LISTED_CONFUSIONS]
     lines = [
         f"{shortened(labels[column], 20)} taken for {shortened(labels[row], 20)}:  {_number(inner[row, column])}"

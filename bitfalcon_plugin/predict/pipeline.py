@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,11 +24,12 @@ from ..config.settings import Settings
 from ..data.images import GREY
 from ..models.detector import Detector
 from ..models.inference.compiling import warm
-from ..ops.letterbox import Fit, legal_size, letterbox_fit, minimal_canvas
+from ..ops.instances import Instances
+from ..ops.letterbox import Fit, legal_size
 from ..ops.nms import Suppression
-from ..tasks import task_of
+from ..tasks import Task, task_of
 from ..tasks.detect import predict_decoded
-from .reader import Picture, Unread, read_pictures, resize_pixels
+from .reader import Picture, Unread, read_pictures
 from .results import Results
 from .sources import Item, Video
 from .steps import Steps
@@ -132,16 +134,17 @@ def predict_batches(
     watch = watch or (lambda event, batch: None)
     models = [model, *getattr(model, "twins", ())]
     buffers: list[dict] = [{} for _ in models]
+    task = task_of(model)
     is_live = isinstance(sources, Sequence) and any(map(_is_webcam, sources))
 
-    def resized(size: tuple[int, int]) -> tuple[int, int]:
-        return _fits([size], options.imgsz, model, options.square)[0].resized
+    def tile(pixels: np.ndarray) -> Tensor:
+        return task.tile(pixels, _fits([pixels.shape[:2]], options, model, task)[0])
 
     def compute(index: int, batch: Batch) -> list:
-        return _results(models[index], batch.pictures, options, buffers[index])
+        return _results(models[index], batch.pictures, options, task, buffers[index])
 
     depth = min(max(2 * (options.batch or 1), 4), 32)
-    pictures = read_pictures(sources, resized, depth=depth, vid_stride=options.vid_stride, keep_all=options.keep_all)
+    pictures = read_pictures(sources, tile, depth=depth, vid_stride=options.vid_stride, keep_all=options.keep_all)
     with contextlib.closing(pictures):
         batches = _batches(pictures, options.batch, [] if skipped is None else skipped)
         if steps.compute is None:
@@ -227,10 +230,10 @@ def _kind(picture: Picture) -> tuple:
     return (picture.tile.shape, picture.tile.dtype, picture.tile.device) if picture.together else ()
 
 
-def _results(model: Detector, pictures: list[Picture], options: Options, buffers: dict) -> list:
+def _results(model: Detector, pictures: list[Picture], options: Options, task: Task, buffers: dict) -> list:
     """Return the Results of one batch of pictures, or with `options.embed` their vectors."""
-    start, task = time.perf_counter(), task_of(model)
-    images, fits = _input(pictures, options.imgsz, model, buffers, options.square)
+    start = time.perf_counter()
+    images, fits = _input(pictures, options, model, task, buffers)
     half = torch.autocast("cuda", torch.float16, enabled=options.half and images.is_cuda)
     if options.embed is not None:
         with torch.inference_mode(), half:
@@ -255,12 +258,17 @@ def _results(model: Detector, pictures: list[Picture], options: Options, buffers
     results, input_shape = [], tuple(images.shape[2:])
     for picture, each in zip(pictures, detections, strict=True):
         speed = {**shared, "preprocess": shared["preprocess"] + picture.milliseconds}
-        masks = each.masks.byte() if each.masks is not None and len(each) else None
-        parts = {"boxes": each.rows(), "masks": masks}
-        results.append(
-            Results(picture.pixels, picture.path, model.names, **parts, speed=speed, input_shape=input_shape)
-        )
+        parts = {**_parts(each), "speed": speed, "input_shape": input_shape}
+        results.append(Results(picture.pixels, picture.path, model.names, **parts))
     return results
+
+
+def _parts(instances: Instances) -> dict[str, Tensor | None]:
+    """Return the parts of Results that the objects of one image have."""
+    if instances.probabilities is not None:
+        return {"probs": instances.probabilities[0]}
+    masks = instances.masks.byte() if instances.masks is not None and len(instances) else None
+    return {"boxes": instances.rows(), "masks": masks}
 
 
 def _now(images: Tensor) -> float:
@@ -270,11 +278,7 @@ def _now(images: Tensor) -> float:
 
 
 def _input(
-    pictures: list[Picture],
-    imgsz: int | tuple[int, int],
-    model: Detector,
-    buffers: dict | None = None,
-    square: bool = False,
+    pictures: list[Picture], options: Options, model: Detector, task: Task, buffers: dict
 ) -> tuple[Tensor, list[Fit]]:
     """Return the network input (B, 3, H, W), channels last in memory, and how each image lies on the input.
 
@@ -285,34 +289,27 @@ def _input(
         images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
         size = tuple(images.shape[2:])
         return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
-    fits = _fits([picture.pixels.shape[:2] for picture in pictures], imgsz, model, square)
+    fits = _fits([picture.pixels.shape[:2] for picture in pictures], options, model, task)
     shape = (len(pictures), *fits[0].canvas, 3)
-    buffers = {} if buffers is None else buffers
     if shape not in buffers:
         buffers.clear()
         buffers[shape] = torch.empty(shape, dtype=torch.uint8)
     canvas = buffers[shape]
     for image, picture, fit in zip(canvas, pictures, fits, strict=True):
-        tile = picture.tile if picture.tile.shape[:2] == fit.resized else resize_pixels(picture.pixels, fit.resized)
-        (top, left), (height, width) = fit.pad, fit.resized
-        if fit.resized != fit.canvas:
+        top, left, height, width = fit.window
+        tile = picture.tile if picture.tile.shape[:2] == (height, width) else task.tile(picture.pixels, fit)
+        if (height, width) != fit.canvas:
             image.fill_(GREY)
         image[top : top + height, left : left + width] = tile
     images = canvas.to(weight.device).permute(0, 3, 1, 2)
     return torch.div(images, 255).to(weight.dtype), fits  # a new tensor, in one pass
 
 
-def _fits(
-    sizes: list[tuple[int, int]], imgsz: int | tuple[int, int], model: Detector, square: bool = False
-) -> list[Fit]:
-    multiple = model.multiple
+def _fits(sizes: list[tuple[int, int]], options: Options, model: Detector, task: Task) -> list[Fit]:
     if model.fixed:  # an exported model that takes one size
-        canvas = model.fixed
-    elif len(set(sizes)) == 1 and not square:
-        canvas = minimal_canvas(sizes[0], imgsz, multiple)
-    else:
-        canvas = legal_size(imgsz, multiple)
-    return [letterbox_fit(size, canvas) for size in sizes]
+        height, width = model.fixed
+        return task.fits(sizes, height if height == width else model.fixed, 1, square=True)
+    return task.fits(sizes, options.imgsz, model.multiple, square=options.square)
 
 
 def _embed(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:

@@ -24,13 +24,11 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..data.images import UnreadableImage, read_image
-from ..ops.resize import resize_bilinear
 from .sources import Item, Ready, Url, Video, describe
 from .url import fetch_picture
 from .video import BrokenVideo, VideoFile
 
 T = TypeVar("T")
-Size = tuple[int, int]  # (h, w) pixels
 MAX_LIVE_FRAMES = 100  # frames of a webcam that may wait if none is to be dropped
 PAUSE = 0.05  # seconds after which a thread with a full queue checks again whether it should end
 _pillow_lock = threading.Lock()  # a Pillow image decodes itself at its first use, and may be given twice
@@ -40,10 +38,10 @@ _pillow_lock = threading.Lock()  # a Pillow image decodes itself at its first us
 class Picture:
     """One image of a source.
 
-    pixels: (h, w, 3) BGR uint8. tile: the resized image (h', w', 3) RGB uint8; if the source is a tensor, its (3, H, W)
-    floats. number: of the source, from 1. milliseconds: time that the thread took. frame, frames: number of a video's
-    frame, from 1, and their count, 0 if it is not known. rate: frames a second. together: number of images in the
-    source's tensor.
+    pixels: (h, w, 3) BGR uint8. tile: what the network input shows of the image, resized, (h', w', 3) RGB uint8; if the
+    source is a tensor, its (3, H, W) floats. number: of the source, from 1. milliseconds: time that the thread took.
+    frame, frames: number of a video's frame, from 1, and their count, 0 if it is not known. rate: frames a second.
+    together: number of images in the source's tensor.
     """
 
     pixels: np.ndarray
@@ -67,7 +65,7 @@ class Unread:
 
 def read_pictures(
     items: Iterable[Item],
-    resized: Callable[[Size], Size],
+    tile: Callable[[np.ndarray], Tensor],
     *,
     depth: int = 8,
     vid_stride: int = 1,
@@ -75,20 +73,21 @@ def read_pictures(
 ) -> Iterator[Picture | Unread]:
     """Yield the pictures of all items in order.
 
-    resized: size of an image -> size of its tile. depth: number of pictures that may wait. vid_stride: every how many
-    frames of a video one is read. keep_all: read all frames of a webcam, not only the newest when the network is free.
+    tile: pixels of an image -> its tile (see Picture). depth: number of pictures that may wait. vid_stride: every how
+    many frames of a video one is read. keep_all: read all frames of a webcam, not only the newest when the network is
+    free.
     """
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(min(max((os.cpu_count() or 1) // 2, 2), 8), "bitfalcon-read", _use_one_core)
     try:
         for index, item in enumerate(items):
             if not isinstance(item, Video):
-                waiting.append(pool.submit(_read_one, item, index, resized))
+                waiting.append(pool.submit(_read_one, item, index, tile))
             while waiting and (len(waiting) >= depth or isinstance(item, Video)):
                 yield waiting.popleft().result()
             if isinstance(item, Video):
                 live = isinstance(item.source, int)
-                frames = _read_frames(item, index, resized, vid_stride)
+                frames = _read_frames(item, index, tile, vid_stride)
                 if live:
                     yield from ahead(frames, MAX_LIVE_FRAMES if keep_all else 1, newest=not keep_all)
                 else:
@@ -149,19 +148,12 @@ def ahead(source: Iterator[T], depth: int, newest: bool = False) -> Iterator[T]:
         thread.join()
 
 
-def resize_pixels(pixels: np.ndarray, size: Size) -> Tensor:
-    """Resize (h, w, 3) BGR uint8 to (*size, 3) RGB uint8, with the values of data.images.resize."""
-    if pixels.shape[:2] == tuple(size):
-        return torch.stack(torch.from_numpy(pixels).unbind(2)[::-1], 2)
-    return torch.from_numpy(resize_bilinear(pixels, size, reverse=True))
-
-
 def _use_one_core() -> None:
     """Let torch work on one core for this thread: more threads would take the cores from the network."""
     torch.set_num_threads(1)
 
 
-def _read_one(item: Item, index: int, resized: Callable[[Size], Size]) -> Picture | Unread:
+def _read_one(item: Item, index: int, tile: Callable[[np.ndarray], Tensor]) -> Picture | Unread:
     start, path = time.thread_time(), describe(item, index)
     if isinstance(item, Ready):
         planes = (item.image * 255).round().to("cpu", torch.uint8)  # (3, H, W)
@@ -176,20 +168,20 @@ def _read_one(item: Item, index: int, resized: Callable[[Size], Size]) -> Pictur
             raise UserError(f"source: {error}.") from error
         return Unread(path, str(error))
     pixels = torch.stack((blue, green, red), -1).numpy()  # (h, w, 3)
-    size = resized(pixels.shape[:2])
-    tile = torch.stack((red, green, blue), -1) if size == pixels.shape[:2] else resize_pixels(pixels, size)
-    return Picture(pixels, tile, path, index + 1, (time.thread_time() - start) * 1e3)
+    return Picture(pixels, tile(pixels), path, index + 1, (time.thread_time() - start) * 1e3)
 
 
-def _read_frames(item: Video, index: int, resized: Callable[[Size], Size], stride: int) -> Iterator[Picture | Unread]:
+def _read_frames(
+    item: Video, index: int, tile: Callable[[np.ndarray], Tensor], stride: int
+) -> Iterator[Picture | Unread]:
     path, number = describe(item, index), 0
     try:
         with VideoFile(item.source) as video:
             start = time.thread_time()
             for number, frame in video.frames(stride):
-                tile = resize_pixels(frame, resized(frame.shape[:2]))
+                resized = tile(frame)
                 milliseconds = (time.thread_time() - start) * 1e3
-                yield Picture(frame, tile, path, index + 1, milliseconds, number, video.count, video.rate / stride)
+                yield Picture(frame, resized, path, index + 1, milliseconds, number, video.count, video.rate / stride)
                 start = time.thread_time()
     except BrokenVideo as error:
         yield Unread(path, str(error))

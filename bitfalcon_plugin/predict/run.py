@@ -23,6 +23,7 @@ from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
 from ..ops.letterbox import rounding_note
 from ..ops.nms import Suppression
+from ..tasks import task_of
 from .pipeline import Batch, Options, Predictor, embed_rows, predict_batches
 from .reader import Picture
 from .results import Results
@@ -52,7 +53,8 @@ def run_predict(
     """
     if source is None:
         raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
-    notes: list[str] = []
+    task = task_of(model)
+    notes, settings = task.unused(settings), task.effective(settings)
     items = list_sources(source, allow_url=settings.allow_url, multiple=model.multiple, notes=notes)
     classes, embed = ([value] if isinstance(value, int) else value for value in (settings.classes, settings.embed))
     if unknown := [index for index in classes or () if index not in model.names]:

@@ -6,13 +6,16 @@ Training, validation and prediction take a Task as an argument and know no task'
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ..config.default_table import active_settings
 from ..config.errors import UserError, did_you_mean
 from ..config.settings import Settings
 from ..data.data_format import DataFormat, label_files
 from ..data.formats.yolo import read_row
+from ..data.images import tile_of
 from ..models.detector import Detector
+from ..ops.letterbox import fits_together
 from . import segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
 from .metrics import COLUMNS, MASK_COLUMNS
@@ -23,18 +26,27 @@ class Task:
     """One task.
 
     heads: modules of the YAML graph whose outputs the task reads. losses: the name of each loss, in the order of
-    results.csv, and the setting that holds its gain. columns: the columns of results.csv that hold its metrics.
+    results.csv, and the setting that holds its gain, None for 1. columns: the columns of results.csv that hold its
+    metrics.
 
     data: the form of its data: how they are found, scanned and loaded. loss: raw outputs and Instances -> {name: loss}
-    (detect.detection_loss). decode: decoded outputs -> the suppressed Instances of each image
+    (detect.detection_loss). times_images: whether a step minimises the sum of the losses times the number of images,
+    otherwise the sum alone. decode: decoded outputs -> the suppressed Instances of each image
     (detect.decode_detections). place: moves the Instances of one image to pixels of the original image
-    (detect.place_detections). evaluate: labels and detections -> Metrics (detect.evaluate_detections). options: further
-    arguments of the loss, by the name of the setting that holds them.
+    (detect.place_detections). evaluate: labels and detections -> TaskMetrics (detect.evaluate_detections). options:
+    further arguments of the loss, by the name of the setting that holds them.
+
+    fits: sizes of images -> how they lie on the network input, to predict (ops.letterbox.fits_together). tile: pixels
+    and their Fit -> what the network input shows of an image (data.images.tile_of). imgsz: side of the network input
+    in training, in pixels, where none is given. without_effect: settings that mean nothing to the task -> why.
+
+    objects: whether the task finds objects in an image. Otherwise it says something of the image as a whole: a label,
+    and a result, has one row with the whole image as its box.
     """
 
     name: str
     heads: frozenset[str]
-    losses: Mapping[str, str]
+    losses: Mapping[str, str | None]
     columns: tuple[str, ...]
     data: DataFormat
     loss: Callable
@@ -42,10 +54,35 @@ class Task:
     place: Callable
     evaluate: Callable
     options: tuple[str, ...] = ()
+    times_images: bool = True
+    fits: Callable = fits_together
+    tile: Callable = tile_of
+    imgsz: int = 640
+    without_effect: Mapping[str, str] = field(default_factory=dict)
+    objects: bool = True
 
     def gains(self, settings: Settings) -> dict[str, float]:
         """The gain of each loss, as the settings give it."""
-        return {name: getattr(settings, setting) for name, setting in self.losses.items()}
+        return {name: getattr(settings, setting) if setting else 1.0 for name, setting in self.losses.items()}
+
+    def unused(self, settings: Settings) -> list[str]:
+        """A line for each setting that was given another value than its default, and means nothing to the task."""
+        rows = active_settings()
+        return [
+            f"{key}={getattr(settings, key)} has no effect on task={self.name}: {reason}."
+            for key, reason in self.without_effect.items()
+            if key in settings.given and getattr(settings, key) != rows[key]["default"]
+        ]
+
+    def effective(self, settings: Settings) -> Settings:
+        """The settings with the defaults of all that mean nothing to the task."""
+        rows = active_settings()
+        return settings.replace(**{key: rows[key]["default"] for key in self.without_effect})
+
+    @property
+    def counted(self) -> str:
+        """What the progress line of training counts."""
+        return "boxes" if self.objects else "images"
 
     def loss_options(self, settings: Settings) -> dict[str, object]:
         """The further arguments of the loss, as the settings give them."""
@@ -74,6 +111,7 @@ SEGMENT = Task(
     place=segment.place_segments,
     evaluate=segment.evaluate_segments,
     options=("overlap_mask", "mask_ratio"),
+    without_effect={"augment": "masks are computed at one scale"},
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT)}
 

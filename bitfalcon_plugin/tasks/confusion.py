@@ -24,7 +24,8 @@ class ConfusionMatrix(Tabular):
     """How often each class was predicted for each true class.
 
     matrix (nc + 1, nc + 1) int64: a row for each predicted class, a column for each true class. The last row counts the
-    labels without a prediction, the last column the predictions without a label. names: class index -> name. conf:
+    labels without a prediction, the last column the predictions without a label; that of a classifier, (nc, nc), has
+    neither. names: class index -> name. conf:
     predictions with a higher score count. iou: the smallest overlap of a pair.
     """
 
@@ -39,8 +40,8 @@ class ConfusionMatrix(Tabular):
 
     def tp_fp(self) -> tuple[np.ndarray, np.ndarray]:
         """Return for each class (nc,) how many predictions have a label of their class, and how many have not."""
-        true = self.matrix.diagonal()[:-1]
-        return true, self.matrix[:-1].sum(1) - true
+        true = self.matrix.diagonal()[: len(self.names)]
+        return true, self.matrix[: len(self.names)].sum(1) - true
 
     def print(self) -> None:
         """Print the rows of the matrix."""
@@ -58,7 +59,8 @@ class ConfusionMatrix(Tabular):
         return [{"predicted": name, **dict(zip(labels, row, strict=True))} for name, row in rows]
 
     def _labels(self) -> list[str]:
-        return [*(self.names[index] for index in sorted(self.names)), "background"]
+        labels = [*(self.names[index] for index in sorted(self.names)), "background"]
+        return labels[: len(self.matrix)]
 
     def plot(
         self, normalize: bool = True, save_dir: str | Path = ".", names: Sequence[str] | Mapping[int, str] = ()

@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..config.notes import print_note_once
 from ..data.images import GREY
 from ..models.detector import Detector
 from ..ops.boxes import anchor_points, boxes_to_distances, ciou, distances_to_boxes
@@ -128,33 +127,30 @@ COPIES = ((1.0, False), (0.83, True), (0.67, False))
 class Decoded(NamedTuple):
     """The decoded outputs of a batch of images.
 
-    candidates (B, 4+nc+k, A): as Detector.decode gives them. nc: number of classes. prototypes (B, m, h, w): of a
-    segmentation model.
+    candidates: as Detector.decode gives them, (B, 4+nc+k, A), or (B, nc) of a classifier. nc: number of classes.
+    prototypes (B, m, h, w): of a segmentation model. size: (H, W) of the images, where it is known.
     """
 
     candidates: Tensor
     nc: int
     prototypes: Tensor | None = None
+    size: tuple[int, int] = (0, 0)
 
     @classmethod
-    def of(cls, model: Detector, raw: Mapping[str, Tensor] | Tensor) -> Decoded:
-        """Decode the raw outputs of a model or of an exported model."""
+    def of(cls, model: Detector, raw: Mapping[str, Tensor] | Tensor, size: tuple[int, int]) -> Decoded:
+        """Decode the raw outputs of a model or of an exported model for images of `size`."""
         prototypes = raw.get("prototypes") if isinstance(raw, Mapping) else None
-        return cls(model.decode(raw), model.nc, prototypes)
+        return cls(model.decode(raw), model.nc, prototypes, size)
 
 
 def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Decoded:
     """Run the network on images (B, 3, H, W) in [0, 1].
 
-    With `augment` the anchors of all COPIES are concatenated, in pixels of `images`; not of a model with prototypes, as
-    the masks of other scales would need prototypes of their own: a note says so.
+    With `augment` the anchors of all COPIES are concatenated, in pixels of `images`.
     """
-    if augment and model.task == "segment":
-        print_note_once("augment=True has no effect on a segmentation model: masks are computed at one scale.")
-        augment = False
+    height, width = size = tuple(images.shape[2:])
     if not augment:
-        return Decoded.of(model, model(images))
-    height, width = images.shape[2:]
+        return Decoded.of(model, model(images), size)
     parts = []
     for scale, mirrored in COPIES:
         copy = images.flip(3) if mirrored else images
@@ -169,7 +165,7 @@ def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> D
         if mirrored:
             boxes[:, 0] = width - boxes[:, 0]
         parts.append(torch.cat((boxes, part[:, 4:]), 1))
-    return Decoded(torch.cat(parts, 2), model.nc)
+    return Decoded(torch.cat(parts, 2), model.nc, size=size)
 
 
 def suppressed_rows(decoded: Decoded, rule: Suppression) -> list[Tensor]:

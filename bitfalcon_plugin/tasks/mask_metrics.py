@@ -44,11 +44,6 @@ class SegmentMetrics(Metrics):
         return [*super().keys, *MASK_COLUMNS]
 
     @property
-    def results_dict(self) -> dict[str, float]:
-        """The numbers under the column names of results.csv, and fitness."""
-        return {**dict(zip(self.keys, self.mean_results(), strict=True)), "fitness": self.fitness}
-
-    @property
     def maps(self) -> np.ndarray:
         """The sum of the APs (nc,) of boxes and masks of every class; the mean where a class has no labels."""
         return self.box.maps + self.seg.maps
@@ -75,7 +70,7 @@ class SegmentMetrics(Metrics):
         """Draw the curves of boxes and masks and both confusion matrices; see Metrics.plot."""
         from ..plots.charts import draw_curves
 
-        folder = Path(save_dir or self.save_dir or ".")
+        folder = self._folder(save_dir)
         names, curves, paths = [counts.name for counts in self.classes], self.curves_results, []
         for prefix, part, ap50, lines in (
             ("Box", self.box, self.ap50, self.lines),
@@ -83,8 +78,7 @@ class SegmentMetrics(Metrics):
         ):
             part_curves = curves[:4] if prefix == "Box" else curves[4:]
             paths += draw_curves(folder, part_curves, names, part.ap50.tolist(), ap50, lines.best, prefix)
-        matrix = self.confusion_matrix
-        return [*paths, *(matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True))]
+        return [*paths, *self._matrices(folder)]
 
     def table(self, verbose: bool = True) -> str:
         """Return the table people read: that of the boxes, and below it the lines of the masks."""

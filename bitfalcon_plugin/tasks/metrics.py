@@ -27,6 +27,7 @@ STATS = (
     *(f"AR{size}" for size in SIZES),
 )
 COLUMNS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
+CLASS_COLUMNS = ("metrics/accuracy_top1", "metrics/accuracy_top5")
 MASK_COLUMNS = tuple(column.replace("(B)", "(M)") for column in COLUMNS)
 IOU_50, IOU_75 = 0, 5  # columns of BoxMetrics.all_ap
 
@@ -98,14 +99,75 @@ class BoxMetrics:
         return tuple(column[i].item() for column in (self.p, self.r, self.ap50, self.ap))
 
 
-@dataclass(eq=False)  # not frozen: validators of scripts write their speed and their matrix into it
-class Metrics(Tabular):
-    """The numbers of one split, in [0, 1].
+@dataclass(eq=False, kw_only=True)  # not frozen: validators of scripts write their speed and their matrix into it
+class TaskMetrics(Tabular):
+    """What a validation of any task measured on one split, in [0, 1]. A task's class has the numbers."""
+
+    names: Mapping[int, str]
+    confusion_matrix: ConfusionMatrix
+    losses: Mapping[str, float] | None = None  # by name, as in tasks.Task.losses
+    speed: dict[str, float] = field(default_factory=dict)  # milliseconds an image
+    save_dir: Path | None = None  # the run folder, where there is one
+    conf: float = 0.0  # detections with a higher score were measured
+
+    @property
+    def fitness(self) -> float:
+        """The best weights are those with the highest fitness."""
+        raise NotImplementedError
+
+    @property
+    def keys(self) -> list[str]:
+        """The column names of results.csv that `mean_results` belongs to."""
+        raise NotImplementedError
+
+    @property
+    def headline(self) -> dict[str, float]:
+        """The two numbers that are told first, by name, the first being the main one."""
+        raise NotImplementedError
+
+    @property
+    def results_dict(self) -> dict[str, float]:
+        """The numbers under the column names of results.csv, and fitness."""
+        return {**dict(zip(self.keys, self.mean_results(), strict=True)), "fitness": self.fitness}
+
+    def mean_results(self) -> list[float]:
+        """Return the numbers over all classes, in the order of `keys`."""
+        raise NotImplementedError
+
+    def get(self, key: str, default: object = None) -> object:
+        """Return a number of `results_dict`, or `default`."""
+        return self.results_dict.get(key, default)
+
+    def line(self) -> str:
+        """Return the line that training prints after an epoch."""
+        raise NotImplementedError
+
+    def table(self, verbose: bool = True) -> str:
+        """Return the table people read; verbose: with a line for each class."""
+        raise NotImplementedError
+
+    def plot(self, save_dir: str | Path | None = None) -> list[Path]:
+        """Draw charts into save_dir, by default the run folder or else the working directory; returns the paths."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def _folder(self, save_dir: str | Path | None) -> Path:
+        return Path(save_dir or self.save_dir or ".")
+
+    def _matrices(self, folder: Path) -> list[Path]:
+        """Draw both confusion matrices."""
+        return [self.confusion_matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True)]
+
+
+@dataclass(eq=False)
+class Metrics(TaskMetrics):
+    """The numbers of detections on one split.
 
     stats: COCO's numbers, named as STATS; nan where there is nothing to measure, as for sizes without labels. classes:
-    the classes that have labels; `box` holds the numbers of these, and `lines` their curves. save_dir: the run folder,
-    where there is one. conf: detections with a higher score were measured. letterbox: `box` with AP on the
-    letterboxed input (tasks/letterbox_ap.py), where letterbox_ap=True asked for it.
+    the classes that have labels; `box` holds the numbers of these, and `lines` their curves. letterbox: `box` with AP
+    on the letterboxed input (tasks/letterbox_ap.py), where letterbox_ap=True asked for it.
     """
 
     stats: dict[str, float]
@@ -114,12 +176,6 @@ class Metrics(Tabular):
     instances: int
     box: BoxMetrics
     lines: Curves
-    confusion_matrix: ConfusionMatrix
-    names: Mapping[int, str]
-    losses: Mapping[str, float] | None = None  # by name, as in tasks.Task.losses
-    speed: dict[str, float] = field(default_factory=dict)  # milliseconds an image
-    save_dir: Path | None = None
-    conf: float = 0.0
     letterbox: BoxMetrics | None = None
 
     @property
@@ -158,9 +214,9 @@ class Metrics(Tabular):
         return list(COLUMNS)
 
     @property
-    def results_dict(self) -> dict[str, float]:
-        """The numbers under the column names of results.csv, and fitness."""
-        return {**dict(zip(COLUMNS, self.mean_results(), strict=True)), "fitness": self.fitness}
+    def headline(self) -> dict[str, float]:
+        """AP and AP50 of the boxes; 0 where nothing could be measured."""
+        return {"AP": self.ap, "AP50": self.ap50}
 
     @property
     def maps(self) -> np.ndarray:
@@ -209,12 +265,9 @@ class Metrics(Tabular):
             records.append(dict(zip(self.columns(), values, strict=True)))
         return records
 
-    def get(self, key: str, default: object = None) -> object:
-        """Return a number of `results_dict`, or `default`."""
-        return self.results_dict.get(key, default)
-
-    def __str__(self) -> str:
-        return self.table()
+    def line(self) -> str:
+        """Return the line that training prints after an epoch."""
+        return f"AP {self.ap:.4f}  AP50 {self.ap50:.4f}  P {self.precision:.3f}  R {self.recall:.3f}"
 
     def _numbers(self) -> list[tuple[float, ...]]:
         """Precision, recall, F1, AP50 and AP of each class."""
@@ -229,11 +282,10 @@ class Metrics(Tabular):
         """
         from ..plots.charts import draw_curves
 
-        folder = Path(save_dir or self.save_dir or ".")
+        folder = self._folder(save_dir)
         names = [self.names[index] for index in self.ap_class_index.tolist()]
         paths = draw_curves(folder, self.curves_results, names, self.box.ap50.tolist(), self.ap50, self.lines.best)
-        matrix = self.confusion_matrix
-        return [*paths, *(matrix.plot(normalize=normalize, save_dir=folder) for normalize in (False, True))]
+        return [*paths, *self._matrices(folder)]
 
     def table(self, verbose: bool = True) -> str:
         """Return the table people read: a line for all classes, a line for each class, and COCO's numbers by size.

@@ -17,7 +17,7 @@ from ..tasks import task_of
 
 FRACTION = 0.6  # of the GPU's memory, filled with batch=-1
 TRIAL_BATCHES = (1, 2, 4, 8, 16, 32, 64)
-BOXES = 20  # ground truths an image, a crowded scene
+OBJECTS = 20  # labels an image, a crowded scene
 
 
 def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
@@ -75,16 +75,17 @@ def _peak(model: Detector, batch: int, imgsz: int, device: torch.device, precisi
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     images = torch.rand(batch, 3, imgsz, imgsz, device=device).contiguous(memory_format=torch.channels_last)
-    corner = torch.rand(batch * BOXES, 2, device=device) * imgsz / 2
+    task = task_of(model)
+    objects = OBJECTS if task.objects else 1
+    corner = torch.rand(batch * objects, 2, device=device) * imgsz / 2
     labels = Instances(
         torch.cat((corner, corner + imgsz / 8), 1),
-        torch.zeros(batch * BOXES, dtype=torch.int64, device=device),
-        image=torch.arange(batch, device=device).repeat_interleave(BOXES),
+        torch.zeros(batch * objects, dtype=torch.int64, device=device),
+        image=torch.arange(batch, device=device).repeat_interleave(objects),
     )
     try:
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             raw = trial(images)
-        task = task_of(model)
         gains = dict.fromkeys(task.losses, 1.0)
         losses = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=gains)
         sum(losses.values()).backward()

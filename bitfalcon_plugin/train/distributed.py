@@ -140,8 +140,8 @@ class World:
     def scale_loss(self, total: Tensor) -> Tensor:
         """The loss to run backward from: `total` times the number of ranks.
 
-        A batch's loss is a sum over its images, and DistributedDataParallel averages gradients over the ranks; times
-        their number the average is the sum that one process gets from all shares.
+        The loss of most tasks is a sum over the images of a batch, and DistributedDataParallel averages gradients over
+        the ranks; times their number the average is the sum that one process gets from all shares.
         """
         return total * self.size if self.size > 1 else total  # one process keeps the very tensor
 

@@ -23,7 +23,7 @@ from ..models.bitify import observe
 from ..models.detector import odd_norms
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..ops.nms import Suppression
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from ..val.loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
 from ..val.run import Validator
 from .guard import MAX_RETURNS, SLOWER, NotFinite
@@ -127,8 +127,10 @@ def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tens
     world = trainer.run.world
     with contextlib.nullcontext() if due else world.accumulating(trainer.network):
         losses = trainer.run.steps("losses", _losses, trainer, batch)
-        total = sum(losses.values()) * len(batch.images)
-        trainer.scaler.scale(world.scale_loss(total)).backward()
+        total = sum(losses.values())
+        if trainer.task.times_images:
+            total = world.scale_loss(total * len(batch.images))
+        trainer.scaler.scale(total).backward()
     return {name: loss.detach() for name, loss in losses.items()}
 
 
@@ -166,7 +168,7 @@ def _step(trainer: Trainer) -> None:
         guard.skip(f"epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
 
 
-def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
+def _validate(trainer: Trainer, interrupts: Interrupts) -> TaskMetrics:
     """Validate the averaged weights."""
     settings, events, world, model = trainer.args, trainer.run.events, trainer.run.world, trainer.ema.model
     world.broadcast_buffers(model)  # rank 0 writes the files, so its statistics count
@@ -188,7 +190,7 @@ def _validate(trainer: Trainer, interrupts: Interrupts) -> Metrics:
     return validator.metrics
 
 
-def _finish_epoch(trainer: Trainer, metrics: Metrics | None) -> None:
+def _finish_epoch(trainer: Trainer, metrics: TaskMetrics | None) -> None:
     """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
     records, epoch = trainer.records, trainer.epoch
     trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
@@ -281,10 +283,10 @@ def _return_to_checkpoint(trainer: Trainer, error: NotFinite) -> None:
 
 
 def _losses_text(trainer: Trainer) -> str:
-    """Memory, mean losses of the epoch so far, boxes and image size, for the progress bar and the line of an epoch."""
+    """Memory, mean losses of the epoch so far, objects and image size, for the progress bar and an epoch's line."""
     losses = (trainer.tloss / trainer.counted).tolist()
     values = "  ".join(f"{name} {value:.4f}" for name, value in zip(trainer.task.losses, losses, strict=True))
-    return f"{_memory(trainer.device)}{values}  boxes {trainer.boxes}  size {trainer.args.imgsz}"
+    return f"{_memory(trainer.device)}{values}  {trainer.task.counted} {trainer.boxes}  size {trainer.args.imgsz}"
 
 
 def _memory(device: torch.device) -> str:

@@ -15,7 +15,7 @@ from ..config.files import write_text
 from ..config.settings import Settings
 from ..models.weights.checkpoint import Checkpoint, save_checkpoint
 from ..tasks import Task
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 
 RATES = ("lr/pg0", "lr/pg1", "lr/pg2")
 
@@ -50,17 +50,14 @@ class Records:
         return time.monotonic() - self._start
 
     def row(
-        self, epoch: int, losses: Sequence[float], metrics: Metrics | None, rates: Sequence[float]
+        self, epoch: int, losses: Sequence[float], metrics: TaskMetrics | None, rates: Sequence[float]
     ) -> dict[str, float]:
         """The row of a finished epoch (0-based) by column; prints the metrics."""
         numbers = dict.fromkeys((*self.task.columns, *(f"val/{name}" for name in self.task.losses)), math.nan)
         if metrics is not None:
             numbers |= {name: value for name, value in metrics.results_dict.items() if name != "fitness"}
             numbers |= {f"val/{name}": value for name, value in (metrics.losses or {}).items()}
-            print(
-                f"{'val':>9}  AP {metrics.ap:.4f}  AP50 {metrics.ap50:.4f}  P {metrics.precision:.3f}  "
-                f"R {metrics.recall:.3f}"
-            )
+            print(f"{'val':>9}  {metrics.line()}")
         losses_by_name = {f"train/{name}": round(loss, 5) for name, loss in zip(self.task.losses, losses, strict=True)}
         rates_by_name = dict(zip(RATES, rates))  # the group of ternary layers has the rate of the others
         return {"epoch": epoch + 1, "time": self.seconds, **losses_by_name, **numbers, **rates_by_name}
@@ -79,7 +76,7 @@ class Records:
             with self._repair_named("results.csv"):
                 write_text(self.folder / "results.csv", text.getvalue())
 
-    def judge(self, epoch: int, metrics: Metrics | None) -> bool:
+    def judge(self, epoch: int, metrics: TaskMetrics | None) -> bool:
         """Whether an epoch (0-based) is the best so far; ties count, as does one that was not measured."""
         fitness = self.best_fitness if metrics is None else metrics.fitness
         improved = fitness >= self.best_fitness

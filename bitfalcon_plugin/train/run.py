@@ -23,11 +23,12 @@ from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..models.build import DEFAULT_MODEL, graph_from_settings, task_of_graph
 from ..models.detector import Detector
+from ..models.graph.rows import Graph
 from ..models.inference.precision import training_precision
 from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..tasks import task_named
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from ..val.run import Share, validate_and_report
 from .batch_size import search_batch
 from .distributed import World, check_batch, join
@@ -44,7 +45,7 @@ class Result:
     """The path of the best weights, their Metrics, and the Trainer where the run was in this process."""
 
     best: Path
-    metrics: Metrics
+    metrics: TaskMetrics
     trainer: Trainer | None = None
 
 
@@ -78,7 +79,7 @@ def run_train(
         return Result(trainer.best, metrics, trainer)
 
 
-def _in_process(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, Metrics]:
+def _in_process(settings: Settings, checkpoint: Checkpoint | None) -> tuple[Path, TaskMetrics]:
     result = run_train(settings, checkpoint)
     return result.best, result.metrics
 
@@ -99,9 +100,9 @@ def _new_run(
         settings = resumed_settings(resumed, settings)
     elif checkpoint is None:  # a wrong graph is reported before data are read or generated
         graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings)
-        settings = settings.replace(task=task_of_graph(graph))
+        settings = _of_task(settings, graph)
     else:
-        settings = settings.replace(task=task_of_graph(checkpoint.graph))
+        settings = _of_task(settings, checkpoint.graph)
     form = task_named(settings.task).data
     with world.main_first():  # generated data are written once
         data, settings = steps("data", find_data, settings, form)
@@ -127,6 +128,14 @@ def _new_run(
     )
     start = None if resumed is None else training_state(resumed, settings, len(train_scan.samples))
     return Run(initial, settings, train_scan.samples, val_scan.samples, folder, device, start, events, world, steps)
+
+
+def _of_task(settings: Settings, graph: Graph) -> Settings:
+    """The settings with the task of a graph and what follows from it; notes what has no effect."""
+    task = task_named(task_of_graph(graph))
+    print_note(*task.unused(settings))
+    size = {} if "imgsz" in settings.given else {"imgsz": task.imgsz}
+    return task.effective(settings).replace(task=task.name, **size)
 
 
 def _scans(data: DataSpec, settings: Settings, form: DataFormat) -> list[Scan]:
@@ -171,7 +180,7 @@ def _check_cells(settings: Settings, multiple: int, images: int, world: World) -
         )
 
 
-def _measure_best(trainer: Trainer) -> Metrics:
+def _measure_best(trainer: Trainer) -> TaskMetrics:
     """Measure the best weights as `val` does, with the table and the pictures."""
     settings, run = trainer.args, trainer.run
     run.world.barrier()  # the first process has written the file

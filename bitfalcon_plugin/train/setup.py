@@ -129,7 +129,8 @@ def prepare(run: Run) -> Trainer:
         if settings.time:
             trainer.epochs = run.start["epochs"]
             trainer.plan_epochs(trainer.epoch, at_least=trainer.epoch + 1)
-    trainer.pictures.labels(run.samples)
+    if trainer.task.objects:
+        trainer.pictures.labels(run.samples)
     report_effective(trainer)
     return trainer
 

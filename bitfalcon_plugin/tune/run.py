@@ -32,7 +32,7 @@ from ..models.detector import Detector
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
 from ..tasks import task_of
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from ..train.resume import changed_settings, is_finished, newest
 from ..train.run import run_train
 from .report import Tuning, write_report, write_values
@@ -134,7 +134,7 @@ def _run_trial(study: Study, trial: Trial, shared: Mapping[str, object], events:
     shutil.rmtree(trial.folder / "weights", ignore_errors=True)
 
 
-def _train(study: Study, trial: Trial, shared: Mapping[str, object], events: Events, watch) -> tuple[Metrics, Path]:
+def _train(study: Study, trial: Trial, shared: Mapping[str, object], events: Events, watch) -> tuple[TaskMetrics, Path]:
     """Train with the values of a trial; returns the metrics and the path of the best weights.
 
     watch: called with the trainer after each epoch; on several GPUs, whose trainers are in other processes, never.
@@ -162,7 +162,7 @@ def _silence() -> Iterator[None]:
             yield
 
 
-def _numbers(metrics: Metrics) -> dict[str, float]:
+def _numbers(metrics: TaskMetrics) -> dict[str, float]:
     """Return the numbers of a validation by their names in results.csv, those that were measured."""
     return {name: value for name, value in metrics.results_dict.items() if name != "fitness" and value == value}
 

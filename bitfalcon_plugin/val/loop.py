@@ -31,7 +31,7 @@ from ..tasks import DETECT, Task
 from ..tasks.confusion import MATRIX_CONF
 from ..tasks.detect import Decoded, predict_decoded
 from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances], Sequence["Tensor | None"]], None]
 DEFAULT_CONF = 0.001
@@ -87,7 +87,7 @@ class Validation(NamedTuple):
     The `image` of a detection is the index of its sample.
     """
 
-    metrics: Metrics
+    metrics: TaskMetrics
     detections: Instances
 
 
@@ -157,7 +157,7 @@ def _validate_batch(
         values = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, **factors)
         losses = torch.stack([*values.values()]).double().cpu().numpy()
     clock.lap("loss")
-    decoded = Decoded.of(model, raw) if augmented is None else augmented
+    decoded = Decoded.of(model, raw, tuple(images.shape[2:])) if augmented is None else augmented
     detections = task.decode(decoded, options.rule)
     if options.single:
         detections = [replace(each, classes=torch.zeros_like(each.classes)) for each in detections]

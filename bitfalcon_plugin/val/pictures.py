@@ -29,7 +29,7 @@ from ..ops.polygons import clip, fill_each
 from ..plots.charts import draw_labels, draw_results
 from ..plots.figure import NoMatplotlib
 from ..plots.sheets import batch_sheet
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from .loop import Watch
 from .worst import Worst
 
@@ -129,7 +129,7 @@ class Pictures:
         sheet = batch_sheet(pixels, rows, self.names, captions=captions, masks=masks)
         self._write(f"val_batch{number}_pred.jpg", sheet)
 
-    def finish(self, metrics: Metrics | None) -> None:
+    def finish(self, metrics: TaskMetrics | None) -> None:
         """Draw results.png from results.csv, and from the last metrics the curves and the confusion matrices."""
         self.results()
         self.curves(metrics)
@@ -139,7 +139,7 @@ class Pictures:
         if (self.folder / "results.csv").is_file():
             self._try("results.png", draw_results, self.folder / "results.csv", self.folder / "results.png")
 
-    def curves(self, metrics: Metrics | None) -> None:
+    def curves(self, metrics: TaskMetrics | None) -> None:
         """Draw the curves and the confusion matrices of metrics."""
         if metrics is not None:
             self._try("the curves and confusion matrices", metrics.plot, self.folder)

@@ -29,7 +29,7 @@ from ..predict.coco_json import is_coco
 from ..predict.writer import write_files
 from ..tasks import task_of
 from ..tasks.confusion import ConfusionMatrix
-from ..tasks.metrics import Metrics
+from ..tasks.metrics import TaskMetrics
 from .loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
 from .pictures import Pictures
 from .worst import worst_images
@@ -46,7 +46,7 @@ class Validator:
     dataloader: ValLoader
     device: torch.device
     model: Detector
-    metrics: Metrics | None = None
+    metrics: TaskMetrics | None = None
 
     @property
     def names(self) -> dict[int, str]:
@@ -81,20 +81,21 @@ class Share:
     gather: Callable[[list], list] = list
 
 
-def run_val(model: Detector, settings: Settings, events: Events | None = None) -> Metrics:
+def run_val(model: Detector, settings: Settings, events: Events | None = None) -> TaskMetrics:
     """Validate a model, folded and on its device, on a split of the data; prints tables, and writes files.
 
     The settings plots, save_json and save_txt say which files. Raises UserError where the classes of model and data
     differ, and for a split that is missing or has no labels. With save_json a split without labels, like that of a
     contest, gives predictions.json, and numbers that are nan or 0.
     """
-    form = task_of(model).data
-    data, settings = find_data(settings, form)
+    task = task_of(model)
+    print_note(*task.unused(settings))
+    data, settings = find_data(task.effective(settings), task.data)
     single = settings.single_cls and model.nc > 1  # all classes of the model count as one
     if not single:
         same_classes(model.names, class_names(settings, data), data)
     settings = counted_batch(legal_side(settings, model.multiple))
-    samples = scan_split(data, settings.split, settings, form).samples
+    samples = scan_split(data, settings.split, settings, task.data).samples
     max_objects = max(len(sample.labels) for sample in samples)
     if not max_objects and not settings.save_json:
         classes = "" if settings.classes is None else f" of classes={settings.classes}"

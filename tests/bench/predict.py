@@ -20,9 +20,10 @@ from PIL import Image
 
 from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
-from bitfalcon_plugin.predict.pipeline import _input
+from bitfalcon_plugin.predict.pipeline import Options, _input
 from bitfalcon_plugin.predict.reader import read_pictures
 from bitfalcon_plugin.predict.sources import list_sources
+from bitfalcon_plugin.tasks import task_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the root, where tests.helpers is found
 
@@ -38,10 +39,11 @@ def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: i
     """
     model = prepare_for_inference(open_checkpoint(weights).model(), torch.device("cpu"))
     items = list_sources(folder)
-    pictures = list(read_pictures(items[:batch], lambda size: size))
+    options, task = Options(imgsz), task_of(model)
+    pictures = list(read_pictures(items[:batch], torch.from_numpy))
     for size in (1, batch):
         wall, inside, bare, work = [], [], [], []
-        images = _input(pictures[:size], imgsz, model)[0]
+        images = _input(pictures[:size], options, model, task, {})[0]
         for turn in range(rounds + 1):  # the first one warms up
             spent = [0.0, 0.0]
             handles = _timed(model, spent)

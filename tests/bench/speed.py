@@ -33,8 +33,9 @@ from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.modules.attention import Attention
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.ops.nms import non_max_suppression
-from bitfalcon_plugin.predict.pipeline import _fits, _input
-from bitfalcon_plugin.predict.reader import Picture, resize_pixels
+from bitfalcon_plugin.predict.pipeline import Options, _fits, _input
+from bitfalcon_plugin.predict.reader import Picture
+from bitfalcon_plugin.tasks import task_of
 
 CPU = torch.device("cpu")
 clock: Callable[[], float] = time.perf_counter
@@ -127,14 +128,14 @@ def shares(model: Detector, images: Tensor, rounds: int, imgsz: int) -> dict[str
     spent = dict.fromkeys(PARTS, 0.0)
     hooked(model, spent)
     pixels = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    buffers: dict = {}
+    options, task, buffers = Options(imgsz), task_of(model), {}
     with torch.inference_mode():
         for turn in range(rounds + 3):
             spent.update(dict.fromkeys(PARTS, 0.0))
             start = clock()
-            fit = _fits([pixels.shape[:2]], imgsz, model)[0]
-            tile = resize_pixels(pixels, fit.resized)
-            _input([Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))], imgsz, model, buffers)
+            tile = task.tile(pixels, _fits([pixels.shape[:2]], options, model, task)[0])
+            pictures = [Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))]
+            _input(pictures, options, model, task, buffers)
             spent["preprocessing"] = clock() - start
             raw = model(images)
             start = clock()

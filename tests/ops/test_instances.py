@@ -26,6 +26,7 @@ def full() -> Instances:
         polygons=Polygons(points, torch.tensor([3, 0, 4])),
         masks=torch.eye(3, dtype=torch.bool)[:, None].expand(3, 4, 3),
         encoded_masks=EncodedMasks([{"size": [4, 3], "counts": bytes([48 + number])} for number in range(3)]),
+        probabilities=torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]),
         coefficients=torch.arange(6.0).view(3, 2),
         keypoints=torch.arange(18, dtype=torch.float64).view(3, 2, 3),
         angles=torch.tensor([0.1, 0.2, 0.3]),

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data.images import GREY
+from ...data.images import GREY, resize_pixels
 from ...ops.letterbox import legal_size, letterbox_fit, minimal_canvas
 from ...ops.nms import Suppression
 from ...predict.pipeline import Batch
-from ...predict.reader import Picture, resize_pixels
+from ...predict.reader import Picture
 from ...predict.results import Results
 from ...predict.run import run_predict
 from ...predict.sources import Video, list_sources

@@ -69,11 +69,10 @@ class ScriptMetrics:
     fitness: float
     losses: dict[str, float]
 
-    def __getattr__(self, name: str) -> float:
-        places = {"precision": "precision", "recall": "recall", "ap50": "mAP50(", "ap": "mAP50-95"}
-        if name not in places:
-            raise AttributeError(name)
-        return next((value for key, value in self.results_dict.items() if places[name] in key), float("nan"))
+    def line(self) -> str:
+        """Return the line that training prints after an epoch."""
+        numbers = {name.removeprefix("metrics/"): value for name, value in self.results_dict.items()}
+        return "  ".join(f"{name} {value:.4f}" for name, value in numbers.items())
 
 
 def steps_of(script: Script) -> Steps:

@@ -110,10 +110,6 @@ class ConfusionMatrix(confusion.ConfusionMatrix):
         for row in self.matrix:
             LOGGER.info("%s", " ".join(map(str, row.tolist())))
 
-    def _labels(self) -> list[str]:
-        labels = super()._labels()
-        return labels[:-1] if self.task == "classify" else labels
-
 
 def _rows(detections: Mapping[str, Any]) -> Tensor:
     """A dict of boxes, scores and classes as rows (n, 6), or (n, 7) for oriented boxes."""
