@@ -18,7 +18,7 @@ from .files import cfg_dir
 
 LETTER = re.compile(r"(yolo(?:e-)?v?\d+)([nsmlx])")
 OTHER_LETTER = re.compile(r"yolo(?:e-)?v?\d+([a-zA-Z])(?![a-zA-Z])(?<![nsmlx])")
-P6_NAME = re.compile(r"(yolov?\d+[nsmlx])6")
+P6_NAME = re.compile(r"(yolov?\d+[nsmlx])6(-\w+)?")
 SUFFIXES = (".yaml", ".yml")
 MAX_BYTES = 1 << 20  # a model YAML has a few kB
 MAX_VALUES = 100_000  # in a YAML whose aliases are written out
@@ -186,10 +186,10 @@ def _without_suffix(name: str) -> tuple[str, str]:
 
 
 def _stem(name: str) -> str:
-    """The name without its suffix; a P6 graph such as yolov8n6 is yolov8n-p6."""
+    """The name without its suffix; a P6 graph such as yolov8n6 is yolov8n-p6, yolov8n6-seg is yolov8n-seg-p6."""
     stem, _ = _without_suffix(name)
     match = P6_NAME.fullmatch(stem)
-    return f"{match[1]}-p6" if match else stem
+    return f"{match[1]}{match[2] or ''}-p6" if match else stem
 
 
 def _names(name: str) -> list[str]:

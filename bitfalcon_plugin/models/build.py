@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from .graph.rows import Graph, resolve
 from .modules import entry, known_modules, lookup
 
 DEFAULT_MODEL = "yolov12.yaml"
+LEVELS = re.compile(r"(.*?)((?:-p\d+)?)", re.DOTALL)  # a graph's name, and its levels where they are not the usual ones
 
 
 def task_of_document(document: Mapping[str, object]) -> str:
@@ -45,9 +47,8 @@ def model_for_task(model: str | None, task: str | None) -> str:
     own = task_of_document(file.document)
     if own == task:
         return model
-    stem = Path(model).stem
-    stem = stem.removesuffix(SUFFIXES[own]) if SUFFIXES[own] else stem
-    other = str(Path(model).with_name(f"{stem}{SUFFIXES[task]}.yaml"))
+    stem, levels = LEVELS.fullmatch(Path(model).stem).groups()
+    other = str(Path(model).with_name(f"{stem.removesuffix(SUFFIXES[own])}{SUFFIXES[task]}{levels}.yaml"))
     try:
         fits = task_of_document(find_model(other).document) == task
     except MissingFileError:

@@ -67,6 +67,8 @@ def test_the_letter_in_a_name(name, letter):
         ("yolo12-lite.yaml", "yolov12-lite", ""),
         ("yolov8s-p2.yaml", "yolov8-p2", "s"),
         ("yolov8x6", "yolov8-p6", "x"),
+        ("yolo8l6-seg.yaml", "yolov8-seg-p6", "l"),
+        ("yolo12x-cls.yaml", "yolov12-cls", "x"),
         ("yolo11m-p2", "yolo11-p2", "m"),
         ("yolo12n-p6.yaml", "yolov12-p6", "n"),
         ("yolo12-p2.yaml", "yolov12-p2", ""),

@@ -22,7 +22,9 @@ from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.summary import summary
 
 SHIPPED = sorted((cfg_dir() / "models").glob("*.yaml"))
+FAMILIES = ("yolov8", "yolo11", "yolov12", "yolov12-turbo")
 FOUR_LEVELS = [path for path in SHIPPED if path.stem[-3:] in ("-p2", "-p6")]
+WITHOUT_LEVELS = [path for path in SHIPPED if path.stem.endswith("-cls")]
 LEVELS = {"yolov12-lite": (16.0,), "p2": (4.0, 8.0, 16.0, 32.0), "p6": (8.0, 16.0, 32.0, 64.0)}
 
 
@@ -49,15 +51,14 @@ def test_there_is_something_to_test():
         "bitfalcon",
         "bitfalcon-p",
         "yolov12-lite",
-        "yolov12-seg",
-        "yolov12-turbo-seg",
-        "yolo11-seg",
-        "yolov8-seg",
-        *(f"{family}-{level}" for family in ("yolov8", "yolo11", "yolov12") for level in ("p2", "p6")),
+        *(f"{family}-{task}" for family in FAMILIES for task in ("seg", "cls")),
+        *(f"{family}-{level}" for family in FAMILIES if family != "yolov12-turbo" for level in ("p2", "p6", "seg-p6")),
     }
 
 
-@pytest.mark.parametrize(("path", "scale"), cases([path for path in SHIPPED if path not in FOUR_LEVELS]))
+@pytest.mark.parametrize(
+    ("path", "scale"), cases([path for path in SHIPPED if path not in (*FOUR_LEVELS, *WITHOUT_LEVELS)])
+)
 def test_shipped_models_run_and_have_a_summary(path, scale):
     model = build(path, scale).eval()
     assert model.graph.scale == scale
@@ -73,11 +74,27 @@ def test_shipped_models_run_and_have_a_summary(path, scale):
         assert prediction.shape == (batch, 4 + model.nc + more, cells)
         scores = prediction[:, 4 : 4 + model.nc]
         assert prediction.isfinite().all() and (scores >= 0).all() and (scores <= 1).all()
+    check_summary(model, fixed=model.reg_max)  # the bins of the distribution are fixed
+
+
+def check_summary(model: Detector, fixed: int) -> None:
+    """Compare the summary of a model with its modules. fixed: parameters without gradients."""
     sizes = summary(model, 64)
     assert [row[0] for row in sizes.rows] == list(range(len(model.graph.rows)))
     assert sum(row[3] for row in sizes.rows) == sizes.parameters == sum(p.numel() for p in model.parameters())
-    assert sizes.gradients == sizes.parameters - model.reg_max  # the bins of the distribution are fixed
+    assert sizes.gradients == sizes.parameters - fixed
     assert sizes.gflops > 0
+
+
+@pytest.mark.parametrize("path", WITHOUT_LEVELS, ids=lambda path: path.stem)
+def test_graphs_of_whole_images_run_and_have_a_summary(path):
+    model = build(path, "n", nc=7).eval()
+    assert (model.strides, model.multiple) == ((1.0,), 32)
+    for batch, height, width in ((1, 64, 96), (2, 32, 64)):
+        with torch.inference_mode():
+            probabilities = model.decode(model(torch.rand(batch, 3, height, width)))
+        assert probabilities.shape == (batch, 7) and torch.allclose(probabilities.sum(1), torch.ones(batch))
+    check_summary(model, fixed=0)
 
 
 @pytest.mark.parametrize(("path", "scale"), cases(FOUR_LEVELS))
@@ -89,12 +106,13 @@ def test_graphs_with_four_levels_build(path, scale):
 
 @pytest.mark.parametrize("path", FOUR_LEVELS, ids=lambda path: path.stem)
 def test_graphs_with_four_levels_run_and_name_the_sides_that_fit(path):
-    model = build(path.name.replace("-p", "n-p")).eval()  # a name with a letter; the file has none
+    model = build(path.name.replace("-", "n-", 1)).eval()  # a name with a letter; the file has none
     assert model.graph.scale == "n" and model.graph.name == path.name
     with torch.inference_mode():
         prediction = model.decode(model(torch.rand(1, 3, 128, 64)))
     cells = sum(int(128 // s) * int(64 // s) for s in model.strides)
-    assert prediction.shape == (1, 84, cells) and prediction.isfinite().all()
+    more = 32 if model.task == "segment" else 0  # coefficients of the masks
+    assert prediction.shape == (1, 84 + more, cells) and prediction.isfinite().all()
     if model.multiple == 64:
         with pytest.raises(ValueError, match=r"96x160.*multiples of 64.*nearest are 128x192"):
             model(torch.rand(1, 3, 96, 160))
@@ -207,6 +225,8 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
             case "Segment":
                 wide = math.ceil(min(args[2], limit) * width / 8) * 8
                 total += segment(listed, nc, legacy, args[1], wide)
+            case "Classify":
+                total += conv(a, 1280) + 1280 * nc + nc
             case "Concat":
                 b = sum(listed)
             case "nn.Upsample":
@@ -217,8 +237,7 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
     return total
 
 
-FAMILIES = ("yolov8", "yolo11", "yolov12", "yolov12-turbo")
-COUNTED = [path for path in SHIPPED if path.stem.removesuffix("-seg") in FAMILIES] + FOUR_LEVELS
+COUNTED = [path for path in SHIPPED if path.stem not in ("bitfalcon", "bitfalcon-p", "yolov12-lite")]
 
 
 @pytest.mark.parametrize(("path", "scale"), cases(COUNTED))

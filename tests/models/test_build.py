@@ -219,6 +219,12 @@ def test_the_graph_of_a_task(capsys):
     assert model_for_task("yolo11s.yaml", "segment") == "yolo11s-seg.yaml"
     assert "using yolo11s-seg.yaml for task=segment" in capsys.readouterr().err
     assert model_for_task("yolov8n-seg.yaml", "detect") == "yolov8n.yaml"
+    assert model_for_task("yolo12n-seg.yaml", "classify") == "yolo12n-cls.yaml"
+    assert model_for_task("yolov8x-p6.yaml", "segment") == "yolov8x-seg-p6.yaml"
+    assert model_for_task("yolov8-seg-p6.yaml", "detect") == "yolov8-p6.yaml"
+    assert read_graph(model_for_task("yolov8n6.yaml", "segment")).name == "yolov8-seg-p6.yaml"
     assert model_for_task("best.pt", "segment") == "best.pt"
     with pytest.raises(UserError, match="no 'bitfalcon-seg.yaml' for task=segment"):
         model_for_task("bitfalcon.yaml", "segment")
+    with pytest.raises(UserError, match="no 'yolov8-cls-p6.yaml' for task=classify"):
+        model_for_task("yolov8-p6.yaml", "classify")

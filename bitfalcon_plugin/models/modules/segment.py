@@ -70,8 +70,8 @@ class Segment(Detect):
     def fuse(self) -> None:
         """Fold the branches; a ternary layer gives the next one codes."""
         super().fuse()
-        for block in (self.proto.cv1, self.proto.cv2, self.proto.cv3):
-            fold(block)
+        fold(self.proto.cv1)
+        fold(self.proto.cv2, self.proto.cv3)
 
     def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
         """Raw outputs -> (B, 4+nc+masks, A) float32: as of Detect, then the mask coefficients."""
