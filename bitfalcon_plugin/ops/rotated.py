@@ -39,7 +39,8 @@ def hulls_of(corners: Tensor) -> Tensor:
 def canonical(boxes: Tensor) -> Tensor:
     """(..., 5) xywhr -> the same rectangles with width >= height, and angles in [-pi/4, 3 pi/4)."""
     x, y, w, h, angle = boxes.unbind(-1)
-    angle = (angle + (w < h) * (math.pi / 2) - LOWEST_ANGLE).remainder(math.pi)
+    angle = torch.where(w < h, angle + math.pi / 2, angle)
+    angle = (angle - LOWEST_ANGLE).remainder(math.pi)
     angle = torch.where(angle >= math.pi, 0, angle) + LOWEST_ANGLE  # a remainder can round up to pi
     return torch.stack((x, y, torch.maximum(w, h), torch.minimum(w, h), angle), -1)
 
