@@ -40,3 +40,31 @@ class EncodedMasks:
         if not self.codes:
             raise ValueError("without an object the size of the masks is not known")
         return torch.from_numpy(mask.decode(list(self.codes))).permute(2, 0, 1).bool()
+
+
+def encode_runs(patches: Tensor, top: Tensor, left: Tensor, size: tuple[int, int]) -> list[dict[str, object]]:
+    """Encode masks that are empty outside of patches (n, h, w) bool at (top, left), each (n,), on planes of `size`.
+
+    The run lengths of a mask go down its columns, and begin with those outside.
+    """
+    from pycocotools import mask
+
+    if not len(patches):
+        return []
+    height, width = size
+    columns = torch.nn.functional.pad(patches.transpose(1, 2), (1, 1)).numpy()  # (n, w, h + 2), empty at both ends
+    owner, column, row = np.nonzero(columns[..., 1:] != columns[..., :-1])  # where a run begins, and where it ends
+    place = (left.numpy()[owner] + column) * height + top.numpy()[owner] + row
+    # A run that reaches the bottom of the plane goes on where the next column begins with one.
+    joined = np.flatnonzero((place[1:] == place[:-1]) & (owner[1:] == owner[:-1]))
+    kept = np.ones(len(place), bool)
+    kept[joined] = kept[joined + 1] = False
+    owner, place = owner[kept], place[kept]
+    ends = np.searchsorted(owner, np.arange(len(patches)), side="right")
+    place = np.insert(place, ends, height * width)  # the end of each plane, behind the places of its object
+    stops = ends + np.arange(1, len(patches) + 1)
+    runs = np.diff(place, prepend=0)
+    runs[stops[:-1]] = place[stops[:-1]]
+    counts = [part.tolist() for part in np.split(runs, stops[:-1])]
+    counts = [part[:-1] if len(part) > 1 and not part[-1] else part for part in counts]  # nothing after a last run
+    return mask.frPyObjects([{"size": [height, width], "counts": part} for part in counts], height, width)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .encoded_masks import EncodedMasks
 from .letterbox import Fit
+from .patches import Patches
 from .polygons import Polygons, clip, hulls, join
 from .projective import move_boxes, move_points
 
@@ -20,9 +21,10 @@ class Instances:
 
     boxes (n, 4): xyxy; for oriented boxes the axis-aligned hull. classes (n,): int64. scores (n,): confidences in
     [0, 1], of detections only. image (n,): int64, the index of each object's image in the batch or in the dataset.
-    polygons: outlines. masks (n, h, w): bool. encoded_masks: masks of the size of the original image. coefficients (n,
-    m): of prototype masks. probabilities (n, nc): of all classes, where the object is the image as a whole. keypoints
-    (n, k, 2 or 3): x, y and the visibility or the confidence. angles (n,): radians.
+    polygons: outlines. masks (n, h, w): bool. patches: masks of one image, each in a patch around its box.
+    encoded_masks: masks of the size of the original image. coefficients (n, m): of prototype masks. probabilities (n,
+    nc): of all classes, where the object is the image as a whole. keypoints (n, k, 2 or 3): x, y and the visibility or
+    the confidence. angles (n,): radians.
 
     Coordinates are shares of the image in a label as it is read from a file, and pixels everywhere else: of the
     original image, of a canvas or of the network input, as the function that returns the instances says.
@@ -34,6 +36,7 @@ class Instances:
     image: Tensor | None = None
     polygons: Polygons | None = None
     masks: Tensor | None = None
+    patches: Patches | None = None
     encoded_masks: EncodedMasks | None = None
     coefficients: Tensor | None = None
     probabilities: Tensor | None = None
@@ -66,10 +69,8 @@ class Instances:
 
     @property
     def visible(self) -> Tensor:
-        """(n,) bool: which objects have a pixel in their mask; all of them where there are no masks."""
-        if self.masks is None:
-            return torch.ones_like(self.classes, dtype=torch.bool)
-        return self.masks.flatten(1).any(1)
+        """(n,) bool: which objects have a pixel in their patch; all of them where there are no patches."""
+        return torch.ones_like(self.classes, dtype=torch.bool) if self.patches is None else self.patches.visible
 
     def only(self, keep: Tensor) -> Instances:
         """The objects that `keep` selects: a mask (n,) bool, or indices (m,) int64 in any order."""
@@ -77,7 +78,8 @@ class Instances:
 
     def apply(self, function: Callable[[Tensor], Tensor]) -> Instances:
         """The same objects with `function` applied to each tensor."""
-        plain = {Polygons: lambda value: value.apply(function), EncodedMasks: lambda value: value}
+        plain = dict.fromkeys((Polygons, Patches), lambda value: value.apply(function))
+        plain[EncodedMasks] = lambda value: value
         return self._each(lambda value: plain.get(type(value), function)(value))
 
     def to(self, device: torch.device | str) -> Instances:
@@ -122,7 +124,8 @@ class Instances:
     def cat(parts: Sequence[Instances]) -> Instances:
         """Put instances behind one another. A part without polygons counts as objects that have none.
 
-        Raises ValueError if one part has another field that is missing in a second part.
+        Raises ValueError if one part has another field that is missing in a second part, and for patches, which belong
+        to one image each.
         """
         values: dict[str, object] = {}
         for field in fields(Instances):
@@ -133,6 +136,8 @@ class Instances:
                 values[field.name] = join(column, [len(part) for part in parts])
             elif field.name == "encoded_masks" and None not in column:
                 values[field.name] = EncodedMasks([code for part in column for code in part.codes])
+            elif field.name == "patches":
+                raise ValueError("patches of several images cannot be put together; encode them")
             elif any(value is None for value in column):
                 raise ValueError(f"{field.name} is missing in some of the instances that are put together")
             else:
@@ -150,7 +155,7 @@ class Instances:
         return torch.cat([function(self.keypoints[..., :2]), self.keypoints[..., 2:]], dim=-1)
 
     def _refuse_masks_and_angles(self, what: str) -> None:
-        for name in ("masks", "encoded_masks", "angles"):
+        for name in ("masks", "patches", "encoded_masks", "angles"):
             if getattr(self, name) is not None:
                 raise ValueError(f"instances with {name} cannot be {what}; make the {name} afterwards")
 

@@ -267,7 +267,7 @@ def _parts(instances: Instances) -> dict[str, Tensor | None]:
     """Return the parts of Results that the objects of one image have."""
     if instances.probabilities is not None:
         return {"probs": instances.probabilities[0]}
-    masks = instances.masks.byte() if instances.masks is not None and len(instances) else None
+    masks = instances.patches.planes() if instances.patches is not None and len(instances) else None
     return {"boxes": instances.rows(), "masks": masks}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,31 +18,73 @@ from ..data.dataset import Sample
 from ..ops.instances import Instances
 from .coco_rows import coco_rows
 from .confusion import MATRIX_CONF, confusion_matrix
-from .curves import ClassMatches, gather_curves
+from .curves import ClassMatches, Curves, gather_curves
+from .mask_metrics import SegmentMetrics
 from .metrics import STATS, BoxMetrics, ClassCounts, Metrics
 
 
 def coco_metrics(
-    samples: Sequence[Sample],
-    detections: Instances,
-    names: Mapping[int, str],
-    *,
-    conf: float = MATRIX_CONF,
-    kind: str = "bbox",
-    polygons: bool = False,
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float = MATRIX_CONF
 ) -> Metrics:
     """Compute Metrics from detections in pixels of the original images; `image` is the index of the sample.
 
-    names: class index -> name. conf: the confusion matrix counts detections with a higher score. kind: bbox, or segm
-    for the encoded masks of the detections, against the polygons of the labels. polygons: the area of a label, by which
-    COCO tells small from large, is that of its polygon, and not of its box.
+    names: class index -> name. conf: the confusion matrix counts detections with a higher score.
     """
     labels = [sample.pixel_labels() for sample in samples]
     truth = _coco_truth(samples, labels, names)
-    if polygons or kind == "segm":
-        _add_polygons(truth, samples, labels)
+    numbers = _numbers(truth, _coco_results(truth, detections), "bbox", names)
+    return Metrics(**numbers._asdict(), **_counts(labels, detections, names, numbers.lines, conf))
+
+
+def coco_mask_metrics(
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float = MATRIX_CONF
+) -> SegmentMetrics:
+    """Compute SegmentMetrics from detections with encoded masks; otherwise as `coco_metrics`.
+
+    Masks are compared with the polygons of the labels. The area of a label, by which COCO tells small from large, is
+    that of its polygon. A label that is only a box counts for the boxes; for the masks it is what COCO calls a crowd:
+    a mask that lies in it is neither right nor wrong.
+    """
+    labels = [sample.pixel_labels() for sample in samples]
+    truth = _coco_truth(samples, labels, names)
+    codes = [code for sample, part in zip(samples, labels) for code in encoded_labels(part, sample.size)]
+    for annotation, code in zip(truth.dataset["annotations"], codes, strict=True):
+        annotation.update(segmentation=code, area=float(mask.area(code)))
+    results = _coco_results(truth, detections)
+    boxes = _numbers(truth, results, "bbox", names)
+    outlined = torch.cat([part.has_polygon for part in labels]).tolist()
+    for annotation, is_outlined in zip(truth.dataset["annotations"], outlined, strict=True):
+        annotation["iscrowd"] = int(not is_outlined)
+    masks = _numbers(truth, results, "segm", names)
+    counts = _counts(labels, detections, names, boxes.lines, conf)
+    return SegmentMetrics(**boxes._asdict(), **counts, seg=masks.box, mask_stats=masks.stats, mask_lines=masks.lines)
+
+
+def encoded_labels(labels: Instances, size: tuple[int, int]) -> list[dict[str, object]]:
+    """Return the mask of each label in pixels of an image of `size` (h, w), as pycocotools encodes its polygon.
+
+    The mask of a label without a polygon is its box.
+    """
+    rings = [torch.zeros(0, 2)] * len(labels) if labels.polygons is None else labels.polygons.split()
+    codes = []
+    for (x1, y1, x2, y2), ring in zip(labels.boxes.tolist(), rings, strict=True):
+        points = ring.flatten().tolist() or [x1, y1, x2, y1, x2, y2, x1, y2]
+        codes += mask.frPyObjects([points], *size)
+    return codes
+
+
+class _Numbers(NamedTuple):
+    """The numbers of boxes or of masks; see Metrics."""
+
+    stats: dict[str, float]
+    box: BoxMetrics
+    lines: Curves
+
+
+def _numbers(truth: COCO, results: COCO, kind: str, names: Mapping[int, str]) -> _Numbers:
+    """Compare the boxes ("bbox") or the masks ("segm") of results with those of the labels."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, _coco_results(truth, detections, kind), kind)
+        evaluation = COCOeval(truth, results, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -49,18 +92,23 @@ def coco_metrics(
     lines, precision, recall = gather_curves(_matches(evaluation, sorted(names)))
     precision_at = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class)
     all_ap = precision_at.mean(1).T[lines.classes]  # (c, IoU)
+    stats = dict(zip(STATS, np.where(stats >= 0, stats, np.nan).tolist(), strict=True))
+    return _Numbers(stats, BoxMetrics(precision, recall, all_ap, lines.classes, len(names)), lines)
+
+
+def _counts(
+    labels: Sequence[Instances], detections: Instances, names: Mapping[int, str], lines: Curves, conf: float
+) -> dict[str, object]:
+    """What Metrics counts: images, labels, classes, and the confusion matrix of the boxes."""
     instances = Counter(index for truths in labels for index in truths.classes.tolist())
     images = Counter(index for truths in labels for index in set(truths.classes.tolist()))
-    return Metrics(
-        stats=dict(zip(STATS, np.where(stats >= 0, stats, np.nan).tolist(), strict=True)),
-        classes=tuple(ClassCounts(names[i], images[i], instances[i]) for i in lines.classes.tolist()),
-        images=len(samples),
-        instances=instances.total(),
-        box=BoxMetrics(precision, recall, all_ap, lines.classes, len(names)),
-        lines=lines,
-        confusion_matrix=confusion_matrix(labels, detections, names, conf=conf),
-        names=dict(names),
-    )
+    return {
+        "classes": tuple(ClassCounts(names[i], images[i], instances[i]) for i in lines.classes.tolist()),
+        "images": len(labels),
+        "instances": instances.total(),
+        "confusion_matrix": confusion_matrix(labels, detections, names, conf=conf),
+        "names": dict(names),
+    }
 
 
 def _coco_truth(samples: Sequence[Sample], labels: Sequence[Instances], names: Mapping[int, str]) -> COCO:
@@ -82,30 +130,20 @@ def _coco_truth(samples: Sequence[Sample], labels: Sequence[Instances], names: M
     return truth
 
 
-def _add_polygons(truth: COCO, samples: Sequence[Sample], labels: Sequence[Instances]) -> None:
-    """Give the annotations of `truth` the polygons of the labels as masks; a label without one gets its box."""
-    annotations = iter(truth.dataset["annotations"])
-    for sample, instances in zip(samples, labels):
-        rings = [torch.zeros(0, 2)] * len(instances) if instances.polygons is None else instances.polygons.split()
-        for (x1, y1, x2, y2), ring in zip(instances.boxes.tolist(), rings):
-            points = ring.flatten().tolist() or [x1, y1, x2, y1, x2, y2, x1, y2]
-            code = mask.merge(mask.frPyObjects([points], *sample.size))
-            next(annotations).update(segmentation=code, area=float(mask.area(code)))
+def _coco_results(truth: COCO, detections: Instances) -> COCO:
+    """The detections as an object of pycocotools, with their masks where they have some.
 
-
-def _coco_results(truth: COCO, detections: Instances, kind: str) -> COCO:
-    if len(detections) and kind == "segm":
-        # With the box beside the mask, as in predictions.json: pycocotools then takes the box's area for the size.
-        return truth.loadRes(
-            [
-                {"image_id": int(image), "category_id": int(cls), "score": score, "bbox": box, "segmentation": code}
-                for (image, *box, score, cls), code in zip(
-                    coco_rows(detections).tolist(), detections.encoded_masks.codes, strict=True
-                )
-            ]
-        )
-    if len(detections):
-        return truth.loadRes(coco_rows(detections))
+    A detection with a mask has its box too, as in predictions.json: pycocotools then takes the box's area for the size.
+    """
+    rows = coco_rows(detections)
+    if len(rows) and detections.encoded_masks is not None:
+        rows = [
+            {"image_id": int(image), "category_id": int(cls), "score": score, "bbox": box, "segmentation": code}
+            for (image, *box, score, cls), code in zip(rows.tolist(), detections.encoded_masks.codes, strict=True)
+        ]
+    if len(rows):
+        with contextlib.redirect_stdout(io.StringIO()):
+            return truth.loadRes(rows)
     results = COCO()  # loadRes takes no empty list
     results.dataset = {**truth.dataset, "annotations": []}
     results.createIndex()
@@ -119,7 +157,7 @@ def _matches(evaluation: COCOeval, classes: Sequence[int]) -> dict[int, ClassMat
     for row, index in enumerate(classes):
         start = row * areas * images  # evalImgs runs over class, area (first: all), image
         items = [item for item in evaluation.evalImgs[start : start + images] if item is not None]
-        truths = sum(len(item["gtIgnore"]) for item in items)
+        truths = sum(int((item["gtIgnore"] == 0).sum()) for item in items)
         if truths:
             ignored = np.concatenate([item["dtIgnore"][0] for item in items]).astype(bool)  # boxes of impossible size
             scores = np.concatenate([item["dtScores"] for item in items])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,19 +65,38 @@ class SegmentMetrics(Metrics):
 
     def class_result(self, i: int) -> tuple[float, ...]:
         """Return precision, recall, AP50 and AP of the class ap_class_index[i], of boxes and then of masks."""
-        return *super().class_result(i), *self.seg.class_result(i)
+        precision, recall, _, ap50, ap = self._mask_numbers()[i]
+        return *super().class_result(i), precision, recall, ap50, ap
+
+    def columns(self, flat: bool = False) -> Sequence[str]:
+        return *super().columns(flat), *(f"Mask-{name}" for name in ("P", "R", "F1", "mAP50", "mAP50-95"))
+
+    def summary(self, normalize: bool = True, decimals: int = 5) -> list[dict[str, object]]:
+        """Return a dict for each class that has labels, with the numbers of the masks behind those of the boxes."""
+        names = self.columns()[-5:]
+        return [
+            {**record, **{name: round(number, decimals) for name, number in zip(names, numbers, strict=True)}}
+            for record, numbers in zip(super().summary(normalize, decimals), self._mask_numbers(), strict=True)
+        ]
+
+    def _mask_numbers(self) -> list[tuple[float, ...]]:
+        """Precision, recall, F1, AP50 and AP of the masks of each of `classes`; nan where no label has an outline."""
+        seg = self.seg
+        numbers = zip(*(column.tolist() for column in (seg.p, seg.r, seg.f1, seg.ap50, seg.ap)), strict=True)
+        known = dict(zip(seg.ap_class_index.tolist(), numbers, strict=True))
+        return [known.get(index, (math.nan,) * 5) for index in self.ap_class_index.tolist()]
 
     def plot(self, save_dir: str | Path | None = None) -> list[Path]:
         """Draw the curves of boxes and masks and both confusion matrices; see Metrics.plot."""
         from ..plots.charts import draw_curves
 
         folder = self._folder(save_dir)
-        names, curves, paths = [counts.name for counts in self.classes], self.curves_results, []
-        for prefix, part, ap50, lines in (
-            ("Box", self.box, self.ap50, self.lines),
-            ("Mask", self.seg, self.mask_ap50, self.mask_lines),
+        curves, paths = self.curves_results, []
+        for prefix, part, ap50, lines, part_curves in (
+            ("Box", self.box, self.ap50, self.lines, curves[:4]),
+            ("Mask", self.seg, self.mask_ap50, self.mask_lines, curves[4:]),
         ):
-            part_curves = curves[:4] if prefix == "Box" else curves[4:]
+            names = [self.names[index] for index in part.ap_class_index.tolist()]
             paths += draw_curves(folder, part_curves, names, part.ap50.tolist(), ap50, lines.best, prefix)
         return [*paths, *self._matrices(folder)]
 
@@ -85,8 +105,7 @@ class SegmentMetrics(Metrics):
         lines = [super().table(verbose), f"{'Masks':>22}{'':>20}{'P':>9}{'R':>9}{'F1':>9}{'AP50':>9}{'AP50-95':>9}"]
         rows = [("all", (self.seg.mp, self.seg.mr, self.seg.mf1, self.mask_ap50, self.mask_ap))]
         if verbose and len(self.classes) > 1:
-            numbers = zip(self.seg.p, self.seg.r, self.seg.f1, self.seg.ap50, self.seg.ap, strict=True)
-            rows += [(counts.name, row) for counts, row in zip(self.classes, numbers, strict=True)]
+            rows += zip((counts.name for counts in self.classes), self._mask_numbers(), strict=True)
         lines += [f"{name[:21]:>22}{'':>20}" + "".join(f"{number:>9.3f}" for number in row) for name, row in rows]
         stats = "  ".join(f"{name} {self.mask_stats[name]:.3f}" for name in STATS[:6])
         return "\n".join([*lines, f"COCO of the masks (pycocotools): {stats}"])

@@ -85,12 +85,9 @@ def evaluate_segments(
 
     detections: with encoded masks in the size of the original images. The masks of the labels are their polygons.
     """
-    from .coco import coco_metrics
-    from .mask_metrics import SegmentMetrics
+    from .coco import coco_mask_metrics  # pycocotools, which predicting needs not
 
-    boxes = coco_metrics(samples, detections, names, conf=conf, polygons=True)
-    masks = coco_metrics(samples, detections, names, conf=conf, kind="segm")
-    return SegmentMetrics(**{**vars(boxes), "seg": masks.box, "mask_stats": masks.stats, "mask_lines": masks.lines})
+    return coco_mask_metrics(samples, detections, names, conf=conf)
 
 
 def decode_segments(decoded: Decoded, rule: Suppression) -> list[Instances]:
@@ -106,15 +103,15 @@ def decode_segments(decoded: Decoded, rule: Suppression) -> list[Instances]:
 def place_segments(detections: Instances, fit: Fit, prototypes: Tensor, full_size: bool = False) -> Instances:
     """Give the detections of one image their masks, and move the boxes to pixels of the original image.
 
-    prototypes (m, h, w): of the image. Masks have the size of the network input, or with full_size of the original
-    image; some may be empty.
+    prototypes (m, h, w): of the image. The masks are patches on planes of the size of the network input, or with
+    full_size of the original image; some may be empty.
     """
     boxes, coefficients = fit.to_original(detections.boxes), detections.coefficients
     if full_size:
-        masks = masks_of_original(coefficients, prototypes, boxes, fit)
+        patches = masks_of_original(coefficients, prototypes, boxes, fit)
     else:
-        masks = masks_of_input(coefficients, prototypes, detections.boxes, fit.canvas)
-    return replace(detections, boxes=boxes, masks=masks, coefficients=None)
+        patches = masks_of_input(coefficients, prototypes, detections.boxes, fit.canvas)
+    return replace(detections, boxes=boxes, patches=patches, coefficients=None)
 
 
 def label_masks(labels: Instances, size: tuple[int, int], ratio: int = 4, overlap: bool = True) -> Tensor:

@@ -23,7 +23,6 @@ from ..data.dataset import Sample
 from ..data.loading.loader import ValLoader
 from ..models.detector import Detector
 from ..models.inference.compiling import warm
-from ..ops.encoded_masks import EncodedMasks
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..ops.nms import Suppression
@@ -185,8 +184,8 @@ def _placed(
     placed = task.place(detections, fit, prototypes, True)
     visible = placed.visible
     placed = placed.only(visible)
-    if placed.masks is not None:
-        placed = replace(placed, masks=None, encoded_masks=EncodedMasks.of(placed.masks))
+    if placed.patches is not None:
+        placed = replace(placed, patches=None, encoded_masks=placed.patches.encode())
     return replace(placed, image=torch.full_like(placed.classes, index)), visible
 
 

@@ -122,7 +122,7 @@ class Pictures:
         self._write(f"val_batch{number}_labels.jpg", sheet)
         drawn = [each.only(each.scores > MIN_SCORE) for each in detections]
         masks = [
-            None if plane is None else masks_of_input(each.coefficients, plane, each.boxes, size).cpu().numpy()
+            None if plane is None else masks_of_input(each.coefficients, plane, each.boxes, size).planes().cpu().numpy()
             for each, plane in zip(drawn, planes)
         ]
         rows = [each.rows().tolist() for each in drawn]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from bitfalcon_plugin.ops.encoded_masks import EncodedMasks
 from bitfalcon_plugin.ops.instances import Instances
+from bitfalcon_plugin.ops.patches import Patches
 from bitfalcon_plugin.ops.polygons import Polygons
 
 MOVE = torch.tensor([[2.0, 0, 5], [0, 3, -4], [0, 0, 1]], dtype=torch.float64)  # x -> 2x + 5, y -> 3y - 4
@@ -77,9 +78,28 @@ def test_a_part_without_polygons_has_objects_without_polygons():
 
 
 def test_every_tensor_goes_to_a_device():
-    moved = full().to("meta")
-    tensors = [getattr(moved, field.name) for field in fields(moved) if field.name not in ("polygons", "encoded_masks")]
-    assert all(tensor.is_meta for tensor in (*tensors, moved.polygons.points, moved.polygons.counts))
+    moved = replace(full(), patches=three_patches()).to("meta")
+    others = ("polygons", "patches", "encoded_masks")
+    tensors = [getattr(moved, field.name) for field in fields(moved) if field.name not in others]
+    patches = moved.patches
+    tensors += [moved.polygons.points, moved.polygons.counts, patches.stacks[0], patches.stack, patches.row]
+    assert all(tensor.is_meta for tensor in (*tensors, patches.top, patches.left))
+
+
+def three_patches() -> Patches:
+    """Masks of one pixel each on planes of 4 x 3, the second without a pixel."""
+    stack = torch.tensor([True, False, True])[:, None, None]
+    numbers = torch.arange(3)
+    return Patches((4, 3), [stack], torch.zeros_like(numbers), numbers, numbers, numbers)
+
+
+def test_patches_follow_their_objects():
+    known = replace(full(), patches=three_patches())
+    assert known.visible.tolist() == [True, False, True] and full().visible.all()
+    chosen = known.only(torch.tensor([2, 0]))
+    assert chosen.patches.planes().nonzero().tolist() == [[0, 2, 2], [1, 0, 0]]
+    with pytest.raises(ValueError, match="patches of several images"):
+        Instances.cat([known, known])
 
 
 def labels() -> Instances:

@@ -36,7 +36,7 @@ def process_mask(
     """
     boxes = bboxes.float()
     if upsample:
-        return masks_of_input(masks_in, protos, boxes, (int(shape[0]), int(shape[1]))).to(torch.uint8)
+        return masks_of_input(masks_in, protos, boxes, (int(shape[0]), int(shape[1]))).planes()
     shares = boxes.new_tensor([protos.shape[2] / shape[1], protos.shape[1] / shape[0]] * 2)
     return masks_of_prototypes(masks_in, protos, boxes * shares).to(torch.uint8)
 
@@ -50,7 +50,7 @@ def process_mask_native(protos: Tensor, masks_in: Tensor, bboxes: Tensor, shape:
     """Return masks (n, h0, w0) uint8 at the size `shape` of the image; bboxes (n, 4) are in pixels of the image."""
     height, width = protos.shape[1:]
     fit = letterbox_fit((int(shape[0]), int(shape[1])), (STRIDE * height, STRIDE * width))
-    return masks_of_original(masks_in, protos, bboxes.float(), fit).to(torch.uint8)
+    return masks_of_original(masks_in, protos, bboxes.float(), fit).planes()
 
 
 def scale_masks(masks: Tensor, shape: Sequence[int], padding: bool = True, ratio_pad: Sequence | None = None) -> Tensor:
