@@ -211,7 +211,7 @@ def _train(settings: Settings) -> object:
 def _val(settings: Settings) -> object:
     from .yolo import YOLO
 
-    return YOLO(_trained_model(settings), verbose=True).val(settings=settings)
+    return YOLO(_trained_model(settings), _given_task(settings), verbose=True).val(settings=settings)
 
 
 def _predict(settings: Settings) -> None:
@@ -228,7 +228,7 @@ def _predict(settings: Settings) -> None:
         raise UserError(f"{settings.mode} needs source=: {what} .")
     # With json= the objects are all that stdout gets.
     with contextlib.redirect_stdout(sys.stderr if settings.json else sys.stdout):
-        model = YOLO(_trained_model(settings), verbose=True)
+        model = YOLO(_trained_model(settings), _given_task(settings), verbose=True)
     settings = settings.with_defaults({"save": not settings.json})
     method = model.track if settings.mode == "track" else model.predict
     if not sum(1 for _ in method(stream=True, settings=settings)):
@@ -333,11 +333,15 @@ VERBS: dict[str, Callable[[Settings], object]] = {
 }
 
 
+def _given_task(settings: Settings) -> str | None:
+    return settings.task if "task" in settings.given else None
+
+
 def _model_of(settings: Settings) -> str:
     """settings.model, or the graph for the task that is given."""
     from .models.build import model_for_task
 
-    return model_for_task(settings.model, settings.task if "task" in settings.given else None)
+    return model_for_task(settings.model, _given_task(settings))
 
 
 def _trained_model(settings: Settings) -> str:

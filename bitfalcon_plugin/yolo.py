@@ -44,9 +44,10 @@ class YOLO(NetworkMethods, EventMethods):
     """A detector for scripts: `YOLO("yolov12.yaml").train(data=..., scale="n")`, `YOLO("best.pt").predict("images/")`.
 
     model: the path of a graph (.yaml), of a checkpoint (.pt), or of an exported model, which predicts and validates
-    only. A name without a suffix is the checkpoint of that name, if it exists. Another YOLO object is shared. verbose:
-    print what is opened and how the network computes; of a licence a note is printed in any case. Keyword arguments of
-    the methods are the settings of the command line; `settings`, Settings, replace them.
+    only. A name without a suffix is the checkpoint of that name, if it exists. Another YOLO object is shared. task: of
+    a shipped graph the one for this task is taken, and an exported model that does not say its task has this one.
+    verbose: print what is opened and how the network computes; of a licence a note is printed in any case. Keyword
+    arguments of the methods are the settings of the command line; `settings`, Settings, replace them.
 
     names: class index to name. model: the Detector; its attributes are attributes of this object too. overrides:
     settings of every call that does not give them; a script may edit them. trainer, metrics, predictor: of the latest
@@ -63,9 +64,12 @@ class YOLO(NetworkMethods, EventMethods):
         if isinstance(model, YOLO):
             self.__dict__ = model.__dict__
             return
-        self._begin(model_for_task(_model_file(model), task if task in TASKS else None), verbose)
+        known_task = task if task in TASKS else None
+        self._begin(model_for_task(_model_file(model), known_task), verbose)
         kind = model_kind(self.source)
-        self._exported = ExportedModel(self.source) if kind is ModelKind.EXPORTED else None
+        if kind is ModelKind.EXPORTED:
+            self._exported = ExportedModel(self.source, known_task)
+            self.task = self.overrides["task"] = self._exported.task
         checkpoint = open_checkpoint(self.source, brief=not verbose) if kind is ModelKind.CHECKPOINT else None
         self._working = WorkingModel(self.source, checkpoint)
         if kind is ModelKind.GRAPH:
@@ -322,8 +326,10 @@ class YOLO(NetworkMethods, EventMethods):
         elif "working" in state:
             self._working = state["working"]
         else:
-            self._exported, self._working = ExportedModel(self.source), WorkingModel(self.source, None)
+            self._exported = ExportedModel(self.source, state["overrides"]["task"])
+            self._working = WorkingModel(self.source, None)
         self.overrides.update(state["overrides"])
+        self.task = self.overrides["task"]
 
     def __repr__(self) -> str:
         return f"YOLO({str(self.ckpt_path or self.source)!r})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from ..models.detector import Detector
 from ..models.inference.compiling import keep_compiled
 from ..models.inference.prepare import fold_for_inference, prepare_for_inference
 from ..models.weights.foreign import open_checkpoint
+from ..tasks import TASKS
 from .timing import VARIANTS
 
 TORCH, COMPILED = "torch", "compile"
@@ -70,17 +71,18 @@ class Network:
         self._run = torch.compile(self._forward, dynamic=False)
         return self
 
-    def _forward(self, images: Tensor) -> Tensor:
-        return self.model.decode(self.model(images))
+    def _forward(self, images: Tensor) -> dict[str, Tensor]:
+        raw = self.model(images)
+        return {"candidates": self.model.decode(raw), **{name: raw[name] for name in TASKS[self.task].maps}}
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return decoded predictions (B, 4+nc, A) of images (B, 3, H, W)."""
+    def __call__(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the decoded candidates of images (B, 3, H, W), and the maps of the task (see Runtime.__call__)."""
         weight = next(self.model.parameters())
         return self._run(images.to(weight.device, weight.dtype, memory_format=self.layout))
 
-    def decode(self, raw: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Return `raw`: the call has decoded it already."""
-        return raw
+    def decode(self, raw: Mapping[str, Tensor], size: tuple[int, int] | None = None) -> Tensor:
+        """Return the candidates: the call has decoded them already."""
+        return raw["candidates"]
 
     def parameters(self) -> Iterator[Tensor]:
         """Return the parameters of the network."""

@@ -30,12 +30,13 @@ from ..data.from_settings import class_names, find_data, scan_split
 from ..data.images import letterbox, read_image
 from ..data.loading.loader import Reading, workers_for
 from ..data.shapes import draw as draw_shapes
-from ..export.compare import compare_candidates, tolerance_for
+from ..export.compare import compare_decoded, tolerance_for
 from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
 from ..ops.letterbox import legal_size, letterbox_fit, rounding_note
 from ..ops.nms import Suppression
 from ..tasks import task_of
+from ..tasks.detect import Decoded
 from ..tasks.metrics import TaskMetrics
 from ..val.loop import DEFAULT_CONF, ValOptions, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
@@ -218,23 +219,30 @@ def _time(runtimes: Runtimes, records: Records, conditions: Conditions) -> Runti
 
 def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> None:
     """Write the agreement with the reference and, where there are labels, the average precision into the records."""
-    reference: Tensor | None = None
+    reference: Decoded | None = None
     for name, runtime in runtimes.items():  # the reference is the first
         with _failures(records, name), torch.inference_mode():
-            batches = [runtime.decode(runtime(images.to(conditions.device))) for images in conditions.images]
-            predictions = torch.cat(batches).float().cpu()  # (images, 4+nc, A)
+            predictions = _decoded(runtime, conditions)
             reference = predictions if reference is None else reference
             if REFERENCE in runtimes:
                 precision = TOLERANCES.get(records[name].precision, "half")
                 images = conditions.images[0].to(conditions.device)
                 tolerance, _ = tolerance_for(precision, runtimes[REFERENCE].model, images)
-                agreement = compare_candidates(reference, predictions, tolerance, conditions.shape)
+                agreement = compare_decoded(reference, predictions, tolerance, conditions.shape)
                 _update(records, name, pixels=agreement.pixels, score=agreement.score)
                 _update(records, name, matched=agreement.matched, boxes=agreement.count)
             if conditions.samples:
                 print(f"  {name:<24} measuring mAP on {len(conditions.samples)} images", flush=True)
                 metrics = _validate(runtime, conditions)
                 _update(records, name, ap=_finite(metrics.ap), ap50=_finite(metrics.ap50))
+
+
+def _decoded(runtime: Network | Runtime, conditions: Conditions) -> Decoded:
+    """The decoded predictions for all images that are compared, in float32 on the CPU."""
+    batches = [Decoded.of(runtime, runtime(images.to(conditions.device))) for images in conditions.images]
+    maps = [each.prototypes for each in batches if each.prototypes is not None]
+    candidates = torch.cat([each.candidates for each in batches]).float().cpu()
+    return Decoded(candidates, runtime.nc, torch.cat(maps).float().cpu() if maps else None)
 
 
 def _finite(value: float) -> float | None:

@@ -5,7 +5,7 @@ The tolerances are those of another runtime for float32; for 16 and 8 bits, what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from ..models.detector import Detector
 from ..models.modules.bit_activations import QuantisedLayer
 from ..ops.boxes import box_iou, xyxy_from_xywh
+from ..tasks import TASKS
+from ..tasks.detect import Decoded
 from .nms import Suppression
 from .runtimes.runtime import Runtime
 
@@ -34,13 +36,15 @@ class Tolerance:
     """How far two programs may differ and still agree.
 
     side: the largest difference of a coordinate, as a share of the longer side of the image. score: the largest
-    difference of a score, as a share of the reference's score; a score below `floor` counts as `floor`. share: the
-    share of the boxes that must agree, in [0, 1].
+    difference of a score, as a share of the reference's score; a score below `floor` counts as `floor`. further: the
+    largest difference of any other value, as a share of the largest such value in the batch. share: the share of the
+    boxes, and of the values of a map, that must agree, in [0, 1].
     """
 
     side: float
     score: float
     floor: float
+    further: float
     share: float
 
     def pixels(self, image_shape: Sequence[int]) -> float:
@@ -53,10 +57,11 @@ class Tolerance:
 
 
 TOLERANCES = {
-    "float32": Tolerance(1e-4, 1e-3, 1e-3, 1.0),
-    "half": Tolerance(1e-2, 0.04, 0.25, 0.95),
-    "int8": Tolerance(3e-2, 0.15, 1.0, 0.8),
+    "float32": Tolerance(1e-4, 1e-3, 1e-3, 1e-3, 1.0),
+    "half": Tolerance(1e-2, 0.04, 0.25, 0.04, 0.95),
+    "int8": Tolerance(3e-2, 0.15, 1.0, 0.15, 0.8),
 }
+ANY = Tolerance(torch.inf, torch.inf, 1.0, torch.inf, 0.0)  # to measure a difference
 
 
 @dataclass(frozen=True)
@@ -64,7 +69,8 @@ class Agreement:
     """The result of a comparison; `a + b` is that of both.
 
     pixels, score: the largest difference of a coordinate and of a score. matched: how many of `count` boxes agree.
-    images: how many images were compared. note: why the tolerance is wider than usual, or "".
+    images: how many images were compared. note: why the tolerance is wider than usual, or "". further: the largest
+    difference of another value, as Tolerance.further; None where there is no other value.
     """
 
     pixels: float = 0.0
@@ -73,6 +79,7 @@ class Agreement:
     count: int = 0
     images: int = 0
     note: str = ""
+    further: float | None = None
 
     def __add__(self, other: Agreement) -> Agreement:
         return Agreement(
@@ -82,45 +89,75 @@ class Agreement:
             self.count + other.count,
             self.images + other.images,
             self.note or other.note,
+            max((each for each in (self.further, other.further) if each is not None), default=None),
         )
 
     def describe(self) -> str:
         """Return the result as one line of text."""
+        further = "" if self.further is None else f", {self.further:.2g} in other values"
         return (
-            f"largest difference {self.pixels:.2g} px, {self.score:.2g} in score; {self.matched} of {self.count} boxes "
-            f"matched on {self.images} images{self.note}"
+            f"largest difference {self.pixels:.2g} px, {self.score:.2g} in score{further}; {self.matched} of "
+            f"{self.count} boxes matched on {self.images} images{self.note}"
         )
 
 
-def compare_candidates(reference: Tensor, other: Tensor, tolerance: Tolerance, image_shape: Sequence[int]) -> Agreement:
-    """Compare two decoded predictions (B, 4+nc, A) of the same images (..., H, W), anchor by anchor.
+def compare_decoded(reference: Decoded, other: Decoded, tolerance: Tolerance, image_shape: Sequence[int]) -> Agreement:
+    """Compare two decoded predictions of the same images (..., H, W), anchor by anchor, and their maps.
 
     Suppression has no part in it, because near-ties decide which box it keeps. The candidates that one of the two gives
     a score above CONFIDENCE are compared, and at least the MIN_CANDIDATES best ones of the reference in each image.
 
-    Raises MismatchError for another shape and for numbers that are not finite.
+    Raises MismatchError for another shape, for numbers that are not finite and for maps that do not agree.
     """
+    maps = _compare_maps(reference, other, tolerance)
+    (boxes, scores, values), (other_boxes, other_scores, other_values) = map(_parts, (reference, other))
+    _check_shape(other.candidates, reference.candidates)
+    best = scores.amax(1)  # (B, A)
+    last = best.topk(min(MIN_CANDIDATES, best.shape[1]), 1).values[:, -1:]  # (B, 1)
+    compared = torch.maximum(best, other_scores.amax(1)) >= last.clamp(max=CONFIDENCE)  # (B, A)
+    pixels = (other_boxes - boxes).abs().amax(2)  # (B, A)
+    agrees = tolerance.scores_agree(other_scores, scores).all(1) & (pixels <= tolerance.pixels(image_shape))
+    further = None
+    if values.shape[1]:
+        shares = _differences(values, other_values).amax(1)  # (B, A)
+        agrees &= shares <= tolerance.further
+        further = float(shares[compared].max())
+    scores = (other_scores - scores).abs().amax(1)  # (B, A)
+    counts = int((agrees & compared).sum()), int(compared.sum()), len(best)
+    return maps + Agreement(float(pixels[compared].max()), float(scores[compared].max()), *counts, further=further)
+
+
+def _parts(decoded: Decoded) -> tuple[Tensor, Tensor, Tensor]:
+    """Corners (B, A, 4), scores (B, nc, A) and further values (B, k, A) of candidates."""
+    boxes, scores, further = decoded.candidates.tensor_split((4, 4 + decoded.nc), 1)
+    return xyxy_from_xywh(boxes.transpose(1, 2)), scores, further
+
+
+def _differences(values: Tensor, others: Tensor) -> Tensor:
+    """The absolute differences of two tensors of one shape, as shares of the largest of `values`."""
+    return (others - values).abs() / values.abs().amax().clamp(min=1e-6)
+
+
+def _compare_maps(reference: Decoded, other: Decoded, tolerance: Tolerance) -> Agreement:
+    """Compare the maps beside the candidates. Raises MismatchError where they do not agree."""
+    if reference.prototypes is None:
+        return Agreement()
+    _check_shape(other.prototypes, reference.prototypes)
+    differences = _differences(reference.prototypes, other.prototypes)
+    largest, share = float(differences.max()), float((differences <= tolerance.further).float().mean())
+    if share < tolerance.share:
+        raise MismatchError(
+            f"its prototypes differ from those of the network by up to {largest:.2%} of their largest value; "
+            f"{tolerance.share:.0%} of them must agree to {tolerance.further:.2%}"
+        )
+    return Agreement(further=largest)
+
+
+def _check_shape(other: Tensor, reference: Tensor) -> None:
+    """Raise MismatchError for another shape than that of the reference, and for numbers that are not finite."""
     if other.shape != reference.shape:
         raise MismatchError(f"it gives {tuple(other.shape)} in the place of {tuple(reference.shape)}")
-    _check_finite(other)
-    best = reference[:, 4:].amax(1)  # (B, A)
-    last = best.topk(min(MIN_CANDIDATES, best.shape[1]), 1).values[:, -1:]  # (B, 1)
-    compared = torch.maximum(best, other[:, 4:].amax(1)) >= last.clamp(max=CONFIDENCE)  # (B, A)
-    corners, reference_corners = (xyxy_from_xywh(side[:, :4].transpose(1, 2)) for side in (other, reference))
-    pixels = (corners - reference_corners).abs().amax(2)  # (B, A)
-    scores = (other[:, 4:] - reference[:, 4:]).abs().amax(1)  # (B, A)
-    agrees = tolerance.scores_agree(other[:, 4:], reference[:, 4:]).all(1) & (pixels <= tolerance.pixels(image_shape))
-    return Agreement(
-        float(pixels[compared].max()),
-        float(scores[compared].max()),
-        int((agrees & compared).sum()),
-        int(compared.sum()),
-        len(reference),
-    )
-
-
-def _check_finite(output: Tensor) -> None:
-    if not output.isfinite().all():
+    if not other.isfinite().all():
         raise MismatchError("it gives numbers that are not finite")
 
 
@@ -135,19 +172,20 @@ def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance
     if not any(isinstance(module, QuantisedLayer) and module.act != "none" for module in model.modules()):
         return usual, ""
     generator = torch.Generator().manual_seed(0)
-    reference, unrest = model.decode(model(images)), Agreement()
+    reference, unrest = Decoded.of(model, model(images)), Agreement()
     for _ in range(2):
         nudged = images + NUDGE * torch.randn(images.shape, generator=generator).to(images)
-        unrest += compare_candidates(reference, model.decode(model(nudged)), usual, images.shape)
+        unrest += compare_decoded(reference, Decoded.of(model, model(nudged)), ANY, images.shape)
     side = NUDGE_MARGIN * unrest.pixels / max(*images.shape[2:], MIN_SIDE)
-    score = NUDGE_MARGIN * unrest.score
-    if side <= usual.side and score <= usual.score * usual.floor:
+    score, further = NUDGE_MARGIN * unrest.score, NUDGE_MARGIN * (unrest.further or 0.0)
+    if side <= usual.side and score <= usual.score * usual.floor and further <= usual.further:
         return usual, ""
     note = (
         f" (8-bit activations: a change of {NUDGE:g} in the image moves the network's own boxes by "
         f"{unrest.pixels:.2g} px and {unrest.score:.2g})"
     )
-    return Tolerance(max(side, usual.side), max(score, usual.score), 1.0, min(usual.share, 0.98)), note
+    further = max(further, usual.further)
+    return Tolerance(max(side, usual.side), max(score, usual.score), 1.0, further, min(usual.share, 0.98)), note
 
 
 @torch.inference_mode()
@@ -164,12 +202,15 @@ def compare(
     tolerance, note = tolerance_for(kind, model, batches[0])
     agreement = Agreement(note=note)
     for images in batches:
-        output = runtime(images).cpu()
-        candidates = model.decode(model(images))  # (B, 4+nc, A)
+        output, reference = runtime(images), Decoded.of(model, model(images))
+        first, maps = (output["candidates"], output) if isinstance(output, Mapping) else (output, {})
+        maps = {name: maps[name].cpu() for name in TASKS[model.task].maps}
+        output = Decoded(first.cpu(), model.nc, **maps)
         if suppression is None:
-            agreement += compare_candidates(candidates, output, tolerance, images.shape)
+            agreement += compare_decoded(reference, output, tolerance, images.shape)
         else:
-            agreement += _compare_detections(candidates, output, tolerance, images.shape, suppression)
+            agreement += _compare_maps(reference, output, tolerance)
+            agreement += _compare_detections(reference, output.candidates, tolerance, images.shape, suppression)
     if agreement.matched < tolerance.share * agreement.count:
         raise MismatchError(
             f"it differs from the network ({agreement.describe()}; {tolerance.share:.0%} must agree to "
@@ -179,12 +220,13 @@ def compare(
 
 
 def _compare_detections(
-    candidates: Tensor, output: Tensor, tolerance: Tolerance, image_shape: Sequence[int], suppression: Suppression
+    reference: Decoded, output: Tensor, tolerance: Tolerance, image_shape: Sequence[int], suppression: Suppression
 ) -> Agreement:
-    """Compare the network's candidates (B, 4+nc, A) with the detections (B, max_det, 6) of suppression in the file."""
-    _check_finite(output)
+    """Compare the network's candidates with the detections (B, max_det, 6+k) of suppression in the file."""
+    further = reference.candidates.shape[1] - 4 - reference.nc
+    _check_shape(output, output.new_empty(len(reference.candidates), suppression.max_det, 6 + further))
     agreement, pixels = Agreement(), tolerance.pixels(image_shape)
-    for image, rows in zip(candidates, output, strict=True):
+    for image, rows in zip(reference.candidates, output, strict=True):
         agreement += _compare_image(image, rows[rows[:, 4] > 0], tolerance, pixels, suppression)
     return agreement
 
@@ -192,16 +234,17 @@ def _compare_detections(
 def _compare_image(
     candidates: Tensor, detections: Tensor, tolerance: Tolerance, pixels: float, suppression: Suppression
 ) -> Agreement:
-    """Compare the candidates (4+nc, A) with the detections (n, 6) of one image.
+    """Compare the candidates (4+nc+k, A) with the detections (n, 6+k) of one image.
 
     Each detection must be one of the candidates and must not overlap a better detection of its class. Each candidate
     must be a detection or overlap a better one. So a near-tie, of which suppression may keep either, is no difference.
     A candidate that may fall below conf or behind max_det need not be there.
     """
-    scores, classes = candidates[4:].max(0)  # (A,) each
+    boxes, scores, further = candidates.t().tensor_split((4, 4 + suppression.nc), 1)
+    scores, classes = scores.max(1)  # (A,) each
     slack = tolerance.score * scores.clamp(min=tolerance.floor)  # (A,)
     near = scores > suppression.conf - slack
-    boxes = xyxy_from_xywh(candidates[:4].t())[near]  # (m, 4)
+    boxes, further = xyxy_from_xywh(boxes)[near], further[near]  # (m, 4), (m, k)
     scores, classes, slack = scores[near], classes[near], slack[near]  # (m,) each
     is_full = len(detections) == suppression.max_det
     last_score = min(detections[-1, 4].item(), 1.0) if is_full else 0.0
@@ -213,16 +256,22 @@ def _compare_image(
     score_distance = (detections[:, None, 4] - scores[None]).abs()  # (n, m)
     same = (distance <= pixels) & tolerance.scores_agree(detections[:, None, 4], scores[None])
     same &= detections[:, None, 5] == classes[None]
+    largest_further = None
+    if further.shape[1]:
+        scale = candidates[4 + suppression.nc :].abs().amax().clamp(min=1e-6)
+        shares = torch.cdist(detections[:, 6:], further, p=torch.inf) / scale  # (n, m)
+        same &= shares <= tolerance.further
+        largest_further = float(shares[same].max()) if same.any() else None
     repeated = _iou(detections, detections[:, :4], detections[:, 5], suppression).triu(1) > suppression.iou + IOU_SLACK
     better = detections[:, None, 4] >= scores[None] - slack[None]
     suppressed = better & (_iou(detections, boxes, classes, suppression) > suppression.iou - IOU_SLACK)
     matched = int((same.any(1) & ~repeated.any(0)).sum()) + int(((suppressed | same).any(0) & needed).sum())
     if not same.any():
-        return Agreement(0.0, 0.0, matched, count, 1)
+        return Agreement(matched=matched, count=count, images=1)
     largest = [
         float(values.masked_fill(~same, torch.inf).amin(1)[same.any(1)].max()) for values in (distance, score_distance)
     ]
-    return Agreement(*largest, matched, count, 1)
+    return Agreement(*largest, matched, count, 1, further=largest_further)
 
 
 def _iou(detections: Tensor, boxes: Tensor, classes: Tensor, suppression: Suppression) -> Tensor:

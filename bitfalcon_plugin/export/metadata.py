@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from ..compat.allowed import one_line
 from ..config.errors import UserError
 from ..config.version import __version__
+from ..tasks import TASKS
 
 MAX_TEXT = 1_000_000  # characters of a value that is read
 MAX_NAME = 200
@@ -27,7 +28,8 @@ class Metadata:
 
     names: class index -> name. multiple: the sides of an image must be multiples of it. imgsz: (H, W) of the export.
     batch: the images of a call. args: the settings of the export. license: that of the weights, as their checkpoint has
-    it.
+    it. task: a key of tasks.TASKS; None where the file does not say it. layout: what else it takes to read the
+    outputs of the task, by the keys of Task.layout.
     """
 
     names: Mapping[int, str]
@@ -38,6 +40,8 @@ class Metadata:
     license: str | None = None
     description: str = ""
     date: str = ""
+    task: str | None = None
+    layout: Mapping[str, object] = field(default_factory=dict)
 
     def values(self) -> dict[str, object]:
         """Key -> value, for a file that keeps values."""
@@ -49,13 +53,14 @@ class Metadata:
             "license": self.license or "not stated",
             "docs": "bitfalcon help",
             "stride": self.multiple,
-            "task": "detect",
+            "task": self.task,
             "batch": self.batch,
             "imgsz": list(self.imgsz),
             "names": dict(self.names),
             "args": dict(self.args),
             "channels": 3,
             "end2end": False,
+            **self.layout,
         }
 
     def texts(self) -> dict[str, str]:
@@ -63,11 +68,13 @@ class Metadata:
         return {key: str(value) for key, value in self.values().items()}
 
 
-def read_metadata(texts: Mapping[str, object], path: object) -> Metadata:
+def read_metadata(texts: Mapping[str, object], path: object, task: str | None = None) -> Metadata:
     """Read the keys of a file of ours or of another maker's; `path` is for messages.
 
-    Raises UserError where names or stride are missing or wrong, and for another task than detection. Other keys may be
-    missing.
+    task: a key of tasks.TASKS, for a file that does not say its task.
+
+    Raises UserError where names or stride are missing or wrong, for a task that is not in tasks.TASKS, and where a key
+    of its layout is missing. Other keys may be missing.
     """
     values = {key: _literal(texts.get(key)) for key in ("names", "stride", "imgsz", "batch", "args", "task")}
     missing = " and ".join(key for key in ("names", "stride") if values[key] is None)
@@ -75,11 +82,15 @@ def read_metadata(texts: Mapping[str, object], path: object) -> Metadata:
         raise UserError(
             f"'{path}' does not say what it detects (no {missing} in its metadata), as files of other programs: export "
             "the checkpoint with `bitfalcon export`, or add the keys with their maker's tool, for example "
-            f"{EXAMPLE}."
+            f"{EXAMPLE}, and task=segment to a segmentation model."
         )
-    if values["task"] not in (None, "detect"):
-        raise UserError(f"'{path}' is a model for {one_line(str(values['task']), MAX_NAME)}; this package detects.")
+    task = values["task"] if isinstance(values["task"], str) else task
+    if task is not None and task not in TASKS:
+        known = ", ".join(TASKS)
+        raise UserError(f"'{path}' is a model for task={one_line(task, MAX_NAME)}; models for {known} are run here.")
     parsed = {"names": _names(values["names"]), "stride": _stride(values["stride"]), "imgsz": _size(values["imgsz"])}
+    layout = {key: _counts(_literal(texts.get(key))) for key in (TASKS[task].layout if task else ())}
+    parsed.update(layout)
     if wrong := ", ".join(key for key, value in parsed.items() if value is None):
         raise UserError(
             f"'{path}' has metadata that cannot be meant ({wrong}); expected for example {EXAMPLE}, imgsz=[640, 640]."
@@ -90,6 +101,8 @@ def read_metadata(texts: Mapping[str, object], path: object) -> Metadata:
         imgsz=parsed["imgsz"],
         batch=values["batch"] if _is_count(values["batch"]) else 1,
         args=values["args"] if isinstance(values["args"], dict) else {},
+        task=task,
+        layout=layout,
         **{key: one_line(str(texts[key]), MAX_NAME) for key in ("license", "description", "date") if texts.get(key)},
     )
 
@@ -126,6 +139,12 @@ def _size(value: object) -> tuple[int, int] | None:
     value = 640 if value is None else value
     sides = value if isinstance(value, (list, tuple)) else [value, value]
     return tuple(map(int, sides)) if len(sides) == 2 and all(map(_is_count, sides)) else None
+
+
+def _counts(value: object) -> list[int] | None:
+    """A list of whole numbers from 1 on; None for anything else."""
+    is_list = isinstance(value, (list, tuple)) and 0 < len(value) < MAX_STRIDE
+    return [int(item) for item in value] if is_list and all(map(_is_count, value)) else None
 
 
 def _names(value: object) -> dict[int, str] | None:

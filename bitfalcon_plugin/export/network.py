@@ -1,7 +1,8 @@
 """The network that is exported: images in; decoded predictions, or the detections after suppression, out.
 
-It gives the numbers of Detector.decode(Detector(images)). A recorded graph must hold for every size and device, so
-nothing here asks Python for a size where the graph could compute it, and coordinates are computed from the images.
+It gives the numbers of Detector.decode(Detector(images)), and behind them the maps that the task needs besides. A
+recorded graph must hold for every size and device, so nothing here asks Python for a size where the graph could compute
+it, and coordinates are computed from the images.
 """
 
 from __future__ import annotations
@@ -15,15 +16,18 @@ from torch import Tensor, nn
 from ..models.detector import Detector
 from ..models.modules.attention import Attention
 from ..models.modules.head import Detect
+from ..tasks import task_of
 from .nms import Suppression
 
 LARGE = 1e4  # subtracted from the logits of added positions: exp(-1e4) is 0 in every floating point type
 
 
 class ExportedNetwork(nn.Module):
-    """images (B, 3, H, W) float32 in [0, 1] -> (B, 4+nc, A) float32, or with suppression (B, max_det, 6).
+    """images (B, 3, H, W) float32 in [0, 1] -> the decoded candidates, or with suppression the detections, float32.
 
-    model: a folded Detector, which is copied. half: compute in float16; input and output stay float32.
+    A model whose task has maps (tasks.Task.maps) gives a tuple: the candidates or detections, then these maps. outputs:
+    the names of all. model: a folded Detector, which is copied. half: compute in float16; input and output stay
+    float32.
     """
 
     def __init__(self, model: Detector, half: bool = False, suppression: Suppression | None = None):
@@ -34,31 +38,28 @@ class ExportedNetwork(nn.Module):
             self.model.half()
         self.half_inside, self.suppression = half, suppression
         self.dtype = torch.float16 if half else torch.float32
+        self.outputs = ("candidates", *task_of(model).maps)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         raw = self.model(images.to(self.dtype) if self.half_inside else images)
         head = self.model.head
         if isinstance(head, Detect) and type(head).decode is Detect.decode:
-            candidates = _decoded(raw, head, images, self.model.strides)
-        else:  # a head that was registered from outside
+            candidates = head.decode_at(raw, *_anchors(images, self.model.strides))
+        else:  # a head without anchors, or one that was registered from outside
             candidates = self.model.decode(raw)
-        return candidates if self.suppression is None else self.suppression(candidates)
+        first = candidates if self.suppression is None else self.suppression(candidates)
+        maps = tuple(raw[name].float() for name in self.outputs[1:])
+        return (first, *maps) if maps else first
 
 
-def _decoded(raw: dict[str, Tensor], head: Detect, images: Tensor, strides: tuple[float, ...]) -> Tensor:
-    """Decode as Detect.decode does, with anchors in the last dimension throughout: (B, 4+nc, A)."""
+def _anchors(images: Tensor, strides: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """The anchors that decode_at takes, for images of any size: points (2, A) and stride (1, A)."""
     points, steps = [], []
     for stride in map(int, strides):
         cells = images[:1, 0, ::stride, ::stride] * 0 + 1  # (1, h, w) ones
         points.append(torch.cat((cells.cumsum(2).flatten(1), cells.cumsum(1).flatten(1))) - 0.5)  # (2, h*w)
         steps.append(cells.flatten(1) * stride)
-    points, step = torch.cat(points, 1), torch.cat(steps, 1)  # (2, A), (1, A)
-    boxes = raw["boxes"].float()
-    sides = boxes.view(boxes.shape[0], 4, head.reg_max, -1).softmax(2)  # (B, 4, reg_max, A)
-    bins = head.dfl.conv.weight.float().view(1, 1, -1, 1)
-    near, far = (sides * bins).sum(2).chunk(2, 1)  # (B, 2, A) each, in strides
-    low, high = points - near, points + far
-    return torch.cat(((low + high) / 2 * step, (high - low) * step, raw["scores"].float().sigmoid()), 1)
+    return torch.cat(points, 1), torch.cat(steps, 1)
 
 
 class PlainAttention(nn.Module):

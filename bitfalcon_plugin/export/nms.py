@@ -1,8 +1,8 @@
-"""Suppression inside an exported file, for programs that have none: (B, 4+nc, A) -> (B, max_det, 6).
+"""Suppression inside an exported file, for programs that have none: (B, 4+nc+k, A) -> (B, max_det, 6+k).
 
 The rule is that of ops.nms.non_max_suppression with one class a box: the best class, scores above conf, greedy by
-falling score, boxes of different classes apart. A detection is x1, y1, x2, y2, score, class; zeros fill the rows that
-are left (spec/interface.md section 9).
+falling score, boxes of different classes apart. A detection is x1, y1, x2, y2, score, class, and the k further values
+of its candidate; zeros fill the rows that are left (spec/interface.md section 9, spec/segment-classify.md 1.10).
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ APART = 7680.0  # pixels between the boxes of different classes (spec/interface.
 
 
 class Suppression(nn.Module):
-    """Suppress as ops.nms.non_max_suppression does with the same conf, iou, max_det and agnostic."""
+    """Suppress as ops.nms.non_max_suppression does with the same nc, conf, iou, max_det and agnostic."""
 
-    def __init__(self, conf: float = 0.25, iou: float = 0.7, max_det: int = 300, agnostic: bool = False):
+    def __init__(self, nc: int, conf: float = 0.25, iou: float = 0.7, max_det: int = 300, agnostic: bool = False):
         super().__init__()
-        self.conf, self.iou, self.max_det, self.agnostic = conf, iou, max_det, agnostic
+        self.nc, self.conf, self.iou, self.max_det, self.agnostic = nc, conf, iou, max_det, agnostic
 
     def forward(self, candidates: Tensor) -> Tensor:
-        scores, classes = candidates[:, 4:].max(1)  # (B, A)
+        scores, classes = candidates[:, 4 : 4 + self.nc].max(1)  # (B, A)
         centre, size = candidates[:, :2], candidates[:, 2:4]
         corners = torch.cat((centre - size / 2, centre + size / 2), 1).transpose(1, 2)  # (B, A, 4)
         labels = classes.to(corners.dtype).unsqueeze(2)  # (B, A, 1)
@@ -38,10 +38,13 @@ class Suppression(nn.Module):
         else:
             suppress = _scripted_loop() if torch.jit.is_tracing() else _greedy
             survivors = suppress(moved, scores, self.conf, self.iou, self.max_det)
-        detections = torch.cat((corners, scores.unsqueeze(2), labels), 2)  # (B, A, 6)
+        columns, further = [corners, scores.unsqueeze(2), labels], int(candidates.shape[1]) - 4 - self.nc
+        if further:
+            columns.append(candidates[:, 4 + self.nc :].transpose(1, 2))
+        detections = torch.cat(columns, 2)  # (B, A, 6+k)
         best, anchors = pad(survivors, (0, self.max_det)).topk(self.max_det, 1)  # (B, max_det) each
-        detections = pad(detections, (0, 0, 0, self.max_det))  # (B, A + max_det, 6)
-        detections = detections.gather(1, anchors.unsqueeze(2).expand(-1, -1, 6))
+        detections = pad(detections, (0, 0, 0, self.max_det))  # (B, A + max_det, 6+k)
+        detections = detections.gather(1, anchors.unsqueeze(2).expand(-1, -1, 6 + further))
         return detections * (best > 0).to(detections.dtype).unsqueeze(2)
 
 

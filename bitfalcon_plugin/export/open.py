@@ -22,11 +22,11 @@ INSIDE_CONF = 0.25  # of suppression inside a file that does not say it
 VAL_CONF = 0.001
 
 
-def open_exported(path: str | Path, device: object = None, half: bool = False) -> Runtime:
+def open_exported(path: str | Path, device: object = None, half: bool = False, task: str | None = None) -> Runtime:
     """Open an exported model on a device (see config.devices.select_device).
 
     Without a device the model runs on the best one that torch and its runtime both have. half: compute in 16 bits,
-    where the runtime can choose.
+    where the runtime can choose. task: a key of tasks.TASKS, for a file that does not say its task.
 
     Raises MissingFileError, or UserError for a file that is no exported model, for a refused format, for a package that
     is not installed and for a GPU that the runtime does not use.
@@ -35,7 +35,7 @@ def open_exported(path: str | Path, device: object = None, half: bool = False) -
     selected = select_device(device)
     module, name = RUNTIMES[format_]
     try:
-        runtime = getattr(import_module(f".runtimes.{module}", __package__), name)(path, selected, half)
+        runtime = getattr(import_module(f".runtimes.{module}", __package__), name)(path, selected, half, task)
     except ImportError as error:
         needs = EXPORT_FORMATS[format_].needs
         packages, extras = " and ".join(needs), ", ".join(sorted(set(needs.values())))
@@ -73,8 +73,8 @@ def show_export(path: str) -> None:
     runtime = open_exported(path, "cpu")
     metadata = runtime.about
     print(
-        f"{path}: {runtime!r}; {metadata.description or 'no description'}; {metadata.date or 'no date'}; "
-        f"licence: {metadata.license or 'not stated'}"
+        f"{path}: {runtime!r}; task {runtime.task}; {metadata.description or 'no description'}; "
+        f"{metadata.date or 'no date'}; licence: {metadata.license or 'not stated'}"
     )
     print(f"classes: {', '.join(runtime.names.values())}")
 
@@ -82,17 +82,24 @@ def show_export(path: str) -> None:
 class ExportedModel:
     """An exported model that is opened when it is first used, and again for another device or precision.
 
-    Raises UserError at once where the file or the package that runs it is missing.
+    task: a key of tasks.TASKS, for a file that does not say its task. Raises UserError at once where the file or the
+    package that runs it is missing.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, task: str | None = None):
         self.path, self.format = _checked(path)
+        self._given_task = task
         self._opened: tuple[tuple[str, bool], Runtime] | None = None
 
     @property
     def runtime(self) -> Runtime:
         """The runtime that was opened last; one on the CPU where there is none yet."""
         return self._opened[1] if self._opened else self._open("cpu", False)
+
+    @property
+    def task(self) -> str:
+        """The task of the model, a key of tasks.TASKS."""
+        return self.runtime.task
 
     def default_settings(self, mode: str) -> dict[str, object]:
         """The settings of a mode that the file decides where the user gives none.
@@ -161,5 +168,5 @@ class ExportedModel:
     def _open(self, device: object, half: bool) -> Runtime:
         key = str(select_device(device)), half
         if self._opened is None or self._opened[0] != key:
-            self._opened = key, open_exported(self.path, device, half)
+            self._opened = key, open_exported(self.path, device, half, self._given_task)
         return self._opened[1]

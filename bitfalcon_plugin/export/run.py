@@ -17,11 +17,11 @@ import torch
 
 from ..config.callbacks import Events
 from ..config.devices import select_device
-from ..config.errors import UserError
 from ..config.files import atomic_export, size_of
 from ..config.settings import Settings
 from ..config.signals import ended_by_signals
 from ..models.detector import Detector
+from ..tasks import task_of
 from .compare import Agreement, MismatchError, compare
 from .formats import EXPORT_FORMATS, OPTIONS, find_format, require
 from .images import comparison_batches, letterboxed, load_pictures
@@ -58,11 +58,6 @@ def run_export(
     does not give what the network gives. Nothing is left behind then.
     """
     events, format_ = events or Events(), find_format(settings.format)
-    if model.task != "detect":
-        raise UserError(
-            f"{source} is a model for task={model.task}; models for detection can be exported, others not yet. predict "
-            "and val take the checkpoint itself."
-        )
     check_options(format_, settings)
     device = select_device(settings.device)  # a device that cannot be is refused, although the CPU does the work
     require(format_, writing=True, options=[option for option in OPTIONS if getattr(settings, option)])
@@ -77,7 +72,7 @@ def run_export(
     images = [letterboxed(picture, imgsz) for picture in pictures]
     half_inside = settings.half and format_ != "openvino"  # OpenVINO's writer narrows the weights itself
     job = ExportJob(
-        network=ExportedNetwork(network, half_inside, _suppression(settings)),
+        network=ExportedNetwork(network, half_inside, _suppression(model, settings)),
         images=torch.cat(images * batch)[:batch],
         metadata=metadata,
         dynamic=settings.dynamic,
@@ -130,11 +125,11 @@ def _write_and_compare(
         return compare(network, open_exported(other, "cpu"), batches, job.precision)
 
 
-def _suppression(settings: Settings) -> Suppression | None:
+def _suppression(model: Detector, settings: Settings) -> Suppression | None:
     if not settings.nms:
         return None
     conf = 0.25 if settings.conf is None else settings.conf
-    return Suppression(conf, settings.iou, settings.max_det, settings.agnostic_nms)
+    return Suppression(model.nc, conf, settings.iou, settings.max_det, settings.agnostic_nms)
 
 
 def _described(
@@ -149,7 +144,7 @@ def _described(
     """The metadata of the file: what is known of the model and how it is exported."""
     args = {key: getattr(settings, key) for key in ("format", "dynamic", "half", "int8", "nms", "simplify")}
     args["opset"] = opset
-    if rule := _suppression(settings):
+    if rule := _suppression(model, settings):
         args.update(conf=rule.conf, iou=rule.iou, max_det=rule.max_det, agnostic_nms=rule.agnostic)
     scale = f" {model.graph.scale}" if model.graph.scale else ""
     return Metadata(
@@ -161,6 +156,8 @@ def _described(
         license=license,
         description=f"{Path(model.graph.name).stem}{scale}, {model.nc} classes, from {Path(source).name}",
         date=datetime.datetime.now().isoformat(timespec="seconds"),
+        task=model.task,
+        layout={key: list(getattr(model.head, key)) for key in task_of(model).layout},
     )
 
 

@@ -27,7 +27,9 @@ from .runtimes.torchscript import METADATA_RECORD
 
 MAX_BATCH = 4096  # of a dynamic pt2 file
 MAX_CELLS = 4096  # the longest side of a dynamic pt2 file, in multiples of the network
-INPUT, OUTPUT = "images", "output0"
+INPUT, OUTPUT = "images", "output"  # an output has a number behind its name
+# The axes of each output that a dynamic file leaves open, besides that of the images: number -> name.
+OPEN_AXES = {"candidates": {2: "anchors"}, "prototypes": {2: "mask_height", 3: "mask_width"}}
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def imported(package: str, extra: str) -> Iterator[None]:
 
 
 def write_onnx(job: ExportJob, path: Path) -> None:
-    """Write an ONNX file with the input `images`, the output `output0` and the metadata as metadata_props."""
+    """Write an ONNX file with the input `images`, outputs from `output0` on and the metadata as metadata_props."""
     with imported("onnx", "export"):
         import onnx
     with imported("onnxruntime", "export"):
@@ -89,7 +91,7 @@ def write_onnx(job: ExportJob, path: Path) -> None:
     if job.simplify:
         _simplify(path)
     model = onnx.load(str(path))
-    _set_output_shape(model, job)
+    _set_output_shapes(model, job)
     domains = {node.domain for node in model.graph.node}
     opsets = [item for item in model.opset_import if item.domain in domains]
     del model.opset_import[:]
@@ -102,29 +104,41 @@ def write_onnx(job: ExportJob, path: Path) -> None:
     onnx.save(model, str(path))
 
 
-def _set_output_shape(model: object, job: ExportJob) -> None:
+def _set_output_shapes(model: object, job: ExportJob) -> None:
     # The exporter leaves sides open that it cannot follow. Other runtimes read the number of classes from the shape.
-    sides = model.graph.output[0].type.tensor_type.shape.dim
-    suppression = job.network.suppression
-    sides[1].dim_value = suppression.max_det if suppression else 4 + len(job.metadata.names)
+    with torch.no_grad():
+        given = job.network(job.images)
+    axes = _open_axes(job)
+    for entry, output in zip(model.graph.output, given if isinstance(given, tuple) else (given,), strict=True):
+        sides = entry.type.tensor_type.shape.dim
+        for axis, length in enumerate(output.shape):
+            if axis not in axes.get(entry.name, {}):
+                sides[axis].dim_value = length
+
+
+def _open_axes(job: ExportJob) -> dict[str, dict[int, str]]:
+    """The axes that the file leaves open, by the name of the input or output: number -> name."""
     if not job.dynamic:
-        sides[0].dim_value = job.metadata.batch
+        return {}
+    axes = {INPUT: {0: "batch", 2: "height", 3: "width"}}
+    for number, name in enumerate(job.network.outputs):
+        is_cut = number == 0 and job.network.suppression  # to max_det rows
+        axes[f"{OUTPUT}{number}"] = {0: "batch", **({} if is_cut else OPEN_AXES[name])}
+    return axes
 
 
 def _record(job: ExportJob, path: Path) -> None:
     """Write the network as ONNX."""
-    anchors = {} if job.network.suppression else {2: "anchors"}
-    axes = {INPUT: {0: "batch", 2: "height", 3: "width"}, OUTPUT: {0: "batch", **anchors}} if job.dynamic else None
     with quiet(), torch.no_grad():
         torch.onnx.export(
             job.network,
             (job.images,),
             str(path),
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[f"{OUTPUT}{number}" for number in range(len(job.network.outputs))],
             dynamo=False,
             opset_version=job.opset or OPSET,
-            dynamic_axes=axes,
+            dynamic_axes=_open_axes(job),
             do_constant_folding=True,
         )
 

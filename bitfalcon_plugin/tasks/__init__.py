@@ -5,8 +5,10 @@ Training, validation and prediction take a Task as an argument and know no task'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from torch import Tensor
 
 from ..config.default_table import active_settings
 from ..config.errors import UserError, did_you_mean
@@ -42,6 +44,10 @@ class Task:
 
     objects: whether the task finds objects in an image. Otherwise it says something of the image as a whole: a label,
     and a result, has one row with the whole image as its box.
+
+    Of exported models: maps: what decoding needs besides the candidates, raw outputs by their names in detect.Decoded.
+    layout: attributes of the head that say how the outputs are to be read, lists of whole numbers. further: (maps by
+    name, layout) -> the number of values of a candidate behind those of the classes.
     """
 
     name: str
@@ -60,6 +66,9 @@ class Task:
     imgsz: int = 640
     without_effect: Mapping[str, str] = field(default_factory=dict)
     objects: bool = True
+    maps: tuple[str, ...] = ()
+    layout: tuple[str, ...] = ()
+    further: Callable[[Mapping[str, Tensor], Mapping[str, Sequence[int]]], int] = lambda maps, layout: 0
 
     def gains(self, settings: Settings) -> dict[str, float]:
         """The gain of each loss, as the settings give it."""
@@ -112,6 +121,8 @@ SEGMENT = Task(
     evaluate=segment.evaluate_segments,
     options=("overlap_mask", "mask_ratio"),
     without_effect={"augment": "masks are computed at one scale"},
+    maps=("prototypes",),
+    further=segment.count_coefficients,
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT)}
 

@@ -100,6 +100,11 @@ def decode_segments(decoded: Decoded, rule: Suppression) -> list[Instances]:
     ]
 
 
+def count_coefficients(maps: Mapping[str, Tensor], layout: Mapping[str, Sequence[int]]) -> int:
+    """The number of coefficients of an anchor: that of the prototypes (B, m, h, w) among the maps."""
+    return maps["prototypes"].shape[1]
+
+
 def place_segments(detections: Instances, fit: Fit, prototypes: Tensor, full_size: bool = False) -> Instances:
     """Give the detections of one image their masks, and move the boxes to pixels of the original image.
 

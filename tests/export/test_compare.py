@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from bitfalcon_plugin.export.compare import MIN_CANDIDATES as FEW
-from bitfalcon_plugin.export.compare import TOLERANCES, Agreement, MismatchError, compare_candidates
+from bitfalcon_plugin.export.compare import TOLERANCES, Agreement, MismatchError, compare_decoded
+from bitfalcon_plugin.tasks.detect import Decoded
 
 SHAPE = (1, 3, 64, 64)
 
@@ -26,7 +27,7 @@ def many(*boxes, score=0.01):
 
 
 def compared(reference, other, kind="float32"):
-    return compare_candidates(reference, other, TOLERANCES[kind], SHAPE)
+    return compare_decoded(Decoded(reference, 2), Decoded(other, 2), TOLERANCES[kind], SHAPE)
 
 
 def test_equal_predictions_agree_wholly_and_shifted_ones_by_the_shift():

@@ -44,7 +44,7 @@ def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, forma
     ],
 )
 def test_what_suppression_inside_left_is_compared_without_ties(wrong, share):
-    model, rule = tiny().fuse(), Suppression(0.2, 0.5, 60)
+    model, rule = tiny().fuse(), Suppression(2, 0.2, 0.5, 60)
     with torch.no_grad():
         for branch in model.head.cv3:
             branch[-1].bias.fill_(-1)
@@ -60,5 +60,5 @@ def test_what_suppression_inside_left_is_compared_without_ties(wrong, share):
 
 
 def test_suppression_of_nothing_is_empty():
-    assert not Suppression(0.5)(torch.zeros(2, 6, 5)).any()
-    assert Suppression(0.5, max_det=7)(torch.rand(1, 6, 3)).shape == (1, 7, 6)
+    assert not Suppression(2, 0.5)(torch.zeros(2, 6, 5)).any()
+    assert Suppression(2, 0.5, max_det=7)(torch.rand(1, 6, 3)).shape == (1, 7, 6)

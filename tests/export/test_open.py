@@ -241,7 +241,7 @@ def test_an_onnx_file_from_elsewhere(files, tmp_path, capsys):
     assert YOLO(tmp_path / "named.onnx").predict(files / "images", imgsz=64)[0].names == {0: "x", 1: "y"}
     graph.metadata_props[0].value = "['x', 'y', 'z']"
     onnx.save(graph, tmp_path / "wrong.onnx")
-    with pytest.raises(UserError, match="for its 3 classes"):
+    with pytest.raises(UserError, match="for the 3 classes"):
         YOLO(tmp_path / "wrong.onnx").predict(files / "images", imgsz=64)
 
 
@@ -273,6 +273,7 @@ def test_metadata_comes_back_as_it_went():
         "MIT",
         "x",
         "2026-01-01",
+        "detect",
     )
     assert read_metadata(about.texts(), "x") == about
     assert read_metadata({"names": {0: "a"}, "stride": [8, 16, 32], "imgsz": 320}, "x") == Metadata(

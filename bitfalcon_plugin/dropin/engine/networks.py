@@ -129,7 +129,7 @@ def network_for(settings: Settings) -> tuple[nn.Module, Settings]:
     """Return the network that model= names, ready for a verb, and the settings completed by what its file remembers."""
     source = settings.model or DEFAULT_MODEL
     if model_kind(source) is ModelKind.EXPORTED:
-        exported = ExportedModel(source)
+        exported = ExportedModel(source, settings.task if "task" in settings.given else None)
         settings = settings.with_defaults(exported.default_settings(settings.mode))
         return exported.runtime_for(settings), settings
     checkpoint = checkpoint_of(settings)

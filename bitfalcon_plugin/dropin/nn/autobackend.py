@@ -88,12 +88,16 @@ class AutoBackend(nn.Module):
         embed: Sequence[int] | None = None,
         **more: Any,
     ) -> Any:
-        """Return the decoded outputs (B, 4 + nc, A) for images (B, 3, H, W) in [0, 1]; of a network a list: they, maps.
+        """Return the decoded outputs (B, 4 + nc, A) for images (B, 3, H, W) in [0, 1].
+
+        A network gives a list: the decoded outputs, maps; an exported model with several outputs a list of them.
 
         embed: for each image a vector, the means of the maps of these rows.
         """
         if not self.pt:
-            return self.runtime.decode(self.runtime(im.to(self.device)))
+            outputs = self.runtime(im.to(self.device))
+            decoded = self.runtime.decode(outputs)
+            return [decoded, *list(outputs.values())[1:]] if isinstance(outputs, Mapping) else decoded
         im = im.to(self.device).half() if self.fp16 else im.to(self.device)
         options = {"augment": augment, **({"embed": embed} if embed is not None else {})}
         y = self.model(im, **options)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...config.errors import UserError
+from ...tasks import TASKS
 from ..metadata import read_metadata
 from .runtime import Runtime, fixed_shape, unreadable
 
@@ -22,7 +23,7 @@ class OnnxRuntime(Runtime):
 
     format = "onnx"
 
-    def __init__(self, path: Path, device: torch.device, half: bool = False):
+    def __init__(self, path: Path, device: torch.device, half: bool = False, task: str | None = None):
         import onnxruntime
 
         on_gpu = device.type == "cuda" and CUDA in onnxruntime.get_available_providers()
@@ -34,20 +35,22 @@ class OnnxRuntime(Runtime):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime has a class for each kind of damage
             raise unreadable(path, "ONNX", error) from error
-        metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, path)
+        metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, path, task)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or not _takes_images(inputs[0]):
             listed = [(entry.name, entry.type, entry.shape) for entry in inputs]
             raise UserError(f"'{path}' takes {listed}; expected one input of floats (B, 3, H, W).")
         sides = [side if isinstance(side, int) and side > 0 else None for side in inputs[0].shape]
         super().__init__(path, metadata, device if on_gpu else torch.device("cpu"), *fixed_shape(sides))
-        self._input, self._output = inputs[0].name, self._session.get_outputs()[0].name
+        self._input, self._outputs = inputs[0].name, [entry.name for entry in self._session.get_outputs()]
+        self._outputs = self._outputs[: 1 + len(TASKS[self.task].maps)]
         self._takes_half = inputs[0].type == "tensor(float16)"
         self.runtime = f"onnxruntime {onnxruntime.__version__} ({'CUDA' if on_gpu else 'CPU'})"
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor) -> list[Tensor]:
         images = images.half() if self._takes_half else images
-        return torch.from_numpy(self._session.run([self._output], {self._input: images.cpu().contiguous().numpy()})[0])
+        outputs = self._session.run(self._outputs, {self._input: images.cpu().contiguous().numpy()})
+        return [torch.from_numpy(output) for output in outputs]
 
 
 def _takes_images(entry: object) -> bool:

@@ -24,7 +24,7 @@ class OpenVinoRuntime(Runtime):
 
     format = "openvino"
 
-    def __init__(self, path: Path, device: torch.device, half: bool = False):
+    def __init__(self, path: Path, device: torch.device, half: bool = False, task: str | None = None):
         import openvino
         import openvino.properties.hint as hints
 
@@ -43,7 +43,7 @@ class OpenVinoRuntime(Runtime):
             self._compiled = core.compile_model(network, "CPU", settings)
         except Exception as error:
             raise unreadable(path, "an OpenVINO model", error) from error
-        metadata = read_metadata(values if isinstance(values, dict) else {}, path)
+        metadata = read_metadata(values if isinstance(values, dict) else {}, path, task)
         if len(network.inputs) != 1 or not _takes_images(shape):
             raise UserError(f"'{path}' takes {len(network.inputs)} inputs of {shape}; expected one (B, 3, H, W).")
         sides = [side.get_length() if side.is_static else None for side in shape]
@@ -52,11 +52,11 @@ class OpenVinoRuntime(Runtime):
         precision = self._compiled.get_property(hints.inference_precision()).get_type_name()
         self.runtime = f"OpenVINO {openvino.__version__.partition('-')[0]} (CPU, {precision})"
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor) -> list[Tensor]:
         if not hasattr(self._local, "request"):
             self._local.request = self._compiled.create_infer_request()
         outputs = self._local.request.infer([images.cpu().contiguous().numpy()], share_inputs=True)
-        return torch.from_numpy(outputs[self._compiled.output(0)].copy())
+        return [torch.from_numpy(outputs[output].copy()) for output in self._compiled.outputs]
 
 
 def _graph_file(path: Path) -> Path:

@@ -30,12 +30,12 @@ class Pt2Runtime(Runtime):
 
     format = "pt2"
 
-    def __init__(self, path: Path, device: torch.device, half: bool = False):
+    def __init__(self, path: Path, device: torch.device, half: bool = False, task: str | None = None):
         try:
             texts, program, weights = _read_archive(path)
         except Exception as error:  # whatever a damaged archive makes of its readers
             raise unreadable(path, "a torch.export archive", error) from error
-        metadata = read_metadata(texts if isinstance(texts, dict) else {}, path)
+        metadata = read_metadata(texts if isinstance(texts, dict) else {}, path, task)
         try:
             self._program = Program(program, weights, device)
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError) as error:
@@ -43,7 +43,7 @@ class Pt2Runtime(Runtime):
         super().__init__(path, metadata, device, *recorded_shape(metadata))
         self.runtime = f"torch {torch.__version__} (torch.export)"
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return self._program(images.to(self.device).contiguous())
 

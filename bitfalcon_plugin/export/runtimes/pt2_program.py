@@ -100,7 +100,7 @@ class Step(NamedTuple):
 
 
 class Program:
-    """The operations of a torch.export graph with their arguments; it has one input and one output.
+    """The operations of a torch.export graph with their arguments; it has one input, and outputs in an order.
 
     program: the JSON of models/model.json. weights: its parameters and constants by name. Raises ValueError, or another
     error of Python, for what is no such program.
@@ -117,16 +117,16 @@ class Program:
                 self._input = source["arg"]["as_tensor"]["name"]
             else:
                 self._constants[source["arg"]["name"]] = weights[source[SOURCES[kind]]].to(device)
-        self._output = graph["outputs"][0]["as_tensor"]["name"]
+        self._outputs = [entry["as_tensor"]["name"] for entry in graph["outputs"]]
         self._steps = [
             Step(_operation(node["target"]), *self._arguments(node), _outputs(node))
             for node in graph["nodes"]
             if node["target"].rpartition("aten.")[2].partition(".")[0] not in CHECKS
         ]
-        self._last_uses = _last_uses(self._steps, {*self._constants, self._output})
+        self._last_uses = _last_uses(self._steps, {*self._constants, *self._outputs})
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Run images (B, 3, H, W) on the device of the program; returns its output."""
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Run images (B, 3, H, W) on the device of the program; returns its outputs."""
         values: dict[str, object] = {**self._constants, self._input: images}
         for step, last_used in zip(self._steps, self._last_uses):
             result = step.operation(
@@ -139,7 +139,7 @@ class Program:
                 values.update(zip(step.outputs, result, strict=True))
             for name in last_used:
                 values.pop(name, None)
-        return values[self._output]
+        return [values[name] for name in self._outputs]
 
     def _arguments(self, node: Mapping) -> tuple[list, dict]:
         """Positional and keyword arguments. Those of aten are all given by name: a file may leave out earlier ones."""

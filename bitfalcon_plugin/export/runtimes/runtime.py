@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from ...config.errors import UserError
 from ...ops.boxes import xywh_from_xyxy
+from ...tasks import TASKS
 from ..metadata import Metadata
 
-DETECTION = 6  # numbers of a detection where suppression is inside: x1, y1, x2, y2, score, class
+Outputs = Tensor | Mapping[str, Tensor]  # see Runtime.__call__
+DETECTION = 6  # first numbers of a detection where suppression is inside: x1, y1, x2, y2, score, class
 NETWORK_ONLY = frozenset(
     "model head graph state_dict fuse to train named_parameters half float forward".split()
 )  # attributes of a Detector that an exported model cannot have
@@ -21,8 +23,8 @@ NETWORK_ONLY = frozenset(
 class Runtime:
     """An exported model that is open. Predict and val take it in the place of a Detector.
 
-    names, nc, multiple: as those of a Detector. imgsz: the size (H, W) of the export. fixed: the same where the model
-    takes no other size, otherwise None. batch: the images of a call where their number is fixed, otherwise None.
+    names, nc, multiple, task: as those of a Detector. imgsz: the size (H, W) of the export. fixed: the same where the
+    model takes no other size, otherwise None. batch: the images of a call where their number is fixed, otherwise None.
     suppressed: whether suppression is inside. path, format: the file and its format. about: its Metadata. runtime: name
     and version of the program that computes.
 
@@ -30,14 +32,14 @@ class Runtime:
     """
 
     format = ""
-    exported, task = True, "detect"
+    exported = True
 
     def __init__(
         self, path: Path, about: Metadata, device: torch.device, batch: int | None, fixed: tuple[int, int] | None
     ):
         self.path, self.about, self.device, self.batch, self.fixed = path, about, device, batch, fixed
         self.names, self.nc, self.multiple = dict(about.names), len(about.names), about.multiple
-        self.imgsz = fixed or about.imgsz
+        self.task, self.imgsz = about.task or "detect", fixed or about.imgsz
         self.suppressed = bool(about.args.get("nms"))
         self.runtime = self.format
         self._seen_finite = False  # whether an output was found to be finite; only the first one is looked at
@@ -46,32 +48,35 @@ class Runtime:
         size = f"{self.fixed[0]}x{self.fixed[1]}" if self.fixed else "any size"
         return f"{type(self).__name__}({str(self.path)!r}, {self.nc} classes, {size}, {self.runtime})"
 
-    def __call__(self, images: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Outputs:
         """Run images (B, 3, H, W), floating point RGB in [0, 1]; returns what `decode` takes.
 
-        Where the number of images of a call is fixed, more are split and fewer are filled up with black ones.
+        That is the first output of the file, or where the task has maps (tasks.Task.maps) a mapping with the first
+        output as `candidates` and these maps. Where the number of images of a call is fixed, more are split and fewer
+        are filled up with black ones.
 
         Raises UserError for a size that the model does not take.
         """
         self._check_shape(tuple(images.shape))
         images = images.float()
-        if self.batch is None:
-            return self._checked_run(images)
         outputs = []
-        for chunk in images.split(self.batch):
-            missing = self.batch - len(chunk)
+        for chunk in images.split(self.batch or len(images)):
+            missing = (self.batch or len(chunk)) - len(chunk)
             full = torch.cat((chunk, chunk.new_zeros(missing, *chunk.shape[1:]))) if missing else chunk
-            outputs.append(self._checked_run(full)[: len(chunk)])
-        return torch.cat(outputs)
+            outputs.append([output[: len(chunk)] for output in self._checked_run(full)])
+        first, *maps = (parts[0] if len(parts) == 1 else torch.cat(parts) for parts in zip(*outputs))
+        return {"candidates": first, **dict(zip(TASKS[self.task].maps, maps))} if maps else first
 
-    def decode(self, raw: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Decode as Detector.decode does: (B, 4+nc, A) float32. Where suppression is inside, A are the detections."""
+    def decode(self, raw: Outputs, size: tuple[int, int] | None = None) -> Tensor:
+        """Decode as Detector.decode does: (B, 4+nc+k, A) float32. Where suppression is inside, A are the detections."""
+        rows = raw["candidates"] if isinstance(raw, Mapping) else raw
         if not self.suppressed:
-            return raw
-        scores = raw.new_zeros(len(raw), self.nc, raw.shape[1])  # (B, nc, n)
-        classes = raw[:, :, 5].round().long().clamp(0, self.nc - 1)[:, None]  # (B, 1, n)
-        scores.scatter_(1, classes, raw[:, :, 4][:, None])
-        return torch.cat((xywh_from_xyxy(raw[:, :, :4]).transpose(1, 2), scores), 1)
+            return rows
+        scores = rows.new_zeros(len(rows), self.nc, rows.shape[1])  # (B, nc, n)
+        classes = rows[:, :, 5].round().long().clamp(0, self.nc - 1)[:, None]  # (B, 1, n)
+        scores.scatter_(1, classes, rows[:, :, 4][:, None])
+        boxes, further = xywh_from_xyxy(rows[:, :, :4]).transpose(1, 2), rows[:, :, DETECTION:].transpose(1, 2)
+        return torch.cat((boxes, scores, further), 1)
 
     def parameters(self) -> Iterator[Tensor]:
         """Yield one empty tensor of the type and on the device that images should have."""
@@ -81,14 +86,14 @@ class Runtime:
         """Return the runtime itself, as a Detector does."""
         return self
 
-    def _run(self, images: Tensor) -> Tensor:
-        """Run images (B, 3, H, W) float32 of a size that the model takes; the output may be on any device."""
+    def _run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run images (B, 3, H, W) float32 of a size that the model takes; the outputs may be on any device."""
         raise NotImplementedError
 
-    def _checked_run(self, images: Tensor) -> Tensor:
-        """Run the images and check the output; returns it as float32 on the device of the runtime."""
+    def _checked_run(self, images: Tensor) -> list[Tensor]:
+        """Run the images and check the outputs; returns those of the task as float32 on the device of the runtime."""
         try:
-            output = self._run(images)
+            outputs = self._run(images)
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # each runtime has its own classes of errors
@@ -96,30 +101,44 @@ class Runtime:
                 f"'{self.path}' cannot be run on images {tuple(images.shape)}: {last_line(error)}. Export the "
                 "checkpoint again with `bitfalcon export`."
             ) from error
-        output = self._with_known_shape(output)
-        if not self._seen_finite and not output.isfinite().all():
+        outputs = self._with_known_shapes(outputs)
+        if not self._seen_finite and not all(output.isfinite().all() for output in outputs):
             raise UserError(
                 f"'{self.path}' gives numbers that are not finite: it is damaged, or 16 bits do not hold them. Export "
                 "it again."
             )
         self._seen_finite = True
-        return output
+        return outputs
 
-    def _with_known_shape(self, output: object) -> Tensor:
-        if not isinstance(output, Tensor):
-            raise UserError(
-                f"'{self.path}' gives {type(output).__name__}, not one tensor: export the checkpoint with "
-                "`bitfalcon export`."
-            )
-        output = output.float().to(self.device)
-        dimension, length = (2, DETECTION) if self.suppressed else (1, 4 + self.nc)
-        if output.ndim != 3 or output.shape[dimension] != length:
-            expected = f"(B, boxes, {DETECTION})" if self.suppressed else f"(B, {length}, anchors)"
-            raise UserError(
-                f"'{self.path}' gives {tuple(output.shape)}; expected {expected} for its {self.nc} classes. It is no "
-                "detector whose output this package knows: export the checkpoint with `bitfalcon export`."
-            )
-        return output
+    def _with_known_shapes(self, outputs: object) -> list[Tensor]:
+        task = TASKS[self.task]
+        outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
+        outputs, others = outputs[: 1 + len(task.maps)], outputs[1 + len(task.maps) :]
+        if not all(isinstance(output, Tensor) for output in outputs):
+            kinds = ", ".join(type(output).__name__ for output in outputs)
+            raise UserError(f"'{self.path}' gives {kinds}, not tensors: export the checkpoint with `bitfalcon export`.")
+        outputs = [output.float().to(self.device) for output in outputs]
+        first, *maps = outputs
+        if len(maps) == len(task.maps) and all(each.ndim == 4 for each in maps):
+            further = task.further(dict(zip(task.maps, maps)), self.about.layout)
+            dimension, length = (2, DETECTION + further) if self.suppressed else (1, 4 + self.nc + further)
+            if first.ndim == 3 and first.shape[dimension] == length:
+                return outputs
+            expected = f"(B, boxes, {length})" if self.suppressed else f"(B, {length}, anchors)"
+        else:
+            expected = f"{1 + len(task.maps)} outputs: candidates, {', '.join(task.maps)}"
+        shapes = " and ".join(str(tuple(output.shape)) for output in (*outputs, *others))
+        raise UserError(
+            f"'{self.path}' gives {shapes}; expected {expected} for the {self.nc} classes of a model for "
+            f"task={self.task}. {self._repair}"
+        )
+
+    @property
+    def _repair(self) -> str:
+        if self.about.task is None:
+            others = ", ".join(name for name in TASKS if name != self.task)
+            return f"The file does not say its task: give task=, one of {others}, where it is a model for another one."
+        return "Its outputs are not known here: export the checkpoint with `bitfalcon export`."
 
     @property
     def how(self) -> str:

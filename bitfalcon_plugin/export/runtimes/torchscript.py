@@ -16,6 +16,7 @@ import json
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -71,8 +72,8 @@ class TorchScriptRuntime(Runtime):
 
     format = "torchscript"
 
-    def __init__(self, path: Path, device: torch.device, half: bool = False):
-        metadata = _inspect(path)
+    def __init__(self, path: Path, device: torch.device, half: bool = False, task: str | None = None):
+        metadata = _inspect(path, task)
         if "torchvision" in str(metadata.args.get("needs", "")):
             import torchvision  # noqa: F401  registers its operations with torch
         try:
@@ -84,14 +85,13 @@ class TorchScriptRuntime(Runtime):
         super().__init__(path, metadata, device, *recorded_shape(metadata))
         self.runtime = f"torch {torch.__version__} (TorchScript)"
 
-    def _run(self, images: Tensor) -> Tensor:
+    def _run(self, images: Tensor) -> Sequence[Tensor]:
         with torch.no_grad():
-            output = self._module(images.to(self.device).contiguous())
-        return output[0] if isinstance(output, (tuple, list)) else output
+            return self._module(images.to(self.device).contiguous())
 
 
-def _inspect(path: Path) -> Metadata:
-    """Check the code of an archive and return its metadata, without opening it.
+def _inspect(path: Path, task: str | None) -> Metadata:
+    """Check the code of an archive and return its metadata, without opening it. task: as for read_metadata.
 
     Raises UserError for a file that is no such archive, and for code that calls what detectors do not need.
     """
@@ -116,7 +116,7 @@ def _inspect(path: Path) -> Metadata:
             f"'{path}' has code that detectors do not need ({', '.join(sorted(foreign))[:100]}); it is not opened. "
             "Export the checkpoint with `bitfalcon export`, or ask its maker for an ONNX file."
         )
-    return read_metadata(texts if isinstance(texts, dict) else {}, path)
+    return read_metadata(texts if isinstance(texts, dict) else {}, path, task)
 
 
 def _check_names(names: list[str]) -> None:

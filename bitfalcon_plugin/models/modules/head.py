@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ...ops.boxes import anchor_points, distances_to_boxes, xywh_from_xyxy
+from ...ops.boxes import anchor_points
 from .bit_activations import Quantised, QuantisedLayer
 from .bit_folded import fold
 from .bit_layers import BitConv2d
@@ -55,7 +55,7 @@ class Raw(dict):
 
 
 class DFL(nn.Module):
-    """Expectation of a distribution over reg_max bins: (B, 4*reg_max, A) logits -> (B, A, 4) in strides."""
+    """Expectation of a distribution over reg_max bins: (B, 4*reg_max, A) logits -> (B, 4, A) in strides."""
 
     def __init__(self, reg_max: int = 16):
         super().__init__()
@@ -63,9 +63,10 @@ class DFL(nn.Module):
         self.conv.weight.data.copy_(torch.tensor(range(reg_max)).view(1, reg_max, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        bins = self.conv.weight.float().flatten()  # (reg_max,)
-        shares = x.float().unflatten(1, (4, -1)).permute(0, 3, 1, 2).softmax(-1)  # (B, A, 4, reg_max)
-        return (shares * bins).sum(-1)  # (B, A, 4); a matrix product would lose digits under autocast
+        bins = self.conv.weight.float().view(1, 1, -1, 1)
+        # A view instead of unflatten, which the ONNX exporter writes from opset 13 on.
+        shares = x.float().view(x.shape[0], 4, bins.shape[2], -1).softmax(2)  # (B, 4, reg_max, A)
+        return (shares * bins).sum(2)  # (B, 4, A); a matrix product would lose digits under autocast
 
 
 class Detect(nn.Module):
@@ -117,9 +118,17 @@ class Detect(nn.Module):
     def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
         """Raw outputs -> (B, 4+nc, A) float32: xywh in pixels of the network input, then class probabilities."""
         points, stride = anchor_points(sizes, strides, device=raw["boxes"].device)
-        corners = distances_to_boxes(points, self.dfl(raw["boxes"]))  # (B, A, 4) in strides
-        xywh = xywh_from_xyxy(corners) * stride.view(-1, 1)
-        return torch.cat((xywh.transpose(1, 2), raw["scores"].float().sigmoid()), 1)
+        return self.decode_at(raw, points.t(), stride[None])
+
+    def decode_at(self, raw: dict[str, Tensor], points: Tensor, stride: Tensor) -> Tensor:
+        """Decode as `decode` does, at given anchors: a head of another task overrides this method.
+
+        points (2, A): x, y in cells of the level. stride (1, A): pixels a cell. The operations are those that every
+        runtime of an exported model has.
+        """
+        near, far = self.dfl(raw["boxes"]).chunk(2, 1)  # (B, 2, A) each, in strides
+        low, high = points - near, points + far
+        return torch.cat(((low + high) / 2 * stride, (high - low) * stride, raw["scores"].float().sigmoid()), 1)
 
     @torch.no_grad()
     def start_biases(self, strides: Sequence[float]) -> None:

@@ -73,6 +73,6 @@ class Segment(Detect):
         fold(self.proto.cv1)
         fold(self.proto.cv2, self.proto.cv3)
 
-    def decode(self, raw: dict[str, Tensor], sizes: Sequence[tuple[int, int]], strides: Sequence[float]) -> Tensor:
+    def decode_at(self, raw: dict[str, Tensor], points: Tensor, stride: Tensor) -> Tensor:
         """Raw outputs -> (B, 4+nc+masks, A) float32: as of Detect, then the mask coefficients."""
-        return torch.cat((super().decode(raw, sizes, strides), raw["coefficients"].float()), 1)
+        return torch.cat((super().decode_at(raw, points, stride), raw["coefficients"].float()), 1)

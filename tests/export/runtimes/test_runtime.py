@@ -46,7 +46,7 @@ class Given(Runtime):
             "cannot be run on images .1, 3, 32, 32.: expected 4 channels. Export",
         ),
         (AttributeError(), "AttributeError. Export"),
-        ({"boxes": torch.zeros(1)}, "gives dict, not one tensor"),
+        ({"boxes": torch.zeros(1)}, "gives dict, not tensors"),
         (torch.full((1, 6, 21), math.nan), "not finite"),
         (torch.full((1, 6, 21), math.inf), "not finite"),
         (torch.zeros(1, 9, 21), r"gives \(1, 9, 21\)"),
