@@ -63,9 +63,6 @@ class DFL(HouseDFL):
         super().__init__(c1)
         self.c1 = c1
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x).transpose(1, 2)
-
 
 class SPP(nn.Module):
     """Max-pools of several sizes side by side, joined with the input between two 1x1 convolutions."""
