@@ -36,7 +36,7 @@ from ..models.detector import Detector
 from ..ops.letterbox import legal_size, letterbox_fit, rounding_note
 from ..ops.nms import Suppression
 from ..tasks import task_of
-from ..tasks.detect import Decoded
+from ..tasks.detect import Decoded, predict_decoded
 from ..tasks.metrics import TaskMetrics
 from ..val.loop import DEFAULT_CONF, ValOptions, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
@@ -239,7 +239,7 @@ def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> N
 
 def _decoded(runtime: Network | Runtime, conditions: Conditions) -> Decoded:
     """The decoded predictions for all images that are compared, in float32 on the CPU."""
-    batches = [Decoded.of(runtime, runtime(images.to(conditions.device))) for images in conditions.images]
+    batches = [predict_decoded(runtime, images.to(conditions.device)) for images in conditions.images]
     maps = [each.prototypes for each in batches if each.prototypes is not None]
     candidates = torch.cat([each.candidates for each in batches]).float().cpu()
     return Decoded(candidates, runtime.nc, torch.cat(maps).float().cpu() if maps else None)

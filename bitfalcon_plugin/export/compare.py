@@ -15,7 +15,7 @@ from ..models.detector import Detector
 from ..models.modules.bit_activations import QuantisedLayer
 from ..ops.boxes import box_iou, xyxy_from_xywh
 from ..tasks import TASKS
-from ..tasks.detect import Decoded
+from ..tasks.detect import Decoded, predict_decoded
 from .nms import Suppression
 from .runtimes.runtime import Runtime
 
@@ -172,10 +172,10 @@ def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance
     if not any(isinstance(module, QuantisedLayer) and module.act != "none" for module in model.modules()):
         return usual, ""
     generator = torch.Generator().manual_seed(0)
-    reference, unrest = Decoded.of(model, model(images)), Agreement()
+    reference, unrest = predict_decoded(model, images), Agreement()
     for _ in range(2):
         nudged = images + NUDGE * torch.randn(images.shape, generator=generator).to(images)
-        unrest += compare_decoded(reference, Decoded.of(model, model(nudged)), ANY, images.shape)
+        unrest += compare_decoded(reference, predict_decoded(model, nudged), ANY, images.shape)
     side = NUDGE_MARGIN * unrest.pixels / max(*images.shape[2:], MIN_SIDE)
     score, further = NUDGE_MARGIN * unrest.score, NUDGE_MARGIN * (unrest.further or 0.0)
     if side <= usual.side and score <= usual.score * usual.floor and further <= usual.further:
@@ -202,7 +202,7 @@ def compare(
     tolerance, note = tolerance_for(kind, model, batches[0])
     agreement = Agreement(note=note)
     for images in batches:
-        output, reference = runtime(images), Decoded.of(model, model(images))
+        output, reference = runtime(images), predict_decoded(model, images)
         first, maps = (output["candidates"], output) if isinstance(output, Mapping) else (output, {})
         maps = {name: maps[name].cpu() for name in TASKS[model.task].maps}
         output = Decoded(first.cpu(), model.nc, **maps)
