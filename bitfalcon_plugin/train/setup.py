@@ -55,6 +55,7 @@ def freeze(model: Detector, rows: int | str | Sequence[int | str] | None) -> tup
     modules. Raises UserError for rows that the model does not have, and names that match nothing.
     """
     last = len(model.model) - 1
+    example = f"{last}.{next(name for name, _ in model.head.named_children())}"
     if isinstance(rows, int):
         parts = [str(row) for row in range(min(rows, last + 1))]
     elif isinstance(rows, str):
@@ -64,7 +65,7 @@ def freeze(model: Detector, rows: int | str | Sequence[int | str] | None) -> tup
     names = [name for name, _ in model.named_modules()]
     matches = {part: _matches(names, part) for part in parts}
     problems = [
-        f"freeze={part}: no part of the model is called that; rows are 0 to {last}, names are like {last}.cv2"
+        f"freeze={part}: no part of the model is called that; rows are 0 to {last}, names are like {example}"
         for part, matching in matches.items()
         if not matching
     ]

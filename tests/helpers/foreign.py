@@ -26,6 +26,8 @@ CLASSES = {
     "ultralytics.nn.modules.conv": ("Conv", "DWConv", "Concat"),
     "ultralytics.nn.modules.block": ("A2C2f", "C3k2", "Part"),
     "ultralytics.nn.modules.head": ("Detect",),
+    "ultralytics.data.augment": ("CenterCrop", "ToTensor"),
+    "ultralytics.yolo.data.augment": ("CenterCrop", "ToTensor"),
     "ultralytics.models.yolo.model": ("YOLO",),
     "models.yolo": ("Model",),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 
@@ -10,10 +11,17 @@ import torch
 from bitfalcon_plugin.compat.families import TABLES, recognise
 from bitfalcon_plugin.compat.remap import apply, invert
 
-from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.bit.packing import pack
+from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.yaml_files import find_model
+from bitfalcon_plugin.models.bitify import bitify
+from bitfalcon_plugin.models.build import build, read_graph, resolve_graph, with_classes
 from bitfalcon_plugin.models.detector import Detector
+from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from tests.data.recorded.fill import image
 from tests.helpers.paths import RECORDED
+from tests.helpers.ternary import images, with_scales
+from tests.helpers.tiny_models import CONV, lived
 from tests.models.test_conformance import check_samples
 from tests.models.test_conformance_segment import recorded_state
 
@@ -97,6 +105,52 @@ def test_turbo_sizes(variant, millions):
         round(sum(p.numel() for p in model.parameters()) / 1e6, 1 + (s == "n")) for s, model in zip("nlx", models)
     ] == [*millions]
     assert {block.attn.area for block in models[0].model[6].m.modules() if hasattr(block, "attn")} == {1}
+
+
+# Rows as their makers write them (2.1): no key `variant`, and the number of classes that stands in their files.
+TEXTS = {
+    "yolov12-cls": ("v1", 1000, 2_999_496),
+    "yolov12-turbo-cls": ("turbo-all-residual", 80, 1_772_976),  # recorded
+    "yolo11-cls": ("v1", 1000, 2_812_104),
+    "yolov8-cls": ("v1", 1000, 2_719_288),
+    "yolov12-turbo-seg": ("turbo-all-residual", 80, 2_807_056),
+    "yolov12-turbo": ("turbo", 80, 2_553_904),
+}
+
+
+@pytest.mark.parametrize("graph", TEXTS)
+def test_the_makers_own_yaml_gives_the_same_network(graph):
+    variant, nc, count = TEXTS[graph]
+    document = {key: value for key, value in find_model(f"{graph}.yaml").document.items() if key != "variant"}
+    resolved = resolve_graph({**document, "nc": nc}, name="theirs.yaml", named_scale="n")
+    with torch.device("meta"):
+        model = Detector(resolved)
+    assert resolved.variant == variant and sum(p.numel() for p in model.parameters()) == count
+
+
+def test_the_classes_of_a_dataset_replace_those_of_the_graph():
+    graph = with_classes(read_graph("yolov12n-cls.yaml"), {0: "a", 1: "b", 2: "c"})
+    model = Detector(graph)
+    assert model.head.linear.weight.shape == (3, 1280) and model.names == {0: "a", 1: "b", 2: "c"} and model.nc == 3
+    with pytest.raises(UserError, match="Classify.*reads one row, not 2"):
+        Detector(resolve_graph({"nc": 2, "backbone": [[*CONV], [*CONV]], "head": [[[0, 1], 1, "Classify", ["nc"]]]}))
+
+
+@pytest.mark.parametrize("bit,keep", [("head", "default"), ("all", "default"), ("all", "none")])
+@torch.inference_mode()
+def test_ternary_layers_are_packed_and_reopened(tmp_path, bit, keep):
+    torch.manual_seed(0)
+    model = lived(build("yolov12-cls.yaml", "n", nc=3))
+    changes = bitify(model, bit, keep)
+    assert "model.9.conv.conv" in changes.changed and ("model.9.linear" in changes.changed) == (keep == "none")
+    with_scales(model)
+    expected = model(images())["logits"]
+    pack(model, tmp_path / "bit.pt", half=False)
+    packed = load_checkpoint(tmp_path / "bit.pt").model()
+    assert packed.task == "classify" and torch.equal(
+        packed(images())["logits"], copy.deepcopy(model).fuse()(images())["logits"]
+    )
+    torch.testing.assert_close(packed(images())["logits"], expected, atol=1e-4, rtol=1e-4)
 
 
 @torch.inference_mode()

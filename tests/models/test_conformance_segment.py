@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 
@@ -10,10 +11,15 @@ import torch
 from bitfalcon_plugin.compat.families import TABLES, recognise
 from bitfalcon_plugin.compat.remap import apply, invert
 
+from bitfalcon_plugin.bit.packing import pack
+from bitfalcon_plugin.models.bitify import bitify
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
+from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from tests.data.recorded.fill import fill, image
 from tests.helpers.paths import RECORDED
+from tests.helpers.ternary import assert_equal, images, with_scales
+from tests.helpers.tiny_models import lived
 from tests.models.test_conformance import check_samples
 
 VECTORS = json.loads(gzip.decompress((RECORDED / "segment.json.gz").read_bytes()))
@@ -109,6 +115,25 @@ def test_published_turbo_sizes_have_the_ratio_of_their_tensors():
             for scale in "lx"
         ]
     assert counts == [28_812_704, 64_590_656]  # spec/segment-classify.md 1.1
+
+
+@pytest.mark.parametrize("bit,keep", [("head", "default"), ("all", "none")])
+@torch.inference_mode()
+def test_ternary_layers_are_packed_and_reopened(tmp_path, bit, keep):
+    torch.manual_seed(0)
+    model = lived(build("yolov12-seg.yaml", "n", nc=3))
+    changed = bitify(model, bit, keep).changed
+    assert {"model.21.proto.cv1.conv", "model.21.proto.cv3.conv", "model.21.cv4.0.1.conv"} <= set(changed)
+    assert ("model.21.cv4.0.2" in changed) == (keep == "none")
+    with_scales(model)
+    folded = copy.deepcopy(model).fuse()
+    assert folded.head.proto.cv2.conv.follower == (folded.head.proto.cv3.conv,)
+    pack(model, tmp_path / "bit.pt", half=False)
+    packed = load_checkpoint(tmp_path / "bit.pt").model()
+    assert packed.task == "segment"
+    assert_equal(packed(images()), folded(images()))
+    before, after = model.decode(model(images())), packed.decode(packed(images()))
+    torch.testing.assert_close(after, before, atol=0.02, rtol=1e-3)
 
 
 @torch.inference_mode()

@@ -184,26 +184,6 @@ def test_segmentation_opens_and_goes_back(tmp_path):
     assert list(back) == list(state) and all(torch.equal(back[key], state[key]) for key in state)
 
 
-def test_classification_opens_and_goes_back(tmp_path, capsys):
-    vectors = json.loads(gzip.decompress((RECORDED / "conformance.json.gz").read_bytes()))
-    state = {
-        key: tensor.half() if tensor.is_floating_point() else tensor
-        for key, tensor in foreign_state(vectors["turbo-n-cls"], True).items()
-    }
-    path = write(tmp_path / "x.pt", state, license=LICENSE, eps=1e-5, momentum=0.1)
-    checkpoint = open_checkpoint(path)
-    assert checkpoint.graph.variant == "turbo-all-residual" and not checkpoint.norms
-    assert main(["info", str(path)]) == 0 and "classify" in capsys.readouterr().out
-    assert main(["convert", str(path), f"out={tmp_path / 'ours.pt'}"]) == 0
-    assert torch.load(tmp_path / "ours.pt")["license"] == LICENSE
-    for source in (path, tmp_path / "ours.pt"):
-        model = open_checkpoint(source).model()
-        assert (model.task, model.strides, model.multiple) == ("classify", (1.0,), 32)
-        assert main(["convert", str(source), "to=turbo", f"out={tmp_path / 'back.pt'}"]) == 0
-        back = torch.load(tmp_path / "back.pt")
-        assert list(back) == list(state) and all(torch.equal(back[key], state[key]) for key in state)
-
-
 def test_batch_norm_constants_come_from_the_file(files, tmp_path):
     state = identify_checkpoint(files / "v1.pt").foreign.state
     write(tmp_path / "odd.pt", state, eps=1e-5, momentum=0.1, attributes={"names": {i: str(i) for i in range(80)}})

@@ -11,6 +11,7 @@ from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.transfer import COUNTER, transfer
+from bitfalcon_plugin.train.setup import freeze
 
 NAMES = {0: "cat", 1: "dog"}
 
@@ -134,3 +135,35 @@ def test_load_says_in_one_line_how_much_fits(v1, tmp_path, capsys, monkeypatch):
     again = YOLO("seg.pt").load("a.pt")
     assert "691 of" in capsys.readouterr().err
     assert torch.equal(again.model.model[8].cv1.conv.weight, v1.state["model.8.cv1.conv.weight"])
+
+
+@pytest.mark.parametrize("graph", ["yolov12", "yolo11", "yolov8"])
+def test_a_detection_backbone_goes_into_a_classification_graph(graph):
+    checkpoint, model = checkpoint_of(f"{graph}.yaml"), fresh(f"{graph}-cls.yaml")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = transfer(model, checkpoint, "a.pt")
+    last = f"model.{len(model.model) - 1}."
+    fits = same_shapes(model, checkpoint)
+    assert {name for name in before if int(name.split(".")[1]) < 9} <= fits and result.copied == len(fits)
+    assert result.misfit.startswith("model.9.") and not any(name.startswith(last) for name in fits)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, checkpoint.state[name] if name in fits else before[name]), name
+    norms = [module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {(norm.eps, norm.momentum) for norm in norms} == {(1e-5, 0.1)}
+    frozen = freeze(model, 9)
+    assert {int(name.split(".")[1]) for name in frozen} == set(range(9))
+    assert all(parameter.requires_grad for name, parameter in model.named_parameters() if name.startswith(last))
+    with pytest.raises(UserError, match=rf"names are like {last[6:-1]}.conv"):
+        freeze(model, "nothing")
+
+
+def test_classes_of_a_classification_model_go_by_name():
+    checkpoint = checkpoint_of("yolov12-cls.yaml")
+    model = fresh("yolov12-cls.yaml", names={0: "Dog", 1: "bird"})
+    result = transfer(model, checkpoint, "a.pt")
+    assert (result.remapped, result.new, result.dropped) == (("Dog",), ("bird",), ("cat",))
+    for part in ("weight", "bias"):
+        linear = model.state_dict()[f"model.9.linear.{part}"]
+        assert torch.equal(linear[0], checkpoint.state[f"model.9.linear.{part}"][1])
+    assert torch.equal(model.head.conv.conv.weight, checkpoint.state["model.9.conv.conv.weight"])
+    assert transfer(fresh("yolov12-cls.yaml"), checkpoint, "a.pt", strict=True).copied == 350
