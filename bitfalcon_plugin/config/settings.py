@@ -58,6 +58,8 @@ def _converted(value: object, row: Mapping[str, Any]) -> object:
     """Return `value` as a type of the row, or _WRONG. A row without a type (of an unused key) takes any value."""
     if "type" not in row or (value is None and row["default"] is None):
         return value
+    if value is None and "none" in row.get("choices", ()):
+        return "none"
     results = (KINDS[name].check(value, row) for name in row["type"].split("|"))
     return next((result for result in results if result is not None), _WRONG)
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from .default_table import keys_with
+from collections.abc import Sequence
+
+from .default_table import active_settings, keys_with
 from .settings import Settings
 
 MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # that mix images; `close_mosaic` and rect end them
 
 
-def unused_settings(settings: Settings, from_checkpoint: bool) -> list[str]:
-    """Return a line for each given key without effect. from_checkpoint: whether model= is a checkpoint."""
+def unused_settings(settings: Settings, from_checkpoint: bool, ignored: Sequence[str] = ()) -> list[str]:
+    """Return a line for each given key without effect, and one line for all keys of `ignored`.
+
+    from_checkpoint: whether model= is a checkpoint. ignored: settings without effect on the task's data.
+    """
     s = settings
     has_path = isinstance(s.pretrained, str)
     is_pretrained_unused = has_path if from_checkpoint else s.pretrained is True
@@ -33,9 +38,14 @@ def unused_settings(settings: Settings, from_checkpoint: bool) -> list[str]:
         **{key: (s.rect and getattr(s, key), "rect=True: images are not mixed") for key in MIXING},
         **dict.fromkeys(keys_with("not_for", "train"), (True, "it is for val and predict")),
         **dict.fromkeys(("iterations", "space"), (True, "it is for tune")),
+        "split": (not isinstance(s.split, float), "it is for val and predict"),
     }
-    return [
+    rows = active_settings()
+    others = [key for key in ignored if key in s.given and getattr(s, key) != rows[key]["default"]]
+    values = ", ".join(f"{key}={getattr(s, key)}" for key in others)
+    lines = [f"{values}: without effect with task={s.task}."] if others else []
+    return lines + [
         f"{'scale' if key == 'model_scale' else key}={getattr(s, key)} has no effect here: {reason}."
         for key, (is_unused, reason) in rules.items()
-        if is_unused and key in s.given
+        if is_unused and key in s.given and key not in ignored
     ]

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .default_table import table
 
 MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets; a longer or deeper value is plain text
-NONE_IS_A_CHOICE = frozenset(("bit", "keep"))  # keys for which `none` is a value of its own
+NONE_IS_A_CHOICE = frozenset(("auto_augment", "bit", "keep"))  # keys for which `none` is a value of its own
 
 
 # Each check returns any value as its type, or None where the value has another type. It is not called with None.

@@ -10,11 +10,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from ..config.errors import UserError
 from ..config.settings import Settings
 from .augmentation.augment import Recipe, recipe_of
+from .augmentation.crop_recipe import CropRecipe, crop_recipe_of
+from .class_dataset import describe_classes, scan_classes
 from .dataset import Sample, Scan, scan
+from .formats.class_folders import load_class_folders
 from .formats.dataset_yaml import DataSpec, load_data
 from .formats.yolo import RowReader
+from .loading.crop_loader import CropTrainLoader, CropValLoader
 from .loading.loader import Reading, TrainLoader, ValLoader
 
 
@@ -33,10 +38,10 @@ class DataFormat:
     load: Callable[[str | Path, Settings], DataSpec]
     scan: Callable[..., Scan]
     describe: Callable[[Scan], str]
-    recipe: Callable[[Settings, bool], Recipe]
-    train_loader: Callable[[Sequence[Sample], Reading, Settings, int], TrainLoader]
-    val_loader: Callable[..., ValLoader]
-    ignored: tuple[str, ...] = ()
+    recipe: Callable[[Settings, bool], Recipe | CropRecipe]
+    train_loader: Callable[[Sequence[Sample], Reading, Settings, int], TrainLoader | CropTrainLoader]
+    val_loader: Callable[..., ValLoader | CropValLoader]
+    ignored: Sequence[str] = ()
 
 
 def label_files(default: str, read: RowReader) -> DataFormat:
@@ -49,10 +54,16 @@ def label_files(default: str, read: RowReader) -> DataFormat:
         recipe=recipe_of,
         train_loader=_train_loader,
         val_loader=_val_loader,
+        ignored=("auto_augment", "erasing", "dropout", "letterbox"),
     )
 
 
 def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
+    if not isinstance(settings.split, str):
+        raise UserError(
+            f"split={settings.split:g}: a share is for class folders; the splits of data with label files stand in "
+            "its YAML. Give split=train, val or test, or nothing."
+        )
     return load_data(data, allow_outside=settings.allow_outside)
 
 
@@ -86,3 +97,48 @@ def _val_loader(
     rect: bool = True,
 ) -> ValLoader:
     return ValLoader(samples, reading, imgsz=imgsz, batch=batch, multiple=multiple, rect=rect)
+
+
+def _load_class_folders(data: str | Path, settings: Settings) -> DataSpec:
+    share = None if isinstance(settings.split, str) else settings.split
+    return load_class_folders(data, share=share, allow_outside=settings.allow_outside)
+
+
+def _scan_class_folders(data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0) -> Scan:
+    options = {"single_cls": settings.single_cls, "classes": settings.classes, "fraction": fraction}
+    return scan_classes(data, split, **options)
+
+
+def _crop_train_loader(
+    samples: Sequence[Sample], reading: Reading, settings: Settings, multiple: int
+) -> CropTrainLoader:
+    return CropTrainLoader(samples, reading, imgsz=settings.imgsz, batch=settings.batch, seed=settings.seed)
+
+
+def _crop_val_loader(
+    samples: Sequence[Sample],
+    reading: Reading,
+    settings: Settings,
+    *,
+    imgsz: int,
+    batch: int,
+    multiple: int,
+    rect: bool = True,
+) -> CropValLoader:
+    return CropValLoader(samples, reading, imgsz=imgsz, batch=batch, letterbox=settings.letterbox)
+
+
+CLASS_FOLDERS = DataFormat(
+    default="shapes-cls.yaml",
+    load=_load_class_folders,
+    scan=_scan_class_folders,
+    describe=describe_classes,
+    recipe=crop_recipe_of,
+    train_loader=_crop_train_loader,
+    val_loader=_crop_val_loader,
+    ignored=(
+        "degrees translate shear perspective mosaic mixup cutmix copy_paste copy_paste_mode bgr rect multi_scale "
+        "close_mosaic overlap_mask mask_ratio box cls dfl iou max_det agnostic_nms"
+    ).split(),
+)
+"""Images in a folder for each class."""

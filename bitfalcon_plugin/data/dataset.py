@@ -6,7 +6,7 @@ Written from interface.md 5.2 and families.md 3. `formats.dataset_yaml` reads th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from ..config.errors import MissingFileError, UserError, nearest, raise_problems
 from ..ops.instances import Instances
 from .formats.dataset_yaml import DataSpec, leaves, outside_problem
+from .formats.folders import images_below
 from .formats.keypoint_rows import keypoint_problems, polygon_values
 from .formats.yolo import RowReader, label_path, read_row
 from .images import IMAGE_SUFFIXES
@@ -83,7 +84,7 @@ def scan(
     UserError with all label problems of the split, or if no image, or in train no label, is left.
     """
     nc = None if single_cls else data.nc
-    class_filter = _class_filter(classes, nc)
+    class_filter = indices_of(classes, nc)
     paths, notes = _require_images(data, split)
     paths = paths[: max(1, round(len(paths) * fraction))]
     images = scan_images(paths, nc, read)
@@ -114,8 +115,8 @@ def _filtered(labels: Instances, class_filter: frozenset[int] | None, single_cls
     return replace(labels, classes=torch.zeros_like(labels.classes)) if single_cls else labels
 
 
-def _class_filter(classes: int | Sequence[int] | None, nc: int | None) -> frozenset[int] | None:
-    """The argument `classes` as a set. Raises UserError for indices that the dataset does not have."""
+def indices_of(classes: int | Sequence[int] | None, nc: int | None) -> frozenset[int] | None:
+    """The setting `classes` as a set; None: all. Raises UserError for indices that the dataset does not have."""
     if classes is None:
         return None
     indices = frozenset([classes] if isinstance(classes, int) else classes)
@@ -141,6 +142,9 @@ def _require_labels(
         f"{result.empty} with an empty one. Labels are looked for in a folder 'labels' in place of the last 'images' "
         f"of an image's path, else beside it; the first at '{label_path(result.samples[0].image)}'."
     )
+    folders = set(data.names.values())
+    if all(folders.intersection(sample.image.parent.parts) for sample in result.samples):
+        text += " The images lie in folders that are named like the classes: task=classify reads such data."
     if split == "train":
         raise UserError(text)
     return replace(result, notes=(*result.notes, text))
@@ -169,7 +173,7 @@ def list_images(data: DataSpec, split: str) -> Listing:
         if not entry.exists():
             listing.absent.append(entry)
         elif entry.is_dir():
-            listing.paths.extend(_images_below(entry))
+            listing.paths.extend(images_below(entry))
         elif entry.suffix.lower() == ".txt":
             _read_list(entry, data, listing)
         elif entry.suffix.lower() in IMAGE_SUFFIXES:
@@ -178,21 +182,6 @@ def list_images(data: DataSpec, split: str) -> Listing:
             listing.problems.append(f"'{entry}' is neither a folder, a .txt list nor an image")
     listing.paths.sort(key=str)
     return listing
-
-
-def _images_below(folder: Path) -> Iterator[Path]:
-    """Yield the images in a folder and below it, without hidden ones. Linked folders are followed, once each."""
-    visited = set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in files:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES:
-                yield Path(parent, name)
 
 
 def _read_list(file: Path, data: DataSpec, listing: Listing) -> None:

@@ -28,8 +28,7 @@ def find_data(settings: Settings, form: DataFormat) -> tuple[DataSpec, Settings]
     if settings.data is None:
         name = form.default
         data = form.load(name, settings)
-        example = f"'shapes' in {data.root} (its data.yaml is an example to copy)"
-        print(f"No data= is given: using the generated dataset {example}")
+        print(f"No data= is given: using the generated dataset '{data.path.stem}' in {data.root} (an example to copy)")
     else:
         data = form.load(settings.data, settings)
         name = str(data.path.resolve())  # absolute: a run can be resumed from any folder
@@ -44,8 +43,9 @@ def find_data(settings: Settings, form: DataFormat) -> tuple[DataSpec, Settings]
     return data, settings
 
 
-def scan_split(data: DataSpec, split: str, settings: Settings, form: DataFormat) -> Scan:
-    """Scan a split and print what it holds. form: the form of the task's data."""
+def scan_split(data: DataSpec, split: str | float, settings: Settings, form: DataFormat) -> Scan:
+    """Scan a split and print what it holds. split: a share of train stands for val. form: that of the task's data."""
+    split = split if isinstance(split, str) else "val"
     training = split == "train" and settings.mode == "train"
     result = form.scan(data, split, settings, fraction=settings.fraction if training else 1.0)
     print(f"{split:>9}: {form.describe(result)} ({data.path})")

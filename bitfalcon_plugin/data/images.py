@@ -82,20 +82,21 @@ def read_image(source: Path | str | Image.Image | np.ndarray) -> Tensor:
     EXIF orientation is applied, alpha is dropped, 16-bit samples are divided by 256. Raises UnreadableImage with the
     reason: not a picture, truncated, a decompression bomb, another dtype or shape.
     """
-    if isinstance(source, np.ndarray):
-        rgb = _rgb_of_array(source)
-    else:
-        with _without_warnings:
-            try:
-                if isinstance(source, Image.Image):
-                    rgb = _rgb(source)
-                else:
-                    with Image.open(source) as image:
-                        _check_size(image)
-                        rgb = _rgb(image)
-            except Exception as error:  # Pillow's plugins raise errors of any class for broken files
-                raise UnreadableImage(_reason(error)) from error
+    rgb = _rgb_of_array(source) if isinstance(source, np.ndarray) else np.array(read_picture(source))
     return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
+
+
+def read_picture(source: Path | str | Image.Image) -> Image.Image:
+    """Decode a file or a Pillow image to a Pillow image in mode RGB, upright, with the pixels of `read_image`."""
+    with _without_warnings:
+        try:
+            if isinstance(source, Image.Image):
+                return _rgb(source)
+            with Image.open(source) as image:
+                _check_size(image)
+                return _rgb(image)
+        except Exception as error:  # Pillow's plugins raise errors of any class for broken files
+            raise UnreadableImage(_reason(error)) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -170,16 +171,15 @@ def letterbox(image: Tensor, fit: Fit) -> Tensor:
     return canvas
 
 
-def _rgb(image: Image.Image) -> np.ndarray:
-    """Convert a Pillow image to (H, W, 3) uint8 RGB, upright."""
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert a Pillow image to mode RGB, upright."""
     image.load()  # raises for a truncated file, and turns a TIFF upright
     method = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
     if method is not None:  # not `if method`: FLIP_LEFT_RIGHT is 0
         image = image.transpose(method)
     if image.mode[0] in "IF":
-        grey = _eight_bits(np.asarray(image), image.mode)
-        return np.repeat(grey[..., None], 3, axis=2)  # (H, W) -> (H, W, 3)
-    return np.array(image.convert("RGB"))
+        image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
+    return image.convert("RGB")
 
 
 def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:

@@ -42,25 +42,28 @@ class ScannedImage:
     notes: tuple[str, ...]
 
 
-def scan_image(path: Path, nc: int | None, read: RowReader = read_row) -> ScannedImage:
-    """Check the header and the end of an image file and read its labels; `read` reads a row of a label file."""
+def scan_image(path: Path, nc: int | None, read: RowReader | None = read_row) -> ScannedImage:
+    """Check the header and the end of an image file and read its labels.
+
+    read: reads a row of a label file; None: images have no label files.
+    """
     try:
         size = image_size(path)
         check_sides(size)
     except UnreadableImage as error:
         return ScannedImage(path, None, NO_LABELS, (f"{path}: {error}; image set aside",))
-    labels = read_labels(label_path(path), nc, read) or NO_LABELS
+    labels = read and read_labels(label_path(path), nc, read) or NO_LABELS
     return ScannedImage(path, size, labels, labels.notes)
 
 
-def scan_images(paths: Sequence[Path], nc: int | None, read: RowReader = read_row) -> list[ScannedImage]:
-    """Scan each image, or take it from the cache if its files have not changed."""
+def scan_images(paths: Sequence[Path], nc: int | None, read: RowReader | None = read_row) -> list[ScannedImage]:
+    """Scan each image as `scan_image` does, or take it from the cache if its files have not changed."""
     started = time.time_ns()
     file = _cache_file(paths, nc, read) if len(paths) >= MIN_IMAGES else None
     cached = _load(file) if file else {}
 
     def scan(path: Path) -> tuple[Stamp | None, ScannedImage]:
-        stamp = _stamp(path)  # before the scan: a file that changes meanwhile will not match
+        stamp = _stamp(path, read is not None)  # before the scan: a file that changes meanwhile will not match
         cached_stamp, image = cached.get(str(path), (None, None))
         if image is None or cached_stamp != stamp:
             image = scan_image(path, nc, read)
@@ -75,11 +78,13 @@ def scan_images(paths: Sequence[Path], nc: int | None, read: RowReader = read_ro
     return [image for _, image in entries]
 
 
-def _stamp(image: Path) -> Stamp | None:
+def _stamp(image: Path, has_labels: bool) -> Stamp | None:
     try:
         picture = os.stat(image)
     except OSError:
         return None
+    if not has_labels:
+        return picture.st_size, picture.st_mtime_ns, -1, -1
     try:
         labels = os.stat(label_path(image))
     except FileNotFoundError:
@@ -89,9 +94,10 @@ def _stamp(image: Path) -> Stamp | None:
     return picture.st_size, picture.st_mtime_ns, labels.st_size, labels.st_mtime_ns
 
 
-def _cache_file(paths: Sequence[Path], nc: int | None, read: RowReader) -> Path:
+def _cache_file(paths: Sequence[Path], nc: int | None, read: RowReader | None) -> Path:
     """The cache file of a split, named by its first and last image, so that added images do not change the name."""
-    name = f"{VERSION}\n{read.__module__}.{read.__qualname__}\n{nc}\n{paths[0]}\n{paths[-1]}"
+    reader = f"{read.__module__}.{read.__qualname__}" if read else "no labels"
+    name = f"{VERSION}\n{reader}\n{nc}\n{paths[0]}\n{paths[-1]}"
     return cache_dir() / "scans" / f"{hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()}.pt"
 
 

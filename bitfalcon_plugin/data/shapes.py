@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import colorsys
 import math
-import os
-import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +17,9 @@ import torch
 from numpy.random import RandomState
 from PIL import Image, ImageDraw
 
-from ..config.errors import UserError
 from ..config.files import cache_dir
 from ..ops.polygons import Polygons, clip
+from .generated import ensure_files
 
 NAMES = ("circle", "square", "triangle", "star")
 COUNTS = {"train": 160, "val": 40}
@@ -92,23 +91,10 @@ def ensure_shapes(folder: Path | None = None, outlines: bool = False) -> Path:
 
     outlines: the rows of the labels are polygons, for segmentation, and not boxes.
 
-    The dataset is drawn into a temporary folder that is then renamed, so that a killed or a second process leaves
-    nothing incomplete. In an existing folder only missing files are put back. Raises UserError if it cannot be written.
+    Files are put there as `generated.ensure_files` does it. Raises UserError if they cannot be written.
     """
     target = Path(folder) if folder else cache_dir() / ("shapes-seg-v1" if outlines else "shapes-v1")
-    names = _file_names()
-    if _missing(target, names):
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
-                drawn = Path(scratch, "drawn")
-                _draw_dataset(drawn, outlines)
-                _install(drawn, target, names)
-        except OSError as error:
-            raise UserError(
-                f"The example dataset cannot be written to '{target}': {error}. "
-                "Set BITFALCON_CACHE to a folder with room and write permission, or give data=."
-            ) from error
+    ensure_files(target, _file_names(), partial(_draw_dataset, outlines=outlines))
     return target / "data.yaml"
 
 
@@ -119,32 +105,6 @@ def _file_names() -> list[str]:
         for index in range(count):
             names += [f"images/{split}/{index:04d}.jpg", f"labels/{split}/{index:04d}.txt"]
     return [*names, "data.yaml"]
-
-
-def _missing(folder: Path, names: list[str]) -> list[str]:
-    """The files that `folder` lacks. An empty file counts as missing, unless it is a label file."""
-
-    def is_missing(path: Path) -> bool:
-        try:
-            return path.stat().st_size == 0 and path.suffix != ".txt"
-        except OSError:
-            return True
-
-    return [name for name in names if is_missing(folder / name)]
-
-
-def _install(drawn: Path, target: Path, names: list[str]) -> None:
-    """Rename folder `drawn` to `target`. If `target` exists, move only the missing files into it."""
-    try:
-        if not target.exists():
-            os.rename(drawn, target)
-            return
-    except OSError:  # perhaps another process was faster
-        if not target.is_dir():
-            raise
-    for name in _missing(target, names):
-        (target / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(drawn / name, target / name)
 
 
 def _draw_dataset(folder: Path, outlines: bool) -> None:
@@ -225,15 +185,24 @@ def arrange(random: RandomState, size: tuple[int, int]) -> list[Shape]:
 def _random_shape(random: RandomState, size: tuple[int, int]) -> Shape:
     """A shape of random class, size (on a log scale, large ones more often), slight turn and position."""
     kind = random.randint(len(NAMES))
-    outline = _unit_outline(kind)
-    turn = random.uniform(-MAX_TURN, MAX_TURN)
-    squeeze = random.uniform(0.85, 1.0)  # a slight foreshortening
-    outline = outline * (1.0, squeeze) @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-    extent = np.ptp(outline, axis=0).max()
+    outline = turned_outline(random, kind)
     low, high = np.log(SIZES)
     side = math.exp(low + (high - low) * random.rand() ** 0.7)
     centre = random.uniform(0, 1, 2) * (size[1], size[0])
-    return Shape(kind, outline * (side / extent) + centre)
+    return placed(kind, outline, side, centre)
+
+
+def turned_outline(random: RandomState, kind: int) -> np.ndarray:
+    """The corners (k, 2) x, y of a class around (0, 0), slightly turned and foreshortened."""
+    outline = _unit_outline(kind)
+    turn = random.uniform(-MAX_TURN, MAX_TURN)
+    squeeze = random.uniform(0.85, 1.0)  # a slight foreshortening
+    return outline * (1.0, squeeze) @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
+
+
+def placed(kind: int, outline: np.ndarray, side: float, centre: np.ndarray) -> Shape:
+    """The shape whose outline has a longer side of `side` px around `centre` (x, y)."""
+    return Shape(kind, outline * (side / np.ptp(outline, axis=0).max()) + centre)
 
 
 def _unit_outline(kind: int) -> np.ndarray:

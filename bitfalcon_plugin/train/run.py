@@ -116,7 +116,7 @@ def _new_run(
     settings = _counted_batch(settings, model, device, world)
     settings = _applicable(settings, train_scan)
     if resumed is None:
-        print_note(*unused_settings(settings, checkpoint is not None))
+        print_note(*unused_settings(settings, checkpoint is not None, form.ignored))
     _check_cells(settings, model.multiple, len(train_scan.samples), world)
     if folder is None and world.main:
         folder = steps("folder", _new_folder, settings)

@@ -92,6 +92,13 @@ def set_training(model: Detector, frozen: tuple[str, ...]) -> None:
             module.eval()
 
 
+def set_dropout(model: Detector, share: float) -> None:
+    """Set the share of features that the head sets to 0 in training, where it has such a layer."""
+    layer = getattr(model.model[-1], "dropout", None)
+    if isinstance(layer, nn.Dropout):
+        layer.p = share
+
+
 def prepare(run: Run) -> Trainer:
     """Build all parts of a run, restore the state that it starts from, print and save the effective settings."""
     settings, model, device, main = run.settings, run.initial.model, run.device, run.world.main
@@ -102,6 +109,7 @@ def prepare(run: Run) -> Trainer:
     model.checkpointing = settings.checkpointing
     frozen = freeze(model, settings.freeze)
     set_training(model, frozen)
+    set_dropout(model, settings.dropout)
     loader, val_loader = run.steps("loaders", _loaders, run)
     optimizer, plan = run.steps("optimizer", _optimizer, run)
     precision = training_precision(settings, device)

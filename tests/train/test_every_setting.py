@@ -290,6 +290,8 @@ TESTED_BY = {
     "test_cli.py": "debug",
     "train/test_segment.py": "mask_ratio",
     "tasks/test_segment_loss.py": "overlap_mask",
+    "data/augmentation/test_crop_recipe.py": "auto_augment erasing",
+    "train/test_setup.py": "dropout",
 }
 
 

@@ -12,7 +12,7 @@ from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.models.inference.compiling import compile_network
 from bitfalcon_plugin.models.inference.precision import training_precision
 from bitfalcon_plugin.tasks.detect import class_weights, detection_loss
-from bitfalcon_plugin.train.setup import freeze, repeatable, set_training
+from bitfalcon_plugin.train.setup import freeze, repeatable, set_dropout, set_training
 from tests.helpers.labels import stacked, targets_of, total
 from tests.helpers.tiny_models import CONV, small_model
 
@@ -52,6 +52,16 @@ def test_what_is_named_is_frozen_and_nothing_else(rows, prefixes):
     norms = {name: part for name, part in net.named_modules() if isinstance(part, torch.nn.BatchNorm2d)}
     assert norms and all(part.training != f"{name}.".startswith(prefixes or "-") for name, part in norms.items())
     assert freeze(net, None) == () and trained(net) == {name for name in everything if ".dfl." not in name}
+
+
+def test_dropout_is_that_of_a_head_that_has_it():
+    net = small_model(*ROWS, head=[(-1, 1, "Classify", ["nc"])])
+    set_dropout(net, 0.25)
+    assert net.model[-1].dropout.p == 0.25
+    images = torch.rand(2, 3, 64, 64)
+    net.train()
+    assert not torch.equal(net(images)["logits"], net(images)["logits"])
+    set_dropout(model(), 0.25)  # a head without
 
 
 def test_parts_that_are_not_there_are_refused_together():

@@ -7,7 +7,7 @@ caller allows it. Written from interface.md 5.1 and families.md 3.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from ...config.files import cfg_dir
 from ...config.user_settings import folder as user_folder
 from ...config.yaml_files import SUFFIXES, load_yaml
 from ..shapes import ensure_shapes
+from .folders import class_folders, some
 
 SPLITS = ("train", "val", "test")
+OF_CLASSES = "holds class folders ({}), which task=classify trains; this task reads data with label files"
 GENERATORS = {
     "shapes": ensure_shapes,
     "shapes-seg": partial(ensure_shapes, outlines=True),
@@ -38,6 +40,7 @@ class DataSpec:
     kpt_shape: tuple[int, int] | None = None  # number of keypoints of each label, and 2 (x y) or 3 (x y visibility)
     allow_outside: bool = False  # entries and lines of lists may lead out of the root
     notes: tuple[str, ...] = ()
+    share: float | None = None  # class folders: of each class this share of the images in train is train, the rest val
 
     @property
     def nc(self) -> int:
@@ -55,6 +58,7 @@ def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
     Raises MissingFileError, with the nearest names, if there is no such file, and UserError with all problems.
     """
     spec, problems = read_data(data, allow_outside=allow_outside)
+    problems += _class_folder_problems(spec) if problems else []
     raise_problems(f"Dataset file '{spec.path}' cannot be used:", problems)
     return spec
 
@@ -65,10 +69,10 @@ def read_data(data: str | Path, *, allow_outside: bool = False) -> tuple[DataSpe
     A key with a problem is left out of the DataSpec, and so are entries that lead out of the dataset's root. Raises
     MissingFileError or UserError if there is no such YAML or it cannot be parsed.
     """
-    path = _find(data)
+    path = find_yaml(data)
     raw = load_yaml(path)
     problems: list[str] = []
-    settings = _settings(raw.get("settings"), problems)
+    settings = settings_of(raw, problems)
     if raw.get("generator") is not None:
         name = raw["generator"]
         if isinstance(name, str) and name in GENERATORS:
@@ -78,17 +82,17 @@ def read_data(data: str | Path, *, allow_outside: bool = False) -> tuple[DataSpe
         return DataSpec(path, path.parent, {}, {}), problems
 
     notes: list[str] = []
-    root = _root(raw.get("path"), path, problems)
-    names = _names(raw.get("names"), raw.get("nc"), problems)
+    root = root_of(raw, path, problems)
+    names = names_of(raw, problems)
     if raw.get("channels", 3) != 3:
         problems.append(f"channels: {raw['channels']!r}; only 3 (colour images) is supported")
     kpt_shape = _kpt_shape(raw.get("kpt_shape"), problems)
-    splits = _splits(raw, root, allow_outside, problems, notes)
+    splits = splits_of(raw, root, problems, notes, allow_outside=allow_outside)
     download = None if raw.get("download") is None else str(raw["download"])
     return DataSpec(path, root, names, splits, settings, download, kpt_shape, allow_outside, tuple(notes)), problems
 
 
-def _find(data: str | Path) -> Path:
+def find_yaml(data: str | Path) -> Path:
     """The YAML file that `data` names: by its path, by its folder, or among the packaged ones."""
     if not isinstance(data, (str, Path)) or not str(data).strip():
         raise UserError(f"data={data!r}: expected a dataset YAML, a folder that holds one, or a packaged name.")
@@ -121,13 +125,27 @@ def _only_yaml(folder: Path) -> Path:
     files = _yamls(folder)
     if len(files) == 1:
         return files[0]
+    if names := class_folders(folder / "train") or class_folders(folder):
+        raise UserError(f"'{folder}' {OF_CLASSES.format(some(names))}.")
     if not files:
         raise MissingFileError(f"Dataset folder '{folder}' holds no YAML; expected one, or give the YAML itself.")
     names = ", ".join(file.name for file in files)
     raise UserError(f"Dataset folder '{folder}' holds {len(files)} YAMLs ({names}); give the one that is meant.")
 
 
-def _settings(value: object, problems: list[str]) -> dict[str, object]:
+def _class_folder_problems(spec: DataSpec) -> list[str]:
+    """A problem for each entry that holds class folders where labels are expected."""
+    entries = [(split, Path(entry)) for split, paths in spec.splits.items() for entry in paths]
+    return [
+        f"{split}: '{entry}' {OF_CLASSES.format(some(names))}"
+        for split, entry in entries
+        if (names := class_folders(entry))
+    ]
+
+
+def settings_of(raw: Mapping[str, object], problems: list[str]) -> dict[str, object]:
+    """The mapping `settings:` of a dataset YAML; empty without the key."""
+    value = raw.get("settings")
     if value is None:
         return {}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -136,19 +154,25 @@ def _settings(value: object, problems: list[str]) -> dict[str, object]:
     return {}
 
 
-def _root(value: object, path: Path, problems: list[str]) -> Path:
-    """The dataset's folder: `path:`, relative to the YAML, the working directory or the user's datasets_dir.
+def root_of(raw: Mapping[str, object], path: Path, problems: list[str]) -> Path:
+    """The dataset's folder: `path:`, relative to the YAML `path`, the working directory or the user's datasets_dir.
 
     The first that exists is taken, otherwise the second.
     """
+    value = raw.get("path")
     if value is None:
         return path.parent
     if not isinstance(value, str) or not value.strip():
         problems.append(f"path: {value!r}; expected the dataset's folder as text")
         return path.parent
-    tops = [path.parent, Path(), user_folder("datasets_dir") or Path("datasets")]
+    tops = [path.parent, Path(), datasets_dir()]
     roots = [Path(os.path.abspath(top / Path(value).expanduser())) for top in tops]
     return next((root for root in roots if root.exists()), roots[1])
+
+
+def datasets_dir() -> Path:
+    """The folder where datasets are looked for at last: the user's choice, or `datasets` here."""
+    return user_folder("datasets_dir") or Path("datasets")
 
 
 def _kpt_shape(value: object, problems: list[str]) -> tuple[int, int] | None:
@@ -162,8 +186,9 @@ def _kpt_shape(value: object, problems: list[str]) -> tuple[int, int] | None:
     return None
 
 
-def _names(names: object, nc: object, problems: list[str]) -> dict[int, str]:
+def names_of(raw: Mapping[str, object], problems: list[str]) -> dict[int, str]:
     """Class index -> name from `names:`, checked against `nc:`. With `nc:` alone the names are class_0, class_1, ..."""
+    names, nc = raw.get("names"), raw.get("nc")
     if nc is not None and (type(nc) is not int or nc < 1):
         problems.append(f"nc: {nc!r}; expected a whole number of classes, 1 or more")
         nc = None
@@ -191,17 +216,28 @@ def _names(names: object, nc: object, problems: list[str]) -> dict[int, str]:
     return dict(sorted(by_index.items()))
 
 
-def _splits(
-    raw: Mapping[str, object], root: Path, allow_outside: bool, problems: list[str], notes: list[str]
+def splits_of(
+    raw: Mapping[str, object],
+    root: Path,
+    problems: list[str],
+    notes: list[str],
+    *,
+    allow_outside: bool,
+    required: Sequence[str] = ("train", "val"),
+    val_names: Sequence[str] = ("validation",),
 ) -> dict[str, tuple[str, ...]]:
-    """The absolute paths of train, val and test, without those that lead out of the root if that is not allowed."""
+    """The absolute paths of train, val and test, without those that lead out of the root if that is not allowed.
+
+    required: splits whose absence is a problem. val_names: other keys that mean val.
+    """
     split_entries = {split: raw[split] for split in SPLITS if raw.get(split) is not None}
-    if raw.get("validation") is not None:
-        outcome = "ignored: 'val' is given" if "val" in split_entries else "is read as 'val'"
-        notes.append(f"key 'validation' {outcome}")
-        split_entries.setdefault("val", raw["validation"])
+    for key in val_names:
+        if raw.get(key) is not None:
+            outcome = "ignored: 'val' is given" if "val" in split_entries else "is read as 'val'"
+            notes.append(f"key '{key}' {outcome}")
+            split_entries.setdefault("val", raw[key])
     others = [key for key in raw if isinstance(key, str) and key not in SPLITS]
-    for split in ("train", "val"):
+    for split in required:
         if split not in split_entries:
             problems.append(
                 f"{split}: missing; expected a folder, a .txt list or a list of these.{did_you_mean(split, others)}"

@@ -45,19 +45,20 @@ CacheAndNote = tuple[TileCache | None, str]  # a cache, or None and the reason; 
 
 
 def open_cache(
-    kind: bool | str, paths: Sequence[str], shapes: Sequence[Size], imgsz: int, copies: int = 1
+    kind: bool | str, paths: Sequence[str], shapes: Sequence[Size], content: int | str, copies: int = 1
 ) -> CacheAndNote:
     """Open a cache for the tiles of images, and return it with a note for the user.
 
-    kind: False (None and an empty note), "ram" (or True), or "disk". shapes: (h, w) of the tiles. copies: the number of
-    processes of a run that open a cache on this machine; memory must suffice for all. Where memory or disk space is
-    short the result is None, and the note says why.
+    kind: False (None and an empty note), "ram" (or True), or "disk". shapes: (h, w) of the tiles. content: what the
+    tiles are, imgsz or a word; files of different content lie in different folders. copies: the number of processes of
+    a run that open a cache on this machine; memory must suffice for all. Where memory or disk space is short the result
+    is None, and the note says why.
     """
     if not kind:
         return None, ""
     needed = sum(3 * height * width for height, width in shapes)
     if kind == "disk":
-        return _on_disk(paths, shapes, imgsz, needed)
+        return _on_disk(paths, shapes, content, needed)
     return _in_memory(shapes, needed, copies)
 
 
@@ -75,8 +76,8 @@ def _in_memory(shapes: Sequence[Size], needed: int, copies: int) -> CacheAndNote
     return cache, f"cache=ram: up to {_in_units(needed)} for {len(shapes)} images, filled as they are first read."
 
 
-def _on_disk(paths: Sequence[str], shapes: Sequence[Size], imgsz: int, needed: int) -> CacheAndNote:
-    folder = cache_dir() / "tiles" / str(imgsz)
+def _on_disk(paths: Sequence[str], shapes: Sequence[Size], content: int | str, needed: int) -> CacheAndNote:
+    folder = cache_dir() / "tiles" / str(content)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -125,8 +125,8 @@ class TrainLoader:
         """The samples of each batch of an epoch."""
         generator = _generator(self.seed, epoch, "order")
         if not self.rect:
-            return _cut(torch.randperm(len(self.samples), generator=generator).tolist(), self.batch)
-        chunks = _cut(sorted(range(len(self.samples)), key=self._ratios.__getitem__), self.batch)
+            return cut(torch.randperm(len(self.samples), generator=generator).tolist(), self.batch)
+        chunks = cut(sorted(range(len(self.samples)), key=self._ratios.__getitem__), self.batch)
         return [chunks[index] for index in torch.randperm(len(chunks), generator=generator).tolist()]
 
     def _shape(self, chunk: list[int]) -> tuple[int, int]:
@@ -182,7 +182,7 @@ class ValLoader:
         sizes = [sample.size for sample in samples]
         ratios = [height / width for height, width in sizes]
         order = sorted(range(len(sizes)), key=ratios.__getitem__) if rect else list(range(len(sizes)))
-        chunks = _cut(order, batch)
+        chunks = cut(order, batch)
         self._order = Order()
         self._order.chunks = chunks[reading.rank :: reading.world]
         self.fits: list[Fit | None] = [None] * len(sizes)
@@ -232,7 +232,8 @@ def _random_side(side: int, spread: float, multiple: int, generator: torch.Gener
     return int(torch.randint(low, high + 1, (1,), generator=generator)) * multiple
 
 
-def _cut(order: list[int], batch: int) -> list[list[int]]:
+def cut(order: Sequence[int], batch: int) -> list[list[int]]:
+    """The indices in batches; the last one may be smaller."""
     return [order[first : first + batch] for first in range(0, len(order), batch)]
 
 
@@ -241,10 +242,15 @@ def _centred(original: tuple[int, int], resized: tuple[int, int], canvas: tuple[
     return Fit(original, resized, canvas, (top, left))
 
 
-def _generator(*parts: object) -> torch.Generator:
-    """A CPU generator seeded with 64 bits of BLAKE2b over the parts: seeds of neighbouring numbers are unrelated."""
+def seed_of(*parts: object) -> int:
+    """64 bits of BLAKE2b over the parts: seeds of neighbouring numbers are unrelated."""
     digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return int.from_bytes(digest, "little")
+
+
+def _generator(*parts: object) -> torch.Generator:
+    """A CPU generator seeded with `seed_of(*parts)`."""
+    return torch.Generator().manual_seed(seed_of(*parts))
 
 
 USUAL_BATCH = 16  # images in a batch whose size is not given

@@ -85,7 +85,7 @@ def long_side(size: Size, imgsz: int) -> Size:
     return -(-size[0] * imgsz // longest), -(-size[1] * imgsz // longest)
 
 
-def batches(images: Tiles | Letterboxed, order: Order, workers: int, device: torch.device) -> DataLoader:
+def batches(images: Dataset, order: Order, workers: int, device: torch.device) -> DataLoader:
     """A loader that reads the batches of `order`, pass after pass, in `workers` processes (0: in this process)."""
     workers = min(workers, len(images), os.cpu_count() or 1)
     return DataLoader(
