@@ -6,7 +6,7 @@ A task names the form of its data (tasks.Task.data). The other rooms call these 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from .class_dataset import describe_classes, scan_classes
 from .dataset import Sample, Scan, scan
 from .formats.class_folders import load_class_folders
 from .formats.dataset_yaml import DataSpec, load_data
+from .formats.keypoint_notes import layout_notes
+from .formats.pose_rows import read_pose
 from .formats.yolo import RowReader
 from .loading.crop_loader import CropTrainLoader, CropValLoader
 from .loading.loader import Reading, TrainLoader, ValLoader
@@ -58,6 +60,11 @@ def label_files(default: str, read: RowReader) -> DataFormat:
     )
 
 
+def keypoint_files(default: str) -> DataFormat:
+    """Images with a label file of boxes and keypoints each, and a YAML that lists them and describes the keypoints."""
+    return replace(label_files(default, read_pose), load=_load_keypoint_yaml)
+
+
 def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
     if not isinstance(settings.split, str):
         raise UserError(
@@ -65,6 +72,16 @@ def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
             "its YAML. Give split=train, val or test, or nothing."
         )
     return load_data(data, allow_outside=settings.allow_outside)
+
+
+def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
+    spec = _load_yaml(data, settings)
+    if spec.keypoints is None:
+        raise UserError(
+            f"Dataset '{spec.path}' has no kpt_shape: a dataset of poses says how many keypoints an object has, and "
+            "whether they have a visibility, for example kpt_shape: [17, 3]. Its boxes alone are for task=detect."
+        )
+    return replace(spec, notes=(*spec.notes, *layout_notes(spec.keypoints)))
 
 
 def _scan_label_files(

@@ -14,10 +14,11 @@ import torch
 
 from ..config.errors import MissingFileError, UserError, nearest, raise_problems
 from ..ops.instances import Instances
+from ..ops.keypoint_layout import KeypointLayout
 from .formats.dataset_yaml import DataSpec, leaves, outside_problem
 from .formats.folders import images_below
 from .formats.keypoint_rows import keypoint_problems, polygon_values
-from .formats.yolo import RowReader, label_path, read_row
+from .formats.yolo import RowReader, label_path, read_row, reader_for
 from .images import IMAGE_SUFFIXES
 from .scan_cache import NO_LABELS, scan_images
 
@@ -29,6 +30,7 @@ class Sample:
     image: Path
     size: tuple[int, int]  # (h, w) in pixels of the upright image
     labels: Instances  # boxes xyxy float32 in shares of the image, inside it; polygons None where all labels are boxes
+    layout: KeypointLayout | None = None  # of the dataset's keypoints
 
     def pixel_labels(self) -> Instances:
         """The labels in pixels of the original image."""
@@ -87,16 +89,17 @@ def scan(
     class_filter = indices_of(classes, nc)
     paths, notes = _require_images(data, split)
     paths = paths[: max(1, round(len(paths) * fraction))]
-    images = scan_images(paths, nc, read)
+    images = scan_images(paths, nc, reader_for(read, data.kpt_shape))
     problems = [problem for image in images for problem in image.labels.problems]
     polygons = ((label_path(image.path), polygon_values(image.labels.labels)) for image in images)
-    problems += keypoint_problems(polygons, data.kpt_shape)
+    problems += keypoint_problems(polygons)
     raise_problems(f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:", problems)
     usable = [image for image in images if image.size]
+    labels = [_filtered(image.labels.labels, class_filter, single_cls) for image in usable]
+    if data.keypoints is not None and all(each.keypoints is None for each in labels) and any(map(len, labels)):
+        notes.append(f"kpt_shape: {list(data.keypoints.shape)}: only the boxes of the labels are used, no keypoints")
     result = Scan(
-        tuple(
-            Sample(image.path, image.size, _filtered(image.labels.labels, class_filter, single_cls)) for image in usable
-        ),
+        tuple(Sample(image.path, image.size, each, data.keypoints) for image, each in zip(usable, labels, strict=True)),
         labelled=sum(len(image.labels.labels) > 0 for image in usable),
         missing=sum(image.labels is NO_LABELS for image in usable),
         empty=sum(image.labels is not NO_LABELS and not len(image.labels.labels) for image in usable),

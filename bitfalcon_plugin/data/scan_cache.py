@@ -13,9 +13,11 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..config.files import atomic, cache_dir
 from ..ops.instances import Instances
@@ -25,7 +27,7 @@ from .images import UnreadableImage, check_sides, image_size
 
 THREADS = 8  # mostly waiting for the disk
 MIN_IMAGES = 1000  # fewer are scanned in a second or two and not cached
-VERSION = 2  # of the cached content; to be raised when a scan gives another result for the same files
+VERSION = 3  # of the cached content; to be raised when a scan gives another result for the same files
 SETTLED = 2 * 10**9  # ns: a file that changed more lately may change again with the same modification time
 NO_LABELS = LabelFile(Instances.empty())
 
@@ -96,8 +98,9 @@ def _stamp(image: Path, has_labels: bool) -> Stamp | None:
 
 def _cache_file(paths: Sequence[Path], nc: int | None, read: RowReader | None) -> Path:
     """The cache file of a split, named by its first and last image, so that added images do not change the name."""
-    reader = f"{read.__module__}.{read.__qualname__}" if read else "no labels"
-    name = f"{VERSION}\n{reader}\n{nc}\n{paths[0]}\n{paths[-1]}"
+    reader, options = (read.func, read.keywords) if isinstance(read, partial) else (read, {})
+    kind = f"{reader.__module__}.{reader.__qualname__}{options or ''}" if reader else "no labels"
+    name = f"{VERSION}\n{kind}\n{nc}\n{paths[0]}\n{paths[-1]}"
     return cache_dir() / "scans" / f"{hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()}.pt"
 
 
@@ -114,6 +117,7 @@ def _save(file: Path, entries: Sequence[tuple[Stamp, ScannedImage]]) -> None:
         "boxes": torch.cat([part.boxes for part in labels]),
         "lengths": polygons.counts,
         "points": polygons.points,
+        "keypoints": _stacked_keypoints(labels),
         "notes": {index: list(image.notes) for index, image in enumerate(images) if image.notes},
     }
     try:
@@ -123,11 +127,17 @@ def _save(file: Path, entries: Sequence[tuple[Stamp, ScannedImage]]) -> None:
         pass
 
 
+def _stacked_keypoints(labels: Sequence[Instances]) -> Tensor:
+    """(n, K, 3) of all labels; (n, 0, 3) where they have no keypoints."""
+    parts = [part.keypoints for part in labels if part.keypoints is not None]
+    return torch.cat(parts) if parts else torch.zeros(sum(map(len, labels)), 0, 3)
+
+
 def _digest(content: dict[str, object]) -> str:
     """A digest of the whole content: torch's loader does not notice a flipped bit."""
     text = repr((content["images"], sorted(content["notes"].items())))
     digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"))
-    for name in ("stamps", "sizes", "counts", "classes", "boxes", "lengths", "points"):
+    for name in ("stamps", "sizes", "counts", "classes", "boxes", "lengths", "points", "keypoints"):
         digest.update(content[name].numpy().tobytes())
     return digest.hexdigest()
 
@@ -141,10 +151,15 @@ def _load(file: Path) -> dict[str, tuple[Stamp, ScannedImage]]:
         counts = content["counts"].clamp(min=0).tolist()
         lengths = content["lengths"].split(counts)
         points = content["points"].split([int(length.sum()) for length in lengths])
-        columns = (content["boxes"].split(counts), content["classes"].split(counts), points, lengths)
+        columns = (content[name].split(counts) for name in ("boxes", "classes", "keypoints"))
         labels = [
-            Instances(boxes, classes, polygons=Polygons(point, length) if len(point) else None)
-            for boxes, classes, point, length in zip(*columns, strict=True)
+            Instances(
+                boxes,
+                classes,
+                polygons=Polygons(point, length) if len(point) else None,
+                keypoints=keypoints if keypoints.numel() else None,
+            )
+            for boxes, classes, keypoints, point, length in zip(*columns, points, lengths, strict=True)
         ]
         cached = {}
         columns = (content[name].tolist() for name in ("stamps", "sizes", "counts"))

@@ -124,12 +124,14 @@ class Instances:
     def cat(parts: Sequence[Instances]) -> Instances:
         """Put instances behind one another. A part without polygons counts as objects that have none.
 
-        Raises ValueError if one part has another field that is missing in a second part, and for patches, which belong
-        to one image each.
+        Raises ValueError if one part has another field that is missing in a second part, which has objects, and for
+        patches, which belong to one image each.
         """
         values: dict[str, object] = {}
         for field in fields(Instances):
             column = [getattr(part, field.name) for part in parts]
+            if field.name != "polygons":
+                column = [value for value, part in zip(column, parts) if value is not None or len(part)]
             if all(value is None for value in column):
                 continue
             if field.name == "polygons":

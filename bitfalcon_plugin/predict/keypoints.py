@@ -4,13 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..ops.keypoint_layout import COCO_LIMBS
 from .parts import Array, Part
-
-# The limbs of COCO's seventeen points, as pairs of indices from 0 (cocodataset.org, person_keypoints).
-COCO_LIMBS = (
-    *((15, 13), (13, 11), (16, 14), (14, 12), (11, 12), (5, 11), (6, 12), (5, 6), (5, 7), (6, 8)),
-    *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
-)
 
 
 class Keypoints(Part):

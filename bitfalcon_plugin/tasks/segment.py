@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data.formats.keypoint_rows import Shape, has_keypoints
 from ..data.formats.yolo import Label, read_row
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
@@ -68,8 +69,13 @@ def segmentation_loss(
         return {name: losses[name] for name in gains if name in losses}
 
 
-def read_segment(fields: list[str], nc: int | None) -> Label | list[str]:
+def read_segment(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) -> Label | list[str]:
     """Read one row of a segmentation label, a polygon; or say everything that is wrong with it (see yolo.read_row)."""
+    if kpt_shape and has_keypoints(fields, kpt_shape):
+        return [
+            f"{len(fields)} columns are a class, a box and {kpt_shape[0]} keypoints, as kpt_shape: {list(kpt_shape)} "
+            "in the YAML says; a segmentation label is a polygon. Train this dataset with task=pose or task=detect"
+        ]
     if len(fields) == 5:
         return [
             f"the row {' '.join(fields)[:60]!r} is a box; a segmentation label is a polygon, `class x1 y1 x2 y2 x3 y3 "

@@ -47,6 +47,7 @@ GROUPS = {
         "obb-map",
         "predict-hituav",
     ),
+    "pose": ("keypoints", "pose-loss", "pose-map", "predict-gluetubes"),
     "classify": ("v1-n-cls", "turbo-n-cls", "yolo11-n-cls", "yolov8-n-cls", "classify", "predict-signs"),
 }
 SHAPES_ONLY = ("turbo-n-seg", "turbo-l-seg", "turbo-n-cls")

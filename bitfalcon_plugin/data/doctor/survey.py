@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from PIL import Image
@@ -25,7 +25,8 @@ from tqdm import tqdm
 from ..dataset import list_images
 from ..formats.dataset_yaml import DataSpec, read_data
 from ..formats.keypoint_rows import keypoint_rows, polygon_values
-from ..formats.yolo import LabelFile, label_path, read_labels, swap_folder
+from ..formats.pose_rows import read_pose
+from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row, swap_folder
 from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
 
 THREADS = min(2 * (os.cpu_count() or 4), 16)  # decoding releases the interpreter, and part of the time is the disk's
@@ -74,13 +75,14 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
     spec, problems = read_data(data, allow_outside=allow_outside)
     listings = {split: list_images(spec, split) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
+    read = read_row if spec.kpt_shape is None else partial(read_pose, kpt_shape=spec.kpt_shape)
     splits = {}
     pool = ThreadPoolExecutor(THREADS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata
             for split, listing in listings.items():
-                pictures = pool.map(lambda path: _examine(path, nc, spec.kpt_shape), listing.paths)
+                pictures = pool.map(lambda path: _examine(path, nc, read), listing.paths)
                 hidden = not sys.stderr.isatty()
                 splits[split] = tuple(tqdm(pictures, split, len(listing.paths), leave=False, disable=hidden))
     finally:
@@ -91,10 +93,10 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
     return Survey(spec, tuple(problems), absent, splits, tuple(sorted(_orphans(spec, splits), key=str)), notes)
 
 
-def _examine(path: Path, nc: int | None, kpt_shape: tuple[int, int] | None) -> Picture:
-    labels = read_labels(label_path(path), nc)
+def _examine(path: Path, nc: int | None, read: RowReader) -> Picture:
+    labels = read_labels(label_path(path), nc, read)
     polygons = polygon_values(labels.labels) if labels else []
-    keypoints = tuple(keypoint_rows(label_path(path), polygons, kpt_shape))
+    keypoints = tuple(keypoint_rows(label_path(path), polygons))
     if labels:  # the polygons of a large dataset take gigabytes
         labels = labels._replace(labels=replace(labels.labels, polygons=None))
     try:

@@ -16,6 +16,7 @@ from ...config.errors import MissingFileError, UserError, did_you_mean, nearest,
 from ...config.files import cfg_dir
 from ...config.user_settings import folder as user_folder
 from ...config.yaml_files import SUFFIXES, load_yaml
+from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from ..shapes import ensure_shapes
 from .folders import class_folders, some
 
@@ -37,7 +38,7 @@ class DataSpec:
     splits: dict[str, tuple[str, ...]]  # train, val and optionally test -> absolute folders, lists (.txt) or images
     settings: dict[str, object] = field(default_factory=dict)  # defaults of settings for this dataset
     download: str | None = None  # text of the YAML for messages, never executed
-    kpt_shape: tuple[int, int] | None = None  # number of keypoints of each label, and 2 (x y) or 3 (x y visibility)
+    keypoints: KeypointLayout | None = None  # of each label, where `kpt_shape:` is given
     allow_outside: bool = False  # entries and lines of lists may lead out of the root
     notes: tuple[str, ...] = ()
     share: float | None = None  # class folders: of each class this share of the images in train is train, the rest val
@@ -46,6 +47,11 @@ class DataSpec:
     def nc(self) -> int:
         """Number of classes."""
         return len(self.names)
+
+    @property
+    def kpt_shape(self) -> tuple[int, int] | None:
+        """Number of keypoints of each label, and 2 (x y) or 3 (x y visibility); None without keypoints."""
+        return None if self.keypoints is None else self.keypoints.shape
 
 
 def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
@@ -86,10 +92,10 @@ def read_data(data: str | Path, *, allow_outside: bool = False) -> tuple[DataSpe
     names = names_of(raw, problems)
     if raw.get("channels", 3) != 3:
         problems.append(f"channels: {raw['channels']!r}; only 3 (colour images) is supported")
-    kpt_shape = _kpt_shape(raw.get("kpt_shape"), problems)
+    keypoints = _keypoints(raw, len(names), problems, notes)
     splits = splits_of(raw, root, problems, notes, allow_outside=allow_outside)
     download = None if raw.get("download") is None else str(raw["download"])
-    return DataSpec(path, root, names, splits, settings, download, kpt_shape, allow_outside, tuple(notes)), problems
+    return DataSpec(path, root, names, splits, settings, download, keypoints, allow_outside, tuple(notes)), problems
 
 
 def find_yaml(data: str | Path) -> Path:
@@ -175,15 +181,13 @@ def datasets_dir() -> Path:
     return user_folder("datasets_dir") or Path("datasets")
 
 
-def _kpt_shape(value: object, problems: list[str]) -> tuple[int, int] | None:
-    """The pair `kpt_shape: [keypoints, 2 or 3]` of a pose dataset; None without the key."""
-    if value is None:
+def _keypoints(raw: Mapping[str, object], nc: int, problems: list[str], notes: list[str]) -> KeypointLayout | None:
+    """What the YAML says of the keypoints of each label; None without `kpt_shape:`."""
+    if raw.get("kpt_shape") is None:
+        if without_shape := [key for key in KEYS if raw.get(key) is not None]:
+            notes.append(f"{', '.join(without_shape)}: without effect, as there is no kpt_shape")
         return None
-    if isinstance(value, list) and [type(number) for number in value] == [int, int]:
-        if value[0] > 0 and value[1] in (2, 3):
-            return value[0], value[1]
-    problems.append(f"kpt_shape: {value!r}; expected [number of keypoints, 2 (x y) or 3 (x y visibility)]")
-    return None
+    return read_layout(raw, nc, problems)
 
 
 def names_of(raw: Mapping[str, object], problems: list[str]) -> dict[int, str]:

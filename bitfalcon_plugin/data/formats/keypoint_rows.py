@@ -67,19 +67,17 @@ def polygon_values(labels: Instances) -> list[list[float]]:
     return [points.flatten().tolist() for points in labels.polygons.split() if len(points)]
 
 
-def keypoint_rows(path: Path, polygons: Sequence[Sequence[float]], kpt_shape: Shape | None) -> list[str]:
+def has_keypoints(fields: Sequence[str], kpt_shape: Shape) -> bool:
+    """Whether a row has the number of columns of a class, a box and the keypoints of `kpt_shape`."""
+    return len(fields) == 5 + kpt_shape[0] * kpt_shape[1]
+
+
+def keypoint_rows(path: Path, polygons: Sequence[Sequence[float]]) -> list[str]:
     """One line of text, with file and line number, for each row of a label file that looks like keypoints.
 
-    polygons: what was read from the file as polygons (see `polygon_values`). kpt_shape: if the YAML has it, the number
-    of columns decides alone.
+    polygons: what was read from the file as polygons (see `polygon_values`).
     """
-
-    def matches(values: Sequence[float]) -> bool:
-        if kpt_shape:
-            return len(values) == 4 + kpt_shape[0] * kpt_shape[1]
-        return looks_like_keypoints(values)
-
-    if not any(map(matches, polygons)):
+    if not any(map(looks_like_keypoints, polygons)):
         return []
     rows = []
     with open(path, encoding="utf-8-sig") as file:
@@ -89,23 +87,21 @@ def keypoint_rows(path: Path, polygons: Sequence[Sequence[float]], kpt_shape: Sh
                 values = [float(field) for field in fields[1:]]
             except ValueError:  # a problem of its own
                 continue
-            if len(values) > 4 and matches(values):
+            if len(values) > 4 and looks_like_keypoints(values):
                 rows.append(f"{path}:{number}: {len(fields)} columns look like class, box and keypoints; {REPAIR}")
     return rows
 
 
-def refused_keypoints(rows: Sequence[str], polygons: int, kpt_shape: Shape | None) -> Sequence[str]:
+def refused_keypoints(rows: Sequence[str], polygons: int) -> Sequence[str]:
     """The `keypoint_rows` of a whole split, or none of them where they are more likely polygons.
 
     A polygon looks like keypoints by chance: 1 triangle of 60, 1 outline of 12 points of 4000. Of rows with keypoints 9
-    of 10 do. So without `kpt_shape:` they are refused only if half of the split's `polygons` look like it.
+    of 10 do. So they are refused only if half of the split's `polygons` look like it.
     """
-    return rows if kpt_shape or len(rows) >= MAJORITY * polygons else ()
+    return rows if len(rows) >= MAJORITY * polygons else ()
 
 
-def keypoint_problems(
-    files: Iterable[tuple[Path, Sequence[Sequence[float]]]], kpt_shape: Shape | None
-) -> Sequence[str]:
+def keypoint_problems(files: Iterable[tuple[Path, Sequence[Sequence[float]]]]) -> Sequence[str]:
     """The rows of a split that hold keypoints and are to be refused, one line of text each.
 
     files: each label file of the split and what was read from it as polygons.
@@ -114,10 +110,10 @@ def keypoint_problems(
     lengths = Counter(len(polygon) for _, polygons in files for polygon in polygons)
     total = lengths.total()
     # Rows with keypoints have the same number of columns, outlines of objects hardly ever: this saves the close look.
-    if not kpt_shape and max(lengths.values(), default=0) < MAJORITY * total:
+    if max(lengths.values(), default=0) < MAJORITY * total:
         return ()
-    rows = [row for path, polygons in files for row in keypoint_rows(path, polygons, kpt_shape)]
-    return refused_keypoints(rows, total, kpt_shape)
+    rows = [row for path, polygons in files for row in keypoint_rows(path, polygons)]
+    return refused_keypoints(rows, total)
 
 
 def _holds(box: Sequence[float], points: Iterable[Point]) -> bool:

@@ -8,7 +8,8 @@ Written from interface.md 5.2 and families.md 3.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ import torch
 from ...ops.boxes import xyxy_from_xywh
 from ...ops.instances import Instances
 from ...ops.polygons import Polygons
-from .keypoint_rows import REPAIR, count_visible_keypoints
+from .keypoint_rows import REPAIR, Shape, count_visible_keypoints, has_keypoints
 
 INT64 = 2**63 - 1  # larger class indices, where any index is taken, are held here
 TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share of its side (families.md 3)
@@ -26,12 +27,15 @@ TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share o
 class Label(NamedTuple):
     """One row of a label file: class index, box (cx, cy, w, h), polygon (x1, y1, x2, y2, ...) in shares of the image.
 
-    The polygon is empty for a row that is a box.
+    The polygon is empty for a row that is a box. keypoints: x, y and visibility of each, where the task reads them.
+    note: what is odd in the row, or empty.
     """
 
     cls: int
     box: tuple[float, float, float, float]
     polygon: tuple[float, ...] = ()
+    keypoints: tuple[float, ...] = ()
+    note: str = ""
 
 
 class LabelFile(NamedTuple):
@@ -58,11 +62,14 @@ def swap_folder(folder: Path, old: str, new: str) -> Path:
     return Path(*parts)
 
 
-def read_row(fields: list[str], nc: int | None) -> Label | list[str]:
+def read_row(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) -> Label | list[str]:
     """Read one row of a detection label, a box or a polygon; or say everything that is wrong with it.
 
-    nc: the number of classes, or None to take any class index. A polygon's box is its hull.
+    nc: the number of classes, or None to take any class index. A polygon's box is its hull. kpt_shape: of a dataset of
+    poses; of a row with so many keypoints the box is read.
     """
+    if kpt_shape and has_keypoints(fields, kpt_shape):
+        fields = fields[:5]
     if problems := list(_problems(fields, nc)):
         return problems
     cls, *values = (float(field) for field in fields)
@@ -74,7 +81,12 @@ def read_row(fields: list[str], nc: int | None) -> Label | list[str]:
     return Label(int(cls), box, tuple(min(max(value, 0.0), 1.0) for value in values))
 
 
-RowReader = Callable[[list[str], "int | None"], "Label | list[str]"]
+RowReader = Callable[..., "Label | list[str]"]  # (fields, nc), and kpt_shape= where the dataset has it; see read_row
+
+
+def reader_for(read: RowReader, kpt_shape: Shape | None) -> RowReader:
+    """The reader for the rows of a dataset with these keypoints, None for none."""
+    return read if kpt_shape is None else partial(read, kpt_shape=kpt_shape)
 
 
 def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> LabelFile | None:
@@ -95,7 +107,7 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
     if "\0" in text:
         return LabelFile(Instances.empty(), (f"{path}: binary data, not text; expected rows of `class cx cy w h`",))
 
-    labels: dict[tuple, tuple[int, Label]] = {}  # class, box and polygon -> line and label, in the order of the file
+    labels: dict[tuple, tuple[int, Label]] = {}  # what a label holds -> line and label, in the order of the file
     problems: list[str] = []
     notes: list[str] = []
     for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
@@ -110,7 +122,9 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
         box, repair = _clip(*label.box)
         if repair:
             notes.append(f"{where}: {repair}")
-        key = label.cls, box, label.polygon
+        if label.note:
+            notes.append(f"{where}: {label.note}")
+        key = label.cls, box, label.polygon, label.keypoints
         if key in labels:
             notes.append(f"{where}: the same row as line {labels[key][0]}, left out")
         elif box:
@@ -119,7 +133,7 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
 
 
 def _instances(labels: list[Label]) -> Instances:
-    """Labels as tensors; `polygons` is None where all labels are boxes."""
+    """Labels as tensors; `polygons` is None where all labels are boxes, `keypoints` where none has keypoints."""
     boxes = torch.tensor([label.box for label in labels], dtype=torch.float32).view(-1, 4)
     classes = torch.tensor([min(max(label.cls, -INT64), INT64) for label in labels], dtype=torch.int64)
     polygons = None
@@ -127,13 +141,16 @@ def _instances(labels: list[Label]) -> Instances:
         points = torch.tensor([value for label in labels for value in label.polygon], dtype=torch.float32)
         counts = torch.tensor([len(label.polygon) // 2 for label in labels])
         polygons = Polygons(points.view(-1, 2), counts)
-    return Instances(xyxy_from_xywh(boxes), classes, polygons=polygons)
+    keypoints = None
+    if any(label.keypoints for label in labels):
+        keypoints = torch.tensor([label.keypoints for label in labels], dtype=torch.float32).view(len(labels), -1, 3)
+    return Instances(xyxy_from_xywh(boxes), classes, polygons=polygons, keypoints=keypoints)
 
 
 def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
     """What is wrong with one row, in words."""
     count = len(fields)
-    if keypoints := count_visible_keypoints([_number(field) for field in fields[1:]]):
+    if keypoints := count_visible_keypoints([number_of(field) for field in fields[1:]]):
         yield f"{count} columns look like class, box and {keypoints} keypoints (x y visibility); {REPAIR}"
         return
     if count != 5 and (count < 7 or count % 2 == 0):
@@ -141,27 +158,47 @@ def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
         if count == 1 and any(mark in fields[0] for mark in ",;"):
             hint = "; separate them with spaces"
         yield (
-            f"{count} column{'s' * (count > 1)} in {_short(' '.join(fields))}; expected 5 (`class cx cy w h`) "
+            f"{count} column{'s' * (count > 1)} in {shortened(' '.join(fields))}; expected 5 (`class cx cy w h`) "
             f"or 7, 9, 11, ... (a polygon){hint}"
         )
         return
-    values = [_number(field) for field in fields]
-    if bad := [_short(field) for field, value in zip(fields, values) if value is None]:
-        yield f"{', '.join(bad)} where a finite number is expected"
+    values = [number_of(field) for field in fields]
+    if problem := numbers_problem(fields, values):
+        yield problem
         return
-    if not values[0].is_integer():
-        yield f"class {fields[0]} is not a whole number"
-    elif nc is not None and not 0 <= values[0] < nc:
-        yield f"class {fields[0]} is outside 0 to {nc - 1} (the dataset names {nc} class{'es' * (nc > 1)})"
+    if problem := class_problem(fields[0], values[0], nc):
+        yield problem
     names = ("cx", "cy", "w", "h") if count == 5 else [f"{'xy'[at % 2]}{at // 2 + 1}" for at in range(count - 1)]
     for name, field, value in zip(names, fields[1:], values[1:]):
-        if name in ("w", "h") and value < 0:
-            yield f"{name} = {field} is negative; expected a share of the image side, 0 to 1"
-        elif not -TOLERANCE <= value <= 1 + TOLERANCE:
-            yield f"{name} = {field} is outside the image; expected a share of its side, 0 to 1, not pixels"
+        if problem := share_problem(name, field, value):
+            yield problem
 
 
-def _number(field: str) -> float | None:
+def numbers_problem(fields: Sequence[str], values: Sequence[float | None]) -> str:
+    """Which fields are no finite numbers, in words; empty where all are. values: `number_of` each field."""
+    bad = [shortened(field) for field, value in zip(fields, values) if value is None]
+    return f"{', '.join(bad)} where a finite number is expected" if bad else ""
+
+
+def class_problem(field: str, value: float, nc: int | None) -> str:
+    """What is wrong with the class of a row, in words; empty where nothing is."""
+    if not value.is_integer():
+        return f"class {field} is not a whole number"
+    if nc is not None and not 0 <= value < nc:
+        return f"class {field} is outside 0 to {nc - 1} (the dataset names {nc} class{'es' * (nc > 1)})"
+    return ""
+
+
+def share_problem(name: str, field: str, value: float, highest: float = 1 + TOLERANCE) -> str:
+    """What is wrong with a share of the image's side, at most `highest`, in words; empty where nothing is."""
+    if name in ("w", "h") and value < 0:
+        return f"{name} = {field} is negative; expected a share of the image side, 0 to 1"
+    if not -TOLERANCE <= value <= highest:
+        return f"{name} = {field} is outside the image; expected a share of its side, 0 to 1, not pixels"
+    return ""
+
+
+def number_of(field: str) -> float | None:
     """The finite number that a field holds, or None. Python's `1_000` is no number in a label file."""
     try:
         value = float(field)
@@ -189,6 +226,6 @@ def _clip_side(low: float, high: float) -> tuple[float, float]:
     return min(max(low, 0.0), 1.0), min(max(high, 0.0), 1.0)
 
 
-def _short(text: str) -> str:
+def shortened(text: str) -> str:
     """The text in quotes, cut where it is too long for a message."""
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from ...ops import boxes as ops_boxes
+from ...ops.keypoint_layout import COCO_SIGMAS
 
-# Spread of each of COCO's 17 joints (cocodataset.org, keypoint evaluation)
-OKS_SIGMA = np.array(
-    [0.26, 0.25, 0.25, 0.35, 0.35, 0.79, 0.79, 0.72, 0.72, 0.62, 0.62, 1.07, 1.07, 0.87, 0.87, 0.89, 0.89], np.float32
-) / np.float32(10)
+OKS_SIGMA = np.array(COCO_SIGMAS, np.float32)
 
 
 def box_iou(box1: Any, box2: Any, eps: float = 1e-7) -> Tensor:
