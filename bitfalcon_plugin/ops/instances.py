@@ -11,20 +11,21 @@ from torch import Tensor
 from .encoded_masks import EncodedMasks
 from .letterbox import Fit
 from .patches import Patches
-from .polygons import Polygons, clip, hulls, join
+from .polygons import Polygons, join
 from .projective import move_boxes, move_points
+from .rotated import cut, rectangles_of
 
 
 @dataclass(frozen=True, eq=False)
 class Instances:
     """n objects. Row i of every field belongs to object i; a field that a task does not have is None.
 
-    boxes (n, 4): xyxy; for oriented boxes the axis-aligned hull. classes (n,): int64. scores (n,): confidences in
+    boxes (n, 4): xyxy; of oriented boxes the axis-aligned hulls. classes (n,): int64. scores (n,): confidences in
     [0, 1], of detections only. image (n,): int64, the index of each object's image in the batch or in the dataset.
     polygons: outlines. masks (n, h, w): bool. patches: masks of one image, each in a patch around its box.
     encoded_masks: masks of the size of the original image. coefficients (n, m): of prototype masks. probabilities (n,
     nc): of all classes, where the object is the image as a whole. keypoints (n, k, 2 or 3): x, y and the visibility or
-    the confidence. angles (n,): radians.
+    the confidence. xywhr (n, 5): oriented boxes, see ops/rotated.py; labels have polygons in their place.
 
     Coordinates are shares of the image in a label as it is read from a file, and pixels everywhere else: of the
     original image, of a canvas or of the network input, as the function that returns the instances says.
@@ -41,7 +42,7 @@ class Instances:
     coefficients: Tensor | None = None
     probabilities: Tensor | None = None
     keypoints: Tensor | None = None
-    angles: Tensor | None = None
+    xywhr: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.boxes)
@@ -68,6 +69,13 @@ class Instances:
         return self.polygons.counts > 0
 
     @property
+    def oriented(self) -> Tensor | None:
+        """(n, 5) xywhr: the oriented boxes of detections, or the rectangles of labels; None where boxes are upright."""
+        if self.xywhr is None and self.polygons is not None and self.polygons.rectangles:
+            return rectangles_of(self.polygons)
+        return self.xywhr
+
+    @property
     def visible(self) -> Tensor:
         """(n,) bool: which objects have a pixel in their patch; all of them where there are no patches."""
         return torch.ones_like(self.classes, dtype=torch.bool) if self.patches is None else self.patches.visible
@@ -87,8 +95,8 @@ class Instances:
         return self.apply(lambda tensor: tensor.to(device))
 
     def scaled(self, width: float, height: float) -> Instances:
-        """The same objects with x times `width` and y times `height`. Raises ValueError for masks and angles."""
-        self._refuse_masks_and_angles("scaled")
+        """The same objects with x times `width` and y times `height`. Raises ValueError for masks and xywhr."""
+        self._refuse_what_is_made_afterwards("scaled")
         return replace(
             self,
             boxes=self.boxes * self.boxes.new_tensor([width, height] * 2),
@@ -98,10 +106,10 @@ class Instances:
 
     def to_canvas(self, fit: Fit) -> Instances:
         """Labels in pixels of the original image -> the same in pixels of the network input, not clipped."""
-        self._refuse_masks_and_angles("moved to a canvas")
+        self._refuse_what_is_made_afterwards("moved to a canvas")
         polygons = self.polygons
         if polygons is not None:
-            polygons = Polygons(fit.points_to_canvas(polygons.points), polygons.counts)
+            polygons = replace(polygons, points=fit.points_to_canvas(polygons.points))
         points = self._keypoints_from(lambda xy: fit.points_to_canvas(xy.flatten(0, 1)).view_as(xy))
         return replace(self, boxes=fit.to_canvas(self.boxes), polygons=polygons, keypoints=points)
 
@@ -111,13 +119,13 @@ class Instances:
         maps (n, 3, 3) float64. An object with a polygon gets the hull of what is left of its polygon as its box; other
         boxes become the hull of their four corners. An object that meets the horizon of a map gets a box of zeros.
         Keypoints outside the output keep their position and lose their visibility. Raises ValueError for masks and
-        angles, which are to be made after a warp.
+        xywhr, which are to be made after a warp.
         """
-        self._refuse_masks_and_angles("warped")
+        self._refuse_what_is_made_afterwards("warped")
         boxes, polygons = move_boxes(self.boxes, maps, size), self.polygons
         if polygons is not None:
-            polygons = _warp_polygons(polygons, maps, size)
-            boxes = torch.where(self.has_polygon[:, None], hulls(polygons), boxes)
+            polygons, visible = _warp_polygons(polygons, maps, size)
+            boxes = torch.where(self.has_polygon[:, None], visible, boxes)
         return replace(self, boxes=boxes, polygons=polygons, keypoints=_warp_keypoints(self.keypoints, maps, size))
 
     @staticmethod
@@ -156,17 +164,19 @@ class Instances:
             return None
         return torch.cat([function(self.keypoints[..., :2]), self.keypoints[..., 2:]], dim=-1)
 
-    def _refuse_masks_and_angles(self, what: str) -> None:
-        for name in ("masks", "patches", "encoded_masks", "angles"):
+    def _refuse_what_is_made_afterwards(self, what: str) -> None:
+        for name in ("masks", "patches", "encoded_masks", "xywhr"):
             if getattr(self, name) is not None:
                 raise ValueError(f"instances with {name} cannot be {what}; make the {name} afterwards")
 
 
-def _warp_polygons(polygons: Polygons, maps: Tensor, size: tuple[int, int]) -> Polygons:
+def _warp_polygons(polygons: Polygons, maps: Tensor, size: tuple[int, int]) -> tuple[Polygons, Tensor]:
+    """Return the polygons on the output, and the hulls (n, 4) xyxy of what is left of them."""
     owner = polygons.owner
     points, visible = move_points(polygons.points, maps[owner])
     lost = torch.bincount(owner[~visible], minlength=len(polygons)) > 0  # a polygon that meets the horizon
-    return clip(Polygons(points[~lost[owner]], polygons.counts.masked_fill(lost, 0)), size)
+    moved = replace(polygons, points=points[~lost[owner]], counts=polygons.counts.masked_fill(lost, 0))
+    return cut(moved, points.new_tensor([0, 0, size[1], size[0]]).expand(len(polygons), 4))
 
 
 def _warp_keypoints(keypoints: Tensor | None, maps: Tensor, size: tuple[int, int]) -> Tensor | None:

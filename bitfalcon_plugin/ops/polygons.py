@@ -20,8 +20,8 @@ class Polygons:
     """The polygons of n objects.
 
     points (P, 2): x and y, object after object, in shares of an image or in pixels. counts (n,) int64: the number of
-    points of each object; 0 for an object that has a box alone. rectangles: each polygon stands for the smallest
-    rectangle around it, an oriented box; outside of label files it has four points.
+    points of each object; 0 for an object that has a box alone. rectangles: each polygon has four points, or none, and
+    stands for the smallest rectangle around it, an oriented box.
     """
 
     points: Tensor

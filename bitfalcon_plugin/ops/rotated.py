@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -79,13 +80,16 @@ def smallest_rectangles(points: Tensor) -> Tensor:
 def rectangles_of(polygons: Polygons) -> Tensor:
     """Return the smallest rectangles (n, 5) xywhr, canonical, around polygons; zeros for an object without one.
 
-    Polygons of four points are done at once, others one by one.
+    Polygons of four points are done at once, others one by one. Where all are rectangles nothing waits for the device.
     """
-    boxes = polygons.points.new_zeros(len(polygons), 5)
-    quads = polygons.counts == 4
+    points, counts = polygons.points, polygons.counts
+    if polygons.rectangles and len(points) == 4 * len(counts):
+        return smallest_rectangles(points.view(-1, 4, 2))
+    boxes = points.new_zeros(len(polygons), 5)
+    quads = counts == 4
     boxes[quads] = smallest_rectangles(polygons[quads].points.view(-1, 4, 2))
-    for index in (~quads & (polygons.counts > 0)).nonzero().flatten().tolist():
-        outline = polygons[torch.tensor([index], device=polygons.counts.device)].points
+    for index in (~quads & (counts > 0)).nonzero().flatten().tolist():
+        outline = polygons[torch.tensor([index], device=counts.device)].points
         corners = outline.new_tensor(_convex_hull(outline.tolist()))
         boxes[index] = smallest_rectangles(corners[None])[0]
     return boxes
@@ -108,28 +112,30 @@ def _convex_hull(points: Sequence[Sequence[float]]) -> list[Sequence[float]]:
     return chains if len(chains) > 1 else [ordered[0], ordered[-1]]
 
 
-def cut_rectangles(polygons: Polygons, limits: Tensor) -> tuple[Polygons, Tensor]:
-    """Cut rectangles to their own upright boxes `limits` (n, 4) xyxy, and keep their directions.
+def cut(polygons: Polygons, limits: Tensor) -> tuple[Polygons, Tensor]:
+    """Cut each polygon to its own upright box of `limits` (n, 4) xyxy; return what is left, and its hulls (n, 4) xyxy.
 
-    polygons: of four points each, or of none. What reaches beyond its box becomes the smallest rectangle of its own
-    direction around the visible part; corners of that rectangle may lie outside. What lies outside loses its polygon.
-    Returns the rectangles and the hulls (n, 4) xyxy of the visible parts, zeros for an object without any.
+    A rectangle that reaches beyond its box becomes the smallest rectangle of its own direction around the visible part.
+    Corners of that rectangle may lie outside; its hull is that of the visible part. A polygon of which nothing is left
+    has no points, and a hull of zeros.
     """
     visible = clip_to_boxes(polygons, limits)
+    if not polygons.rectangles:
+        return visible, hulls(visible)
     box, whole = hulls(visible), hulls(polygons)
     lost = visible.counts == 0
-    cut = (~lost & (box != whole).any(1)).nonzero().flatten()
+    smaller = (~lost & (box != whole).any(1)).nonzero().flatten()
     points, counts = polygons.points.clone(), polygons.counts.masked_fill(lost, 0)
-    if len(cut):
-        part = visible[cut]
-        angle = smallest_rectangles(polygons[cut].points.view(-1, 4, 2))[:, 4]  # (c,)
+    if len(smaller):
+        part = visible[smaller]
+        angle = smallest_rectangles(polygons[smaller].points.view(-1, 4, 2))[:, 4]  # (c,)
         along, across = _along_and_across(part.points, angle[part.owner])
-        columns = [axis.new_zeros(len(cut)).scatter_reduce(0, part.owner, axis, kind, include_self=False)
+        columns = [axis.new_zeros(len(smaller)).scatter_reduce(0, part.owner, axis, kind, include_self=False)
                    for kind in ("amin", "amax") for axis in (along, across)]  # fmt: skip
         low, high = torch.stack(columns, 1).chunk(2, 1)  # (c, 2) each
-        first = (polygons.counts.cumsum(0) - polygons.counts)[cut]
+        first = (polygons.counts.cumsum(0) - polygons.counts)[smaller]
         points[first[:, None] + torch.arange(4)] = corners_of(_from_extents(low, high, angle))
-    return Polygons(points[~lost[polygons.owner]], counts, rectangles=True), box
+    return replace(polygons, points=points[~lost[polygons.owner]], counts=counts), box
 
 
 def _along_and_across(points: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ def full() -> Instances:
         probabilities=torch.tensor([[0.5, 0.5], [0.25, 0.75], [1.0, 0.0]]),
         coefficients=torch.arange(6.0).view(3, 2),
         keypoints=torch.arange(18, dtype=torch.float64).view(3, 2, 3),
-        angles=torch.tensor([0.1, 0.2, 0.3]),
+        xywhr=torch.arange(15.0).view(3, 5),
     )
 
 
@@ -103,7 +103,7 @@ def test_patches_follow_their_objects():
 
 
 def labels() -> Instances:
-    """The objects of `full` as labels: without scores, masks and angles."""
+    """The objects of `full` as labels: without scores, masks and oriented boxes."""
     known = full()
     return Instances(known.boxes, known.classes, image=known.image, polygons=known.polygons, keypoints=known.keypoints)
 
@@ -138,8 +138,8 @@ def test_scaling_is_a_map_too():
         assert one == other
 
 
-@pytest.mark.parametrize("name", ["masks", "angles"])
-def test_masks_and_angles_are_made_after_a_map(name):
+@pytest.mark.parametrize("name", ["masks", "xywhr"])
+def test_masks_and_oriented_boxes_are_made_after_a_map(name):
     known = full()
     with pytest.raises(ValueError, match=f"instances with {name} cannot be warped; make the {name} afterwards"):
         Instances(known.boxes, known.classes, **{name: getattr(known, name)}).warp(MOVE.expand(3, 3, 3), (9, 9))

@@ -15,7 +15,7 @@ from bitfalcon_plugin.ops.polygons import Polygons
 from bitfalcon_plugin.ops.rotated import (
     canonical,
     corners_of,
-    cut_rectangles,
+    cut,
     distances_to_rotated,
     hulls_of,
     rectangles_of,
@@ -97,9 +97,9 @@ def test_what_a_border_cuts_keeps_its_direction_as_recorded(dtype):
     cases = GEOMETRY["clip_to_canvas"]
     corners = torch.tensor([case["corners"] for case in cases], dtype=dtype)
     limits = torch.tensor([[0, 0, *case["canvas_w_h"]] for case in cases], dtype=dtype)
-    cut, boxes = cut_rectangles(Polygons(corners.flatten(0, 1), torch.full((len(cases),), 4), True), limits)
-    assert cut.counts.tolist() == [4 * case["kept"] for case in cases] and cut.rectangles
-    for box, rectangle, case in zip(boxes, rectangles_of(cut), cases, strict=True):
+    left, boxes = cut(Polygons(corners.flatten(0, 1), torch.full((len(cases),), 4), True), limits)
+    assert left.counts.tolist() == [4 * case["kept"] for case in cases] and left.rectangles
+    for box, rectangle, case in zip(boxes, rectangles_of(left), cases, strict=True):
         if case["kept"]:
             assert box.tolist() == pytest.approx(case["hull_xyxy"], abs=1e-3)
             assert_same_box(rectangle, case["xywhr"])
@@ -108,8 +108,8 @@ def test_what_a_border_cuts_keeps_its_direction_as_recorded(dtype):
 def test_a_rectangle_inside_stays_bit_for_bit():
     corners = corners_of(torch.tensor([[50.0, 50, 40, 20, 0.5], [0, 50, 40, 20, 0.5]]))
     polygons = Polygons(corners.flatten(0, 1), torch.tensor([4, 0, 4]), True)
-    cut, boxes = cut_rectangles(polygons, torch.tensor([[0.0, 0, 100, 100]] * 3))
-    assert torch.equal(cut.points[:4], corners[0]) and cut.counts.tolist() == [4, 0, 4]
+    left, boxes = cut(polygons, torch.tensor([[0.0, 0, 100, 100]] * 3))
+    assert torch.equal(left.points[:4], corners[0]) and left.counts.tolist() == [4, 0, 4]
     assert torch.equal(boxes[0], hulls_of(corners)[0]) and boxes[1].tolist() == [0] * 4
 
 

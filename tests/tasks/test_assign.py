@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
-from bitfalcon_plugin.ops.boxes import anchor_points
+from bitfalcon_plugin.ops.boxes import anchor_points, xywh_from_xyxy
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.tasks import assign as module
 from bitfalcon_plugin.tasks.assign import assign
 from tests.helpers.labels import targets_of
+from tests.ops.test_rotated_overlap import plain_probiou
 
 STRIDES = (8, 16, 32)
 
@@ -35,15 +37,26 @@ def contains(box, x: float, y: float) -> bool:
     return abs(x - cx) < w / 2 and abs(y - cy) < h / 2
 
 
-def slow_assign(scores, boxes, points, targets: Instances, topk: int = 10) -> dict[tuple[int, int], tuple[int, float]]:
+def contains_turned(box, x: float, y: float) -> bool:
+    """Whether a point lies in an oriented box or on its edge, its sides widened alike; nothing lies in a tiny one."""
+    cx, cy, w, h, angle = box
+    along = (x - cx) * math.cos(angle) + (y - cy) * math.sin(angle)
+    across = (y - cy) * math.cos(angle) - (x - cx) * math.sin(angle)
+    return min(w, h) >= 2 and abs(along) <= max(w, 16) / 2 and abs(across) <= max(h, 16) / 2
+
+
+def slow_assign(
+    scores, boxes, points, targets: Instances, topk: int = 10, overlap_of=plain_ciou, contains=contains
+) -> dict[tuple[int, int], tuple[int, float]]:
     """(image, anchor) -> (row of targets, soft target), one ground truth and one anchor at a time."""
-    truths = list(zip(targets.boxes.tolist(), targets.classes.tolist(), targets.image.tolist()))
+    truths = targets.boxes if targets.xywhr is None else targets.xywhr
+    truths = list(zip(truths.tolist(), targets.classes.tolist(), targets.image.tolist()))
     scores, boxes, points = scores.tolist(), boxes.tolist(), points.tolist()
     claims: dict[tuple[int, int], list[tuple[float, int, float]]] = {}
     for row, (box, label, image) in enumerate(truths):
         found = []
         for anchor, (x, y) in enumerate(points):
-            overlap = plain_ciou(box, boxes[image][anchor]) if contains(box, x, y) else 0.0
+            overlap = max(overlap_of(box, boxes[image][anchor]), 0.0) if contains(box, x, y) else 0.0
             metric = scores[image][anchor][label] ** 0.5 * overlap**6
             if metric > 0:
                 found.append((metric, anchor, overlap))
@@ -98,6 +111,21 @@ def test_agrees_with_a_slow_loop(seed, topk):
     got = as_dict(assign(scores, boxes, points, targets, topk=topk), targets)
     expected = slow_assign(scores, boxes, points, targets, topk)
     assert len(expected) > 20
+    assert_same(got, expected)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_oriented_boxes_agree_with_a_slow_loop(seed):
+    scores, boxes, points, targets = scene(seed)
+    generator = torch.Generator().manual_seed(seed)
+    truths = torch.cat([xywh_from_xyxy(targets.boxes), torch.rand(len(targets), 1, generator=generator) * 3], 1)
+    truths[0, 3], truths[1, 2:4] = 1.9, 2.0  # the first has no candidates
+    predicted = torch.cat([xywh_from_xyxy(boxes), torch.rand(*boxes.shape[:2], 1, generator=generator) * 3], 2)
+    predicted[..., 2:4] = predicted[..., 2:4].clamp(min=1)
+    targets = replace(targets, xywhr=truths)
+    got = as_dict(assign(scores, predicted, points, targets), targets)
+    expected = slow_assign(scores, predicted, points, targets, 10, plain_probiou, contains_turned)
+    assert len(expected) > 20 and 0 not in {row for row, _ in got.values()}
     assert_same(got, expected)
 
 
@@ -174,8 +202,10 @@ def test_nothing_waits_for_the_device():
     """Meta tensors hold no data: whatever asked for a value or for a shape that depends on values would fail."""
     scores, boxes, points, targets = scene(0)
     targets = targets.to("meta")
-    found = assign(scores.to("meta"), boxes.to("meta"), points.to("meta"), targets)
-    assert found.weight.shape == found.won.shape == found.anchor.shape == (18, 10)
+    turned = replace(targets, xywhr=torch.zeros(18, 5, device="meta"))
+    for truths, predicted in ((targets, boxes), (turned, torch.zeros(*boxes.shape[:2], 5))):
+        found = assign(scores.to("meta"), predicted.to("meta"), points.to("meta"), truths)
+        assert found.weight.shape == found.won.shape == found.anchor.shape == (18, 10)
 
 
 def test_half_precision_input_is_computed_in_float32():

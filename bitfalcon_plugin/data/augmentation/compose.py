@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...ops.instances import Instances
-from ...ops.polygons import Polygons, clip, fill, hulls
+from ...ops.polygons import clip, fill
+from ...ops.rotated import cut
 from .geometry import survives
 
 MAX_HIDDEN = 0.30  # a pasted object's box covers less than this share of an existing box
@@ -78,8 +79,9 @@ def lay_out(scenes: Sequence[Sequence[Pasted]], canvas: Canvas) -> Instances:
         return replace(labels, boxes=boxes)
     polygons = labels.polygons
     moved = polygons.points.double() + corner[polygons.owner, :2]
-    polygons = clip(Polygons(moved, polygons.counts), canvas.sides)
-    boxes = torch.where((polygons.counts > 0)[:, None], hulls(polygons), boxes)
+    bounds = torch.cat([torch.zeros(2, dtype=torch.float64), limit[:2]]).expand(len(boxes), 4)
+    polygons, visible = cut(replace(polygons, points=moved), bounds)
+    boxes = torch.where((polygons.counts > 0)[:, None], visible, boxes)
     return replace(labels, boxes=boxes, polygons=polygons)
 
 
@@ -97,14 +99,16 @@ def paste_mirrored(
     width = canvas.sides[1]
     boxes = torch.stack([width - x2, y1, width - x1, y2], dim=1)
     points = torch.stack([width - labels.polygons.points[:, 0], labels.polygons.points[:, 1]], dim=1)
-    mirrored = replace(labels, boxes=boxes, polygons=Polygons(points, labels.polygons.counts))
+    mirrored = replace(labels, boxes=boxes, polygons=replace(labels.polygons, points=points))
     chosen = torch.zeros(len(boxes), dtype=torch.bool)
     scenes = torch.arange(len(boxes)).split(torch.bincount(labels.image, minlength=len(draws)).tolist())
     for rows, draw in zip(scenes, draws):
         candidates = rows[labels.has_polygon[rows]]
         chosen[candidates[pick(boxes[candidates], labels.boxes[rows], fraction, draw)]] = True
     copies = mirrored.only(chosen)
-    masks = {scene: fill(copies.polygons[copies.image == scene], canvas.sides) for scene in set(copies.image.tolist())}
+    masks = {}
+    for scene in set(copies.image.tolist()):
+        masks[scene] = fill(clip(copies.polygons[copies.image == scene], canvas.sides), canvas.sides)
     return Instances.cat([labels, copies]), masks
 
 

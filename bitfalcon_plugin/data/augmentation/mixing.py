@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ...ops.instances import Instances
-from ...ops.polygons import clip_to_boxes, fill
+from ...ops.polygons import Polygons, clip, fill
+from ...ops.rotated import cut
 from .compose import pick
 
 MIN_SHARE = 0.10  # least share of a box of the guest that must lie inside the rectangle
@@ -46,7 +47,7 @@ def paste_objects(
         keep[of_guest] = False
         keep[chosen] = True
         if len(chosen):
-            masks[guest] = fill(labels.polygons[keep & of_guest], size)
+            masks[guest] = fill(clip(labels.polygons[keep & of_guest], size), size)
     return labels.only(keep), masks
 
 
@@ -57,11 +58,12 @@ def cut_rectangles(
 
     `images` (n,) is the image of each scene. `draws` holds nine numbers from [0, 1) for each guest: three rectangles,
     of each the share of the image that is kept (uniform, which is Beta(1, 1)) and the centre. The first rectangle that
-    meets no box of the image is cut, or none. A box of the guest stays if a tenth of it lies inside; it is clipped to
-    the rectangle, and its polygon too.
+    meets no box of the image is cut, or none. A box of the guest stays if a tenth of it lies inside; it is cut to the
+    rectangle, and its polygon too.
     """
-    keep, boxes, rectangles = torch.ones(len(labels), dtype=torch.bool), labels.boxes.clone(), {}
-    bounds = boxes.new_tensor([0, 0, size[1], size[0]]).repeat(len(labels), 1)  # (N, 4) what a polygon is cut to
+    keep, rectangles = torch.ones(len(labels), dtype=torch.bool), {}
+    is_cut = torch.zeros_like(keep)
+    bounds = labels.boxes.new_tensor([0, 0, size[1], size[0]]).repeat(len(labels), 1)  # (N, 4) what a label is cut to
     is_guest = torch.zeros(len(images), dtype=torch.bool)
     is_guest[[guest.scene for guest in guests]] = True
     for guest, row in zip(guests, draws):
@@ -73,14 +75,21 @@ def cut_rectangles(
             keep[of_guest] = False
             continue
         rectangles[guest] = rectangle
-        low, high = boxes.new_tensor(rectangle[:2] * 2), boxes.new_tensor(rectangle[2:] * 2)  # (4,) each
-        clipped = torch.minimum(torch.maximum(boxes[of_guest], low), high)
-        sides = clipped[:, 2:] - clipped[:, :2]
-        area = (boxes[of_guest, 2:] - boxes[of_guest, :2]).prod(dim=1)
-        keep[of_guest] = (sides.prod(dim=1) >= MIN_SHARE * area) & (sides > MIN_SIDE).all(dim=1)
-        boxes[of_guest], bounds[of_guest] = clipped, boxes.new_tensor(rectangle)
-    polygons = None if labels.polygons is None else clip_to_boxes(labels.polygons, bounds)
+        is_cut[of_guest], bounds[of_guest] = True, bounds.new_tensor(rectangle)
+    boxes, polygons = _cut(labels, bounds)
+    sides, old_sides = boxes[:, 2:] - boxes[:, :2], labels.boxes[:, 2:] - labels.boxes[:, :2]
+    keep &= ~is_cut | (sides.prod(dim=1) >= MIN_SHARE * old_sides.prod(dim=1)) & (sides > MIN_SIDE).all(dim=1)
+    boxes = torch.where(is_cut[:, None], boxes, labels.boxes)
     return replace(labels, boxes=boxes, polygons=polygons).only(keep), rectangles
+
+
+def _cut(labels: Instances, bounds: Tensor) -> tuple[Tensor, Polygons | None]:
+    """Cut boxes and polygons to `bounds` (n, 4) xyxy. The box of an oriented object is the hull of its visible part."""
+    boxes = torch.minimum(torch.maximum(labels.boxes, bounds[:, [0, 1, 0, 1]]), bounds[:, [2, 3, 2, 3]])
+    if labels.polygons is None:
+        return boxes, None
+    polygons, visible = cut(labels.polygons, bounds)
+    return visible if polygons.rectangles else boxes, polygons
 
 
 def _rectangle(draws: Sequence[float], size: tuple[int, int]) -> Rectangle:

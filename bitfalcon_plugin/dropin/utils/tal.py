@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...ops.boxes import anchor_points as house_points
 from ...ops.boxes import boxes_to_distances
 from ...ops.instances import Instances
-from ...tasks.assign import SMALLEST_SIDE, assign
-from .rotated import batch_probiou
+from ...ops.rotated import corners_of, hulls_of
+from ...tasks.assign import assign
 
 Targets = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -94,42 +94,23 @@ class TaskAlignedAssigner(nn.Module):
         self, scores: Tensor, boxes: Tensor, points: Tensor, labels: Tensor, truths: Tensor, image: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Pairs of N ground truths and anchors: index of the ground truth, anchor, and weight (P,)."""
-        targets = Instances(truths, labels, image=image)
+        targets = self._targets(truths, labels, image)
         found = assign(scores, boxes, points, targets, topk=self.topk, alpha=self.alpha, beta=self.beta)
         truth, place = found.won.nonzero().unbind(1)
         return truth, found.anchor[truth, place], found.weight[truth, place]
 
+    def _targets(self, truths: Tensor, labels: Tensor, image: Tensor) -> Instances:
+        return Instances(truths, labels, image=image)
+
 
 class RotatedTaskAlignedAssigner(TaskAlignedAssigner):
-    """The same for oriented boxes (..., 5) xywhr, with ProbIoU; candidates lie inside the turned ground truth."""
+    """The same for oriented boxes (..., 5) xywhr, with ProbIoU; candidates lie inside the turned ground truth.
 
-    def _assigned(
-        self, scores: Tensor, boxes: Tensor, points: Tensor, labels: Tensor, truths: Tensor, image: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        parts = []
-        for number in image.unique().tolist():
-            mine = (image == number).nonzero().squeeze(1)
-            overlap = batch_probiou(truths[mine].float(), boxes[number].float()).clamp(min=0)  # (m, A)
-            overlap = overlap * inside_rotated(points, truths[mine])
-            metric = scores[number][:, labels[mine]].t().float().pow(self.alpha) * overlap.pow(self.beta)
-            best, anchor = metric.topk(min(self.topk, len(points)), 1)
-            claimed = torch.zeros_like(metric, dtype=torch.bool).scatter_(1, anchor, best > 0)
-            owner = torch.where(claimed, overlap, -1).argmax(0)  # (A,)
-            won = claimed & (torch.arange(len(mine), device=owner.device)[:, None] == owner)
-            top = (overlap * won).amax(1, keepdim=True) / ((metric * won).amax(1, keepdim=True) + self.eps)
-            truth, place = won.nonzero().unbind(1)
-            parts.append((mine[truth], place, (metric * top)[truth, place]))
-        return tuple(torch.cat(column) for column in zip(*parts))  # type: ignore[return-value]
+    A ground truth with a side below 2 px gets no anchor.
+    """
 
-
-def inside_rotated(points: Tensor, boxes: Tensor) -> Tensor:
-    """(A, 2), (n, 5) xywhr -> (n, A): which points lie inside which boxes; short sides count as SMALLEST_SIDE px."""
-    offset = points[None] - boxes[:, None, :2]  # (n, A, 2)
-    cos, sin = boxes[:, None, 4].cos(), boxes[:, None, 4].sin()
-    along = offset[..., 0] * cos + offset[..., 1] * sin
-    across = offset[..., 1] * cos - offset[..., 0] * sin
-    half = boxes[:, None, 2:4].clamp(min=SMALLEST_SIDE) / 2
-    return (along.abs() <= half[..., 0]) & (across.abs() <= half[..., 1])
+    def _targets(self, truths: Tensor, labels: Tensor, image: Tensor) -> Instances:
+        return Instances(hulls_of(corners_of(truths)), labels, image=image, xywhr=truths)
 
 
 __all__ = ["RotatedTaskAlignedAssigner", "TaskAlignedAssigner", "bbox2dist", "dist2bbox", "dist2rbox", "make_anchors"]
