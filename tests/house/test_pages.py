@@ -22,11 +22,13 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.export.formats import support_table
+from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules import MODULES
 from bitfalcon_plugin.predict.video import SUFFIX, VideoWriter
 from tests.helpers.coloured import lay_out
+from tests.helpers.exports import has_onnx, made, tiny_segment
 from tests.helpers.fake_tracker import clip
 from tests.helpers.foreign import write
 from tests.helpers.paths import ROOT
@@ -53,7 +55,7 @@ NOT_RUN = {
     "torchrun": "needs two machines; tests/train/test_two_processes.py trains in two processes",
 }
 # Scripts that import these packages are run only where the packages are installed.
-OPTIONAL = ("supervision", "sahi", "cv2")
+OPTIONAL = ("supervision", "sahi", "cv2", "onnxruntime")
 # Commands and scripts that hold one of these texts are run only where the package is installed.
 NEEDS = {
     "bitfalcon track": "trackers",
@@ -115,6 +117,8 @@ def template(tmp_path_factory) -> Path:
         Image.open(folder / "images/0.png").convert("RGB").save(folder / name)
     if _installed("trackers"):
         _video(folder)
+    if has_onnx:
+        run_export(tiny_segment(), made(format="onnx", out=str(folder / "best-seg.onnx")), "small-seg.yaml")
     (folder / "tools").mkdir()
     for name in ("script.py", "tools/count.py"):
         (folder / name).write_text("from ultralytics import YOLO\nprint(YOLO('best.pt').names)\n")
