@@ -152,6 +152,11 @@ def _from_extents(low: Tensor, high: Tensor, angle: Tensor) -> Tensor:
     return torch.cat((torch.stack((x, y), 1), high - low, angle[:, None]), 1)
 
 
+def angles_from_logits(logits: Tensor) -> Tensor:
+    """Return the angles in radians, in (-pi/4, 3 pi/4), that a head means by its logits of any shape."""
+    return (logits.sigmoid() - 0.25) * math.pi
+
+
 def distances_to_rotated(points: Tensor, ltrb: Tensor, angle: Tensor) -> Tensor:
     """Points (..., 2), distances (..., 4) in the box's frame and angles (..., 1) -> boxes (..., 5) xywhr, in one unit.
 

@@ -67,20 +67,24 @@ def box_losses(
     points, stride = anchor_points(sizes, strides, device=logits.device)  # (A, 2), (A,)
     with torch.no_grad():
         shares = logits.transpose(1, 2).unflatten(-1, (4, -1)).softmax(-1)  # (B, A, 4, R)
-        boxes = distances_to_boxes(points, _distances(shares)) * stride[:, None]  # (B, A, 4) px
+        boxes = distances_to_boxes(points, mean_distances(shares)) * stride[:, None]  # (B, A, 4) px
         assignment = assign(scores.sigmoid().transpose(1, 2), boxes, points * stride[:, None], labels)
     box, dfl = _box_losses(logits, points, stride, assignment, labels)
     total = assignment.weight.sum().clamp(min=1)  # S
-    sums = {"box_loss": box, "cls_loss": _cross_entropy(scores, assignment, labels, class_weights), "dfl_loss": dfl}
+    sums = {
+        "box_loss": box,
+        "cls_loss": class_cross_entropy(scores, assignment, labels, class_weights),
+        "dfl_loss": dfl,
+    }
     return {name: value / total * gains[name] for name, value in sums.items()}, assignment
 
 
-def _distances(shares: Tensor) -> Tensor:
+def mean_distances(shares: Tensor) -> Tensor:
     """(..., 4, R) probabilities of the whole distances 0..R-1 -> (..., 4) their means, in cells."""
     return shares @ torch.arange(shares.shape[-1], device=shares.device, dtype=shares.dtype)
 
 
-def _cross_entropy(scores: Tensor, assignment: Assignment, targets: Instances, weights: Tensor | None) -> Tensor:
+def class_cross_entropy(scores: Tensor, assignment: Assignment, targets: Instances, weights: Tensor | None) -> Tensor:
     """Sum the binary cross-entropies over (B, nc, A), for soft targets that are 0 except at the positives.
 
     log(1 + e^x) - target * x: the second term is gathered, so that no (B, nc, A) tensor of targets is built.
@@ -101,14 +105,14 @@ def _box_losses(
     reg_max = log_share.shape[-1]
     point = points[assignment.anchor]  # (N, k, 2)
     truth = targets.boxes.float()[:, None] / stride[assignment.anchor][..., None]  # (N, k, 4) in cells
-    boxes = distances_to_boxes(point, _distances(log_share.exp()))  # (N, k, 4)
+    boxes = distances_to_boxes(point, mean_distances(log_share.exp()))  # (N, k, 4)
     box = ((1 - ciou(boxes, truth)) * assignment.weight).sum()
     distance = boxes_to_distances(point, truth).clamp(0, reg_max - 1 - 0.01)  # (N, k, 4)
-    dfl = (_focal(log_share, distance) * assignment.weight).sum()
+    dfl = (focal_loss(log_share, distance) * assignment.weight).sum()
     return box, dfl
 
 
-def _focal(log_share: Tensor, distance: Tensor) -> Tensor:
+def focal_loss(log_share: Tensor, distance: Tensor) -> Tensor:
     """Return the cross-entropy with the whole distances below and above the true one, mean of the four sides.
 
     log_share: (..., 4, R) log-probabilities. distance: (..., 4) in [0, R-1). Returns (...).

@@ -13,6 +13,7 @@ import torch
 from bitfalcon_plugin.ops.boxes import anchor_points
 from bitfalcon_plugin.ops.polygons import Polygons
 from bitfalcon_plugin.ops.rotated import (
+    angles_from_logits,
     canonical,
     corners_of,
     cut,
@@ -124,7 +125,7 @@ def test_decoded_boxes_are_the_recorded_ones(case):
     }
     shares = raw["boxes"].unflatten(1, (4, 16)).softmax(2)  # (1, 4, 16, A)
     ltrb = (shares * torch.arange(16)[:, None]).sum(2).transpose(1, 2)  # (1, A, 4)
-    angle = (raw["angle"].sigmoid() - 0.25).mul(math.pi).transpose(1, 2)  # (1, A, 1)
+    angle = angles_from_logits(raw["angle"]).transpose(1, 2)  # (1, A, 1)
     boxes = distances_to_rotated(points, ltrb, angle)
     boxes[..., :4] *= stride[:, None]
     anchors, channels = len(points), case["nc"] + 5
