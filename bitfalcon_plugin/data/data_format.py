@@ -81,7 +81,9 @@ def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
             f"Dataset '{spec.path}' has no kpt_shape: a dataset of poses says how many keypoints an object has, and "
             "whether they have a visibility, for example kpt_shape: [17, 3]. Its boxes alone are for task=detect."
         )
-    return replace(spec, notes=(*spec.notes, *layout_notes(spec.keypoints)))
+    mirrors_off = {"fliplr": 0.0, "flipud": 0.0} if spec.keypoints.flip is None else {}
+    notes = (*spec.notes, *layout_notes(spec.keypoints))
+    return replace(spec, notes=notes, settings={**mirrors_off, **spec.settings})
 
 
 def _scan_label_files(

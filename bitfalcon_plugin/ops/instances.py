@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .encoded_masks import EncodedMasks
+from .keypoints import cut_keypoints
 from .letterbox import Fit
 from .patches import Patches
 from .polygons import Polygons, join
@@ -118,8 +119,8 @@ class Instances:
 
         maps (n, 3, 3) float64. An object with a polygon gets the hull of what is left of its polygon as its box; other
         boxes become the hull of their four corners. An object that meets the horizon of a map gets a box of zeros.
-        Keypoints outside the output keep their position and lose their visibility. Raises ValueError for masks and
-        xywhr, which are to be made after a warp.
+        Keypoints outside the output are moved onto its border and lose their visibility. Raises ValueError for masks
+        and xywhr, which are to be made after a warp.
         """
         self._refuse_what_is_made_afterwards("warped")
         boxes, polygons = move_boxes(self.boxes, maps, size), self.polygons
@@ -185,6 +186,6 @@ def _warp_keypoints(keypoints: Tensor | None, maps: Tensor, size: tuple[int, int
     count = keypoints.shape[1]
     flat = keypoints[..., :2].flatten(0, 1)  # (n * k, 2)
     points, visible = move_points(flat, maps.repeat_interleave(count, dim=0))
-    limit = points.new_tensor([size[1], size[0]])
-    inside = (visible & (points >= 0).all(dim=1) & (points <= limit).all(dim=1)).view(-1, count, 1)
-    return torch.cat([points.view(-1, count, 2), keypoints[..., 2:] * inside], dim=-1)
+    bounds = points.new_tensor([0, 0, size[1], size[0]])
+    shown = keypoints[..., 2:] * visible.view(-1, count, 1)
+    return cut_keypoints(torch.cat([points.view(-1, count, 2), shown], dim=-1), bounds)

@@ -115,14 +115,17 @@ def test_a_map_moves_boxes_polygons_and_keypoints_as_point_by_point():
     assert moved.boxes[2].tolist() == [11, 5, 71, 95]  # the hull of its polygon
     points = labels().keypoints
     assert torch.equal(moved.keypoints[..., 0], points[..., 0] * 2 + 5)
-    assert torch.equal(moved.keypoints[..., 1], points[..., 1] * 3 - 4)
+    assert torch.equal(moved.keypoints[..., 1], (points[..., 1] * 3 - 4).clamp(min=0))
 
 
 def test_what_leaves_the_output_is_cut_and_its_keypoints_are_not_visible():
     moved = labels().warp(MOVE.expand(3, 3, 3), (20, 30))
     assert moved.boxes[:, 2].max() <= 30 and moved.boxes[:, 3].max() <= 20
-    inside = (moved.keypoints[..., :2] >= 0).all(-1) & (moved.keypoints[..., 0] <= 30) & (moved.keypoints[..., 1] <= 20)
-    assert torch.equal(moved.keypoints[..., 2], labels().keypoints[..., 2] * inside) and not inside.all()
+    x, y, visibility = labels().keypoints.unbind(-1)
+    x, y = x * 2 + 5, y * 3 - 4
+    inside = (x >= 0) & (x <= 30) & (y >= 0) & (y <= 20)
+    expected = torch.stack([x.clamp(0, 30), y.clamp(0, 20), visibility * inside], -1)
+    assert torch.equal(moved.keypoints, expected) and 0 < inside.sum() < inside.numel()
 
 
 def test_each_object_has_a_map_of_its_own():

@@ -18,6 +18,7 @@ from torch import Tensor
 from ...config.settings import Settings
 from ...config.unused import MIXING
 from ...ops.instances import Instances
+from ...ops.keypoints import exchange_keypoints
 from .compose import Canvas, Pasted, Tile, lay_out, move, paste_mirrored
 from .geometry import draw_maps, mirror
 from .hsv import shift_hsv_
@@ -39,7 +40,7 @@ class Recipe:
     are probabilities; `translate` and `scale` fractions; `perspective` is per pixel; `hsv_h` is in turns, `hsv_s` and
     `hsv_v` are relative. `copy_paste` is the share of the objects with polygons that are pasted once more where they
     hide little: "flip" pastes the mirrored objects of the same image, "mixup" objects of another image. Objects without
-    polygons are never pasted.
+    polygons are never pasted. flip_idx: for each keypoint the one that takes its place in a mirror.
     """
 
     imgsz: int
@@ -59,6 +60,7 @@ class Recipe:
     cutmix: float = 0.0
     copy_paste: float = 0.0
     copy_paste_mode: str = "flip"
+    flip_idx: tuple[int, ...] | None = None
 
     mixing: ClassVar[tuple[str, ...]] = MIXING  # what `closed` ends
 
@@ -80,6 +82,12 @@ class Recipe:
     def closed(self) -> Recipe:
         """The recipe of the last epochs: without partners, and without copy-paste (section 6.5)."""
         return replace(self, mosaic=0.0, mixup=0.0, cutmix=0.0, copy_paste=0.0)
+
+    def for_keypoints(self, flip_idx: Sequence[int] | None) -> Recipe:
+        """The recipe for objects with keypoints; without mirrors where flip_idx is None (pose-obb.md 1.4)."""
+        if flip_idx is None:
+            return replace(self, flipud=0.0, fliplr=0.0)
+        return replace(self, flip_idx=tuple(flip_idx))
 
     def rectangular(self) -> Recipe:
         """The recipe for images of any shape: without augmentations that need partners of the same shape."""
@@ -171,13 +179,16 @@ def augment(
 
     `pool` is where partners are drawn from, with replacement (`batch` itself when it is empty). `generator` lives on
     the CPU: equal generators give equal batches. `size` is the (height, width) of the images, by default a square of
-    imgsz; mosaic needs the square. Raises ValueError for a tile larger than that.
+    imgsz; mosaic needs the square. Raises ValueError for a tile larger than that, and for keypoints in mirrors without
+    flip_idx.
     """
     device, size = torch.device(device), size or (recipe.imgsz, recipe.imgsz)
     for tile in batch:
         if tile.image.shape[1] > size[0] or tile.image.shape[2] > size[1]:
             expected = f"imgsz {size[0]}" if size[0] == size[1] else f"images of {size}"
             raise ValueError(f"Tile of {tuple(tile.image.shape[1:])} pixels for {expected}: resize it first.")
+        if tile.labels.keypoints is not None and recipe.flip_idx is None and (recipe.flipud or recipe.fliplr):
+            raise ValueError("keypoints in mirrors without flip_idx: which ones are left and right is not known.")
     pool = pool or batch
     draws, canvas = _Draws.take(len(batch), generator), Canvas.around(size, mosaic=recipe.mosaic > 0)
     roles = _Roles.of(recipe, draws, pool)
@@ -226,7 +237,18 @@ def _labels(
     if plan.recipe.copy_paste_mode == "flip":
         rounding = plan.draws.rounding[roles.image, roles.role].tolist()
         labels, mirrors = paste_mirrored(labels, plan.canvas, plan.recipe.copy_paste, rounding)
-    return move(labels, maps, scale, plan.canvas), mirrors
+    return _exchanged(move(labels, maps, scale, plan.canvas), plan), mirrors
+
+
+def _exchanged(labels: Instances, plan: _Plan) -> Instances:
+    """The labels with the keypoints exchanged that a mirror exchanges: once for each flip of their image."""
+    if labels.keypoints is None or plan.recipe.flip_idx is None:
+        return labels
+    image, keypoints = plan.roles.image[labels.image], labels.keypoints
+    for column, chance in ((0, plan.recipe.flipud), (1, plan.recipe.fliplr)):
+        mirrored = plan.draws.flips[image, column] < chance
+        keypoints = exchange_keypoints(keypoints, mirrored, plan.recipe.flip_idx)
+    return replace(labels, keypoints=keypoints)
 
 
 def _mix_labels(labels: Instances, plan: _Plan) -> tuple[Instances, dict[Guest, Tensor], dict[Guest, Rectangle]]:
@@ -256,5 +278,6 @@ def _recolour_(images: Tensor, recipe: Recipe, draws: _Draws) -> Tensor:
 
 def recipe_of(settings: Settings, closed: bool) -> Recipe:
     """The recipe of an epoch; `closed` is as for `Recipe.closed`."""
-    recipe = Recipe(**{field.name: getattr(settings, field.name) for field in fields(Recipe)})
+    names = [field.name for field in fields(Recipe) if field.name != "flip_idx"]  # the data say it
+    recipe = Recipe(**{name: getattr(settings, name) for name in names})
     return recipe.closed() if closed else recipe

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...ops.instances import Instances
+from ...ops.keypoints import cut_keypoints
 from ...ops.polygons import clip, fill
 from ...ops.rotated import cut
 from .geometry import survives
@@ -75,6 +76,7 @@ def lay_out(scenes: Sequence[Sequence[Pasted]], canvas: Canvas) -> Instances:
     labels = replace(Instances.cat([pasted.tile.labels for _, pasted in tiles]), image=scene)
     limit = torch.tensor(canvas.sides[::-1] * 2, dtype=torch.float64)
     boxes = torch.minimum((labels.boxes.double() + corner).clamp_min_(0), limit)  # (N, 4)
+    labels = replace(labels, keypoints=_on_canvas(labels.keypoints, corner[:, :2], canvas))
     if labels.polygons is None:
         return replace(labels, boxes=boxes)
     polygons = labels.polygons
@@ -83,6 +85,14 @@ def lay_out(scenes: Sequence[Sequence[Pasted]], canvas: Canvas) -> Instances:
     polygons, visible = cut(replace(polygons, points=moved), bounds)
     boxes = torch.where((polygons.counts > 0)[:, None], visible, boxes)
     return replace(labels, boxes=boxes, polygons=polygons)
+
+
+def _on_canvas(keypoints: Tensor | None, corner: Tensor, canvas: Canvas) -> Tensor | None:
+    """Keypoints (N, K, 3) of tiles whose left and top on the canvas are `corner` (N, 2); those beyond it are hidden."""
+    if keypoints is None:
+        return None
+    moved = torch.cat([keypoints[..., :2].double() + corner[:, None], keypoints[..., 2:].double()], dim=-1)
+    return cut_keypoints(moved, moved.new_tensor([0, 0, canvas.sides[1], canvas.sides[0]]))
 
 
 def paste_mirrored(

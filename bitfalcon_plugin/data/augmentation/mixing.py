@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...ops.instances import Instances
+from ...ops.keypoints import cut_keypoints, hide_keypoints
 from ...ops.polygons import Polygons, clip, fill
 from ...ops.rotated import cut
 from .compose import pick
@@ -59,11 +60,12 @@ def cut_rectangles(
     `images` (n,) is the image of each scene. `draws` holds nine numbers from [0, 1) for each guest: three rectangles,
     of each the share of the image that is kept (uniform, which is Beta(1, 1)) and the centre. The first rectangle that
     meets no box of the image is cut, or none. A box of the guest stays if a tenth of it lies inside; it is cut to the
-    rectangle, and its polygon too.
+    rectangle, and its polygon too. Keypoints lose their visibility where the other image is shown.
     """
     keep, rectangles = torch.ones(len(labels), dtype=torch.bool), {}
     is_cut = torch.zeros_like(keep)
     bounds = labels.boxes.new_tensor([0, 0, size[1], size[0]]).repeat(len(labels), 1)  # (N, 4) what a label is cut to
+    points = None if labels.keypoints is None else labels.keypoints.clone()
     is_guest = torch.zeros(len(images), dtype=torch.bool)
     is_guest[[guest.scene for guest in guests]] = True
     for guest, row in zip(guests, draws):
@@ -76,11 +78,14 @@ def cut_rectangles(
             continue
         rectangles[guest] = rectangle
         is_cut[of_guest], bounds[of_guest] = True, bounds.new_tensor(rectangle)
+        if points is not None:
+            points[of_image] = hide_keypoints(points[of_image], points.new_tensor(rectangle))
     boxes, polygons = _cut(labels, bounds)
     sides, old_sides = boxes[:, 2:] - boxes[:, :2], labels.boxes[:, 2:] - labels.boxes[:, :2]
     keep &= ~is_cut | (sides.prod(dim=1) >= MIN_SHARE * old_sides.prod(dim=1)) & (sides > MIN_SIDE).all(dim=1)
     boxes = torch.where(is_cut[:, None], boxes, labels.boxes)
-    return replace(labels, boxes=boxes, polygons=polygons).only(keep), rectangles
+    keypoints = None if points is None else cut_keypoints(points, bounds)
+    return replace(labels, boxes=boxes, polygons=polygons, keypoints=keypoints).only(keep), rectangles
 
 
 def _cut(labels: Instances, bounds: Tensor) -> tuple[Tensor, Polygons | None]:

@@ -105,6 +105,9 @@ class TrainLoader:
         if recipe.imgsz != self.imgsz:
             raise ValueError(f"recipe.imgsz is {recipe.imgsz}, this loader reads tiles of {self.imgsz}")
         recipe = recipe.rectangular() if self.rect else recipe
+        if any(sample.labels.keypoints is not None for sample in self.samples):
+            layout = self.samples[0].layout
+            recipe = recipe.for_keypoints(layout and layout.flip)
         chunks = self._chunks(epoch)
         shapes = [self._shape(chunk) for chunk in chunks]  # of whole batches: the same for every rank
         chunks = [share(chunk, self.rank, self.world) for chunk in chunks]
