@@ -95,10 +95,12 @@ def label_rows(picture: Picture) -> tuple[tuple[float, ...], ...]:
     )
 
 
-def _yaml(view: View) -> Iterator[Finding]:
+def dataset_problems(view: View) -> Iterator[Finding]:
+    """Yield what is wrong with the YAML, the lists and the folders."""
     survey = view.survey
+    place = "the class folders" if survey.by_class else "the dataset's YAML and its lists"
     if survey.problems:
-        yield Finding("error", "dataset file", "problems of the dataset's YAML and its lists", survey.problems)
+        yield Finding("error", "dataset file", f"problems of {place}", survey.problems)
     for severity, splits in (("error", ("train", "val")), ("warning", ("test",))):  # test is not needed to train
         if absent := tuple(f"{split}: {path}" for split, path in survey.absent if split in splits):
             yield Finding(severity, "missing", "folders or files that the YAML names are not there", absent)
@@ -109,10 +111,11 @@ def _yaml(view: View) -> Iterator[Finding]:
     if twice := tuple(name for name in survey.data.names.values() if folded[name.strip().lower()] > 1):
         yield Finding("warning", "names", "class names that stand more than once (case aside)", twice)
     if survey.notes:
-        yield Finding("note", "dataset file", "remarks about the dataset's YAML and its lists", survey.notes)
+        yield Finding("note", "dataset file", f"remarks about {place}", survey.notes)
 
 
-def _images(view: View) -> Iterator[Finding]:
+def unusual_images(view: View) -> Iterator[Finding]:
+    """Yield images that cannot be used, and unusual kinds of files."""
     bad = tuple(f"{view.near(picture.path)}: {picture.problem}" for _, picture in view.pictures() if picture.problem)
     if bad:
         description = "images that cannot be used (missing, corrupt, truncated or too small)"
@@ -125,7 +128,8 @@ def _images(view: View) -> Iterator[Finding]:
         yield Finding("note", "image kind", f"images are {trait}; they are read as upright 8-bit RGB", tuple(paths))
 
 
-def _duplicates(view: View) -> Iterator[Finding]:
+def duplicates(view: View) -> Iterator[Finding]:
+    """Yield groups of images that are the same file or look alike."""
     same, alike = defaultdict(list), defaultdict(list)
     for split, picture in view.pictures():
         if picture.digest:
@@ -265,4 +269,4 @@ def _keypoints(view: View) -> Iterator[Finding]:
     yield Finding("note", "sigma", sigmas_line(layout) + ".")
 
 
-CHECKS = (_yaml, _images, _duplicates, _label_files, _classes, _box_sizes, _keypoints)
+CHECKS = (dataset_problems, unusual_images, duplicates, _label_files, _classes, _box_sizes, _keypoints)

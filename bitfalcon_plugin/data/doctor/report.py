@@ -17,7 +17,9 @@ from ...config.errors import UserError
 from ...config.files import write_text
 from ...config.notes import print_note
 from ...config.settings import Settings
+from ..formats.class_folders import holds_class_folders
 from .checks import CHECKS, Finding, View, label_rows
+from .class_folders import CLASS_CHECKS, USUAL_SIDE, row_of_split, survey_class_folders
 from .survey import Picture, Survey, survey
 
 SEVERITIES = ("error", "warning", "note")
@@ -88,10 +90,17 @@ def run_doctor(settings: Settings) -> Report:
         raise UserError("doctor needs data=: a dataset YAML, for example bitfalcon doctor data=data.yaml .")
     if settings.out and Path(settings.out).is_dir():
         raise UserError(f"out={settings.out} is a folder; give the file to write, for example out=doctor.json .")
-    if unread := settings.unused_by("doctor"):
+    by_class = holds_class_folders(settings.data)
+    of_classes = {"split"} & settings.given if not by_class else set()
+    if unread := sorted({*settings.unused_by("doctor"), *of_classes}):
         print_note(f"doctor only looks; without effect here: {', '.join(unread)}")
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
-    content = survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls)
+    if by_class:
+        share = None if isinstance(settings.split, str) else settings.split
+        content = survey_class_folders(settings.data, share=share, allow_outside=settings.allow_outside)
+        imgsz = imgsz if "imgsz" in settings.given else USUAL_SIDE
+    else:
+        content = survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls)
     report = examine(content, imgsz, single_cls=settings.single_cls)
     print(report.text())
     if settings.out:
@@ -105,13 +114,15 @@ def examine(content: Survey, imgsz: int, single_cls: bool = False) -> Report:
     names = {0: "item"} if single_cls else content.data.names
     boxes = {split: _boxes(pictures, single_cls) for split, pictures in content.splits.items()}
     view = View(content, names, boxes, imgsz)
-    findings = [finding for check in CHECKS for finding in check(view)]
+    findings = [finding for check in (CLASS_CHECKS if content.by_class else CHECKS) for finding in check(view)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: then in the order of the checks
     counts = {split: Counter(table[:, 0].tolist()) for split, table in boxes.items()}  # 1.0 and 1 are one key
     classes = {
         f"{index} {name}": {split: count[index] for split, count in counts.items()} for index, name in names.items()
     }
     tables = {split: _row(pictures, boxes[split]) for split, pictures in content.splits.items()}
+    if content.by_class:
+        tables = {split: row_of_split(content.splits[split], row) for split, row in tables.items()}
     return Report(str(content.data.path), imgsz, tables, classes, tuple(findings))
 
 

@@ -11,11 +11,12 @@ import hashlib
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 from torch import Tensor
@@ -29,6 +30,7 @@ from ..formats.pose_rows import read_pose
 from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row, swap_folder
 from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
 
+T = TypeVar("T")
 THREADS = min(2 * (os.cpu_count() or 4), 16)  # decoding releases the interpreter, and part of the time is the disk's
 PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, otherwise all plain pictures would look alike
 NO_LABELS = ("classes.txt", "notes.txt", "readme")  # beginnings of text files that labelling tools leave beside labels
@@ -65,6 +67,7 @@ class Survey:
     splits: dict[str, tuple[Picture, ...]]  # sorted by path
     orphans: tuple[Path, ...]  # label files without an image
     notes: tuple[str, ...]
+    by_class: bool = False  # class folders: the one label of a picture is the class of its folder
 
 
 def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = False) -> Survey:
@@ -76,21 +79,28 @@ def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = 
     listings = {split: list_images(spec, split) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
     read = read_row if spec.kpt_shape is None else partial(read_pose, kpt_shape=spec.kpt_shape)
+    paths = {split: listing.paths for split, listing in listings.items()}
+    splits = examine_each(paths, lambda path: _examine(path, nc, read))
+    problems += [f"{split}: {problem}" for split, listing in listings.items() for problem in listing.problems]
+    absent = tuple((split, path) for split, listing in listings.items() for path in listing.absent)
+    notes = (*spec.notes, *(note for listing in listings.values() for note in listing.notes))
+    return Survey(spec, tuple(problems), absent, splits, tuple(sorted(_orphans(spec, splits), key=str)), notes)
+
+
+def examine_each(items: Mapping[str, Sequence[T]], examine: Callable[[T], Picture]) -> dict[str, tuple[Picture, ...]]:
+    """Call `examine` for each item of each split, in several threads, with a bar on a terminal."""
     splits = {}
     pool = ThreadPoolExecutor(THREADS)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata
-            for split, listing in listings.items():
-                pictures = pool.map(lambda path: _examine(path, nc, read), listing.paths)
+            for split, of_split in items.items():
+                pictures = pool.map(examine, of_split)
                 hidden = not sys.stderr.isatty()
-                splits[split] = tuple(tqdm(pictures, split, len(listing.paths), leave=False, disable=hidden))
+                splits[split] = tuple(tqdm(pictures, split, len(of_split), leave=False, disable=hidden))
     finally:
         pool.shutdown(cancel_futures=True)  # or Ctrl-C would wait for every image
-    problems += [f"{split}: {problem}" for split, listing in listings.items() for problem in listing.problems]
-    absent = tuple((split, path) for split, listing in listings.items() for path in listing.absent)
-    notes = (*spec.notes, *(note for listing in listings.values() for note in listing.notes))
-    return Survey(spec, tuple(problems), absent, splits, tuple(sorted(_orphans(spec, splits), key=str)), notes)
+    return splits
 
 
 def _examine(path: Path, nc: int | None, read: RowReader) -> Picture:
@@ -99,6 +109,12 @@ def _examine(path: Path, nc: int | None, read: RowReader) -> Picture:
     keypoints = tuple(keypoint_rows(label_path(path), polygons))
     if labels:  # the polygons of a large dataset take gigabytes
         labels = labels._replace(labels=replace(labels.labels, polygons=None))
+    picture = examine_image(path, labels)
+    return replace(picture, polygons=len(polygons), keypoints=keypoints) if picture.size else picture
+
+
+def examine_image(path: Path, labels: LabelFile | None) -> Picture:
+    """Read an image file and collect its facts; `labels` are its labels."""
     try:
         digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
         image = read_image(path)
@@ -108,7 +124,7 @@ def _examine(path: Path, nc: int | None, read: RowReader) -> Picture:
         return Picture(path, None, "there is no such file", labels)
     except (OSError, UnreadableImage) as error:
         return Picture(path, None, getattr(error, "strerror", None) or str(error), labels)
-    return Picture(path, size, "", labels, digest, difference_hash(image), _traits(path), len(polygons), keypoints)
+    return Picture(path, size, "", labels, digest, difference_hash(image), _traits(path))
 
 
 def difference_hash(image: Tensor) -> int | None:

@@ -16,7 +16,7 @@ from ...config.errors import MissingFileError, UserError, nearest, raise_problem
 from ...config.yaml_files import SUFFIXES, load_yaml
 from ..shape_classes import ensure_shape_classes
 from .dataset_yaml import DataSpec, datasets_dir, find_yaml, names_of, root_of, settings_of, splits_of
-from .folders import class_folders, images_below, images_in, some, sub_folders
+from .folders import class_folders, images_below, images_in, of_label_files, some, sub_folders
 from .yolo import label_path
 
 VAL_NAMES = ("val", "validation", "valid")  # folders and keys that mean val; the first that exists counts
@@ -77,6 +77,26 @@ def read_class_folders(
     if spec.nc == 1:
         spec = replace(spec, notes=(*spec.notes, f"there is one class only, '{spec.names[0]}': nothing to tell apart"))
     return spec, problems
+
+
+def holds_class_folders(data: object) -> bool:
+    """Whether `data` names class folders, or a YAML of such, and not data with label files."""
+    try:
+        path = _find(data)
+        raw = {} if path.is_dir() else load_yaml(path)
+        if raw.get("generator") is not None:
+            return raw["generator"] in GENERATORS
+        problems: list[str] = []
+        if path.is_dir():
+            roots = [Path(entry) for entries in _split_folders(path).values() for entry in entries] or [path]
+        else:
+            options = {"allow_outside": True, "required": (), "val_names": VAL_NAMES[1:]}
+            splits = splits_of(raw, root_of(raw, path, problems), problems, [], **options)
+            roots = [Path(entry) for entries in splits.values() for entry in entries]
+    except UserError:
+        return False
+    first = [next(images_below(root)) for root in roots if class_folders(root)]
+    return bool(first) and not any(label_path(image).is_file() for image in first)
 
 
 def list_class_images(data: DataSpec, split: str) -> ClassListing:
@@ -212,7 +232,7 @@ def _root_problem(root: Path) -> str:
     if class_folders(root):
         return ""
     names, images = sub_folders(root), images_in(root)
-    if images and not names or all(name in names for name in ("images", "labels")):
+    if images and not names or of_label_files(names):
         return f"'{root}' has no class folders; it looks like data with label files, which task=detect trains"
     if names and not images:
         return f"'{root}' has no image in its folders {some(names)}"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..images import IMAGE_SUFFIXES
 
-OF_LABELS = ("images", "labels")  # sub-folders of a split of a dataset of label files
+OF_LABELS = {"images", "labels"}  # sub-folders of data with label files
 
 
 def images_below(folder: Path) -> Iterator[Path]:
@@ -44,14 +44,19 @@ def sub_folders(folder: Path) -> list[str]:
 def class_folders(folder: Path) -> list[str]:
     """The sub-folders of a folder where they may be class folders: one of them holds an image.
 
-    Empty for a folder that does not exist, that holds images itself, or that holds `images` and `labels`.
+    Empty for a folder that does not exist, that holds images itself, and for data with label files.
     """
     if not folder.is_dir() or images_in(folder):
         return []
     names = sub_folders(folder)
-    if all(name in names for name in OF_LABELS) or not any(any(images_below(folder / name)) for name in names):
+    if of_label_files(names) or not any(any(images_below(folder / name)) for name in names):
         return []
     return names
+
+
+def of_label_files(names: Sequence[str]) -> bool:
+    """Whether sub-folders are `images`, `labels` or both, as data with label files have them."""
+    return bool(names) and (set(names) <= OF_LABELS or OF_LABELS <= set(names))
 
 
 def some(names: Sequence[str], count: int = 5) -> str:
