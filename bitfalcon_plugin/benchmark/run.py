@@ -27,13 +27,14 @@ from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names, find_data, scan_split
-from ..data.images import letterbox, read_image
+from ..data.images import read_image
 from ..data.loading.loader import Reading, workers_for
 from ..data.shapes import draw as draw_shapes
 from ..export.compare import compare_decoded, tolerance_for
+from ..export.images import network_input
 from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
-from ..ops.letterbox import legal_size, letterbox_fit, rounding_note
+from ..ops.letterbox import legal_size, rounding_note
 from ..ops.nms import Suppression
 from ..tasks import task_of
 from ..tasks.detect import Decoded, predict_decoded
@@ -116,9 +117,9 @@ def _conditions(model: Detector, settings: Settings, device: torch.device) -> Co
         source = f"images of {spec.path.name}"
     images = _compared_images(samples, MAX_BATCHES * batch)
     count = len(images)
-    images = [letterbox(image, letterbox_fit(tuple(image.shape[1:]), size)).float() / 255 for image in images]
+    images = [network_input(image, size, task_of(model)) for image in images]
     images = (images * batch)[: max(count // batch, 1) * batch]  # whole batches
-    batches = [images.contiguous() for images in torch.stack(images).split(batch)]
+    batches = [images.contiguous() for images in torch.cat(images).split(batch)]
     return Conditions(settings, device, (batch, 3, height, width), batches, f"{count} {source}", samples, data)
 
 

@@ -68,12 +68,13 @@ ANY = Tolerance(torch.inf, torch.inf, 1.0, torch.inf, 0.0)  # to measure a diffe
 class Agreement:
     """The result of a comparison; `a + b` is that of both.
 
-    pixels, score: the largest difference of a coordinate and of a score. matched: how many of `count` boxes agree.
-    images: how many images were compared. note: why the tolerance is wider than usual, or "". further: the largest
-    difference of another value, as Tolerance.further; None where there is no other value.
+    pixels, score: the largest difference of a coordinate and of a score; pixels is None where there are no boxes.
+    matched: how many of `count` boxes agree, or of images where there are no boxes. images: how many images were
+    compared. note: why the tolerance is wider than usual, or "". further: the largest difference of another value, as
+    Tolerance.further; None where there is no other value.
     """
 
-    pixels: float = 0.0
+    pixels: float | None = None
     score: float = 0.0
     matched: int = 0
     count: int = 0
@@ -83,22 +84,31 @@ class Agreement:
 
     def __add__(self, other: Agreement) -> Agreement:
         return Agreement(
-            max(self.pixels, other.pixels),
+            _largest(self.pixels, other.pixels),
             max(self.score, other.score),
             self.matched + other.matched,
             self.count + other.count,
             self.images + other.images,
             self.note or other.note,
-            max((each for each in (self.further, other.further) if each is not None), default=None),
+            _largest(self.further, other.further),
         )
 
     def describe(self) -> str:
         """Return the result as one line of text."""
+        if self.pixels is None:
+            return (
+                f"largest difference {self.score:.2g} in probability; {self.matched} of {self.count} images "
+                f"matched{self.note}"
+            )
         further = "" if self.further is None else f", {self.further:.2g} in other values"
         return (
             f"largest difference {self.pixels:.2g} px, {self.score:.2g} in score{further}; {self.matched} of "
             f"{self.count} boxes matched on {self.images} images{self.note}"
         )
+
+
+def _largest(*values: float | None) -> float | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def compare_decoded(reference: Decoded, other: Decoded, tolerance: Tolerance, image_shape: Sequence[int]) -> Agreement:
@@ -109,6 +119,8 @@ def compare_decoded(reference: Decoded, other: Decoded, tolerance: Tolerance, im
 
     Raises MismatchError for another shape, for numbers that are not finite and for maps that do not agree.
     """
+    if reference.candidates.ndim == 2:
+        return _compare_probabilities(reference.candidates, other.candidates, tolerance)
     maps = _compare_maps(reference, other, tolerance)
     (boxes, scores, values), (other_boxes, other_scores, other_values) = map(_parts, (reference, other))
     _check_shape(other.candidates, reference.candidates)
@@ -136,6 +148,13 @@ def _parts(decoded: Decoded) -> tuple[Tensor, Tensor, Tensor]:
 def _differences(values: Tensor, others: Tensor) -> Tensor:
     """The absolute differences of two tensors of one shape, as shares of the largest of `values`."""
     return (others - values).abs() / values.abs().amax().clamp(min=1e-6)
+
+
+def _compare_probabilities(reference: Tensor, other: Tensor, tolerance: Tolerance) -> Agreement:
+    """Compare the class probabilities (B, nc) of images."""
+    _check_shape(other, reference)
+    agrees = tolerance.scores_agree(other, reference).all(1)
+    return Agreement(None, float((other - reference).abs().max()), int(agrees.sum()), len(agrees), len(agrees))
 
 
 def _compare_maps(reference: Decoded, other: Decoded, tolerance: Tolerance) -> Agreement:
@@ -176,14 +195,12 @@ def tolerance_for(kind: str, model: Detector, images: Tensor) -> tuple[Tolerance
     for _ in range(2):
         nudged = images + NUDGE * torch.randn(images.shape, generator=generator).to(images)
         unrest += compare_decoded(reference, predict_decoded(model, nudged), ANY, images.shape)
-    side = NUDGE_MARGIN * unrest.pixels / max(*images.shape[2:], MIN_SIDE)
+    side = NUDGE_MARGIN * (unrest.pixels or 0.0) / max(*images.shape[2:], MIN_SIDE)
     score, further = NUDGE_MARGIN * unrest.score, NUDGE_MARGIN * (unrest.further or 0.0)
     if side <= usual.side and score <= usual.score * usual.floor and further <= usual.further:
         return usual, ""
-    note = (
-        f" (8-bit activations: a change of {NUDGE:g} in the image moves the network's own boxes by "
-        f"{unrest.pixels:.2g} px and {unrest.score:.2g})"
-    )
+    moved = f"{unrest.score:.2g}" if unrest.pixels is None else f"{unrest.pixels:.2g} px and {unrest.score:.2g}"
+    note = f" (8-bit activations: a change of {NUDGE:g} in the image moves the network's own results by {moved})"
     further = max(further, usual.further)
     return Tolerance(max(side, usual.side), max(score, usual.score), 1.0, further, min(usual.share, 0.98)), note
 
@@ -251,7 +268,7 @@ def _compare_image(
     needed = (scores > suppression.conf + slack) & (scores > last_score + slack)  # (m,)
     count = len(detections) + int(needed.sum())
     if not len(detections) or not len(boxes):
-        return Agreement(count=count, images=1)
+        return Agreement(0.0, count=count, images=1)
     distance = (detections[:, None, :4] - boxes[None]).abs().amax(2)  # (n, m)
     score_distance = (detections[:, None, 4] - scores[None]).abs()  # (n, m)
     same = (distance <= pixels) & tolerance.scores_agree(detections[:, None, 4], scores[None])
@@ -267,7 +284,7 @@ def _compare_image(
     suppressed = better & (_iou(detections, boxes, classes, suppression) > suppression.iou - IOU_SLACK)
     matched = int((same.any(1) & ~repeated.any(0)).sum()) + int(((suppressed | same).any(0) & needed).sum())
     if not same.any():
-        return Agreement(matched=matched, count=count, images=1)
+        return Agreement(0.0, 0.0, matched, count, 1)
     largest = [
         float(values.masked_fill(~same, torch.inf).amin(1)[same.any(1)].max()) for values in (distance, score_distance)
     ]

@@ -12,12 +12,11 @@ from ..config.errors import MissingFileError, UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.data_format import DataFormat
-from ..data.images import UnreadableImage, letterbox, read_image
+from ..data.images import GREY, UnreadableImage, read_image
 from ..data.shapes import draw
 from ..models.detector import Detector
-from ..ops.letterbox import letterbox_fit
 from ..predict.sources import list_sources
-from ..tasks import task_of
+from ..tasks import Task, task_of
 
 NEEDS_PICTURES = (
     "int8=True needs data= (or source=): pictures as the model will see them, from which the ranges of its numbers are "
@@ -67,12 +66,18 @@ def _picture_paths(settings: Settings, form: DataFormat, data_remembered: bool) 
         return []
 
 
-def letterboxed(picture: Tensor, canvas: tuple[int, int]) -> Tensor:
-    """A picture (3, h, w) uint8 as an input (1, 3, H, W) float32 in [0, 1], where canvas is (H, W)."""
-    return letterbox(picture, letterbox_fit(tuple(picture.shape[1:]), canvas))[None].float() / 255
+def network_input(picture: Tensor, canvas: tuple[int, int], task: Task) -> Tensor:
+    """A picture (3, h, w) uint8 as `task` shows it to a network: (1, 3, H, W) float32 in [0, 1]; canvas is (H, W)."""
+    (fit,) = task.fits([tuple(picture.shape[1:])], canvas, 1, square=True)
+    top, left, height, width = fit.window
+    image = torch.full((*canvas, 3), GREY, dtype=torch.uint8)
+    image[top : top + height, left : left + width] = task.tile(picture.flip(0).permute(1, 2, 0).numpy(), fit)
+    return image.permute(2, 0, 1).contiguous()[None].float() / 255
 
 
-def comparison_batches(images: list[Tensor], pictures: list[Tensor], multiple: int, dynamic: bool) -> list[Tensor]:
+def comparison_batches(
+    images: list[Tensor], pictures: list[Tensor], multiple: int, dynamic: bool, task: Task
+) -> list[Tensor]:
     """Batches (B, 3, H, W) to compare on: the images (1, 3, H, W), and for a dynamic export other shapes too.
 
     The other sizes are the smallest one, a tall one and wide ones; their sides are multiples of `multiple`.
@@ -88,5 +93,5 @@ def comparison_batches(images: list[Tensor], pictures: list[Tensor], multiple: i
         (1, (height, half_width)),
         (3, (multiple, 3 * multiple)),
     ):
-        batches.append(torch.cat([letterboxed(picture, canvas) for picture in (pictures * count)[:count]]))
+        batches.append(torch.cat([network_input(picture, canvas, task) for picture in (pictures * count)[:count]]))
     return batches

@@ -19,6 +19,7 @@ from ..tasks import TASKS
 MAX_TEXT = 1_000_000  # characters of a value that is read
 MAX_NAME = 200
 MAX_STRIDE = 4096
+READ = ("names", "stride", "multiple", "imgsz", "batch", "args", "task")  # keys that are no plain texts
 EXAMPLE = "names={0: 'person', 1: 'dog'}, stride=32"
 
 
@@ -28,8 +29,9 @@ class Metadata:
 
     names: class index -> name. multiple: the sides of an image must be multiples of it. imgsz: (H, W) of the export.
     batch: the images of a call. args: the settings of the export. license: that of the weights, as their checkpoint has
-    it. task: a key of tasks.TASKS; None where the file does not say it. layout: what else it takes to read the
-    outputs of the task, by the keys of Task.layout.
+    it. task: a key of tasks.TASKS; None where the file does not say it. stride: pixels a cell of the coarsest level of
+    the head, None where it is `multiple`. transform: how an image becomes an input, in words. layout: what else it
+    takes to read the outputs of the task, by the keys of Task.layout.
     """
 
     names: Mapping[int, str]
@@ -41,6 +43,8 @@ class Metadata:
     description: str = ""
     date: str = ""
     task: str | None = None
+    stride: int | None = None
+    transform: str = ""
     layout: Mapping[str, object] = field(default_factory=dict)
 
     def values(self) -> dict[str, object]:
@@ -52,7 +56,8 @@ class Metadata:
             "version": __version__,
             "license": self.license or "not stated",
             "docs": "bitfalcon help",
-            "stride": self.multiple,
+            "stride": self.stride or self.multiple,
+            "multiple": self.multiple,
             "task": self.task,
             "batch": self.batch,
             "imgsz": list(self.imgsz),
@@ -60,6 +65,7 @@ class Metadata:
             "args": dict(self.args),
             "channels": 3,
             "end2end": False,
+            "transform": self.transform,
             **self.layout,
         }
 
@@ -76,7 +82,7 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
     Raises UserError where names or stride are missing or wrong, for a task that is not in tasks.TASKS, and where a key
     of its layout is missing. Other keys may be missing.
     """
-    values = {key: _literal(texts.get(key)) for key in ("names", "stride", "imgsz", "batch", "args", "task")}
+    values = {key: _literal(texts.get(key)) for key in READ}
     missing = " and ".join(key for key in ("names", "stride") if values[key] is None)
     if missing:
         raise UserError(
@@ -95,15 +101,21 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
         raise UserError(
             f"'{path}' has metadata that cannot be meant ({wrong}); expected for example {EXAMPLE}, imgsz=[640, 640]."
         )
+    multiple = _stride(values["multiple"]) or parsed["stride"]
     return Metadata(
         names=parsed["names"],
-        multiple=parsed["stride"],
+        multiple=multiple,
         imgsz=parsed["imgsz"],
         batch=values["batch"] if _is_count(values["batch"]) else 1,
         args=values["args"] if isinstance(values["args"], dict) else {},
         task=task,
+        stride=None if parsed["stride"] == multiple else parsed["stride"],
         layout=layout,
-        **{key: one_line(str(texts[key]), MAX_NAME) for key in ("license", "description", "date") if texts.get(key)},
+        **{
+            key: one_line(str(texts[key]), MAX_NAME)
+            for key in ("license", "description", "date", "transform")
+            if texts.get(key)
+        },
     )
 
 

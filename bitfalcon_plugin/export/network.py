@@ -23,7 +23,7 @@ LARGE = 1e4  # subtracted from the logits of added positions: exp(-1e4) is 0 in 
 
 
 class ExportedNetwork(nn.Module):
-    """images (B, 3, H, W) float32 in [0, 1] -> the decoded candidates, or with suppression the detections, float32.
+    """images (B, 3, H, W) float32 in [0, 1] -> what Detector.decode gives, or with suppression the detections, float32.
 
     A model whose task has maps (tasks.Task.maps) gives a tuple: the candidates or detections, then these maps. outputs:
     the names of all. model: a folded Detector, which is copied. half: compute in float16; input and output stay
@@ -38,7 +38,8 @@ class ExportedNetwork(nn.Module):
             self.model.half()
         self.half_inside, self.suppression = half, suppression
         self.dtype = torch.float16 if half else torch.float32
-        self.outputs = ("candidates", *task_of(model).maps)
+        task = task_of(model)
+        self.outputs = ("candidates" if task.objects else "probabilities", *task.maps)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         raw = self.model(images.to(self.dtype) if self.half_inside else images)

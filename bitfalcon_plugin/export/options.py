@@ -10,14 +10,15 @@ from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..ops.letterbox import legal_size, rounding_note
+from ..tasks import Task
 from .formats import EXPORT_FORMATS, OPTIONS
 
 OPSET, MIN_OPSET, MAX_OPSET = 17, 11, 20  # the usual one; the range that torch's ONNX exporter has for these networks
 SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file
 
 
-def check_options(format_: str, settings: Settings) -> None:
-    """Raise UserError for an option that the format does not take, and for options that exclude each other.
+def check_options(format_: str, settings: Settings, task: Task) -> None:
+    """Raise UserError for an option that the format or task does not take, and for options that exclude each other.
 
     An option that asks for nothing (False, None or its default) is no error, and neither is `simplify`.
     """
@@ -28,6 +29,10 @@ def check_options(format_: str, settings: Settings) -> None:
             continue
         reason = row.not_taken.get(option, f"it takes {', '.join(row.options)}")
         raise UserError(f"{option}={value} is nothing for format={format_}: {reason}.")
+    if settings.nms and not task.objects:
+        raise UserError(
+            f"nms=True: a model for task={task.name} finds no boxes that could be suppressed; leave it away."
+        )
     if settings.half and settings.int8:
         raise UserError("half=True and int8=True: give one of them.")
     if settings.int8 and settings.dynamic:

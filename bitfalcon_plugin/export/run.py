@@ -24,7 +24,7 @@ from ..models.detector import Detector
 from ..tasks import task_of
 from .compare import Agreement, MismatchError, compare
 from .formats import EXPORT_FORMATS, OPTIONS, find_format, require
-from .images import comparison_batches, letterboxed, load_pictures
+from .images import comparison_batches, load_pictures, network_input
 from .metadata import Metadata
 from .network import ExportedNetwork
 from .nms import Suppression
@@ -57,8 +57,8 @@ def run_export(
     Raises UserError for what the format cannot do and where nothing can be written, and MismatchError where the file
     does not give what the network gives. Nothing is left behind then.
     """
-    events, format_ = events or Events(), find_format(settings.format)
-    check_options(format_, settings)
+    events, format_, task = events or Events(), find_format(settings.format), task_of(model)
+    check_options(format_, settings, task)
     device = select_device(settings.device)  # a device that cannot be is refused, although the CPU does the work
     require(format_, writing=True, options=[option for option in OPTIONS if getattr(settings, option)])
     note_unused(format_, settings, given, data_remembered, on_cpu=device.type == "cpu")
@@ -69,7 +69,7 @@ def run_export(
     metadata = _described(model, settings, source, imgsz, batch, license, opset)
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
     pictures, origin = load_pictures(model, settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
-    images = [letterboxed(picture, imgsz) for picture in pictures]
+    images = [network_input(picture, imgsz, task) for picture in pictures]
     half_inside = settings.half and format_ != "openvino"  # OpenVINO's writer narrows the weights itself
     job = ExportJob(
         network=ExportedNetwork(network, half_inside, _suppression(model, settings)),
@@ -83,7 +83,7 @@ def run_export(
         calibration=tuple(images) if settings.int8 else (),
         stem=target.name.removesuffix(EXPORT_FORMATS[format_].suffix),
     )
-    batches = comparison_batches(images[:COMPARED], pictures, model.multiple, settings.dynamic)
+    batches = comparison_batches(images[:COMPARED], pictures, model.multiple, settings.dynamic, task)
     with ended_by_signals() as raise_if_signalled, _kept_if_equal(target, format_) as path:
         agreement = _write_and_compare(job, format_, path, network, batches)
         raise_if_signalled()
@@ -142,6 +142,7 @@ def _described(
     opset: int | None,
 ) -> Metadata:
     """The metadata of the file: what is known of the model and how it is exported."""
+    task = task_of(model)
     args = {key: getattr(settings, key) for key in ("format", "dynamic", "half", "int8", "nms", "simplify")}
     args["opset"] = opset
     if rule := _suppression(model, settings):
@@ -157,7 +158,9 @@ def _described(
         description=f"{Path(model.graph.name).stem}{scale}, {model.nc} classes, from {Path(source).name}",
         date=datetime.datetime.now().isoformat(timespec="seconds"),
         task=model.task,
-        layout={key: list(getattr(model.head, key)) for key in task_of(model).layout},
+        stride=int(max(model.strides)),
+        transform=task.transform(imgsz),
+        layout={key: list(getattr(model.head, key)) for key in task.layout},
     )
 
 

@@ -29,7 +29,7 @@ MAX_BATCH = 4096  # of a dynamic pt2 file
 MAX_CELLS = 4096  # the longest side of a dynamic pt2 file, in multiples of the network
 INPUT, OUTPUT = "images", "output"  # an output has a number behind its name
 # The axes of each output that a dynamic file leaves open, besides that of the images: number -> name.
-OPEN_AXES = {"candidates": {2: "anchors"}, "prototypes": {2: "mask_height", 3: "mask_width"}}
+OPEN_AXES = {"candidates": {2: "anchors"}, "probabilities": {}, "prototypes": {2: "mask_height", 3: "mask_width"}}
 
 
 @dataclass(frozen=True)

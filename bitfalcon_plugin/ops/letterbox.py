@@ -111,6 +111,12 @@ def fits_together(
     return [letterbox_fit(size, canvas) for size in sizes]
 
 
+def describe_letterbox(canvas: tuple[int, int]) -> str:
+    """How an image becomes an input of `canvas` (H, W), in words, for people who write other programs."""
+    height, width = canvas
+    return f"RGB / 255; resized to fit {height} x {width} (height x width), in the middle of grey 114"
+
+
 def nearest_side(side: int, multiple: int) -> int:
     """The positive multiple of `multiple` nearest to `side`; the larger of two equally near."""
     return max((2 * side + multiple) // (2 * multiple), 1) * multiple

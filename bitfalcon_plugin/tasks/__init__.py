@@ -17,7 +17,7 @@ from ..data.data_format import DataFormat, label_files
 from ..data.formats.yolo import read_row
 from ..data.images import tile_of
 from ..models.detector import Detector
-from ..ops.letterbox import fits_together
+from ..ops.letterbox import describe_letterbox, fits_together
 from . import segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
 from .metrics import COLUMNS, MASK_COLUMNS
@@ -47,7 +47,8 @@ class Task:
 
     Of exported models: maps: what decoding needs besides the candidates, raw outputs by their names in detect.Decoded.
     layout: attributes of the head that say how the outputs are to be read, lists of whole numbers. further: (maps by
-    name, layout) -> the number of values of a candidate behind those of the classes.
+    name, layout) -> the number of values of a candidate behind those of the classes. transform: (H, W) of the input
+    -> how an image becomes an input, in words.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Task:
     maps: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
     further: Callable[[Mapping[str, Tensor], Mapping[str, Sequence[int]]], int] = lambda maps, layout: 0
+    transform: Callable[[tuple[int, int]], str] = describe_letterbox
 
     def gains(self, settings: Settings) -> dict[str, float]:
         """The gain of each loss, as the settings give it."""

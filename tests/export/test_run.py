@@ -120,7 +120,7 @@ def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, ca
         patch.setattr("bitfalcon_plugin.export.compare.NUDGE", 1e-2)  # so few layers hardly move by less
         for format_ in ("pt2", "torchscript"):
             run_export(model, made(format=format_), "small.yaml")
-    assert "moves the network's own boxes" in capsys.readouterr().out
+    assert "moves the network's own results" in capsys.readouterr().out
     images = torch.rand(2, 3, 64, 64)
     model = model.requires_grad_(False).fuse()
     with torch.inference_mode():

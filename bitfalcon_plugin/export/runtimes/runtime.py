@@ -121,10 +121,15 @@ class Runtime:
         first, *maps = outputs
         if len(maps) == len(task.maps) and all(each.ndim == 4 for each in maps):
             further = task.further(dict(zip(task.maps, maps)), self.about.layout)
-            dimension, length = (2, DETECTION + further) if self.suppressed else (1, 4 + self.nc + further)
-            if first.ndim == 3 and first.shape[dimension] == length:
+            if task.objects:
+                rows = 4 + self.nc + further, "anchors"
+                sides = ("B", "boxes", DETECTION + further) if self.suppressed else ("B", *rows)
+            else:
+                sides = "B", self.nc
+            fits = (isinstance(side, str) or side == length for side, length in zip(sides, first.shape))
+            if first.ndim == len(sides) and all(fits):
                 return outputs
-            expected = f"(B, boxes, {length})" if self.suppressed else f"(B, {length}, anchors)"
+            expected = f"({', '.join(map(str, sides))})"
         else:
             expected = f"{1 + len(task.maps)} outputs: candidates, {', '.join(task.maps)}"
         shapes = " and ".join(str(tuple(output.shape)) for output in (*outputs, *others))
