@@ -44,6 +44,10 @@ class Fit:
         """(n, 2) x, y pixels of the original image -> pixels of the canvas, not clipped."""
         return self.to_canvas(points.repeat(1, 2))[:, :2]
 
+    def points_to_original(self, points: Tensor) -> Tensor:
+        """(..., 2) x, y pixels of the canvas -> pixels of the original image, clipped to it."""
+        return self.to_original(points.reshape(-1, 2).repeat(1, 2))[:, :2].view(points.shape)
+
     def _map(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes in float32 or wider, and the factors and shifts (4,) from the original to the canvas."""
         boxes = boxes.to(torch.promote_types(boxes.dtype, torch.float32))

@@ -132,19 +132,21 @@ class Decoded(NamedTuple):
     """The decoded outputs of a batch of images.
 
     candidates: as Detector.decode gives them, (B, 4+nc+k, A), or (B, nc) of a classifier. nc: number of classes.
-    prototypes (B, m, h, w): of a segmentation model. size: (H, W) of the images, where it is known.
+    prototypes (B, m, h, w): of a segmentation model. size: (H, W) of the images, where it is known. kpt_shape: number
+    of keypoints of a pose model, and of numbers for each.
     """
 
     candidates: Tensor
     nc: int
     prototypes: Tensor | None = None
     size: tuple[int, int] = (0, 0)
+    kpt_shape: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, model: Detector, raw: Mapping[str, Tensor] | Tensor, size: tuple[int, int]) -> Decoded:
         """Decode the raw outputs of a model or of an exported model for images of `size`."""
         prototypes = raw.get("prototypes") if isinstance(raw, Mapping) else None
-        return cls(model.decode(raw), model.nc, prototypes, size)
+        return cls(model.decode(raw), model.nc, prototypes, size, getattr(model, "kpt_shape", None))
 
 
 def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Decoded:
