@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...ops import boxes as ops_boxes
 from ...ops.keypoint_layout import COCO_SIGMAS
+from ...tasks.oks import keypoint_similarity
 
 OKS_SIGMA = np.array(COCO_SIGMAS, np.float32)
 
@@ -80,8 +81,4 @@ def kpt_iou(kpt1: Tensor, kpt2: Tensor, area: Tensor, sigma: Any, eps: float = 1
     A label counts where its third column is not 0. area (n,): of each labelled object in px. sigma (k,): spread of each
     point, as OKS_SIGMA.
     """
-    spread = torch.as_tensor(sigma, dtype=kpt1.dtype, device=kpt1.device)
-    squares = (kpt1[:, None, :, :2] - kpt2[None, :, :, :2]).square().sum(-1)  # (n, m, k)
-    exponent = squares / (8 * spread.square() * (area[:, None, None] + eps))
-    counts = (kpt1[..., 2] != 0).to(kpt1.dtype)[:, None]  # (n, 1, k)
-    return ((-exponent).exp() * counts).sum(-1) / (counts.sum(-1) + eps)
+    return keypoint_similarity(kpt1, kpt2, area, sigma, eps)
