@@ -13,8 +13,10 @@ import torch
 from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from torch import Tensor
 
 from ..data.dataset import Sample
+from ..ops.boxes import box_iou
 from ..ops.instances import Instances
 from .coco_rows import coco_rows
 from .confusion import MATRIX_CONF, confusion_matrix
@@ -71,6 +73,20 @@ def encoded_labels(labels: Instances, size: tuple[int, int]) -> list[dict[str, o
         points = ring.flatten().tolist() or [x1, y1, x2, y1, x2, y2, x1, y2]
         codes += mask.frPyObjects([points], *size)
     return codes
+
+
+def mask_iou(detections: Instances, labels: Instances, size: tuple[int, int]) -> Tensor:
+    """Return the IoU (n, m) of the encoded masks of detections and the polygons of labels; size: (h, w) of the image.
+
+    The IoU with a label without a polygon is that of the boxes.
+    """
+    overlap = box_iou(detections.boxes.double(), labels.boxes.double())
+    outlined = labels.only(labels.has_polygon)
+    if len(detections) and len(outlined):
+        codes = encoded_labels(outlined, size)
+        shared = mask.iou(list(detections.encoded_masks.codes), codes, [0] * len(codes))
+        overlap[:, labels.has_polygon] = torch.from_numpy(shared)
+    return overlap
 
 
 class _Numbers(NamedTuple):

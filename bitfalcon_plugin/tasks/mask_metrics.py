@@ -12,6 +12,8 @@ import numpy as np
 from .curves import Curves
 from .metrics import MASK_COLUMNS, STATS, BoxMetrics, Metrics
 
+MASK_NUMBERS = ("Mask-P", "Mask-R", "Mask-F1", "Mask-mAP50", "Mask-mAP50-95")  # further columns of a summary
+
 
 @dataclass(eq=False)
 class SegmentMetrics(Metrics):
@@ -69,15 +71,14 @@ class SegmentMetrics(Metrics):
         return *super().class_result(i), precision, recall, ap50, ap
 
     def columns(self, flat: bool = False) -> Sequence[str]:
-        return *super().columns(flat), *(f"Mask-{name}" for name in ("P", "R", "F1", "mAP50", "mAP50-95"))
+        return *super().columns(flat), *MASK_NUMBERS
 
     def summary(self, normalize: bool = True, decimals: int = 5) -> list[dict[str, object]]:
         """Return a dict for each class that has labels, with the numbers of the masks behind those of the boxes."""
-        names = self.columns()[-5:]
-        return [
-            {**record, **{name: round(number, decimals) for name, number in zip(names, numbers, strict=True)}}
-            for record, numbers in zip(super().summary(normalize, decimals), self._mask_numbers(), strict=True)
-        ]
+        records = super().summary(normalize, decimals)
+        for record, numbers in zip(records, self._mask_numbers(), strict=True):
+            record.update(zip(MASK_NUMBERS, (round(number, decimals) for number in numbers), strict=True))
+        return records
 
     def _mask_numbers(self) -> list[tuple[float, ...]]:
         """Precision, recall, F1, AP50 and AP of the masks of each of `classes`; nan where no label has an outline."""

@@ -262,7 +262,7 @@ class Metrics(TaskMetrics):
         for counts, numbers, at_75 in zip(self.classes, self._numbers(), ap75, strict=True):
             numbers = (*numbers[:4], at_75, numbers[4])
             values = (counts.name, counts.images, counts.instances, *(round(number, decimals) for number in numbers))
-            records.append(dict(zip(self.columns(), values, strict=True)))
+            records.append(dict(zip(Metrics.columns(self), values, strict=True)))
         return records
 
     def line(self) -> str:

@@ -2,7 +2,7 @@
 
 Pairs are those of COCO's evaluation: in the order of their scores each detection takes the label of its class that it
 overlaps most, among the labels that no detection before it has taken. An object with a wrong class is a miss and a
-false positive.
+false positive. Where detections have masks, the overlap is that of the masks.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image
 from ..ops.boxes import box_iou, pair_greedily
 from ..ops.instances import Instances
+from ..ops.polygons import clip, fill_each
 from ..plots.colours import GREY
 from ..plots.fonts import writable
+from ..plots.overlays import draw_masks
+from ..tasks.coco import mask_iou
 from ..tasks.confusion import by_image
 
 IOU = 0.5
@@ -67,7 +70,8 @@ class Worst(Tabular):
     """The images with errors: in turn the image with most misses and the one with most false positives of the others.
 
     names: class index -> name. images: number of all images. conf: detections with a higher score count. iou: the
-    smallest overlap of a pair. totals: the counts "missed", "false" and "right" of all images.
+    smallest overlap of a pair. totals: the counts "missed", "false" and "right" of all images. has_masks: the overlap
+    is that of the masks.
     """
 
     errors: tuple[ImageErrors, ...]
@@ -76,6 +80,12 @@ class Worst(Tabular):
     conf: float
     iou: float = IOU
     totals: Mapping[str, int] = field(default_factory=dict)
+    has_masks: bool = False
+
+    @property
+    def threshold(self) -> str:
+        """The confidence and the overlap above which pairs count, in words."""
+        return f"confidence {self.conf:.3f} and {'mask ' * self.has_masks}IoU {self.iou:.2f}"
 
     def columns(self, flat: bool = False) -> Sequence[str]:
         return "image", "labels", "hits", "misses", "false_positives", "missed", "found_wrongly"
@@ -97,12 +107,11 @@ class Worst(Tabular):
 
     def table(self, limit: int = PRINTED) -> str:
         """Return the table people read: the first `limit` images."""
-        threshold = f"confidence {self.conf:.3f} and IoU {self.iou:.2f}"
         if not self.errors:
-            return f"Worst images: none of {self.images} has an error at {threshold}"
+            return f"Worst images: none of {self.images} has an error at {self.threshold}"
         order = "in turn by misses and by false positives"
         lines = [
-            f"Worst images at {threshold} ({order}; {len(self.errors)} of {self.images} have errors)",
+            f"Worst images at {self.threshold} ({order}; {len(self.errors)} of {self.images} have errors)",
             f"{'Labels':>8}{'Hits':>7}{'Misses':>8}{'False':>7}  Image",
         ]
         for record in self.summary()[:limit]:
@@ -111,11 +120,14 @@ class Worst(Tabular):
         return "\n".join(lines)
 
     def draw(self) -> Image.Image:
-        """Draw a sheet of the first images: thick boxes for misses and false positives, thin boxes for hits."""
+        """Draw a sheet of the first images: thick boxes for misses and false positives, thin boxes for hits.
+
+        Masks are blended in, in the colour of their box: of misses those of the labels, else those of the detections.
+        """
         cells = [_draw_cell(image_errors, self.names) for image_errors in self.errors[:DRAWN]]
         columns = max(min(COLUMNS, len(cells)), 1)
         sheet = Image.new("RGB", (max(columns * SIDE, 2 * SIDE), HEAD + -(-len(cells) // columns) * SIDE), GREY)
-        _draw_legend(sheet, self.totals, f"at confidence {self.conf:.3f}, IoU {self.iou:.2f}")
+        _draw_legend(sheet, self.totals, f"at {self.threshold}")
         for index, cell in enumerate(cells):
             sheet.paste(cell, (index % columns * SIDE, HEAD + index // columns * SIDE))
         return sheet
@@ -139,7 +151,12 @@ def _draw_image(cell: Image.Image, picture: Image.Image, errors: ImageErrors, na
     ratio = min(SIDE / picture.width, SIDE / picture.height)
     size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
     left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
-    cell.paste(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0), (left, top))
+    missed, false, hits = errors.missed, errors.false, errors.detections.only(errors.detection_hit)
+    small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+    for instances, colour in ((hits, HIT), (false, FALSE), (missed, MISS)):
+        for plane in _planes(instances, ratio, size):
+            small = draw_masks(small, plane[None], [colour], (0, 0, plane.shape[1], plane.shape[0]))
+    cell.paste(small, (left, top))
     draw = ImageDraw.Draw(cell)
 
     def corners(instances: Instances) -> list[tuple[float, float, float, float]]:
@@ -147,9 +164,8 @@ def _draw_image(cell: Image.Image, picture: Image.Image, errors: ImageErrors, na
         boxes = instances.boxes.numpy() * ratio + np.array([left, top, left, top])
         return [(x1, y1, max(x1, x2), max(y1, y2)) for x1, y1, x2, y2 in boxes.tolist()]
 
-    missed, false = errors.missed, errors.false
     missed_corners, false_corners = corners(missed), corners(false)
-    for box in corners(errors.detections.only(errors.detection_hit)):
+    for box in corners(hits):
         draw.rectangle(box, outline=HIT, width=1)
     for box in false_corners:
         draw.rectangle(box, outline=FALSE, width=3)
@@ -160,6 +176,16 @@ def _draw_image(cell: Image.Image, picture: Image.Image, errors: ImageErrors, na
         _draw_text(cell, (x1, y1 - 16 if y1 >= 16 else y1), f"{names[index]} {score:.2f}", FALSE, "black")
     for (x1, _, _, y2), index in zip(missed_corners, missed.classes.tolist(), strict=True):
         _draw_text(cell, (x1, y2 - 16), str(names[index]), MISS, "white")
+
+
+def _planes(instances: Instances, ratio: float, size: tuple[int, int]) -> Iterator[np.ndarray]:
+    """Yield the mask of each object: of detections (h, w) of the image, of labels in a picture of `size` (w, h)."""
+    if instances.encoded_masks is not None:
+        for index in range(len(instances)):
+            yield instances.encoded_masks[torch.tensor([index])].decode()[0].numpy()
+    elif instances.polygons is not None:
+        polygons = clip(instances.polygons.scaled(ratio, ratio), size[::-1])
+        yield from fill_each(polygons, size[::-1]).numpy()
 
 
 def _draw_text(
@@ -201,12 +227,16 @@ def worst_images(
     hits = sum(len(image_errors.labels) for image_errors in errors) - misses
     totals = {"missed": misses, "false": false, "right": hits}
     wrong = [image_errors for image_errors in errors if any(image_errors.counts)]
-    return Worst(tuple(_in_turn(wrong)), dict(names), len(samples), conf, iou, totals)
+    has_masks = detections.encoded_masks is not None
+    return Worst(tuple(_in_turn(wrong)), dict(names), len(samples), conf, iou, totals, has_masks)
 
 
 def _errors(sample: Sample, detections: Instances, iou: float) -> ImageErrors:
     labels = sample.pixel_labels()
-    overlap = box_iou(detections.boxes.double(), labels.boxes.double())  # (n, m)
+    if detections.encoded_masks is None:
+        overlap = box_iou(detections.boxes.double(), labels.boxes.double())  # (n, m)
+    else:
+        overlap = mask_iou(detections, labels, sample.size)
     overlap *= detections.classes[:, None] == labels.classes[None]
     detection, label = pair_greedily(overlap, iou, rows_in_turn=True).T
     label_hit, detection_hit = (torch.zeros(len(instances), dtype=torch.bool) for instances in (labels, detections))
