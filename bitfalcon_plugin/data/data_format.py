@@ -5,10 +5,11 @@ A task names the form of its data (tasks.Task.data). The other rooms call these 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from ..config.errors import UserError
 from ..config.settings import Settings
@@ -46,12 +47,15 @@ class DataFormat:
     ignored: Sequence[str] = ()
 
 
-def label_files(default: str, read: RowReader) -> DataFormat:
-    """Images with a label file each, and a YAML that lists them. read: the reader of one row of a label file."""
+def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] = MappingProxyType({})) -> DataFormat:
+    """Images with a label file each, and a YAML that lists them.
+
+    read: the reader of one row of a label file. instead: setting -> the reader that takes its place where it is True.
+    """
     return DataFormat(
         default=default,
         load=_load_yaml,
-        scan=partial(_scan_label_files, read),
+        scan=partial(_scan_label_files, read, instead),
         describe=_describe_label_files,
         recipe=recipe_of,
         train_loader=_train_loader,
@@ -87,16 +91,24 @@ def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
 
 
 def _scan_label_files(
-    read: RowReader, data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0
+    read: RowReader,
+    instead: Mapping[str, RowReader],
+    data: DataSpec,
+    split: str,
+    settings: Settings,
+    *,
+    fraction: float = 1.0,
 ) -> Scan:
+    read = next((reader for setting, reader in instead.items() if getattr(settings, setting)), read)
     return scan(data, split, single_cls=settings.single_cls, classes=settings.classes, fraction=fraction, read=read)
 
 
 def _describe_label_files(result: Scan) -> str:
     boxes = sum(len(sample.labels) for sample in result.samples)
+    outlines = f", {result.polygons} of them outlined" if 0 < result.polygons < boxes else ""
     return (
         f"{len(result.samples)} images, {result.missing + result.empty} backgrounds, {result.unreadable} unreadable, "
-        f"{boxes} boxes"
+        f"{boxes} boxes{outlines}"
     )
 
 

@@ -22,6 +22,8 @@ from .formats.yolo import RowReader, label_path, read_row, reader_for
 from .images import IMAGE_SUFFIXES
 from .scan_cache import NO_LABELS, scan_images
 
+MAX_PROBLEMS = 500  # label rows that an error lists; doctor lists all
+
 
 @dataclass(frozen=True, eq=False)
 class Sample:
@@ -93,7 +95,8 @@ def scan(
     problems = [problem for image in images for problem in image.labels.problems]
     polygons = ((label_path(image.path), polygon_values(image.labels.labels)) for image in images)
     problems += keypoint_problems(polygons)
-    raise_problems(f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:", problems)
+    title = f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:"
+    raise_problems(title, problems, limit=MAX_PROBLEMS)
     usable = [image for image in images if image.size]
     labels = [_filtered(image.labels.labels, class_filter, single_cls) for image in usable]
     if data.keypoints is not None and all(each.keypoints is None for each in labels) and any(map(len, labels)):

@@ -157,12 +157,12 @@ def _coco_results(truth: COCO, detections: Instances) -> COCO:
             {"image_id": int(image), "category_id": int(cls), "score": score, "bbox": box, "segmentation": code}
             for (image, *box, score, cls), code in zip(rows.tolist(), detections.encoded_masks.codes, strict=True)
         ]
-    if len(rows):
-        with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()):
+        if len(rows):
             return truth.loadRes(rows)
-    results = COCO()  # loadRes takes no empty list
-    results.dataset = {**truth.dataset, "annotations": []}
-    results.createIndex()
+        results = COCO()  # loadRes takes no empty list
+        results.dataset = {**truth.dataset, "annotations": []}
+        results.createIndex()
     return results
 
 

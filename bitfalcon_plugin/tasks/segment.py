@@ -79,7 +79,7 @@ def read_segment(fields: list[str], nc: int | None, kpt_shape: Shape | None = No
     if len(fields) == 5:
         return [
             f"the row {' '.join(fields)[:60]!r} is a box; a segmentation label is a polygon, `class x1 y1 x2 y2 x3 y3 "
-            "...`. Draw its outline, or train the boxes of this dataset with task=detect"
+            "...`. Draw its outline, or give boxes_without_masks=True, or task=detect"
         ]
     return read_row(fields, nc)
 

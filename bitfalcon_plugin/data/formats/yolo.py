@@ -17,7 +17,7 @@ import torch
 
 from ...ops.boxes import xyxy_from_xywh
 from ...ops.instances import Instances
-from ...ops.polygons import Polygons
+from ...ops.polygons import Polygons, clip
 from .keypoint_rows import REPAIR, Shape, count_visible_keypoints, has_keypoints
 
 INT64 = 2**63 - 1  # larger class indices, where any index is taken, are held here
@@ -65,8 +65,9 @@ def swap_folder(folder: Path, old: str, new: str) -> Path:
 def read_row(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) -> Label | list[str]:
     """Read one row of a detection label, a box or a polygon; or say everything that is wrong with it.
 
-    nc: the number of classes, or None to take any class index. A polygon's box is its hull. kpt_shape: of a dataset of
-    poses; of a row with so many keypoints the box is read.
+    nc: the number of classes, or None to take any class index. A polygon's box is its hull. A polygon that reaches
+    outside the image is cut, and a label says so if more than rounding explains. kpt_shape: of a dataset of poses; of a
+    row with so many keypoints the box is read.
     """
     if kpt_shape and has_keypoints(fields, kpt_shape):
         fields = fields[:5]
@@ -75,10 +76,13 @@ def read_row(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) 
     cls, *values = (float(field) for field in fields)
     if len(values) == 4:
         return Label(int(cls), tuple(values))
-    left, right = _clip_side(min(values[0::2]), max(values[0::2]))
-    top, bottom = _clip_side(min(values[1::2]), max(values[1::2]))
-    box = ((left + right) / 2, (top + bottom) / 2, right - left, bottom - top)
-    return Label(int(cls), box, tuple(min(max(value, 0.0), 1.0) for value in values))
+    beyond, note = max(-min(values), max(values) - 1), ""
+    if beyond > TOLERANCE:
+        points = Polygons(torch.tensor(values, dtype=torch.float64).view(-1, 2), torch.tensor([len(values) // 2]))
+        values = clip(points, (1, 1)).points.flatten().tolist()
+        note = f"the outline reaches {beyond:.3f} of a side beyond the image, cut"
+    polygon = tuple(min(max(value, 0.0), 1.0) for value in values)
+    return Label(int(cls), _hull(polygon or (0.0, 0.0)), polygon, note=note)
 
 
 RowReader = Callable[..., "Label | list[str]"]  # (fields, nc), and kpt_shape= where the dataset has it; see read_row
@@ -120,10 +124,7 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
             problems += [f"{where}: {problem}" for problem in label]
             continue
         box, repair = _clip(*label.box)
-        if repair:
-            notes.append(f"{where}: {repair}")
-        if label.note:
-            notes.append(f"{where}: {label.note}")
+        notes += [f"{where}: {note}" for note in (label.note, repair) if note]
         key = label.cls, box, label.polygon, label.keypoints
         if key in labels:
             notes.append(f"{where}: the same row as line {labels[key][0]}, left out")
@@ -169,6 +170,8 @@ def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
     if problem := class_problem(fields[0], values[0], nc):
         yield problem
     names = ("cx", "cy", "w", "h") if count == 5 else [f"{'xy'[at % 2]}{at // 2 + 1}" for at in range(count - 1)]
+    if count > 5 and all(-TOLERANCE <= value <= 1 + TOLERANCE for value in _hull(values[1:])):
+        return  # a box with this centre and this size is taken too
     for name, field, value in zip(names, fields[1:], values[1:]):
         if problem := share_problem(name, field, value):
             yield problem
@@ -217,9 +220,15 @@ def _clip(cx: float, cy: float, w: float, h: float) -> tuple[tuple[float, float,
         top, bottom = _clip_side(top, bottom)
         cx, cy, w, h = (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
     if w <= 0 or h <= 0:
-        return None, "a box without area, left out"
+        return None, "a box or an outline without area, left out"
     repair = f"the box reaches {beyond:.3f} of a side beyond the image, clipped" if beyond > TOLERANCE else ""
     return (cx, cy, w, h), repair
+
+
+def _hull(polygon: Sequence[float]) -> tuple[float, float, float, float]:
+    """The box (cx, cy, w, h) of a polygon (x1, y1, x2, y2, ...)."""
+    (left, right), (top, bottom) = ((min(values), max(values)) for values in (polygon[0::2], polygon[1::2]))
+    return (left + right) / 2, (top + bottom) / 2, right - left, bottom - top
 
 
 def _clip_side(low: float, high: float) -> tuple[float, float]:
