@@ -26,6 +26,7 @@ from .formats.yolo import LabelFile, RowReader, label_path, read_labels, read_ro
 from .images import UnreadableImage, check_sides, image_size
 
 THREADS = 8  # mostly waiting for the disk
+CHUNK = 32  # images that a thread scans before it takes more
 MIN_IMAGES = 1000  # fewer are scanned in a second or two and not cached
 VERSION = 4  # of the cached content; to be raised when a scan gives another result for the same files
 SETTLED = 2 * 10**9  # ns: a file that changed more lately may change again with the same modification time
@@ -71,8 +72,9 @@ def scan_images(paths: Sequence[Path], nc: int | None, read: RowReader | None = 
             image = scan_image(path, nc, read)
         return stamp, image
 
+    chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
     with ThreadPoolExecutor(THREADS) as pool:
-        entries = list(pool.map(scan, paths))
+        entries = [entry for part in pool.map(lambda chunk: list(map(scan, chunk)), chunks) for entry in part]
     if file and any(cached.get(str(image.path), (None, None))[1] is not image for _, image in entries):
         latest = started - SETTLED
         _save(file, [(stamp, image) for stamp, image in entries
@@ -148,11 +150,11 @@ def _load(file: Path) -> dict[str, tuple[Stamp, ScannedImage]]:
         content = torch.load(file, map_location="cpu", weights_only=True)
         if content.pop("digest") != _digest(content):
             return {}
-        counts = content["counts"].clamp(min=0).tolist()
+        counts = content["counts"][content["counts"] >= 0].tolist()  # of images with a label file
         lengths = content["lengths"].split(counts)
         points = content["points"].split([int(length.sum()) for length in lengths])
         columns = (content[name].split(counts) for name in ("boxes", "classes", "keypoints"))
-        labels = [
+        labels = iter(
             Instances(
                 boxes,
                 classes,
@@ -160,12 +162,12 @@ def _load(file: Path) -> dict[str, tuple[Stamp, ScannedImage]]:
                 keypoints=keypoints if keypoints.numel() else None,
             )
             for boxes, classes, keypoints, point, length in zip(*columns, points, lengths, strict=True)
-        ]
+        )
         cached = {}
         columns = (content[name].tolist() for name in ("stamps", "sizes", "counts"))
         for index, (name, stamp, size, count) in enumerate(zip(content["images"], *columns, strict=True)):
             notes = tuple(content["notes"].get(index, ()))
-            label_file = NO_LABELS if count < 0 else LabelFile(labels[index], (), notes)
+            label_file = NO_LABELS if count < 0 else LabelFile(next(labels), (), notes)
             usable_size = None if size[0] < 0 else tuple(size)
             cached[name] = tuple(stamp), ScannedImage(Path(name), usable_size, label_file, notes)
         return cached

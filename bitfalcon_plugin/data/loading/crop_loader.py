@@ -131,9 +131,8 @@ class CropTrainLoader:
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch, "order"))
         order = torch.randperm(len(self.samples), generator=generator).tolist()
         chunks = [share(chunk, self.rank, self.world) for chunk in cut(order, self.batch)[start:]]
-        self._order.chunks = [
-            [Drawn(i, recipe, seed_of(self.seed, epoch, "image", i)) for i in chunk] for chunk in chunks
-        ]
+        self._order.chunks = chunks
+        self._order.item = lambda index: Drawn(index, recipe, seed_of(self.seed, epoch, "image", index))
         for chunk, (pixels, problems) in zip(chunks, read(self._loader)):
             raise_problems("The training images changed during the run:", problems)
             images = pixels.to(self.device, non_blocking=True).float() / 255

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,13 +23,19 @@ Size = tuple[int, int]  # (h, w) pixels
 
 
 class Order:
-    """A batch sampler: the lists of indices that a DataLoader reads next. `chunks` is replaced between passes."""
+    """A batch sampler: the lists of indices that a DataLoader reads next. `chunks` is replaced between passes.
+
+    item: index -> what a dataset is asked for; None: the index itself.
+    """
 
     def __init__(self) -> None:
         self.chunks: Sequence[list[int]] = []
+        self.item: Callable[[int], object] | None = None
 
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self.chunks)
+    def __iter__(self) -> Iterator[list]:
+        if self.item is None:
+            return iter(self.chunks)
+        return ([self.item(index) for index in chunk] for chunk in self.chunks)
 
     def __len__(self) -> int:
         return len(self.chunks)
