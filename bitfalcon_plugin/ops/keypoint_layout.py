@@ -53,6 +53,13 @@ class KeypointLayout:
             return self.given
         return COCO_SIGMAS if self.shape == COCO_SHAPE else (1 / self.count,) * self.count
 
+    @property
+    def limbs(self) -> tuple[Limb, ...]:
+        """The pairs of points that pictures join by a line: those of the skeleton, or of COCO for seventeen points."""
+        if self.skeleton is not None:
+            return self.skeleton
+        return COCO_LIMBS if self.count == COCO_SHAPE[0] else ()
+
     def name(self, index: int, cls: int | None = None) -> str:
         """The name of a point: of a class, or of the first class that has names; else its index as text."""
         names = self.names.get(cls) if cls is not None else next(iter(self.names.values()), None)

@@ -75,10 +75,11 @@ def draw_keypoints(
     line_width: float | None = None,
     lines: bool = True,
     colour: tuple[int, int, int] | None = None,
+    least: float = SEEN,
 ) -> Image.Image:
     """Return an RGB picture with the keypoints of objects as dots, and limbs between them as lines; the first on top.
 
-    objects: for each object its points (x, y[, confidence]) in px. Points with a confidence below SEEN are left out;
+    objects: for each object its points (x, y[, confidence]) in px. Points with a confidence below `least` are left out;
     of those without confidence the point (0, 0), which stands for a missing one. limbs: pairs of indices from 0; both
     ends must be seen. radius: of dots, px, by default 5, less on small pictures and more on large ones. line_width: px
     of boxes and of limbs. lines: draw limbs. colour: RGB of all, by default a colour for each point, in
@@ -89,7 +90,7 @@ def draw_keypoints(
     radius = _radius_for(picture.size) if radius is None else radius
     width = line_width_of(picture.size, line_width)
     for points in reversed(objects):
-        seen = {index: (point[0], point[1]) for index, point in enumerate(points) if _is_seen(point)}
+        seen = {index: (point[0], point[1]) for index, point in enumerate(points) if _is_seen(point, least)}
         for first, second in limbs if lines else ():
             if first in seen and second in seen:
                 draw.line([seen[first], seen[second]], fill=colour or colour_of(second), width=width)
@@ -98,10 +99,10 @@ def draw_keypoints(
     return picture
 
 
-def _is_seen(point: Sequence[float]) -> bool:
+def _is_seen(point: Sequence[float], least: float) -> bool:
     if not all(map(math.isfinite, point)) or max(abs(point[0]), abs(point[1])) > 1e6:
         return False
-    return point[2] >= SEEN if len(point) > 2 else bool(point[0] or point[1])
+    return point[2] >= least if len(point) > 2 else bool(point[0] or point[1])
 
 
 def _radius_for(page: tuple[int, int]) -> int:

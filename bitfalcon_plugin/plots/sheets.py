@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from .colours import GREY, row_colours
 from .drawing import draw_boxes
 from .fonts import writable
-from .overlays import draw_masks
+from .overlays import draw_keypoints, draw_masks
 
 
 def batch_sheet(
@@ -22,6 +22,8 @@ def batch_sheet(
     conf: bool = True,
     captions: Sequence[str] = (),
     masks: Sequence[np.ndarray | None] = (),
+    keypoints: Sequence[np.ndarray | None] = (),
+    limbs: Sequence[tuple[int, int]] = (),
     max_images: int = 16,
     max_side: int = 1920,
     min_side: int = 320,
@@ -30,8 +32,9 @@ def batch_sheet(
 
     images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image.
     captions: a line for each image, in its lower left corner. masks: for each image the masks (n, H, W) bool of its
-    rows, or None. max_images: further ones are left out. max_side: of the
-    sheet, px. min_side: a smaller image is enlarged until its longer side has so many px, so that text can be read.
+    rows, or None. keypoints: for each image those of its rows, (n, K, 2 or 3) in pixels of the image, or None. limbs:
+    pairs of keypoints that a line joins. max_images: further ones are left out. max_side: of the sheet, px. min_side: a
+    smaller image is enlarged until its longer side has so many px, so that text can be read.
     """
     images = images[:max_images]
     count, (height, width) = max(len(images), 1), images.shape[2:]
@@ -48,6 +51,10 @@ def batch_sheet(
             picture = draw_masks(picture, masks[index], row_colours(rows[index], None), (0, 0, width, height))
         scaled = [(*(side * scale for side in row[:4]), *row[4:6]) for row in rows[index]]
         picture = draw_boxes(picture, scaled, names, conf=conf, line_width=2, font_size=text_size)
+        if index < len(keypoints) and keypoints[index] is not None:
+            points = np.array(keypoints[index], dtype=float)
+            points[..., :2] *= scale
+            picture = draw_keypoints(picture, points.tolist(), limbs)
         if index < len(captions):
             _caption(picture, captions[index])
         ImageDraw.Draw(picture).rectangle((0, 0, cell[0] - 1, cell[1] - 1), outline="white")

@@ -48,10 +48,12 @@ class CocoJson:
         cls: float,
         file_name: str | None = None,
         mask: Mapping[str, object] | None = None,
+        keypoints: Sequence[Sequence[float]] | None = None,
     ) -> None:
         """Write a detection. xywh: left, top, width, height in pixels of the original image. file_name: the image's.
 
-        mask: {"size": [h, w], "counts": bytes} as pycocotools encodes it, in the size of the original image.
+        mask: {"size": [h, w], "counts": bytes} as pycocotools encodes it, in the size of the original image. keypoints:
+        x, y in pixels of the original image and the confidence, 1 where there is none.
         """
         record = {
             "image_id": image_id,
@@ -62,6 +64,9 @@ class CocoJson:
         }
         if mask is not None:
             record["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
+        if keypoints is not None:
+            triples = (value for x, y, *conf in keypoints for value in (x, y, *(conf or [1.0])))
+            record["keypoints"] = [round(value, 3) for value in triples]
         self._file.write(self._separator + json.dumps(record, ensure_ascii=False))
         self._separator = ",\n"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ops.keypoint_layout import COCO_LIMBS
+from ..ops.keypoint_layout import KeypointLayout
 from .parts import Array, Part
 
 
@@ -31,7 +31,7 @@ class Keypoints(Part):
     def limbs(self) -> list[tuple[int, int]]:
         """The pairs of indices from 0 that are joined by a line: of `skeleton`, or of COCO. Raises ValueError."""
         count = self.data.shape[1]
-        pairs = (COCO_LIMBS if count == 17 else ()) if self.skeleton is None else self.skeleton
+        pairs = KeypointLayout(count, 2).limbs if self.skeleton is None else self.skeleton
         limbs = [(int(first), int(second)) for first, second in pairs]
         if wrong := [limb for limb in limbs if not all(0 <= index < count for index in limb)]:
             raise ValueError(f"skeleton={wrong}: expected pairs of 0 to {count - 1}, the indices of {count} points")

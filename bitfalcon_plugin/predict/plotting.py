@@ -18,7 +18,7 @@ from ..config.errors import UserError
 from ..ops.letterbox import letterbox_fit
 from ..plots.colours import colour_of, row_colours
 from ..plots.drawing import draw_boxes, picture_of
-from ..plots.overlays import draw_keypoints, draw_masks, draw_text_lines
+from ..plots.overlays import SEEN, draw_keypoints, draw_masks, draw_text_lines
 from .image_parts import ImageParts
 from .parts import as_numpy
 
@@ -32,10 +32,10 @@ class PlotOptions:
 
     labels, boxes, masks, probs: draw the class names, the boxes with their labels, the masks, the text of the
     probabilities. kpt_radius: px of the dots of keypoints, by default by the size of the picture. kpt_line: draw limbs.
-    show: also show the picture. save: also write the picture, to filename. color_mode: a colour for each 'class', or
-    for each 'instance', that is for each track where there are tracks; None: by track where there are tracks, else by
-    class. txt_color, kpt_color: BGR, 0 to 255, of the text, by default the one that can be read best, and of all
-    keypoints, by default a colour for each.
+    kpt_conf: keypoints with a lower confidence are not drawn. show: also show the picture. save: also write the
+    picture, to filename. color_mode: a colour for each 'class', or for each 'instance', that is for each track where
+    there are tracks; None: by track where there are tracks, else by class. txt_color, kpt_color: BGR, 0 to 255, of the
+    text, by default the one that can be read best, and of all keypoints, by default a colour for each.
     """
 
     labels: bool = True
@@ -48,6 +48,7 @@ class PlotOptions:
     color_mode: str | None = None
     kpt_radius: float | None = None
     kpt_line: bool = True
+    kpt_conf: float = SEEN
     txt_color: Sequence[int] | None = None
     kpt_color: Sequence[int] | None = None
 
@@ -93,6 +94,7 @@ def draw_result(
     if result.keypoints:
         colour = None if plot.kpt_color is None else tuple(plot.kpt_color[2::-1])
         dots = {"radius": plot.kpt_radius, "lines": plot.kpt_line, "colour": colour, "line_width": style.line_width}
+        dots["least"] = plot.kpt_conf
         picture = draw_keypoints(picture, result.keypoints.data.tolist(), result.keypoints.limbs, **dots)
     if rows and plot.boxes:
         looks = {"labels": plot.labels, "conf": bool(style.conf), "instance": instance, "text_colour": text_colour}

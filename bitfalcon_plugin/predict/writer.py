@@ -45,8 +45,10 @@ def write_files(
         ids = image_ids(paths)
         with CocoJson(folder / "predictions.json", coco) as file:
             masks = [None] * len(detections) if detections.encoded_masks is None else detections.encoded_masks.codes
-            for (image, *xywh, score, cls), mask in zip(coco_rows(detections).tolist(), masks):
-                file.add(ids[int(image)], xywh, score, cls, mask=mask)
+            points = [None] * len(detections) if detections.keypoints is None else detections.keypoints.tolist()
+            rows = zip(coco_rows(detections).tolist(), masks, points)
+            for (image, *xywh, score, cls), mask, keypoints in rows:
+                file.add(ids[int(image)], xywh, score, cls, mask=mask, keypoints=keypoints)
         categories = "as in COCO's annotations" if coco else "is the class + 1"
         print(f"predictions.json: {len(detections)} detections, category_id {categories}")
     if settings.save_txt:
@@ -64,7 +66,8 @@ def _write_labels(
         if not len(part):
             continue
         masks = None if part.encoded_masks is None else part.encoded_masks.decode()
-        result = Results(None, sample.image, {}, part.rows(), masks=masks, orig_shape=sample.size)
+        parts = {"masks": masks, "keypoints": part.keypoints}
+        result = Results(None, sample.image, {}, part.rows(), **parts, orig_shape=sample.size)
         if lines := label_lines(result, scores):
             write_text(folder / f"{stem}.txt", "".join(lines))
 
@@ -83,6 +86,7 @@ class Writer:
             "labels": settings.show_labels,
             "boxes": settings.show_boxes,
             "line_width": settings.line_width,
+            "kpt_conf": settings.kpt_conf,
         }
         paths = [_path(item, index) for index, item in enumerate(predictor.source)]
         self._stems = file_stems(paths)
@@ -178,9 +182,10 @@ class Writer:
         image = self._ids[self._source_number - 1]
         image_id = f"{image}{frame}" if frame else image
         masks = [None] * len(result) if result.masks is None else result.masks.rle
-        rows = zip(result.boxes.data.tolist(), masks)
-        for (x1, y1, x2, y2, *_, score, cls), mask in rows:  # a track has an id before its score
-            self._coco_json.add(image_id, (x1, y1, x2 - x1, y2 - y1), score, cls, Path(result.path).name, mask)
+        points = [None] * len(result) if result.keypoints is None else result.keypoints.data.tolist()
+        rows, name = zip(result.boxes.data.tolist(), masks, points), Path(result.path).name
+        for (x1, y1, x2, y2, *_, score, cls), mask, keypoints in rows:  # a track has an id before its score
+            self._coco_json.add(image_id, (x1, y1, x2 - x1, y2 - y1), score, cls, name, mask, keypoints)
 
     def _end_video(self) -> None:
         self._video.close()

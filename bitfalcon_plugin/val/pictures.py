@@ -57,12 +57,14 @@ class Pictures:
         has_board = plots if board is None else board
         self.scalars = scalars(self.folder) if has_board else _no_scalars  # takes an epoch's record of results.csv
         self._closed, self._noted = 0, False
+        self._limbs: Sequence[tuple[int, int]] = ()  # of keypoints, as the samples say
 
     def labels(self, samples: Sequence[Sample]) -> None:
         """Draw labels.jpg: how many of each class, where and how large."""
+        self._limbs = _limbs_of(samples)
 
         def draw() -> None:
-            labels = Instances.cat([replace(sample.labels, polygons=None) for sample in samples])
+            labels = Instances.cat([replace(sample.labels, polygons=None, keypoints=None) for sample in samples])
             classes, boxes = labels.classes.numpy(), xywh_from_xyxy(labels.boxes).numpy()
             draw_labels(self.folder / "labels.jpg", classes, boxes, [self.names[index] for index in sorted(self.names)])
 
@@ -84,7 +86,8 @@ class Pictures:
             labels = batch.labels.to("cpu")
             parts = [labels.only(labels.image == image) for image in range(len(images))]
             rows, masks = [_label_rows(part) for part in parts], [_outlined(part, images.shape[2:]) for part in parts]
-            self._write(name, batch_sheet(images, rows, self.names, conf=False, masks=masks))
+            points = {"keypoints": [_points(part) for part in parts], "limbs": self._limbs}
+            self._write(name, batch_sheet(images, rows, self.names, conf=False, masks=masks, **points))
 
         self._try(name, draw)
 
@@ -94,6 +97,8 @@ class Pictures:
         The files are val_batch<number>_labels.jpg and val_batch<number>_pred.jpg. fits: how each sample lies on the
         network input (ValLoader.fits). None without plots.
         """
+
+        self._limbs = _limbs_of(samples)
 
         def watch(number: int, images: Tensor, indices: Sequence[int], detections: list[Instances], planes) -> None:
             if number < BATCHES:
@@ -118,7 +123,8 @@ class Pictures:
         pixels, captions = images.cpu().numpy(), [sample.image.name for sample, _ in labels]
         size, truths = tuple(images.shape[2:]), [sample.pixel_labels().to_canvas(fit) for sample, fit in labels]
         rows, masks = [_label_rows(truth) for truth in truths], [_outlined(truth, size) for truth in truths]
-        sheet = batch_sheet(pixels, rows, self.names, conf=False, captions=captions, masks=masks)
+        points = {"keypoints": [_points(truth) for truth in truths], "limbs": self._limbs}
+        sheet = batch_sheet(pixels, rows, self.names, conf=False, captions=captions, masks=masks, **points)
         self._write(f"val_batch{number}_labels.jpg", sheet)
         drawn = [each.only(each.scores > MIN_SCORE) for each in detections]
         masks = [
@@ -126,7 +132,8 @@ class Pictures:
             for each, plane in zip(drawn, planes)
         ]
         rows = [each.rows().tolist() for each in drawn]
-        sheet = batch_sheet(pixels, rows, self.names, captions=captions, masks=masks)
+        points = {"keypoints": [_points(each) for each in drawn], "limbs": self._limbs}
+        sheet = batch_sheet(pixels, rows, self.names, captions=captions, masks=masks, **points)
         self._write(f"val_batch{number}_pred.jpg", sheet)
 
     def finish(self, metrics: TaskMetrics | None) -> None:
@@ -169,6 +176,16 @@ class Pictures:
 def _label_rows(labels: Instances) -> list[list[float]]:
     """Return rows x1, y1, x2, y2, score 1, class of labels in pixels of the picture."""
     return Instances(labels.boxes.float(), labels.classes, torch.ones(len(labels))).rows().tolist()
+
+
+def _points(instances: Instances) -> np.ndarray | None:
+    """Return keypoints (n, K, 2 or 3) in pixels of the picture, of labels or of detections; None without keypoints."""
+    return None if instances.keypoints is None else instances.keypoints.float().cpu().numpy()
+
+
+def _limbs_of(samples: Sequence[Sample]) -> Sequence[tuple[int, int]]:
+    layout = samples[0].layout if samples else None
+    return () if layout is None else layout.limbs
 
 
 def _outlined(labels: Instances, size: tuple[int, int]) -> np.ndarray | None:

@@ -316,6 +316,15 @@ def test_boxes_shrink_with_their_image():
     assert xs.min() == 400 + 50 and xs.max() == 400 + 150 and ys.max() == 200 and (xs >= 400).all()
 
 
+def test_keypoints_move_with_their_image():
+    points = np.array([[[200.0, 400, 2], [600, 400, 1], [700, 700, 0]]])
+    pictures = np.full((2, 3, 800, 800), 255, np.uint8)
+    sheet = np.asarray(batch_sheet(pictures, [[], []], {}, keypoints=[None, points], limbs=[(0, 1)], max_side=800))
+    assert [tuple(sheet[200, 400 + x]) for x in (100, 300)] == [rgb(PALETTE[0]), rgb(PALETTE[1])]
+    assert tuple(sheet[200, 600]) == rgb(PALETTE[1]) and (sheet[350, 750] == 255).all()
+    assert (sheet[2:398, 2:398] == 255).all()
+
+
 def test_captions_and_a_batch_of_none():
     plain, named = (
         np.asarray(batch_sheet(images_of(1, 100, 200), [[]], NAMES, captions=captions, min_side=0))

@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
+from bitfalcon_plugin.ops.keypoint_layout import COCO_LIMBS
 from bitfalcon_plugin.ops.letterbox import letterbox_fit
 from bitfalcon_plugin.plots.colours import PALETTE, rgb
 from bitfalcon_plugin.plots.overlays import draw_keypoints, draw_masks, draw_text_lines
-from bitfalcon_plugin.predict.keypoints import COCO_LIMBS, Keypoints
+from bitfalcon_plugin.predict.keypoints import Keypoints
 from bitfalcon_plugin.predict.results import Results
 
 WHITE = (255, 255, 255)
@@ -68,6 +69,8 @@ def test_points_are_drawn_where_they_are_seen():
     assert drawn.getpixel((40, 40)) == rgb(PALETTE[2])
     plain = draw_keypoints(Image.fromarray(white()), [points], limbs, radius=3, lines=False, colour=(1, 2, 3))
     assert plain.getpixel((40, 40)) == WHITE and plain.getpixel((60, 60)) == (1, 2, 3)
+    every = draw_keypoints(Image.fromarray(white()), [points], limbs, radius=3, least=0.1)
+    assert every.getpixel((60, 20)) == rgb(PALETTE[1]) == every.getpixel((40, 20))
     two = draw_keypoints(Image.fromarray(white()), [[[0.0, 0], [50, 40]]], [(0, 1)], radius=3)
     assert two.getpixel((0, 0)) == WHITE == two.getpixel((25, 20)) and two.getpixel((50, 40)) == rgb(PALETTE[1])
 
@@ -88,6 +91,14 @@ def test_people_have_limbs_and_other_objects_those_of_their_skeleton():
         result = Results(white(100, 100), "a", NAMES, keypoints=keypoints)
         assert np.array_equal(result.plot(), result.plot(kpt_line=False)) != has_limbs
     assert len(COCO_LIMBS) == 19 and {index for limb in COCO_LIMBS for index in limb} == set(range(17))
+
+
+def test_the_least_confidence_of_drawn_keypoints_is_an_option():
+    result = Results(white(), "a", NAMES, keypoints=torch.tensor([[[20.0, 20, 0.9], [60, 40, 0.2]]]))
+    drawn = [(result.plot(kpt_conf=conf, kpt_radius=3) != 255).any(2) for conf in (0.95, 0.25, 0.0)]
+    assert [bool(picture[20, 20]) for picture in drawn] == [False, True, True]
+    assert [bool(picture[40, 60]) for picture in drawn] == [False, False, True]
+    assert np.array_equal(result.plot(), result.plot(kpt_conf=0.25))
 
 
 def test_text_stands_on_a_ground_that_shines_through():

@@ -13,8 +13,9 @@ import pytest
 import torch
 from pycocotools import mask as coco_mask
 
+from bitfalcon_plugin.ops.keypoint_layout import COCO_LIMBS
 from bitfalcon_plugin.predict.detections import OBB, Boxes
-from bitfalcon_plugin.predict.keypoints import COCO_LIMBS, Keypoints
+from bitfalcon_plugin.predict.keypoints import Keypoints
 from bitfalcon_plugin.predict.masks import Masks
 from bitfalcon_plugin.predict.probs import Probs
 from bitfalcon_plugin.predict.results import Results
