@@ -35,6 +35,15 @@ class Fit:
         h, w = self.original
         return torch.minimum(((boxes - shift) / gain).clamp(min=0), boxes.new_tensor([w, h, w, h]))
 
+    def rotated_to_original(self, boxes: Tensor) -> Tensor:
+        """(n, 5) xywhr pixels of the canvas -> pixels of the original image, not clipped.
+
+        Widths and heights are divided by the ratios of x and y, whatever the angle, which stays.
+        """
+        upright, gain, shift = self._map(boxes[:, :4])
+        centre = (upright[:, :2] - shift[:2]) / gain[:2]
+        return torch.cat((centre, upright[:, 2:] / gain[2:], boxes[:, 4:].to(centre)), 1)
+
     def to_canvas(self, boxes: Tensor) -> Tensor:
         """(n, 4) xyxy pixels of the original image -> pixels of the canvas, not clipped."""
         boxes, gain, shift = self._map(boxes)

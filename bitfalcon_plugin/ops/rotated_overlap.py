@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .boxes import box_iou
+from .instances import Instances
 from .rotated import corners_of
 
 EPS = 1e-7
@@ -61,6 +63,14 @@ def probiou(a: Tensor, b: Tensor, floor: float = 0.0, eps: float = EPS) -> Tenso
 def probiou_matrix(a: Tensor, b: Tensor, eps: float = EPS) -> Tensor:
     """Return ProbIoU (n, m) of oriented boxes (n, 5) and (m, 5), PAIRS_AT_ONCE at a time."""
     return _matrix(lambda one, other: gaussian_overlap(one, other, eps), gaussians_of(a), gaussians_of(b))
+
+
+def overlap_of(a: Instances, b: Instances, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Return how much objects overlap, (n, m): ProbIoU of oriented ones, otherwise the IoU of the boxes."""
+    first, second = a.oriented, b.oriented
+    if first is None or second is None:
+        return box_iou(a.boxes.to(dtype), b.boxes.to(dtype))
+    return probiou_matrix(first.to(dtype), second.to(dtype))
 
 
 def rotated_iou(a: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import contextlib
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -33,9 +33,9 @@ def coco_metrics(
     names: class index -> name. conf: the confusion matrix counts detections with a higher score.
     """
     labels = [sample.pixel_labels() for sample in samples]
-    truth = _coco_truth(samples, labels, names)
-    numbers = _numbers(truth, _coco_results(truth, detections), "bbox", names)
-    return Metrics(**numbers._asdict(), **_counts(labels, detections, names, numbers.lines, conf))
+    truth = coco_truth(samples, labels, names)
+    numbers = numbers_of(COCOeval(truth, coco_results(truth, detections), "bbox"), names)
+    return Metrics(**vars(numbers), **counts_of(labels, detections, names, numbers.lines, conf))
 
 
 def coco_mask_metrics(
@@ -48,18 +48,18 @@ def coco_mask_metrics(
     a mask that lies in it is neither right nor wrong.
     """
     labels = [sample.pixel_labels() for sample in samples]
-    truth = _coco_truth(samples, labels, names)
+    truth = coco_truth(samples, labels, names)
     codes = [code for sample, part in zip(samples, labels) for code in encoded_labels(part, sample.size)]
     for annotation, code in zip(truth.dataset["annotations"], codes, strict=True):
         annotation.update(segmentation=code, area=float(mask.area(code)))
-    results = _coco_results(truth, detections)
-    boxes = _numbers(truth, results, "bbox", names)
+    results = coco_results(truth, detections)
+    boxes = numbers_of(COCOeval(truth, results, "bbox"), names)
     outlined = torch.cat([part.has_polygon for part in labels]).tolist()
     for annotation, is_outlined in zip(truth.dataset["annotations"], outlined, strict=True):
         annotation["iscrowd"] = int(not is_outlined)
-    masks = _numbers(truth, results, "segm", names)
-    counts = _counts(labels, detections, names, boxes.lines, conf)
-    return SegmentMetrics(**boxes._asdict(), **counts, seg=masks.box, mask_stats=masks.stats, mask_lines=masks.lines)
+    masks = numbers_of(COCOeval(truth, results, "segm"), names)
+    counts = counts_of(labels, detections, names, boxes.lines, conf)
+    return SegmentMetrics(**vars(boxes), **counts, seg=masks.box, mask_stats=masks.stats, mask_lines=masks.lines)
 
 
 def encoded_labels(labels: Instances, size: tuple[int, int]) -> list[dict[str, object]]:
@@ -89,7 +89,8 @@ def mask_iou(detections: Instances, labels: Instances, size: tuple[int, int]) ->
     return overlap
 
 
-class _Numbers(NamedTuple):
+@dataclass(frozen=True)
+class Numbers:
     """The numbers of boxes or of masks; see Metrics."""
 
     stats: dict[str, float]
@@ -97,10 +98,9 @@ class _Numbers(NamedTuple):
     lines: Curves
 
 
-def _numbers(truth: COCO, results: COCO, kind: str, names: Mapping[int, str]) -> _Numbers:
-    """Compare the boxes ("bbox") or the masks ("segm") of results with those of the labels."""
+def numbers_of(evaluation: COCOeval, names: Mapping[int, str]) -> Numbers:
+    """Run an evaluation, and return its numbers. AP is that of all areas, at the last number of detections."""
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, results, kind)
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
@@ -109,10 +109,10 @@ def _numbers(truth: COCO, results: COCO, kind: str, names: Mapping[int, str]) ->
     precision_at = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class)
     all_ap = precision_at.mean(1).T[lines.classes]  # (c, IoU)
     stats = dict(zip(STATS, np.where(stats >= 0, stats, np.nan).tolist(), strict=True))
-    return _Numbers(stats, BoxMetrics(precision, recall, all_ap, lines.classes, len(names)), lines)
+    return Numbers(stats, BoxMetrics(precision, recall, all_ap, lines.classes, len(names)), lines)
 
 
-def _counts(
+def counts_of(
     labels: Sequence[Instances], detections: Instances, names: Mapping[int, str], lines: Curves, conf: float
 ) -> dict[str, object]:
     """What Metrics counts: images, labels, classes, and the confusion matrix of the boxes."""
@@ -127,7 +127,7 @@ def _counts(
     }
 
 
-def _coco_truth(samples: Sequence[Sample], labels: Sequence[Instances], names: Mapping[int, str]) -> COCO:
+def coco_truth(samples: Sequence[Sample], labels: Sequence[Instances], names: Mapping[int, str]) -> COCO:
     """The labels, in pixels of the original images, as an object of pycocotools."""
     annotations = []
     for image, truths in enumerate(labels):
@@ -146,7 +146,7 @@ def _coco_truth(samples: Sequence[Sample], labels: Sequence[Instances], names: M
     return truth
 
 
-def _coco_results(truth: COCO, detections: Instances) -> COCO:
+def coco_results(truth: COCO, detections: Instances) -> COCO:
     """The detections as an object of pycocotools, with their masks where they have some.
 
     A detection with a mask has its box too, as in predictions.json: pycocotools then takes the box's area for the size.

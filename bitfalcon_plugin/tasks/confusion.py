@@ -13,8 +13,9 @@ import numpy as np
 import torch
 
 from ..config.tabular import Tabular
-from ..ops.boxes import box_iou, pair_greedily
+from ..ops.boxes import pair_greedily
 from ..ops.instances import Instances
+from ..ops.rotated_overlap import overlap_of
 
 MATRIX_IOU, MATRIX_CONF = 0.45, 0.25
 
@@ -88,13 +89,14 @@ def confusion_matrix(
     """Pair predictions with labels, whatever the classes say, and count the pairs.
 
     labels: of each image. detections: of all images; `image` is the index in `labels`. Both are in the same unit. A
-    pair overlaps by `iou` or more. The pair of an image that overlaps most is taken first, then the next one that
-    shares no partner with it; among equal ones the higher score, then the earlier detection and label.
+    pair overlaps by `iou` or more; oriented boxes are compared by ProbIoU. The pair of an image that overlaps most is
+    taken first, then the next one that shares no partner with it; among equal ones the higher score, then the earlier
+    detection and label.
     """
     background = len(names)
     matrix = np.zeros((background + 1, background + 1), np.int64)
     for truth, predicted in zip(labels, by_image(detections, len(labels), conf), strict=True):
-        overlap = box_iou(predicted.boxes.double(), truth.boxes.double())  # (n, m)
+        overlap = overlap_of(predicted, truth)  # (n, m)
         detection, label = pair_greedily(overlap, iou).numpy().T
         true_classes, classes = truth.classes.numpy(), predicted.classes.numpy()
         true_partners = np.full(len(classes), background)  # the true class of each detection's partner

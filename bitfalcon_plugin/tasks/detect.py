@@ -176,10 +176,15 @@ def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> D
 
 def suppressed_rows(decoded: Decoded, rule: Suppression) -> list[Tensor]:
     """Suppress duplicates: the rows (n, 6+k) of each image, best first, as `non_max_suppression` gives them."""
-    candidates, nc = decoded.candidates, decoded.nc
-    if not rule.multi_label:  # drops nearly all anchors
-        candidates = candidates[:, :, (candidates[:, 4 : 4 + nc].amax(1) > rule.conf).any(0)]
-    return non_max_suppression(candidates, **vars(rule), nc=nc)
+    return non_max_suppression(likely_candidates(decoded, rule), **vars(rule), nc=decoded.nc)
+
+
+def likely_candidates(decoded: Decoded, rule: Suppression) -> Tensor:
+    """The candidates (B, 4+nc+k, A') without most of those that suppression leaves out for their score."""
+    candidates = decoded.candidates
+    if rule.multi_label:
+        return candidates
+    return candidates[:, :, (candidates[:, 4 : 4 + decoded.nc].amax(1) > rule.conf).any(0)]
 
 
 def decode_detections(decoded: Decoded, rule: Suppression) -> list[Instances]:

@@ -20,8 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..ops.boxes import box_iou, pair_greedily
+from ..ops.boxes import pair_greedily
 from ..ops.instances import Instances
+from ..ops.rotated_overlap import overlap_of
 from .metrics import BoxMetrics, Metrics
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
@@ -31,12 +32,12 @@ RECALLS = np.linspace(0, 1, 101)
 def match_by_score(detections: Instances, labels: Instances) -> Tensor:
     """Which detections of one image find a label at each of THRESHOLDS: (n, 10) bool.
 
-    Boxes of both are xyxy in one unit. The detection of the highest score takes the label of its class that it overlaps
-    most, then the next one takes the best of those that are left, and so on.
+    Boxes of both are in one unit; oriented ones are compared by ProbIoU. The detection of the highest score takes the
+    label of its class that it overlaps most, then the next one takes the best of those that are left, and so on.
     """
     hits = torch.zeros(len(detections), len(THRESHOLDS), dtype=torch.bool)
     order = detections.scores.argsort(descending=True, stable=True).cpu()
-    overlap = box_iou(detections.boxes.float(), labels.boxes.float()).cpu()  # (n, m)
+    overlap = overlap_of(detections, labels, torch.float32).cpu()  # (n, m)
     overlap[detections.classes.cpu()[:, None] != labels.classes.cpu()] = -1
     for column, threshold in enumerate(THRESHOLDS.tolist()):
         pairs = pair_greedily(overlap[order], threshold, rows_in_turn=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
@@ -178,6 +179,8 @@ class Metrics(TaskMetrics):
     lines: Curves
     letterbox: BoxMetrics | None = None
 
+    overlap: ClassVar[str] = "IoU"  # what the thresholds of AP are compared with
+
     @property
     def best_conf(self) -> float:
         """The confidence with the best mean F1, at which precision, recall and F1 are given."""
@@ -304,9 +307,10 @@ class Metrics(TaskMetrics):
             for counts, numbers in zip(self.classes, self._numbers(), strict=True):
                 add(counts, numbers)
         if self.classes:
-            where = f"IoU 0.50 and confidence {self.best_conf:.3f}"
+            where = f"{self.overlap} 0.50 and confidence {self.best_conf:.3f}"
             lines.append(f"P, R and F1 at {where}, where the mean F1 of the classes is best")
-        lines.append("COCO (pycocotools): " + "  ".join(f"{name} {self.stats[name]:.3f}" for name in STATS[:6]))
+        by = "" if self.overlap == "IoU" else f" by {self.overlap}"
+        lines.append(f"COCO (pycocotools){by}: " + "  ".join(f"{name} {self.stats[name]:.3f}" for name in STATS[:6]))
         if self.letterbox is not None:
             numbers = f"AP {self.letterbox.map:.3f}  AP50 {self.letterbox.map50:.3f}  AP75 {self.letterbox.map75:.3f}"
             lines.append(f"On the letterboxed input, boxes not cut at the image's edge (not COCO's): {numbers}")

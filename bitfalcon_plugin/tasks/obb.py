@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..ops.boxes import anchor_points
 from ..ops.instances import Instances
-from ..ops.rotated import angles_from_logits, distances_to_rotated, rotated_to_distances
+from ..ops.letterbox import Fit
+from ..ops.nms import Suppression
+from ..ops.rotated import angles_from_logits, corners_of, distances_to_rotated, hulls_of, rotated_to_distances
+from ..ops.rotated_nms import rotated_suppression
 from ..ops.rotated_overlap import probiou
 from .assign import Assignment, assign
-from .detect import class_cross_entropy, focal_loss, mean_distances
+from .detect import Decoded, class_cross_entropy, focal_loss, likely_candidates, mean_distances
+
+if TYPE_CHECKING:  # predicting needs neither
+    from ..data.dataset import Sample
+    from .obb_metrics import ObbMetrics
 
 # loss -> setting that holds its gain
 LOSSES = {"box_loss": "box", "cls_loss": "cls", "dfl_loss": "dfl", "angle_loss": "angle"}
@@ -80,3 +88,29 @@ def _rotated_losses(
     squareness = (-(width / height).log().square() / SQUARENESS).exp()
     error = (2 * (angle - turn)).sin().square().squeeze(-1)  # (N, k)
     return box, dfl, (squareness * error * weight).sum()
+
+
+def decode_oriented(decoded: Decoded, rule: Suppression) -> list[Instances]:
+    """Suppress duplicates by ProbIoU: the oriented detections of each image, best first, in pixels of the input."""
+    images = rotated_suppression(likely_candidates(decoded, rule), **vars(rule), nc=decoded.nc)
+    return [_with_hulls(Instances.from_rows(rows[:, :6]), rows[:, [0, 1, 2, 3, 6]]) for rows in images]
+
+
+def place_oriented(
+    detections: Instances, fit: Fit, prototypes: Tensor | None = None, full_size: bool = False
+) -> Instances:
+    """Move the detections of one image to pixels of the original image. They are not cut at its border."""
+    return _with_hulls(detections, fit.rotated_to_original(detections.xywhr))
+
+
+def _with_hulls(detections: Instances, xywhr: Tensor) -> Instances:
+    return replace(detections, boxes=hulls_of(corners_of(xywhr)), xywhr=xywhr)
+
+
+def evaluate_oriented(
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float
+) -> ObbMetrics:
+    """Compute COCO's numbers by ProbIoU and by the IoU of the rectangles; see detect.evaluate_detections."""
+    from .obb_metrics import oriented_metrics
+
+    return oriented_metrics(samples, detections, names, conf=conf)

@@ -320,8 +320,8 @@ LEANS: dict[str, Lean] = {
     "trackers' _allocate_tracker_id: the next id of a tracker, for objects of the first frame": Lean(
         "_allocate_tracker_id", ("track",), "objects get their ids in the second frame", library_allocates_ids
     ),
-    "COCOeval.evalImgs: matches of each image, by class, area and image": Lean(
-        r"\.evalImgs", ("tasks",), "AttributeError in val", lambda: hasattr(COCOeval(iouType="bbox"), "evalImgs")
+    "COCOeval: evalImgs, matches by class, area and image; _gts and _dts, of which computeIoU gives the overlaps": Lean(
+        r"\.evalImgs|computeIoU|\._[gd]ts", ("tasks",), "val fails", lambda: hasattr(COCOeval(iouType="bbox"), "_gts")
     ),
 }
 

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+import gzip
+import json
 
-from bitfalcon_plugin.ops.letterbox import legal_size, rounding_note
+import pytest
+import torch
+
+from bitfalcon_plugin.ops.letterbox import legal_size, letterbox_fit, rounding_note
+from tests.helpers.paths import RECORDED
+
+MOVED = json.loads(gzip.decompress((RECORDED / "obb.json.gz").read_bytes()))["obb-geometry"]["network_to_image"]
 
 
 @pytest.mark.parametrize(
@@ -15,3 +22,10 @@ def test_sides_are_rounded_up_to_a_multiple(size, legal, using):
     assert legal_size(size, 32) == legal
     text = f"imgsz={size} is no multiple of 32, which this model needs; using {using}." if using else ""
     assert rounding_note(size, 32) == text
+
+
+@pytest.mark.parametrize("case", [case for case in MOVED if case["kind"] == "xywhr"], ids=lambda c: str(c["image_h_w"]))
+def test_oriented_boxes_come_back_to_the_image_as_recorded(case):
+    fit = letterbox_fit(tuple(case["image_h_w"]), tuple(case["network_h_w"]))
+    found = fit.rotated_to_original(torch.tensor(case["in"]))
+    torch.testing.assert_close(found, torch.tensor(case["out"]), rtol=0, atol=1e-3)
