@@ -61,12 +61,14 @@ def crop_recipe_of(settings: Settings, closed: bool) -> CropRecipe:
 
 
 def augment_picture(picture: Image.Image, recipe: CropRecipe, seed: int) -> Tensor:
-    """Return an RGB picture augmented: (3, imgsz, imgsz) uint8, a function of the arguments alone."""
+    """Return an RGB picture augmented: (3, imgsz, imgsz) uint8, a function of the arguments alone.
+
+    The channels are last in memory, as the network takes them.
+    """
     with _seeded(seed):
         for step in steps_of(recipe):
             picture = step(picture)
-        pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()  # (s, s, 3) -> (3, s, s)
-        return eraser_of(recipe)(pixels)
+        return eraser_of(recipe)(torch.from_numpy(np.array(picture)).permute(2, 0, 1))  # (s, s, 3) -> (3, s, s)
 
 
 @cache

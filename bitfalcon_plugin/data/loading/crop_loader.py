@@ -38,9 +38,17 @@ class Drawn(NamedTuple):
 
 
 class Augmented(Dataset):
-    """Images augmented as a `Drawn` says, (3, s, s) uint8. cache: of the decoded images in their own size."""
+    """Images augmented as a `Drawn` says, (3, s, s) uint8. cache: of the decoded images in their own size.
 
-    collate = staticmethod(Letterboxed.collate)
+    A batch is (B, 3, s, s), its channels last in memory, as images are decoded and as the network takes them.
+    """
+
+    @staticmethod
+    def collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
+        """Return images and problems; no images if there are problems."""
+        if problems := [item for item in items if isinstance(item, str)]:
+            return torch.empty(0, dtype=torch.uint8), problems
+        return torch.stack([item.permute(1, 2, 0) for item in items]).permute(0, 3, 1, 2), []
 
     def __init__(self, paths: list[str], sizes: list[Size], cache: TileCache | None = None) -> None:
         self.paths, self.sizes, self.cache = paths, sizes, cache

@@ -59,6 +59,7 @@ def test_an_epoch_holds_every_image_once_with_its_class(samples):
     assert sorted(index for *_, indices in batches for index in indices) == list(range(9))
     for images, labels, indices in batches:
         assert images.shape == (len(indices), 3, 32, 32) and images.dtype == torch.float32 and images.max() <= 1
+        assert images.is_contiguous(memory_format=torch.channels_last)
         assert labels.classes.tolist() == [int(samples[index].labels.classes) for index in indices]
         assert labels.image.tolist() == list(range(len(indices)))
         assert labels.boxes.tolist() == [[0, 0, 32, 32]] * len(indices)
