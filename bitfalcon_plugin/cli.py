@@ -288,8 +288,10 @@ def _convert(settings: Settings) -> object:
 
 def _doctor(settings: Settings) -> object:
     from .data.doctor.report import run_doctor
+    from .tasks import task_named
 
-    return run_doctor(settings)
+    rows = task_named(settings.task).data.rows if "task" in settings.given else None
+    return run_doctor(settings, None if rows is None else rows.chosen(settings))
 
 
 def _selftest(settings: Settings) -> object:

@@ -6,10 +6,9 @@ A task names the form of its data (tasks.Task.data). The other rooms call these 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 from ..config.errors import UserError
 from ..config.settings import Settings
@@ -27,6 +26,18 @@ from .loading.loader import Reading, TrainLoader, ValLoader
 
 
 @dataclass(frozen=True)
+class RowReaders:
+    """Readers of one row of a label file: the usual one, and setting -> the one in its place where that is True."""
+
+    usual: RowReader
+    instead: Mapping[str, RowReader] = field(default_factory=dict)
+
+    def chosen(self, settings: Settings) -> RowReader:
+        """The reader that the settings choose."""
+        return next((read for setting, read in self.instead.items() if getattr(settings, setting)), self.usual)
+
+
+@dataclass(frozen=True)
 class DataFormat:
     """One form of data.
 
@@ -34,7 +45,8 @@ class DataFormat:
     split, Settings, fraction=) -> Scan. describe: Scan -> what it holds, in words. recipe: (Settings, closed) -> the
     augmentations of an epoch, where `closed` is as for Recipe.closed. train_loader: (samples, Reading, Settings,
     multiple) -> the loader of training. val_loader: (samples, Reading, Settings, imgsz=, batch=, multiple=, rect=) ->
-    the loader of validation. ignored: settings that have no effect in a training run.
+    the loader of validation. ignored: settings that have no effect in a training run. rows: the readers of rows of
+    label files, where there are such files.
     """
 
     default: str
@@ -45,22 +57,22 @@ class DataFormat:
     train_loader: Callable[[Sequence[Sample], Reading, Settings, int], TrainLoader | CropTrainLoader]
     val_loader: Callable[..., ValLoader | CropValLoader]
     ignored: Sequence[str] = ()
+    rows: RowReaders | None = None
 
 
-def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] = MappingProxyType({})) -> DataFormat:
-    """Images with a label file each, and a YAML that lists them.
-
-    read: the reader of one row of a label file. instead: setting -> the reader that takes its place where it is True.
-    """
+def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] | None = None) -> DataFormat:
+    """Images with a label file each, and a YAML that lists them. read, instead: as in RowReaders."""
+    rows = RowReaders(read, instead or {})
     return DataFormat(
         default=default,
         load=_load_yaml,
-        scan=partial(_scan_label_files, read, instead),
+        scan=partial(_scan_label_files, rows),
         describe=_describe_label_files,
         recipe=recipe_of,
         train_loader=_train_loader,
         val_loader=_val_loader,
         ignored=("auto_augment", "erasing", "dropout", "letterbox"),
+        rows=rows,
     )
 
 
@@ -91,16 +103,10 @@ def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
 
 
 def _scan_label_files(
-    read: RowReader,
-    instead: Mapping[str, RowReader],
-    data: DataSpec,
-    split: str,
-    settings: Settings,
-    *,
-    fraction: float = 1.0,
+    rows: RowReaders, data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0
 ) -> Scan:
-    read = next((reader for setting, reader in instead.items() if getattr(settings, setting)), read)
-    return scan(data, split, single_cls=settings.single_cls, classes=settings.classes, fraction=fraction, read=read)
+    chosen = {"classes": settings.classes, "fraction": fraction, "read": rows.chosen(settings)}
+    return scan(data, split, single_cls=settings.single_cls, **chosen)
 
 
 def _describe_label_files(result: Scan) -> str:

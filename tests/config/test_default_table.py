@@ -178,6 +178,7 @@ def test_every_setting_is_read_somewhere() -> None:
     read = {"cfg", "task", "debug"}  # read by config/settings.py, config/command_line.py and cli.py under other names
     read |= {setting for task in TASKS.values() for setting in task.losses.values()}  # Task.gains reads these
     read |= {setting for task in TASKS.values() for setting in task.options}
+    read |= {setting for task in TASKS.values() if task.data.rows for setting in task.data.rows.instead}
     for path in (ROOT / "bitfalcon_plugin").rglob("*.py"):
         tree = ast.parse(path.read_text())
         for table_of_names in [node for node in tree.body if isinstance(node, (ast.Assign, ast.AnnAssign))]:

@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
     lay_out(folder, train=24)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        options = {"epochs": 20, "lr0": 0.05, "mosaic": 0.0, "plots": True, "name": "diamonds"}
+        options = {"epochs": 20, "optimizer": "AdamW", "lr0": 0.01, "mosaic": 0.0, "plots": True, "name": "diamonds"}
         result = run_train(settings(**options, project=str(folder / "runs")), None)
     return folder, result
 
@@ -168,6 +168,22 @@ def test_what_is_not_there_is_said(trained, capsys):
     )
     assert "masks are computed at one scale" in capsys.readouterr().err
     assert torch.equal(plain.masks.data, augmented.masks.data)
-    with pytest.raises(UserError, match="task=segment; models for detection can be exported"):
-        model.export(format="onnx")
     assert model.task == "segment"
+
+
+def test_boxes_without_masks_train_boxes_and_are_measured(tmp_path, monkeypatch, capsys):
+    """A dataset in which a third of the labels are boxes trains, where that is asked for; its masks are measured."""
+    monkeypatch.chdir(tmp_path)
+    lay_out(tmp_path)
+    for path in sorted((tmp_path / "data/labels").rglob("*.txt"))[::3]:
+        cls, *values = map(float, path.read_text().split())
+        (x1, x2), (y1, y2) = ((min(part), max(part)) for part in (values[0::2], values[1::2]))
+        path.write_text(f"{cls:.0f} {(x1 + x2) / 2} {(y1 + y2) / 2} {x2 - x1} {y2 - y1}\n")
+    with pytest.raises(UserError, match="boxes_without_masks=True"):
+        run_train(settings(epochs=1), None)
+    result = run_train(settings(epochs=1, boxes_without_masks=True), None)
+    assert "10 boxes, 6 of them outlined" in capsys.readouterr().out
+    assert result.metrics.instances == 4 and 0 <= result.metrics.mask_ap <= 1
+    with open("runs/train/results.csv") as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["train/seg_loss"]) > 0 and float(row["val/seg_loss"]) > 0

@@ -25,6 +25,7 @@ MAX_EMPTY = 0.5  # share of images without a box from which a note becomes a war
 LABEL_PROBLEMS = (
     ("columns look like class, box and", "error", "keypoints", "label rows of a pose dataset, with keypoints"),
     ("cx cy w h` and", "error", "keypoints", "label rows without the keypoints that kpt_shape announces"),
+    ("is a box; a segmentation", "error", "box", "label rows that are boxes, where task=segment needs outlines"),
     ("is outside 0 to", "error", "class", "labels of a class that the dataset does not name"),
     ("outside the image; expected", "error", "outside", "labels with coordinates outside the image"),
     ("", "error", "malformed", "label rows that cannot be read"),
@@ -168,6 +169,13 @@ def _label_files(view: View) -> Iterator[Finding]:
             items_of[next(row for row in table if row[0] in text)].append(text.replace(f"{view.survey.data.root}/", ""))
         for (_, severity, kind, description), items in items_of.items():
             yield Finding(severity, kind, description, tuple(items))
+    mixed = tuple(
+        f"{split}: {view.near(picture.path)}: {picture.polygons} of {len(picture.labels.labels)} labels are outlines"
+        for split, picture in view.pictures()
+        if picture.labels and 0 < picture.polygons < len(picture.labels.labels)
+    )
+    if mixed:
+        yield Finding("note", "boxes and outlines", "images with both; task=segment takes outlines only", mixed)
     if view.survey.orphans:
         orphans = tuple(map(view.near, view.survey.orphans))
         yield Finding("warning", "label without image", "label files without an image", orphans)

@@ -18,6 +18,7 @@ from ...config.files import write_text
 from ...config.notes import print_note
 from ...config.settings import Settings
 from ..formats.class_folders import holds_class_folders
+from ..formats.yolo import RowReader
 from .checks import CHECKS, Finding, View, label_rows
 from .class_folders import CLASS_CHECKS, USUAL_SIDE, row_of_split, survey_class_folders
 from .survey import Picture, Survey, survey
@@ -84,8 +85,11 @@ class Report:
         }
 
 
-def run_doctor(settings: Settings) -> Report:
-    """Examine the dataset `settings.data`, print the report, and write it as JSON to `settings.out` if given."""
+def run_doctor(settings: Settings, read: RowReader | None = None) -> Report:
+    """Examine the dataset `settings.data`, print the report, and write it as JSON to `settings.out` if given.
+
+    read: the reader of one row of a label file, where a task is given.
+    """
     if settings.data is None:
         raise UserError("doctor needs data=: a dataset YAML, for example bitfalcon doctor data=data.yaml .")
     if settings.out and Path(settings.out).is_dir():
@@ -100,7 +104,8 @@ def run_doctor(settings: Settings) -> Report:
         content = survey_class_folders(settings.data, share=share, allow_outside=settings.allow_outside)
         imgsz = imgsz if "imgsz" in settings.given else USUAL_SIDE
     else:
-        content = survey(settings.data, allow_outside=settings.allow_outside, single_cls=settings.single_cls)
+        options = {"allow_outside": settings.allow_outside, "single_cls": settings.single_cls}
+        content = survey(settings.data, **options, read=read)
     report = examine(content, imgsz, single_cls=settings.single_cls)
     print(report.text())
     if settings.out:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -27,7 +27,7 @@ from ..dataset import list_images
 from ..formats.dataset_yaml import DataSpec, read_data
 from ..formats.keypoint_rows import keypoint_rows, polygon_values
 from ..formats.pose_rows import read_pose
-from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row, swap_folder
+from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row, reader_for, swap_folder
 from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
 
 T = TypeVar("T")
@@ -70,15 +70,20 @@ class Survey:
     by_class: bool = False  # class folders: the one label of a picture is the class of its folder
 
 
-def survey(data: str | Path, *, allow_outside: bool = False, single_cls: bool = False) -> Survey:
+def survey(
+    data: str | Path, *, allow_outside: bool = False, single_cls: bool = False, read: RowReader | None = None
+) -> Survey:
     """Read every image and label file of every split; problems are collected, not raised.
+
+    read: the task's reader of one row of a label file; by default one that takes boxes, outlines, and keypoints where
+    the YAML has them.
 
     Raises MissingFileError if the YAML does not exist, UserError if it cannot be parsed.
     """
     spec, problems = read_data(data, allow_outside=allow_outside)
     listings = {split: list_images(spec, split) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
-    read = read_row if spec.kpt_shape is None else partial(read_pose, kpt_shape=spec.kpt_shape)
+    read = reader_for(read or (read_row if spec.kpt_shape is None else read_pose), spec.kpt_shape)
     paths = {split: listing.paths for split, listing in listings.items()}
     splits = examine_each(paths, lambda path: _examine(path, nc, read))
     problems += [f"{split}: {problem}" for split, listing in listings.items() for problem in listing.problems]
