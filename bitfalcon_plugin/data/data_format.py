@@ -19,6 +19,7 @@ from .dataset import Sample, Scan, scan
 from .formats.class_folders import load_class_folders
 from .formats.dataset_yaml import DataSpec, load_data
 from .formats.keypoint_notes import layout_notes
+from .formats.obb_rows import as_rectangles, read_obb
 from .formats.pose_rows import read_pose
 from .formats.yolo import RowReader
 from .loading.crop_loader import CropTrainLoader, CropValLoader
@@ -81,6 +82,11 @@ def keypoint_files(default: str) -> DataFormat:
     return replace(label_files(default, read_pose), load=_load_keypoint_yaml)
 
 
+def rectangle_files(default: str) -> DataFormat:
+    """Images with a label file of oriented boxes each, and a YAML that lists them."""
+    return replace(label_files(default, read_obb), scan=_scan_rectangles)
+
+
 def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
     if not isinstance(settings.split, str):
         raise UserError(
@@ -107,6 +113,13 @@ def _scan_label_files(
 ) -> Scan:
     chosen = {"classes": settings.classes, "fraction": fraction, "read": rows.chosen(settings)}
     return scan(data, split, single_cls=settings.single_cls, **chosen)
+
+
+def _scan_rectangles(data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0) -> Scan:
+    result = _scan_label_files(read_obb, {}, data, split, settings, fraction=fraction)
+    labels = (as_rectangles(sample.labels, sample.size) for sample in result.samples)
+    samples = tuple(replace(sample, labels=each) for sample, each in zip(result.samples, labels, strict=True))
+    return replace(result, samples=samples)
 
 
 def _describe_label_files(result: Scan) -> str:

@@ -1,0 +1,58 @@
+"""Rows of labels of oriented boxes: `class x1 y1 x2 y2 x3 y3 x4 y4`, the corners in any direction.
+
+Any polygon is taken; it stands for the smallest rectangle around it in pixels of the image. Written from
+spec/pose-obb.md 2.4; which rows are taken agrees with recorded verdicts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ...ops.instances import Instances
+from ...ops.polygons import Polygons
+from ...ops.rotated import corners_of, rectangles_of
+from .keypoint_rows import Shape
+from .yolo import Label, read_row, shortened
+
+EXPECTED = "an oriented box is written as its four corners, `class x1 y1 x2 y2 x3 y3 x4 y4`, as shares of the image"
+
+
+def read_obb(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) -> Label | list[str]:
+    """Read one row of a label of an oriented box, or say everything that is wrong with it (see yolo.read_row).
+
+    The hull must lie in the image, but for a hundredth; corners may lie outside, and stay there. kpt_shape: of a
+    dataset of poses, whose rows are refused.
+    """
+    text = shortened(" ".join(fields))
+    if kpt_shape:
+        return [f"{text} is a row of a dataset of poses (kpt_shape: in its YAML); {EXPECTED}"]
+    if len(fields) == 5:
+        return [f"{text} is an upright box; {EXPECTED}. Or train the boxes of this dataset with task=detect"]
+    if len(fields) == 6:
+        return [f"6 columns in {text} look like a centre, a size and an angle; {EXPECTED}"]
+    label = read_row(fields, nc)
+    if isinstance(label, list):
+        return label
+    return Label(label.cls, label.box, tuple(float(field) for field in fields[1:]))
+
+
+def as_rectangles(labels: Instances, size: tuple[int, int]) -> Instances:
+    """Return labels in shares of an image of `size` (h, w), whose polygons stand for rectangles and have four points.
+
+    Polygons of four points stay as they are, unless others stand beside them.
+    """
+    polygons = labels.polygons
+    if polygons is None:
+        return labels
+    if bool((polygons.counts != 4).any()):
+        height, width = size
+        corners = corners_of(rectangles_of(polygons.apply(_double).scaled(width, height)))  # (n, 4, 2)
+        points = (corners / corners.new_tensor([width, height])).flatten(0, 1)
+        polygons = Polygons(points.to(labels.boxes.dtype), torch.full_like(polygons.counts, 4))
+    return replace(labels, polygons=replace(polygons, rectangles=True))
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double() if tensor.is_floating_point() else tensor
