@@ -20,7 +20,8 @@ from ..models.detector import Detector
 from ..ops.letterbox import describe_letterbox, fits_together
 from . import segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
-from .metrics import COLUMNS, MASK_COLUMNS
+from .metrics import COLUMNS
+from .part_metrics import part_columns
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ SEGMENT = Task(
     name="segment",
     heads=frozenset({"Segment"}),
     losses=segment.LOSSES,
-    columns=COLUMNS + MASK_COLUMNS,
+    columns=COLUMNS + part_columns("M"),
     data=label_files("shapes-seg.yaml", segment.read_segment, {"boxes_without_masks": read_row}),
     loss=segment.segmentation_loss,
     decode=segment.decode_segments,

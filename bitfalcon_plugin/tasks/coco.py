@@ -22,7 +22,9 @@ from .coco_rows import coco_rows
 from .confusion import MATRIX_CONF, confusion_matrix
 from .curves import ClassMatches, Curves, gather_curves
 from .mask_metrics import SegmentMetrics
-from .metrics import STATS, BoxMetrics, ClassCounts, Metrics
+from .metrics import IOU_50, IOU_75, STATS, BoxMetrics, ClassCounts, Metrics
+
+LIMITS = (1, 10, 100, 1 << 20)  # detections of a class and image that count; AP takes all of them
 
 
 def coco_metrics(
@@ -89,9 +91,26 @@ def mask_iou(detections: Instances, labels: Instances, size: tuple[int, int]) ->
     return overlap
 
 
+class SizedEvaluation(COCOeval):
+    """COCO's evaluation with the numbers of metrics.STATS for any kind of overlap, and LIMITS as limits."""
+
+    def summarize(self) -> None:
+        """Compute `stats` in the order of metrics.STATS; -1 where there is nothing to measure."""
+        precision, recall = self.eval["precision"], self.eval["recall"]  # (IoU, recall, class, area, limit)
+
+        def mean(values: np.ndarray) -> float:
+            measured = values[values > -1]
+            return float(measured.mean()) if measured.size else -1.0
+
+        whole, last = precision[..., 0, -1], range(1, precision.shape[3])
+        numbers = [whole, whole[IOU_50], whole[IOU_75], *(precision[..., area, -1] for area in last)]
+        numbers += [recall[..., 0, limit] for limit in range(3)] + [recall[..., area, -1] for area in last]
+        self.stats = np.array([mean(values) for values in numbers])
+
+
 @dataclass(frozen=True)
 class Numbers:
-    """The numbers of boxes or of masks; see Metrics."""
+    """The numbers of boxes, masks or keypoints; see Metrics."""
 
     stats: dict[str, float]
     box: BoxMetrics

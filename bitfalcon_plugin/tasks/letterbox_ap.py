@@ -29,15 +29,17 @@ THRESHOLDS = np.linspace(0.5, 0.95, 10)  # IoU
 RECALLS = np.linspace(0, 1, 101)
 
 
-def match_by_score(detections: Instances, labels: Instances) -> Tensor:
+def match_by_score(detections: Instances, labels: Instances, overlap: Tensor | None = None) -> Tensor:
     """Which detections of one image find a label at each of THRESHOLDS: (n, 10) bool.
 
     Boxes of both are in one unit; oriented ones are compared by ProbIoU. The detection of the highest score takes the
     label of its class that it overlaps most, then the next one takes the best of those that are left, and so on.
+    overlap (n, m): in the place of that of the boxes.
     """
     hits = torch.zeros(len(detections), len(THRESHOLDS), dtype=torch.bool)
     order = detections.scores.argsort(descending=True, stable=True).cpu()
-    overlap = overlap_of(detections, labels, torch.float32).cpu()  # (n, m)
+    overlap = overlap_of(detections, labels, torch.float32) if overlap is None else overlap.clone()
+    overlap = overlap.cpu()  # (n, m)
     overlap[detections.classes.cpu()[:, None] != labels.classes.cpu()] = -1
     for column, threshold in enumerate(THRESHOLDS.tolist()):
         pairs = pair_greedily(overlap[order], threshold, rows_in_turn=True)

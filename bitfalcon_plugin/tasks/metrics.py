@@ -29,7 +29,6 @@ STATS = (
 )
 COLUMNS = ("metrics/precision(B)", "metrics/recall(B)", "metrics/mAP50(B)", "metrics/mAP50-95(B)")
 CLASS_COLUMNS = ("metrics/accuracy_top1", "metrics/accuracy_top5")
-MASK_COLUMNS = tuple(column.replace("(B)", "(M)") for column in COLUMNS)
 IOU_50, IOU_75 = 0, 5  # columns of BoxMetrics.all_ap
 
 

@@ -12,17 +12,14 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from ..data.dataset import Sample
 from ..ops.instances import Instances
 from ..ops.rotated_overlap import probiou_matrix, rotated_iou
-from .coco import coco_results, coco_truth, counts_of, numbers_of
+from .coco import LIMITS, SizedEvaluation, coco_results, coco_truth, counts_of, numbers_of
 from .confusion import MATRIX_CONF
-from .metrics import IOU_50, IOU_75, BoxMetrics, Metrics
-
-LIMITS = (1, 10, 100, 1 << 20)  # detections of a class and image that count; AP takes all of them
+from .metrics import BoxMetrics, Metrics
 
 
 @dataclass(eq=False)
@@ -59,7 +56,7 @@ def oriented_metrics(
     return ObbMetrics(**vars(by_probiou), **counts, polygon=by_polygon.box, polygon_stats=by_polygon.stats)
 
 
-class RotatedEvaluation(COCOeval):
+class RotatedEvaluation(SizedEvaluation):
     """COCO's evaluation with another overlap: (detections (n, 5), labels (m, 5)), both xywhr in float64 -> (n, m)."""
 
     def __init__(self, truth: COCO, results: COCO, overlap: Callable[[Tensor, Tensor], Tensor]):
@@ -74,19 +71,6 @@ class RotatedEvaluation(COCOeval):
         found, true = ([each["xywhr"] for each in part] for part in ([detections[i] for i in order], labels))
         found, true = (torch.tensor(part, dtype=torch.float64).view(-1, 5) for part in (found, true))
         return self.overlap(found, true).numpy() if len(found) and len(true) else []
-
-    def summarize(self) -> None:
-        """Compute `stats` in the order of metrics.STATS; -1 where there is nothing to measure."""
-        precision, recall = self.eval["precision"], self.eval["recall"]  # (IoU, recall, class, area, limit)
-
-        def mean(values: np.ndarray) -> float:
-            measured = values[values > -1]
-            return float(measured.mean()) if measured.size else -1.0
-
-        whole, last = precision[..., 0, -1], range(1, precision.shape[3])
-        numbers = [whole, whole[IOU_50], whole[IOU_75], *(precision[..., area, -1] for area in last)]
-        numbers += [recall[..., 0, limit] for limit in range(3)] + [recall[..., area, -1] for area in last]
-        self.stats = np.array([mean(values) for values in numbers])
 
 
 def _add_rectangles(objects: COCO, parts: Sequence[Tensor | None]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,10 @@ from ..ops.letterbox import Fit
 from ..ops.nms import Suppression
 from .assign import Assignment
 from .detect import Decoded, box_losses, suppressed_rows
+
+if TYPE_CHECKING:  # predicting needs neither
+    from ..data.dataset import Sample
+    from .pose_metrics import PoseMetrics
 
 # loss -> setting of its gain
 LOSSES = {"box_loss": "box", "pose_loss": "pose", "kobj_loss": "kobj", "cls_loss": "cls", "dfl_loss": "dfl"}
@@ -72,6 +77,18 @@ def place_poses(
     points = fit.points_to_original(detections.keypoints[..., :2])
     keypoints = torch.cat([points, detections.keypoints[..., 2:]], -1)
     return replace(detections, boxes=fit.to_original(detections.boxes), keypoints=keypoints)
+
+
+def evaluate_poses(
+    samples: Sequence[Sample], detections: Instances, names: Mapping[int, str], *, conf: float
+) -> PoseMetrics:
+    """Compute COCO's numbers of boxes and of keypoints; see detect.evaluate_detections.
+
+    detections: with keypoints in pixels of the original images. The sigmas are those of the samples' layout.
+    """
+    from .pose_metrics import pose_metrics
+
+    return pose_metrics(samples, detections, names, samples[0].layout.sigmas, conf=conf)
 
 
 def _keypoint_losses(
