@@ -28,7 +28,7 @@ def draw_masks(
     """
     picture = picture.copy()
     for plane, colour in zip(planes[::-1], colours[: len(planes)][::-1]):
-        region = _enlarged(plane, content, picture.size)
+        region = mask_region(plane, content, picture.size)
         if region is None:
             continue
         (left, top), inside = region
@@ -39,10 +39,13 @@ def draw_masks(
     return picture
 
 
-def _enlarged(
+def mask_region(
     plane: np.ndarray, content: tuple[int, int, int, int], page: tuple[int, int]
 ) -> tuple[tuple[int, int], np.ndarray] | None:
-    """Return the part of a mask that is not empty, in px of the picture: its left top corner, and (h, w) bool."""
+    """Return the part of a mask that is not empty, in px of a picture: its left top corner, and (h, w) bool.
+
+    plane, content: as for `draw_masks`. page: width and height of the picture. None for an empty mask.
+    """
     plane = np.asarray(plane) > 0
     rows, columns = plane.any(1).nonzero()[0], plane.any(0).nonzero()[0]
     if not len(rows):

@@ -72,10 +72,10 @@ def folder_name(name: str, index: int) -> str:
     return UNSAFE.sub("_", name).strip(". ")[:100] or f"class {index}"
 
 
-def unused_path(folder: Path, stem: str) -> Path:
+def unused_path(folder: Path, stem: str, suffix: str = ".jpg") -> Path:
     """The first of <stem>.jpg, <stem>2.jpg, <stem>3.jpg, ... that is not in the folder."""
-    path, count = folder / f"{stem}.jpg", 1
+    path, count = folder / f"{stem}{suffix}", 1
     while path.exists():
         count += 1
-        path = folder / f"{stem}{count}.jpg"
+        path = folder / f"{stem}{count}{suffix}"
     return path

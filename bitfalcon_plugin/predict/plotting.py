@@ -88,7 +88,7 @@ def draw_result(
     instance = None if plot.color_mode is None else plot.color_mode == "instance"
     if result.masks and plot.masks:
         colours = row_colours(rows, instance) if rows else [colour_of(i) for i in range(len(result.masks))]
-        picture = draw_masks(picture, as_numpy(torch.as_tensor(result.masks.data)), colours, _content(result))
+        picture = draw_masks(picture, as_numpy(torch.as_tensor(result.masks.data)), colours, content_of(result))
     text_colour = None if plot.txt_color is None else tuple(plot.txt_color[2::-1])
     font = {"font_size": style.font_size, "font": style.font}
     if result.keypoints:
@@ -117,7 +117,7 @@ def _rows(result: ImageParts) -> tuple[list[list[float]], list[list[list[float]]
     return rows, boxes.xyxyxyxy.tolist()
 
 
-def _content(result: ImageParts) -> tuple[int, int, int, int]:
+def content_of(result: ImageParts) -> tuple[int, int, int, int]:
     """Return left, top, right and bottom of the image on the planes of the masks, in px of the planes."""
     fit = letterbox_fit(result.orig_shape, result.masks.shape[1:])
     top, left = fit.pad

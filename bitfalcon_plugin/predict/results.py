@@ -98,14 +98,17 @@ class Results(ImageParts, Tabular):
             write_text(path, before + separator + "".join(lines))
         return str(txt_file)
 
-    def save_crop(self, save_dir: str | Path, file_name: str | Path = "im.jpg") -> None:
+    def save_crop(self, save_dir: str | Path, file_name: str | Path = "im.jpg", masked: bool = False) -> None:
         """Write the part of the image at each box, 2 % and 10 px larger, as JPEG: <save_dir>/<class name>/<stem>.jpg.
 
         An oriented box is turned upright, and what lies outside of the image is black. The stem is that of file_name.
         Where the file exists its name is <stem>2.jpg, <stem>3.jpg and so on. Without boxes nothing is written, and a
         note says so where the result has probabilities.
+
+        masked: write PNG of what lies in the mask; the rest is transparent, and grey for programs without transparency.
+        Raises UserError for objects without masks.
         """
-        write_crops(self, Path(save_dir), file_name)
+        write_crops(self, Path(save_dir), file_name, masked)
 
     def columns(self, flat: bool = False) -> Sequence[str]:
         return records.columns(self, flat)

@@ -18,6 +18,7 @@ from ..config.settings import Settings
 from ..ops.instances import Instances
 from ..tasks.coco_rows import coco_rows
 from .coco_json import CocoJson
+from .crops import require_masks
 from .image_names import file_stems, image_ids
 from .pictures import show_picture
 from .pipeline import Predictor
@@ -100,6 +101,8 @@ class Writer:
     def write(self, picture: Picture, result: Results) -> None:
         """Write all that the settings ask for about one picture, and set result.save_dir."""
         settings = self.settings
+        if settings.save_crop == "masked":
+            require_masks(result)  # before anything is written
         if settings.show:
             self._show(picture, result)
         is_drawn = settings.save or (settings.save_frames and picture.frame)
@@ -122,7 +125,7 @@ class Writer:
         if settings.save_txt:
             self._write_labels(result, folder / "labels" / f"{stem}{frame}.txt")
         if settings.save_crop:
-            result.save_crop(folder / "crops", f"{stem}{frame}")
+            result.save_crop(folder / "crops", f"{stem}{frame}", masked=settings.save_crop == "masked")
         if settings.save_json:
             self._write_json(result, folder / "predictions.json", frame)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from pycocotools import mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -150,7 +151,10 @@ def coco_truth(data: Path) -> COCO:
 def test_predict_writes_masks(trained):
     folder, result = trained
     source, options = folder / "data/images/val", {"imgsz": 64, "project": str(folder / "runs"), "name": "p"}
+    options["save_crop"] = "masked"
     results = YOLO(result.best).predict(source, save=True, save_txt=True, save_json=True, verbose=False, **options)
+    crops = list((folder / "runs/p/crops").rglob("*.png"))
+    assert len(crops) == sum(map(len, results)) and Image.open(crops[0]).mode == "RGBA"
     records = json.loads((folder / "runs/p/predictions.json").read_text())
     assert len(records) == sum(map(len, results)) and records[0]["segmentation"]["size"] == [48, 64]
     found = next(each for each in results if len(each))
