@@ -259,6 +259,10 @@ class YOLO(NetworkMethods, EventMethods):
         """
         from .track.run import Tracking
 
+        if not TASKS[self.task].objects:
+            raise UserError(
+                f"track: '{self.source}' is a model for task={self.task}, which finds no objects to follow."
+            )
         path = {"source": str(source)} if isinstance(source, (str, Path)) else {}
         given = settings or parse_keywords("track", {"save": False, **path, "persist": persist, **kwargs})
         self._tracking = self._tracking or Tracking()

@@ -40,8 +40,8 @@ FLAGS = {"-h": "help", "-v": "version"}
 # `--help` and `--debug` are the usual forms; `--cfg my.yaml` is a setting.
 WORDS_WITH_DASHES = {"debug", "json", "markdown", *COMMANDS} - {"cfg"}
 LISTS = ("ints", "size", "parts")  # types of which `--classes 0 2` gives several values
-OTHER_TASKS = ("semantic", "depth", "classify", "pose", "obb")
-TASKS = ("detect", "segment")
+OTHER_TASKS = ("semantic", "depth", "pose", "obb")
+TASKS = ("detect", "segment", "classify")
 WITH_DATA = ("train", "val", "tune", "sizes", "benchmark")  # verbs for which a second YAML is the dataset
 MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_openvino_model", "_openvino_model/")
 
@@ -190,7 +190,7 @@ class _Command:
             self.set_verb(word)
         elif key == "task" and word in OTHER_TASKS:
             self.problems.append(
-                f"task={word}: this package does {' and '.join(TASKS)} for now; give one of these, or no task."
+                f"task={word}: this package knows {', '.join(TASKS)} for now; give one of these, or no task."
             )
         elif key == "task" and word in TASKS:
             self.overrides["task"] = word

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from .default_table import active_settings, keys_with
+from .default_table import keys_with
 from .settings import Settings
 
 MIXING = ("mosaic", "mixup", "cutmix", "copy_paste")  # that mix images; `close_mosaic` and rect end them
 
 
-def unused_settings(settings: Settings, from_checkpoint: bool, ignored: Sequence[str] = ()) -> list[str]:
-    """Return a line for each given key without effect, and one line for all keys of `ignored`.
-
-    from_checkpoint: whether model= is a checkpoint. ignored: settings without effect on the task's data.
-    """
+def unused_settings(settings: Settings, from_checkpoint: bool) -> list[str]:
+    """Return a line for each given key without effect. from_checkpoint: whether model= is a checkpoint."""
     s = settings
     has_path = isinstance(s.pretrained, str)
     is_pretrained_unused = has_path if from_checkpoint else s.pretrained is True
@@ -40,12 +35,8 @@ def unused_settings(settings: Settings, from_checkpoint: bool, ignored: Sequence
         **dict.fromkeys(("iterations", "space"), (True, "it is for tune")),
         "split": (not isinstance(s.split, float), "it is for val and predict"),
     }
-    rows = active_settings()
-    others = [key for key in ignored if key in s.given and getattr(s, key) != rows[key]["default"]]
-    values = ", ".join(f"{key}={getattr(s, key)}" for key in others)
-    lines = [f"{values}: without effect with task={s.task}."] if others else []
-    return lines + [
+    return [
         f"{'scale' if key == 'model_scale' else key}={getattr(s, key)} has no effect here: {reason}."
         for key, (is_unused, reason) in rules.items()
-        if is_unused and key in s.given and key not in ignored
+        if is_unused and key in s.given
     ]

@@ -46,8 +46,8 @@ class DataFormat:
     split, Settings, fraction=) -> Scan. describe: Scan -> what it holds, in words. recipe: (Settings, closed) -> the
     augmentations of an epoch, where `closed` is as for Recipe.closed. train_loader: (samples, Reading, Settings,
     multiple) -> the loader of training. val_loader: (samples, Reading, Settings, imgsz=, batch=, multiple=, rect=) ->
-    the loader of validation. ignored: settings that have no effect in a training run. rows: the readers of rows of
-    label files, where there are such files.
+    the loader of validation. without_effect: settings that mean nothing to such data -> why. rows: the readers of rows
+    of label files, where there are such files.
     """
 
     default: str
@@ -57,7 +57,7 @@ class DataFormat:
     recipe: Callable[[Settings, bool], Recipe | CropRecipe]
     train_loader: Callable[[Sequence[Sample], Reading, Settings, int], TrainLoader | CropTrainLoader]
     val_loader: Callable[..., ValLoader | CropValLoader]
-    ignored: Sequence[str] = ()
+    without_effect: Mapping[str, str] = field(default_factory=dict)
     rows: RowReaders | None = None
 
 
@@ -72,7 +72,7 @@ def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] 
         recipe=recipe_of,
         train_loader=_train_loader,
         val_loader=_val_loader,
-        ignored=("auto_augment", "erasing", "dropout", "letterbox"),
+        without_effect=dict.fromkeys(("auto_augment", "erasing", "letterbox"), "it is for images in class folders"),
         rows=rows,
     )
 
@@ -186,9 +186,12 @@ CLASS_FOLDERS = DataFormat(
     recipe=crop_recipe_of,
     train_loader=_crop_train_loader,
     val_loader=_crop_val_loader,
-    ignored=(
-        "degrees translate shear perspective mosaic mixup cutmix copy_paste copy_paste_mode bgr rect multi_scale "
-        "close_mosaic overlap_mask mask_ratio box cls dfl iou max_det agnostic_nms"
-    ).split(),
+    without_effect=dict.fromkeys(
+        (
+            "degrees translate shear perspective mosaic mixup cutmix copy_paste copy_paste_mode close_mosaic bgr rect "
+            "multi_scale"
+        ).split(),
+        "images are cropped and coloured, as scale, auto_augment and erasing say",
+    ),
 )
 """Images in a folder for each class."""

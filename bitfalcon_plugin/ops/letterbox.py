@@ -111,11 +111,17 @@ def _scaled(size: tuple[int, int], ratio: float) -> tuple[int, int]:
 
 
 def fits_together(
-    sizes: Sequence[tuple[int, int]], imgsz: int | tuple[int, int], multiple: int, *, square: bool = False
+    sizes: Sequence[tuple[int, int]],
+    imgsz: int | tuple[int, int],
+    multiple: int,
+    *,
+    square: bool = False,
+    letterbox: bool = True,
 ) -> list[Fit]:
     """The Fits of images of `sizes` (h, w) px that go through a network together.
 
-    Images of one size lie on the minimal canvas, others and with `square` all on the canvas of imgsz.
+    Images of one size lie on the minimal canvas, others and with `square` all on the canvas of imgsz. letterbox:
+    without effect, they always are whole.
     """
     if len(set(sizes)) == 1 and not square:
         canvas = minimal_canvas(sizes[0], imgsz, multiple)

@@ -43,14 +43,15 @@ class CocoJson:
     def add(
         self,
         image_id: int | str,
-        xywh: Sequence[float],
+        xywh: Sequence[float] | None,
         score: float,
         cls: float,
         file_name: str | None = None,
         mask: Mapping[str, object] | None = None,
         keypoints: Sequence[Sequence[float]] | None = None,
     ) -> None:
-        """Write a detection. xywh: left, top, width, height in pixels of the original image. file_name: the image's.
+        """Write a detection. xywh: left, top, width, height in pixels of the original image; None for the class of a
+        whole image. file_name: the image's.
 
         mask: {"size": [h, w], "counts": bytes} as pycocotools encodes it, in the size of the original image. keypoints:
         x, y in pixels of the original image and the confidence, 1 where there is none.
@@ -59,7 +60,7 @@ class CocoJson:
             "image_id": image_id,
             **({"file_name": file_name} if file_name else {}),
             "category_id": COCO_IDS[int(cls)] if self.coco_classes else int(cls) + 1,
-            "bbox": [round(side, 3) for side in xywh],
+            **({} if xywh is None else {"bbox": [round(side, 3) for side in xywh]}),
             "score": round(score, 5),
         }
         if mask is not None:

@@ -91,17 +91,18 @@ class Options:
 
     imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. rule: which candidates
     are detections. batch: images at once, by default 1 (of a tensor MAX_TOGETHER); they share a minimal rectangle if
-    their sizes are equal, and a square otherwise. square: always a square. augment: merge the detections on the image
-    with those on copies of 0.83, mirrored, and 0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type
-    of the weights counts. retina_masks: masks have the size of the original image. embed: instead of detections, give
-    for each image the means of the maps of these rows, one behind the other. vid_stride, keep_all: of videos and
-    webcams, see reader.read_pictures.
+    their sizes are equal, and a square otherwise. square: always a square. letterbox: show all of an image also where
+    the task cuts off its sides. augment: merge the detections on the image with those on copies of 0.83, mirrored, and
+    0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts. retina_masks: masks
+    have the size of the original image. embed: instead of detections, give for each image the means of the maps of
+    these rows, one behind the other. vid_stride, keep_all: of videos and webcams, see reader.read_pictures.
     """
 
     imgsz: int | tuple[int, int] = 640
     rule: Suppression = field(default_factory=Suppression)
     batch: int | None = None
     square: bool = False
+    letterbox: bool = False
     augment: bool = False
     half: bool = False
     retina_masks: bool = False
@@ -308,8 +309,10 @@ def _input(
 def _fits(sizes: list[tuple[int, int]], options: Options, model: Detector, task: Task) -> list[Fit]:
     if model.fixed:  # an exported model that takes one size
         height, width = model.fixed
-        return task.fits(sizes, height if height == width else model.fixed, 1, square=True)
-    return task.fits(sizes, options.imgsz, model.multiple, square=options.square)
+        size, multiple, square = height if height == width else model.fixed, 1, True
+    else:
+        size, multiple, square = options.imgsz, model.multiple, options.square
+    return task.fits(sizes, size, multiple, square=square, letterbox=options.letterbox)
 
 
 def _embed(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:

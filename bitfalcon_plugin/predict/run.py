@@ -57,7 +57,9 @@ def run_predict(
     notes, settings = task.unused(settings), task.effective(settings)
     items = list_sources(source, allow_url=settings.allow_url, multiple=model.multiple, notes=notes)
     classes, embed = ([value] if isinstance(value, int) else value for value in (settings.classes, settings.embed))
-    if unknown := [index for index in classes or () if index not in model.names]:
+    if classes and not task.objects:
+        notes.append(f"classes={list(classes)} has no effect here: every class gets its probability.")
+    elif unknown := [index for index in classes or () if index not in model.names]:
         notes.append(f"classes={unknown}: the model knows 0 to {model.nc - 1}, others are never found.")
     if embed is not None:
         embed_rows(model, embed)
@@ -77,6 +79,7 @@ def run_predict(
         Suppression(confidence, classes=classes, **suppression),
         batch=batch,
         square="rect" in settings.given and not settings.rect,
+        letterbox=settings.letterbox,
         augment=settings.augment,
         half=settings.half,
         retina_masks=settings.retina_masks,
@@ -164,7 +167,7 @@ def _json(picture: Picture, result: Results | Tensor) -> str:
         record["embedding"] = [round(value, 6) for value in result.tolist()]
     else:
         record["height"], record["width"] = result.orig_shape
-        record["detections"] = result.summary()
+        record["detections" if result.probs is None else "classes"] = result.summary()
         record["speed"] = {stage: round(ms, 2) for stage, ms in result.speed.items()}
     return json.dumps(record, ensure_ascii=False)
 

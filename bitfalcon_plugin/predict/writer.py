@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from .crops import require_masks
 from .image_names import file_stems, image_ids
 from .pictures import show_picture
 from .pipeline import Predictor
+from .probs import Probs
 from .reader import Picture
 from .records import label_lines
 from .results import Results
@@ -33,31 +34,57 @@ if TYPE_CHECKING:  # predicting needs no dataset
 
 
 def write_files(
-    folder: Path, samples: Sequence[Sample], detections: Instances, settings: Settings, *, coco: bool
+    folder: Path,
+    samples: Sequence[Sample],
+    detections: Instances,
+    names: Mapping[int, str],
+    settings: Settings,
+    *,
+    coco: bool,
 ) -> None:
     """Write the detections of a dataset: predictions.json (save_json) and labels/*.txt (save_txt, save_conf).
 
-    detections: in pixels of the original images; `image` is the index of the sample. coco: give the classes COCO's own
-    ids, 1 to 90, instead of index + 1.
+    detections: in pixels of the original images; `image` is the index of the sample. Of probabilities the five best
+    classes of an image are written, without a box. names: class index -> name. coco: give the classes COCO's own ids,
+    1 to 90, instead of index + 1.
     """
     detections = detections.only(detections.image.argsort(stable=True))
     paths = [sample.image for sample in samples]
     if settings.save_json:
-        ids = image_ids(paths)
+        ids, count = image_ids(paths), 0
         with CocoJson(folder / "predictions.json", coco) as file:
-            masks = [None] * len(detections) if detections.encoded_masks is None else detections.encoded_masks.codes
-            points = [None] * len(detections) if detections.keypoints is None else detections.keypoints.tolist()
-            rows = zip(coco_rows(detections).tolist(), masks, points)
-            for (image, *xywh, score, cls), mask, keypoints in rows:
-                file.add(ids[int(image)], xywh, score, cls, mask=mask, keypoints=keypoints)
+            for image, xywh, score, cls, others in _records(detections):
+                file.add(ids[image], xywh, score, cls, **others)
+                count += 1
         categories = "as in COCO's annotations" if coco else "is the class + 1"
-        print(f"predictions.json: {len(detections)} detections, category_id {categories}")
+        print(f"predictions.json: {count} records, category_id {categories}")
     if settings.save_txt:
-        _write_labels(folder / "labels", samples, file_stems(paths), detections, settings.save_conf)
+        _write_labels(folder / "labels", samples, file_stems(paths), detections, names, settings.save_conf)
+
+
+def _records(detections: Instances) -> Iterator[tuple]:
+    """Yield image, x y w h, score, class, and mask and keypoints by name, of each detection.
+
+    Of probabilities: of the five best classes of each image, without a box.
+    """
+    if detections.probabilities is not None:
+        for image, probabilities in zip(detections.image.tolist(), detections.probabilities):
+            best = Probs(probabilities)
+            yield from ((image, None, score, cls, {}) for cls, score in zip(best.top5, best.top5conf.tolist()))
+        return
+    masks = [None] * len(detections) if detections.encoded_masks is None else detections.encoded_masks.codes
+    points = [None] * len(detections) if detections.keypoints is None else detections.keypoints.tolist()
+    for (image, *xywh, score, cls), mask, keypoints in zip(coco_rows(detections).tolist(), masks, points):
+        yield int(image), xywh, score, cls, {"mask": mask, "keypoints": keypoints}
 
 
 def _write_labels(
-    folder: Path, samples: Sequence[Sample], stems: Sequence[str], detections: Instances, scores: bool
+    folder: Path,
+    samples: Sequence[Sample],
+    stems: Sequence[str],
+    detections: Instances,
+    names: Mapping[int, str],
+    scores: bool,
 ) -> None:
     """Write a label file for each image with detections, which are sorted by image."""
     folder.mkdir(exist_ok=True)
@@ -66,9 +93,12 @@ def _write_labels(
         part = detections.only(torch.arange(first[index], first[index + 1]))
         if not len(part):
             continue
-        masks = None if part.encoded_masks is None else part.encoded_masks.decode()
-        parts = {"masks": masks, "keypoints": part.keypoints}
-        result = Results(None, sample.image, {}, part.rows(), **parts, orig_shape=sample.size)
+        if part.probabilities is not None:
+            parts = {"probs": part.probabilities[0]}
+        else:
+            masks = None if part.encoded_masks is None else part.encoded_masks.decode()
+            parts = {"boxes": part.rows(), "masks": masks, "keypoints": part.keypoints}
+        result = Results(None, sample.image, names, **parts, orig_shape=sample.size)
         if lines := label_lines(result, scores):
             write_text(folder / f"{stem}.txt", "".join(lines))
 
@@ -184,9 +214,14 @@ class Writer:
             self._coco_json = CocoJson(path)
         image = self._ids[self._source_number - 1]
         image_id = f"{image}{frame}" if frame else image
+        name = Path(result.path).name
+        if result.probs is not None:
+            for cls, score in zip(result.probs.top5, result.probs.top5conf.tolist()):
+                self._coco_json.add(image_id, None, score, cls, name)
+            return
         masks = [None] * len(result) if result.masks is None else result.masks.rle
         points = [None] * len(result) if result.keypoints is None else result.keypoints.data.tolist()
-        rows, name = zip(result.boxes.data.tolist(), masks, points), Path(result.path).name
+        rows = zip(result.boxes.data.tolist(), masks, points)
         for (x1, y1, x2, y2, *_, score, cls), mask, keypoints in rows:  # a track has an id before its score
             self._coco_json.add(image_id, (x1, y1, x2 - x1, y2 - y1), score, cls, name, mask, keypoints)
 

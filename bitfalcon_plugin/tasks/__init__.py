@@ -13,14 +13,14 @@ from torch import Tensor
 from ..config.default_table import active_settings
 from ..config.errors import UserError, did_you_mean
 from ..config.settings import Settings
-from ..data.data_format import DataFormat, label_files
+from ..data.data_format import CLASS_FOLDERS, DataFormat, label_files
 from ..data.formats.yolo import read_row
 from ..data.images import tile_of
 from ..models.detector import Detector
 from ..ops.letterbox import describe_letterbox, fits_together
-from . import segment
+from . import classify, segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
-from .metrics import COLUMNS
+from .metrics import CLASS_COLUMNS, COLUMNS
 from .part_metrics import part_columns
 
 
@@ -77,19 +77,27 @@ class Task:
         """The gain of each loss, as the settings give it."""
         return {name: getattr(settings, setting) if setting else 1.0 for name, setting in self.losses.items()}
 
+    @property
+    def means_nothing(self) -> dict[str, str]:
+        """The settings that mean nothing to the task or to its data -> why."""
+        return {**self.data.without_effect, **self.without_effect}
+
     def unused(self, settings: Settings) -> list[str]:
-        """A line for each setting that was given another value than its default, and means nothing to the task."""
+        """A line for each reason why settings mean nothing here that were given another value than their default."""
         rows = active_settings()
+        given: dict[str, list[str]] = {}
+        for key, reason in self.means_nothing.items():
+            if key in settings.given and getattr(settings, key) != rows[key]["default"]:
+                given.setdefault(reason, []).append(f"{key}={getattr(settings, key)}")
         return [
-            f"{key}={getattr(settings, key)} has no effect on task={self.name}: {reason}."
-            for key, reason in self.without_effect.items()
-            if key in settings.given and getattr(settings, key) != rows[key]["default"]
+            f"{', '.join(parts)} {'has' if len(parts) == 1 else 'have'} no effect on task={self.name}: {reason}."
+            for reason, parts in given.items()
         ]
 
     def effective(self, settings: Settings) -> Settings:
         """The settings with the defaults of all that mean nothing to the task."""
         rows = active_settings()
-        return settings.replace(**{key: rows[key]["default"] for key in self.without_effect})
+        return settings.replace(**{key: rows[key]["default"] for key in self.means_nothing})
 
     @property
     def counted(self) -> str:
@@ -111,6 +119,7 @@ DETECT = Task(
     decode=decode_detections,
     place=place_detections,
     evaluate=evaluate_detections,
+    without_effect={"dropout": "it is for classifiers"},
 )
 SEGMENT = Task(
     name="segment",
@@ -123,11 +132,28 @@ SEGMENT = Task(
     place=segment.place_segments,
     evaluate=segment.evaluate_segments,
     options=("overlap_mask", "mask_ratio"),
-    without_effect={"augment": "masks are computed at one scale"},
+    without_effect={"augment": "masks are computed at one scale", "dropout": "it is for classifiers"},
     maps=("prototypes",),
     further=segment.count_coefficients,
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT)}
+CLASSIFY = Task(
+    name="classify",
+    heads=frozenset({"Classify"}),
+    losses=classify.LOSSES,
+    columns=CLASS_COLUMNS,
+    data=CLASS_FOLDERS,
+    loss=classify.classification_loss,
+    decode=classify.decode_classes,
+    place=classify.place_classes,
+    evaluate=classify.evaluate_classes,
+    times_images=False,
+    fits=classify.class_fits,
+    tile=classify.class_tile,
+    imgsz=224,
+    without_effect=classify.WITHOUT_EFFECT,
+    objects=False,
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY)}
 
 
 def task_of(model: Detector) -> Task:

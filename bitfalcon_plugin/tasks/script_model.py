@@ -35,18 +35,21 @@ class PairsHead(nn.Module):
 
     In training the outputs are maps: for each level (Tensor[B, 4*reg_max+nc, h, w]), fine to coarse. In evaluation they
     are (y, maps) with y (Tensor[B, 4+nc, A]): xywh in pixels of the network input, then class probabilities. A head of
-    another task has (maps, further outputs of its Raw, ...) in the place of maps, and more channels in y. Where a
-    script sets export=True, evaluation gives y alone.
+    another task has (maps, further outputs of its Raw, ...) in the place of maps, and more channels in y. A head
+    without levels has its one output in the place of maps, logits (Tensor[B, nc]), and y are probabilities
+    (Tensor[B, nc]). Where a script sets export=True, evaluation gives y alone.
     """
 
-    others: tuple[str, ...] = ()  # names of the further outputs
+    others: tuple[str, ...] = ()  # names of the outputs that are no maps
 
     def forward(self, maps: Sequence[Tensor]) -> Outputs:
         raw = super().forward(maps)
-        sizes = getattr(raw, "sizes", None) or [tuple(x.shape[-2:]) for x in maps]
-        maps = Raw(raw, sizes).levels()
+        sizes = getattr(raw, "sizes", None)
+        sizes = [tuple(x.shape[-2:]) for x in maps] if sizes is None else sizes
         self.others = tuple(name for name in raw if name not in ("boxes", "scores"))
-        outputs = (maps, *(raw[name] for name in self.others)) if self.others else maps
+        parts = [Raw(raw, sizes).levels()] if sizes else []
+        parts += [raw[name] for name in self.others]
+        outputs = tuple(parts) if len(parts) > 1 else parts[0]
         if self.training:
             return outputs
         decoded = self.decode(raw, sizes, self.strides)
@@ -67,7 +70,7 @@ def script_head(head: nn.Module, strides: tuple[float, ...]) -> nn.Module:
     cls = _pairs_class(type(head))
     twin = cls.__new__(cls)
     object.__setattr__(twin, "__dict__", head.__dict__)
-    twin.nl, twin.no, twin.export = len(strides), 4 * head.reg_max + head.nc, False
+    twin.nl, twin.no, twin.export = len(strides), 4 * getattr(head, "reg_max", 0) + head.nc, False
     twin.strides, twin.stride = strides, torch.tensor(strides, device="cpu")
     return twin
 
@@ -124,24 +127,32 @@ class ScriptModel(Detector):
         """Return the sum of the losses times the number of images, with gradient, and each loss (Tensor[losses]).
 
         batch: img (B, C, H, W) in [0, 1] or uint8, batch_idx (n,), cls (n,) or (n, 1), bboxes (n, 4): xywh as shares of
-        the image; to segment also masks. preds: outputs for these images, where they were computed before. The gains
-        are those in `args`.
+        the image; to segment also masks; of a classifier img and cls (B,). preds: outputs for these images, where they
+        were computed before. The gains are those in `args`. A classifier's loss is not multiplied.
         """
         device = next(self.parameters()).device
         images = batch["img"].to(device)
         images = images.float() / 255 if images.dtype == torch.uint8 else images
         raw = self.raw_of(self(images) if preds is None else preds)
-        height, width = images.shape[2:]
-        boxes = xyxy_from_xywh(batch["bboxes"].cpu().view(-1, 4).float())
-        boxes = boxes * torch.tensor([width, height, width, height])
-        classes, image = (batch[key].cpu().view(-1).long() for key in ("cls", "batch_idx"))
-        labels = Instances(boxes, classes, image=image, masks=self._masks_of(batch, image)).to(device)
         task = task_of(self)
-        keys = (*task.losses.values(), *task.options)
+        labels = self._labels_of(batch, images, task.objects).to(device)
+        keys = (*filter(None, task.losses.values()), *task.options)
         settings = load_settings({key: self.args[key] for key in keys if key in self.args})
         options = {"gains": task.gains(settings), **task.loss_options(settings)}
         losses = torch.stack([*task.loss(raw, labels, sizes=raw.sizes, strides=self.strides, **options).values()])
-        return losses.sum() * len(images), losses.detach()
+        return losses.sum() * (len(images) if task.times_images else 1), losses.detach()
+
+    def _labels_of(self, batch: Mapping[str, Tensor], images: Tensor, objects: bool) -> Instances:
+        """The labels of a batch in pixels of the images. objects: they are boxes, not the classes of whole images."""
+        height, width = images.shape[2:]
+        classes = batch["cls"].cpu().view(-1).long()
+        if not objects:
+            whole = torch.tensor([[0.0, 0.0, width, height]]).expand(len(classes), 4)
+            return Instances(whole, classes, image=torch.arange(len(classes)))
+        boxes = xyxy_from_xywh(batch["bboxes"].cpu().view(-1, 4).float())
+        boxes = boxes * torch.tensor([width, height, width, height])
+        image = batch["batch_idx"].cpu().view(-1).long()
+        return Instances(boxes, classes, image=image, masks=self._masks_of(batch, image))
 
     def _masks_of(self, batch: Mapping[str, Tensor], image: Tensor) -> Tensor | None:
         """The masks (n, h, w) of a batch's objects, None without masks. image (n,): the image of each object.
@@ -161,9 +172,11 @@ class ScriptModel(Detector):
     def raw_of(self, outputs: Outputs) -> Raw:
         """The raw outputs that `outputs` were computed from."""
         rest = outputs[1] if isinstance(outputs[0], Tensor) and isinstance(outputs, tuple) else outputs
-        maps, *others = rest if isinstance(rest, tuple) else (rest,)
-        raw = Raw.from_levels(maps, 4 * self.reg_max)
-        raw.update(zip(getattr(self.head, "others", ()), others))
+        parts, names = rest if isinstance(rest, tuple) else (rest,), getattr(self.head, "others", ())
+        if not isinstance(parts[0], (list, tuple)):  # a head without levels
+            return Raw(dict(zip(names, parts)))
+        raw = Raw.from_levels(parts[0], 4 * self.reg_max)
+        raw.update(zip(names, parts[1:]))
         return raw
 
     def is_fused(self, thresh: int = 10) -> bool:

@@ -18,6 +18,7 @@ from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.signals import Interrupts, exception_for
 from ..data.augmentation.augment import Batch
+from ..data.loading.loader import seed_of
 from ..data.loading.workers import worker_death
 from ..models.bitify import observe
 from ..models.detector import odd_norms
@@ -28,7 +29,7 @@ from ..val.loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
 from ..val.run import Validator
 from .guard import MAX_RETURNS, SLOWER, NotFinite
 from .optim import step_is_due
-from .setup import prepare, repeatable, set_training
+from .setup import has_dropout, prepare, repeatable, set_training
 from .trainer import Run, Trainer
 
 try:
@@ -125,6 +126,8 @@ def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tens
     Gradients are shared between devices only where a step follows.
     """
     world = trainer.run.world
+    if has_dropout(trainer.model):  # it draws from torch's own generator, whose state no checkpoint holds
+        torch.manual_seed(seed_of(trainer.args.seed, "dropout", trainer.epoch, trainer.batch, world.rank))
     with contextlib.nullcontext() if due else world.accumulating(trainer.network):
         losses = trainer.run.steps("losses", _losses, trainer, batch)
         total = sum(losses.values())

@@ -114,9 +114,9 @@ def _new_run(
     settings = legal_side(settings, model.multiple)
     train_scan, val_scan = steps("scans", _scans, data, settings, form)
     settings = _counted_batch(settings, model, device, world)
-    settings = settings if "copy_paste" in form.ignored else _applicable(settings, train_scan)
+    settings = settings if "copy_paste" in form.without_effect else _applicable(settings, train_scan)
     if resumed is None:
-        print_note(*unused_settings(settings, checkpoint is not None, form.ignored))
+        print_note(*unused_settings(settings, checkpoint is not None))
     _check_cells(settings, model.multiple, len(train_scan.samples), world)
     if folder is None and world.main:
         folder = steps("folder", _new_folder, settings)

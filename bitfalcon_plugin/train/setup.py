@@ -99,6 +99,11 @@ def set_dropout(model: Detector, share: float) -> None:
         layer.p = share
 
 
+def has_dropout(model: Detector) -> bool:
+    """Whether training sets features to 0 at random."""
+    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules())
+
+
 def prepare(run: Run) -> Trainer:
     """Build all parts of a run, restore the state that it starts from, print and save the effective settings."""
     settings, model, device, main = run.settings, run.initial.model, run.device, run.world.main

@@ -199,7 +199,9 @@ def _join(
     milliseconds = sum((part.seconds for part in parts), np.zeros(len(STAGES))) * 1e3 / max(len(samples), 1)
     losses = None
     if options.gains is not None:
-        means = np.mean([part.losses for part in parts], axis=0) if parts else np.zeros(len(task.losses))
+        images = None if task.times_images else [len(part.indices) for part in parts]  # a mean over images stays one
+        losses = [part.losses for part in parts]
+        means = np.average(losses, axis=0, weights=images) if parts else np.zeros(len(task.losses))
         losses = dict(zip(task.losses, means.tolist(), strict=True))
     conf = options.rule.conf
     metrics = task.evaluate(samples, detections, names, conf=MATRIX_CONF if conf == DEFAULT_CONF else conf)

@@ -31,11 +31,12 @@ from ..plots.figure import NoMatplotlib
 from ..plots.sheets import batch_sheet
 from ..tasks.metrics import TaskMetrics
 from .loop import Watch
+from .mistakes import Mistakes
 from .worst import Worst
 
 BATCHES = 3  # drawn of each kind
 IMAGES = 16  # drawn of a batch
-MIN_SCORE = 0.25  # detections with a higher score are drawn
+MIN_SCORE = 0.25  # detections with a higher score are drawn, and every class of a whole image
 
 
 class Pictures:
@@ -126,7 +127,7 @@ class Pictures:
         points = {"keypoints": [_points(truth) for truth in truths], "limbs": self._limbs}
         sheet = batch_sheet(pixels, rows, self.names, conf=False, captions=captions, masks=masks, **points)
         self._write(f"val_batch{number}_labels.jpg", sheet)
-        drawn = [each.only(each.scores > MIN_SCORE) for each in detections]
+        drawn = [each if each.probabilities is not None else each.only(each.scores > MIN_SCORE) for each in detections]
         masks = [
             None if plane is None else masks_of_input(each.coefficients, plane, each.boxes, size).planes().cpu().numpy()
             for each, plane in zip(drawn, planes)
@@ -151,8 +152,8 @@ class Pictures:
         if metrics is not None:
             self._try("the curves and confusion matrices", metrics.plot, self.folder)
 
-    def worst(self, worst: Worst) -> None:
-        """Draw worst.jpg: the images with most misses and most false positives; nothing where there are none."""
+    def worst(self, worst: Worst | Mistakes) -> None:
+        """Draw worst.jpg: the images with most errors, or with the surest mistakes; nothing where there are none."""
         if worst.errors:
             self._try("worst.jpg", lambda: self._write("worst.jpg", worst.draw()))
 

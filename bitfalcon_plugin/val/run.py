@@ -31,6 +31,7 @@ from ..tasks import task_of
 from ..tasks.confusion import ConfusionMatrix
 from ..tasks.metrics import TaskMetrics
 from .loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
+from .mistakes import find_mistakes
 from .pictures import Pictures
 from .worst import worst_images
 
@@ -112,7 +113,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
         validator, detections = validate_split(model, samples, settings, **options)
         if folder is not None:
             coco = not single and is_coco(data, settings.split)
-            write_files(folder, samples, detections, settings, coco=coco)
+            write_files(folder, samples, detections, names, settings, coco=coco)
             print(f"Results saved to {folder}")
     return validator.metrics
 
@@ -135,7 +136,10 @@ def validate_and_report(
     options = {"folder": folder, "pictures": pictures, "events": events, "single": single, "share": share}
     validator, detections = validate_samples(model, samples, settings, **options)
     metrics = validator.metrics
-    worst = worst_images(samples, detections, metrics.names, conf=metrics.best_conf)
+    if detections.probabilities is None:
+        worst = worst_images(samples, detections, metrics.names, conf=metrics.best_conf)
+    else:
+        worst = find_mistakes(samples, detections, metrics.names)
     print(metrics.table(settings.verbose))
     if settings.verbose:
         print(worst.table())

@@ -8,8 +8,9 @@ false positive. Where detections have masks, the overlap is that of the masks.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -124,39 +125,62 @@ class Worst(Tabular):
 
         Masks are blended in, in the colour of their box: of misses those of the labels, else those of the detections.
         """
-        cells = [_draw_cell(image_errors, self.names) for image_errors in self.errors[:DRAWN]]
-        columns = max(min(COLUMNS, len(cells)), 1)
-        sheet = Image.new("RGB", (max(columns * SIDE, 2 * SIDE), HEAD + -(-len(cells) // columns) * SIDE), GREY)
+        sheet = sheet_of([_draw_cell(image_errors, self.names) for image_errors in self.errors[:DRAWN]])
         _draw_legend(sheet, self.totals, f"at {self.threshold}")
-        for index, cell in enumerate(cells):
-            sheet.paste(cell, (index % columns * SIDE, HEAD + index // columns * SIDE))
         return sheet
 
 
-def _draw_cell(errors: ImageErrors, names: Mapping[int, str]) -> Image.Image:
+def sheet_of(cells: Sequence[Image.Image]) -> Image.Image:
+    """Return cells in a grid, below a stripe of HEAD pixels."""
+    columns = max(min(COLUMNS, len(cells)), 1)
+    sheet = Image.new("RGB", (max(columns * SIDE, 2 * SIDE), HEAD + -(-len(cells) // columns) * SIDE), GREY)
+    ImageDraw.Draw(sheet).rectangle((0, 0, sheet.width, HEAD - 1), fill="white")
+    for index, cell in enumerate(cells):
+        sheet.paste(cell, (index % columns * SIDE, HEAD + index // columns * SIDE))
+    return sheet
+
+
+def cell_of(file: Path, caption: str, draw: Callable[[Image.Image, Image.Image, float, tuple], None]) -> Image.Image:
+    """Return a square with an image and a caption.
+
+    draw: draws the image onto the square; gets the square, the resized image, pixels of it a pixel of the image, and
+    its left and top on the square.
+    """
     cell = Image.new("RGB", (SIDE, SIDE), GREY)
     try:
-        picture = Image.fromarray(read_image(errors.image).permute(1, 2, 0).numpy())
+        picture = Image.fromarray(read_image(file).permute(1, 2, 0).numpy())
     except UnreadableImage as reason:  # the image was readable when it was validated
-        _draw_text(cell, (4, SIDE // 2), f"not readable any more: {reason}")
+        draw_text(cell, (4, SIDE // 2), f"not readable any more: {reason}")
     else:
-        _draw_image(cell, picture, errors, names)
-    misses, false = errors.counts
-    _draw_text(cell, (0, SIDE - 20), f"{errors.image.name}: {misses} missed, {false} false")
+        ratio = min(SIDE / picture.width, SIDE / picture.height)
+        size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
+        small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        draw(cell, small, ratio, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
+    draw_text(cell, (0, SIDE - 20), caption)
     ImageDraw.Draw(cell).rectangle((0, 0, SIDE - 1, SIDE - 1), outline="white")
     return cell
 
 
-def _draw_image(cell: Image.Image, picture: Image.Image, errors: ImageErrors, names: Mapping[int, str]) -> None:
-    ratio = min(SIDE / picture.width, SIDE / picture.height)
-    size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
-    left, top = (SIDE - size[0]) // 2, (SIDE - size[1]) // 2
+def _draw_cell(errors: ImageErrors, names: Mapping[int, str]) -> Image.Image:
+    misses, false = errors.counts
+    draw = partial(_draw_errors, errors, names)
+    return cell_of(errors.image, f"{errors.image.name}: {misses} missed, {false} false", draw)
+
+
+def _draw_errors(
+    errors: ImageErrors,
+    names: Mapping[int, str],
+    cell: Image.Image,
+    picture: Image.Image,
+    ratio: float,
+    corner: tuple[int, int],
+) -> None:
     missed, false, hits = errors.missed, errors.false, errors.detections.only(errors.detection_hit)
-    small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
     for instances, colour in ((hits, HIT), (false, FALSE), (missed, MISS)):
-        for plane in _planes(instances, ratio, size):
-            small = draw_masks(small, plane[None], [colour], (0, 0, plane.shape[1], plane.shape[0]))
-    cell.paste(small, (left, top))
+        for plane in _planes(instances, ratio, picture.size):
+            picture = draw_masks(picture, plane[None], [colour], (0, 0, plane.shape[1], plane.shape[0]))
+    cell.paste(picture, corner)
+    left, top = corner
     draw = ImageDraw.Draw(cell)
 
     def corners(instances: Instances) -> list[tuple[float, float, float, float]]:
@@ -173,9 +197,9 @@ def _draw_image(cell: Image.Image, picture: Image.Image, errors: ImageErrors, na
         draw.rectangle(box, outline=MISS, width=3)
     # Texts lie over all boxes. Those of misses stand at the bottom of the box: the text of a wrong class hides none.
     for (x1, y1, _, _), index, score in zip(false_corners, false.classes.tolist(), false.scores.tolist(), strict=True):
-        _draw_text(cell, (x1, y1 - 16 if y1 >= 16 else y1), f"{names[index]} {score:.2f}", FALSE, "black")
+        draw_text(cell, (x1, y1 - 16 if y1 >= 16 else y1), f"{names[index]} {score:.2f}", FALSE, "black")
     for (x1, _, _, y2), index in zip(missed_corners, missed.classes.tolist(), strict=True):
-        _draw_text(cell, (x1, y2 - 16), str(names[index]), MISS, "white")
+        draw_text(cell, (x1, y2 - 16), str(names[index]), MISS, "white")
 
 
 def _planes(instances: Instances, ratio: float, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -188,7 +212,7 @@ def _planes(instances: Instances, ratio: float, size: tuple[int, int]) -> Iterat
         yield from fill_each(polygons, size[::-1]).numpy()
 
 
-def _draw_text(
+def draw_text(
     page: Image.Image, corner: tuple[float, float], text: str, ground: str = "black", colour: str = "white"
 ) -> float:
     """Draw text on a plate with its upper left at `corner`, moved into the picture; returns the plate's right end."""
@@ -204,11 +228,10 @@ def _draw_text(
 
 def _draw_legend(sheet: Image.Image, totals: Mapping[str, int], threshold: str) -> None:
     draw, x = ImageDraw.Draw(sheet), 8.0
-    draw.rectangle((0, 0, sheet.width, HEAD - 1), fill="white")
     for name, colour, width in (("missed", MISS, 3), ("false", FALSE, 3), ("right", HIT, 1)):
         draw.rectangle((x, 8, x + 20, 22), outline=colour, width=width)
-        x = _draw_text(sheet, (x + 24, 7), f"{name} {totals[name]}", "white", "black") + 14
-    _draw_text(sheet, (x, 7), f"in all images, {threshold}", "white", "black")
+        x = draw_text(sheet, (x + 24, 7), f"{name} {totals[name]}", "white", "black") + 14
+    draw_text(sheet, (x, 7), f"in all images, {threshold}", "white", "black")
 
 
 def worst_images(

@@ -47,20 +47,3 @@ def test_settings_without_effect_are_reported(given, from_checkpoint, word):
 )
 def test_settings_with_effect_are_not_reported(given, from_checkpoint):
     assert unused_settings(load_settings(given), from_checkpoint) == []
-
-
-def test_settings_without_effect_on_the_data_are_one_line():
-    settings = load_settings({"mosaic": 0.3, "degrees": 5.0, "translate": 0.1, "rect": True, "close_mosaic": 3})
-    ignored = ("degrees", "translate", "mosaic", "rect", "close_mosaic", "shear")
-    assert unused_settings(settings, False, ignored) == [
-        "degrees=5.0, mosaic=0.3, rect=True, close_mosaic=3: without effect with task=detect."
-    ]  # translate=0.1 is the default
-    assert unused_settings(load_settings({}), False, ignored) == []
-
-
-def test_a_share_of_the_data_has_an_effect():
-    assert unused_settings(load_settings({"split": 0.8}), False) == []
-
-
-def test_defaults_are_not_reported():
-    assert unused_settings(load_settings({"rect": True, "save": False, "val": False}), True) == []

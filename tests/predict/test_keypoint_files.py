@@ -31,7 +31,7 @@ def detections(points: torch.Tensor) -> Instances:
 def written(folder: Path, points: torch.Tensor) -> list[dict]:
     samples = [Sample(Path(f"{name}.jpg"), (100, 200), Instances.empty()) for name in "ab"]
     settings = load_settings({"save_json": True, "save_txt": True, "save_conf": True})
-    write_files(folder, samples, detections(points), settings, coco=False)
+    write_files(folder, samples, detections(points), {0: "a", 1: "b"}, settings, coco=False)
     return json.loads((folder / "predictions.json").read_text())
 
 

@@ -222,7 +222,7 @@ def _written(script: Script, stats: dict[str, float], settings: Settings) -> dic
         if script.jdict:
             write_text(script.save_dir / "predictions.json", json.dumps(script.jdict))
         elif counted.samples and not is_replaced(script, "save_one_txt"):
-            write_files(script.save_dir, counted.samples, counted.joined(), settings, coco=False)
+            write_files(script.save_dir, counted.samples, counted.joined(), script.names, settings, coco=False)
         stats = script.eval_json(stats)
     if isinstance(script.metrics, Metrics) and counted.samples and script.save_dir is not None:
         Pictures(script.save_dir, script.names, settings.plots, board=False).curves(script.metrics)
