@@ -247,15 +247,15 @@ def paint(canvas: np.ndarray, shape: Shape, random: RandomState) -> None:
     inner = Shape(shape.kind, middle + (shape.outline - middle) * RIM)
     part = canvas[rows, columns]  # (h, w, 3), a view
     brightness = (0.9, 1.0) if random.rand() < 0.5 else (0.0, 0.2)
-    rim = _colour(random, (0.0, 0.5), brightness)
+    rim = random_colour(random, (0.0, 0.5), brightness)
     for layer, pixels in ((shape, rim), (inner, _texture(random, shape, rows, columns))):
         part += coverage(layer, canvas.shape[:2])[rows, columns, None] * (pixels - part)
 
 
 def _texture(random: RandomState, shape: Shape, rows: slice, columns: slice) -> np.ndarray:
     """A pattern (h, w, 3), float RGB, for a window: a light and a dark colour of random hues, at a random angle."""
-    light = _colour(random, (0.4, 1.0), (0.8, 1.0))
-    dark = _colour(random, (0.5, 1.0), (0.25, 0.55))
+    light = random_colour(random, (0.4, 1.0), (0.8, 1.0))
+    dark = random_colour(random, (0.5, 1.0), (0.25, 0.55))
     y, x = np.mgrid[rows, columns]
     angle, shift = random.uniform(0, math.pi), random.uniform(0, 1, 2)
     period = max(np.ptp(shape.outline, axis=0).max() * random.uniform(0.14, 0.3), 4.0)  # px
@@ -292,7 +292,7 @@ def _grain(u: np.ndarray, v: np.ndarray, period: float, random: RandomState) -> 
 _PATTERNS = (_stripes, _checks, _dots, _grain)
 
 
-def _colour(random: RandomState, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
+def random_colour(random: RandomState, saturation: tuple[float, float], value: tuple[float, float]) -> np.ndarray:
     """A colour (3,), float RGB in [0, 255], of a random hue."""
     return 255 * np.array(colorsys.hsv_to_rgb(random.rand(), random.uniform(*saturation), random.uniform(*value)))
 
@@ -300,7 +300,7 @@ def _colour(random: RandomState, saturation: tuple[float, float], value: tuple[f
 def background(random: RandomState, size: tuple[int, int]) -> np.ndarray:
     """A background (H, W, 3), float RGB: a muted gradient, clouds, and clutter of ragged patches and crooked lines."""
     height, width = size
-    first, second = (_colour(random, (0.0, 0.4), (0.3, 0.8)) for _ in range(2))
+    first, second = (random_colour(random, (0.0, 0.4), (0.3, 0.8)) for _ in range(2))
     angle = random.uniform(0, 2 * math.pi)
     y, x = np.mgrid[0:height, 0:width]
     slope = x * math.cos(angle) + y * math.sin(angle)
@@ -335,4 +335,4 @@ def _line(random: RandomState, pen: ImageDraw.ImageDraw, size: tuple[int, int]) 
 
 
 def _muted(random: RandomState) -> tuple[int, int, int]:
-    return tuple(int(value) for value in _colour(random, (0.0, 0.5), (0.25, 0.85)))
+    return tuple(int(value) for value in random_colour(random, (0.0, 0.5), (0.25, 0.85)))

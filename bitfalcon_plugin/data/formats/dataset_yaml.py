@@ -18,6 +18,7 @@ from ...config.user_settings import folder as user_folder
 from ...config.yaml_files import SUFFIXES, load_yaml
 from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from ..shapes import ensure_shapes
+from ..stick_figures import ensure_figures
 from .folders import class_folders, some
 
 SPLITS = ("train", "val", "test")
@@ -25,6 +26,7 @@ OF_CLASSES = "holds class folders ({}), which task=classify trains; this task re
 GENERATORS = {
     "shapes": ensure_shapes,
     "shapes-seg": partial(ensure_shapes, outlines=True),
+    "figures": ensure_figures,
 }  # `generator:` -> what makes the dataset and returns its YAML
 
 
