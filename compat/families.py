@@ -95,8 +95,8 @@ class Recognised:
     """What is recognised from tensors alone.
 
     family: a key of TABLES. variant: of attention (v1, turbo, turbo-all-residual), '' without attention. scale: '' for
-    an unknown one. graph: the shipped YAML, '' for another graph. task: detect, segment, classify. strides: of the
-    levels of the head, (1,) for a head without levels, () where they are unknown.
+    an unknown one. graph: the shipped YAML, '' for another graph. task: a key of SUFFIXES. strides: of the
+    levels of the head, (1,) for a head without levels, () where they are unknown. keypoint_values: of an object.
     """
 
     family: str
@@ -107,6 +107,7 @@ class Recognised:
     nc: int
     reg_max: int
     strides: tuple[int, ...]
+    keypoint_values: int = 0
 
 
 def recognise(state: Mapping[str, Tensor]) -> Recognised:
@@ -127,7 +128,8 @@ def recognise(state: Mapping[str, Tensor]) -> Recognised:
     scale = SIZES[stock].get((len(state["model.0.conv.weight"]), items), "")
     strides = STRIDES.get(levels, ())
     graph = GRAPHS[stock].replace(".yaml", f"{SUFFIXES[task]}.yaml") if strides else ""
-    return Recognised(stock, _variant(state), scale, graph, task, nc, reg_max, strides)
+    points = len(state[f"{head}cv4.0.2.weight"]) if task == "pose" else 0
+    return Recognised(stock, _variant(state), scale, graph, task, nc, reg_max, strides, points)
 
 
 def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:
@@ -136,9 +138,16 @@ def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:
         return "classify", len(state[head + "linear.weight"]), 0, 0
     boxes, classes = (state.get(f"{head}{branch}.0.2.weight") for branch in ("cv2", "cv3"))
     if boxes is None or classes is None:
-        raise ValueError(f"the last row ({head[:-1]}) is no Detect, Segment or Classify head")
+        raise ValueError(f"the last row ({head[:-1]}) is no Detect, Segment, Pose, OBB or Classify head")
     levels = len({key.split(".")[3] for key in state if key.startswith(head + "cv2.")})
-    return "segment" if head + "proto.cv1.conv.weight" in state else "detect", len(classes), len(boxes) // 4, levels
+    return _task_with_boxes(state, head), len(classes), len(boxes) // 4, levels
+
+
+def _task_with_boxes(state: Mapping[str, Tensor], head: str) -> str:
+    if head + "proto.cv1.conv.weight" in state:
+        return "segment"
+    more = state.get(f"{head}cv4.0.2.weight")  # one row for an angle, at least two for a keypoint
+    return "detect" if more is None else "obb" if len(more) == 1 else "pose"
 
 
 def _layout(state: Mapping[str, Tensor]) -> str:

@@ -25,15 +25,13 @@ MAX_VALUES = 100_000  # in a YAML whose aliases are written out
 
 # (shipped graph, family) -> the shipped graph of that family; rows 1 and 3 differ (spec/families.md section 1).
 SHIPPED_VARIANTS = {
-    ("yolov12", "turbo"): "yolov12-turbo",
-    ("yolov12", "turbo-all-residual"): "yolov12-turbo",
-    ("yolov12-turbo", "v1"): "yolov12",
-    ("yolov12-seg", "turbo"): "yolov12-turbo-seg",
-    ("yolov12-seg", "turbo-all-residual"): "yolov12-turbo-seg",
-    ("yolov12-turbo-seg", "v1"): "yolov12-seg",
-    ("yolov12-cls", "turbo"): "yolov12-turbo-cls",
-    ("yolov12-cls", "turbo-all-residual"): "yolov12-turbo-cls",
-    ("yolov12-turbo-cls", "v1"): "yolov12-cls",
+    (f"{one}{task}", variant): f"{other}{task}"
+    for task in ("", "-seg", "-cls", "-pose", "-obb")
+    for one, variant, other in (
+        ("yolov12", "turbo", "yolov12-turbo"),
+        ("yolov12", "turbo-all-residual", "yolov12-turbo"),
+        ("yolov12-turbo", "v1", "yolov12"),
+    )
 }
 
 

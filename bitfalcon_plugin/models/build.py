@@ -14,6 +14,7 @@ from ..config.errors import MissingFileError, UserError, raise_problems
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..config.yaml_files import find_model
+from ..ops.keypoint_layout import KeypointLayout
 from .bitify import apply_policies
 from .detector import Detector, build_row
 from .graph.document import LISTS, Overrides
@@ -106,16 +107,26 @@ def task_of_graph(graph: Graph) -> str:
     return entry(graph.rows[-1].module).rule.task
 
 
-def with_classes(graph: Graph, names: Mapping[int, str], class_width: int | None = None) -> Graph:
+def with_classes(
+    graph: Graph, names: Mapping[int, str], class_width: int | None = None, keypoints: KeypointLayout | None = None
+) -> Graph:
     """Return `graph` for the classes `names`. Its rows are resolved again, since `nc` may be the width of any row.
 
-    class_width: hidden channels of the class branches, None leaves them to the graph.
+    class_width: hidden channels of the class branches, None leaves them to the graph. keypoints: of the dataset; they
+    replace those of a graph that has some.
     """
-    if names == graph.names and class_width is None:
+    keypoints = graph.keypoints and keypoints
+    if names == graph.names and class_width is None and keypoints in (None, graph.keypoints):
         return graph
     document = graph.document if class_width is None else {**graph.document, "class_width": class_width}
     return resolve_graph(
-        document, name=graph.name, named_scale=graph.scale, variant=graph.variant, nc=len(names), names=names
+        document,
+        name=graph.name,
+        named_scale=graph.scale,
+        variant=graph.variant,
+        nc=len(names),
+        names=names,
+        keypoints=keypoints,
     )
 
 

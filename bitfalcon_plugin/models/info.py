@@ -25,7 +25,7 @@ def show_graph(graph: Graph, settings: Settings) -> Summary:
 def show_checkpoint(path: str, settings: Settings) -> Summary | None:
     """Print what a checkpoint holds, and the rows and totals of its graph.
 
-    Return None, without rows, for a foreign checkpoint and for one of a task other than detection: no graph is built.
+    Return None, without rows, for a foreign checkpoint and for one without its graph: none is built.
     """
     opened = identify_checkpoint(path)
     print_description(path, opened)

@@ -15,7 +15,7 @@ from ..models.bitify import bitify, unbitify
 from ..models.build import state_shapes, with_classes
 from ..models.detector import Detector
 from ..models.graph.bit_policy import NOTHING
-from ..models.graph.document import classes_note
+from ..models.graph.document import classes_note, keypoints_note
 from ..models.graph.rows import Graph
 from ..models.weights.checkpoint import Checkpoint
 from ..models.weights.foreign import open_checkpoint
@@ -43,19 +43,23 @@ def initial_model(settings: Settings, start: Checkpoint | Graph, data: DataSpec)
     """
     torch.manual_seed(settings.seed + 1)  # fresh weights are part of what a seed repeats
     names = class_names(settings, data)
+    graph = start.graph if isinstance(start, Checkpoint) else start
+    if graph.keypoints and data.keypoints and graph.keypoints.shape != data.keypoints.shape:
+        print(f"{graph.name}: {keypoints_note(graph.keypoints, data.keypoints)}")
     if isinstance(start, Checkpoint):
         width = None if dict(start.graph.names) == names else class_width(start)
-        model = Detector(with_classes(start.graph, names, width))
+        model = Detector(with_classes(start.graph, names, width, data.keypoints))
         initial = _with_weights(model, start, str(settings.model), settings)
     else:
         if start.nc != len(names):
             print(f"{start.name}: {classes_note(start.nc, len(names))}")
         if isinstance(settings.pretrained, str):
             checkpoint = open_checkpoint(settings.pretrained)
-            model = Detector(with_classes(start, names, _width_to_fit(checkpoint, start, len(names))))
+            width = _width_to_fit(checkpoint, start, len(names))
+            model = Detector(with_classes(start, names, width, data.keypoints))
             initial = _with_weights(model, checkpoint, settings.pretrained, settings)
         else:
-            initial = InitialModel(Detector(with_classes(start, names)))
+            initial = InitialModel(Detector(with_classes(start, names, keypoints=data.keypoints)))
     _set_ternary_layers(initial.model, settings)
     return initial
 

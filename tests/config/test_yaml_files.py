@@ -69,6 +69,7 @@ def test_the_letter_in_a_name(name, letter):
         ("yolov8x6", "yolov8-p6", "x"),
         ("yolo8l6-seg.yaml", "yolov8-seg-p6", "l"),
         ("yolo12x-cls.yaml", "yolov12-cls", "x"),
+        ("yolov8x-pose-p6", "yolov8-pose-p6", "x"),
         ("yolo11m-p2", "yolo11-p2", "m"),
         ("yolo12n-p6.yaml", "yolov12-p6", "n"),
         ("yolo12-p2.yaml", "yolov12-p2", ""),

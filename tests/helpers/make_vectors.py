@@ -47,6 +47,7 @@ GROUPS = {
         "obb-map",
         "predict-hituav",
     ),
+    "pose-obb-models": ("v1-n-pose", "v1-n-obb", "yolov8-n-pose", "yolov8-n-obb"),
     "pose": ("keypoints", "pose-loss", "pose-map", "predict-gluetubes"),
     "classify": ("v1-n-cls", "turbo-n-cls", "yolo11-n-cls", "yolov8-n-cls", "classify", "predict-signs"),
 }

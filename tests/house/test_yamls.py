@@ -24,6 +24,7 @@ from bitfalcon_plugin.models.summary import summary
 SHIPPED = sorted((cfg_dir() / "models").glob("*.yaml"))
 FAMILIES = ("yolov8", "yolo11", "yolov12", "yolov12-turbo")
 FOUR_LEVELS = [path for path in SHIPPED if path.stem[-3:] in ("-p2", "-p6")]
+MORE = {"segment": 32, "pose": 51, "obb": 1}  # decoded values of an anchor beyond its box and classes
 WITHOUT_LEVELS = [path for path in SHIPPED if path.stem.endswith("-cls")]
 LEVELS = {"yolov12-lite": (16.0,), "p2": (4.0, 8.0, 16.0, 32.0), "p6": (8.0, 16.0, 32.0, 64.0)}
 
@@ -34,6 +35,14 @@ def scales(path: Path) -> list[str]:
 
 def cases(paths: list[Path]) -> list:
     return [pytest.param(path, scale, id=f"{path.stem}-{scale}") for path in paths for scale in scales(path)]
+
+
+def cases_to_run() -> list:
+    """Every scale of the graphs with three levels; of pose and OBB, which differ from detection in the head, one."""
+    paths = [path for path in SHIPPED if path not in (*FOUR_LEVELS, *WITHOUT_LEVELS)]
+    return [
+        case for case in cases(paths) if case.values[1] == "n" or not case.values[0].stem.endswith(("-pose", "-obb"))
+    ]
 
 
 @cache
@@ -51,14 +60,13 @@ def test_there_is_something_to_test():
         "bitfalcon",
         "bitfalcon-p",
         "yolov12-lite",
-        *(f"{family}-{task}" for family in FAMILIES for task in ("seg", "cls")),
+        *(f"{family}-{task}" for family in FAMILIES for task in ("seg", "cls", "pose", "obb")),
         *(f"{family}-{level}" for family in FAMILIES if family != "yolov12-turbo" for level in ("p2", "p6", "seg-p6")),
+        "yolov8-pose-p6",
     }
 
 
-@pytest.mark.parametrize(
-    ("path", "scale"), cases([path for path in SHIPPED if path not in (*FOUR_LEVELS, *WITHOUT_LEVELS)])
-)
+@pytest.mark.parametrize(("path", "scale"), cases_to_run())
 def test_shipped_models_run_and_have_a_summary(path, scale):
     model = build(path, scale).eval()
     assert model.graph.scale == scale
@@ -70,8 +78,7 @@ def test_shipped_models_run_and_have_a_summary(path, scale):
         cells = sum(int(height // s) * int(width // s) for s in model.strides)
         assert raw["boxes"].shape == (batch, 4 * model.reg_max, cells)
         assert raw["scores"].shape == (batch, model.nc, cells)
-        more = 32 if model.task == "segment" else 0  # coefficients of the masks
-        assert prediction.shape == (batch, 4 + model.nc + more, cells)
+        assert prediction.shape == (batch, 4 + model.nc + MORE.get(model.task, 0), cells)
         scores = prediction[:, 4 : 4 + model.nc]
         assert prediction.isfinite().all() and (scores >= 0).all() and (scores <= 1).all()
     check_summary(model, fixed=model.reg_max)  # the bins of the distribution are fixed
@@ -111,8 +118,7 @@ def test_graphs_with_four_levels_run_and_name_the_sides_that_fit(path):
     with torch.inference_mode():
         prediction = model.decode(model(torch.rand(1, 3, 128, 64)))
     cells = sum(int(128 // s) * int(64 // s) for s in model.strides)
-    more = 32 if model.task == "segment" else 0  # coefficients of the masks
-    assert prediction.shape == (1, 84 + more, cells) and prediction.isfinite().all()
+    assert prediction.shape == (1, 4 + model.nc + MORE.get(model.task, 0), cells) and prediction.isfinite().all()
     if model.multiple == 64:
         with pytest.raises(ValueError, match=r"96x160.*multiples of 64.*nearest are 128x192"):
             model(torch.rand(1, 3, 96, 160))
@@ -188,11 +194,15 @@ def detect(levels: list[int], nc: int, legacy: bool) -> int:
     return size
 
 
+def more_branches(levels: list[int], values: int) -> int:
+    hidden = max(levels[0] // 4, values)
+    return sum(conv(a, hidden, 3) + conv(hidden, hidden, 3) + hidden * values + values for a in levels)
+
+
 def segment(levels: list[int], nc: int, legacy: bool, masks: int, wide: int) -> int:
-    hidden, first = max(levels[0] // 4, masks), levels[0]
-    coefficients = sum(conv(a, hidden, 3) + conv(hidden, hidden, 3) + hidden * masks + masks for a in levels)
+    first = levels[0]
     prototypes = conv(first, wide, 3) + (wide * wide * 4 + wide) + conv(wide, wide, 3) + conv(wide, masks)
-    return detect(levels, nc, legacy) + coefficients + prototypes
+    return detect(levels, nc, legacy) + more_branches(levels, masks) + prototypes
 
 
 def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
@@ -225,6 +235,10 @@ def size_by_hand(document: dict, scale: str, nc: int, variant: str) -> int:
             case "Segment":
                 wide = math.ceil(min(args[2], limit) * width / 8) * 8
                 total += segment(listed, nc, legacy, args[1], wide)
+            case "Pose":
+                total += detect(listed, nc, legacy) + more_branches(listed, document["kpt_shape"][0] * 3)
+            case "OBB":
+                total += detect(listed, nc, legacy) + more_branches(listed, 1)
             case "Classify":
                 total += conv(a, 1280) + 1280 * nc + nc
             case "Concat":

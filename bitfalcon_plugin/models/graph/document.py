@@ -9,9 +9,10 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...config.errors import did_you_mean
+from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from .bit_policy import Policy, read_policies
 from .rules import VARIANTS, activation_name, shown
 
@@ -21,7 +22,8 @@ RESIDUAL_HEADS = ("Segment", "Classify")
 # A misspelt one of these changes the model.
 SHAPING_KEYS = ("scales", "depth_multiple", "width_multiple", "activation", "reg_max", *LISTS)
 OTHER_KEYS = "nc names scale ch channels end2end inplace yaml_file variant class_width bit"
-DOCUMENT_KEYS = frozenset((*SHAPING_KEYS, *OTHER_KEYS.split()))
+KEYPOINT_KEYS = ("kpt_shape", *KEYS)
+DOCUMENT_KEYS = frozenset((*SHAPING_KEYS, *OTHER_KEYS.split(), *KEYPOINT_KEYS))
 MAX_FACTOR = 100  # depth and width multipliers beyond are no sizes
 MAX_COUNT = 100_000  # classes, image channels, bins
 UNSCALED = (1.0, 1.0, math.inf)  # depth, width, limit
@@ -34,7 +36,7 @@ class Overrides:
     """What the caller gives; it comes before the document.
 
     scale: one of the document's `scales`. named_scale: the letter in the file name, used where scale is empty. variant:
-    v1, turbo or turbo-all-residual. nc, names: those of the dataset.
+    v1, turbo or turbo-all-residual. nc, names, keypoints: those of the dataset.
     """
 
     scale: str = ""
@@ -42,6 +44,7 @@ class Overrides:
     variant: str | None = None
     nc: int | None = None
     names: Mapping[int, str] | None = None
+    keypoints: KeypointLayout | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ class Choices:
 
     scale: its letter or ''. depth, width, limit: its numbers (limit: most channels before width). activation: None for
     the default. class_width: hidden channels of the head's class branches, 0 for the usual rule. bit: which layers are
-    ternary.
+    ternary. keypoints: of every object, None without.
     """
 
     scale: str
@@ -65,6 +68,7 @@ class Choices:
     activation: Activation | None
     class_width: int
     bit: tuple[Policy, ...]
+    keypoints: KeypointLayout | None
 
 
 def read_choices(document: Mapping, overrides: Overrides, problems: list[str], notes: list[str]) -> Choices:
@@ -86,6 +90,7 @@ def read_choices(document: Mapping, overrides: Overrides, problems: list[str], n
         activation=_activation(document.get("activation"), problems),
         class_width=_count("class_width", document.get("class_width") or 0, 0, problems),
         bit=read_policies(document.get("bit"), problems),
+        keypoints=_keypoints(document, overrides.keypoints, nc, problems, notes),
     )
 
 
@@ -210,6 +215,25 @@ def _classes(
 def classes_note(own: int, data: int) -> str:
     """The note that a model of `own` classes is built for the `data` classes of a dataset."""
     return f"nc={own} of the model becomes nc={data} of the dataset"
+
+
+def _keypoints(
+    document: Mapping, override: KeypointLayout | None, nc: int, problems: list[str], notes: list[str]
+) -> KeypointLayout | None:
+    """The keypoints of the dataset, otherwise those of the document. nc: number of classes of the model."""
+    keys = ("kpt_shape",) if override is not None else KEYPOINT_KEYS
+    own_nc = document["nc"] if type(document.get("nc")) is int else nc
+    own = read_layout({key: document.get(key) for key in keys}, max(nc, own_nc), problems)
+    if override is None:
+        return own and replace(own, names={index: names for index, names in own.names.items() if index < nc})
+    if own is not None and own.shape != override.shape:
+        notes.append(keypoints_note(own, override))
+    return override
+
+
+def keypoints_note(own: KeypointLayout, data: KeypointLayout) -> str:
+    """The note that a model with `own` keypoints is built for those of a dataset."""
+    return f"kpt_shape={list(own.shape)} of the model becomes kpt_shape={list(data.shape)} of the dataset"
 
 
 def _own_names(names: object, problems: list[str]) -> list | None:

@@ -12,13 +12,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from ...config.errors import UserError, did_you_mean, raise_problems
+from ...ops.keypoint_layout import KeypointLayout
 from .bit_policy import Policy
-from .document import LISTS, Activation, Choices, Overrides, read_choices
+from .document import KEYPOINT_KEYS, LISTS, Activation, Choices, Overrides, read_choices
 from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width, shown
 
 MAX_CHANNELS = 16_384  # largest number of output channels of a row; a larger number is a mistake or an attack
 MAX_REPEATS = 1_000
-OTHER_TASKS = frozenset({"Pose", "OBB", "v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"})
+OTHER_HEADS = frozenset({"v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"})
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Graph:
     channels: int
     notes: tuple[str, ...] = ()
     bit: tuple[Policy, ...] = ()  # which layers are ternary
+    keypoints: KeypointLayout | None = None  # of every object
 
 
 def resolve(
@@ -84,14 +86,16 @@ def resolve(
     reader.check_last()
     raise_problems(f"{name} cannot be built:", problems)
     chosen = {key: getattr(choices, key) for key in ("nc", "names", "scale", "variant")}
+    others = {key: value for key, value in document.items() if key not in KEYPOINT_KEYS}
     return Graph(
         name,
-        {**document, **chosen},
+        {**others, **chosen, **(choices.keypoints.as_keys() if choices.keypoints else {})},
         tuple(reader.rows),
         **chosen,
         activation=choices.activation,
         channels=choices.channels,
         bit=choices.bit,
+        keypoints=choices.keypoints,
         notes=tuple(f"{name}: {note}" for note in notes),
     )
 
@@ -122,6 +126,7 @@ class _RowReader:
         self.variables = {
             "nc": choices.nc,
             "reg_max": choices.reg_max,
+            "kpt_shape": choices.keypoints and choices.keypoints.shape,
             "ch": choices.channels,
             "scale": choices.scale,
             "depth": choices.depth,
@@ -140,13 +145,13 @@ class _RowReader:
         self.rows.append(row or Row(index, -1, (-1,), 1, "?", (), channels=8, kind="broken", location=self.location))
 
     def check_last(self) -> None:
-        """Check that the last row is a detection head, and no other row."""
+        """Check that the last row is a head, and no other row."""
         for row in self.rows:
             self.location, is_last = row.location, row is self.rows[-1]
             if is_last and row.kind not in ("head", "broken"):
-                self.problem("expected a detection head in the last row, such as [[its levels], 1, Detect, [nc]]")
+                self.problem("expected a head in the last row, such as [[its levels], 1, Detect, [nc]]")
             elif not is_last and row.kind == "head":
-                self.problem(f"a detection head must be the last row; {len(self.rows) - 1 - row.index} follow")
+                self.problem(f"a head must be the last row; {len(self.rows) - 1 - row.index} follow")
 
     def _row(self, index: int, listed: object) -> Row | None:
         if not isinstance(listed, list) or len(listed) != 4 or not isinstance(listed[2], str):
@@ -168,9 +173,9 @@ class _RowReader:
             return self.lookup(module)
         except KeyError:
             pass
-        if module in OTHER_TASKS:
-            heads = "Detect, BitDetect, Segment and Classify"
-            text = f"belongs to a task or a head that is not built here; the heads are {heads}"
+        if module in OTHER_HEADS:
+            heads = "Detect, BitDetect, Segment, Classify, Pose and OBB"
+            text = f"is a head that is not built here; the heads are {heads}"
         else:
             names = ", ".join(sorted(name for name in self.known if "." not in name))
             hint = did_you_mean(module[:80], self.known)
@@ -237,8 +242,17 @@ class _RowReader:
                 expected = f"from 1 to {MAX_CHANNELS}"
             if expected:
                 self.problem(f"{name}={shown(value)} is not {expected}")
-            elif kind == "head" and name == "nc" and value != self.choices.nc:
-                self.problem(f"nc={shown(value)}, but the model has nc={self.choices.nc}; write the word nc")
+            elif kind == "head" and name in ("nc", "kpt_shape"):
+                self._check_word(name, value)
+
+    def _check_word(self, name: str, value: object) -> None:
+        """Check an argument of a head that the dataset may change, so that the row must not state another value."""
+        expected = self.variables[name]
+        if expected is None:
+            self.problem(f"{name} is not given: the model needs a key such as {name}: [17, 3]")
+        elif (tuple(value) if isinstance(value, (list, tuple)) else value) != expected:
+            shape = list(expected) if isinstance(expected, tuple) else expected
+            self.problem(f"{name}={shown(value)}, but the model has {name}={shape}; write the word {name}")
 
     def _scaled(self, index, source, sources, repeats, module, args, signature) -> Row | None:
         rule, choices = signature.rule, self.choices

@@ -21,6 +21,8 @@ from .blocks import C2, C3, RELAN, SPPF, Bottleneck, C2f, C3k, C3k2, Concat
 from .classify import NORM, Classify
 from .conv import Conv, DWConv, SepConv7x7
 from .head import BitDetect, Detect
+from .obb import OBB
+from .pose import Pose
 from .segment import Segment
 
 __all__ = ["MODULES", "Raw", "entry", "head_tasks", "known_modules", "lookup", "register"]
@@ -60,6 +62,8 @@ MODULES: dict[str, Entry] = {
     "BitDetect": Entry(BitDetect, Rule("head", class_width=True)),
     "Segment": Entry(Segment, Rule("head", legacy=True, class_width=True, scaled=2, task="segment")),
     "Classify": Entry(Classify, Rule("head", task="classify", outputs=("logits",), norm=NORM)),
+    "Pose": Entry(Pose, Rule("head", legacy=True, class_width=True, task="pose")),
+    "OBB": Entry(OBB, Rule("head", legacy=True, class_width=True, task="obb")),
 }
 
 # Imported when a row names them: torchvision's import takes as long as torch's own.

@@ -92,10 +92,8 @@ class Detect(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> Raw:
         maps = [self._shared(level, x) for level, x in enumerate(maps)]
-        boxes = [branch(x).flatten(2) for branch, x in zip(self.cv2, maps, strict=True)]  # (B, 4*reg_max, h*w)
-        scores = [branch(x).flatten(2) for branch, x in zip(self.cv3, maps, strict=True)]  # (B, nc, h*w)
-        sizes = [tuple(x.shape[-2:]) for x in maps]
-        return Raw({"boxes": torch.cat(boxes, 2), "scores": torch.cat(scores, 2)}, sizes)
+        outputs = {"boxes": joined(self.cv2, maps), "scores": joined(self.cv3, maps)}
+        return Raw(outputs, [tuple(x.shape[-2:]) for x in maps])
 
     def _shared(self, level: int, x: Tensor) -> Tensor | Quantised:
         # A level that both branches take as codes is quantised once, by the box branch (see `share`).
@@ -136,6 +134,37 @@ class Detect(nn.Module):
         for box, classes, stride in zip(self.cv2, self.cv3, strides, strict=True):
             box[-1].bias.fill_(BOX_BIAS)
             classes[-1].bias.fill_(math.log(5 / self.nc / (640 / stride) ** 2))
+
+
+class DetectMore(Detect):
+    """Detect with one more output for every anchor, from the branches cv4, which a subclass makes with `more_branches`.
+
+    output: the name of that output, (B, C, A), in Raw.
+    """
+
+    output = ""
+
+    def forward(self, maps: Sequence[Tensor]) -> Raw:
+        raw = super().forward(maps)
+        raw[self.output] = joined(self.cv4, maps)
+        return raw
+
+    def branches(self) -> Iterator[nn.Sequential]:
+        yield from super().branches()
+        yield from self.cv4
+
+
+def more_branches(channels: Sequence[int], outputs: int) -> nn.ModuleList:
+    """Return a branch for each level, whose widths are `channels`, with `outputs` channels at its end."""
+    hidden = max(channels[0] // 4, outputs)
+    return nn.ModuleList(
+        nn.Sequential(Conv(c, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, outputs, 1)) for c in channels
+    )
+
+
+def joined(branches: Sequence[nn.Module], maps: Sequence[Tensor | Quantised]) -> Tensor:
+    """Return the outputs (B, C, A) of a branch for each level, one level after the other."""
+    return torch.cat([branch(x).flatten(2) for branch, x in zip(branches, maps, strict=True)], 2)
 
 
 def share(head: Detect) -> None:

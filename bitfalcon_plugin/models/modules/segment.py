@@ -6,14 +6,14 @@ arXiv:1904.02689). Written from spec/segment-classify.md 1.2. Attribute names ar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from .bit_folded import fold
 from .conv import Conv
-from .head import Detect, Raw
+from .head import DetectMore, Raw, more_branches
 
 
 class Proto(nn.Module):
@@ -30,7 +30,7 @@ class Proto(nn.Module):
         return self.cv3(self.cv2(self.upsample(self.cv1(x))))
 
 
-class Segment(Detect):
+class Segment(DetectMore):
     """Detect with prototypes of the finest level, and mask coefficients of every anchor.
 
     masks: number of prototypes. width: channels inside the branch of the prototypes.
@@ -38,6 +38,8 @@ class Segment(Detect):
     Raw outputs also have coefficients (Tensor[B, masks, A]), without bounds, and prototypes (Tensor[B, masks, H/4,
     W/4]) for images of (H, W) and a finest level of stride 8.
     """
+
+    output = "coefficients"
 
     def __init__(
         self,
@@ -52,20 +54,12 @@ class Segment(Detect):
     ):
         super().__init__(nc, reg_max, channels=channels, legacy=legacy, class_width=class_width)
         self.proto = Proto(channels[0], width, masks)
-        hidden = max(channels[0] // 4, masks)
-        self.cv4 = nn.ModuleList(
-            nn.Sequential(Conv(c, hidden, 3), Conv(hidden, hidden, 3), nn.Conv2d(hidden, masks, 1)) for c in channels
-        )
+        self.cv4 = more_branches(channels, masks)
 
     def forward(self, maps: Sequence[Tensor]) -> Raw:
         raw = super().forward(maps)
-        coefficients = [branch(x).flatten(2) for branch, x in zip(self.cv4, maps, strict=True)]  # (B, masks, h*w)
-        raw.update(coefficients=torch.cat(coefficients, 2), prototypes=self.proto(maps[0]))
+        raw["prototypes"] = self.proto(maps[0])
         return raw
-
-    def branches(self) -> Iterator[nn.Sequential]:
-        yield from super().branches()
-        yield from self.cv4
 
     def fuse(self) -> None:
         """Fold the branches; a ternary layer gives the next one codes."""

@@ -30,7 +30,6 @@ from ..build import resolve_graph, state_shapes
 from ..detector import Detector
 from ..graph.document import DOCUMENT_KEYS
 from ..graph.rows import Graph
-from ..modules import head_tasks
 from ..modules.bit_activations import ACT_SCALE
 from ..modules.bit_folded import FrozenConv2d
 from .packed_layout import checksum, flatten, restore
@@ -41,9 +40,7 @@ CHECKPOINT_FORMATS = (FORMAT, PACKED)
 CONTENT = "bitfalcon"  # where a pickled YOLO or network of this package keeps the content of its checkpoint
 MAX_TEXT = 200  # characters of a class name or date that are kept, and of a licence that are shown
 MAX_LICENSE = 100_000
-OTHER_TASK = (
-    "a {} checkpoint, whose head comes with a later version: `bitfalcon info` and `bitfalcon convert` work on it"
-)
+WITHOUT_GRAPH = "a {} checkpoint without its graph. Convert the file of its maker again with `bitfalcon convert`"
 TEXT = (str, type(None))
 ENTRIES = {
     "graph": Mapping,
@@ -85,10 +82,10 @@ class Checkpoint:
     def model(self) -> Detector:
         """Build a Detector with these weights: float32, in eval mode, folded where the checkpoint is packed.
 
-        Raises UserError for tensors that do not fit the graph, and for a task whose head is not built here.
+        Raises UserError for tensors that do not fit the graph, and where the file has no graph.
         """
         if not self.graph.rows:
-            raise UserError(f"{self.graph.name} is {OTHER_TASK.format(self.source.get('task', 'foreign'))}.")
+            raise UserError(f"{self.graph.name} is {WITHOUT_GRAPH.format(self.source.get('task', 'foreign'))}.")
         if not self.compared:
             self.check_shapes()
         model = _built(self)
@@ -293,8 +290,7 @@ def _saved_graph(content: Mapping[str, object]) -> Graph:
     document, name, scale = saved["document"], one_line(saved["name"]), saved["scale"]
     names = {index: one_line(text, MAX_TEXT) for index, text in saved["names"].items()}
     task = content.get("source", {}).get("task", "detect")
-    # A converted file whose head is not built here, or that has no graph, gets a graph without rows.
-    if task not in head_tasks() or task != "detect" and not document:
+    if task != "detect" and not document:  # converted by an early version, which did not build the head of the task
         return Graph(name, document, (), saved["nc"], names, scale, saved["variant"], None, 3)
     return resolve_graph(
         document,

@@ -8,7 +8,7 @@ from ...config.errors import UserError
 from ...config.settings import Settings
 from ..info import license_text, print_description
 from .checkpoint import Checkpoint, save_checkpoint
-from .foreign import convert_foreign, identify_checkpoint, save_state_dict
+from .foreign import identify_checkpoint, save_state_dict, to_checkpoint
 
 
 def run_convert(path: str, settings: Settings) -> Path:
@@ -26,7 +26,7 @@ def run_convert(path: str, settings: Settings) -> Path:
         raise UserError(
             f"'{source}' is in our format already. Give to= to write a maker's keys: v1, turbo, yolo11 or yolov8."
         )
-    checkpoint = opened if isinstance(opened, Checkpoint) else convert_foreign(opened)
+    checkpoint = opened if isinstance(opened, Checkpoint) else to_checkpoint(opened)
     print_description(source, opened)
     if settings.to is None:
         save_checkpoint(out, checkpoint)

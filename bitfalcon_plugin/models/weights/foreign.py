@@ -18,12 +18,12 @@ from ...config.notes import print_note, print_note_once
 from ...config.settings import draft_of
 from ...config.user_settings import find_weights
 from ...config.yaml_files import find_model
+from ...ops.keypoint_layout import KEYS, read_layout
 from ..build import resolve_graph, state_shapes
 from ..graph.document import LISTS
 from ..graph.rows import Graph
-from ..graph.rules import EPS, MOMENTUM
-from ..modules import entry, head_tasks
-from .checkpoint import MAX_LICENSE, MAX_TEXT, OTHER_TASK, Checkpoint, checkpoint_from, own_content, write_tensors
+from ..modules import entry
+from .checkpoint import MAX_LICENSE, MAX_TEXT, WITHOUT_GRAPH, Checkpoint, checkpoint_from, own_content, write_tensors
 
 ADOPTED_SETTINGS = ("data", "imgsz", "single_cls")  # training settings that are copied from a foreign checkpoint
 MAX_EPOCH = 10**6
@@ -119,12 +119,12 @@ def open_checkpoint(path: str | Path, say: Callable[[str], None] = print, brief:
 
     brief: in the place of `say` there are notes: each licence once a process, and what is wrong with the file.
 
-    Raises MissingFileError, or UserError for a file that is no checkpoint of a model whose head is built here.
+    Raises MissingFileError, or UserError for a file that is no checkpoint of a model.
     """
     opened = identify_checkpoint(path)
     is_ours = isinstance(opened, Checkpoint)
     if is_ours and not opened.graph.rows:
-        raise UserError(f"'{path}' is {OTHER_TASK.format(opened.source.get('task', 'foreign'))}.")
+        raise UserError(f"'{path}' is {WITHOUT_GRAPH.format(opened.source.get('task', 'foreign'))}.")
     checkpoint = opened if is_ours else to_checkpoint(opened)
     license = opened.license and f"{path}: licence of the weights it comes from: {opened.license[:MAX_TEXT]}"
     if brief:
@@ -188,13 +188,10 @@ def _resized_to(transforms: object) -> object:
 
 def _graph(opened: ForeignCheckpoint) -> Graph:
     recognised = opened.recognised
-    if recognised.task not in head_tasks():
-        task = OTHER_TASK.format(recognised.task)
-        raise UserError(f"'{opened.path}' is {task} ({recognised.family}, scale {recognised.scale}).")
     document, name = _document(opened)
     scale = recognised.scale or str(document.get("scale") or "")
     left_out = ("nc", "names", "scale", "variant", "class_width")
-    document = {key: value for key, value in document.items() if key not in left_out}
+    document = {key: value for key, value in document.items() if key not in left_out} | _keypoint_keys(opened, document)
     head = f"model.{sum(len(document.get(part) or []) for part in LISTS) - 1}."
     boxes, classes = (opened.foreign.state.get(head + key) for key in ("cv2.0.0.conv.weight", "cv3.0.2.weight"))
     if boxes is not None and classes is not None and classes.shape[1] != max(boxes.shape[1], min(recognised.nc, 100)):
@@ -209,6 +206,20 @@ def _graph(opened: ForeignCheckpoint) -> Graph:
     )
 
 
+def _keypoint_keys(opened: ForeignCheckpoint, document: Mapping[str, object]) -> dict[str, object]:
+    # What the model says of its keypoints beside its YAML. What our own keys refuse is left out.
+    keys = {}
+    for key in KEYS:
+        problems: list[str] = []
+        value = {"kpt_shape": document.get("kpt_shape"), key: opened.foreign.attributes.get(key)}
+        layout = read_layout(value, opened.recognised.nc, problems)
+        if layout is not None and not problems:
+            keys |= layout.as_keys()
+    if names := keys.get("kpt_names"):
+        keys["kpt_names"] = {index: [one_line(name, MAX_TEXT) for name in row] for index, row in names.items()}
+    return keys
+
+
 def _document(opened: ForeignCheckpoint) -> tuple[Mapping[str, object], str]:
     # The model YAML in the file, or the shipped one of its family; and the name for messages.
     document, recognised = opened.foreign.attributes.get("yaml"), opened.recognised
@@ -219,6 +230,12 @@ def _document(opened: ForeignCheckpoint) -> tuple[Mapping[str, object], str]:
                 f"'{opened.path}' holds a graph of its own ({recognised.family}) without its YAML. {instead}"
             )
         shipped = find_model(recognised.graph)
+        shape, values = shipped.document.get("kpt_shape"), recognised.keypoint_values
+        if shape is not None and shape[0] * shape[1] != values:
+            raise UserError(
+                f"'{opened.path}' has {values} values for the keypoints of an object, and does not say of how many "
+                f"keypoints. {instead}"
+            )
         return shipped.document, shipped.path.name
     if not _is_plain(document) or not all(isinstance(document.get(part) or [], list) for part in LISTS):
         raise UserError(
@@ -260,27 +277,6 @@ def _norms(
         if our_module and (eps, momentum) != usual:
             norms[our_module] = [float(eps), float(momentum)]
     return norms
-
-
-def convert_foreign(opened: ForeignCheckpoint) -> Checkpoint:
-    """Convert a foreign checkpoint of any task. One whose head is not built here gets a graph without resolved rows."""
-    if opened.recognised.task in head_tasks():
-        return to_checkpoint(opened)
-    recognised = opened.recognised
-    state, report = apply(TABLES[recognised.family], opened.foreign.state, None)
-    document = opened.foreign.attributes.get("yaml")
-    document = document if isinstance(document, Mapping) and _is_plain(document) else {}
-    scale, variant = recognised.scale, recognised.variant
-    graph = Graph(opened.path.name, document, (), recognised.nc, opened.names, scale, variant, None, 3)
-    return Checkpoint(
-        graph,
-        state,
-        epoch=opened.epoch,
-        license=opened.license,
-        date=opened.date,
-        source=_source(opened),
-        norms=_norms(opened.foreign, report.converted, (EPS, MOMENTUM)),
-    )
 
 
 def save_state_dict(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:

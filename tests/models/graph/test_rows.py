@@ -213,7 +213,7 @@ def test_the_family_and_its_reason_are_said():
 
 
 def test_keys_without_a_meaning_are_said():
-    assert "kpt_shape" in notes(small(CONV, kpt_shape=[17, 3]))
+    assert "end_date" in notes(small(CONV, end_date=[17, 3]))
 
 
 # Words

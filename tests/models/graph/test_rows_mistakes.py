@@ -26,7 +26,7 @@ MISTAKES = {
     ),
     "unknown nn": ([CONV, (-1, 1, "nn.Upsmaple", [None, 2])], ["nn.Upsmaple", "Did you mean 'nn.Upsample'"]),
     "no module class": ([CONV, (-1, 1, "nn.functional", [])], ["row 1", "'nn.functional' is unknown"]),
-    "another task": ([CONV, (-1, 1, "OBB", ["nc", 1])], ["row 1 (OBB)", "Detect, BitDetect, Segment and Classify"]),
+    "another task": ([CONV, (-1, 1, "v10Detect", ["nc"])], ["row 1 (v10Detect)", "Classify, Pose and OBB"]),
     "forward source": ([CONV, (5, 1, "Conv", [16])], ["backbone row 1 (Conv)", "from 5", "rows 0 to 0"]),
     "own row": ([CONV, (1, 1, "Conv", [16])], ["row 1", "from 1"]),
     "before the start": ([CONV, (-3, 1, "Conv", [16])], ["row 1", "from -3"]),
@@ -126,7 +126,7 @@ DOCUMENT_MISTAKES = {
     "no backbone": ({"nc": 2, "head": [[-1, 1, "Detect", ["nc"]]]}, {}, ["backbone: expected a list of rows"]),
     "backbone text": ({"nc": 2, "backbone": "x", "head": [[-1, 1, "Detect", ["nc"]]]}, {}, ["backbone: ", "'x'"]),
     "no head": ({"nc": 2, "backbone": [list(CONV)]}, {}, ["head: expected a list of rows"]),
-    "no detection head": (small(CONV, head=[CONV]), {}, ["head row 1 (Conv)", "expected a detection head"]),
+    "no detection head": (small(CONV, head=[CONV]), {}, ["head row 1 (Conv)", "expected a head in the last row"]),
     "rows after the head": (
         small(CONV, head=[([0], 1, "Detect", ["nc"]), (0, 1, "Conv", [8])]),
         {},

@@ -7,10 +7,11 @@ import torch
 
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.build import build, with_classes
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from bitfalcon_plugin.models.weights.transfer import COUNTER, transfer
+from bitfalcon_plugin.ops.keypoint_layout import KeypointLayout
 from bitfalcon_plugin.train.setup import freeze
 
 NAMES = {0: "cat", 1: "dog"}
@@ -135,6 +136,25 @@ def test_load_says_in_one_line_how_much_fits(v1, tmp_path, capsys, monkeypatch):
     again = YOLO("seg.pt").load("a.pt")
     assert "691 of" in capsys.readouterr().err
     assert torch.equal(again.model.model[8].cv1.conv.weight, v1.state["model.8.cv1.conv.weight"])
+
+
+@pytest.mark.parametrize("graph", ["yolov12-pose.yaml", "yolov12-obb.yaml"])
+def test_detection_weights_go_into_pose_and_obb(graph, v1):
+    model = fresh(graph)
+    result = transfer(model, v1, "a.pt")
+    assert (result.copied, result.total) == (691, 733)
+    assert result.counts.startswith(
+        "691 of 733 tensors fit and are taken over; the first that does not: model.21.cv4.0."
+    )
+
+
+def test_keypoints_of_another_number_stay_fresh():
+    layout = KeypointLayout(30, 3)
+    checkpoint, model = checkpoint_of("yolov8-pose.yaml"), fresh("yolov8-pose.yaml")
+    model = Detector(with_classes(model.graph, NAMES, keypoints=layout))
+    result = transfer(model, checkpoint, "a.pt")
+    assert result.total - result.copied == sum(".cv4." in name for name in model.state_dict()) == 42
+    assert result.misfit.startswith("model.22.cv4.0.0.conv.weight is (51, 64, 3, 3) in the file and (90, 64, 3, 3)")
 
 
 @pytest.mark.parametrize("graph", ["yolov12", "yolo11", "yolov8"])
