@@ -62,6 +62,8 @@ NO_TORCH = {
     "models.graph.document",
     "models.graph.rows",
     "models.graph.rules",
+    "ops",
+    "ops.keypoint_layout",
     "cli",
     "__main__",
 }
