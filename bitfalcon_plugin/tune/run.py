@@ -238,7 +238,7 @@ def _checked_space(
         task = task_of(Detector(graph))
     data, _ = find_data(trial_settings, task.data)
     scans = [scan_split(data, split, trial_settings, task.data) for split in ("train", "val")]
-    return space_of(settings, has_outlines=bool(scans[0].polygons))
+    return space_of(settings, bool(scans[0].polygons), task.means_nothing)
 
 
 def _resumed(settings: Settings) -> Study:

@@ -8,6 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from ..config.default_table import active_settings
 from ..config.errors import UserError, did_you_mean, raise_problems
@@ -100,14 +101,16 @@ def _shipped() -> Mapping[str, Mapping]:
     return load_yaml(cfg_dir() / "tune.yaml")
 
 
-def space_of(settings: Settings, has_outlines: bool = True) -> tuple[Space, list[str]]:
+def space_of(
+    settings: Settings, has_outlines: bool = True, means_nothing: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Space, list[str]]:
     """Return the space of a search, and notes about it.
 
     space= replaces the ranges of cfg/tune.yaml. Of those, keys that have no effect with the other settings are left
-    out, and ranges grow to hold the values that the user gave. has_outlines: whether any label is a polygon. Raises
-    UserError with all that is wrong in space=.
+    out, and ranges grow to hold the values that the user gave. has_outlines: whether any label is a polygon.
+    means_nothing: settings that mean nothing to the task -> why. Raises UserError with all that is wrong in space=.
     """
-    unused = _unused(settings, has_outlines)
+    unused = {**_unused(settings, has_outlines), **means_nothing}
     if settings.space is None:
         space = default_space()
         left_out = [f"{key} ({unused[key]})" for key in space if key in unused]

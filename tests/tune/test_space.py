@@ -12,6 +12,7 @@ import yaml
 from bitfalcon_plugin.config.default_table import active_settings
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.tasks import TASKS
 from bitfalcon_plugin.tune.space import Choices, Range, default_space, near, read_space, space_of, start_of
 
 
@@ -91,6 +92,9 @@ def test_what_has_no_effect_is_not_searched():
     assert not {"mosaic", "close_mosaic", "copy_paste"} & space(rect=True)[0].keys()
     boxes, notes = space_of(load_settings({"mode": "tune", "optimizer": "SGD"}), has_outlines=False)
     assert "copy_paste" not in boxes and "no label has an outline" in notes[0]
+    classes, notes = space_of(load_settings({"mode": "tune"}), False, TASKS["classify"].means_nothing)
+    assert not {"mosaic", "degrees", "translate", "box", "cls", "copy_paste"} & classes.keys()
+    assert {"scale", "hsv_v", "fliplr"} <= classes.keys() and "mosaic (images are cropped" in notes[0]
     chosen, notes = space(optimizer="auto", space={"lr0": (1e-4, 1e-2)})
     assert list(chosen) == ["lr0"] and notes == ["lr0 is searched, but has no effect: optimizer=auto chooses it."]
 
