@@ -20,13 +20,15 @@ NEUTRAL = ("task", "debug", "json")
 
 
 def verb_of(settings: Settings, tokens: Sequence[str]) -> tuple[str, str]:
-    """Return the verb of a command line without one, and a note about it; ("help", "") for a task alone.
+    """Return the verb of a command line without one, and a note about it; ("help", "") where only a word is a task.
 
-    source= means predict, or track with a setting of track beside it. model= means train, where no setting of another
-    verb stands beside it. Raises UserError where nothing says what to do.
+    source= means predict, or track with a setting of track beside it. model= means train, and so does task= with
+    another task than detect, where no setting of another verb stands beside them. Raises UserError where nothing says
+    what to do.
     """
     given = settings.given - set(NEUTRAL)
-    if not given:
+    names_task = settings.task != "detect" and any(token.lstrip("-").startswith("task=") for token in tokens)
+    if not given and not names_task:
         return "help", ""
     if "mode" in given:  # from the file of cfg=
         return settings.mode, f"no verb is given: mode={settings.mode}, as cfg= says."
@@ -36,6 +38,8 @@ def verb_of(settings: Settings, tokens: Sequence[str]) -> tuple[str, str]:
         return verb, f"no verb is given: source= is for {verb}."
     if settings.model is not None and not hints:
         return "train", "no verb is given: model= alone means train."
+    if names_task and not hints:
+        return "train", f"no verb is given: task={settings.task} alone means train."
     if settings.resume:
         hints.append("train")
     line = shlex.join(tokens)

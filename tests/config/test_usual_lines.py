@@ -19,6 +19,9 @@ LINES = [
     ("task=train model=yolov12.yaml scale=l", "train", {"model": "yolov12.yaml", "model_scale": "l"}, ""),
     ("detect train data=coco.yaml model=yolov12n.yaml epochs=100 imgsz=640", "train", {"data": "coco.yaml"}, ""),
     ("task=detect mode=train model=yolov12n.pt data=data.yaml", "train", {"model": "yolov12n.pt"}, ""),
+    ("task=segment", "train", {"task": "segment"}, "task=segment alone means train"),
+    ("task=classify epochs=2", "train", {"task": "classify", "epochs": 2}, "task=classify alone means train"),
+    ("--task=classify format=onnx", None, {}, "bitfalcon export --task=classify format=onnx"),
     ("train --model yolov12n.pt --data d.yaml --epochs 3 --imgsz 320", "train", {"epochs": 3, "imgsz": 320}, "no dash"),
     ("--task detect --mode train --model=best.pt --epochs 3", "train", {"model": "best.pt", "epochs": 3}, "no dash"),
     ("detect train model=a.pt data=a.yaml batch=-1 cache=ram", "train", {"batch": -1, "cache": "ram"}, ""),
@@ -116,7 +119,7 @@ def test_lines(line: str, verb: str | None, some: dict[str, object], said: str, 
     assert said in text if said else text == ""
 
 
-@pytest.mark.parametrize("line", ["detect", "task=detect", "", "--help", "train --help", "detect -h", "help predict"])
+@pytest.mark.parametrize("line", ["detect", "segment", "task=detect", "", "--help", "train --help", "detect -h", "help predict"])
 def test_lines_that_ask_for_help(line: str, calls, capsys) -> None:
     assert cli.main(line.split()) == 0 and calls == []
     assert capsys.readouterr().out == cli.HELP
