@@ -119,7 +119,9 @@ def test_lines(line: str, verb: str | None, some: dict[str, object], said: str, 
     assert said in text if said else text == ""
 
 
-@pytest.mark.parametrize("line", ["detect", "segment", "task=detect", "", "--help", "train --help", "detect -h", "help predict"])
+@pytest.mark.parametrize(
+    "line", ["detect", "segment", "task=detect", "", "--help", "train --help", "detect -h", "help predict"]
+)
 def test_lines_that_ask_for_help(line: str, calls, capsys) -> None:
     assert cli.main(line.split()) == 0 and calls == []
     assert capsys.readouterr().out == cli.HELP
