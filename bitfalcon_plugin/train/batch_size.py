@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import linear_regression, mean
+from types import MappingProxyType
 
 import torch
 
@@ -13,6 +14,7 @@ from ..config.notes import print_note
 from ..data.loading.loader import USUAL_BATCH
 from ..models.detector import Detector
 from ..ops.instances import Instances
+from ..ops.polygons import Polygons
 from ..tasks import task_of
 
 FRACTION = 0.6  # of the GPU's memory, filled with batch=-1
@@ -44,10 +46,18 @@ def fitting_batch(peaks: Sequence[tuple[int, float]], limit: float) -> int:
     return max(estimate, max(batch for batch, peak in peaks if peak <= limit))
 
 
-def search_batch(model: Detector, batch: float, imgsz: int, device: torch.device, precision: torch.dtype | None) -> int:
+def search_batch(
+    model: Detector,
+    batch: float,
+    imgsz: int,
+    device: torch.device,
+    precision: torch.dtype | None,
+    loss_options: Mapping[str, object] = MappingProxyType({}),
+) -> int:
     """Find a batch size for training `model` at imgsz; batch: -1, or the fraction of the GPU's memory to fill.
 
-    On other devices than CUDA it is USUAL_BATCH, with a note. Raises UserError where one image does not fit.
+    loss_options: further arguments of the task's loss. On other devices than CUDA it is USUAL_BATCH, with a note.
+    Raises UserError where one image does not fit.
     """
     if device.type != "cuda":
         print_note(f"batch={batch:g} looks for what fits a GPU's memory; using {USUAL_BATCH} on {device.type}.")
@@ -58,7 +68,7 @@ def search_batch(model: Detector, batch: float, imgsz: int, device: torch.device
     peaks: list[tuple[int, float]] = []
     for tried in TRIAL_BATCHES:
         try:
-            peaks.append((tried, float(_peak(model, tried, imgsz, device, precision))))
+            peaks.append((tried, float(_peak(model, tried, imgsz, device, precision, loss_options))))
         except torch.cuda.OutOfMemoryError:
             peaks.append((tried, float(free) + 1))
         if peaks[-1][1] > fraction * total:
@@ -69,28 +79,42 @@ def search_batch(model: Detector, batch: float, imgsz: int, device: torch.device
     return images
 
 
-def _peak(model: Detector, batch: int, imgsz: int, device: torch.device, precision: torch.dtype | None) -> int:
+def _peak(
+    model: Detector,
+    batch: int,
+    imgsz: int,
+    device: torch.device,
+    precision: torch.dtype | None,
+    loss_options: Mapping[str, object],
+) -> int:
     """Bytes that one step takes: what a batch needs, weights, gradients, two moments of the optimizer and the EMA."""
     trial = copy.deepcopy(model).to(device, memory_format=torch.channels_last).train()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     images = torch.rand(batch, 3, imgsz, imgsz, device=device).contiguous(memory_format=torch.channels_last)
     task = task_of(model)
-    objects = OBJECTS if task.objects else 1
-    corner = torch.rand(batch * objects, 2, device=device) * imgsz / 2
-    labels = Instances(
-        torch.cat((corner, corner + imgsz / 8), 1),
-        torch.zeros(batch * objects, dtype=torch.int64, device=device),
-        image=torch.arange(batch, device=device).repeat_interleave(objects),
-    )
+    labels = _labels(batch, OBJECTS if task.objects else 1, imgsz).to(device)
     try:
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             raw = trial(images)
         gains = dict.fromkeys(task.losses, 1.0)
-        losses = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=gains)
+        losses = task.loss(raw, labels, sizes=raw.sizes, strides=model.strides, gains=gains, **loss_options)
         sum(losses.values()).backward()
         weights = sum(parameter.numel() * parameter.element_size() for parameter in trial.parameters())
         return torch.cuda.max_memory_reserved(device) + 3 * weights
     finally:
         del trial, images
         torch.cuda.empty_cache()
+
+
+def _labels(batch: int, objects: int, imgsz: int) -> Instances:
+    """Square labels at random places, so many in each image, with their outlines; an eighth of the side large."""
+    corner = torch.rand(batch * objects, 2) * imgsz / 2
+    boxes = torch.cat((corner, corner + imgsz / 8), 1)
+    outlines = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 2)
+    return Instances(
+        boxes,
+        torch.zeros(len(boxes), dtype=torch.int64),
+        image=torch.arange(batch).repeat_interleave(objects),
+        polygons=Polygons(outlines, torch.full((len(boxes),), 4)),
+    )

@@ -27,7 +27,7 @@ from ..models.graph.rows import Graph
 from ..models.inference.precision import training_precision
 from ..models.inference.prepare import fold_for_inference
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
-from ..tasks import task_named
+from ..tasks import task_named, task_of
 from ..tasks.metrics import TaskMetrics
 from ..val.run import Share, validate_and_report
 from .batch_size import search_batch
@@ -152,7 +152,8 @@ def _counted_batch(settings: Settings, model: Detector, device: torch.device, wo
     if settings.batch >= 1:
         return settings.replace(batch=int(settings.batch))
     precision = training_precision(settings, device, lambda text: None)
-    return settings.replace(batch=search_batch(model, settings.batch, settings.imgsz, device, precision))
+    options = task_of(model).loss_options(settings)
+    return settings.replace(batch=search_batch(model, settings.batch, settings.imgsz, device, precision, options))
 
 
 def _applicable(settings: Settings, training: Scan) -> Settings:

@@ -1,15 +1,12 @@
-"""Runs that are killed, stopped, out of disk, or poisoned: files are whole, and a resumed run gives equal weights."""
+"""Runs that are stopped, out of disk, or poisoned: files are whole, and a resumed run gives equal weights."""
 
 from __future__ import annotations
 
 import errno
-import multiprocessing
 import os
-import random
 import shutil
 import signal
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,51 +15,19 @@ import torch
 import bitfalcon_plugin.train.records as records
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
-from bitfalcon_plugin.tasks import DETECT, TASKS
 from tests.helpers.coloured import lay_out, place  # noqa: F401  the fixture
-
-COMMON = {
-    "data": "data/data.yaml",
-    "imgsz": 64,
-    "batch": 4,
-    "nbs": 8,
-    "device": "cpu",
-    "close_mosaic": 1,
-    "plots": False,
-    "project": "runs",
-}
-TRAIN = ["train", "model=small.yaml", "scale=n", *(f"{key}={value}" for key, value in COMMON.items())]
-
-
-def train(name: str, **settings) -> YOLO:
-    yolo = YOLO("small.yaml")
-    yolo.train(scale="n", name=name, **{**COMMON, "epochs": 3, **settings})
-    return yolo
-
-
-def last(name: str) -> Path:
-    return Path(f"runs/{name}/weights/last.pt")
-
-
-def weights(name: str) -> dict[str, torch.Tensor]:
-    content = torch.load(last(name))
-    return {**content["state"], **{f"raw {key}": value for key, value in content["training"]["weights"].items()}}
-
-
-def results(name: str) -> list[list[str]]:
-    """The rows of results.csv without the columns epoch and time."""
-    return [line.split(",")[2:] for line in Path(f"runs/{name}/results.csv").read_text().splitlines()]
+from tests.helpers.small_runs import COMMON, command, last, poison, same, train, weights
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """Weights and results of a run of three epochs that is never interrupted."""
+    """Weights of a run of three epochs that is never interrupted."""
     folder = tmp_path_factory.mktemp("whole")
     lay_out(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train("whole")
-        return weights("whole"), results("whole")
+        return weights("whole")
 
 
 @pytest.fixture(scope="module")
@@ -74,79 +39,6 @@ def finished(tmp_path_factory):
         patch.chdir(folder)
         train("done", epochs=1, patience=100)
     return folder / "runs/done"
-
-
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
-
-
-def attempt(folder: str, tokens: list[str]) -> None:
-    os.chdir(folder)
-    raise SystemExit(main(tokens))
-
-
-def test_ten_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(place):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bitfalcon_plugin.train.run"])  # torch is imported once
-
-    def start(*tokens: str):
-        process = context.Process(target=attempt, args=(str(place), [*tokens]))
-        process.start()
-        return process
-
-    whole = start(*TRAIN, "epochs=12", "name=whole", "workers=0")  # at the same time as the other
-    draw, kills, cut = random.Random(0), 0, place / "runs/cut/weights/last.pt"
-    begin = [*TRAIN, "epochs=12", "name=cut", "exist_ok=True"]
-    while kills < 10:
-        tokens = ["train", f"resume={cut}"] if cut.is_file() else begin
-        process = start(*tokens, *(["workers=2"] if kills % 2 else []))
-        process.join(draw.uniform(0.2, 1.2))
-        if process.exitcode is not None:  # done before its time: what is left to kill has to be trained again
-            assert process.exitcode == 0
-            break
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        kills += 1
-    else:
-        process = start(*(["train", f"resume={cut}"] if cut.is_file() else begin))
-        process.join()
-        assert process.exitcode == 0
-    whole.join()
-    assert whole.exitcode == 0 and kills >= 3
-    assert same(weights("whole"), weights("cut"))
-    assert not list(Path("runs/cut").rglob(".*"))  # what a kill in the middle of a write left is swept up
-
-
-@pytest.mark.parametrize(
-    "event, number, kind, code",
-    [
-        ("on_train_batch_end", 2, signal.SIGTERM, 143),
-        ("on_train_batch_end", 5, signal.SIGINT, 130),
-        ("on_train_batch_end", 3, signal.SIGTERM, 143),
-        ("on_val_batch_end", 1, signal.SIGTERM, 143),
-    ],
-)
-def test_a_signal_ends_the_run_after_the_step_and_it_goes_on_from_there(
-    place, whole, capsys, event, number, kind, code
-):
-    yolo, calls = YOLO("small.yaml"), []
-
-    def stop(_):
-        calls.append(1)
-        if len(calls) == number:
-            os.kill(os.getpid(), kind)
-
-    yolo.add_callback(event, stop)
-    with pytest.raises((SystemExit, KeyboardInterrupt)) as ended:
-        yolo.train(scale="n", name="cut", **COMMON, epochs=3)
-    if kind == signal.SIGTERM:
-        assert ended.value.code == code
-    assert f"resume={last('cut')}" in capsys.readouterr().out
-    assert len(calls) == number
-    assert signal.getsignal(signal.SIGTERM) in (signal.SIG_DFL, signal.Handlers.SIG_DFL)
-    assert main(["train", f"resume={last('cut')}"]) == 0
-    assert same(whole[0], weights("cut"))
-    assert whole[1] == results("cut")
 
 
 def write_error():
@@ -184,7 +76,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place,
             original(path, checkpoint)
 
     monkeypatch.setattr(records, "save_checkpoint", save)
-    assert main([*TRAIN, "epochs=3", "name=full"]) == 1
+    assert main([*command(), "epochs=3", "name=full"]) == 1
     err = capsys.readouterr().err
     assert (
         "cannot be written" in err
@@ -196,7 +88,7 @@ def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place,
     assert sorted(path.name for path in last("full").parent.iterdir()) == ["best.pt", "last.pt"]
     monkeypatch.setattr(records, "save_checkpoint", original)
     assert main(["train", f"resume={last('full')}"]) == 0
-    assert same(whole[0], weights("full"))
+    assert same(whole, weights("full"))
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(b"text")])
@@ -210,31 +102,7 @@ def test_a_dataset_that_changes_under_the_run_ends_it_and_it_can_be_resumed(plac
         yolo.train(scale="n", name="changed", **COMMON, epochs=3)
     image.write_bytes(content)
     assert main(["train", f"resume={last('changed')}"]) == 0
-    assert same(whole[0], weights("changed"))
-
-
-def poison(monkeypatch, is_poisoned) -> list[int]:
-    """Make the loss of those calls NaN for which is_poisoned(number) holds; the list counts the calls."""
-    calls = []
-
-    def poisoned(*args, **kwargs):
-        losses = DETECT.loss(*args, **kwargs)
-        if torch.is_inference_mode_enabled():  # of a validation
-            return losses
-        calls.append(len(calls))
-        return {name: loss * float("nan") for name, loss in losses.items()} if is_poisoned(calls[-1]) else losses
-
-    monkeypatch.setitem(TASKS, "detect", replace(DETECT, loss=poisoned))
-    return calls
-
-
-def test_a_poisoned_batch_costs_one_step_and_is_named(place, capsys, monkeypatch):
-    poison(monkeypatch, lambda number: number == 4)
-    yolo = train("poisoned", nbs=4)
-    err = capsys.readouterr().err
-    assert err.count("step left out") == 1 and "1 so far" in err and "data/images/train" in err
-    assert yolo.trainer.guard.skipped == 1 and yolo.trainer.rate_factor == 1
-    assert all(value.isfinite().all() for value in weights("poisoned").values())
+    assert same(whole, weights("changed"))
 
 
 def test_three_in_a_row_go_back_to_the_last_checkpoint_with_a_lower_rate(place, capsys, monkeypatch):
@@ -255,13 +123,13 @@ def test_three_in_a_row_go_back_to_the_last_checkpoint_with_a_lower_rate(place, 
 
 def test_poison_without_end_ends_the_run_with_a_report(place, capsys, monkeypatch):
     poison(monkeypatch, lambda number: number >= 3)
-    assert main([*TRAIN, "epochs=9", "name=lost", "nbs=4"]) == 2
+    assert main([*command(), "epochs=9", "name=lost", "nbs=4"]) == 2
     err = capsys.readouterr().err
     assert "did not help" in err and "lower lr0" in err and str(last("lost")) in err
     content = torch.load(last("lost"))
     assert content["epoch"] == 0 and all(value.isfinite().all() for value in content["state"].values())
     poison(monkeypatch, lambda number: True)
-    assert main([*TRAIN, "epochs=9", "name=never"]) == 2
+    assert main([*command(), "epochs=9", "name=never"]) == 2
     assert "This run has no checkpoint to return to." in capsys.readouterr().err
 
 
@@ -334,13 +202,13 @@ def test_an_epoch_that_starts_again_counts_its_own_batches_alone(place):
 def test_another_runs_checkpoint_in_the_same_folder_is_not_gone_back_to(place, finished, capsys, monkeypatch):
     shutil.copytree(finished, "runs/same")
     poison(monkeypatch, lambda number: True)
-    assert main([*TRAIN, "epochs=2", "name=same", "exist_ok=True", "nbs=4"]) == 2
+    assert main([*command(), "epochs=2", "name=same", "exist_ok=True", "nbs=4"]) == 2
     assert "This run has no checkpoint to return to." in capsys.readouterr().err
 
 
 def test_a_run_without_one_finite_step_is_no_success(place, capsys, monkeypatch):
     poison(monkeypatch, lambda number: True)
-    assert main([*TRAIN, "epochs=2", "name=never", "nbs=64", "warmup_epochs=0"]) == 2
+    assert main([*command(), "epochs=2", "name=never", "nbs=64", "warmup_epochs=0"]) == 2
     assert "Not one of" in capsys.readouterr().err
 
 
@@ -360,7 +228,7 @@ def test_a_run_that_patience_ended_goes_on_only_when_asked(place, capsys, monkey
 
 @pytest.mark.parametrize("before, after", [("2", "0"), ("0", "2"), ("2", "1")])
 def test_freeze_may_change_when_a_run_is_resumed(place, before, after):
-    assert main([*TRAIN, "epochs=1", "name=frozen", f"freeze={before}", "optimizer=AdamW"]) == 0
+    assert main([*command(), "epochs=1", "name=frozen", f"freeze={before}", "optimizer=AdamW"]) == 0
     rows = torch.load(last("frozen"))["training"]["weights"]
     assert main(["train", f"resume={last('frozen')}", "epochs=3", f"freeze={after}"]) == 0
     moved = {

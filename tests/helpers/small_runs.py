@@ -1,0 +1,74 @@
+"""Runs of a second on a small graph, of any task: what they leave, and batches whose loss is poisoned."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.tasks import TASKS
+from tests.helpers import coloured, outlined
+
+COMMON = {
+    "data": "data/data.yaml",
+    "imgsz": 64,
+    "batch": 4,
+    "nbs": 8,
+    "device": "cpu",
+    "close_mosaic": 1,
+    "plots": False,
+    "project": "runs",
+}
+GRAPHS = {"detect": "small.yaml", "segment": "small-seg.yaml"}
+LAY_OUT: dict[str, Callable[[Path], None]] = {"detect": coloured.lay_out, "segment": outlined.lay_out}
+
+
+def command(task: str = "detect") -> list[str]:
+    """The words of a training, without epochs and name."""
+    return ["train", f"model={GRAPHS[task]}", "scale=n", *(f"{key}={value}" for key, value in COMMON.items())]
+
+
+def train(name: str, task: str = "detect", **settings) -> YOLO:
+    """Train for three epochs in the working directory."""
+    yolo = YOLO(GRAPHS[task])
+    yolo.train(scale="n", name=name, **{**COMMON, "epochs": 3, **settings})
+    return yolo
+
+
+def last(name: str) -> Path:
+    """The checkpoint of a run."""
+    return Path(f"runs/{name}/weights/last.pt")
+
+
+def weights(name: str) -> dict[str, torch.Tensor]:
+    """All weights in the checkpoint of a run: those of the mean, and the raw ones."""
+    content = torch.load(last(name))
+    return {**content["state"], **{f"raw {key}": value for key, value in content["training"]["weights"].items()}}
+
+
+def results(name: str) -> list[list[str]]:
+    """The rows of results.csv without the columns epoch and time."""
+    return [line.split(",")[2:] for line in Path(f"runs/{name}/results.csv").read_text().splitlines()]
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    """Whether two sets of weights are equal bit for bit."""
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def poison(monkeypatch, is_poisoned: Callable[[int], bool], task: str = "detect") -> list[int]:
+    """Make the loss of those calls NaN for which is_poisoned(number) holds; the list counts the calls."""
+    calls, own = [], TASKS[task]
+
+    def poisoned(*args, **kwargs):
+        losses = own.loss(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # of a validation
+            return losses
+        calls.append(len(calls))
+        return {name: loss * float("nan") for name, loss in losses.items()} if is_poisoned(calls[-1]) else losses
+
+    monkeypatch.setitem(TASKS, task, replace(own, loss=poisoned))
+    return calls
