@@ -59,8 +59,9 @@ class Instances:
         return cls(rows[:, :4], rows[:, 5].long(), rows[:, 4])
 
     def rows(self) -> Tensor:
-        """Detections as rows (n, 6): x1, y1, x2, y2, score, class."""
-        return torch.cat([self.boxes, self.scores[:, None], self.classes[:, None].to(self.boxes.dtype)], dim=1)
+        """Detections as rows (n, 6): x1, y1, x2, y2, score, class; oriented ones (n, 7): xywhr, score, class."""
+        boxes = self.boxes if self.xywhr is None else self.xywhr
+        return torch.cat([boxes, self.scores[:, None], self.classes[:, None].to(boxes.dtype)], dim=1)
 
     @property
     def has_polygon(self) -> Tensor:

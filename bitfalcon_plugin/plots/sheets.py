@@ -24,6 +24,7 @@ def batch_sheet(
     masks: Sequence[np.ndarray | None] = (),
     keypoints: Sequence[np.ndarray | None] = (),
     limbs: Sequence[tuple[int, int]] = (),
+    corners: Sequence[np.ndarray | None] = (),
     max_images: int = 16,
     max_side: int = 1920,
     min_side: int = 320,
@@ -33,7 +34,8 @@ def batch_sheet(
     images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image.
     captions: a line for each image, in its lower left corner. masks: for each image the masks (n, H, W) bool of its
     rows, or None. keypoints: for each image those of its rows, (n, K, 2 or 3) in pixels of the image, or None. limbs:
-    pairs of keypoints that a line joins. max_images: further ones are left out. max_side: of the sheet, px. min_side: a
+    pairs of keypoints that a line joins. corners: for each image those of its oriented rows, (n, 4, 2) in pixels of the
+    image, or None. max_images: further ones are left out. max_side: of the sheet, px. min_side: a
     smaller image is enlarged until its longer side has so many px, so that text can be read.
     """
     images = images[:max_images]
@@ -50,7 +52,9 @@ def batch_sheet(
         if index < len(masks) and masks[index] is not None and len(masks[index]):
             picture = draw_masks(picture, masks[index], row_colours(rows[index], None), (0, 0, width, height))
         scaled = [(*(side * scale for side in row[:4]), *row[4:6]) for row in rows[index]]
-        picture = draw_boxes(picture, scaled, names, conf=conf, line_width=2, font_size=text_size)
+        oriented = corners[index] if index < len(corners) else None
+        shapes = None if oriented is None else (oriented * scale).tolist()
+        picture = draw_boxes(picture, scaled, names, corners=shapes, conf=conf, line_width=2, font_size=text_size)
         if index < len(keypoints) and keypoints[index] is not None:
             points = np.array(keypoints[index], dtype=float)
             points[..., :2] *= scale

@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from ..config.files import atomic
+from ..ops.rotated import corners_of
 
 if TYPE_CHECKING:  # predicting needs no dataset
     from ..data.formats.dataset_yaml import DataSpec
@@ -49,12 +52,14 @@ class CocoJson:
         file_name: str | None = None,
         mask: Mapping[str, object] | None = None,
         keypoints: Sequence[Sequence[float]] | None = None,
+        xywhr: Sequence[float] | None = None,
     ) -> None:
         """Write a detection. xywh: left, top, width, height in pixels of the original image; None for the class of a
-        whole image. file_name: the image's.
+        whole image, and for an oriented box. file_name: the image's.
 
         mask: {"size": [h, w], "counts": bytes} as pycocotools encodes it, in the size of the original image. keypoints:
-        x, y in pixels of the original image and the confidence, 1 where there is none.
+        x, y in pixels of the original image and the confidence, 1 where there is none. xywhr: of an oriented box, written
+        as "rbox", with its corners as "poly".
         """
         record = {
             "image_id": image_id,
@@ -63,6 +68,10 @@ class CocoJson:
             **({} if xywh is None else {"bbox": [round(side, 3) for side in xywh]}),
             "score": round(score, 5),
         }
+        if xywhr is not None:
+            corners = corners_of(torch.tensor(xywhr, dtype=torch.float64)).flatten().tolist()
+            record["rbox"] = [round(value, 3) for value in xywhr]
+            record["poly"] = [round(value, 3) for value in corners]
         if mask is not None:
             record["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
         if keypoints is not None:

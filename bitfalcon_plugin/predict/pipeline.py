@@ -268,6 +268,8 @@ def _parts(instances: Instances) -> dict[str, Tensor | None]:
     """Return the parts of Results that the objects of one image have."""
     if instances.probabilities is not None:
         return {"probs": instances.probabilities[0]}
+    if instances.xywhr is not None:
+        return {"obb": instances.rows()}
     masks = instances.patches.planes() if instances.patches is not None and len(instances) else None
     return {"boxes": instances.rows(), "masks": masks}
 

@@ -63,14 +63,19 @@ def write_files(
 
 
 def _records(detections: Instances) -> Iterator[tuple]:
-    """Yield image, x y w h, score, class, and mask and keypoints by name, of each detection.
+    """Yield image, x y w h, score, class, and mask, keypoints or xywhr by name, of each detection.
 
-    Of probabilities: of the five best classes of each image, without a box.
+    Of probabilities: of the five best classes of each image, without a box. Oriented boxes have xywhr alone.
     """
     if detections.probabilities is not None:
         for image, probabilities in zip(detections.image.tolist(), detections.probabilities):
             best = Probs(probabilities)
             yield from ((image, None, score, cls, {}) for cls, score in zip(best.top5, best.top5conf.tolist()))
+        return
+    if detections.xywhr is not None:
+        columns = (detections.image, detections.scores, detections.classes, detections.xywhr)
+        for image, score, cls, xywhr in zip(*(column.tolist() for column in columns)):
+            yield image, None, score, cls, {"xywhr": xywhr}
         return
     masks = [None] * len(detections) if detections.encoded_masks is None else detections.encoded_masks.codes
     points = [None] * len(detections) if detections.keypoints is None else detections.keypoints.tolist()
@@ -97,7 +102,8 @@ def _write_labels(
             parts = {"probs": part.probabilities[0]}
         else:
             masks = None if part.encoded_masks is None else part.encoded_masks.decode()
-            parts = {"boxes": part.rows(), "masks": masks, "keypoints": part.keypoints}
+            name = "boxes" if part.xywhr is None else "obb"
+            parts = {name: part.rows(), "masks": masks, "keypoints": part.keypoints}
         result = Results(None, sample.image, names, **parts, orig_shape=sample.size)
         if lines := label_lines(result, scores):
             write_text(folder / f"{stem}.txt", "".join(lines))
@@ -221,9 +227,12 @@ class Writer:
             return
         masks = [None] * len(result) if result.masks is None else result.masks.rle
         points = [None] * len(result) if result.keypoints is None else result.keypoints.data.tolist()
-        rows = zip(result.boxes.data.tolist(), masks, points)
-        for (x1, y1, x2, y2, *_, score, cls), mask, keypoints in rows:  # a track has an id before its score
-            self._coco_json.add(image_id, (x1, y1, x2 - x1, y2 - y1), score, cls, name, mask, keypoints)
+        oriented = [None] * len(result) if result.obb is None else result.obb.xywhr.tolist()
+        boxes = result.detections
+        columns = (boxes.xyxy.tolist(), boxes.conf.tolist(), boxes.cls.tolist(), masks, points, oriented)
+        for (x1, y1, x2, y2), score, cls, mask, keypoints, xywhr in zip(*columns):
+            xywh = (x1, y1, x2 - x1, y2 - y1) if xywhr is None else None
+            self._coco_json.add(image_id, xywh, score, cls, name, mask, keypoints, xywhr)
 
     def _end_video(self) -> None:
         self._video.close()

@@ -26,6 +26,7 @@ from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..ops.masks import masks_of_input
 from ..ops.polygons import clip, fill_each
+from ..ops.rotated import corners_of
 from ..plots.charts import draw_labels, draw_results
 from ..plots.figure import NoMatplotlib
 from ..plots.sheets import batch_sheet
@@ -86,9 +87,8 @@ class Pictures:
             images = (batch.images[:IMAGES].float().clamp(0, 1) * 255).round().byte().cpu().numpy()
             labels = batch.labels.to("cpu")
             parts = [labels.only(labels.image == image) for image in range(len(images))]
-            rows, masks = [_label_rows(part) for part in parts], [_outlined(part, images.shape[2:]) for part in parts]
-            points = {"keypoints": [_points(part) for part in parts], "limbs": self._limbs}
-            self._write(name, batch_sheet(images, rows, self.names, conf=False, masks=masks, **points))
+            masks = [_outlined(part, images.shape[2:]) for part in parts]
+            self._write(name, batch_sheet(images, masks=masks, conf=False, **self._shapes(parts)))
 
         self._try(name, draw)
 
@@ -123,19 +123,26 @@ class Pictures:
         """
         pixels, captions = images.cpu().numpy(), [sample.image.name for sample, _ in labels]
         size, truths = tuple(images.shape[2:]), [sample.pixel_labels().to_canvas(fit) for sample, fit in labels]
-        rows, masks = [_label_rows(truth) for truth in truths], [_outlined(truth, size) for truth in truths]
-        points = {"keypoints": [_points(truth) for truth in truths], "limbs": self._limbs}
-        sheet = batch_sheet(pixels, rows, self.names, conf=False, captions=captions, masks=masks, **points)
+        masks = [_outlined(truth, size) for truth in truths]
+        sheet = batch_sheet(pixels, conf=False, captions=captions, masks=masks, **self._shapes(truths))
         self._write(f"val_batch{number}_labels.jpg", sheet)
         drawn = [each if each.probabilities is not None else each.only(each.scores > MIN_SCORE) for each in detections]
         masks = [
             None if plane is None else masks_of_input(each.coefficients, plane, each.boxes, size).planes().cpu().numpy()
             for each, plane in zip(drawn, planes)
         ]
-        rows = [each.rows().tolist() for each in drawn]
-        points = {"keypoints": [_points(each) for each in drawn], "limbs": self._limbs}
-        sheet = batch_sheet(pixels, rows, self.names, captions=captions, masks=masks, **points)
+        sheet = batch_sheet(pixels, captions=captions, masks=masks, **self._shapes(drawn))
         self._write(f"val_batch{number}_pred.jpg", sheet)
+
+    def _shapes(self, images: Sequence[Instances]) -> dict[str, object]:
+        """Return the arguments of batch_sheet for the objects of each image, labels or detections."""
+        return {
+            "rows": [_box_rows(each) for each in images],
+            "names": self.names,
+            "corners": [_corners(each) for each in images],
+            "keypoints": [_points(each) for each in images],
+            "limbs": self._limbs,
+        }
 
     def finish(self, metrics: TaskMetrics | None) -> None:
         """Draw results.png from results.csv, and from the last metrics the curves and the confusion matrices."""
@@ -174,9 +181,15 @@ class Pictures:
             self.note(f"{what} could not be drawn: {type(error).__name__}: {error}")
 
 
-def _label_rows(labels: Instances) -> list[list[float]]:
-    """Return rows x1, y1, x2, y2, score 1, class of labels in pixels of the picture."""
-    return Instances(labels.boxes.float(), labels.classes, torch.ones(len(labels))).rows().tolist()
+def _box_rows(instances: Instances) -> list[list[float]]:
+    """Return rows x1, y1, x2, y2, score, class in pixels of the picture; labels have the score 1."""
+    scores = torch.ones(len(instances)) if instances.scores is None else instances.scores
+    return Instances(instances.boxes.float(), instances.classes, scores).rows().tolist()
+
+
+def _corners(instances: Instances) -> np.ndarray | None:
+    """Return the corners (n, 4, 2) of oriented boxes in pixels of the picture; None where boxes are upright."""
+    return None if instances.oriented is None else corners_of(instances.oriented.float()).cpu().numpy()
 
 
 def _points(instances: Instances) -> np.ndarray | None:
@@ -190,8 +203,10 @@ def _limbs_of(samples: Sequence[Sample]) -> Sequence[tuple[int, int]]:
 
 
 def _outlined(labels: Instances, size: tuple[int, int]) -> np.ndarray | None:
-    """Return the masks (n, H, W) bool of labels in pixels of a picture of `size` (H, W); None without polygons."""
-    return None if labels.polygons is None else fill_each(clip(labels.polygons, size), size).numpy()
+    """Return the masks (n, H, W) bool of labels in pixels of a picture of `size` (H, W); None without outlines."""
+    if labels.polygons is None or labels.polygons.rectangles:
+        return None
+    return fill_each(clip(labels.polygons, size), size).numpy()
 
 
 def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:

@@ -2,7 +2,7 @@
 
 Pairs are those of COCO's evaluation: in the order of their scores each detection takes the label of its class that it
 overlaps most, among the labels that no detection before it has taken. An object with a wrong class is a miss and a
-false positive. Where detections have masks, the overlap is that of the masks.
+false positive. Where detections have masks, the overlap is that of the masks; that of oriented boxes is ProbIoU.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from torch import Tensor
 from ..config.tabular import Tabular
 from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image
-from ..ops.boxes import box_iou, pair_greedily
+from ..ops.boxes import pair_greedily
 from ..ops.instances import Instances
 from ..ops.polygons import clip, fill_each
+from ..ops.rotated import corners_of
+from ..ops.rotated_overlap import overlap_of
 from ..plots.colours import GREY
 from ..plots.fonts import writable
 from ..plots.overlays import draw_masks
@@ -71,8 +73,8 @@ class Worst(Tabular):
     """The images with errors: in turn the image with most misses and the one with most false positives of the others.
 
     names: class index -> name. images: number of all images. conf: detections with a higher score count. iou: the
-    smallest overlap of a pair. totals: the counts "missed", "false" and "right" of all images. has_masks: the overlap
-    is that of the masks.
+    smallest overlap of a pair. totals: the counts "missed", "false" and "right" of all images. overlap: the name of the
+    overlap.
     """
 
     errors: tuple[ImageErrors, ...]
@@ -81,12 +83,12 @@ class Worst(Tabular):
     conf: float
     iou: float = IOU
     totals: Mapping[str, int] = field(default_factory=dict)
-    has_masks: bool = False
+    overlap: str = "IoU"
 
     @property
     def threshold(self) -> str:
         """The confidence and the overlap above which pairs count, in words."""
-        return f"confidence {self.conf:.3f} and {'mask ' * self.has_masks}IoU {self.iou:.2f}"
+        return f"confidence {self.conf:.3f} and {self.overlap} {self.iou:.2f}"
 
     def columns(self, flat: bool = False) -> Sequence[str]:
         return "image", "labels", "hits", "misses", "false_positives", "missed", "found_wrongly"
@@ -189,12 +191,14 @@ def _draw_errors(
         return [(x1, y1, max(x1, x2), max(y1, y2)) for x1, y1, x2, y2 in boxes.tolist()]
 
     missed_corners, false_corners = corners(missed), corners(false)
-    for box in corners(hits):
-        draw.rectangle(box, outline=HIT, width=1)
-    for box in false_corners:
-        draw.rectangle(box, outline=FALSE, width=3)
-    for box in missed_corners:
-        draw.rectangle(box, outline=MISS, width=3)
+    for instances, colour, width in ((hits, HIT, 1), (false, FALSE, 3), (missed, MISS, 3)):
+        oriented = instances.oriented
+        if oriented is None:
+            for box in corners(instances):
+                draw.rectangle(box, outline=colour, width=width)
+        else:
+            for ring in (corners_of(oriented).numpy() * ratio + np.array([left, top])).tolist():
+                draw.line([tuple(point) for point in (*ring, *ring[:2])], fill=colour, width=width, joint="curve")
     # Texts lie over all boxes. Those of misses stand at the bottom of the box: the text of a wrong class hides none.
     for (x1, y1, _, _), index, score in zip(false_corners, false.classes.tolist(), false.scores.tolist(), strict=True):
         draw_text(cell, (x1, y1 - 16 if y1 >= 16 else y1), f"{names[index]} {score:.2f}", FALSE, "black")
@@ -207,7 +211,7 @@ def _planes(instances: Instances, ratio: float, size: tuple[int, int]) -> Iterat
     if instances.encoded_masks is not None:
         for index in range(len(instances)):
             yield instances.encoded_masks[torch.tensor([index])].decode()[0].numpy()
-    elif instances.polygons is not None:
+    elif instances.polygons is not None and not instances.polygons.rectangles:
         polygons = clip(instances.polygons.scaled(ratio, ratio), size[::-1])
         yield from fill_each(polygons, size[::-1]).numpy()
 
@@ -250,14 +254,19 @@ def worst_images(
     hits = sum(len(image_errors.labels) for image_errors in errors) - misses
     totals = {"missed": misses, "false": false, "right": hits}
     wrong = [image_errors for image_errors in errors if any(image_errors.counts)]
-    has_masks = detections.encoded_masks is not None
-    return Worst(tuple(_in_turn(wrong)), dict(names), len(samples), conf, iou, totals, has_masks)
+    return Worst(tuple(_in_turn(wrong)), dict(names), len(samples), conf, iou, totals, _overlap_name(detections))
+
+
+def _overlap_name(detections: Instances) -> str:
+    if detections.encoded_masks is not None:
+        return "mask IoU"
+    return "IoU" if detections.xywhr is None else "ProbIoU"
 
 
 def _errors(sample: Sample, detections: Instances, iou: float) -> ImageErrors:
     labels = sample.pixel_labels()
     if detections.encoded_masks is None:
-        overlap = box_iou(detections.boxes.double(), labels.boxes.double())  # (n, m)
+        overlap = overlap_of(detections, labels)  # (n, m)
     else:
         overlap = mask_iou(detections, labels, sample.size)
     overlap *= detections.classes[:, None] == labels.classes[None]
