@@ -84,7 +84,8 @@ def keypoint_files(default: str) -> DataFormat:
 
 def rectangle_files(default: str) -> DataFormat:
     """Images with a label file of oriented boxes each, and a YAML that lists them."""
-    return replace(label_files(default, read_obb), scan=_scan_rectangles)
+    form = label_files(default, read_obb)
+    return replace(form, scan=partial(_scan_rectangles, form.scan))
 
 
 def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
@@ -115,8 +116,8 @@ def _scan_label_files(
     return scan(data, split, single_cls=settings.single_cls, **chosen)
 
 
-def _scan_rectangles(data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0) -> Scan:
-    result = _scan_label_files(read_obb, {}, data, split, settings, fraction=fraction)
+def _scan_rectangles(scan_files: Callable[..., Scan], *arguments: object, fraction: float = 1.0) -> Scan:
+    result = scan_files(*arguments, fraction=fraction)
     labels = (as_rectangles(sample.labels, sample.size) for sample in result.samples)
     samples = tuple(replace(sample, labels=each) for sample, each in zip(result.samples, labels, strict=True))
     return replace(result, samples=samples)

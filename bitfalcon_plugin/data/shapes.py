@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import colorsys
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ MIN_VISIBLE = 0.4  # share of a shape that later shapes and the image border mus
 EMPTY = 16  # every 16th image of a split is without objects
 _SUPERSAMPLE = 4  # pixels a side that are drawn for each pixel, for smooth outlines
 
-_DATA_YAML = """\
+DATA_YAML = """\
 # A dataset as bitfalcon reads it. This one was drawn by the program; copy the folder to make your own.
 #
 # Images lie in a folder `images`, labels under the same names, with the suffix .txt, in a folder `labels` beside it:
@@ -45,27 +46,26 @@ val: images/val
 names:
 """
 
-_OUTLINE_ROWS = (  # the lines about boxes in _DATA_YAML, and what takes their place
-    """\
+# The lines about labels in DATA_YAML, and the lines that take their place for another task.
+BOX_ROWS = """\
 # A label file has one row per object, five numbers separated by spaces:
 #   class cx cy w h
 # class counts from 0 and means a line of `names` below; cx cy is the centre of the box and w h its size, as a share of
 # the width and height of the image, 0 to 1. An empty or missing label file means: nothing to find in this image.
-""",
-    """\
+"""
+_OUTLINE_ROWS = """\
 # A label file has one row per object, numbers separated by spaces:
 #   class x1 y1 x2 y2 x3 y3 ...
 # class counts from 0 and means a line of `names` below; the points are the corners of the outline, as shares of the
 # width and height of the image, 0 to 1. An empty or missing label file means: nothing to find in this image.
-""",
-)
+"""
 
 
 @dataclass(frozen=True)
 class Shape:
     """One object: an outline in pixels, which may reach over the border of the image."""
 
-    kind: int  # index into NAMES
+    kind: int  # index of the class
     outline: np.ndarray  # (k, 2) float64 x, y in px
 
     def box(self, size: tuple[int, int]) -> tuple[float, float, float, float]:
@@ -94,12 +94,12 @@ def ensure_shapes(folder: Path | None = None, outlines: bool = False) -> Path:
     Files are put there as `generated.ensure_files` does it. Raises UserError if they cannot be written.
     """
     target = Path(folder) if folder else cache_dir() / ("shapes-seg-v1" if outlines else "shapes-v1")
-    ensure_files(target, _file_names(), partial(_draw_dataset, outlines=outlines))
+    ensure_files(target, file_names(), partial(_draw_dataset, outlines=outlines))
     return target / "data.yaml"
 
 
-def _file_names() -> list[str]:
-    """Every file of the dataset. data.yaml comes last, so that all others are installed before it."""
+def file_names() -> list[str]:
+    """Every file of a dataset with COUNTS images. data.yaml comes last, so that all others are installed before it."""
     names = []
     for split, count in COUNTS.items():
         for index in range(count):
@@ -109,19 +109,29 @@ def _file_names() -> list[str]:
 
 def _draw_dataset(folder: Path, outlines: bool) -> None:
     """Draw the whole dataset into a new folder."""
-    label_text = _outline_text if outlines else _label_text
+    text = DATA_YAML.replace(BOX_ROWS, _OUTLINE_ROWS) if outlines else DATA_YAML
+    write_dataset(folder, 1, draw, _outline_text if outlines else _label_text, text, NAMES)
+
+
+def write_dataset(
+    folder: Path, seed: int, draw: Callable, label_text: Callable, yaml_text: str, names: Sequence[str]
+) -> None:
+    """Write the files of a generated dataset into a new folder.
+
+    draw: (RandomState, empty=) -> pixels and objects. label_text: objects and size (h, w) -> the rows of a label file.
+    yaml_text: data.yaml without the names.
+    """
     for code, (split, count) in enumerate(COUNTS.items()):
         images, labels = folder / "images" / split, folder / "labels" / split
         images.mkdir(parents=True)
         labels.mkdir(parents=True)
         for index in range(count):
-            pixels, shapes = draw(RandomState([1, code, index]), empty=index % EMPTY == EMPTY - 1)
+            pixels, shapes = draw(RandomState([seed, code, index]), empty=index % EMPTY == EMPTY - 1)
             Image.fromarray(pixels).save(images / f"{index:04d}.jpg", quality=90)
             text = label_text(shapes, pixels.shape[:2])
             (labels / f"{index:04d}.txt").write_text(text, encoding="utf-8", newline="\n")
-    names = "".join(f"  {index}: {name}\n" for index, name in enumerate(NAMES))
-    text = _DATA_YAML.replace(*_OUTLINE_ROWS) if outlines else _DATA_YAML
-    (folder / "data.yaml").write_text(text + names, encoding="utf-8", newline="\n")
+    lines = "".join(f"  {index}: {name}\n" for index, name in enumerate(names))
+    (folder / "data.yaml").write_text(yaml_text + lines, encoding="utf-8", newline="\n")
 
 
 def _label_text(shapes: list[Shape], size: tuple[int, int]) -> str:
@@ -146,20 +156,25 @@ def _outline_text(shapes: list[Shape], size: tuple[int, int]) -> str:
     return "".join(rows)
 
 
-def draw(random: RandomState, empty: bool = False) -> tuple[np.ndarray, list[Shape]]:
-    """Draw one picture, (H, W, 3) uint8 RGB sides of 230 to 336 px; return it with its objects, back to front."""
+def draw(
+    random: RandomState, empty: bool = False, make: Callable[..., Shape] | None = None
+) -> tuple[np.ndarray, list[Shape]]:
+    """Draw one picture, (H, W, 3) uint8 RGB sides of 230 to 336 px; return it with its objects, back to front.
+
+    make: (RandomState, size) -> a random Shape, by default one of the classes NAMES.
+    """
     long = random.randint(304, 337)
     short = int(long * random.uniform(0.75, 1.0))
     size = (long, short) if random.rand() < 0.35 else (short, long)  # (h, w)
     canvas = background(random, size)
-    shapes = [] if empty else arrange(random, size)
+    shapes = [] if empty else arrange(random, size, make)
     for shape in shapes:
         paint(canvas, shape, random)
     canvas += random.normal(0, random.uniform(1, 5), (*size, 1))  # sensor noise over everything
     return canvas.clip(0, 255).round().astype(np.uint8), shapes
 
 
-def arrange(random: RandomState, size: tuple[int, int]) -> list[Shape]:
+def arrange(random: RandomState, size: tuple[int, int], make: Callable[..., Shape] | None = None) -> list[Shape]:
     """Arrange 1 to 8 shapes, back to front, so that a share of MIN_VISIBLE or more of each stays visible.
 
     A shape that would cover too much of an earlier shape, or lie too far outside, is drawn again, up to 12 times.
@@ -169,7 +184,7 @@ def arrange(random: RandomState, size: tuple[int, int]) -> list[Shape]:
     visible: list[np.ndarray] = []  # (H, W) bool
     for _ in range(random.randint(1, 9)):
         for _ in range(12):
-            shape = _random_shape(random, size)
+            shape = (make or _random_shape)(random, size)
             cover = coverage(shape, size) > 0.5  # (H, W)
             uncovered = [mask & ~cover for mask in visible]
             area = _area(shape.outline)

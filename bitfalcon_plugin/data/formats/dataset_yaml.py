@@ -17,6 +17,7 @@ from ...config.files import cfg_dir
 from ...config.user_settings import folder as user_folder
 from ...config.yaml_files import SUFFIXES, load_yaml
 from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
+from ..shape_boxes import ensure_shape_boxes
 from ..shapes import ensure_shapes
 from ..stick_figures import ensure_figures
 from .folders import class_folders, some
@@ -26,6 +27,7 @@ OF_CLASSES = "holds class folders ({}), which task=classify trains; this task re
 GENERATORS = {
     "shapes": ensure_shapes,
     "shapes-seg": partial(ensure_shapes, outlines=True),
+    "shapes-obb": ensure_shape_boxes,
     "figures": ensure_figures,
 }  # `generator:` -> what makes the dataset and returns its YAML
 
