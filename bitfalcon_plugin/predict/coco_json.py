@@ -58,8 +58,8 @@ class CocoJson:
         whole image, and for an oriented box. file_name: the image's.
 
         mask: {"size": [h, w], "counts": bytes} as pycocotools encodes it, in the size of the original image. keypoints:
-        x, y in pixels of the original image and the confidence, 1 where there is none. xywhr: of an oriented box, "rbox"
-        in the file, with its corners as "poly".
+        x, y in pixels of the original image and the confidence, 1 where there is none. xywhr: of an oriented box, which
+        is "rbox" in the file, with its corners as "poly".
         """
         record = {
             "image_id": image_id,
