@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.detector import Detector
+from ..models.inference.merged_proto import merge_prototypes
 from ..models.modules.attention import Attention
 from ..models.modules.head import Detect
 from ..tasks import task_of
@@ -34,6 +35,7 @@ class ExportedNetwork(nn.Module):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         _replace_attention(self.model)
+        merge_prototypes(self.model)
         if half:
             self.model.half()
         self.half_inside, self.suppression = half, suppression

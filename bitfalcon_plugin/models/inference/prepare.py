@@ -13,6 +13,7 @@ from torch import nn
 
 from .compiling import compile_network
 from .fused_conv import fuse_activations, operator_works, unwrap_convolutions
+from .merged_proto import merge_prototypes
 from .precision import half_type, has_codes
 
 
@@ -38,6 +39,9 @@ def prepare_for_inference(
     layout = torch.channels_last if has_layout else torch.preserve_format
     dtype = half_type(device)[0] if half and not has_codes(model) else None
     ready = fold_for_inference(copy.deepcopy(model), device, dtype, layout)
+    if device.type == "cpu":
+        merge_prototypes(ready)
+        ready.to(memory_format=layout)
     weight = next(ready.parameters())
     parts = [str(weight.dtype).removeprefix("torch."), "folded", *(["channels last"] if has_layout else [])]
     if compiling:
