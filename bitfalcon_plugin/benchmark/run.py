@@ -117,7 +117,7 @@ def _conditions(model: Detector, settings: Settings, device: torch.device) -> Co
         source = f"images of {spec.path.name}"
     images = _compared_images(samples, MAX_BATCHES * batch)
     count = len(images)
-    images = [network_input(image, size, task_of(model)) for image in images]
+    images = [network_input(image, size, task_of(model), settings.letterbox) for image in images]
     images = (images * batch)[: max(count // batch, 1) * batch]  # whole batches
     batches = [images.contiguous() for images in torch.cat(images).split(batch)]
     return Conditions(settings, device, (batch, 3, height, width), batches, f"{count} {source}", samples, data)

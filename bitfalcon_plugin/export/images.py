@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -66,9 +67,12 @@ def _picture_paths(settings: Settings, form: DataFormat, data_remembered: bool) 
         return []
 
 
-def network_input(picture: Tensor, canvas: tuple[int, int], task: Task) -> Tensor:
-    """A picture (3, h, w) uint8 as `task` shows it to a network: (1, 3, H, W) float32 in [0, 1]; canvas is (H, W)."""
-    (fit,) = task.fits([tuple(picture.shape[1:])], canvas, 1, square=True)
+def network_input(picture: Tensor, canvas: tuple[int, int], task: Task, letterbox: bool) -> Tensor:
+    """A picture (3, h, w) uint8 as `task` shows it to a network: (1, 3, H, W) float32 in [0, 1]; canvas is (H, W).
+
+    letterbox: show all of the picture also where the task cuts off its sides.
+    """
+    (fit,) = task.fits([tuple(picture.shape[1:])], canvas, 1, square=True, letterbox=letterbox)
     top, left, height, width = fit.window
     image = torch.full((*canvas, 3), GREY, dtype=torch.uint8)
     image[top : top + height, left : left + width] = task.tile(picture.flip(0).permute(1, 2, 0).numpy(), fit)
@@ -76,16 +80,21 @@ def network_input(picture: Tensor, canvas: tuple[int, int], task: Task) -> Tenso
 
 
 def comparison_batches(
-    images: list[Tensor], pictures: list[Tensor], multiple: int, dynamic: bool, task: Task
+    pictures: list[Tensor],
+    size: tuple[int, int],
+    multiple: int,
+    dynamic: bool,
+    shown: Callable[[Tensor, tuple[int, int]], Tensor],
 ) -> list[Tensor]:
-    """Batches (B, 3, H, W) to compare on: the images (1, 3, H, W), and for a dynamic export other shapes too.
+    """Batches (B, 3, H, W) to compare on: the pictures in one size (H, W), and for a dynamic export other shapes too.
 
-    The other sizes are the smallest one, a tall one and wide ones; their sides are multiples of `multiple`.
+    The other sizes are the smallest one, a tall one and wide ones; their sides are multiples of `multiple`. shown: a
+    picture and (H, W) -> the input (1, 3, H, W), as `network_input` makes it.
     """
-    batches = [torch.cat(images)]
+    batches = [torch.cat([shown(picture, size) for picture in pictures])]
     if not dynamic:
         return batches
-    height, width = images[0].shape[2:]
+    height, width = size
     half_height, half_width = (max(side // 2 // multiple, 1) * multiple for side in (height, width))
     for count, canvas in (
         (1, (multiple, multiple)),
@@ -93,5 +102,5 @@ def comparison_batches(
         (1, (height, half_width)),
         (3, (multiple, 3 * multiple)),
     ):
-        batches.append(torch.cat([network_input(picture, canvas, task) for picture in (pictures * count)[:count]]))
+        batches.append(torch.cat([shown(picture, canvas) for picture in (pictures * count)[:count]]))
     return batches

@@ -118,7 +118,8 @@ class ExportedModel:
                 f"val measures on squares; '{self.path}' takes {height} x {width} pixels only. Export it with "
                 f"dynamic=True, or with imgsz={max(height, width)}."
             )
-        return {"imgsz": height if height == width else [height, width]}
+        letterbox = {"letterbox": True} if self.runtime.about.args.get("letterbox") is True else {}
+        return {"imgsz": height if height == width else [height, width], **letterbox}
 
     def runtime_for(self, settings: Settings) -> Runtime:
         """The runtime for predict or val with these settings; UserError for settings that the file cannot serve."""

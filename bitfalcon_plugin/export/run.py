@@ -11,6 +11,7 @@ import datetime
 import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from ..config.files import atomic_export, size_of
 from ..config.settings import Settings
 from ..config.signals import ended_by_signals
 from ..models.detector import Detector
+from ..ops.letterbox import describe_letterbox
 from ..tasks import task_of
 from .compare import Agreement, MismatchError, compare
 from .formats import EXPORT_FORMATS, OPTIONS, find_format, require
@@ -69,7 +71,8 @@ def run_export(
     metadata = _described(model, settings, source, imgsz, batch, license, opset)
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
     pictures, origin = load_pictures(model, settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
-    images = [network_input(picture, imgsz, task) for picture in pictures]
+    shown = partial(network_input, task=task, letterbox=settings.letterbox)
+    images = [shown(picture, imgsz) for picture in pictures]
     half_inside = settings.half and format_ != "openvino"  # OpenVINO's writer narrows the weights itself
     job = ExportJob(
         network=ExportedNetwork(network, half_inside, _suppression(model, settings)),
@@ -83,7 +86,7 @@ def run_export(
         calibration=tuple(images) if settings.int8 else (),
         stem=target.name.removesuffix(EXPORT_FORMATS[format_].suffix),
     )
-    batches = comparison_batches(images[:COMPARED], pictures, model.multiple, settings.dynamic, task)
+    batches = comparison_batches(pictures[:COMPARED], imgsz, model.multiple, settings.dynamic, shown)
     with ended_by_signals() as raise_if_signalled, _kept_if_equal(target, format_) as path:
         agreement = _write_and_compare(job, format_, path, network, batches)
         raise_if_signalled()
@@ -145,6 +148,8 @@ def _described(
     task = task_of(model)
     args = {key: getattr(settings, key) for key in ("format", "dynamic", "half", "int8", "nms", "simplify")}
     args["opset"] = opset
+    if settings.letterbox:
+        args["letterbox"] = True
     if rule := _suppression(model, settings):
         args.update(conf=rule.conf, iou=rule.iou, max_det=rule.max_det, agnostic_nms=rule.agnostic)
     scale = f" {model.graph.scale}" if model.graph.scale else ""
@@ -159,7 +164,7 @@ def _described(
         date=datetime.datetime.now().isoformat(timespec="seconds"),
         task=model.task,
         stride=int(max(model.strides)),
-        transform=task.transform(imgsz),
+        transform=describe_letterbox(imgsz) if settings.letterbox else task.transform(imgsz),
         layout={key: list(getattr(model.head, key)) for key in task.layout},
     )
 

@@ -20,26 +20,19 @@ from bitfalcon_plugin.export.compare import MismatchError, compare
 from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.nms import Suppression
 from bitfalcon_plugin.export.run import run_export
-from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
-from tests.helpers.exports import EVERY, FILES, made, needs_int8, needs_onnx, tiny_segment
-from tests.helpers.paths import ROOT, SHARED
+from tests.helpers.exports import EVERY, FILES, made, needs_int8, needs_onnx, recipe, save, tiny_segment
+from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
 
 PREDICT = {"imgsz": 64, "conf": 0.3, "iou": 0.5, "verbose": False}
 WEIGHTS = SHARED / "checkpoints/v1-n-seg-nuclei-best.pt"
-RECIPE = re.search(
-    r"^```python\n(.*?prototypes.*?)^```",
-    (ROOT / "bitfalcon_plugin/export/README.md").read_text(encoding="utf-8"),
-    re.M | re.S,
-)
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """best.pt, its dynamic exports in every format here, images and labels."""
     folder = tmp_path_factory.mktemp("segment")
-    model = tiny_segment()
-    save_checkpoint(folder / "best.pt", Checkpoint(model.graph, model.state_dict(), settings={"imgsz": 64}))
+    save(tiny_segment(), folder / "best.pt", settings={"imgsz": 64})
     random = np.random.RandomState(0)
     (folder / "images").mkdir()
     (folder / "labels").mkdir()
@@ -244,14 +237,14 @@ def run_recipe(weights: YOLO, image: Path, imgsz: object, monkeypatch, folder: P
     Image.open(image).save("image.jpg", format="PNG")  # without loss
     weights.export(format="onnx", imgsz=imgsz, out="best-seg.onnx")
     variables: dict = {}
-    exec(compile(RECIPE[1], "README.md", "exec"), variables)
+    exec(compile(recipe("prototypes"), "README.md", "exec"), variables)
     return variables
 
 
-def overlaps(recipe: dict, result) -> torch.Tensor:
-    masks, expected = torch.from_numpy(recipe["masks"]), result.masks.data.bool()
+def overlaps(script: dict, result) -> torch.Tensor:
+    masks, expected = torch.from_numpy(script["masks"]), result.masks.data.bool()
     shown = masks.flatten(1).any(1)  # an object without a pixel is no result
-    columns = np.c_[recipe["boxes"], recipe["scores"], recipe["classes"]]
+    columns = np.c_[script["boxes"], script["scores"], script["classes"]]
     order = torch.cdist(torch.from_numpy(columns)[shown].float(), result.boxes.data.cpu()).argmin(0)
     first, second = masks[shown][order].flatten(1), expected.flatten(1)
     assert shown.sum() == len(second) == len(order.unique()) > 2
@@ -263,12 +256,12 @@ def test_the_recipe_of_the_page_gives_the_masks_of_predict(files, tmp_path, monk
     weights = YOLO(files / "best.pt")
     square = tmp_path / "square.png"
     Image.fromarray(np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)).save(square)
-    recipe = run_recipe(weights, square, 64, monkeypatch, tmp_path)
+    script = run_recipe(weights, square, 64, monkeypatch, tmp_path)
     (result,) = YOLO("best-seg.onnx").predict("image.jpg", verbose=False, retina_masks=True)
-    assert overlaps(recipe, result).min() >= 0.99
-    shown = recipe["masks"].any((1, 2))
-    np.testing.assert_allclose(recipe["boxes"][shown], result.boxes.xyxy, atol=1e-3)
-    np.testing.assert_allclose(recipe["scores"][shown], result.boxes.conf, atol=1e-4)
+    assert overlaps(script, result).min() >= 0.99
+    shown = script["masks"].any((1, 2))
+    np.testing.assert_allclose(script["boxes"][shown], result.boxes.xyxy, atol=1e-3)
+    np.testing.assert_allclose(script["scores"][shown], result.boxes.conf, atol=1e-4)
     assert len(re.findall(r"^[ab] .* pixels$", capsys.readouterr().out, re.M)) == len(shown)
 
 
@@ -277,7 +270,7 @@ def test_the_recipe_of_the_page_gives_the_masks_of_predict(files, tmp_path, monk
 def test_the_recipe_on_real_images(tmp_path, monkeypatch):
     record = json.loads((SHARED / "conformance/predict-nuclei.json").read_text())
     image = next(row["file"] for row in record["images"] if max(row["orig_shape"]) != record["imgsz"])  # is resized
-    recipe = run_recipe(YOLO(WEIGHTS), SHARED / "datasets/nuclei" / image, record["imgsz"], monkeypatch, tmp_path)
+    script = run_recipe(YOLO(WEIGHTS), SHARED / "datasets/nuclei" / image, record["imgsz"], monkeypatch, tmp_path)
     (result,) = YOLO("best-seg.onnx").predict("image.jpg", verbose=False, retina_masks=True)
-    assert overlaps(recipe, result).mean() >= 0.99
-    assert ast.literal_eval(recipe["metadata"]["names"]) == result.names
+    assert overlaps(script, result).mean() >= 0.99
+    assert ast.literal_eval(script["metadata"]["names"]) == result.names

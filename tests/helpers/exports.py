@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +13,8 @@ import torch
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS, WRITABLE_FORMATS
 from bitfalcon_plugin.models.detector import Detector
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
+from tests.helpers.paths import ROOT
 from tests.helpers.tiny_models import CONV, lived, small_model
 
 has_onnx = all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime"))
@@ -25,6 +30,12 @@ FILES = {name: f"best{EXPORT_FORMATS[name].suffix}" for name in WRITABLE_FORMATS
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITABLE_FORMATS]
 
 
+def recipe(word: str) -> str:
+    """The script of the page of exports that has a word."""
+    text = (ROOT / "bitfalcon_plugin/export/README.md").read_text(encoding="utf-8")
+    return next(script for script in re.findall(r"^```python\n(.*?)^```", text, re.M | re.S) if word in script)
+
+
 def made(**options) -> object:
     return load_settings({"mode": "export", "imgsz": 64, **options})
 
@@ -36,13 +47,8 @@ def tiny(*rows):
 
 def tiny_segment() -> Detector:
     """A small segmentation network of stride 8, with objects above the usual threshold and masks that are not empty."""
-    torch.manual_seed(0)
-    rows = [CONV, (-1, 1, "Conv", [32, 3, 2]), (-1, 1, "Conv", [32, 3, 2])]
-    model = lived(small_model(*rows, head=[([-1], 1, "Segment", ["nc", 32, 32])], nc=2, names=["a", "b"]))
+    model = _lively(["Segment", ["nc", 32, 32]], ["a", "b"])
     with torch.no_grad():
-        for layer in model.modules():
-            if isinstance(layer, torch.nn.BatchNorm2d):
-                layer.weight.mul_(4)  # outputs that differ from place to place
         for boxes, scores, coefficients in zip(model.head.cv2, model.head.cv3, model.head.cv4):
             boxes[-1].bias.copy_(-0.5 * torch.arange(16.0).repeat(4))  # small boxes
             scores[-1].weight.normal_(std=0.5)
@@ -50,3 +56,30 @@ def tiny_segment() -> Detector:
             for output in (boxes[-1], coefficients[-1]):
                 output.weight.normal_(std=0.1).sub_(output.weight.mean(1, keepdim=True))
     return model
+
+
+def tiny_classify(names: Sequence[str] = ("a", "b", "c")) -> Detector:
+    """A small classifier that sees small differences of pictures."""
+    model = _lively(["Classify", ["nc"]], list(names))
+    with torch.no_grad():
+        model.head.linear.weight.normal_(std=0.01)
+        model.head.linear.weight.sub_(model.head.linear.weight.mean(0))
+    return model
+
+
+def _lively(head: list, names: list[str]) -> Detector:
+    """A network of stride 8 whose maps differ from place to place."""
+    torch.manual_seed(0)
+    rows = [CONV, (-1, 1, "Conv", [32, 3, 2]), (-1, 1, "Conv", [32, 3, 2])]
+    model = lived(small_model(*rows, head=[([-1], 1, *head)], nc=len(names), names=names))
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.weight.mul_(4)
+    return model
+
+
+def save(model: Detector, path: Path, **entries) -> Path:
+    """Write a checkpoint of a network."""
+    save_checkpoint(path, Checkpoint(model.graph, model.state_dict(), **entries))
+    return path
