@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -20,19 +20,19 @@ BENCHMARK_FILE = RecordFile(
 class EngineRecord:
     """The measurements of one engine in one precision. None: not measured; reason: why not, or "".
 
-    ap, ap50: 0 to 1. bytes: size of the file. latency: of a batch, network and decoding. faster: how many times faster
-    than the reference, the median of the rounds' ratios. load, first: seconds to open the file and to run the first
-    images, in a process that has only imported torch. memory: peak bytes of that process; gpu: bytes it took
-    on the GPU. boxes: how many were compared; matched: how many agree with the reference, as export.compare means it.
-    pixels, score: largest differences from the reference.
+    numbers: of the validation, by name, 0 to 1 (TaskMetrics.headline). bytes: size of the file. latency: of a batch,
+    network and decoding. faster: how many times faster than the reference, the median of the rounds' ratios. load,
+    first: seconds to open the file and to run the first images, in a process that has only imported torch. memory: peak
+    bytes of that process; gpu: bytes it took on the GPU. boxes: how many boxes were compared, or images where there are
+    no boxes; matched: how many agree with the reference, as export.compare means it. pixels, score: largest differences
+    from the reference.
     """
 
     name: str
     precision: str
     runtime: str = ""
     bytes: int | None = None
-    ap: float | None = None
-    ap50: float | None = None
+    numbers: dict = field(default_factory=dict)
     latency: Timing | None = None
     faster: float | None = None
     load: float | None = None
@@ -50,7 +50,7 @@ class EngineRecord:
 class Bench:
     """The records of all engines, in the order in which they were prepared, and the conditions of the measurement.
 
-    imgsz: (height, width). images: the images on which boxes were compared, in words. facts: of `machine`.
+    imgsz: (height, width). images: those on which results were compared, in words. facts: of `machine`.
     """
 
     model: str
@@ -64,6 +64,16 @@ class Bench:
     rows: tuple[EngineRecord, ...]
     facts: Mapping[str, object]
     folder: Path | None = None
+
+    @property
+    def numbers(self) -> list[str]:
+        """The names of the numbers of the validation; none where nothing was validated."""
+        return list(dict.fromkeys(name for record in self.rows for name in record.numbers))
+
+    @property
+    def has_boxes(self) -> bool:
+        """Whether the model finds boxes."""
+        return any(record.pixels is not None for record in self.rows)
 
     @property
     def timed(self) -> list[EngineRecord]:
@@ -80,11 +90,15 @@ class Bench:
 
 
 def _columns(bench: Bench) -> list[Column]:
-    precision = [Column("mAP50-95", "ap", "{:.4f}"), Column("mAP50", "ap50", "{:.4f}")]
+    compared = "boxes" if bench.has_boxes else "images"
+
+    def number(name: str, record: EngineRecord) -> float | None:
+        return record.numbers.get(name)
+
     return [
         Column("engine", "name", text=True),
         Column("precision", "precision", text=True),
-        *(precision if bench.data else ()),
+        *(Column(name, partial(number, name), "{:.4f}") for name in bench.numbers),
         Column("size MB", "bytes", "{:.2f}", unit=1e6),
         Column("latency ms", "latency"),
         Column(f"x {bench.reference}", "faster", "{:.2f}"),
@@ -93,9 +107,12 @@ def _columns(bench: Bench) -> list[Column]:
         Column("first image s", "first", "{:.2f}"),
         Column("peak memory MB", lambda record: record.memory or None, "{:.0f}", unit=1e6),
         *([Column("GPU MB", "gpu", "{:.0f}", unit=1e6)] if any(record.gpu for record in bench.rows) else ()),
-        Column("largest box difference px", "pixels", "{:.2g}"),
+        *([Column("largest box difference px", "pixels", "{:.2g}")] if bench.has_boxes else ()),
         Column("largest score difference", "score", "{:.2g}"),
-        Column("boxes matched", lambda record: None if record.boxes is None else f"{record.matched} of {record.boxes}"),
+        Column(
+            f"{compared} matched",
+            lambda record: None if record.boxes is None else f"{record.matched} of {record.boxes}",
+        ),
     ]
 
 
@@ -121,15 +138,26 @@ def _notes(bench: Bench) -> list[str]:
         f"x: how many times faster than {bench.reference}, by the median of the rounds' ratios.",
         "- Open, first image and peak memory: of a process of its own, which has imported torch; "
         "memory is that of the whole process.",
-        f"- Differences: boxes before suppression against those of {bench.reference}, on {bench.images}: those with a "
-        "score above 0.25, and at least the 30 best of an image. "
-        "A box is matched where it differs by no more than `export` allows.",
+        _differences(bench),
         "- Precision is that of the numbers in the file; "
         "a runtime without fast 16-bit arithmetic computes 16 bits in float32.",
-        *([f"- mAP: {bench.data}, square images of {bench.imgsz[0]} px."] if bench.data else []),
+        *([f"- {', '.join(bench.numbers)}: {bench.data}, square inputs of {bench.imgsz[0]} px."] if bench.data else []),
         f"- Runtimes: {runtimes or 'none ran'}.",
         f"- Measured on: {machine_line(bench.facts)}.",
     ]
+
+
+def _differences(bench: Bench) -> str:
+    if not bench.has_boxes:
+        return (
+            f"- Differences: probabilities against those of {bench.reference}, on {bench.images}. An image is matched "
+            "where they differ by no more than `export` allows."
+        )
+    return (
+        f"- Differences: boxes before suppression against those of {bench.reference}, on {bench.images}: those with a "
+        "score above 0.25, and at least the 30 best of an image. "
+        "A box is matched where it differs by no more than `export` allows."
+    )
 
 
 def write(bench: Bench, folder: Path, picture: bool) -> None:
@@ -140,12 +168,12 @@ def write(bench: Bench, folder: Path, picture: bool) -> None:
 
 
 def draw(target: Path, bench: Bench) -> Path:
-    """Draw bars of latency, size and peak memory, and marks of mAP. Raises NoMatplotlib."""
+    """Draw bars of latency, size and peak memory, and marks of the main number. Raises NoMatplotlib."""
     records = bench.timed
     medians, lows, highs = ([getattr(record.latency, name) for record in records] for name in ("median", "low", "high"))
     panels = [Bars("latency of a batch (ms)", medians, lows, highs)]
-    if any(record.ap is not None for record in records):
-        panels.append(Bars("mAP50-95", [record.ap for record in records], form="{:.4f}", dots=True))
+    for name in bench.numbers[:1]:
+        panels.append(Bars(name, [record.numbers.get(name) for record in records], form="{:.4f}", dots=True))
     panels += [
         Bars("size of the file (MB)", [record.bytes / 1e6 for record in records]),
         Bars("peak memory (MB)", [record.memory / 1e6 if record.memory else None for record in records], form="{:.0f}"),

@@ -59,7 +59,7 @@ class Conditions:
     """The conditions that are the same for all candidates.
 
     shape: of a batch, (B, 3, H, W). images: the batches on which boxes are compared; images_name: what they are.
-    samples: with labels, for mAP, or none; data: what they are, or "".
+    samples: with labels, to validate on, or none; data: what they are, or "".
     """
 
     settings: Settings
@@ -219,7 +219,7 @@ def _time(runtimes: Runtimes, records: Records, conditions: Conditions) -> Runti
 
 
 def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> None:
-    """Write the agreement with the reference and, where there are labels, the average precision into the records."""
+    """Write into the records the agreement with the reference and, where there are labels, the numbers of val."""
     reference: Decoded | None = None
     for name, runtime in runtimes.items():  # the reference is the first
         with _failures(records, name), torch.inference_mode():
@@ -233,9 +233,10 @@ def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> N
                 _update(records, name, pixels=agreement.pixels, score=agreement.score)
                 _update(records, name, matched=agreement.matched, boxes=agreement.count)
             if conditions.samples:
-                print(f"  {name:<24} measuring mAP on {len(conditions.samples)} images", flush=True)
+                print(f"  {name:<24} validating on {len(conditions.samples)} images", flush=True)
                 metrics = _validate(runtime, conditions)
-                _update(records, name, ap=_finite(metrics.ap), ap50=_finite(metrics.ap50))
+                numbers = {name: number for name, number in metrics.headline.items() if math.isfinite(number)}
+                _update(records, name, numbers=numbers)
 
 
 def _decoded(runtime: Network | Runtime, conditions: Conditions) -> Decoded:
@@ -244,10 +245,6 @@ def _decoded(runtime: Network | Runtime, conditions: Conditions) -> Decoded:
     maps = [each.prototypes for each in batches if each.prototypes is not None]
     candidates = torch.cat([each.candidates for each in batches]).float().cpu()
     return Decoded(candidates, runtime.nc, torch.cat(maps).float().cpu() if maps else None)
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def _validate(runtime: Network | Runtime, conditions: Conditions) -> TaskMetrics:

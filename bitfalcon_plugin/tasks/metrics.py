@@ -122,7 +122,7 @@ class TaskMetrics(Tabular):
 
     @property
     def headline(self) -> dict[str, float]:
-        """The two numbers that are told first, by name, the first being the main one."""
+        """The numbers that are told first, by name, the first being the main one."""
         raise NotImplementedError
 
     @property

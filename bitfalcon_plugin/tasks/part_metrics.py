@@ -59,6 +59,11 @@ class PartMetrics(Metrics):
         return [*super().keys, *part_columns(self.letter)]
 
     @property
+    def headline(self) -> dict[str, float]:
+        """AP and AP50 of the boxes and of the parts; 0 where nothing could be measured."""
+        return {**super().headline, f"{self.title} AP": self.part_ap, f"{self.title} AP50": self.part_ap50}
+
+    @property
     def maps(self) -> np.ndarray:
         """The sum of the APs (nc,) of boxes and parts of every class; the mean where a class has no labels."""
         return self.box.maps + self.part.maps

@@ -22,7 +22,9 @@ from bitfalcon_plugin.benchmark.trial import Trial, run_trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
+from tests.helpers import classed, outlined
 from tests.helpers.coloured import place  # noqa: F401  the fixture
+from tests.helpers.exports import save, tiny_classify, tiny_segment
 from tests.helpers.tiny_models import CONV, lived, small_model
 
 CPU = torch.device("cpu")
@@ -108,7 +110,7 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
     assert metrics.ap > 0
     for name in (REFERENCE, "torch fp32 channels_last", "torch as predict runs it", "torchscript"):
         row = ran[name]
-        assert row.ap == pytest.approx(metrics.ap, abs=0.02) and row.ap50 == pytest.approx(metrics.ap50, abs=0.02)
+        assert row.numbers == pytest.approx({"AP": metrics.ap, "AP50": metrics.ap50}, abs=0.02)
         assert row.matched == row.boxes > 0 and row.pixels < 0.05 and row.score < 1e-3
         assert row.latency.count == 3 and row.load == 0.5 and row.memory == 123_000_000
     assert ran[REFERENCE].faster == 1.0 and ran[REFERENCE].pixels == 0
@@ -118,6 +120,27 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
     content = json.loads((folder / "benchmark.json").read_text())
     assert [row["name"] for row in content["rows"]] == names and content["facts"]["torch"] == torch.__version__
     assert not list(Path(best).parent.glob("*.torchscript"))  # exports were made elsewhere, and are gone
+
+
+@pytest.mark.parametrize("task", ["segment", "classify"])
+def test_models_of_other_tasks_have_rows_and_numbers(tmp_path, monkeypatch, quick, task):
+    monkeypatch.chdir(tmp_path)
+    network, lay_out, data = {
+        "segment": (tiny_segment(outlined.NAMES), outlined.lay_out, "data/data.yaml"),
+        "classify": (tiny_classify(classed.CLASSES), classed.lay_out, "data"),
+    }[task]
+    lay_out(tmp_path)
+    model = YOLO(save(network, tmp_path / "best.pt"))
+    table = model.benchmark(data=data, imgsz=64, format="torch,torchscript", plots=True, device="cpu")
+    metrics = model.val(data=data, imgsz=64, plots=False, rect=False, device="cpu")
+    ran = {row.name: row for row in table.rows if not row.reason}
+    assert {REFERENCE, "torch as predict runs it", "torchscript", "torchscript 16 bits"} <= set(ran)
+    for row in (ran[REFERENCE], ran["torchscript"]):
+        assert row.numbers == pytest.approx(dict(metrics.headline), abs=1e-3)
+        assert row.matched == row.boxes > 0 and row.score < 1e-3
+    text = markdown(table)
+    assert all(f"| {name} |" in text for name in metrics.headline)
+    assert ("images matched" in text) == (task == "classify") != ("box difference" in text)
 
 
 def test_a_candidate_that_fails_is_a_record_with_the_reason_and_not_the_end(weights, quick, monkeypatch, capsys):
@@ -246,8 +269,7 @@ def rows() -> tuple[EngineRecord, ...]:
             "float32",
             "torch",
             10_000_000,
-            0.5,
-            0.7,
+            {"AP": 0.5, "AP50": 0.7},
             Timing((50.0, 52.0, 48.0)),
             1.0,
             0.2,
@@ -264,8 +286,7 @@ def rows() -> tuple[EngineRecord, ...]:
             "float32",
             "onnxruntime",
             10_100_000,
-            0.5,
-            0.7,
+            {"AP": 0.5, "AP50": 0.7},
             Timing((20.0, 21.0, 19.0)),
             2.5,
             0.3,

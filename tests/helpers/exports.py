@@ -45,9 +45,9 @@ def tiny(*rows):
     return lived(small_model(CONV, (-1, 1, "Conv", [32, 3, 2]), *rows))
 
 
-def tiny_segment() -> Detector:
+def tiny_segment(names: Sequence[str] = ("a", "b")) -> Detector:
     """A small segmentation network of stride 8, with objects above the usual threshold and masks that are not empty."""
-    model = _lively(["Segment", ["nc", 32, 32]], ["a", "b"])
+    model = _lively(["Segment", ["nc", 32, 32]], list(names))
     with torch.no_grad():
         for boxes, scores, coefficients in zip(model.head.cv2, model.head.cv3, model.head.cv4):
             boxes[-1].bias.copy_(-0.5 * torch.arange(16.0).repeat(4))  # small boxes

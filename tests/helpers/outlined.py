@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from tests.helpers.coloured import GRAPH
 
-COLOURS = ("red", "lime", "blue")
+COLOURS, NAMES = ("red", "lime", "blue"), ("red", "green", "blue")
 SEGMENT_GRAPH = GRAPH.replace("Detect, [nc]]", "Segment, [nc, 8, 64]]")
 
 
@@ -39,7 +39,7 @@ def lay_out(folder: Path, train: int = 10, val: int = 4) -> None:
             label.parent.mkdir(parents=True, exist_ok=True)
             label.write_text(f"{cls} " + " ".join(f"{px / w} {py / h}" for px, py in corners) + "\n")
     (folder / "data/data.yaml").write_text(
-        yaml.safe_dump({"train": "images/train", "val": "images/val", "names": ["red", "green", "blue"]})
+        yaml.safe_dump({"train": "images/train", "val": "images/val", "names": [*NAMES]})
     )
 
 

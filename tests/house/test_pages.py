@@ -28,7 +28,7 @@ from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules import MODULES
 from bitfalcon_plugin.predict.video import SUFFIX, VideoWriter
 from tests.helpers.coloured import lay_out
-from tests.helpers.exports import has_onnx, made, tiny_segment
+from tests.helpers.exports import has_onnx, made, tiny_classify, tiny_segment
 from tests.helpers.fake_tracker import clip
 from tests.helpers.foreign import write
 from tests.helpers.paths import ROOT
@@ -119,6 +119,7 @@ def template(tmp_path_factory) -> Path:
         _video(folder)
     if has_onnx:
         run_export(tiny_segment(), made(format="onnx", out=str(folder / "best-seg.onnx")), "small-seg.yaml")
+        run_export(tiny_classify(), made(format="onnx", out=str(folder / "best-cls.onnx")), "small-cls.yaml")
     (folder / "tools").mkdir()
     for name in ("script.py", "tools/count.py"):
         (folder / name).write_text("from ultralytics import YOLO\nprint(YOLO('best.pt').names)\n")
