@@ -152,6 +152,7 @@ CLASSIFY = Task(
     imgsz=224,
     without_effect=classify.WITHOUT_EFFECT,
     objects=False,
+    transform=classify.describe_crop,
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY)}
 

@@ -83,6 +83,18 @@ def class_fits(
     return [input_fit(each, size, letterbox=letterbox) for each in sizes]
 
 
+def describe_crop(canvas: tuple[int, int]) -> str:
+    """How an image becomes an input of `canvas` (H, W), in words, for people who write other programs."""
+    height, width = canvas
+    if height != width:
+        return f"RGB / 255; resized to {height} x {width} (height x width), bilinear with antialiasing"
+    return (
+        f"RGB / 255, no mean and deviation; the shorter side resized to {height}, the longer one to "
+        f"int({height} * long / short), bilinear with antialiasing; then the central {height} x {width}, its offset "
+        "rounded half to even"
+    )
+
+
 def class_tile(pixels: np.ndarray, fit: Fit) -> Tensor:
     """What the network input shows of (h, w, 3) BGR uint8, resized with antialiasing: RGB uint8 (h', w', 3)."""
     picture = Image.fromarray(np.ascontiguousarray(pixels[..., ::-1]))
