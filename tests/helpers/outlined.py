@@ -23,6 +23,7 @@ def diamond(x: float, y: float, w: float, h: float) -> list[tuple[float, float]]
 
 def lay_out(folder: Path, train: int = 10, val: int = 4) -> None:
     """Write small-seg.yaml, and data/ with training and validation images of one diamond each, into `folder`."""
+    folder.mkdir(exist_ok=True)
     (folder / "small-seg.yaml").write_text(SEGMENT_GRAPH)
     draw = torch.Generator().manual_seed(0)
     for split, count in (("train", train), ("val", val)):
