@@ -139,7 +139,7 @@ def predict_batches(
     is_live = isinstance(sources, Sequence) and any(map(_is_webcam, sources))
 
     def tile(pixels: np.ndarray) -> Tensor:
-        return task.tile(pixels, _fits([pixels.shape[:2]], options, model, task)[0])
+        return task.tile(pixels, fits_of([pixels.shape[:2]], options, model, task)[0])
 
     def compute(index: int, batch: Batch) -> list:
         return _results(models[index], batch.pictures, options, task, buffers[index])
@@ -292,7 +292,7 @@ def _input(
         images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
         size = tuple(images.shape[2:])
         return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
-    fits = _fits([picture.pixels.shape[:2] for picture in pictures], options, model, task)
+    fits = fits_of([picture.pixels.shape[:2] for picture in pictures], options, model, task)
     shape = (len(pictures), *fits[0].canvas, 3)
     if shape not in buffers:
         buffers.clear()
@@ -308,7 +308,8 @@ def _input(
     return torch.div(images, 255).to(weight.dtype), fits  # a new tensor, in one pass
 
 
-def _fits(sizes: list[tuple[int, int]], options: Options, model: Detector, task: Task) -> list[Fit]:
+def fits_of(sizes: list[tuple[int, int]], options: Options, model: Detector, task: Task) -> list[Fit]:
+    """Return how images of `sizes` (h, w) lie on the input when they go through the network together."""
     if model.fixed:  # an exported model that takes one size
         height, width = model.fixed
         size, multiple, square = height if height == width else model.fixed, 1, True

@@ -41,7 +41,9 @@ class Task:
 
     fits: sizes of images -> how they lie on the network input, to predict (ops.letterbox.fits_together). tile: pixels
     and their Fit -> what the network input shows of an image (data.images.tile_of). imgsz: side of the network input
-    in training, in pixels, where none is given. without_effect: settings that mean nothing to the task -> why.
+    in training, in pixels, where none is given. bias_lr: learning rate of biases where the warm-up of fresh weights
+    starts, unless warmup_bias_lr is given; None: as the settings say. without_effect: settings that mean nothing to the
+    task -> why.
 
     objects: whether the task finds objects in an image. Otherwise it says something of the image as a whole: a label,
     and a result, has one row with the whole image as its box.
@@ -66,6 +68,7 @@ class Task:
     fits: Callable = fits_together
     tile: Callable = tile_of
     imgsz: int = 640
+    bias_lr: float | None = None
     without_effect: Mapping[str, str] = field(default_factory=dict)
     objects: bool = True
     maps: tuple[str, ...] = ()
@@ -150,6 +153,7 @@ CLASSIFY = Task(
     fits=classify.class_fits,
     tile=classify.class_tile,
     imgsz=224,
+    bias_lr=0.1,
     without_effect=classify.WITHOUT_EFFECT,
     objects=False,
     transform=classify.describe_crop,

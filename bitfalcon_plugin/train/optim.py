@@ -108,17 +108,25 @@ def _kind_of(module: nn.Module, parameter_name: str) -> str:
 
 
 def choose_optimizer(
-    name: str, groups: Groups, *, lr: float, momentum: float, warmup_bias_lr: float, iterations: int, nc: int
+    name: str,
+    groups: Groups,
+    *,
+    lr: float,
+    momentum: float,
+    warmup_bias_lr: float,
+    iterations: int,
+    nc: int,
+    auto_bias_lr: float = 0.0,
 ) -> tuple[torch.optim.Optimizer, OptimizerPlan]:
     """Build the optimizer `name` (a key of OPTIMIZERS or "auto", in any case) over `groups`; returns it with its plan.
 
-    "auto" overrides `lr`, `momentum` and `warmup_bias_lr`: SGD for more than 10000 iterations, else AdamW with a rate
-    that falls with the number of classes. Raises UserError for an unknown name.
+    "auto" overrides `lr`, `momentum` and `warmup_bias_lr` (by auto_bias_lr): SGD for more than 10000 iterations, else
+    AdamW with a rate that falls with the number of classes. Raises UserError for an unknown name.
     """
     if name.lower() == "auto":
         chosen, lr = auto_rule(iterations, nc)
         limit = f"more than {AUTO_LIMIT}" if chosen == "SGD" else f"at most {AUTO_LIMIT}, {nc} classes"
-        momentum, warmup_bias_lr = 0.9, 0.0
+        momentum, warmup_bias_lr = 0.9, auto_bias_lr
         reason = (
             f"optimizer=auto ({iterations} iterations, {limit}); lr0, momentum and warmup_bias_lr as given are not used"
         )

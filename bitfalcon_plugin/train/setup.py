@@ -187,10 +187,16 @@ def _optimizer(run: Run) -> tuple[torch.optim.Optimizer, optim.OptimizerPlan]:
     groups = optim.parameter_groups(model, optim.scaled_decay(settings.weight_decay, settings.batch, settings.nbs))
     name, values = settings.optimizer, {"lr": settings.lr0}
     values |= {key: getattr(settings, key) for key in ("momentum", "warmup_bias_lr")}
+    bias_lr = None if run.initial.matched else task_of(model).bias_lr  # weights that are taken over would suffer
+    if bias_lr is not None and "warmup_bias_lr" not in settings.given:
+        values["warmup_bias_lr"] = bias_lr
+    if plan_before:
+        values["warmup_bias_lr"] = plan_before["warmup_bias_lr"]
     if plan_before and name.lower() == "auto":  # a resumed run keeps its optimizer, also where epochs= changes
         name, values = plan_before["name"], {key: plan_before[key] for key in values}
+    values |= {"auto_bias_lr": bias_lr or 0.0, "nc": model.nc}
     iterations = optim.planned_iterations(len(run.samples), settings.batch, settings.nbs, settings.epochs)
-    return optim.choose_optimizer(name, groups, nc=model.nc, iterations=iterations, **values)
+    return optim.choose_optimizer(name, groups, iterations=iterations, **values)
 
 
 def _schedule(settings: Settings, batches: int, plan: optim.OptimizerPlan) -> optim.Schedule:

@@ -33,7 +33,7 @@ from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.modules.attention import Attention
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.ops.nms import non_max_suppression
-from bitfalcon_plugin.predict.pipeline import Options, _fits, _input
+from bitfalcon_plugin.predict.pipeline import Options, _input, fits_of
 from bitfalcon_plugin.predict.reader import Picture
 from bitfalcon_plugin.tasks import task_of
 
@@ -133,7 +133,7 @@ def shares(model: Detector, images: Tensor, rounds: int, imgsz: int) -> dict[str
         for turn in range(rounds + 3):
             spent.update(dict.fromkeys(PARTS, 0.0))
             start = clock()
-            tile = task.tile(pixels, _fits([pixels.shape[:2]], options, model, task)[0])
+            tile = task.tile(pixels, fits_of([pixels.shape[:2]], options, model, task)[0])
             pictures = [Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))]
             _input(pictures, options, model, task, buffers)
             spent["preprocessing"] = clock() - start

@@ -248,6 +248,23 @@ def test_a_detection_backbone_is_taken_over(classed, capsys):
     assert (norm.eps, norm.momentum) == (1e-5, 0.1)
 
 
+def test_biases_of_fresh_weights_begin_fast(classed):
+    """Those of weights that are taken over do not, nor where the rate is given; a resumed run keeps its rate."""
+
+    def bias_lr(**given) -> float:
+        run = train(epochs=1, **given)
+        return run.trainer.plan.warmup_bias_lr
+
+    assert bias_lr() == bias_lr(optimizer="auto") == 0.1 and bias_lr(warmup_bias_lr=0.05) == 0.05
+    assert bias_lr(pretrained="runs/r/weights/best.pt") == 0.0
+    tuned = YOLO("runs/r/weights/best.pt")
+    options = {key: value for key, value in SMALL.items() if key not in ("mode", "model", "model_scale", "name")}
+    tuned.train(**{**options, "epochs": 2, "name": "tuned"})
+    assert tuned.trainer.plan.warmup_bias_lr == 0.0
+    result = run_train(load_settings({"mode": "train", "resume": "runs/tuned/weights/last.pt", "epochs": 3}), None)
+    assert result.trainer.plan.warmup_bias_lr == 0.0
+
+
 def test_one_class_and_wrong_data_are_mistakes_of_the_user(classed):
     with pytest.raises(UserError, match="data"):
         train(data="nothing/here")

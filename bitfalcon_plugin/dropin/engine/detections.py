@@ -11,6 +11,7 @@ from torch import Tensor
 from ...config.errors import UserError
 from ...ops.boxes import xyxy_from_xywh
 from ...ops.letterbox import Fit, letterbox_fit
+from ...tasks import DETECT, TASKS
 from ...tasks.detect import Decoded
 
 PARTS = {"bboxes": slice(0, 4), "conf": 4, "cls": 5, "extra": slice(6, None)}  # name -> columns
@@ -56,8 +57,10 @@ def decoded_of(preds: Any, nc: int) -> Decoded:
 
 def boxes_only(task: str, what: str) -> None:
     """Raise UserError for a task of which `what`, which a script does by itself, knows the boxes only."""
-    if task != "detect":
-        raise UserError(f"task {task}: {what} by a script's own methods is supported for the task detect only.")
+    if TASKS[task].objects and task != DETECT.name:
+        raise UserError(
+            f"task {task}: {what} by a script's own methods is supported for the tasks detect and classify only."
+        )
 
 
 def rows_of(detections: Any) -> Tensor:
@@ -70,8 +73,10 @@ def rows_of(detections: Any) -> Tensor:
 
 def label_rows(batch: Mapping[str, Any], index: int) -> tuple[Tensor, Tensor]:
     """Return the labels of image `index`: classes (n,), and boxes (n, 4) xyxy in pixels of the input."""
-    mine = batch["batch_idx"].flatten().long() == index
     height, width = batch["img"].shape[2:]
+    if "bboxes" not in batch:  # the class of the whole image
+        return batch["cls"].flatten()[index : index + 1], batch["img"].new_tensor([[0, 0, width, height]]).float()
+    mine = batch["batch_idx"].flatten().long() == index
     boxes = xyxy_from_xywh(batch["bboxes"][mine].float())
     return batch["cls"].flatten()[mine], boxes * boxes.new_tensor([width, height] * 2)
 

@@ -36,18 +36,18 @@ def replaced_loss() -> type | None:
 
 
 def losses_of(
-    network: nn.Module, values: dict[str, Any], names: Sequence[str], outputs: Any = None
+    network: nn.Module, values: dict[str, Any], names: Sequence[str], outputs: Any = None, *, times_images: bool = True
 ) -> dict[str, Tensor]:
     """Return the losses that a network computes of a batch, by name; their gradient is that of its total.
 
-    The total is a scalar or a vector, times the images of the batch, and the parts are a dict, or a tensor of as many
-    values as `names`. outputs: of these images, where they were computed before.
+    The total is a scalar or a vector, with `times_images` times the images of the batch, and the parts are a dict, or a
+    tensor of as many values as `names`. outputs: of these images, where they were computed before.
     """
     if isinstance(outputs, Raw):
-        outputs = network.decode(outputs), outputs.levels()
+        outputs = network.decode(outputs), outputs.levels() if outputs.sizes else next(iter(outputs.values()))
     result = _result(network, values, outputs)
     total, parts = result if isinstance(result, (tuple, list)) else (result, None)
-    total = total.sum() / len(values["img"])
+    total = total.sum() / (len(values["img"]) if times_images else 1)
     if isinstance(parts, Mapping):
         named = {str(name): torch.as_tensor(value).detach() for name, value in parts.items()}
     else:

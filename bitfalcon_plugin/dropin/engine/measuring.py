@@ -27,10 +27,11 @@ from ...predict.writer import write_files
 from ...tasks import Task, task_of
 from ...tasks.confusion import MATRIX_CONF
 from ...tasks.detect import predict_decoded
-from ...tasks.metrics import Metrics
+from ...tasks.metrics import TaskMetrics
 from ...val.loop import DEFAULT_CONF, progress
 from ...val.pictures import Pictures
 from ...val.run import Share, counted_batch, loader_of, options_of
+from .batches import of_whole_images
 from .datasets import dict_of_data
 from .detections import boxes_only, label_rows, rows_of
 from .losses import has_own_loss, losses_of
@@ -42,17 +43,21 @@ MIN_SCORE = 0.25  # detections with a higher score are drawn
 
 
 class LoaderOfSplit:
-    """Our loader of a split as scripts have it: batches are dicts, with ratio_pad and ori_shape of each image."""
+    """Our loader of a split as scripts have it: batches are dicts, with ratio_pad and ori_shape of each image.
 
-    def __init__(self, loader: ValLoader, samples: Sequence[Sample]) -> None:
-        self.loader, self.dataset = loader, samples
+    objects: the labels are boxes, not the classes of whole images.
+    """
+
+    def __init__(self, loader: ValLoader, samples: Sequence[Sample], objects: bool = True) -> None:
+        self.loader, self.dataset, self.objects = loader, samples, objects
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, object]]:
         for images, fits, indices in self.loader:
-            yield _dict_of(images, fits, [self.dataset[index] for index in indices])
+            values = _dict_of(images, fits, [self.dataset[index] for index in indices])
+            yield values if self.objects else of_whole_images(values)
 
 
 def _dict_of(images: Tensor, fits: Sequence[Fit], samples: Sequence[Sample]) -> dict[str, object]:
@@ -99,8 +104,8 @@ class Measuring:
         none = replace(Instances.empty(), scores=torch.zeros(0), image=torch.zeros(0, dtype=torch.int64))
         return Instances.cat(self.detections) if self.detections else none
 
-    def evaluate(self, task: Task, names: Mapping[int, str], conf: float) -> Metrics:
-        """Return the Metrics of all images. conf: detections with a higher score were measured."""
+    def evaluate(self, task: Task, names: Mapping[int, str], conf: float) -> TaskMetrics:
+        """Return the metrics of all images. conf: detections with a higher score were measured."""
         matrix_conf = MATRIX_CONF if conf == DEFAULT_CONF else conf
         return replace(task.evaluate(self.samples, self.joined(), names, conf=matrix_conf), conf=conf)
 
@@ -145,7 +150,8 @@ def _open_data(script: Script, network: nn.Module, settings: Settings) -> Settin
         script.data = dict_of_data(data)
         if not is_replaced(script, "get_dataloader", "build_dataset"):
             samples = scan_split(data, settings.split, settings, form).samples
-            script.dataloader = LoaderOfSplit(loader_of(network, samples, settings, Share()), samples)
+            loader = loader_of(network, samples, settings, Share())
+            script.dataloader = LoaderOfSplit(loader, samples, task_of(network).objects)
     script._measuring = Measuring(rule, settings, samples)
     if script.dataloader is None:
         script.dataloader = script.get_dataloader(script.data.get(settings.split), settings.batch)
@@ -200,7 +206,7 @@ def _losses(trainer: Script, network: nn.Module, values: dict[str, Any], outputs
     """The losses of a batch by name, of the network's own loss or of ours."""
     running = trainer._running
     if has_own_loss(running.model):
-        return losses_of(network, values, trainer.loss_names, outputs)
+        return losses_of(network, values, trainer.loss_names, outputs, times_images=running.task.times_images)
     labels = [label_rows(values, index) for index in range(len(values["img"]))]
     rows = [
         Instances(boxes, classes.long(), image=torch.full_like(classes.long(), image))
@@ -224,7 +230,7 @@ def _written(script: Script, stats: dict[str, float], settings: Settings) -> dic
         elif counted.samples and not is_replaced(script, "save_one_txt"):
             write_files(script.save_dir, counted.samples, counted.joined(), script.names, settings, coco=False)
         stats = script.eval_json(stats)
-    if isinstance(script.metrics, Metrics) and counted.samples and script.save_dir is not None:
+    if isinstance(script.metrics, TaskMetrics) and script.seen and script.save_dir is not None:
         Pictures(script.save_dir, script.names, settings.plots, board=False).curves(script.metrics)
     return stats
 
@@ -243,8 +249,13 @@ class _Clock:
         self.last = now
 
 
-def draw(script: Script, batch: Mapping[str, Any], detections: Sequence[Any] | None, name: str) -> None:
-    """Draw the images of a batch with their labels, or with detections, into the folder of the run."""
+def draw(
+    script: Script, batch: Mapping[str, Any], detections: Sequence[Any] | None, name: str, least: float = MIN_SCORE
+) -> None:
+    """Draw the images of a batch with their labels, or with detections, into the folder of the run.
+
+    Detections with a score above `least` are drawn.
+    """
     images = batch["img"].detach().float().cpu()
     pixels = (images * 255 if images.max() <= 1 else images).round().byte().numpy()
     rows = []
@@ -253,7 +264,7 @@ def draw(script: Script, batch: Mapping[str, Any], detections: Sequence[Any] | N
             classes, boxes = label_rows(batch, index)
             rows.append([[*box, 1.0, cls] for box, cls in zip(boxes.tolist(), classes.tolist())])
         else:
-            rows.append([row for row in rows_of(detections[index]).tolist() if row[4] > MIN_SCORE])
+            rows.append([row for row in rows_of(detections[index]).tolist() if row[4] > least])
     captions = [Path(file).name for file in batch.get("im_file", ())]
     sheet = batch_sheet(pixels, rows, script.names, conf=detections is not None, captions=captions)
     script.save_dir.mkdir(parents=True, exist_ok=True)

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ...data.images import GREY, resize_pixels
-from ...ops.letterbox import legal_size, letterbox_fit, minimal_canvas
+from ...data.images import GREY
+from ...ops.letterbox import Fit, legal_size, letterbox_fit
 from ...ops.nms import Suppression
-from ...predict.pipeline import Batch
+from ...predict.pipeline import Batch, Options, fits_of
 from ...predict.reader import Picture
 from ...predict.results import Results
 from ...predict.run import run_predict
@@ -140,15 +140,10 @@ class BasePredictor(CallbackOwner):
 
     @own
     def pre_transform(self, im: list[np.ndarray]) -> list[np.ndarray]:
-        """Return images (h, w, 3) BGR uint8 as letterboxed ones of one size."""
-        sizes, model = [image.shape[:2] for image in im], self.model
-        if model.fixed:
-            canvas = model.fixed
-        elif len(set(sizes)) == 1:
-            canvas = minimal_canvas(sizes[0], self.args.imgsz, model.multiple)
-        else:
-            canvas = legal_size(self.args.imgsz, model.multiple)
-        return [_letterboxed(image, canvas) for image in im]
+        """Return images (h, w, 3) BGR uint8 as the network sees them: of one size, letterboxed or cropped."""
+        task, options = TASKS[self.task], Options(self.args.imgsz, letterbox=self.args.letterbox)
+        fits = fits_of([image.shape[:2] for image in im], options, self.model, task)
+        return [_on_canvas(task.tile(image, fit).flip(-1).numpy(), fit) for image, fit in zip(im, fits)]
 
     @own
     def preprocess(self, im: Any) -> Tensor:
@@ -187,7 +182,7 @@ class BasePredictor(CallbackOwner):
         )
         with torch.inference_mode():
             rows = [Detections.of(each.rows()) for each in TASKS[self.task].decode(decoded, rule)]
-        return self.construct_results(rows, img, _arrays(orig_imgs))
+        return self.construct_results(rows, img, arrays_of(orig_imgs))
 
     @own
     def construct_results(self, preds: Sequence[Any], img: Tensor, orig_imgs: Sequence[np.ndarray]) -> list[Results]:
@@ -278,19 +273,15 @@ def _dataset(items: Sequence[Any], args: Any) -> SimpleNamespace:
     return SimpleNamespace(mode=mode, bs=batch, count=0, frame=0, fps=30, nf=len(items), source_type=kind, files=items)
 
 
-def _letterboxed(image: np.ndarray, canvas: tuple[int, int]) -> np.ndarray:
-    """An image (h, w, 3) BGR in the middle of a grey canvas (H, W, 3)."""
-    fit = letterbox_fit(image.shape[:2], canvas)
-    tile = image
-    if image.shape[:2] != fit.resized:
-        tile = resize_pixels(image, fit.resized).flip(-1).numpy()
-    (top, left), (height, width) = fit.pad, fit.resized
-    out = np.full((*canvas, 3), GREY, np.uint8)
+def _on_canvas(tile: np.ndarray, fit: Fit) -> np.ndarray:
+    """What the input shows of an image, (h', w', 3) BGR, at its place on a grey canvas (H, W, 3)."""
+    top, left, height, width = fit.window
+    out = np.full((*fit.canvas, 3), GREY, np.uint8)
     out[top : top + height, left : left + width] = tile
     return out
 
 
-def _arrays(originals: Any) -> list[np.ndarray]:
+def arrays_of(originals: Any) -> list[np.ndarray]:
     """The original images as a list of (h, w, 3) BGR arrays; a Tensor is (B, 3, H, W) RGB in [0, 1]."""
     if isinstance(originals, Tensor):
         pixels = (originals.float() * 255).clamp(0, 255).round().byte().flip(1)

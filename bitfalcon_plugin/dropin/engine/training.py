@@ -209,7 +209,7 @@ def _loaders(script: Script, own: Callable, run: Run) -> tuple[Any, Any]:
     else:
         loaders = own(run)
         script.train_loader = LoaderForScript(loaders[0], task_of(run.initial.model).data.recipe(run.settings, False))
-        script.test_loader = LoaderOfSplit(loaders[1], run.val_samples)
+        script.test_loader = LoaderOfSplit(loaders[1], run.val_samples, task_of(run.initial.model).objects)
     script.validator = script.get_validator()
     return loaders
 
@@ -254,15 +254,17 @@ def _batch(script: Script, own: Callable, trainer: Trainer, batch: Batch, indice
     if not script._run.loads and not is_replaced(script, "preprocess_batch"):
         return batch
     boxes_only(script.task, "training on batches")
-    values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(dict_of(batch, script._run.files))
-    return batch_of(script.preprocess_batch(values), trainer.device)
+    objects = trainer.task.objects
+    values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(dict_of(batch, script._run.files, objects))
+    return batch_of(script.preprocess_batch(values), trainer.device, objects)
 
 
 def _losses(script: Script, own: Callable, trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     if not has_own_loss(trainer.model):
         return own(trainer, batch)
     with torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=trainer.precision is not None):
-        losses = losses_of(trainer.model, dict_of(batch, script._run.files), script.loss_names)
+        values = dict_of(batch, script._run.files, trainer.task.objects)
+        losses = losses_of(trainer.model, values, script.loss_names, times_images=trainer.task.times_images)
     if tuple(losses) != tuple(trainer.task.losses):
         script.loss_names = tuple(losses)
         trainer.task = trainer.records.task = replace(trainer.task, losses=dict.fromkeys(losses, "box"))

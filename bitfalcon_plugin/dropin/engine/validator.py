@@ -19,7 +19,7 @@ from ...config.settings import Settings
 from ...data.loading.loader import ValLoader
 from ...ops.boxes import box_iou, pair_greedily
 from ...tasks import TASKS
-from ...tasks.metrics import Metrics
+from ...tasks.metrics import TaskMetrics
 from ...val.loop import DEFAULT_CONF
 from ...val.run import run_val
 from ..utils.metrics import DetMetrics
@@ -226,7 +226,7 @@ class BaseValidator(CallbackOwner):
     @own
     def print_results(self) -> None:
         """Print the table of the metrics."""
-        if isinstance(self.metrics, Metrics) and not self.training:
+        if isinstance(self.metrics, TaskMetrics) and not self.training:
             print(self.metrics.table(self.args.verbose))
 
     @own
@@ -276,7 +276,7 @@ def _open_class(cls: type) -> type:
     return type(cls.__name__, (cls,), {"__setattr__": object.__setattr__, "__doc__": cls.__doc__})
 
 
-def opened(metrics: Metrics) -> Metrics:
+def opened(metrics: TaskMetrics) -> TaskMetrics:
     """Return metrics with the same values, of which a script may set attributes."""
     twin = object.__new__(_open_class(type(metrics)))
     vars(twin).update(vars(metrics))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+from ....tasks import TASKS
 from ...engine.predictor import BasePredictor
 from ...engine.trainer import BaseTrainer
 from ...engine.validator import BaseValidator
@@ -15,13 +15,10 @@ from ...nn.tasks import CLASSES
 
 @dataclass(frozen=True)
 class Family:
-    """The classes of a task.
-
-    stem: what their names begin with. defaults: settings of the task, which a script's own win over.
-    """
+    """The classes of a task. stem: what their names begin with. imgsz: of the trainer, where a script gives none."""
 
     stem: str
-    defaults: Mapping[str, object] = field(default_factory=dict)
+    imgsz: int | None = None
 
 
 FAMILIES: dict[str, Family] = {
@@ -29,7 +26,7 @@ FAMILIES: dict[str, Family] = {
     "segment": Family("Segmentation"),
     "pose": Family("Pose"),
     "obb": Family("OBB"),
-    "classify": Family("Classification", {"imgsz": 224}),
+    "classify": Family("Classification", imgsz=224),
 }
 BASES = (BaseTrainer, BaseValidator, BasePredictor)
 
@@ -38,14 +35,16 @@ def classes_of(task: str, module: str, bases: tuple[type, type, type] = BASES) -
     """Return trainer, validator and predictor of a task. module: where they stand. bases: their base classes."""
     family = FAMILIES[task]
     trainer, validator, predictor = bases
-    shared = {"__module__": module, "task": task, "defaults": dict(family.defaults)}
+    defaults: dict[str, object] = {"task": task} if task in TASKS else {}
+    of_trainer = defaults if family.imgsz is None else {**defaults, "imgsz": family.imgsz}
 
     def make(kind: str, base: type, **more: object) -> type:
         text = f"The {kind} of the task {task}.\n\n{base.__doc__}"
-        return type(f"{family.stem}{kind.title()}", (base,), {**shared, "__doc__": text, **more})
+        shared = {"__module__": module, "task": task, "defaults": defaults, "__doc__": text}
+        return type(f"{family.stem}{kind.title()}", (base,), {**shared, **more})
 
     made = make("validator", validator)
-    return make("trainer", trainer, validator_class=made), made, make("predictor", predictor)
+    return make("trainer", trainer, validator_class=made, defaults=of_trainer), made, make("predictor", predictor)
 
 
 def task_map() -> dict[str, dict[str, Any]]:
