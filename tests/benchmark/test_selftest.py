@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,11 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.data import shapes
+from bitfalcon_plugin.data import shape_classes, shapes
+from bitfalcon_plugin.tasks import TASKS
+from bitfalcon_plugin.tasks.class_metrics import ClassMetrics
+from bitfalcon_plugin.tasks.mask_metrics import SegmentMetrics
+from bitfalcon_plugin.tasks.metrics import Metrics
 
 SMALL = """nc: 4
 backbone:
@@ -29,36 +34,64 @@ head:
 
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
-    """Replace the training by a stub that records its settings and returns `ap50`; set a temporary folder."""
-    seen = SimpleNamespace(settings=None, images=0, ap50=0.7)
+    """Replace the training by a stub that records its settings and returns `numbers`; set a temporary folder."""
+    seen = SimpleNamespace(settings=None, images=0, numbers={"ap50": 0.7, "mask_ap50": 0.7, "top1": 0.9})
 
     def train(settings, checkpoint):
         assert checkpoint is None
-        seen.settings, seen.images = settings, len(list((Path(settings.data).parent / "images/train").iterdir()))
+        seen.settings, data = settings, Path(settings.data)
+        folder = data.parent / "images/train" if data.is_file() else data / "train"
+        seen.images = len([path for path in folder.rglob("*") if path.is_file()])
         Path(settings.project, settings.name).mkdir(parents=True)
-        return SimpleNamespace(metrics=SimpleNamespace(ap50=seen.ap50, ap=0.5))
+        return SimpleNamespace(metrics=SimpleNamespace(**seen.numbers))
 
     monkeypatch.setattr(selftest, "run_train", train)
     monkeypatch.setattr(shapes, "COUNTS", {"train": 2, "val": 1})  # drawing all of them takes seconds
+    monkeypatch.setattr(shape_classes, "COUNTS", {"train": 2, "val": 1})
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "cache"))
     (tmp_path / "temporary").mkdir()
     return seen
 
 
-def test_what_is_trained(trained):
-    selftest.run_selftest(load_settings({"mode": "selftest"}))
+@pytest.mark.parametrize(
+    "task, model, data, images, imgsz",
+    [
+        ("detect", "yolov12.yaml", "shapes.yaml", 2, 320),
+        ("segment", "yolov12-seg.yaml", "shapes-seg.yaml", 2, 320),
+        ("classify", "yolov12-cls.yaml", "shapes-cls.yaml", 8, 64),
+    ],
+)
+def test_what_is_trained(trained, task, model, data, images, imgsz):
+    selftest.run_selftest(load_settings({"mode": "selftest", "task": task}))
     settings = trained.settings
     assert (settings.model, settings.model_scale, settings.imgsz, settings.epochs, settings.mode) == (
-        "yolov12.yaml",
+        model,
         "n",
-        320,
+        imgsz,
         45,
         "train",
     )
-    suited = yaml.safe_load((cfg_dir() / "datasets/shapes.yaml").read_text())["settings"]
+    suited = yaml.safe_load((cfg_dir() / "datasets" / data).read_text())["settings"]
     assert {key: getattr(settings, key) for key in suited} == {**suited, "epochs": 45}
-    assert trained.images == 2 and settings.pretrained is True and not settings.resume
+    assert trained.images == images and settings.pretrained is True and not settings.resume
+
+
+@pytest.mark.parametrize(
+    "name, metrics", {"detect": Metrics, "segment": SegmentMetrics, "classify": ClassMetrics}.items()
+)
+def test_the_numbers_to_reach_are_those_of_the_metrics(name, metrics):
+    expected = TASKS[name].expected
+    assert expected and all(0 < least < 1 for _, least in expected.values())
+    assert all(
+        hasattr(metrics, attribute) or attribute in metrics.__dataclass_fields__ for attribute, _ in expected.values()
+    )
+
+
+def test_a_task_without_numbers_to_reach_has_no_self_test(trained, monkeypatch):
+    monkeypatch.setitem(TASKS, "segment", replace(TASKS["segment"], expected={}))
+    with pytest.raises(UserError, match="task=segment has no self-test; .*detect"):
+        selftest.run_selftest(load_settings({"task": "segment"}))
 
 
 @pytest.mark.parametrize(
@@ -66,12 +99,21 @@ def test_what_is_trained(trained):
     [(0.65, 0, "PASS"), (0.9, 0, "PASS"), (0.6499, 1, "FAIL"), (0.0, 1, "FAIL"), (float("nan"), 1, "FAIL")],
 )
 def test_the_verdict_is_the_exit_code(trained, capsys, ap50, code, word):
-    trained.ap50 = ap50
+    trained.numbers["ap50"] = ap50
     assert main(["selftest", "device=cpu", "epochs=7", "seed=3"]) == code
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{word}: AP50 {ap50:.3f} (at least 0.65 is expected), AP 0.500; ")
+    assert line.startswith(f"{word}: AP50 {ap50:.3f} (at least 0.65 is expected); ")
     assert "yolov12 n at 320 px on shapes, 7 epochs from scratch, on cpu (" in line and line.endswith(" s")
     assert (trained.settings.epochs, trained.settings.seed, trained.settings.device) == (7, 3, "cpu")
+
+
+def test_one_number_that_is_not_reached_is_enough_to_fail(trained, capsys):
+    assert main(["selftest", "task=segment", "device=cpu"]) == 0
+    trained.numbers["mask_ap50"] = 0.5
+    assert main(["selftest", "task=segment", "device=cpu"]) == 1
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("FAIL: AP50 0.700 (at least 0.65 is expected), AP50 of masks 0.500 (at least 0.6 is")
+    assert "yolov12-seg n at 320 px" in line
 
 
 def test_nothing_is_left_behind_unless_asked_for(trained, tmp_path):
@@ -102,14 +144,16 @@ def test_a_script_gets_the_verdict(trained):
     assert selftest.run_selftest(load_settings({})).passed
 
 
-def test_one_real_epoch(monkeypatch, tmp_path, capsys):
+@pytest.mark.parametrize("task", ["detect", "segment"])
+def test_one_real_epoch(monkeypatch, tmp_path, capsys, task):
     """The whole path with a small graph and a handful of small images; far from enough to pass."""
-    (tmp_path / "small.yaml").write_text(SMALL)
-    model = {**selftest.MODEL, "imgsz": 64, "model": str(tmp_path / "small.yaml")}
-    monkeypatch.setattr(selftest, "MODEL", {key: value for key, value in model.items() if key != "model_scale"})
+    head = {"detect": "Detect, [nc]", "segment": "Segment, [nc, 8, 16]"}[task]
+    (tmp_path / "small.yaml").write_text(SMALL.replace("Detect, [nc]", head))
+    monkeypatch.setattr(selftest, "model_for_task", lambda model, name: str(tmp_path / "small.yaml"))
+    monkeypatch.setattr(selftest, "RUN", {key: selftest.RUN[key] for key in selftest.RUN if key != "model_scale"})
     monkeypatch.setattr(shapes, "COUNTS", {"train": 4, "val": 2})
     monkeypatch.chdir(tmp_path)
-    assert main(["selftest", "device=cpu", "epochs=1", f"project={tmp_path / 'kept'}"]) == 1
+    assert main(["selftest", f"task={task}", "device=cpu", "epochs=1", f"project={tmp_path / 'kept'}"]) == 1
     assert "FAIL: AP50 0." in capsys.readouterr().out
     assert (tmp_path / "kept/selftest/weights/best.pt").is_file()
     assert yaml.safe_load((tmp_path / "kept/selftest/args.yaml").read_text())["epochs"] == 1
