@@ -94,7 +94,7 @@ class RecordFile:
     def load(self, path: Path, kinds: Mapping[str, object]) -> dict[str, Any]:
         """Read the entries that `kinds` names with their types.
 
-        Types: str, int, float, FloatOrNan, dict, a record, X | None, tuple[X, ...], tuple[X, Y].
+        Types: str, int, float, FloatOrNan, dict, dict[str, X], a record, X | None, tuple[X, ...], tuple[X, Y].
         Numbers are neither negative nor infinite; only a FloatOrNan may be NaN. Other entries are ignored.
         Raises MissingFileError, or UserError for a file that is not JSON, of another format, too new or damaged.
         """
@@ -143,6 +143,8 @@ def _read(value: object, kind: object, name: str, problems: list[str]) -> object
             return _read(value, arguments[0], name, problems)
         problems.append(f"{name} is NaN, expected null for a value that was not measured")
         return None
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {key: _read(item, arguments[1], f"{name}.{key}", problems) for key, item in value.items()}
     if get_origin(kind) is tuple:
         return _read_tuple(value, arguments, name, problems)
     if hasattr(kind, "from_dict"):
@@ -152,7 +154,7 @@ def _read(value: object, kind: object, name: str, problems: list[str]) -> object
             problems.append(f"{name}: {error}")
     elif is_dataclass(kind):
         return _read_record(value, kind, name, problems)
-    elif not CHECKS[kind](value):
+    elif not CHECKS[get_origin(kind) or kind](value):
         problems.append(f"{name} is {str(value)[:40]!r}, expected {kind.__name__}")
     return value
 

@@ -83,9 +83,7 @@ def run_selftest(settings: Settings) -> Verdict:
         run = {**shapes["settings"], **RUN, **own, **given}
         metrics = run_train(load_settings(run), None).metrics
     text = f"{Path(model).stem} n at {run['imgsz']} px on shapes, {run['epochs']} epochs from scratch"
-    measured = {name: float(getattr(metrics, attribute)) for name, (attribute, _) in task.expected.items()}
-    expected = {name: least for name, (_, least) in task.expected.items()}
-    verdict = Verdict(measured, expected, text, _device_names(devices), time.perf_counter() - start)
+    verdict = Verdict(metrics.headline, task.expected, text, _device_names(devices), time.perf_counter() - start)
     print(verdict)
     return verdict
 

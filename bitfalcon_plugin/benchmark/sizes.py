@@ -24,7 +24,7 @@ from ..config.settings import Settings, load_settings
 from ..config.yaml_files import ModelFile, find_model
 from ..data.from_settings import find_data, legal_side, scan_split
 from ..export.formats import ModelKind, model_kind
-from ..models.build import DEFAULT_MODEL, build
+from ..models.build import build, model_for_task, task_of_document
 from ..models.inference.prepare import fold_for_inference
 from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
@@ -106,13 +106,15 @@ def _remove_empty(experiment: Experiment) -> None:
 def _new_experiment(settings: Settings) -> Experiment:
     """Make a new experiment and its folder. Raises UserError for settings under which sizes cannot be compared."""
     _check_settings(settings)
-    model = find_model(settings.model or DEFAULT_MODEL, settings.variant)
+    name = model_for_task(settings.model, settings.task if "task" in settings.given else None)
+    model = find_model(name, settings.variant)
     scales = _scales(settings.model_scale, model)
-    shared = {**_shared(settings), "model": _resolved_path(settings.model or DEFAULT_MODEL, model.path)}
+    shared = {**_shared(settings), "model": _resolved_path(name, model.path)}
     for scale in scales:  # a size that cannot be built is refused before the first one is trained
         with torch.device("meta"):
             build(str(shared["model"]), scale, variant=shared.get("variant"))
-    folder = new_run_dir("sizes", settings.project, settings.name, settings.exist_ok)
+    task = task_of_document(model.document)
+    folder = new_run_dir("sizes", settings.project, settings.name, settings.exist_ok, task)
     if (folder / FILE).exists():
         raise UserError(
             f"'{folder}' holds an experiment already. Go on with it: resume={folder}; or give another name=."
@@ -225,7 +227,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
     size = summary(checkpoint.model(), _imgsz(checkpoint))
     cost = {"parameters": size.parameters, "gflops": size.gflops, "bytes": best.stat().st_size}
     length = {"epochs": after.epoch + 1, "seconds": after.training["seconds"]}
-    record = SizeRecord(scale=scale, ap50=metrics.ap50, ap=metrics.ap, **cost, **length)
+    record = SizeRecord(scale=scale, numbers=metrics.headline, **cost, **length)
     return record, {key: after.settings[key] for key in BUDGET}
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from ..config.settings import Settings, load_settings
-from ..models.build import DEFAULT_MODEL
+from ..config.yaml_files import find_model
+from ..models.build import task_of_document
 from ..plots.tradeoff import Panel, Point, draw_tradeoff
 from ..tasks import task_named
 from .record import Column, FloatOrNan, RecordFile, markdown_table
@@ -15,7 +18,7 @@ from .timing import Timing, machine_line
 
 SIZES_FILE = RecordFile(
     "bitfalcon sizes",
-    1,
+    2,
     "the record of an experiment with sizes",
     "`bitfalcon sizes`",
     "Give another experiment, or start anew without resume; runs that are finished stay in their folders.",
@@ -27,7 +30,9 @@ BUDGET = ("epochs", "time", "patience", "imgsz", "batch", "seed")
 
 @dataclass(frozen=True)
 class SizeRecord:
-    """One trained size. ap, ap50: of its best epoch, 0 to 1. bytes: of best.pt. seconds: of training.
+    """One trained size. bytes: of best.pt. seconds: of training.
+
+    numbers: of its best epoch on the validation split, by name, 0 to 1; the first is the main one.
 
     latency: of one image, folded, float32, channels last; None until all sizes are trained.
     """
@@ -35,8 +40,7 @@ class SizeRecord:
     scale: str
     parameters: int
     gflops: float
-    ap50: FloatOrNan
-    ap: FloatOrNan
+    numbers: dict[str, FloatOrNan]
     bytes: int
     epochs: int
     seconds: float
@@ -73,24 +77,33 @@ class Experiment:
         return load_settings({**self.settings, **self.used, "mode": "train"})
 
 
-COLUMNS = (
-    Column("size", "scale", text=True),
-    Column("parameters", "parameters", "{:,}"),
-    Column("GFLOPs", lambda record: f"{record.gflops:.1f}" if record.gflops >= 1 else f"{record.gflops:.3f}"),
-    Column("mAP50", "ap50", "{:.4f}"),
-    Column("mAP50-95", "ap", "{:.4f}"),
-    Column("latency ms", "latency", missing="not measured"),
-    Column("best.pt MB", "bytes", "{:.2f}", unit=1e6),
-    Column("epochs", "epochs"),
-    Column("seconds", "seconds", "{:.0f}"),
-)
+def _columns(experiment: Experiment) -> list[Column]:
+    def number(name: str, record: SizeRecord) -> float | None:
+        return record.numbers.get(name)
+
+    return [
+        Column("size", "scale", text=True),
+        Column("parameters", "parameters", "{:,}"),
+        Column("GFLOPs", lambda record: f"{record.gflops:.1f}" if record.gflops >= 1 else f"{record.gflops:.3f}"),
+        *(Column(name, partial(number, name), "{:.4f}") for name in _numbers(experiment)),
+        Column("latency ms", "latency", missing="not measured"),
+        Column("best.pt MB", "bytes", "{:.2f}", unit=1e6),
+        Column("epochs", "epochs"),
+        Column("seconds", "seconds", "{:.0f}"),
+    ]
+
+
+def _numbers(experiment: Experiment) -> list[str]:
+    """The names of the numbers of all sizes, the main one first."""
+    return list(dict.fromkeys(name for record in experiment.ordered for name in record.numbers))
 
 
 def title(experiment: Experiment) -> str:
     """Return the heading of the table and of the picture."""
     settings = experiment.resolved
-    graph = Path(str(settings.model or DEFAULT_MODEL))
-    data = Path(str(settings.data or task_named(settings.task).data.default))
+    graph = Path(str(settings.model))
+    task = task_of_document(find_model(str(settings.model)).document)
+    data = Path(str(settings.data or task_named(task).data.default))
     return f"Sizes of {graph.name} on {data.name}"
 
 
@@ -100,12 +113,12 @@ def markdown(experiment: Experiment) -> str:
         f"# {title(experiment)}",
         "",
         f"Every size was trained from fresh weights under one budget: {budget(experiment)}. "
-        "mAP is that of the best epoch on the validation split. "
+        f"{', '.join(_numbers(experiment))}: of the best epoch on the validation split. "
         "Latency: network and decoding of one image, folded, float32, channels last, the sizes in turns "
         f"in one process; median and quartiles of {ROUNDS} rounds. "
         f"GFLOPs and latency at imgsz={experiment.resolved.imgsz}.",
         "",
-        *markdown_table(experiment.ordered, COLUMNS),
+        *markdown_table(experiment.ordered, _columns(experiment)),
     ]
     if experiment.machine:
         lines += ["", f"Timed on: {machine_line(experiment.machine)}."]
@@ -113,17 +126,21 @@ def markdown(experiment: Experiment) -> str:
 
 
 def draw(target: Path, experiment: Experiment) -> Path:
-    """Draw mAP50-95 against parameters and against latency. Raises NoMatplotlib."""
-    records = experiment.ordered
-    timed = [(record, record.latency) for record in records if record.latency]
-    by_size = [Point(record.parameters / 1e6, record.ap, record.scale) for record in records]
-    by_time = [Point(time.median, record.ap, record.scale, low=time.low, high=time.high) for record, time in timed]
+    """Draw the main number against parameters and against latency. Raises NoMatplotlib."""
+    records, main = experiment.ordered, _numbers(experiment)[0]
+    heights = {record.scale: record.numbers.get(main, math.nan) for record in records}
+    by_size = [Point(record.parameters / 1e6, heights[record.scale], record.scale) for record in records]
+    by_time = [
+        Point(time.median, heights[record.scale], record.scale, low=time.low, high=time.high)
+        for record in records
+        if (time := record.latency)
+    ]
     panels = [
         Panel("parameters (millions)", by_size, [[(p.x, p.y) for p in by_size]]),
         Panel("latency of one image (ms)", by_time, [[(p.x, p.y) for p in by_time]]),
     ]
     note = machine_line(experiment.machine) if experiment.machine else ""
-    return draw_tradeoff(target, panels, "mAP50-95", title(experiment), note)
+    return draw_tradeoff(target, panels, main, title(experiment), note)
 
 
 def budget(experiment: Experiment) -> str:

@@ -48,8 +48,7 @@ class Task:
     objects: whether the task finds objects in an image. Otherwise it says something of the image as a whole: a label,
     and a result, has one row with the whole image as its box.
 
-    expected: what a self-test must reach with the smallest graph: name of a number -> (attribute of the metrics, least
-    value).
+    expected: what a self-test must reach with the smallest graph: numbers of TaskMetrics.headline -> least value.
 
     Of exported models: maps: what decoding needs besides the candidates, raw outputs by their names in detect.Decoded.
     layout: attributes of the head that say how the outputs are to be read, lists of whole numbers. further: (maps by
@@ -74,7 +73,7 @@ class Task:
     bias_lr: float | None = None
     without_effect: Mapping[str, str] = field(default_factory=dict)
     objects: bool = True
-    expected: Mapping[str, tuple[str, float]] = field(default_factory=dict)
+    expected: Mapping[str, float] = field(default_factory=dict)
     maps: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
     further: Callable[[Mapping[str, Tensor], Mapping[str, Sequence[int]]], int] = lambda maps, layout: 0
@@ -126,7 +125,7 @@ DETECT = Task(
     decode=decode_detections,
     place=place_detections,
     evaluate=evaluate_detections,
-    expected={"AP50": ("ap50", 0.65)},
+    expected={"AP50": 0.65},
     without_effect={"dropout": "it is for classifiers"},
 )
 SEGMENT = Task(
@@ -140,7 +139,7 @@ SEGMENT = Task(
     place=segment.place_segments,
     evaluate=segment.evaluate_segments,
     options=("overlap_mask", "mask_ratio"),
-    expected={"AP50": ("ap50", 0.65), "AP50 of masks": ("mask_ap50", 0.6)},
+    expected={"AP50": 0.65, "Masks AP50": 0.6},
     without_effect={"augment": "masks are computed at one scale", "dropout": "it is for classifiers"},
     maps=("prototypes",),
     further=segment.count_coefficients,
@@ -162,7 +161,7 @@ CLASSIFY = Task(
     bias_lr=0.1,
     without_effect=classify.WITHOUT_EFFECT,
     objects=False,
-    expected={"top-1": ("top1", 0.8)},
+    expected={"top-1": 0.8},
     transform=classify.describe_crop,
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY)}

@@ -17,9 +17,6 @@ from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.data import shape_classes, shapes
 from bitfalcon_plugin.tasks import TASKS
-from bitfalcon_plugin.tasks.class_metrics import ClassMetrics
-from bitfalcon_plugin.tasks.mask_metrics import SegmentMetrics
-from bitfalcon_plugin.tasks.metrics import Metrics
 
 SMALL = """nc: 4
 backbone:
@@ -35,7 +32,7 @@ head:
 @pytest.fixture
 def trained(monkeypatch, tmp_path):
     """Replace the training by a stub that records its settings and returns `numbers`; set a temporary folder."""
-    seen = SimpleNamespace(settings=None, images=0, numbers={"ap50": 0.7, "mask_ap50": 0.7, "top1": 0.9})
+    seen = SimpleNamespace(settings=None, images=0, numbers={"AP50": 0.7, "Masks AP50": 0.7, "top-1": 0.9})
 
     def train(settings, checkpoint):
         assert checkpoint is None
@@ -43,7 +40,7 @@ def trained(monkeypatch, tmp_path):
         folder = data.parent / "images/train" if data.is_file() else data / "train"
         seen.images = len([path for path in folder.rglob("*") if path.is_file()])
         Path(settings.project, settings.name).mkdir(parents=True)
-        return SimpleNamespace(metrics=SimpleNamespace(**seen.numbers))
+        return SimpleNamespace(metrics=SimpleNamespace(headline=seen.numbers))
 
     monkeypatch.setattr(selftest, "run_train", train)
     monkeypatch.setattr(shapes, "COUNTS", {"train": 2, "val": 1})  # drawing all of them takes seconds
@@ -77,15 +74,10 @@ def test_what_is_trained(trained, task, model, data, images, imgsz):
     assert trained.images == images and settings.pretrained is True and not settings.resume
 
 
-@pytest.mark.parametrize(
-    "name, metrics", {"detect": Metrics, "segment": SegmentMetrics, "classify": ClassMetrics}.items()
-)
-def test_the_numbers_to_reach_are_those_of_the_metrics(name, metrics):
-    expected = TASKS[name].expected
-    assert expected and all(0 < least < 1 for _, least in expected.values())
-    assert all(
-        hasattr(metrics, attribute) or attribute in metrics.__dataclass_fields__ for attribute, _ in expected.values()
-    )
+@pytest.mark.parametrize("name", ["detect", "segment", "classify"])
+def test_a_task_has_numbers_to_reach(name):
+    """The runs of one real epoch below show that these are numbers of its metrics."""
+    assert TASKS[name].expected and all(0 < least < 1 for least in TASKS[name].expected.values())
 
 
 def test_a_task_without_numbers_to_reach_has_no_self_test(trained, monkeypatch):
@@ -99,7 +91,7 @@ def test_a_task_without_numbers_to_reach_has_no_self_test(trained, monkeypatch):
     [(0.65, 0, "PASS"), (0.9, 0, "PASS"), (0.6499, 1, "FAIL"), (0.0, 1, "FAIL"), (float("nan"), 1, "FAIL")],
 )
 def test_the_verdict_is_the_exit_code(trained, capsys, ap50, code, word):
-    trained.numbers["ap50"] = ap50
+    trained.numbers["AP50"] = ap50
     assert main(["selftest", "device=cpu", "epochs=7", "seed=3"]) == code
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith(f"{word}: AP50 {ap50:.3f} (at least 0.65 is expected); ")
@@ -109,10 +101,10 @@ def test_the_verdict_is_the_exit_code(trained, capsys, ap50, code, word):
 
 def test_one_number_that_is_not_reached_is_enough_to_fail(trained, capsys):
     assert main(["selftest", "task=segment", "device=cpu"]) == 0
-    trained.numbers["mask_ap50"] = 0.5
+    trained.numbers["Masks AP50"] = 0.5
     assert main(["selftest", "task=segment", "device=cpu"]) == 1
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.startswith("FAIL: AP50 0.700 (at least 0.65 is expected), AP50 of masks 0.500 (at least 0.6 is")
+    assert line.startswith("FAIL: AP50 0.700 (at least 0.65 is expected), Masks AP50 0.500 (at least 0.6 is")
     assert "yolov12-seg n at 320 px" in line
 
 
@@ -144,16 +136,20 @@ def test_a_script_gets_the_verdict(trained):
     assert selftest.run_selftest(load_settings({})).passed
 
 
-@pytest.mark.parametrize("task", ["detect", "segment"])
-def test_one_real_epoch(monkeypatch, tmp_path, capsys, task):
+@pytest.mark.parametrize(
+    "task, head", [("detect", "Detect, [nc]"), ("segment", "Segment, [nc, 8, 16]"), ("classify", "Classify, [nc]")]
+)
+def test_one_real_epoch(monkeypatch, tmp_path, capsys, task, head):
     """The whole path with a small graph and a handful of small images; far from enough to pass."""
-    head = {"detect": "Detect, [nc]", "segment": "Segment, [nc, 8, 16]"}[task]
-    (tmp_path / "small.yaml").write_text(SMALL.replace("Detect, [nc]", head))
+    graph = SMALL.replace("Detect, [nc]", head)
+    graph = graph.replace("[[2, 3], 1, Classify", "[-1, 1, Classify")
+    (tmp_path / "small.yaml").write_text(graph)
     monkeypatch.setattr(selftest, "model_for_task", lambda model, name: str(tmp_path / "small.yaml"))
     monkeypatch.setattr(selftest, "RUN", {key: selftest.RUN[key] for key in selftest.RUN if key != "model_scale"})
     monkeypatch.setattr(shapes, "COUNTS", {"train": 4, "val": 2})
+    monkeypatch.setattr(shape_classes, "COUNTS", {"train": 2, "val": 1})
     monkeypatch.chdir(tmp_path)
     assert main(["selftest", f"task={task}", "device=cpu", "epochs=1", f"project={tmp_path / 'kept'}"]) == 1
-    assert "FAIL: AP50 0." in capsys.readouterr().out
+    assert f"FAIL: {next(iter(TASKS[task].expected))} 0." in capsys.readouterr().out
     assert (tmp_path / "kept/selftest/weights/best.pt").is_file()
     assert yaml.safe_load((tmp_path / "kept/selftest/args.yaml").read_text())["epochs"] == 1

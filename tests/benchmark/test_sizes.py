@@ -19,6 +19,7 @@ from bitfalcon_plugin.benchmark.sizes_report import Experiment, SizeRecord, draw
 from bitfalcon_plugin.benchmark.timing import Timing, machine
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.callbacks import Events
+from tests.helpers import classed, outlined
 from tests.helpers.coloured import lay_out, place  # noqa: F401  the fixture
 
 COMMON = {
@@ -79,13 +80,17 @@ def test_the_table_says_what_the_runs_left(place, capsys):
         best = Path("runs/detect/sizes", row["scale"], "weights/best.pt")
         rows = list(csv.DictReader((best.parent.parent / "results.csv").open()))
         metrics = YOLO(best).val(data="data/data.yaml", batch=4, imgsz=64, plots=False, rect=True)
-        assert (row["ap"], row["ap50"]) == (metrics.ap, metrics.ap50) and row["ap50"] > 0
+        assert row["numbers"] == metrics.headline and row["numbers"]["AP50"] > 0
         assert row["epochs"] == len(rows) == 12 and row["bytes"] == best.stat().st_size
         assert row["parameters"] == sum(p.numel() for p in YOLO(best).parameters())
         assert row["seconds"] >= float(rows[-1]["time"])
         assert row["latency"]["count"] == 3 and row["latency"]["median_ms"] > 0
         line = next(line for line in text.splitlines() if line.startswith(f"| {row['scale']} |"))
-        assert f"{row['parameters']:,}" in line and f"{row['ap']:.4f}" in line and f"{row['bytes'] / 1e6:.2f}" in line
+        assert (
+            f"{row['parameters']:,}" in line
+            and f"{row['numbers']['AP']:.4f}" in line
+            and f"{row['bytes'] / 1e6:.2f}" in line
+        )
     small, large = sorted(content["rows"], key=lambda row: row["scale"])
     assert small["parameters"] < large["parameters"] and small["gflops"] < large["gflops"]
 
@@ -131,7 +136,7 @@ def test_a_size_that_was_killed_after_its_last_epoch_is_measured_and_not_trained
     monkeypatch.setattr(sizes, "run_train", None)  # nothing may be trained
     assert main(["sizes", "resume=True"]) == 0
     assert [lasting(row) for row in record("runs/detect/sizes")["rows"]] == [lasting(row) for row in before["rows"]]
-    assert before["rows"][0]["ap50"] > 0
+    assert before["rows"][0]["numbers"]["AP50"] > 0
 
 
 def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on(place, monkeypatch, capsys):
@@ -225,7 +230,10 @@ def test_mistakes_are_told_before_anything_is_made(place, capsys, tokens, words)
         (lambda content: json.dumps({**content, "format": "x"}), "not the record"),
         (lambda content: json.dumps({**content, "version": 9}), "newer bitfalcon"),
         (lambda content: json.dumps({**content, "rows": [{"scale": "n"}]}), "damaged"),
-        (lambda content: json.dumps({**content, "rows": [{**content["rows"][0], "ap": "high"}]}), "damaged"),
+        (
+            lambda content: json.dumps({**content, "rows": [{**content["rows"][0], "numbers": {"AP": "high"}}]}),
+            "damaged",
+        ),
         (
             lambda content: json.dumps({**content, "rows": [{**content["rows"][0], "latency": {"rounds_ms": []}}]}),
             "damaged",
@@ -240,8 +248,7 @@ def test_a_damaged_record_is_refused(tmp_path, monkeypatch, capsys, change, word
         "scale": "n",
         "parameters": 1,
         "gflops": 1.0,
-        "ap50": 0.5,
-        "ap": 0.4,
+        "numbers": {"AP": 0.4, "AP50": 0.5},
         "bytes": 10,
         "epochs": 1,
         "seconds": 1.0,
@@ -266,7 +273,9 @@ def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
     from PIL import Image
 
     rows = [
-        SizeRecord(scale, 10**6 * (place + 1), 5.0, 0.6, 0.4 + place / 10, 100, 1, 9.0, Timing((4.0 + place, 5.0, 7.0)))
+        SizeRecord(
+            scale, 10**6 * (place + 1), 5.0, {"AP": 0.4 + place / 10}, 100, 1, 9.0, Timing((4.0 + place, 5.0, 7.0))
+        )
         for place, scale in enumerate("ns")
     ]
     path = draw(
@@ -274,3 +283,18 @@ def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
         Experiment(tmp_path, {"model": "yolov12.yaml"}, ("n", "s"), tuple(rows), machine=machine()),
     )
     assert Image.open(path).width > 1000
+
+
+@pytest.mark.parametrize(
+    "task, numbers", [("segment", ("AP", "AP50", "Masks AP", "Masks AP50")), ("classify", ("top-1", "top-5"))]
+)
+def test_sizes_of_other_tasks_are_compared_by_their_numbers(tmp_path, monkeypatch, capsys, task, numbers):
+    monkeypatch.chdir(tmp_path)
+    {"segment": outlined, "classify": classed}[task].lay_out(tmp_path)
+    model, data = {"segment": ("small-seg.yaml", "data/data.yaml"), "classify": ("small-cls.yaml", "data")}[task]
+    command = ["sizes", f"model={model}", *(f"{key}={value}" for key, value in {**COMMON, "data": data}.items())]
+    assert main([*command, "epochs=1", "scale=n,s"]) == 0
+    content, out = record(f"runs/{task}/sizes"), capsys.readouterr().out
+    assert [tuple(row["numbers"]) for row in content["rows"]] == [numbers] * 2
+    assert f"| size | parameters | GFLOPs | {' | '.join(numbers)} | latency ms |" in out
+    assert f"# Sizes of {model} on {Path(data).name}" in out
