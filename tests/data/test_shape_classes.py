@@ -38,14 +38,14 @@ def test_the_packaged_name(cache, monkeypatch):
         assert spec.path.name == "shapes-cls.yaml" and spec.root == cache / "shapes-cls-v1"
         assert list(spec.names.values()) == sorted(NAMES) and spec.settings["imgsz"] == 64
     train, val = scan_classes(spec, "train"), scan_classes(spec, "val")
-    assert (len(train.samples), len(val.samples)) == (240, 80) and train.notes == val.notes == ()
+    assert (len(train.samples), len(val.samples)) == (400, 100) and train.notes == val.notes == ()
 
 
 def test_the_same_bytes_every_time_and_no_two_alike(cache, tmp_path, monkeypatch):
     monkeypatch.setattr(shape_classes, "COUNTS", {"train": 2, "val": 1})
     again, first = digests(shape_classes.ensure_shape_classes(tmp_path / "again")), digests(cache / "shapes-cls-v1")
     assert len(again) == 12 and all(first[name] == value for name, value in again.items())
-    assert len(set(first.values())) == 320
+    assert len(set(first.values())) == 500
 
 
 def test_the_shape_lies_inside_and_the_sizes_vary():
