@@ -1,4 +1,4 @@
-"""The embedded dataset of class folders: one textured shape on each small cluttered picture (see shapes).
+"""The embedded dataset of class folders: one textured shape on each small picture (see shapes).
 
 Each image has its own random generator, seeded by split, class and number: the pictures are the same on every machine.
 """
@@ -13,11 +13,10 @@ from PIL import Image
 
 from ..config.files import cache_dir
 from .generated import ensure_files
-from .shapes import NAMES, background, paint, placed, turned_outline
+from .shapes import NAMES, clouded, paint, placed, turned_outline
 
-COUNTS = {"train": 100, "val": 25}  # images of each class
+COUNTS = {"train": 150, "val": 25}  # images of each class
 SIDES = (72, 113)  # px, of the pictures
-DRAWN = 2  # pixels a side that are drawn for each pixel: the clutter of `background` is made for larger pictures
 SHARES = (0.6, 0.95)  # of the shorter side of a picture: the longer side of the shape's box
 
 
@@ -33,15 +32,14 @@ def ensure_shape_classes(folder: Path | None = None) -> Path:
 
 def draw_class(random: RandomState, kind: int) -> np.ndarray:
     """Draw one picture (H, W, 3) uint8 RGB of a shape of class `kind`, which lies wholly inside."""
-    height, width = size = tuple(DRAWN * random.randint(*SIDES, 2))
+    height, width = size = tuple(random.randint(*SIDES, 2))
     outline = turned_outline(random, kind)
     side = random.uniform(*SHARES) * min(size)
     margin = side / 2 / np.array([width, height])
     shape = placed(kind, outline, side, random.uniform(margin, 1 - margin) * (width, height))
-    canvas = background(random, size)
+    canvas = clouded(random, size)
     paint(canvas, shape, random)
-    canvas = canvas.reshape(height // DRAWN, DRAWN, width // DRAWN, DRAWN, 3).mean((1, 3))  # (H, W, 3)
-    canvas += random.normal(0, random.uniform(1, 5), (*canvas.shape[:2], 1))  # sensor noise over everything
+    canvas += random.normal(0, random.uniform(1, 5), (*size, 1))  # sensor noise over everything
     return canvas.clip(0, 255).round().astype(np.uint8)
 
 

@@ -315,16 +315,7 @@ def random_colour(random: RandomState, saturation: tuple[float, float], value: t
 def background(random: RandomState, size: tuple[int, int]) -> np.ndarray:
     """A background (H, W, 3), float RGB: a muted gradient, clouds, and clutter of ragged patches and crooked lines."""
     height, width = size
-    first, second = (random_colour(random, (0.0, 0.4), (0.3, 0.8)) for _ in range(2))
-    angle = random.uniform(0, 2 * math.pi)
-    y, x = np.mgrid[0:height, 0:width]
-    slope = x * math.cos(angle) + y * math.sin(angle)
-    slope = ((slope - slope.min()) / np.ptp(slope))[..., None]  # (H, W, 1)
-    clouds = Image.fromarray(random.randint(0, 256, (random.randint(4, 12), random.randint(4, 12), 3)).astype(np.uint8))
-    clouds = np.asarray(clouds.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64) - 128
-    plain = first + slope * (second - first) + clouds * random.uniform(0.1, 0.3)
-
-    fine = Image.fromarray(plain.clip(0, 255).astype(np.uint8))
+    fine = Image.fromarray(clouded(random, size).clip(0, 255).astype(np.uint8))
     fine = fine.resize((width * 2, height * 2), Image.Resampling.NEAREST)
     pen = ImageDraw.Draw(fine)
     for _ in range(random.randint(4, 12)):
@@ -332,6 +323,19 @@ def background(random: RandomState, size: tuple[int, int]) -> np.ndarray:
     for _ in range(random.randint(4, 16)):
         _line(random, pen, fine.size)
     return np.asarray(fine.reduce(2), dtype=np.float64)
+
+
+def clouded(random: RandomState, size: tuple[int, int]) -> np.ndarray:
+    """A muted gradient with clouds (H, W, 3), float RGB, some values perhaps outside 0 to 255."""
+    height, width = size
+    first, second = (random_colour(random, (0.0, 0.4), (0.3, 0.8)) for _ in range(2))
+    angle = random.uniform(0, 2 * math.pi)
+    y, x = np.mgrid[0:height, 0:width]
+    slope = x * math.cos(angle) + y * math.sin(angle)
+    slope = ((slope - slope.min()) / np.ptp(slope))[..., None]  # (H, W, 1)
+    clouds = Image.fromarray(random.randint(0, 256, (random.randint(4, 12), random.randint(4, 12), 3)).astype(np.uint8))
+    clouds = np.asarray(clouds.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64) - 128
+    return first + slope * (second - first) + clouds * random.uniform(0.1, 0.3)
 
 
 def _patch(random: RandomState, pen: ImageDraw.ImageDraw, size: tuple[int, int]) -> None:
