@@ -15,7 +15,7 @@ from PIL import Image
 from bitfalcon_plugin.config.files import atomic_export
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.run import run_export
-from tests.helpers.exports import made, needs_int8, needs_onnx, needs_openvino, tiny
+from tests.helpers.exports import made, needs_int8, needs_onnx, needs_openvino, tiny, tiny_classify, tiny_segment
 from tests.helpers.paths import ROOT
 
 
@@ -47,20 +47,41 @@ def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(fol
     assert wide.opset_import[0].version == 16
 
 
+ATTENTION = [(-1, 1, "A2C2f", [64, True, area]) for area in (1, 4)]  # of one and of several areas
+NETWORKS = {"detect": lambda: tiny(*ATTENTION), "segment": tiny_segment, "classify": tiny_classify}
+OPTIONS = [{}, {"dynamic": True}, {"dynamic": True, "nms": True, "conf": 0.01}, {"half": True}]
+
+
 @needs_onnx
-@pytest.mark.parametrize("opset", [11, 12, 13, 14, 20])
-@pytest.mark.parametrize("options", [{}, {"dynamic": True}, {"nms": True, "conf": 0.01}, {"half": True}], ids=str)
-def test_every_opset_gives_the_networks_numbers(folder, opset, options):
-    """With attention of one and of several areas; the export itself compares the file with the network."""
+@pytest.mark.parametrize(
+    "network, opset, options",
+    [
+        *(("detect", opset, OPTIONS[2]) for opset in (11, 12, 13, 14, 20)),
+        *(("detect", opset, options) for opset in (11, 20) for options in (OPTIONS[0], OPTIONS[3])),
+        *(("segment", opset, OPTIONS[2]) for opset in (11, 13, 20)),
+        *(("classify", opset, OPTIONS[1]) for opset in (11, 20)),
+    ],
+    ids=str,
+)
+def test_every_opset_gives_the_networks_numbers(folder, network, opset, options):
+    """The export itself compares the file with the network."""
     import onnx
 
-    rows = [(-1, 1, "A2C2f", [64, True, area]) for area in (1, 4)]
-    path = run_export(tiny(*rows), made(format="onnx", opset=opset, simplify=False, **options), "small.yaml")
+    path = run_export(NETWORKS[network](), made(format="onnx", opset=opset, simplify=False, **options), "small.yaml")
     written = onnx.load(path)
     assert [(item.domain, item.version) for item in written.opset_import] == [("", opset)]
     onnx.checker.check_model(written, full_check=True)
-    short = onnx.load(run_export(tiny(*rows), made(format="onnx", opset=opset, **options), "small.yaml"))
-    assert short.opset_import[0].version == opset and len(short.graph.node) < len(written.graph.node)
+
+
+@needs_onnx
+def test_simplify_removes_nodes_and_keeps_the_opset(folder):
+    import onnx
+
+    written, short = (
+        onnx.load(run_export(tiny(*ATTENTION), made(format="onnx", opset=13, simplify=simplify), "small.yaml"))
+        for simplify in (False, True)
+    )
+    assert short.opset_import[0].version == 13 and len(short.graph.node) < len(written.graph.node)
 
 
 @needs_onnx
