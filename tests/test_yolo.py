@@ -78,7 +78,7 @@ def test_a_missing_file_is_a_file_not_found_error(place, act):
         (lambda: YOLO(None), "expected the path"),
         (lambda: YOLO(" "), "expected the path"),
         (lambda: YOLO("best.onnx"), "'best.onnx' does not exist"),
-        (lambda: YOLO("small.yaml", task="pose"), "task='pose'"),
+        (lambda: YOLO("small.yaml", task="depth"), "task='depth'"),
         (lambda: YOLO("small.yaml").predict("data", predictor=3), "expected a predictor class"),
         (lambda: YOLO("small.yaml").train(dict), "expected a trainer class with the methods get_model, train"),
         (lambda: YOLO("small.yaml").val(dict), "expected a validator class"),

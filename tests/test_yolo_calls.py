@@ -54,8 +54,8 @@ def test_task_and_mode_in_a_call(place, capsys):  # noqa: F811
     yolo = bright(place)
     assert len(yolo(IMAGE, task="predict", mode="train")[0]) == len(yolo(IMAGE, task="detect", mode="predict")[0]) == 1
     assert capsys.readouterr().err.count("note: ") == 1
-    with pytest.raises(UserError, match="task=pose"):
-        yolo(IMAGE, task="pose")
+    with pytest.raises(UserError, match="task=depth"):
+        yolo(IMAGE, task="depth")
 
 
 @pytest.mark.parametrize("source", [None, [], (), [None]])

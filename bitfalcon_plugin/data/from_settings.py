@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
+from ..ops.keypoint_layout import KeypointLayout
 from ..ops.letterbox import legal_size, rounding_note
 from .data_format import DataFormat
 from .dataset import Scan
@@ -18,6 +20,14 @@ MAX_NOTES = 20  # notes of a split that are printed
 def class_names(settings: Settings, data: DataSpec) -> dict[int, str]:
     """Class index -> name of a model that is trained on the dataset."""
     return {0: "item"} if settings.single_cls else data.names
+
+
+def keypoint_layout(settings: Settings, data: DataSpec) -> KeypointLayout | None:
+    """What a model that is trained on the dataset knows of its keypoints; None without keypoints."""
+    layout = data.keypoints
+    if layout is None or not settings.single_cls:
+        return layout
+    return replace(layout, names={index: names for index, names in layout.names.items() if index == 0})
 
 
 def find_data(settings: Settings, form: DataFormat) -> tuple[DataSpec, Settings]:
@@ -74,6 +84,23 @@ def same_classes(model_names: Mapping[int, str], names: Mapping[int, str], data:
             "Put the names of the data in the model's order."
         )
     print_note(f"the model calls its classes {of_model}")
+
+
+def same_keypoints(of_model: KeypointLayout | None, data: DataSpec) -> None:
+    """Raise UserError where a model gives other keypoints than the labels of a dataset have.
+
+    of_model: None for a model without keypoints, which any dataset measures. Only other names are noted.
+    """
+    if of_model is None or data.keypoints is None:
+        return
+    if of_model.shape != data.keypoints.shape:
+        raise UserError(
+            f"The model gives keypoints of kpt_shape: {list(of_model.shape)}, {data.path} has kpt_shape: "
+            f"{list(data.keypoints.shape)}. Give the data the model was trained for."
+        )
+    names, own = data.keypoints.names, of_model.names
+    if names and own and names != own:
+        print_note(f"the model calls its keypoints {', '.join(next(iter(own.values())))}")
 
 
 def legal_side(settings: Settings, multiple: int) -> Settings:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config.errors import did_you_mean, raise_problems
+from ..ops.keypoint_layout import KeypointLayout
 from ..ops.letterbox import nearest_side
 from .bitify import apply_policies
 from .graph.rows import Graph, Row
@@ -75,6 +76,11 @@ class Detector(nn.Module):
     def task(self) -> str:
         """The task that the head row names, a key of tasks.TASKS."""
         return entry(self.graph.rows[-1].module).rule.task
+
+    @property
+    def keypoints(self) -> KeypointLayout | None:
+        """What is known of the keypoints of every object; None for a model without keypoints."""
+        return self.graph.keypoints
 
     @property
     def norm(self) -> tuple[float, float]:

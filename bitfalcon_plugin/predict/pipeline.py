@@ -29,6 +29,7 @@ from ..ops.letterbox import Fit, legal_size
 from ..ops.nms import Suppression
 from ..tasks import Task, task_of
 from ..tasks.detect import predict_decoded
+from .keypoints import Keypoints
 from .reader import Picture, Unread, read_pictures
 from .results import Results
 from .sources import Item, Video
@@ -259,19 +260,22 @@ def _results(model: Detector, pictures: list[Picture], options: Options, task: T
     results, input_shape = [], tuple(images.shape[2:])
     for picture, each in zip(pictures, detections, strict=True):
         speed = {**shared, "preprocess": shared["preprocess"] + picture.milliseconds}
-        parts = {**_parts(each), "speed": speed, "input_shape": input_shape}
+        parts = {**_parts(each, model, picture.pixels.shape[:2]), "speed": speed, "input_shape": input_shape}
         results.append(Results(picture.pixels, picture.path, model.names, **parts))
     return results
 
 
-def _parts(instances: Instances) -> dict[str, Tensor | None]:
-    """Return the parts of Results that the objects of one image have."""
+def _parts(instances: Instances, model: Detector, size: tuple[int, int]) -> dict[str, Tensor | Keypoints | None]:
+    """Return the parts of Results that the objects of one image of `size` (h, w) have."""
     if instances.probabilities is not None:
         return {"probs": instances.probabilities[0]}
     if instances.xywhr is not None:
         return {"obb": instances.rows()}
     masks = instances.patches.planes() if instances.patches is not None and len(instances) else None
-    return {"boxes": instances.rows(), "masks": masks}
+    keypoints = instances.keypoints
+    if keypoints is not None:
+        keypoints = Keypoints(keypoints, size, model.keypoints.skeleton)
+    return {"boxes": instances.rows(), "masks": masks, "keypoints": keypoints}
 
 
 def _now(images: Tensor) -> float:

@@ -13,12 +13,12 @@ from torch import Tensor
 from ..config.default_table import active_settings
 from ..config.errors import UserError, did_you_mean
 from ..config.settings import Settings
-from ..data.data_format import CLASS_FOLDERS, DataFormat, label_files
+from ..data.data_format import CLASS_FOLDERS, DataFormat, keypoint_files, label_files
 from ..data.formats.yolo import read_row
 from ..data.images import tile_of
 from ..models.detector import Detector
 from ..ops.letterbox import describe_letterbox, fits_together
-from . import classify, segment
+from . import classify, pose, segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
 from .metrics import CLASS_COLUMNS, COLUMNS
 from .part_metrics import part_columns
@@ -37,7 +37,8 @@ class Task:
     otherwise the sum alone. decode: decoded outputs -> the suppressed Instances of each image
     (detect.decode_detections). place: moves the Instances of one image to pixels of the original image
     (detect.place_detections). evaluate: labels and detections -> TaskMetrics (detect.evaluate_detections). options:
-    further arguments of the loss, by the name of the setting that holds them.
+    further arguments of the loss, by the name of the setting that holds them. model_options: model -> those that the
+    model states.
 
     fits: sizes of images -> how they lie on the network input, to predict (ops.letterbox.fits_together). tile: pixels
     and their Fit -> what the network input shows of an image (data.images.tile_of). imgsz: side of the network input
@@ -66,6 +67,7 @@ class Task:
     place: Callable
     evaluate: Callable
     options: tuple[str, ...] = ()
+    model_options: Callable[[Detector], Mapping[str, object]] = lambda model: {}
     times_images: bool = True
     fits: Callable = fits_together
     tile: Callable = tile_of
@@ -110,9 +112,9 @@ class Task:
         """What the progress line of training counts."""
         return "boxes" if self.objects else "images"
 
-    def loss_options(self, settings: Settings) -> dict[str, object]:
-        """The further arguments of the loss, as the settings give them."""
-        return {name: getattr(settings, name) for name in self.options}
+    def loss_options(self, settings: Settings, model: Detector) -> dict[str, object]:
+        """The further arguments of the loss, as the settings and the model give them."""
+        return {**{name: getattr(settings, name) for name in self.options}, **self.model_options(model)}
 
 
 DETECT = Task(
@@ -164,7 +166,22 @@ CLASSIFY = Task(
     expected={"top-1": 0.8},
     transform=classify.describe_crop,
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY)}
+POSE = Task(
+    name="pose",
+    heads=frozenset({"Pose"}),
+    losses=pose.LOSSES,
+    columns=COLUMNS + part_columns("P"),
+    data=keypoint_files("figures.yaml"),
+    loss=pose.pose_loss,
+    decode=pose.decode_poses,
+    place=pose.place_poses,
+    evaluate=pose.evaluate_poses,
+    model_options=pose.model_options,
+    without_effect={"augment": "keypoints are computed at one scale", "dropout": "it is for classifiers"},
+    layout=("kpt_shape",),
+    further=pose.count_values,
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY, POSE)}
 
 
 def task_of(model: Detector) -> Task:

@@ -146,7 +146,8 @@ class Decoded(NamedTuple):
     def of(cls, model: Detector, raw: Mapping[str, Tensor] | Tensor, size: tuple[int, int]) -> Decoded:
         """Decode the raw outputs of a model or of an exported model for images of `size`."""
         prototypes = raw.get("prototypes") if isinstance(raw, Mapping) else None
-        return cls(model.decode(raw), model.nc, prototypes, size, getattr(model, "kpt_shape", None))
+        layout = getattr(model, "keypoints", None)
+        return cls(model.decode(raw), model.nc, prototypes, size, layout and layout.shape)
 
 
 def predict_decoded(model: Detector, images: Tensor, augment: bool = False) -> Decoded:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..models.detector import Detector
 from ..ops.boxes import anchor_points
 from ..ops.instances import Instances
 from ..ops.keypoint_layout import KeypointLayout
@@ -56,6 +57,16 @@ def pose_loss(
         pose, visibility = _keypoint_losses(raw["keypoints"].float(), labels, assignment, sizes, strides, sigmas)
         losses |= {"pose_loss": pose * gains["pose_loss"], "kobj_loss": visibility * gains["kobj_loss"]}
         return {name: losses[name] for name in gains if name in losses}
+
+
+def model_options(model: Detector) -> dict[str, object]:
+    """The arguments of the loss that a model states: the spreads of its keypoints."""
+    return {"sigmas": model.keypoints.sigmas}
+
+
+def count_values(maps: Mapping[str, Tensor], layout: Mapping[str, Sequence[int]]) -> int:
+    """The number of values of a candidate behind those of the classes; layout: kpt_shape (see Task.further)."""
+    return layout["kpt_shape"][0] * layout["kpt_shape"][1]
 
 
 def decode_poses(decoded: Decoded, rule: Suppression) -> list[Instances]:

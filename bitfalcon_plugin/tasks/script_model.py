@@ -138,7 +138,7 @@ class ScriptModel(Detector):
         labels = self._labels_of(batch, images, task.objects).to(device)
         keys = (*filter(None, task.losses.values()), *task.options)
         settings = load_settings({key: self.args[key] for key in keys if key in self.args})
-        options = {"gains": task.gains(settings), **task.loss_options(settings)}
+        options = {"gains": task.gains(settings), **task.loss_options(settings, self)}
         losses = torch.stack([*task.loss(raw, labels, sizes=raw.sizes, strides=self.strides, **options).values()])
         return losses.sum() * (len(images) if task.times_images else 1), losses.detach()
 

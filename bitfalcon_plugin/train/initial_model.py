@@ -10,7 +10,7 @@ from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..data.formats.dataset_yaml import DataSpec
-from ..data.from_settings import class_names
+from ..data.from_settings import class_names, keypoint_layout
 from ..models.bitify import bitify, unbitify
 from ..models.build import state_shapes, with_classes
 from ..models.detector import Detector
@@ -42,13 +42,13 @@ def initial_model(settings: Settings, start: Checkpoint | Graph, data: DataSpec)
     start: what model= names. Raises UserError for weights that are not finite.
     """
     torch.manual_seed(settings.seed + 1)  # fresh weights are part of what a seed repeats
-    names = class_names(settings, data)
+    names, keypoints = class_names(settings, data), keypoint_layout(settings, data)
     graph = start.graph if isinstance(start, Checkpoint) else start
-    if graph.keypoints and data.keypoints and graph.keypoints.shape != data.keypoints.shape:
-        print(f"{graph.name}: {keypoints_note(graph.keypoints, data.keypoints)}")
+    if graph.keypoints and keypoints and graph.keypoints.shape != keypoints.shape:
+        print(f"{graph.name}: {keypoints_note(graph.keypoints, keypoints)}")
     if isinstance(start, Checkpoint):
         width = None if dict(start.graph.names) == names else class_width(start)
-        model = Detector(with_classes(start.graph, names, width, data.keypoints))
+        model = Detector(with_classes(start.graph, names, width, keypoints))
         initial = _with_weights(model, start, str(settings.model), settings)
     else:
         if start.nc != len(names):
@@ -56,10 +56,10 @@ def initial_model(settings: Settings, start: Checkpoint | Graph, data: DataSpec)
         if isinstance(settings.pretrained, str):
             checkpoint = open_checkpoint(settings.pretrained)
             width = _width_to_fit(checkpoint, start, len(names))
-            model = Detector(with_classes(start, names, width, data.keypoints))
+            model = Detector(with_classes(start, names, width, keypoints))
             initial = _with_weights(model, checkpoint, settings.pretrained, settings)
         else:
-            initial = InitialModel(Detector(with_classes(start, names, keypoints=data.keypoints)))
+            initial = InitialModel(Detector(with_classes(start, names, keypoints=keypoints)))
     _set_ternary_layers(initial.model, settings)
     return initial
 
@@ -67,7 +67,7 @@ def initial_model(settings: Settings, start: Checkpoint | Graph, data: DataSpec)
 def resumed_model(settings: Settings, checkpoint: Checkpoint, data: DataSpec) -> InitialModel:
     """Build the model of a run that is resumed. Its weights follow with the training state.
 
-    Raises UserError where the data have other classes than the run.
+    Raises UserError where the data have other classes or other keypoints than the run.
     """
     torch.manual_seed(settings.seed + 1)
     before, names = dict(checkpoint.graph.names), class_names(settings, data)
@@ -75,6 +75,14 @@ def resumed_model(settings: Settings, checkpoint: Checkpoint, data: DataSpec) ->
         raise UserError(
             f"The run was of the classes {', '.join(before.values())}; {data.path} has {', '.join(names.values())}. "
             "Give the data of the run, or start a new run with model= and no resume."
+        )
+    own, keypoints = checkpoint.graph.keypoints, keypoint_layout(settings, data)
+    if own and keypoints and own != keypoints:
+        keys, other = own.as_keys(), keypoints.as_keys()
+        differing = sorted(key for key in keys.keys() | other.keys() if keys.get(key) != other.get(key))
+        raise UserError(
+            f"The run was of other keypoints: {data.path} has another {', '.join(differing)}. Give the data of the "
+            "run, or start a new run with model= and no resume."
         )
     model = Detector(checkpoint.graph)
     checkpoint.set_norms(model)

@@ -88,7 +88,7 @@ class Trainer:
         self.args, self.model, self.device, self.save_dir = run.settings, run.initial.model, run.device, run.folder
         self.best, self.last = records.best, records.last
         self.task = task_of(self.model)
-        self.gains, self.loss_options = self.task.gains(self.args), self.task.loss_options(self.args)
+        self.gains, self.loss_options = self.task.gains(self.args), self.task.loss_options(self.args, self.model)
         self.epochs, self.first_updates = self.args.epochs, self.ema.updates
         self.loss_items = torch.zeros(len(self.task.losses))
         self.clear_sums()

@@ -19,7 +19,7 @@ from ..config.notes import print_note
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
-from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
+from ..data.from_settings import class_names, find_data, legal_side, same_classes, same_keypoints, scan_split
 from ..data.loading.loader import USUAL_BATCH, Reading, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
@@ -95,6 +95,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     single = settings.single_cls and model.nc > 1  # all classes of the model count as one
     if not single:
         same_classes(model.names, class_names(settings, data), data)
+    same_keypoints(getattr(model, "keypoints", None), data)
     settings = counted_batch(legal_side(settings, model.multiple))
     samples = scan_split(data, settings.split, settings, task.data).samples
     max_objects = max(len(sample.labels) for sample in samples)
@@ -206,7 +207,7 @@ def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
         augment, letterbox_ap = settings.augment, settings.letterbox_ap
     task = task_of(model)
     gains = None if model.exported else task.gains(settings)
-    return ValOptions(rule, gains, autocast, augment, single, letterbox_ap, task.loss_options(settings))
+    return ValOptions(rule, gains, autocast, augment, single, letterbox_ap, task.loss_options(settings, model))
 
 
 def counted_batch(settings: Settings) -> Settings:

@@ -119,8 +119,8 @@ def test_ordinary_tokens_have_no_notes(line: str) -> None:
         (["plost"], "Did you mean 'plots'?"),
         (["mode=fly"], "mode=fly: expected one of train, val, predict, info, convert, doctor, selftest"),
         (["task=trian"], "Did you mean 'train'?"),
-        (["task=pose"], "knows detect, segment, classify for now"),
-        (["pose"], "knows detect, segment, classify for now"),
+        (["task=depth"], "this package knows detect, segment, classify"),
+        (["depth"], "this package knows detect, segment, classify"),
         (["epochs"], "'epochs' needs a value: write epochs=100."),
         (["device"], "write device=cpu."),
         (["line_thickness"], "write line_thickness=2."),
@@ -140,5 +140,5 @@ def test_wrong_tokens(tokens: list[str], expected: str) -> None:
 
 
 def test_wrong_tokens_and_wrong_settings_are_reported_together() -> None:
-    text = problem("trian", "epcohs=1", "lr0=2", "imgsz=[1", "task=pose")
+    text = problem("trian", "epcohs=1", "lr0=2", "imgsz=[1", "task=depth")
     assert text.count("\n  - ") == 5

@@ -136,7 +136,7 @@ def test_values_that_are_right(key: str, value: object, kept: object) -> None:
         ("degrees", 400),
         ("device", {}),
         ("device", -2),
-        ("task", "pose"),
+        ("task", "depth"),
         ("mode", "deploy"),
         ("amp", "fp8"),
         ("cfg", 3),

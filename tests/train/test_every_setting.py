@@ -289,6 +289,7 @@ TESTED_BY = {
     "data/formats/test_dataset_yaml.py": "allow_outside",
     "test_cli.py": "debug",
     "train/test_segment.py": "mask_ratio",
+    "train/test_pose.py": "pose kobj",
     "data/test_segment_labels.py": "boxes_without_masks",
     "tasks/test_segment_loss.py": "overlap_mask",
     "data/augmentation/test_crop_recipe.py": "auto_augment erasing",

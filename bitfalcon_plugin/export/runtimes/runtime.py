@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...config.errors import UserError
 from ...ops.boxes import xywh_from_xyxy
+from ...ops.keypoint_layout import KeypointLayout
 from ...tasks import TASKS
 from ..metadata import Metadata
 
@@ -137,6 +138,12 @@ class Runtime:
             f"'{self.path}' gives {shapes}; expected {expected} for the {self.nc} classes of a model for "
             f"task={self.task}. {self._repair}"
         )
+
+    @property
+    def keypoints(self) -> KeypointLayout | None:
+        """What is known of the keypoints of every object, as of a Detector; None for a model without keypoints."""
+        shape = self.about.layout.get("kpt_shape")
+        return shape and KeypointLayout(*shape)
 
     @property
     def _repair(self) -> str:
