@@ -27,6 +27,7 @@ from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules import MODULES
 from bitfalcon_plugin.predict.video import SUFFIX, VideoWriter
+from tests.helpers.class_folders import class_folders
 from tests.helpers.coloured import lay_out
 from tests.helpers.exports import has_onnx, made, tiny_classify, tiny_segment
 from tests.helpers.fake_tracker import clip
@@ -113,6 +114,7 @@ def template(tmp_path_factory) -> Path:
     data = {"path": ".", "train": "images/train", "val": "images/val", "test": "images/val"}
     for name in ("data.yaml", "coco.yaml"):
         (folder / name).write_text(yaml.safe_dump({**data, "names": ["red", "green", "blue"]}))
+    class_folders(folder / "animals")
     for name in ("image.jpg", "large.jpg"):
         Image.open(folder / "images/0.png").convert("RGB").save(folder / name)
     if _installed("trackers"):
