@@ -9,6 +9,7 @@ from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError, WrongModelError
 from ..config.notes import print_note
 from ..config.settings import Settings
+from ..tasks import TASKS
 from .formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, require
 from .runtimes.runtime import Runtime, last_line
 
@@ -123,6 +124,7 @@ class ExportedModel:
 
     def runtime_for(self, settings: Settings) -> Runtime:
         """The runtime for predict or val with these settings; UserError for settings that the file cannot serve."""
+        settings = TASKS[self.task].effective(settings)
         sides = [settings.imgsz] if isinstance(settings.imgsz, int) else list(settings.imgsz)
         size = tuple(sides if len(sides) == 2 else sides * 2)
         fixed = self.runtime.fixed

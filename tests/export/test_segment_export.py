@@ -17,9 +17,11 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.dropin.nn.autobackend import AutoBackend
 from bitfalcon_plugin.export.compare import MismatchError, compare
+from bitfalcon_plugin.export.metadata import Metadata
 from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.nms import Suppression
 from bitfalcon_plugin.export.run import run_export
+from bitfalcon_plugin.export.runtimes.runtime import Runtime
 from tests.helpers.exports import EVERY, FILES, made, needs_int8, needs_onnx, recipe, save, tiny_segment
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
@@ -79,7 +81,7 @@ def test_scripts_get_both_outputs_of_a_file(files, format_):
 def test_one_size_and_suppression_inside(files, tmp_path, format_):
     weights, options = YOLO(files / "best.pt"), {**PREDICT, "source": files / "images"}
     fixed = YOLO(weights.export(format=format_, batch=2, out=str(tmp_path / f"fixed.{format_}")))
-    assert_same(weights.predict(**options, rect=False), fixed.predict(**options, batch=3))
+    assert_same(weights.predict(**options, rect=False), fixed.predict(**options, batch=3, augment=True))
     rule = {"nms": True, "conf": 0.3, "iou": 0.5, "max_det": 50}
     inside = YOLO(weights.export(format=format_, dynamic=True, out=str(tmp_path / f"nms.{format_}"), **rule))
     rows = inside.model(torch.rand(2, 3, 64, 48))
@@ -204,6 +206,15 @@ def test_the_comparison_sees_wrong_coefficients_and_prototypes(change, suppresse
     assert agreement.matched == agreement.count > 20 and agreement.further < 1e-4
     with pytest.raises(MismatchError):
         compare(model, runtime(change), [images], "float32", suppression)
+
+
+@pytest.mark.parametrize("shape", [(1, 31, 16, 16), (1, 32, 128, 128), (1, 32, 16), (1, 32, 0, 16), (1, 32, 15, 16)])
+def test_other_prototypes_than_the_coefficients_need_are_refused(shape):
+    about = Metadata({0: "a", 1: "b"}, 8, (64, 64), task="segment")
+    runtime = Runtime(Path("x.onnx"), about, torch.device("cpu"), None, None)
+    runtime._run = lambda images: (torch.zeros(1, 38, 64), torch.zeros(shape))
+    with pytest.raises(UserError, match="gives .1, 38, 64. and .*expected .*for the 2 classes of a model for task=seg"):
+        runtime(torch.zeros(1, 3, 64, 64))
 
 
 def test_wrong_coefficients_alone_are_seen():

@@ -102,7 +102,7 @@ class Runtime:
                 f"'{self.path}' cannot be run on images {tuple(images.shape)}: {last_line(error)}. Export the "
                 "checkpoint again with `bitfalcon export`."
             ) from error
-        outputs = self._with_known_shapes(outputs)
+        outputs = self._with_known_shapes(outputs, images.shape[2:])
         if not self._seen_finite and not all(output.isfinite().all() for output in outputs):
             raise UserError(
                 f"'{self.path}' gives numbers that are not finite: it is damaged, or 16 bits do not hold them. Export "
@@ -111,7 +111,7 @@ class Runtime:
         self._seen_finite = True
         return outputs
 
-    def _with_known_shapes(self, outputs: object) -> list[Tensor]:
+    def _with_known_shapes(self, outputs: object, size: Sequence[int]) -> list[Tensor]:
         task = TASKS[self.task]
         outputs = list(outputs) if isinstance(outputs, (list, tuple)) else [outputs]
         outputs, others = outputs[: 1 + len(task.maps)], outputs[1 + len(task.maps) :]
@@ -120,7 +120,7 @@ class Runtime:
             raise UserError(f"'{self.path}' gives {kinds}, not tensors: export the checkpoint with `bitfalcon export`.")
         outputs = [output.float().to(self.device) for output in outputs]
         first, *maps = outputs
-        if len(maps) == len(task.maps) and all(each.ndim == 4 for each in maps):
+        if len(maps) == len(task.maps) and all(_is_map(each, size) for each in maps):
             further = task.further(dict(zip(task.maps, maps)), self.about.layout)
             if task.objects:
                 rows = 4 + self.nc + further, "anchors"
@@ -132,7 +132,10 @@ class Runtime:
                 return outputs
             expected = f"({', '.join(map(str, sides))})"
         else:
-            expected = f"{1 + len(task.maps)} outputs: candidates, {', '.join(task.maps)}"
+            names = ", ".join(task.maps)
+            expected = (
+                f"{1 + len(task.maps)} outputs: candidates, and maps whose sides divide those of the image: {names}"
+            )
         shapes = " and ".join(str(tuple(output.shape)) for output in (*outputs, *others))
         raise UserError(
             f"'{self.path}' gives {shapes}; expected {expected} for the {self.nc} classes of a model for "
@@ -179,6 +182,11 @@ class Runtime:
                 f"({name}). Take the checkpoint (.pt) it was made from."
             )
         raise AttributeError(f"{type(self).__name__} has no {name!r}")
+
+
+def _is_map(output: Tensor, size: Sequence[int]) -> bool:
+    """Whether an output (B, channels, h, w) has sides that divide those of the image, (H, W)."""
+    return output.ndim == 4 and all(side and not outer % side for side, outer in zip(output.shape[2:], size))
 
 
 def fixed_shape(sides: Sequence[int | None]) -> tuple[int | None, tuple[int, int] | None]:
