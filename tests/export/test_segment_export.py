@@ -23,6 +23,7 @@ from bitfalcon_plugin.export.nms import Suppression
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.export.runtimes.runtime import Runtime
 from tests.helpers.exports import EVERY, FILES, made, needs_int8, needs_onnx, recipe, save, tiny_segment
+from tests.helpers.fake_tracker import fake  # noqa: F401  a fixture
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
 
@@ -125,6 +126,15 @@ def test_val_and_the_command_line_take_a_file(files, tmp_path, monkeypatch, caps
     assert len(first.split()) > 5
     capsys.readouterr()
     assert main(["info", str(files / FILES["pt2"])]) == 0 and "task segment" in capsys.readouterr().out
+
+
+def test_tracks_of_a_file_have_masks(files, fake):
+    frame = np.asarray(Image.open(files / "images/0.png"))[..., ::-1]
+    tracked, expected = (
+        getattr(YOLO(files / FILES["pt2"]), verb)(frame, **PREDICT)[0] for verb in ("track", "predict")
+    )
+    assert tracked.boxes.is_track and len(tracked.masks) == len(tracked.boxes) == len(expected) > 3
+    assert torch.equal(tracked.masks.data, expected.masks.data)
 
 
 def rewritten(source: Path, target: Path, **texts: str | None) -> Path:
