@@ -43,8 +43,8 @@ class Task:
     fits: sizes of images -> how they lie on the network input, to predict (ops.letterbox.fits_together). tile: pixels
     and their Fit -> what the network input shows of an image (data.images.tile_of). imgsz: side of the network input
     in training, in pixels, where none is given. bias_lr: learning rate of biases where the warm-up of fresh weights
-    starts, unless warmup_bias_lr is given; None: as the settings say. without_effect: settings that mean nothing to the
-    task -> why.
+    starts, unless warmup_bias_lr is given; None: as the settings say. average: how the moving average of the weights
+    forgets, a key of train.optim.AVERAGES. without_effect: settings that mean nothing to the task -> why.
 
     objects: whether the task finds objects in an image. Otherwise it says something of the image as a whole: a label,
     and a result, has one row with the whole image as its box.
@@ -73,6 +73,7 @@ class Task:
     tile: Callable = tile_of
     imgsz: int = 640
     bias_lr: float | None = None
+    average: str = "rising"
     without_effect: Mapping[str, str] = field(default_factory=dict)
     objects: bool = True
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -161,6 +162,7 @@ CLASSIFY = Task(
     tile=classify.class_tile,
     imgsz=224,
     bias_lr=0.1,
+    average="growing",
     without_effect=classify.WITHOUT_EFFECT,
     objects=False,
     expected={"top-1": 0.8},

@@ -19,8 +19,6 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from ..config.errors import UserError, did_you_mean
 from ..models.modules.bit_activations import ACT_SCALE, QuantisedLayer
 
-# Updates that the average of already trained weights begins with: from there it has a memory of about 20 updates.
-TUNED_UPDATES = 6000
 AUTO_LIMIT = 10_000  # optimizer iterations; optimizer=auto takes SGD for longer runs
 Groups = list[dict[str, object]]  # what an optimizer of torch takes
 
@@ -237,24 +235,38 @@ def step_is_due(iteration: int, last_step: int, accumulate: int) -> bool:
     return iteration - last_step >= accumulate
 
 
+@dataclass(frozen=True)
+class Average:
+    """How a moving average of weights forgets.
+
+    share: number of an update, from 1 -> share of the old average. tuned: the number that the average of already
+    trained weights begins with: from there it has a memory of about 20 updates.
+    """
+
+    share: Callable[[int], float]
+    tuned: int
+
+
+# A short memory in short runs, or one of about a ninth of the updates so far; both reach 10,000 updates in long runs.
+AVERAGES = {
+    "rising": Average(lambda updates: 0.9999 * (1 - math.exp(-updates / 2000)), 6000),
+    "growing": Average(lambda updates: min((1 + updates) / (10 + updates), 0.9999), 170),
+}
+
+
 class Ema:
     """A copy of a model, `.model`, in evaluation mode, whose weights are a moving average of the trained weights.
 
-    After update number u: average = d * average + (1 - d) * value with d = 0.9999 * (1 - exp(-u / 2000)), for every
-    floating tensor of the state dict, statistics of batch norms included. Other tensors (counters) are copied, and so
-    are scales of activations, which are averages already and begin at 0. updates: the number to begin with. From 0
-    the first averages follow the weights closely, which suits fresh weights. Trained weights would then follow the
-    first steps of fine-tuning, whose optimizer does not know its step sizes yet.
+    After update number u: average = d * average + (1 - d) * value with d the share of `rule` (a key of AVERAGES), for
+    every floating tensor of the state dict, statistics of batch norms included. Other tensors (counters) are copied,
+    and so are scales of activations, which are averages already and begin at 0. updates: the number to begin with.
+    From 0 the first averages follow the weights closely, which suits fresh weights. Trained weights would then follow
+    the first steps of fine-tuning, whose optimizer does not know its step sizes yet.
     """
 
-    def __init__(self, model: nn.Module, updates: int = 0) -> None:
+    def __init__(self, model: nn.Module, updates: int = 0, rule: str = "rising") -> None:
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
-        self.updates = updates
-
-    @staticmethod
-    def decay(updates: int) -> float:
-        """Share of the old average at update number `updates` (from 1): short memory at first."""
-        return 0.9999 * (1 - math.exp(-updates / 2000))
+        self.updates, self.decay = updates, AVERAGES[rule].share
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:

@@ -119,7 +119,8 @@ def prepare(run: Run) -> Trainer:
     optimizer, plan = run.steps("optimizer", _optimizer, run)
     precision = training_precision(settings, device)
     # the copy is made before _network, which may change batch norms
-    ema = optim.Ema(model, optim.TUNED_UPDATES if run.initial.tuned else 0)
+    rule = task_of(model).average
+    ema = optim.Ema(model, optim.AVERAGES[rule].tuned if run.initial.tuned else 0, rule)
     trainer = Trainer(
         run=run,
         loader=loader,

@@ -26,6 +26,7 @@ from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules import MODULES
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from bitfalcon_plugin.predict.video import SUFFIX, VideoWriter
 from tests.helpers.class_folders import class_folders
 from tests.helpers.coloured import lay_out
@@ -122,6 +123,8 @@ def template(tmp_path_factory) -> Path:
     if has_onnx:
         run_export(tiny_segment(), made(format="onnx", out=str(folder / "best-seg.onnx")), "small-seg.yaml")
         run_export(tiny_classify(), made(format="onnx", out=str(folder / "best-cls.onnx")), "small-cls.yaml")
+    class_folders(folder / "animals")
+    save_checkpoint(folder / "best-cls.pt", Checkpoint((classifier := tiny_classify()).graph, classifier.state_dict()))
     (folder / "tools").mkdir()
     for name in ("script.py", "tools/count.py"):
         (folder / name).write_text("from ultralytics import YOLO\nprint(YOLO('best.pt').names)\n")

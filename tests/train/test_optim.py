@@ -12,6 +12,7 @@ from torch import nn
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.train.optim import (
+    AVERAGES,
     OPTIMIZERS,
     Ema,
     Schedule,
@@ -284,9 +285,24 @@ def test_average_follows_the_formula_for_weights_and_statistics():
 
 
 def test_decay_at_known_counts():
-    assert Ema.decay(0) == 0
-    assert Ema.decay(2000) == pytest.approx(0.9999 * (1 - 1 / math.e))
-    assert Ema.decay(10**6) == pytest.approx(0.9999)
+    share = AVERAGES["rising"].share
+    assert share(0) == 0 and share(2000) == pytest.approx(0.9999 * (1 - 1 / math.e))
+    assert share(10**6) == pytest.approx(0.9999)
+
+
+@pytest.mark.parametrize("rule", AVERAGES)
+def test_the_average_of_trained_weights_remembers_twenty_updates(rule):
+    share, tuned = AVERAGES[rule].share, AVERAGES[rule].tuned
+    assert 1 / (1 - share(tuned)) == pytest.approx(20, rel=0.02) and share(1) < 0.2
+    assert all(share(updates) <= share(updates + 1) <= 0.9999 for updates in (1, 10, 1000, 10**6))
+
+
+def test_a_growing_average_remembers_a_ninth_of_the_updates():
+    weights, average = torch.linspace(0, 1, 901, dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    for number, value in enumerate(weights, start=1):  # weights that go at an even pace lag by the memory
+        share = AVERAGES["growing"].share(number)
+        average = share * average + (1 - share) * value
+    assert 1 - average.item() == pytest.approx(1 / 10, abs=0.01)
 
 
 def test_average_is_a_copy_in_evaluation_mode_that_stays_where_it_is():
