@@ -208,7 +208,8 @@ def test_commands(page, here, quick, capsys):
             code = 0 if code == 1 and "warning" in output.out else code
         assert code == 0, f"{command}: {output.err}"
         if "| jq" in command:
-            assert all("detections" in json.loads(line) for line in output.out.splitlines()) and output.out
+            key = command.rpartition(".")[2]
+            assert all(key in json.loads(line) for line in output.out.splitlines()) and output.out
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "python")])
