@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from bitfalcon_plugin import YOLO
 from tests.helpers.coloured import GRAPH
@@ -38,3 +39,27 @@ def canvas(height: int, width: int, *boxes: tuple[int, int, int, int, int]) -> n
     for cls, x1, y1, x2, y2 in boxes:
         image[y1:y2, x1:x2] = [[0, 0, 255], [0, 255, 0], [255, 0, 0]][cls]
     return image
+
+
+class BrightMasks(Bright):
+    """Bright with a mask for each box, from a prototype for each colour in a quarter of the input's size."""
+
+    task = "segment"
+
+    def forward(self, images):
+        self.seen.append(tuple(images.shape))
+        others = torch.stack([images[:, [c for c in range(3) if c != channel]].amax(1) for channel in range(3)], 1)
+        bright = ((images > 0.75) & (others < 0.4)).float()
+        return {"images": images, "prototypes": torch.nn.functional.avg_pool2d(bright, 4) * 2 - 1}
+
+    def decode(self, raw):
+        """(B, 4+3+3, 3): the boxes of Bright, each with the coefficient 1 for the prototype of its colour."""
+        images = raw["images"]
+        return torch.cat([super().decode(images), torch.eye(3).expand(len(images), 3, 3)], 1)
+
+
+def bright_masks(folder: Path, **settings) -> YOLO:
+    """As `bright`, with masks."""
+    yolo = bright(folder, **settings)
+    yolo._working.built = BrightMasks()
+    return yolo

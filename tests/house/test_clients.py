@@ -17,7 +17,7 @@ import torch
 
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.predict.results import Results
-from tests.helpers.bright import Bright, bright, canvas, untrained
+from tests.helpers.bright import Bright, bright, bright_masks, canvas, untrained
 from tests.helpers.finder import painted
 from tests.helpers.paths import ROOT
 
@@ -236,3 +236,40 @@ def test_supervision_reads_every_part_of_results(sv, kind):
     assert sv.Classifications.from_ultralytics(of_probs).confidence.tolist() == [0.25, 0.75]
     for empty in (part_results(boxes=rows[:0], masks=masks[:0]), part_results(obb=oriented[:0])):
         assert len(sv.Detections.from_ultralytics(empty)) == 0
+
+
+def discs(height: int, width: int) -> tuple[np.ndarray, list[np.ndarray]]:
+    """A grey BGR image with a red and a blue disc, which overlap the boxes of each other; and their planes."""
+    rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
+    planes = [
+        (rows - height * y) ** 2 + (columns - width * x) ** 2 <= (height * 0.3) ** 2
+        for x, y in ((0.3, 0.35), (0.66, 0.62))
+    ]
+    image = canvas(height, width)
+    for plane, colour in zip(planes, ([0, 0, 255], [255, 0, 0])):
+        image[plane] = colour
+    return image, planes
+
+
+@pytest.mark.parametrize("kind", ["torch", "numpy"])
+@pytest.mark.parametrize("retina", [False, True], ids=["masks of the input", "masks of the image"])
+def test_supervision_reads_masks_of_predictions(sv, tmp_path, kind, retina):
+    image, planes = discs(240, 320)
+    yolo = bright_masks(tmp_path, imgsz=160)
+    results = yolo.predict([image, canvas(240, 320)], retina_masks=retina, batch=2)
+    found, empty = (sv.Detections.from_ultralytics(result.numpy() if kind == "numpy" else result) for result in results)
+    assert found.class_id.tolist() == [0, 2] and found.mask.shape == (2, 240, 320) and found.mask.dtype == bool
+    for mask, plane in zip(found.mask, planes):
+        assert (mask & plane).sum() / (mask | plane).sum() > 0.93
+    np.testing.assert_allclose(found.area, [plane.sum() for plane in planes], rtol=0.05)
+    assert len(empty) == 0
+    drawn = sv.MaskAnnotator(opacity=1.0).annotate(image.copy(), found)
+    changed = (drawn != image).any(2)
+    union = planes[0] | planes[1]
+    assert (changed & union).sum() / (changed | union).sum() > 0.93
+    outlines = [max(sv.mask_to_polygons(mask), key=len) for mask in found.mask]
+    for outline, ring in zip(outlines, results[0].masks.xy):
+        np.testing.assert_allclose(outline.min(0), ring.min(0), atol=3)
+        np.testing.assert_allclose(outline.max(0), ring.max(0), atol=3)
+    chosen = sv.Detections.from_ultralytics(results[0][1])
+    assert np.array_equal(chosen.mask, found.mask[1:])
