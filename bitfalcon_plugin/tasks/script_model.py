@@ -127,8 +127,9 @@ class ScriptModel(Detector):
         """Return the sum of the losses times the number of images, with gradient, and each loss (Tensor[losses]).
 
         batch: img (B, C, H, W) in [0, 1] or uint8, batch_idx (n,), cls (n,) or (n, 1), bboxes (n, 4): xywh as shares of
-        the image; to segment also masks; of a classifier img and cls (B,). preds: outputs for these images, where they
-        were computed before. The gains are those in `args`. A classifier's loss is not multiplied.
+        the image; to segment also masks; of poses also keypoints (n, K, 3): x and y as shares of the image, and the
+        visibility; of a classifier img and cls (B,). preds: outputs for these images, where they were computed before.
+        The gains are those in `args`. A classifier's loss is not multiplied.
         """
         device = next(self.parameters()).device
         images = batch["img"].to(device)
@@ -152,7 +153,10 @@ class ScriptModel(Detector):
         boxes = xyxy_from_xywh(batch["bboxes"].cpu().view(-1, 4).float())
         boxes = boxes * torch.tensor([width, height, width, height])
         image = batch["batch_idx"].cpu().view(-1).long()
-        return Instances(boxes, classes, image=image, masks=self._masks_of(batch, image))
+        points = batch.get("keypoints")
+        if points is not None:
+            points = points.cpu().float() * torch.tensor([width, height, 1])
+        return Instances(boxes, classes, image=image, masks=self._masks_of(batch, image), keypoints=points)
 
     def _masks_of(self, batch: Mapping[str, Tensor], image: Tensor) -> Tensor | None:
         """The masks (n, h, w) of a batch's objects, None without masks. image (n,): the image of each object.
@@ -164,6 +168,11 @@ class ScriptModel(Detector):
             return None if masks is None else masks.bool()
         number = (image[:, None] == image).tril().sum(1)
         return masks.to(image.device)[image] == number[:, None, None]
+
+    @property
+    def kpt_shape(self) -> list[int] | None:
+        """The number of keypoints of an object, and of numbers for each; None for a model without keypoints."""
+        return self.keypoints and list(self.keypoints.shape)
 
     def init_criterion(self) -> Callable[[Outputs, Mapping[str, Tensor]], tuple[Tensor, Tensor]]:
         """Return a function of outputs and a batch that gives what `loss` gives."""

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,8 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.callbacks import Events
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
+from bitfalcon_plugin.ops.instances import Instances
+from bitfalcon_plugin.tasks.pose import pose_loss
 from bitfalcon_plugin.train.run import run_train
 from bitfalcon_plugin.yolo import YOLO
 from tests.helpers.posed import KEYS, lay_out
@@ -158,6 +161,28 @@ def test_augmented_prediction_is_said_to_have_no_effect(trained, capsys):
     )
     assert "keypoints are computed at one scale" in capsys.readouterr().err
     assert torch.equal(plain.keypoints.data, augmented.keypoints.data)
+
+
+def test_a_script_computes_the_losses_of_a_batch(trained):
+    _, result = trained
+    net, images = YOLO(result.best).model, torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    batch = {
+        "img": images,
+        "batch_idx": torch.tensor([0.0, 1]),
+        "cls": torch.tensor([[0.0], [1]]),
+        "bboxes": torch.tensor([[0.5, 0.5, 0.4, 0.6], [0.3, 0.4, 0.5, 0.5]]),
+        "keypoints": torch.tensor([[[0.4, 0.5, 2], [0.6, 0.5, 1]], [[0.2, 0.4, 2], [0.0, 0.0, 0]]]),
+    }
+    total, items = net.loss(batch)
+    scale = torch.tensor([96, 64, 1])
+    centre, half = batch["bboxes"][:, :2] * scale[:2], batch["bboxes"][:, 2:] * scale[:2] / 2
+    labels = Instances(torch.cat([centre - half, centre + half], 1), torch.tensor([0, 1]), image=torch.tensor([0, 1]))
+    labels = replace(labels, keypoints=batch["keypoints"] * scale)
+    raw = load_checkpoint(result.best).model().float()(images)
+    expected = pose_loss(raw, labels, sizes=raw.sizes, strides=(8, 16), sigmas=(0.1, 0.1))
+    torch.testing.assert_close(items, torch.stack([*expected.values()]).detach())
+    torch.testing.assert_close(total, 2 * items.sum(), check_stride=False)
+    assert net.kpt_shape == [2, 3] and items[1] > 0
 
 
 @pytest.fixture(scope="module")
