@@ -5,6 +5,7 @@ By hand: python tests/bench/segment.py predict best-seg.pt image.jpg [imgsz=640]
 The detector has the same weights without coefficients and prototypes, so that both find the same boxes. Both predict in
 turns, from the pixels of an image to its Results, with torch and with onnxruntime; masks have the size of the network
 input, and once that of the image (retina_masks). Prints medians, and the median of the ratios of neighbouring turns.
+With OMP_NUM_THREADS=1 also processor time, which a busy machine hardly changes.
 """
 
 from __future__ import annotations
@@ -71,19 +72,22 @@ def _opened(path: Path, runtime: str, imgsz: int) -> YOLO:
 
 
 def _compare(title: str, runs: dict[str, Callable], rounds: int) -> None:
-    seconds: dict[str, list[float]] = {name: [] for name in runs}
+    clocks = {"wall": time.perf_counter}
+    if torch.get_num_threads() == 1:
+        clocks["processor"] = time.process_time
+    spent: dict[str, dict[str, list[float]]] = {clock: {name: [] for name in runs} for clock in clocks}
     counts = {name: len(run()[0]) for name, run in runs.items()}  # warms up, too
     for _ in range(rounds):
         for name, run in runs.items():
-            start = time.perf_counter()
+            start = {clock: read() for clock, read in clocks.items()}
             run()
-            seconds[name].append(time.perf_counter() - start)
-    ratio = statistics.median(a / b for a, b in zip(seconds["segment"], seconds["detect"]))
-    medians = ", ".join(f"{name} {statistics.median(values) * 1e3:.1f} ms" for name, values in seconds.items())
-    print(
-        f"{title}: {medians}, objects {counts['segment']} and {counts['detect']}, {torch.get_num_threads()} threads: "
-        f"{ratio:.2f} times the detector (target {TARGET})"
-    )
+            for clock, read in clocks.items():
+                spent[clock][name].append((read() - start[clock]) * 1e3)
+    print(f"{title}, objects {counts['segment']} and {counts['detect']}, {torch.get_num_threads()} threads:")
+    for clock, times in spent.items():
+        ratio = statistics.median(a / b for a, b in zip(times["segment"], times["detect"]))
+        medians = ", ".join(f"{name} {statistics.median(values):.1f} ms" for name, values in times.items())
+        print(f"  {clock} time: {medians}: {ratio:.2f} times the detector (target {TARGET})", flush=True)
 
 
 if __name__ == "__main__":
