@@ -254,7 +254,8 @@ def test_an_onnx_file_from_elsewhere(files, tmp_path, capsys):
         ({"names": "{1: 'a'}", "stride": "32"}, "names"),
         ({"names": "{0: 'a'}", "stride": "-1"}, "stride"),
         ({"names": "{0: 'a'}", "stride": "32", "imgsz": "[1, 2, 3]"}, "imgsz"),
-        ({"names": "{0: 'a'}", "stride": "32", "task": "pose"}, "pose"),
+        ({"names": "{0: 'a'}", "stride": "32", "task": "depth"}, "task=depth; models for detect, segment"),
+        ({"names": "{0: 'a'}", "stride": "32", "task": "pose", "kpt_shape": "[17, -3]"}, r"\(kpt_shape\)"),
         ({"names": "[" * 5000, "stride": "32"}, "names"),
     ],
 )
