@@ -47,7 +47,8 @@ AS_TRAINED = "best.pt as trained"  # the weights that training itself has chosen
 
 @dataclass(frozen=True)
 class Tuned:
-    """The result of fine-tuning: file, metrics and kind of the chosen weights. candidates: the AP of each kind."""
+    """The result of fine-tuning: file, metrics and kind of the chosen weights. candidates: Metrics.main of
+    each kind."""
 
     path: Path
     metrics: TaskMetrics
@@ -210,7 +211,7 @@ def choose_weights(
             calibrate(model, calibration_images(train, settings, model), scales=False)
             candidates[kind] = accuracy(model, val, settings), as_checkpoint(model, checkpoint)
     results = {kind: metrics for kind, (metrics, _) in candidates.items()}
-    main = {kind: next(iter(metrics.headline.values())) for kind, metrics in results.items()}
+    main = {kind: metrics.main for kind, metrics in results.items()}
     chosen = max(main, key=main.__getitem__)
     if chosen != AS_TRAINED:
         save_checkpoint(best_path, replace(candidates[chosen][1], metrics=results[chosen].results_dict))

@@ -43,7 +43,7 @@ class Step:
     """The measurements of one step. None: not measured.
 
     name: fp32, bf16, or what is replaced (head, head+neck, all). replaced: the units that are ternary. ternary_share:
-    share of all parameters, 0 to 1. ap_*: mAP50-95, 0 to 1: as replaced, with the batch norms estimated again,
+    share of all parameters, 0 to 1. ap_*: TaskMetrics.main, 0 to 1: as replaced, with the batch norms estimated again,
     fine-tuned, and of the packed file. bytes_*: size of the file. latency: of one image, network and decoding. x_*: how
     many times faster than the float model in float32 NCHW, float32 channels last and bfloat16 channels last, all in
     turns in one process. backend: what computed the convolutions.
@@ -67,7 +67,7 @@ class Step:
 
     @property
     def ap(self) -> float | None:
-        """The mAP50-95 at the last stage that was measured."""
+        """The accuracy at the last stage that was measured."""
         return next((value for name in reversed(STAGES) if (value := getattr(self, name)) is not None), None)
 
     @property
@@ -123,17 +123,17 @@ def _completed(steps: Iterable[Step]) -> list[Step]:
     return [first, half, *others]
 
 
-def markdown(steps: Sequence[Step], machine: Mapping[str, object]) -> str:
+def markdown(steps: Sequence[Step], machine: Mapping[str, object], measure: str = "mAP50-95") -> str:
     """Return the table of the steps with its conditions below; ends with a line break.
 
-    machine: as timing.machine() gives it. mAP in points (0 to 100), with the change against the float model in
-    brackets.
+    machine: as timing.machine() gives it. measure: what was measured; it stands in points (0 to 100), with the change
+    against the float model in brackets.
     """
     steps = _completed(steps)
     lines = [
-        *markdown_table(steps, _columns(steps[0].ap)),
+        *markdown_table(steps, _columns(steps[0].ap, measure)),
         "",
-        "mAP50-95 in points, in brackets the change against the float model. Size: 1 MB is 10^6 bytes.",
+        f"{measure} in points, in brackets the change against the float model. Size: 1 MB is 10^6 bytes.",
     ]
     if rounds := {step.latency.count for step in steps if step.latency}:
         lines.append(
@@ -146,8 +146,8 @@ def markdown(steps: Sequence[Step], machine: Mapping[str, object]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _columns(base: float | None) -> list[Column]:
-    """Return the columns of the table. base: mAP50-95 of the float model."""
+def _columns(base: float | None, measure: str) -> list[Column]:
+    """Return the columns of the table. base: of the float model, in `measure`."""
 
     def stage(title: str, name: str) -> Column:
         return Column(title, lambda step: _points(getattr(step, name), base, step.name == FLOAT))
@@ -156,7 +156,7 @@ def _columns(base: float | None) -> list[Column]:
         Column("step", "name", text=True),
         Column("replaced", _units, text=True),
         Column("ternary params %", lambda step: 100 * step.ternary_share, "{:.1f}"),
-        stage("mAP50-95 replaced", "ap_raw"),
+        stage(f"{measure} replaced", "ap_raw"),
         stage("norms estimated again", "ap_norms"),
         stage("fine-tuned", "ap_tuned"),
         stage("packed", "ap_packed"),
@@ -185,8 +185,10 @@ def _megabytes(step: Step) -> str:
     return " / ".join(MISSING if size is None else f"{size / 1e6:.2f}" for size in sizes)
 
 
-def draw(path: str | Path, steps: Sequence[Step], machine: Mapping[str, object] | None = None) -> Path:
-    """Draw mAP against size and against latency, with a mark for each stage of a step. Raises NoMatplotlib."""
+def draw(
+    path: str | Path, steps: Sequence[Step], machine: Mapping[str, object] | None = None, measure: str = "mAP50-95"
+) -> Path:
+    """Draw accuracy against size and against latency, with a mark for each stage of a step. Raises NoMatplotlib."""
     rows = [step for step in _completed(steps) if step.ap is not None]
     by_size = [step for step in rows if step.bytes is not None]
     by_time = [step for step in rows if step.latency is not None]
@@ -198,9 +200,8 @@ def draw(path: str | Path, steps: Sequence[Step], machine: Mapping[str, object] 
             lambda step: (step.latency.median, step.latency.low, step.latency.high),
         ),
     ]
-    return draw_tradeoff(
-        path, panels, "mAP50-95 (points)", "Ternary layers, step by step", machine_line(machine) if machine else ""
-    )
+    title, below = "Ternary layers, step by step", machine_line(machine) if machine else ""
+    return draw_tradeoff(path, panels, f"{measure} (points)", title, below)
 
 
 def _panel(

@@ -35,7 +35,7 @@ from ..models.inference.prepare import prepare_for_inference
 from ..models.modules.bit_kernels import describe
 from ..models.weights.checkpoint import Checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
-from ..tasks import task_named
+from ..tasks import task_named, task_of
 from ..val.run import counted_batch
 from .calibration import calibrate, calibration_images
 from .packing import pack, packed_of, sizes
@@ -91,6 +91,7 @@ def run_replace(settings: Settings) -> list[Step]:
     before = resumed_ranking(folder, settings)
     ranking = _scanned(subject, folder)  # units in scan.json are not measured again
     done = _measured_steps(folder) if before is not None and before.losses == ranking.losses else {}
+    measure = task_of(subject.model).measure
     steps, count, model = [_first(subject, ranking.ap)], 0, None  # count: units that stay within max_drop=
     for number in range(1, len(ranking.losses) + 1):
         units, trial = tuple(loss.unit for loss in ranking.losses[:number]), None
@@ -102,7 +103,7 @@ def run_replace(settings: Settings) -> list[Step]:
         save_steps(folder, steps)
         drop = 100 * (ranking.ap - step.ap_norms)
         print(
-            f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} AP {step.ap_norms:.4f} ({-drop:+.1f} points), "
+            f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} {measure} {step.ap_norms:.4f} ({-drop:+.1f} points), "
             f"{step.ternary_share:.0%} ternary, {step.bytes_packed / 1e6:.2f} MB packed"
         )
         if drop > settings.max_drop:
@@ -116,7 +117,7 @@ def run_replace(settings: Settings) -> list[Step]:
         path = folder / "replaced.pt"
         save_checkpoint(path, as_checkpoint(model, subject.checkpoint))
         print(f"{path}: fine-tune it with bitfalcon bit mode=qat model={path} data={settings.data}")
-    _write(folder, steps)
+    _write(folder, steps, task_of(subject.model).measure)
     return steps
 
 
@@ -144,7 +145,7 @@ def run_report(settings: Settings) -> list[Step]:
         )
     subject, folder = _subject(settings.replace(model=paths[0])), _folder(settings)
     settings = subject.settings
-    base = accuracy(subject.model, subject.val, settings).ap
+    base = accuracy(subject.model, subject.val, settings).main
     steps, runs = [_first(subject, base)], {}
     image = torch.zeros(1, subject.model.graph.channels, settings.imgsz, settings.imgsz)
     image = image.contiguous(memory_format=torch.channels_last)
@@ -157,7 +158,7 @@ def run_report(settings: Settings) -> list[Step]:
         save_steps(folder, steps)
     with torch.inference_mode():
         steps = time_steps(steps, runs, subject.model, settings.imgsz)
-    _write(folder, steps)
+    _write(folder, steps, task_of(subject.model).measure)
     return steps
 
 
@@ -178,8 +179,8 @@ def _reported(path: str, subject: Subject) -> tuple[Step, Detector]:
     ready = prepare_for_inference(model, torch.device("cpu"))  # as predict runs it
     small = checkpoint if checkpoint.packed else packed_of(checkpoint)
     aps = {"ap_raw": raw, "ap_norms": norms}
-    aps["ap_tuned"] = None if checkpoint.packed else accuracy(ready, subject.val, settings).ap
-    aps["ap_packed"] = accuracy(small.model(), subject.val, settings).ap
+    aps["ap_tuned"] = None if checkpoint.packed else accuracy(ready, subject.val, settings).main
+    aps["ap_packed"] = accuracy(small.model(), subject.val, settings).main
     return _step(_name(model), model, layers, small, **aps), ready
 
 
@@ -287,11 +288,11 @@ def _step(
     return Step(name, units, share, backend=describe().partition(", ")[2], **fields, **aps)
 
 
-def _write(folder: Path, steps: Sequence[Step]) -> None:
+def _write(folder: Path, steps: Sequence[Step], measure: str) -> None:
     save_steps(folder, steps)
     facts = machine()
-    picture = partial(draw, steps=steps, machine=facts)
-    write_report(markdown(steps, facts), folder / "report.md", folder / FILE, picture)
+    picture = partial(draw, steps=steps, machine=facts, measure=measure)
+    write_report(markdown(steps, facts, measure), folder / "report.md", folder / FILE, picture)
     print(f"Results: {folder}")
 
 

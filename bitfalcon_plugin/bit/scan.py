@@ -23,6 +23,7 @@ from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..models.bitify import bitify, parts_by_row
 from ..models.detector import Detector
+from ..tasks import task_of
 from .calibration import calibrate, calibration_images
 from .qat import accuracy
 
@@ -38,8 +39,8 @@ SCAN_FILE = RecordFile(
 class Loss:
     """The cost of replacing one unit.
 
-    layers: the layers that become ternary. ap_raw, ap_norms: mAP50-95 (0 to 1) with the float model's batch norms, and
-    with batch norms measured anew.
+    layers: the layers that become ternary. ap_raw, ap_norms: TaskMetrics.main (0 to 1) with the float model's batch
+    norms, and with batch norms measured anew.
     """
 
     unit: str
@@ -62,7 +63,7 @@ class Ranking:
     losses: tuple[Loss, ...]
 
     def table(self) -> str:
-        """Return a table in plain text, mAP in points."""
+        """Return a table in plain text, accuracies in points."""
         ap, first, second = (100 * value for value in (self.ap, *self.halves))
         lines = [
             f"float: {ap:.1f} (on the two halves of the images: {first:.1f}, {second:.1f})",
@@ -108,11 +109,11 @@ def replaced(model: Detector, layers: Sequence[str]) -> Detector:
 
 
 def price(trial: Detector, train: Sequence[Sample], val: Sequence[Sample], settings: Settings) -> tuple[float, float]:
-    """Measure the mAP of a model with replaced layers: with its batch norms unchanged, and measured anew (in place)."""
+    """Measure a model with replaced layers: with its batch norms unchanged, and measured anew (in place)."""
     calibrate(trial, calibration_images(train, settings, trial, IMAGES), norms=False)
-    raw = accuracy(trial, val, settings).ap
+    raw = accuracy(trial, val, settings).main
     calibrate(trial, calibration_images(train, settings, trial, IMAGES))
-    return raw, accuracy(trial, val, settings).ap
+    return raw, accuracy(trial, val, settings).main
 
 
 def scan_units(
@@ -138,9 +139,10 @@ def scan_units(
     if resumed:
         ap, halves = resumed.ap, resumed.halves
     else:
-        ap = accuracy(model, val, settings).ap
-        halves = tuple(accuracy(model, half, settings).ap for half in (val[::2], val[1::2] or val))
-    print(f"float: AP {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
+        ap = accuracy(model, val, settings).main
+        halves = tuple(accuracy(model, half, settings).main for half in (val[::2], val[1::2] or val))
+    measure = task_of(model).measure
+    print(f"float: {measure} {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
     losses: list[Loss] = []
     for number, (unit, layers) in enumerate(units.items(), 1):
         loss = measured.get(unit)
@@ -151,21 +153,21 @@ def scan_units(
             loss = Loss(unit, tuple(layers), parameters, raw, norms)
         losses.append(loss)
         print(
-            f"{number:>3}/{len(units)} {unit:<32} AP {loss.ap_raw:.4f} raw, "
+            f"{number:>3}/{len(units)} {unit:<32} {measure} {loss.ap_raw:.4f} raw, "
             f"{loss.ap_norms:.4f} with norms measured anew"
         )
         ranking = Ranking(ap, halves, tuple(sorted(losses, key=lambda loss: -loss.ap_norms)))
-        save_ranking(folder, ranking, settings)
+        save_ranking(folder, ranking, settings, measure)
     return ranking
 
 
-def save_ranking(folder: Path, ranking: Ranking, settings: Settings) -> None:
-    """Write scan.json and scan.csv."""
+def save_ranking(folder: Path, ranking: Ranking, settings: Settings, measure: str = "mAP50-95") -> None:
+    """Write scan.json and scan.csv. measure: what was measured."""
     SCAN_FILE.save(folder / FILE, {"of": _conditions(settings), **vars(ranking)})
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(
-        ("unit", "layers", "parameters", "mAP50-95 raw", "mAP50-95 norms anew", "lost raw", "lost norms anew")
+        ("unit", "layers", "parameters", f"{measure} raw", f"{measure} norms anew", "lost raw", "lost norms anew")
     )
     for loss in ranking.losses:
         numbers = (loss.ap_raw, loss.ap_norms, ranking.ap - loss.ap_raw, ranking.ap - loss.ap_norms)

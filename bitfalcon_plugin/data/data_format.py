@@ -47,7 +47,7 @@ class DataFormat:
     augmentations of an epoch, where `closed` is as for Recipe.closed. train_loader: (samples, Reading, Settings,
     multiple) -> the loader of training. val_loader: (samples, Reading, Settings, imgsz=, batch=, multiple=, rect=) ->
     the loader of validation. without_effect: settings that mean nothing to such data -> why. rows: the readers of rows
-    of label files, where there are such files.
+    of label files, where there are such files. by_name: the classes of a model are found by their names, in any order.
     """
 
     default: str
@@ -59,6 +59,7 @@ class DataFormat:
     val_loader: Callable[..., ValLoader | CropValLoader]
     without_effect: Mapping[str, str] = field(default_factory=dict)
     rows: RowReaders | None = None
+    by_name: bool = False
 
 
 def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] | None = None) -> DataFormat:
@@ -187,6 +188,7 @@ CLASS_FOLDERS = DataFormat(
     recipe=crop_recipe_of,
     train_loader=_crop_train_loader,
     val_loader=_crop_val_loader,
+    by_name=True,
     without_effect=dict.fromkeys(
         (
             "degrees translate shear perspective mosaic mixup cutmix copy_paste copy_paste_mode close_mosaic bgr rect "

@@ -86,6 +86,24 @@ def same_classes(model_names: Mapping[int, str], names: Mapping[int, str], data:
     print_note(f"the model calls its classes {of_model}")
 
 
+def class_numbers(
+    model_names: Mapping[int, str], names: Mapping[int, str], data: DataSpec, form: DataFormat
+) -> dict[int, int]:
+    """Return for each class of a dataset its number in a model.
+
+    names: of the dataset. Where its form finds classes by name the model may know more of them, in another order; a
+    note says so. Otherwise `same_classes` compares.
+    """
+    numbers = {name: index for index, name in model_names.items()}
+    if not form.by_name or any(name not in numbers for name in names.values()):
+        same_classes(model_names, names, data)
+        return {index: index for index in names}
+    if names != model_names:
+        more = f"{len(names)} of the model's {len(model_names)} classes" if len(names) < len(numbers) else "the classes"
+        print_note(f"{data.path} has {more}; they are matched by name.")
+    return {index: numbers[name] for index, name in names.items()}
+
+
 def same_keypoints(of_model: KeypointLayout | None, data: DataSpec) -> None:
     """Raise UserError where a model gives other keypoints than the labels of a dataset have.
 

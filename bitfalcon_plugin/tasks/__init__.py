@@ -44,7 +44,8 @@ class Task:
     and their Fit -> what the network input shows of an image (data.images.tile_of). imgsz: side of the network input
     in training, in pixels, where none is given. bias_lr: learning rate of biases where the warm-up of fresh weights
     starts, unless warmup_bias_lr is given; None: as the settings say. average: how the moving average of the weights
-    forgets, a key of train.optim.AVERAGES. without_effect: settings that mean nothing to the task -> why.
+    forgets, a key of train.optim.AVERAGES. measure: what TaskMetrics.main is. without_effect: settings that mean
+    nothing to the task -> why.
 
     objects: whether the task finds objects in an image. Otherwise it says something of the image as a whole: a label,
     and a result, has one row with the whole image as its box.
@@ -74,6 +75,7 @@ class Task:
     imgsz: int = 640
     bias_lr: float | None = None
     average: str = "rising"
+    measure: str = "mAP50-95"
     without_effect: Mapping[str, str] = field(default_factory=dict)
     objects: bool = True
     expected: Mapping[str, float] = field(default_factory=dict)
@@ -163,6 +165,7 @@ CLASSIFY = Task(
     imgsz=224,
     bias_lr=0.1,
     average="growing",
+    measure="top-1",
     without_effect=classify.WITHOUT_EFFECT,
     objects=False,
     expected={"top-1": 0.8},

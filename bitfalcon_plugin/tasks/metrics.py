@@ -126,6 +126,11 @@ class TaskMetrics(Tabular):
         raise NotImplementedError
 
     @property
+    def main(self) -> float:
+        """The first number of `headline`, which tasks.Task.measure names."""
+        return next(iter(self.headline.values()))
+
+    @property
     def results_dict(self) -> dict[str, float]:
         """The numbers under the column names of results.csv, and fitness."""
         return {**dict(zip(self.keys, self.mean_results(), strict=True)), "fitness": self.fitness}

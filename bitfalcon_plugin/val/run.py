@@ -6,7 +6,7 @@ File names and formats as in spec/interface.md 6.1 and 7.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from ..config.notes import print_note
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
-from ..data.from_settings import class_names, find_data, legal_side, same_classes, same_keypoints, scan_split
+from ..data.from_settings import class_names, class_numbers, find_data, legal_side, same_keypoints, scan_split
 from ..data.loading.loader import USUAL_BATCH, Reading, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
@@ -93,11 +93,10 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     print_note(*task.unused(settings))
     data, settings = find_data(task.effective(settings), task.data)
     single = settings.single_cls and model.nc > 1  # all classes of the model count as one
-    if not single:
-        same_classes(model.names, class_names(settings, data), data)
+    numbers = {} if single else class_numbers(model.names, class_names(settings, data), data, task.data)
     same_keypoints(getattr(model, "keypoints", None), data)
     settings = counted_batch(legal_side(settings, model.multiple))
-    samples = scan_split(data, settings.split, settings, task.data).samples
+    samples = _renumbered(scan_split(data, settings.split, settings, task.data).samples, numbers)
     max_objects = max(len(sample.labels) for sample in samples)
     if not max_objects and not settings.save_json:
         classes = "" if settings.classes is None else f" of classes={settings.classes}"
@@ -117,6 +116,16 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
             write_files(folder, samples, detections, names, settings, coco=coco)
             print(f"Results saved to {folder}")
     return validator.metrics
+
+
+def _renumbered(samples: Sequence[Sample], numbers: Mapping[int, int]) -> Sequence[Sample]:
+    """Return samples whose classes have other numbers: class of the dataset -> class of the model."""
+    if all(index == number for index, number in numbers.items()):
+        return samples
+    table = torch.zeros(max(numbers) + 1, dtype=torch.int64)
+    for index, number in numbers.items():
+        table[index] = number
+    return [replace(each, labels=replace(each.labels, classes=table[each.labels.classes])) for each in samples]
 
 
 def validate_and_report(

@@ -19,7 +19,7 @@ def test_a_walk_stops_at_its_budget(floats, capsys, monkeypatch):
     # mAP of: the float model and its halves; backbone and head, raw and with norms anew (there is no neck here);
     # then of the walk: head, and head with backbone
     accuracies = iter([0.50, 0.5, 0.5, 0.1, 0.30, 0.1, 0.49, 0.1, 0.48, 0.1, 0.30])
-    monkeypatch.setattr(scan, "accuracy", lambda *arguments: SimpleNamespace(ap=next(accuracies)))
+    monkeypatch.setattr(scan, "accuracy", lambda *arguments: SimpleNamespace(main=next(accuracies)))
     assert run_bit(*WALK, "max_drop=5") == 0
     printed = capsys.readouterr().out
     steps = load_steps(floats / "runs/detect/bit")

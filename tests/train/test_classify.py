@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import os
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -101,6 +102,20 @@ def test_val_of_the_best_weights_repeats_the_numbers_of_the_run(trained, capsys)
     assert len(lines) == 3 and lines[0].endswith(" red")
     out = capsys.readouterr().out
     assert "6 images in 3 classes" in out and "none of 6 has a wrong class" in out and "top1_acc" in out
+
+
+def test_a_part_of_the_classes_is_measured_by_their_names(trained, tmp_path, capsys):
+    folder, result = trained
+    for split in ("train", "val"):
+        for name in ("red", "green"):
+            shutil.copytree(folder / "data" / split / name, tmp_path / "some" / split / name)
+    metrics = YOLO(result.best).val(data=tmp_path / "some", plots=False)
+    assert metrics.counts.tolist() == [0, 2, 2] and metrics.top1 == 1 and len(metrics.table().splitlines()) == 4
+    assert "2 of the model's 3 classes; they are matched by name" in capsys.readouterr().err
+    (tmp_path / "order.yaml").write_text(
+        f"path: {folder / 'data'}\ntrain: train\nval: val\nnames: [red, green, blue]\n"
+    )
+    assert YOLO(result.best).val(data=tmp_path / "order.yaml", plots=False).top1 == 1
 
 
 def test_a_step_follows_the_mean_cross_entropy_of_the_batch(classed):
