@@ -101,7 +101,10 @@ def set_dropout(model: Detector, share: float) -> None:
 
 def has_dropout(model: Detector) -> bool:
     """Whether training sets features to 0 at random."""
-    return any(isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 for module in model.modules())
+    return any(
+        isinstance(module, (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d)) and module.p > 0
+        for module in model.modules()
+    )
 
 
 def prepare(run: Run) -> Trainer:
