@@ -14,6 +14,7 @@ from bitfalcon_plugin.dropin.nn import modules
 from bitfalcon_plugin.dropin.nn.modules import block, conv, head, transformer
 from bitfalcon_plugin.models import modules as house
 from bitfalcon_plugin.models.modules import attention, blocks
+from bitfalcon_plugin.models.modules import classify as house_classify
 from bitfalcon_plugin.models.modules import head as house_head
 from bitfalcon_plugin.models.modules.conv import Conv
 from tests.helpers.tiny_models import CONV, lived, small_model
@@ -222,3 +223,18 @@ def test_the_segmentation_head_of_scripts():
     y, (_, _, same) = mine.eval()(maps)
     assert y.shape == (1, 15, 80) and same.shape == prototypes.shape and (mine.nm, mine.npr) == (8, 16)
     assert isinstance(mine, modules.Segment) and isinstance(mine, nn.Module) and conv.Conv is house.conv.Conv
+
+
+def test_the_head_of_a_classifier():
+    mine, theirs = modules.Classify(16, 5), house_classify.Classify(5, channels=(16,))
+    x = torch.rand(2, 16, 4, 6)
+    assert mine(x).shape == (2, 5) and mine.training
+    theirs.load_state_dict(mine.state_dict())
+    torch.testing.assert_close(mine.eval()(x)[1], theirs.eval()([x])["logits"])
+    probabilities, raw = mine([x[:, :8], x[:, 8:]])
+    torch.testing.assert_close(probabilities, raw.softmax(1))
+    mine.export = True
+    torch.testing.assert_close(mine(x), probabilities)
+    assert isinstance(theirs, modules.Classify)
+    with pytest.raises(UserError, match="only a 1x1 convolution"):
+        modules.Classify(16, 5, k=3)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ....config.errors import UserError
+from ....models.modules import classify as house_classify
 from ....models.modules import head as house
 from ....models.modules import segment as house_segment
 from .stand_ins import unknown
@@ -80,14 +82,36 @@ class Segment(_Levels, house_segment.Segment):
         self._prepare(ch)
 
 
+class Classify(house_classify.Classify, metaclass=_Kin):
+    """The head of a classifier: Classify(c1, c2), from c1 channels to c2 classes.
+
+    k, s, p, g: of its convolution; only those of published graphs, 1x1 at every place, are here.
+    """
+
+    house = house_classify.Classify
+    export = False
+
+    def __init__(self, c1: int, c2: int, k: int = 1, s: int = 1, p: int | None = None, g: int = 1):
+        if (k, s, p or 0, g) != (1, 1, 0, 1):
+            raise UserError(f"Classify(k={k}, s={s}, p={p}, g={g}): only a 1x1 convolution, k=1 s=1 g=1, is here.")
+        house_classify.Classify.__init__(self, c2, channels=(c1,))
+
+    def forward(self, x: Tensor | Sequence[Tensor]) -> Any:
+        """A map, or maps that are put behind one another -> logits (B, c2); in evaluation (probabilities, logits)."""
+        raw = super().forward([x if isinstance(x, Tensor) else torch.cat(list(x), 1)])
+        if self.training:
+            return raw["logits"]
+        probabilities = self.decode(raw)
+        return probabilities if self.export else (probabilities, raw["logits"])
+
+
 OTHERS = {
     "Pose": "the head of a finder of keypoints",
     "OBB": "the head of a detector of oriented boxes",
-    "Classify": "the head of a classifier",
     "v10Detect": "the head of YOLOv10, with two sets of branches",
     "RTDETRDecoder": "the decoder of RT-DETR",
     "WorldDetect": "a head with text",
     "YOLOEDetect": "a head with text",
 }
 globals().update({name: unknown(name, what, __name__) for name, what in OTHERS.items()})
-__all__ = ["Detect", "Segment", *OTHERS]
+__all__ = ["Classify", "Detect", "Segment", *OTHERS]
