@@ -9,21 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..config.errors import UserError
 from ..config.settings import Settings
-from .augmentation.augment import Recipe, recipe_of
-from .augmentation.crop_recipe import CropRecipe, crop_recipe_of
-from .class_dataset import describe_classes, scan_classes
-from .dataset import Sample, Scan, scan
-from .formats.class_folders import load_class_folders
-from .formats.dataset_yaml import DataSpec, load_data
-from .formats.keypoint_notes import layout_notes
-from .formats.obb_rows import as_rectangles, read_obb
-from .formats.pose_rows import read_pose
-from .formats.yolo import RowReader
-from .loading.crop_loader import CropTrainLoader, CropValLoader
-from .loading.loader import Reading, TrainLoader, ValLoader
+
+if TYPE_CHECKING:  # predicting needs none of these, so each function imports what it calls
+    from .augmentation.augment import Recipe
+    from .augmentation.crop_recipe import CropRecipe
+    from .dataset import Sample, Scan
+    from .formats.dataset_yaml import DataSpec
+    from .formats.yolo import RowReader
+    from .loading.crop_loader import CropTrainLoader, CropValLoader
+    from .loading.loader import Reading, TrainLoader, ValLoader
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] 
         load=_load_yaml,
         scan=partial(_scan_label_files, rows),
         describe=_describe_label_files,
-        recipe=recipe_of,
+        recipe=_recipe,
         train_loader=_train_loader,
         val_loader=_val_loader,
         without_effect=dict.fromkeys(("auto_augment", "erasing", "letterbox"), "it is for images in class folders"),
@@ -80,16 +78,22 @@ def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] 
 
 def keypoint_files(default: str) -> DataFormat:
     """Images with a label file of boxes and keypoints each, and a YAML that lists them and describes the keypoints."""
+    from .formats.pose_rows import read_pose
+
     return replace(label_files(default, read_pose), load=_load_keypoint_yaml)
 
 
 def rectangle_files(default: str) -> DataFormat:
     """Images with a label file of oriented boxes each, and a YAML that lists them."""
+    from .formats.obb_rows import read_obb
+
     form = label_files(default, read_obb)
     return replace(form, scan=partial(_scan_rectangles, form.scan))
 
 
 def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
+    from .formats.dataset_yaml import load_data
+
     if not isinstance(settings.split, str):
         raise UserError(
             f"split={settings.split:g}: a share is for class folders; the splits of data with label files stand in "
@@ -99,6 +103,8 @@ def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
 
 
 def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
+    from .formats.keypoint_notes import layout_notes
+
     spec = _load_yaml(data, settings)
     if spec.keypoints is None:
         raise UserError(
@@ -113,11 +119,15 @@ def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
 def _scan_label_files(
     rows: RowReaders, data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0
 ) -> Scan:
+    from .dataset import scan
+
     chosen = {"classes": settings.classes, "fraction": fraction, "read": rows.chosen(settings)}
     return scan(data, split, single_cls=settings.single_cls, **chosen)
 
 
 def _scan_rectangles(scan_files: Callable[..., Scan], *arguments: object, fraction: float = 1.0) -> Scan:
+    from .formats.obb_rows import as_rectangles
+
     result = scan_files(*arguments, fraction=fraction)
     labels = (as_rectangles(sample.labels, sample.size) for sample in result.samples)
     samples = tuple(replace(sample, labels=each) for sample, each in zip(result.samples, labels, strict=True))
@@ -133,7 +143,15 @@ def _describe_label_files(result: Scan) -> str:
     )
 
 
+def _recipe(settings: Settings, closed: bool) -> Recipe:
+    from .augmentation.augment import recipe_of
+
+    return recipe_of(settings, closed)
+
+
 def _train_loader(samples: Sequence[Sample], reading: Reading, settings: Settings, multiple: int) -> TrainLoader:
+    from .loading.loader import TrainLoader
+
     from_settings = {name: getattr(settings, name) for name in ("imgsz", "batch", "seed", "rect", "multi_scale")}
     return TrainLoader(samples, reading, multiple=multiple, **from_settings)
 
@@ -148,22 +166,42 @@ def _val_loader(
     multiple: int,
     rect: bool = True,
 ) -> ValLoader:
+    from .loading.loader import ValLoader
+
     return ValLoader(samples, reading, imgsz=imgsz, batch=batch, multiple=multiple, rect=rect)
 
 
 def _load_class_folders(data: str | Path, settings: Settings) -> DataSpec:
+    from .formats.class_folders import load_class_folders
+
     share = None if isinstance(settings.split, str) else settings.split
     return load_class_folders(data, share=share, allow_outside=settings.allow_outside)
 
 
 def _scan_class_folders(data: DataSpec, split: str, settings: Settings, *, fraction: float = 1.0) -> Scan:
+    from .class_dataset import scan_classes
+
     options = {"single_cls": settings.single_cls, "classes": settings.classes, "fraction": fraction}
     return scan_classes(data, split, **options)
+
+
+def _describe_class_folders(result: Scan) -> str:
+    from .class_dataset import describe_classes
+
+    return describe_classes(result)
+
+
+def _crop_recipe(settings: Settings, closed: bool) -> CropRecipe:
+    from .augmentation.crop_recipe import crop_recipe_of
+
+    return crop_recipe_of(settings, closed)
 
 
 def _crop_train_loader(
     samples: Sequence[Sample], reading: Reading, settings: Settings, multiple: int
 ) -> CropTrainLoader:
+    from .loading.crop_loader import CropTrainLoader
+
     return CropTrainLoader(samples, reading, imgsz=settings.imgsz, batch=settings.batch, seed=settings.seed)
 
 
@@ -177,6 +215,8 @@ def _crop_val_loader(
     multiple: int,
     rect: bool = True,
 ) -> CropValLoader:
+    from .loading.crop_loader import CropValLoader
+
     return CropValLoader(samples, reading, imgsz=imgsz, batch=batch, letterbox=settings.letterbox)
 
 
@@ -184,8 +224,8 @@ CLASS_FOLDERS = DataFormat(
     default="shapes-cls.yaml",
     load=_load_class_folders,
     scan=_scan_class_folders,
-    describe=describe_classes,
-    recipe=crop_recipe_of,
+    describe=_describe_class_folders,
+    recipe=_crop_recipe,
     train_loader=_crop_train_loader,
     val_loader=_crop_val_loader,
     by_name=True,
