@@ -196,6 +196,8 @@ class NetworkMethods:
             self.task = self.overrides["task"] = task_of_graph(self.checkpoint.graph)
             trained = self.checkpoint.settings
             self.overrides.update({key: trained[key] for key in ADOPTED_SETTINGS if trained.get(key) is not None})
+            if trained.get("letterbox"):  # of a classifier that was validated on whole images
+                self.overrides["letterbox"] = True
             self.overrides["model"] = self.ckpt_path
 
     @property

@@ -91,6 +91,17 @@ def test_two_sides_stretch_the_image_and_letterbox_shows_all_of_it(model):
     torch.testing.assert_close(stretched.probs.data, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_a_classifier_that_was_validated_on_whole_images_sees_whole_images(classed):
+    images, probabilities = np.zeros((40, 80, 3), np.uint8), {}
+    images[:, :20] = 255
+    for letterbox in (False, True):
+        model = YOLO(save_classifier(classed, settings={"imgsz": 32, "letterbox": letterbox}))
+        probabilities[letterbox] = model.predict(images, verbose=False)[0].probs.data
+        given = model.predict(images, verbose=False, letterbox=not letterbox)[0].probs.data
+        assert not torch.allclose(given, probabilities[letterbox])
+    assert not torch.allclose(*probabilities.values())
+
+
 def test_tensors_are_taken_as_they_are(model):
     images = torch.rand(3, 3, 64, 32, generator=torch.Generator().manual_seed(0))
     results = model.predict(images, **QUIET)
