@@ -112,7 +112,7 @@ def fill(polygons: Polygons, size: tuple[int, int]) -> Tensor:
     `size` is (height, width); the polygons lie inside it (see `clip`).
     """
     mask = torch.zeros(size, dtype=torch.bool)
-    for _, rows, columns, plane in _planes(polygons, size):
+    for _, rows, columns, plane in fill_hulls(polygons, size):
         mask[rows, columns] |= plane
     return mask
 
@@ -120,12 +120,12 @@ def fill(polygons: Polygons, size: tuple[int, int]) -> Tensor:
 def fill_each(polygons: Polygons, size: tuple[int, int]) -> Tensor:
     """Return the mask of each polygon, (n, height, width) bool, as `fill` does; zeros for an object without one."""
     masks = torch.zeros(len(polygons), *size, dtype=torch.bool)
-    for index, rows, columns, plane in _planes(polygons, size):
+    for index, rows, columns, plane in fill_hulls(polygons, size):
         masks[index, rows, columns] = plane
     return masks
 
 
-def _planes(polygons: Polygons, size: tuple[int, int]) -> Iterator[tuple[int, slice, slice, Tensor]]:
+def fill_hulls(polygons: Polygons, size: tuple[int, int]) -> Iterator[tuple[int, slice, slice, Tensor]]:
     """Yield for each polygon its number, the rows and columns of its hull, and its mask there."""
     numbers = (polygons.counts > 0).nonzero().flatten()
     polygons = polygons[numbers]

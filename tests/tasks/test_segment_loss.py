@@ -90,10 +90,11 @@ def slow_mask_loss(raw, labels, assignment, masks, size) -> torch.Tensor:
     return torch.stack(parts).mean()
 
 
-@pytest.mark.parametrize("pairs", [97, 1 << 20])
-def test_pairs_at_once_change_nothing(pairs, monkeypatch):
+@pytest.mark.parametrize("tile, pixels", [(1, 97), (7, 1), (128, 1 << 20), (1 << 20, 1 << 20)])
+def test_tiles_change_nothing(tile, pixels, monkeypatch):
     case = next(case for case in VECTORS["segment-loss"] if case["name"] == "overlap")
-    monkeypatch.setitem(module.PAIRS_AT_ONCE, "cpu", pairs)
+    monkeypatch.setattr(module, "TILE", tile)
+    monkeypatch.setitem(module.PIXELS_AT_ONCE, "cpu", pixels)
     raw, slow = recorded_raw(case), recorded_raw(case)
     labels = recorded_labels(case)
     sizes = [(case["H"] // s, case["W"] // s) for s in case["strides"]]
@@ -110,15 +111,15 @@ def test_pairs_at_once_change_nothing(pairs, monkeypatch):
 
 def test_the_gradient_is_that_of_the_numbers():
     torch.manual_seed(0)
-    coefficients = torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    coefficients = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     prototypes = torch.randn(2, 3, 6, 7, dtype=torch.float64, requires_grad=True)
-    masks = torch.rand(2, 6, 7) > 0.5
+    masks = torch.rand(4, 6, 7) > 0.5
     boxes = torch.tensor([[0.5, 1.2, 6.7, 5.0], [-3, -2, 3, 9], [2, 2, 2, 4], [0, 0, 7, 6]])
-    image, label = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 1, 0])
-    weight = torch.rand(4, dtype=torch.float64)
+    image = torch.tensor([0, 1, 1, 0])
+    weight = torch.rand(4, 2, dtype=torch.float64)
+    weight[1, 1] = 0
     assert torch.autograd.gradcheck(
-        lambda a, b: module._CroppedCrossEntropy.apply(a, b, masks, boxes, image, label, weight),
-        (coefficients, prototypes),
+        lambda a, b: module._CroppedCrossEntropy.apply(a, b, masks, boxes, image, weight), (coefficients, prototypes)
     )
 
 
