@@ -39,7 +39,7 @@ from ..ops.nms import Suppression
 from ..tasks import task_of
 from ..tasks.detect import Decoded, predict_decoded
 from ..tasks.metrics import TaskMetrics
-from ..val.loop import DEFAULT_CONF, ValOptions, validate
+from ..val.loop import ValOptions, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
 from .report import Bench, EngineRecord, write
 from .timing import interleave, machine
@@ -252,7 +252,7 @@ def _validate(runtime: Network | Runtime, conditions: Conditions) -> TaskMetrics
     sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": runtime.multiple}
     task = task_of(runtime)
     loader = task.data.val_loader(conditions.samples, reading, conditions.settings, rect=False, **sizes)
-    rule = Suppression(conf=DEFAULT_CONF, iou=IOU, max_det=conditions.settings.max_det, multi_label=True)
+    rule = Suppression(conf=task.conf, iou=IOU, max_det=conditions.settings.max_det, multi_label=True)
     return validate(runtime, conditions.samples, loader, ValOptions(rule), task=task).metrics
 
 

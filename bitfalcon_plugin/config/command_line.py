@@ -40,8 +40,8 @@ FLAGS = {"-h": "help", "-v": "version"}
 # `--help` and `--debug` are the usual forms; `--cfg my.yaml` is a setting.
 WORDS_WITH_DASHES = {"debug", "json", "markdown", *COMMANDS} - {"cfg"}
 LISTS = ("ints", "size", "parts")  # types of which `--classes 0 2` gives several values
-OTHER_TASKS = ("semantic", "depth", "obb")
-TASKS = ("detect", "segment", "classify", "pose")
+OTHER_TASKS = ("semantic", "depth")
+TASKS = ("detect", "segment", "classify", "pose", "obb")
 WITH_DATA = ("train", "val", "tune", "sizes", "benchmark")  # verbs for which a second YAML is the dataset
 MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_openvino_model", "_openvino_model/")
 

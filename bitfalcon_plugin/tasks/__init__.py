@@ -13,12 +13,12 @@ from torch import Tensor
 from ..config.default_table import active_settings
 from ..config.errors import UserError, did_you_mean
 from ..config.settings import Settings
-from ..data.data_format import CLASS_FOLDERS, DataFormat, keypoint_files, label_files
+from ..data.data_format import CLASS_FOLDERS, DataFormat, keypoint_files, label_files, rectangle_files
 from ..data.formats.yolo import read_row
 from ..data.images import tile_of
 from ..models.detector import Detector
 from ..ops.letterbox import describe_letterbox, fits_together
-from . import classify, pose, segment
+from . import classify, obb, pose, segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
 from .metrics import CLASS_COLUMNS, COLUMNS
 from .part_metrics import part_columns
@@ -47,8 +47,12 @@ class Task:
     forgets, a key of train.optim.AVERAGES. measure: what TaskMetrics.main is. without_effect: settings that mean
     nothing to the task -> why.
 
+    conf: detections with a higher score are validated, where conf= is not given. counted_best: how many detections of a
+    class and image AP and AR count, best first; None for all.
+
     objects: whether the task finds objects in an image. Otherwise it says something of the image as a whole: a label,
-    and a result, has one row with the whole image as its box.
+    and a result, has one row with the whole image as its box. oriented: whether the boxes of objects are oriented; the
+    last value of a candidate is then the angle.
 
     expected: what a self-test must reach with the smallest graph: numbers of TaskMetrics.headline -> least value.
 
@@ -77,8 +81,11 @@ class Task:
     average: str = "rising"
     measure: str = "mAP50-95"
     without_effect: Mapping[str, str] = field(default_factory=dict)
+    conf: float = 0.001
+    counted_best: int | None = 100
     objects: bool = True
     expected: Mapping[str, float] = field(default_factory=dict)
+    oriented: bool = False
     maps: tuple[str, ...] = ()
     layout: tuple[str, ...] = ()
     further: Callable[[Mapping[str, Tensor], Mapping[str, Sequence[int]]], int] = lambda maps, layout: 0
@@ -186,7 +193,27 @@ POSE = Task(
     layout=("kpt_shape",),
     further=pose.count_values,
 )
-TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY, POSE)}
+OBB = Task(
+    name="obb",
+    heads=frozenset({"OBB"}),
+    losses=obb.LOSSES,
+    columns=COLUMNS,
+    data=rectangle_files("shapes-obb.yaml"),
+    loss=obb.obb_loss,
+    decode=obb.decode_oriented,
+    place=obb.place_oriented,
+    evaluate=obb.evaluate_oriented,
+    conf=0.01,
+    counted_best=None,
+    oriented=True,
+    without_effect={
+        "augment": "oriented boxes are found at one scale",
+        "retina_masks": "there are no masks",
+        "dropout": "it is for classifiers",
+    },
+    further=lambda maps, layout: 1,
+)
+TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY, POSE, OBB)}
 
 
 def task_of(model: Detector) -> Task:

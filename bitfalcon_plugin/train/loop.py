@@ -25,7 +25,7 @@ from ..models.detector import odd_norms
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..ops.nms import Suppression
 from ..tasks.metrics import TaskMetrics
-from ..val.loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
+from ..val.loop import Hooks, ValOptions, progress, validate
 from ..val.run import Validator
 from .guard import MAX_RETURNS, SLOWER, NotFinite
 from .optim import step_is_due
@@ -184,7 +184,7 @@ def _validate(trainer: Trainer, interrupts: Interrupts) -> TaskMetrics:
         if event == "on_val_batch_end" and world.size == 1:
             _stop_on_signal(trainer, interrupts)
 
-    rule = Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True)
+    rule = Suppression(conf=trainer.task.conf, iou=settings.iou, max_det=settings.max_det, multi_label=True)
     options = ValOptions(rule, trainer.gains, trainer.precision, loss_options=trainer.loss_options)
     hooks = Hooks(progress("val", world.main), notify, gather=world.gather)
     samples, loader = trainer.run.val_samples, trainer.val_loader

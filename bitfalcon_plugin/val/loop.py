@@ -33,7 +33,6 @@ from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
 from ..tasks.metrics import TaskMetrics
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances], Sequence["Tensor | None"]], None]
-DEFAULT_CONF = 0.001
 STAGES = ("preprocess", "inference", "loss", "postprocess")
 
 
@@ -48,7 +47,7 @@ class ValOptions:
     compute Metrics.letterbox too. loss_options: further arguments of the task's loss.
     """
 
-    rule: Suppression = Suppression(conf=DEFAULT_CONF, multi_label=True)
+    rule: Suppression = Suppression(conf=DETECT.conf, multi_label=True)
     gains: Mapping[str, float] | None = None
     autocast: torch.dtype | None = None
     augment: bool = False
@@ -204,7 +203,7 @@ def _join(
         means = np.average(losses, axis=0, weights=images) if parts else np.zeros(len(task.losses))
         losses = dict(zip(task.losses, means.tolist(), strict=True))
     conf = options.rule.conf
-    metrics = task.evaluate(samples, detections, names, conf=MATRIX_CONF if conf == DEFAULT_CONF else conf)
+    metrics = task.evaluate(samples, detections, names, conf=MATRIX_CONF if conf == task.conf else conf)
     if options.letterbox_ap and parts:
         hits = torch.cat([part.hits for part in parts])
         metrics = replace(metrics, letterbox=letterbox_metrics(metrics, detections, hits))

@@ -30,12 +30,10 @@ from ..predict.writer import write_files
 from ..tasks import task_of
 from ..tasks.confusion import ConfusionMatrix
 from ..tasks.metrics import TaskMetrics
-from .loop import DEFAULT_CONF, Hooks, ValOptions, progress, validate
+from .loop import Hooks, ValOptions, progress, validate
 from .mistakes import find_mistakes
 from .pictures import Pictures
 from .worst import worst_images
-
-COUNTED = 100  # detections of a class and image that COCO's numbers go by, best first
 
 
 @dataclass
@@ -104,7 +102,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
             f"Split '{settings.split}' of '{data.path}' has no label{classes}: there is nothing to measure against. "
             "Give a split with labels, or save_json=True for predictions.json alone."
         )
-    settings = _raise_max_det(settings, max_objects)
+    settings = _raise_max_det(settings, max_objects, task.counted_best)
     with _run_dir(settings) as folder:
         names = {0: "item"} if single else model.names
         pictures = Pictures(folder or Path(), names, settings.plots, board=False)
@@ -202,8 +200,9 @@ def loader_of(model: Detector, samples: Sequence[Sample], settings: Settings, sh
 
 
 def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
+    task = task_of(model)
     rule = Suppression(
-        conf=DEFAULT_CONF if settings.conf is None else settings.conf,
+        conf=task.conf if settings.conf is None else settings.conf,
         iou=settings.iou,
         max_det=settings.max_det,
         multi_label=True,
@@ -214,7 +213,6 @@ def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
     if settings.mode == "val":  # at the end of a training half=, augment= and letterbox_ap= do not speak of validation
         autocast = None if model.exported else evaluation_precision(settings, next(model.parameters()).device, model)
         augment, letterbox_ap = settings.augment, settings.letterbox_ap
-    task = task_of(model)
     gains = None if model.exported else task.gains(settings)
     return ValOptions(rule, gains, autocast, augment, single, letterbox_ap, task.loss_options(settings, model))
 
@@ -228,11 +226,14 @@ def counted_batch(settings: Settings) -> Settings:
     return settings.replace(batch=USUAL_BATCH)
 
 
-def _raise_max_det(settings: Settings, max_objects: int) -> Settings:
-    """Return settings with max_det at least `max_objects`, the most labels of one image, unless max_det is given."""
+def _raise_max_det(settings: Settings, max_objects: int, counted: int | None) -> Settings:
+    """Return settings with max_det at least `max_objects`, the most labels of one image, unless max_det is given.
+
+    counted: detections of a class and image that AP goes by, best first; None for all.
+    """
     labels = f"an image has {max_objects} labels"
-    if max_objects > COUNTED:
-        print_note(f"{labels}; AP and AR count the {COUNTED} best detections of a class and image.")
+    if counted is not None and max_objects > counted:
+        print_note(f"{labels}; AP and AR count the {counted} best detections of a class and image.")
     if max_objects <= settings.max_det:
         return settings
     if "max_det" in settings.given:

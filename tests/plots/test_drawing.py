@@ -325,6 +325,14 @@ def test_keypoints_move_with_their_image():
     assert (sheet[2:398, 2:398] == 255).all()
 
 
+def test_oriented_boxes_are_drawn_by_their_corners_and_move_with_their_image():
+    diamond = np.array([[[200.0, 400], [400, 200], [600, 400], [400, 600]]])
+    rows, pictures = [[], [[200, 200, 600, 600, 1.0, 0]]], np.full((2, 3, 800, 800), 255, np.uint8)
+    sheet = np.asarray(batch_sheet(pictures, rows, {0: ""}, corners=[None, diamond], max_side=800, conf=False))
+    assert [tuple(sheet[y, 400 + x]) for x, y in ((150, 150), (250, 250))] == [rgb(PALETTE[0])] * 2  # middles of sides
+    assert (sheet[102, 502] == 255).all() and (sheet[298, 698] == 255).all()  # corners of the hull
+
+
 def test_captions_and_a_batch_of_none():
     plain, named = (
         np.asarray(batch_sheet(images_of(1, 100, 200), [[]], NAMES, captions=captions, min_side=0))

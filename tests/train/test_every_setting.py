@@ -290,6 +290,7 @@ TESTED_BY = {
     "test_cli.py": "debug",
     "train/test_segment.py": "mask_ratio",
     "train/test_pose.py": "pose kobj",
+    "train/test_obb.py": "angle",
     "data/test_segment_labels.py": "boxes_without_masks",
     "tasks/test_segment_loss.py": "overlap_mask",
     "data/augmentation/test_crop_recipe.py": "auto_augment erasing",

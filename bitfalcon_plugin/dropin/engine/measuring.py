@@ -24,11 +24,11 @@ from ...ops.letterbox import Fit
 from ...ops.nms import Suppression
 from ...plots.sheets import batch_sheet
 from ...predict.writer import write_files
-from ...tasks import Task, task_of
+from ...tasks import TASKS, Task, task_of
 from ...tasks.confusion import MATRIX_CONF
 from ...tasks.detect import predict_decoded
 from ...tasks.metrics import TaskMetrics
-from ...val.loop import DEFAULT_CONF, progress
+from ...val.loop import progress
 from ...val.pictures import Pictures
 from ...val.run import Share, counted_batch, loader_of, options_of
 from .batches import of_whole_images
@@ -106,7 +106,7 @@ class Measuring:
 
     def evaluate(self, task: Task, names: Mapping[int, str], conf: float) -> TaskMetrics:
         """Return the metrics of all images. conf: detections with a higher score were measured."""
-        matrix_conf = MATRIX_CONF if conf == DEFAULT_CONF else conf
+        matrix_conf = MATRIX_CONF if conf == task.conf else conf
         return replace(task.evaluate(self.samples, self.joined(), names, conf=matrix_conf), conf=conf)
 
 
@@ -120,7 +120,7 @@ def measure(
     if trainer is not None:
         running = trainer._running
         settings = running.args
-        rule = Suppression(conf=DEFAULT_CONF, iou=settings.iou, max_det=settings.max_det, multi_label=True)
+        rule = Suppression(conf=TASKS[script.task].conf, iou=settings.iou, max_det=settings.max_det, multi_label=True)
         script._measuring = Measuring(rule, settings)
         script.data, script.save_dir = trainer.data, trainer.save_dir
     else:

@@ -20,7 +20,6 @@ from ...data.loading.loader import ValLoader
 from ...ops.boxes import box_iou, pair_greedily
 from ...tasks import TASKS
 from ...tasks.metrics import TaskMetrics
-from ...val.loop import DEFAULT_CONF
 from ...val.run import run_val
 from ..utils.metrics import DetMetrics
 from .arguments import Given
@@ -64,7 +63,7 @@ class BaseValidator(CallbackOwner):
         self._given = Given("val", args, self.defaults)
         self.args, self.dataloader = self._given.args, dataloader
         if self.args.conf is None:
-            self._given.adopt({"conf": DEFAULT_CONF})
+            self._given.adopt({"conf": TASKS[self.task].conf})
         self.save_dir = Path(save_dir) if save_dir else None
         self.training, self.batch_i, self.seen, self.nc = True, 0, 0, 0
         self.names: dict[int, str] = {}
@@ -156,7 +155,7 @@ class BaseValidator(CallbackOwner):
 
     def _changed_rule(self) -> dict[str, object]:
         """What a script has set in `args` since the settings were read."""
-        conf = DEFAULT_CONF if self.args.conf is None else self.args.conf
+        conf = TASKS[self.task].conf if self.args.conf is None else self.args.conf
         return {"conf": conf, "iou": self.args.iou, "max_det": self.args.max_det}
 
     @own
@@ -213,7 +212,7 @@ class BaseValidator(CallbackOwner):
         """Return the numbers by name, and keep all of them in `metrics`."""
         if matches_itself(self) or not self._measuring.samples:
             return stats_of_matches(self)
-        conf = DEFAULT_CONF if self.args.conf is None else float(self.args.conf)
+        conf = TASKS[self.task].conf if self.args.conf is None else float(self.args.conf)
         self.metrics = opened(self._measuring.evaluate(TASKS[self.task], self.names, conf))
         self.confusion_matrix = self.metrics.confusion_matrix
         return self.metrics.results_dict

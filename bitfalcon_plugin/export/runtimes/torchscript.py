@@ -37,8 +37,8 @@ ALLOWED = frozenset(name.partition(".")[0] for name in OPERATIONS) | frozenset(
     Bool Float FloatImplicit Int IntImplicit NumToTensor RaiseException ScalarImplicit TupleIndex TupleUnpack
     __contains__ __derive_index __getitem__ __is__ __isnot__ __not__ __range_length _convolution _convolution_mode
     _upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_lanczos2d_aa _upsample_nearest_exact1d
-    _upsample_nearest_exact2d _upsample_nearest_exact3d abs_ adaptive_avg_pool1d adaptive_avg_pool3d all any append
-    avg_pool1d avg_pool3d bilinear bitwise_and_ bitwise_or_ bitwise_xor cdist ceil_ center clamp_max_ clamp_min_
+    _upsample_nearest_exact2d _upsample_nearest_exact3d abs_ adaptive_avg_pool1d adaptive_avg_pool3d all angle any
+    append avg_pool1d avg_pool3d bilinear bitwise_and_ bitwise_or_ bitwise_xor cdist ceil_ center clamp_max_ clamp_min_
     clear clip clip_ conv3d conv_transpose1d count cpu cross cuda cummax data degrees device diff dim dist dtype
     embedding extend feature_dropout feature_dropout_ fill find floor_ floor_divide floordiv fmod format gamma get
     glu grad hstack hypot i0 imag index_put_ indices inner insert is_autocast_enabled is_cuda is_floating_point
