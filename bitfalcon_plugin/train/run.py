@@ -152,7 +152,7 @@ def _counted_batch(settings: Settings, model: Detector, device: torch.device, wo
     if settings.batch >= 1:
         return settings.replace(batch=int(settings.batch))
     precision = training_precision(settings, device, lambda text: None)
-    options = task_of(model).loss_options(settings)
+    options = task_of(model).loss_options(settings, model)
     return settings.replace(batch=search_batch(model, settings.batch, settings.imgsz, device, precision, options))
 
 

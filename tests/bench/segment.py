@@ -8,8 +8,8 @@ predict: from the pixels of an image to its Results, with torch and with onnxrun
 input, and once that of the image (retina_masks). train: a step of yolov12n-seg, with mask_ratio 4, 2 and 1, and one of
 yolov12n, on labels of all sizes with outlines of 24 corners. All take turns; medians are printed, and the median of the
 ratios of neighbouring turns. memory: the largest sum of tensors that the allocator gave out during the loss of the
-masks, and during a whole step. The targets are those of the issue that asked for segmentation. With OMP_NUM_THREADS=1
-also processor time is printed, which a busy machine hardly changes.
+masks, and during a whole step. With OMP_NUM_THREADS=1 also processor time is printed, which a busy machine hardly
+changes.
 """
 
 from __future__ import annotations

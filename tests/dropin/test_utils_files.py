@@ -250,7 +250,7 @@ def test_rows_of_a_benchmark():
     from bitfalcon_plugin.benchmark.timing import Timing
 
     records = (
-        EngineRecord("torch", "float32", bytes=5_000_000, ap=0.5, latency=Timing((10.0, 20.0, 30.0))),
+        EngineRecord("torch", "float32", bytes=5_000_000, numbers={"AP": 0.5}, latency=Timing((10.0, 20.0, 30.0))),
         EngineRecord("onnx", "float32", reason="not installed"),
     )
     bench = Bench("m", "d", (64, 64), 2, "cpu", 3, "torch", "noise", records, {})

@@ -169,7 +169,7 @@ def test_the_batch_that_fits_is_searched_with_all_losses(task, monkeypatch):
     monkeypatch.setitem(
         TASKS, task, replace(own, loss=lambda *a, **k: kept.append((k, own.loss(*a, **k))) or kept[-1][1])
     )
-    options = own.loss_options(load_settings({"mask_ratio": 2}))
+    options = own.loss_options(load_settings({"mask_ratio": 2}), model)
     assert _peak(model, 2, 64, torch.device("cpu"), None, options) > 1000
     ((arguments, losses),) = kept
     assert list(losses) == list(own.losses) and all(value > 0 for value in losses.values())

@@ -56,7 +56,7 @@ def rows_of(bench: Bench, format: str = "") -> list[tuple[Any, ...]]:
         status = "failed" if record.reason and not record.latency else "ok"
         size = None if record.bytes is None else round(record.bytes / 1e6, 1)
         speed = (round(time, 2), round(1000 / time, 1)) if time else (None, None)
-        rows.append((record.name, status, size, record.ap, *speed))
+        rows.append((record.name, status, size, next(iter(record.numbers.values()), None), *speed))
     return rows
 
 
