@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -72,7 +73,8 @@ def test_the_files_of_a_run(trained):
     assert [name.strip() for name in rows[0]][2:] == COLUMNS.split() and len(rows) == 10
     assert float(rows[-1]["train/angle_loss"]) < float(rows[0]["train/angle_loss"])
     assert load_checkpoint(result.best).model().task == "obb"
-    for name in ("labels.jpg", "train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "worst.csv"):
+    assert (run / "labels.jpg").is_file() or importlib.util.find_spec("matplotlib") is None
+    for name in ("train_batch0.jpg", "val_batch0_labels.jpg", "val_batch0_pred.jpg", "worst.csv"):
         assert (run / name).is_file()
 
 
