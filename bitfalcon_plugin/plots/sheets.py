@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,6 +15,20 @@ from .fonts import writable
 from .overlays import draw_keypoints, draw_masks
 
 
+@dataclass(frozen=True)
+class Overlay:
+    """What is drawn on an image beside its boxes. Each array has a row for each box, or is None.
+
+    masks (n, H, W) bool. keypoints (n, K, 2 or 3): x, y and visibility, in pixels of the image. limbs: pairs of
+    keypoints that a line joins. corners (n, 4, 2): of oriented boxes, in pixels of the image.
+    """
+
+    masks: np.ndarray | None = None
+    keypoints: np.ndarray | None = None
+    limbs: Sequence[tuple[int, int]] = ()
+    corners: np.ndarray | None = None
+
+
 def batch_sheet(
     images: np.ndarray,
     rows: Sequence[Sequence[Sequence[float]]],
@@ -21,10 +36,7 @@ def batch_sheet(
     *,
     conf: bool = True,
     captions: Sequence[str] = (),
-    masks: Sequence[np.ndarray | None] = (),
-    keypoints: Sequence[np.ndarray | None] = (),
-    limbs: Sequence[tuple[int, int]] = (),
-    corners: Sequence[np.ndarray | None] = (),
+    overlays: Sequence[Overlay] = (),
     max_images: int = 16,
     max_side: int = 1920,
     min_side: int = 320,
@@ -32,11 +44,9 @@ def batch_sheet(
     """Return the first images of a batch with their boxes, in a grid as square as can be.
 
     images (n, 3, H, W): RGB uint8. rows: for each image its boxes as `draw_boxes` takes them, pixels of the image.
-    captions: a line for each image, in its lower left corner. masks: for each image the masks (n, H, W) bool of its
-    rows, or None. keypoints: for each image those of its rows, (n, K, 2 or 3) in pixels of the image, or None. limbs:
-    pairs of keypoints that a line joins. corners: for each image those of its oriented rows, (n, 4, 2) in pixels of the
-    image, or None. max_images: further ones are left out. max_side: of the sheet, px. min_side: a
-    smaller image is enlarged until its longer side has so many px, so that text can be read.
+    captions: a line for each image, in its lower left corner. overlays: what else is drawn on each image. max_images:
+    further ones are left out. max_side: of the sheet, px. min_side: a smaller image is enlarged until its longer side
+    has so many px, so that text can be read.
     """
     images = images[:max_images]
     count, (height, width) = max(len(images), 1), images.shape[2:]
@@ -49,16 +59,16 @@ def batch_sheet(
     for index, image in enumerate(images):
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
         picture = picture.resize(cell, Image.Resampling.BILINEAR)
-        if index < len(masks) and masks[index] is not None and len(masks[index]):
-            picture = draw_masks(picture, masks[index], row_colours(rows[index], None), (0, 0, width, height))
+        overlay = overlays[index] if index < len(overlays) else Overlay()
+        if overlay.masks is not None and len(overlay.masks):
+            picture = draw_masks(picture, overlay.masks, row_colours(rows[index], None), (0, 0, width, height))
         scaled = [(*(side * scale for side in row[:4]), *row[4:6]) for row in rows[index]]
-        oriented = corners[index] if index < len(corners) else None
-        shapes = None if oriented is None else (oriented * scale).tolist()
+        shapes = None if overlay.corners is None else (overlay.corners * scale).tolist()
         picture = draw_boxes(picture, scaled, names, corners=shapes, conf=conf, line_width=2, font_size=text_size)
-        if index < len(keypoints) and keypoints[index] is not None:
-            points = np.array(keypoints[index], dtype=float)
+        if overlay.keypoints is not None:
+            points = np.array(overlay.keypoints, dtype=float)
             points[..., :2] *= scale
-            picture = draw_keypoints(picture, points.tolist(), limbs)
+            picture = draw_keypoints(picture, points.tolist(), overlay.limbs)
         if index < len(captions):
             _caption(picture, captions[index])
         ImageDraw.Draw(picture).rectangle((0, 0, cell[0] - 1, cell[1] - 1), outline="white")

@@ -29,7 +29,7 @@ from ..ops.polygons import clip, fill_each
 from ..ops.rotated import corners_of
 from ..plots.charts import draw_labels, draw_results
 from ..plots.figure import NoMatplotlib
-from ..plots.sheets import batch_sheet
+from ..plots.sheets import Overlay, batch_sheet
 from ..tasks.metrics import TaskMetrics
 from .loop import Watch
 from .mistakes import Mistakes
@@ -88,7 +88,7 @@ class Pictures:
             labels = batch.labels.to("cpu")
             parts = [labels.only(labels.image == image) for image in range(len(images))]
             masks = [_outlined(part, images.shape[2:]) for part in parts]
-            self._write(name, batch_sheet(images, masks=masks, conf=False, **self._shapes(parts)))
+            self._write(name, batch_sheet(images, conf=False, **self._shapes(parts, masks)))
 
         self._try(name, draw)
 
@@ -124,24 +124,24 @@ class Pictures:
         pixels, captions = images.cpu().numpy(), [sample.image.name for sample, _ in labels]
         size, truths = tuple(images.shape[2:]), [sample.pixel_labels().to_canvas(fit) for sample, fit in labels]
         masks = [_outlined(truth, size) for truth in truths]
-        sheet = batch_sheet(pixels, conf=False, captions=captions, masks=masks, **self._shapes(truths))
+        sheet = batch_sheet(pixels, conf=False, captions=captions, **self._shapes(truths, masks))
         self._write(f"val_batch{number}_labels.jpg", sheet)
         drawn = [each if each.probabilities is not None else each.only(each.scores > MIN_SCORE) for each in detections]
         masks = [
             None if plane is None else masks_of_input(each.coefficients, plane, each.boxes, size).planes().cpu().numpy()
             for each, plane in zip(drawn, planes)
         ]
-        sheet = batch_sheet(pixels, captions=captions, masks=masks, **self._shapes(drawn))
+        sheet = batch_sheet(pixels, captions=captions, **self._shapes(drawn, masks))
         self._write(f"val_batch{number}_pred.jpg", sheet)
 
-    def _shapes(self, images: Sequence[Instances]) -> dict[str, object]:
-        """Return the arguments of batch_sheet for the objects of each image, labels or detections."""
+    def _shapes(self, images: Sequence[Instances], masks: Sequence[np.ndarray | None]) -> dict[str, object]:
+        """Return the arguments of batch_sheet for the objects of each image, labels or detections, and their masks."""
         return {
             "rows": [_box_rows(each) for each in images],
             "names": self.names,
-            "corners": [_corners(each) for each in images],
-            "keypoints": [_points(each) for each in images],
-            "limbs": self._limbs,
+            "overlays": [
+                Overlay(planes, _points(each), self._limbs, _corners(each)) for each, planes in zip(images, masks)
+            ],
         }
 
     def finish(self, metrics: TaskMetrics | None) -> None:

@@ -13,7 +13,7 @@ from bitfalcon_plugin.plots import fonts, labels
 from bitfalcon_plugin.plots.colours import GREY, PALETTE, ink
 from bitfalcon_plugin.plots.drawing import draw_boxes, picture_of
 from bitfalcon_plugin.plots.fonts import writable
-from bitfalcon_plugin.plots.sheets import batch_sheet
+from bitfalcon_plugin.plots.sheets import Overlay, batch_sheet
 
 NAMES = {0: "cat", 1: "dog"}
 
@@ -319,7 +319,8 @@ def test_boxes_shrink_with_their_image():
 def test_keypoints_move_with_their_image():
     points = np.array([[[200.0, 400, 2], [600, 400, 1], [700, 700, 0]]])
     pictures = np.full((2, 3, 800, 800), 255, np.uint8)
-    sheet = np.asarray(batch_sheet(pictures, [[], []], {}, keypoints=[None, points], limbs=[(0, 1)], max_side=800))
+    overlays = [Overlay(), Overlay(keypoints=points, limbs=[(0, 1)])]
+    sheet = np.asarray(batch_sheet(pictures, [[], []], {}, overlays=overlays, max_side=800))
     assert [tuple(sheet[200, 400 + x]) for x in (100, 300)] == [rgb(PALETTE[0]), rgb(PALETTE[1])]
     assert tuple(sheet[200, 600]) == rgb(PALETTE[1]) and (sheet[350, 750] == 255).all()
     assert (sheet[2:398, 2:398] == 255).all()
@@ -328,7 +329,8 @@ def test_keypoints_move_with_their_image():
 def test_oriented_boxes_are_drawn_by_their_corners_and_move_with_their_image():
     diamond = np.array([[[200.0, 400], [400, 200], [600, 400], [400, 600]]])
     rows, pictures = [[], [[200, 200, 600, 600, 1.0, 0]]], np.full((2, 3, 800, 800), 255, np.uint8)
-    sheet = np.asarray(batch_sheet(pictures, rows, {0: ""}, corners=[None, diamond], max_side=800, conf=False))
+    overlays = [Overlay(), Overlay(corners=diamond)]
+    sheet = np.asarray(batch_sheet(pictures, rows, {0: ""}, overlays=overlays, max_side=800, conf=False))
     assert [tuple(sheet[y, 400 + x]) for x, y in ((150, 150), (250, 250))] == [rgb(PALETTE[0])] * 2  # middles of sides
     assert (sheet[102, 502] == 255).all() and (sheet[298, 698] == 255).all()  # corners of the hull
 
