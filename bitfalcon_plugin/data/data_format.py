@@ -71,7 +71,10 @@ def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] 
         recipe=_recipe,
         train_loader=_train_loader,
         val_loader=_val_loader,
-        without_effect=dict.fromkeys(("auto_augment", "erasing", "letterbox"), "it is for images in class folders"),
+        without_effect={
+            **dict.fromkeys(("auto_augment", "erasing", "letterbox"), "it is for images in class folders"),
+            "dropout": "it is for classifiers",
+        },
         rows=rows,
     )
 

@@ -138,7 +138,6 @@ DETECT = Task(
     place=place_detections,
     evaluate=evaluate_detections,
     expected={"AP50": 0.65},
-    without_effect={"dropout": "it is for classifiers"},
 )
 SEGMENT = Task(
     name="segment",
@@ -152,7 +151,7 @@ SEGMENT = Task(
     evaluate=segment.evaluate_segments,
     options=("overlap_mask", "mask_ratio"),
     expected={"AP50": 0.65, "Masks AP50": 0.6},
-    without_effect={"augment": "masks are computed at one scale", "dropout": "it is for classifiers"},
+    without_effect={"augment": "masks are computed at one scale"},
     maps=("prototypes",),
     further=segment.count_coefficients,
 )
@@ -189,7 +188,7 @@ POSE = Task(
     place=pose.place_poses,
     evaluate=pose.evaluate_poses,
     model_options=pose.model_options,
-    without_effect={"augment": "keypoints are computed at one scale", "dropout": "it is for classifiers"},
+    without_effect={"augment": "keypoints are computed at one scale"},
     layout=("kpt_shape",),
     further=pose.count_values,
 )
@@ -206,11 +205,7 @@ OBB = Task(
     conf=0.01,
     counted_best=None,
     oriented=True,
-    without_effect={
-        "augment": "oriented boxes are found at one scale",
-        "retina_masks": "there are no masks",
-        "dropout": "it is for classifiers",
-    },
+    without_effect={"augment": "oriented boxes are found at one scale", "retina_masks": "there are no masks"},
     further=lambda maps, layout: 1,
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY, POSE, OBB)}
