@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from tests.helpers.finder import painted
 
@@ -22,6 +23,15 @@ backbone:
 head:
   - [[3, 4], 1, Detect, [nc]]
 """
+
+
+def save_example(folder: Path, split: str, index: int, picture: Image.Image, label: str) -> None:
+    """Write an image of a split in `folder`, and its label file of one row."""
+    images, labels = folder / "data/images" / split, folder / "data/labels" / split
+    for parent in (images, labels):
+        parent.mkdir(parents=True, exist_ok=True)
+    picture.save(images / f"{index}.png")
+    (labels / f"{index}.txt").write_text(f"{label}\n")
 
 
 def lay_out(folder: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
-from tests.helpers.coloured import GRAPH
+from tests.helpers.coloured import GRAPH, save_example
 
 COLOURS, NAMES = ("red", "lime", "blue"), ("red", "green", "blue")
 SEGMENT_GRAPH = GRAPH.replace("Detect, [nc]]", "Segment, [nc, 8, 64]]")
@@ -33,12 +33,8 @@ def lay_out(folder: Path, train: int = 10, val: int = 4) -> None:
             corners = diamond(x, y, 24, 20)
             picture = Image.fromarray(np.full((h, w, 3), 40, np.uint8))
             ImageDraw.Draw(picture).polygon(corners, fill=COLOURS[cls])
-            image = folder / f"data/images/{split}/{index}.png"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(image)
-            label = folder / f"data/labels/{split}/{index}.txt"
-            label.parent.mkdir(parents=True, exist_ok=True)
-            label.write_text(f"{cls} " + " ".join(f"{px / w} {py / h}" for px, py in corners) + "\n")
+            shares = " ".join(f"{px / w} {py / h}" for px, py in corners)
+            save_example(folder, split, index, picture, f"{cls} {shares}")
     (folder / "data/data.yaml").write_text(
         yaml.safe_dump({"train": "images/train", "val": "images/val", "names": [*NAMES]})
     )

@@ -9,7 +9,7 @@ import torch
 import yaml
 from PIL import Image, ImageDraw
 
-from tests.helpers.coloured import GRAPH
+from tests.helpers.coloured import GRAPH, save_example
 
 POSE_GRAPH = GRAPH.replace("Detect, [nc]]", "Pose, [nc, kpt_shape]]") + "kpt_shape: [17, 3]\n"
 COLOURS = ("red", "blue")
@@ -42,14 +42,10 @@ def lay_out(folder: Path, train: int = 10, val: int = 4, **keys) -> None:
             ends = [(x + 5, y + 10), (x + 23, y + 10)]
             for (column, row), colour in zip(ends, DOTS):
                 pen.ellipse((column - 4, row - 4, column + 4, row + 4), fill=colour)
-            image = folder / f"data/images/{split}/{index}.png"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(image)
             points = [f"{ends[0][0] / w} {ends[0][1] / h} 2", f"{ends[1][0] / w} {ends[1][1] / h} 2"]
             if index % 4 == 3:
                 points[1] = "0 0 0"
-            label = folder / f"data/labels/{split}/{index}.txt"
-            label.parent.mkdir(parents=True, exist_ok=True)
-            label.write_text(f"{index % 2} {(x + 14) / w} {(y + 10) / h} {28 / w} {20 / h} {' '.join(points)}\n")
+            box = f"{(x + 14) / w} {(y + 10) / h} {28 / w} {20 / h}"
+            save_example(folder, split, index, picture, f"{index % 2} {box} {' '.join(points)}")
     given = {key: value for key, value in {**KEYS, **keys}.items() if value is not None}
     (folder / "data/data.yaml").write_text(yaml.safe_dump(given))

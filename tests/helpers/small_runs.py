@@ -6,10 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.config.settings import Settings
 from bitfalcon_plugin.tasks import TASKS
+from bitfalcon_plugin.train.run import Result, run_train
 from tests.helpers import coloured, outlined
 
 COMMON = {
@@ -36,6 +39,13 @@ def train(name: str, task: str = "detect", **settings) -> YOLO:
     yolo = YOLO(GRAPHS[task])
     yolo.train(scale="n", name=name, **{**COMMON, "epochs": 3, **settings})
     return yolo
+
+
+def trained_in(folder: Path, settings: Settings) -> Result:
+    """Train in `folder`, with project= its subfolder `runs`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return run_train(settings.replace(project=str(folder / "runs")), None)
 
 
 def last(name: str) -> Path:

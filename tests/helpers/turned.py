@@ -11,7 +11,7 @@ import yaml
 from PIL import Image, ImageDraw
 
 from bitfalcon_plugin.ops.rotated import corners_of
-from tests.helpers.coloured import GRAPH
+from tests.helpers.coloured import GRAPH, save_example
 from tests.helpers.outlined import COLOURS
 
 OBB_GRAPH = GRAPH.replace("Detect, [nc]]", "OBB, [nc, 1]]")
@@ -30,13 +30,8 @@ def lay_out(folder: Path, train: int = 10, val: int = 4) -> None:
             corners = corners_of(box).tolist()
             picture = Image.fromarray(np.full((height, width, 3), 40, np.uint8))
             ImageDraw.Draw(picture).polygon([tuple(corner) for corner in corners], fill=COLOURS[index % 3])
-            image = folder / f"data/images/{split}/{index}.png"
-            image.parent.mkdir(parents=True, exist_ok=True)
-            picture.save(image)
-            label = folder / f"data/labels/{split}/{index}.txt"
-            label.parent.mkdir(parents=True, exist_ok=True)
             shares = " ".join(f"{px / width} {py / height}" for px, py in corners)
-            label.write_text(f"{index % 3} {shares}\n")
+            save_example(folder, split, index, picture, f"{index % 3} {shares}")
     (folder / "data/data.yaml").write_text(
         yaml.safe_dump({"train": "images/train", "val": "images/val", "names": ["red", "green", "blue"]})
     )

@@ -62,6 +62,17 @@ def check_samples(tensor: torch.Tensor, recorded: dict, **tolerance) -> None:
     torch.testing.assert_close(tensor.std(correction=0), torch.tensor(recorded["std"]), atol=1e-3, rtol=1e-3)
 
 
+def of_scales(numbers: dict[str, tuple[int, ...]]) -> list[tuple[str, str, int]]:
+    """(graph, scale, number) for each graph and its numbers of the scales n, s, m, l and x."""
+    return [(graph, scale, number) for graph, row in numbers.items() for scale, number in zip("nsmlx", row)]
+
+
+def empty_model(graph: str, scale: str) -> Detector:
+    """A model of a shipped graph without memory for its tensors; of scale s by the other spelling of its name."""
+    with torch.device("meta"):
+        return build(f"{graph.replace('yolov', 'yolo', 1) if scale == 's' else graph}.yaml", scale)
+
+
 def check_output(prediction: torch.Tensor, recorded: dict) -> None:
     # boxes to 1e-3 px, probabilities as raw outputs
     is_box = torch.tensor(recorded["at"]) // prediction.shape[-1] % prediction.shape[1] < 4

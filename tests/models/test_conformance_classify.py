@@ -22,7 +22,7 @@ from tests.data.recorded.fill import image
 from tests.helpers.paths import RECORDED
 from tests.helpers.ternary import images, with_scales
 from tests.helpers.tiny_models import CONV, lived
-from tests.models.test_conformance import check_samples
+from tests.models.test_conformance import check_samples, empty_model, of_scales
 from tests.models.test_conformance_segment import recorded_state
 
 VECTORS = json.loads(gzip.decompress((RECORDED / "classify.json.gz").read_bytes()))
@@ -83,13 +83,9 @@ def test_training_mode_matches_the_recorded_model(name):
         check_samples(state[key], record, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "graph,scale,count",
-    [(graph, scale, count) for graph, counts in PARAMETERS.items() for scale, count in zip("nsmlx", counts)],
-)
+@pytest.mark.parametrize("graph,scale,count", of_scales(PARAMETERS))
 def test_parameters_of_every_scale(graph, scale, count):
-    with torch.device("meta"):
-        model = build(f"{graph.replace('yolov', 'yolo', 1) if scale == 's' else graph}.yaml", scale)
+    model = empty_model(graph, scale)
     assert sum(p.numel() for p in model.parameters()) == count
     assert {(norm.eps, norm.momentum) for norm in model.modules() if hasattr(norm, "momentum")} == {(1e-5, 0.1)}
 

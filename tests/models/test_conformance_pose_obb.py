@@ -26,7 +26,7 @@ from tests.data.recorded.fill import image, noise
 from tests.helpers.paths import RECORDED
 from tests.helpers.ternary import assert_equal, images, with_scales
 from tests.helpers.tiny_models import CONV, lived
-from tests.models.test_conformance import check_samples
+from tests.models.test_conformance import check_samples, empty_model, of_scales
 from tests.models.test_conformance_segment import recorded_state
 
 VECTORS = json.loads(gzip.decompress((RECORDED / "pose-obb-models.json.gz").read_bytes()))
@@ -108,13 +108,9 @@ def test_decoding_over_the_whole_range(case):
         torch.testing.assert_close(decoded[0, :, index], torch.tensor(case[row]), atol=1e-3, rtol=0)
 
 
-@pytest.mark.parametrize(
-    "graph,scale,count",
-    [(graph, scale, count) for graph, counts in PARAMETERS.items() for scale, count in zip("nsmlx", counts)],
-)
+@pytest.mark.parametrize("graph,scale,count", of_scales(PARAMETERS))
 def test_parameters_and_entries_of_every_scale(graph, scale, count):
-    with torch.device("meta"):
-        model = build(f"{graph.replace('yolov', 'yolo', 1) if scale == 's' else graph}.yaml", scale)
+    model = empty_model(graph, scale)
     assert sum(p.numel() for p in model.parameters()) == count
     assert len(model.state_dict()) == ENTRIES[graph.partition("-")[0]]["nsmlx".index(scale)]
 

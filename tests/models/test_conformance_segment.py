@@ -20,7 +20,7 @@ from tests.data.recorded.fill import fill, image
 from tests.helpers.paths import RECORDED
 from tests.helpers.ternary import assert_equal, images, with_scales
 from tests.helpers.tiny_models import lived
-from tests.models.test_conformance import check_samples
+from tests.models.test_conformance import check_samples, empty_model, of_scales
 
 VECTORS = json.loads(gzip.decompress((RECORDED / "segment.json.gz").read_bytes()))
 MODELS = ("v1-n-seg", "turbo-n-seg", "turbo-l-seg", "yolo11-n-seg", "yolov8-n-seg")
@@ -98,13 +98,9 @@ def test_training_mode_matches_the_recorded_model(name):
         check_samples(state[key], record, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    "graph,scale,count",
-    [(graph, scale, count) for graph, counts in PARAMETERS.items() for scale, count in zip("nsmlx", counts)],
-)
+@pytest.mark.parametrize("graph,scale,count", of_scales(PARAMETERS))
 def test_parameters_of_every_scale(graph, scale, count):
-    with torch.device("meta"):
-        model = build(f"{graph.replace('yolov', 'yolo', 1) if scale == 's' else graph}.yaml", scale)
+    model = empty_model(graph, scale)
     assert sum(p.numel() for p in model.parameters()) == count
 
 

@@ -19,6 +19,7 @@ from bitfalcon_plugin.ops.rotated import smallest_rectangles
 from bitfalcon_plugin.ops.rotated_overlap import probiou_matrix
 from bitfalcon_plugin.train.run import run_train
 from bitfalcon_plugin.yolo import YOLO
+from tests.helpers.small_runs import trained_in
 from tests.helpers.turned import SIZE, lay_out
 from tests.train.test_every_setting import SMALL, load_settings
 
@@ -36,12 +37,9 @@ def settings(**given):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("obb")
     lay_out(folder, train=48)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        options = {"epochs": 10, "optimizer": "AdamW", "lr0": 0.01, "warmup_epochs": 0, "mosaic": 0.0, "scale": 0.0}
-        options |= {"copy_paste": 0.0, "plots": True, "name": "bars", "project": str(folder / "runs")}
-        result = run_train(settings(**options), None)
-    return folder, result
+    options = {"epochs": 10, "optimizer": "AdamW", "lr0": 0.01, "warmup_epochs": 0, "mosaic": 0.0, "scale": 0.0}
+    options |= {"copy_paste": 0.0, "plots": True, "name": "bars"}
+    return folder, trained_in(folder, settings(**options))
 
 
 def label_of(folder: Path, index: int) -> tuple[int, torch.Tensor]:

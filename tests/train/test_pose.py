@@ -25,6 +25,7 @@ from bitfalcon_plugin.tasks.pose import pose_loss
 from bitfalcon_plugin.train.run import run_train
 from bitfalcon_plugin.yolo import YOLO
 from tests.helpers.posed import KEYS, lay_out
+from tests.helpers.small_runs import trained_in
 from tests.train.test_every_setting import SMALL, load_settings
 
 COLUMNS = (
@@ -42,11 +43,8 @@ def settings(**given):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pose")
     lay_out(folder, train=24)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        options = {"epochs": 25, "optimizer": "AdamW", "lr0": 0.01, "mosaic": 0.0, "plots": True, "name": "bars"}
-        result = run_train(settings(**options, project=str(folder / "runs")), None)
-    return folder, result
+    options = {"epochs": 25, "optimizer": "AdamW", "lr0": 0.01, "mosaic": 0.0, "plots": True, "name": "bars"}
+    return folder, trained_in(folder, settings(**options))
 
 
 def test_points_are_learned(trained):

@@ -18,6 +18,7 @@ from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from bitfalcon_plugin.train.run import run_train
 from bitfalcon_plugin.yolo import YOLO
 from tests.helpers.outlined import diamond, lay_out
+from tests.helpers.small_runs import trained_in
 from tests.train.test_every_setting import SMALL, load_settings
 
 COLUMNS = (
@@ -35,11 +36,8 @@ def settings(**given):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("segment")
     lay_out(folder, train=24)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        options = {"epochs": 20, "optimizer": "AdamW", "lr0": 0.01, "mosaic": 0.0, "plots": True, "name": "diamonds"}
-        result = run_train(settings(**options, project=str(folder / "runs")), None)
-    return folder, result
+    options = {"epochs": 20, "optimizer": "AdamW", "lr0": 0.01, "mosaic": 0.0, "plots": True, "name": "diamonds"}
+    return folder, trained_in(folder, settings(**options))
 
 
 def test_masks_are_learned(trained):

@@ -15,6 +15,7 @@ from bitfalcon_plugin.data.augmentation.augment import Batch, augment
 from bitfalcon_plugin.data.augmentation.compose import Tile
 from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.data.loading.loader import TrainLoader
+from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.ops.polygons import clip, fill
 from tests.data.augmentation.test_augment import OFF, PAINT, SIZE, seeded
 from tests.data.augmentation.test_compose import drawn
@@ -45,6 +46,24 @@ def share_of_paint(image: Tensor, paint: int) -> Tensor:
     return ((image - GREY) / (PAINT[paint] / 255 - GREY)[:, None, None]).amin(dim=0)
 
 
+def inside_and_same(labels: Instances, masks: list[Tensor], index: int, border: int) -> tuple[Tensor, Tensor]:
+    """The inside of an object, and the union of all objects of its class in its image, each (H, W) bool.
+
+    The inside lies `border` pixels away from the edge of the object, from that of the image and from other objects.
+    masks: of all labels.
+    """
+    neighbours = [
+        other for other in range(len(labels)) if labels.image[other] == labels.image[index] and other != index
+    ]
+    inside = pad(~grow(~masks[index], border)[border:-border, border:-border], [border] * 4)
+    same = masks[index].clone()
+    for other in neighbours:
+        inside &= ~grow(masks[other], border)
+        if labels.classes[other] == labels.classes[index]:
+            same |= masks[other]
+    return inside, same
+
+
 def check_polygons(batch: Batch, share: float, border: int = 2) -> int:
     """Compare each polygon with the pixels that are paint of its class by more than `share`; return their number.
 
@@ -57,13 +76,7 @@ def check_polygons(batch: Batch, share: float, border: int = 2) -> int:
     for index, (polygon, box) in enumerate(zip(labels.polygons.split(), labels.boxes)):
         assert (polygon >= box[:2] - 1e-3).all() and (polygon <= box[2:] + 1e-3).all()
         paint, image = int(labels.classes[index]), int(labels.image[index])
-        neighbours = [other for other in range(len(labels)) if labels.image[other] == image and other != index]
-        inside = pad(~grow(~masks[index], border)[border:-border, border:-border], [border] * 4)
-        same = masks[index].clone()
-        for other in neighbours:
-            inside &= ~grow(masks[other], border)
-            if labels.classes[other] == paint:
-                same |= masks[other]
+        inside, same = inside_and_same(labels, masks, index, border)
         shown = share_of_paint(batch.images[image], paint)
         assert (shown[inside] > share).all()
         x1, y1, x2, y2 = box.round().int().tolist()

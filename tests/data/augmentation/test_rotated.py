@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch.nn.functional import pad
 
 from bitfalcon_plugin.data.augmentation.augment import Batch, augment
 from bitfalcon_plugin.data.augmentation.compose import Tile
@@ -15,7 +14,7 @@ from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.ops.polygons import Polygons, clip, fill
 from bitfalcon_plugin.ops.rotated import corners_of, hulls_of
 from tests.data.augmentation.test_augment import OFF, PAINT, SIZE, seeded
-from tests.data.augmentation.test_polygons import MIXES, grow, share_of_paint
+from tests.data.augmentation.test_polygons import MIXES, grow, inside_and_same, share_of_paint
 from tests.helpers.labels import tile_of
 
 TURNS = {"degrees": 180, "translate": 0.2, "scale": 0.3}
@@ -68,13 +67,7 @@ def check_rectangles(batch: Batch, share: float, *, filled: bool, border: int = 
     masks = [visible_of(labels, index, size) for index in range(len(labels))]
     for index, box in enumerate(labels.boxes):
         paint, image = int(labels.classes[index]), int(labels.image[index])
-        neighbours = [other for other in range(len(labels)) if labels.image[other] == image and other != index]
-        inside = pad(~grow(~masks[index], border)[border:-border, border:-border], [border] * 4)
-        same = masks[index].clone()
-        for other in neighbours:
-            inside &= ~grow(masks[other], border)
-            if labels.classes[other] == paint:
-                same |= masks[other]
+        inside, same = inside_and_same(labels, masks, index, border)
         shown = share_of_paint(batch.images[image], paint)
         x1, y1, x2, y2 = box.round().int().tolist()
         inside[: y1 + border], inside[y2 - border :] = False, False
