@@ -93,7 +93,7 @@ def _peak(
     torch.cuda.reset_peak_memory_stats(device)
     images = torch.rand(batch, 3, imgsz, imgsz, device=device).contiguous(memory_format=torch.channels_last)
     task = task_of(model)
-    labels = _labels(batch, OBJECTS if task.objects else 1, imgsz).to(device)
+    labels = _labels(batch, OBJECTS if task.objects else 1, imgsz, model).to(device)
     try:
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             raw = trial(images)
@@ -107,14 +107,19 @@ def _peak(
         torch.cuda.empty_cache()
 
 
-def _labels(batch: int, objects: int, imgsz: int) -> Instances:
-    """Square labels at random places, so many in each image, with their outlines; an eighth of the side large."""
+def _labels(batch: int, objects: int, imgsz: int, model: Detector) -> Instances:
+    """Square labels at random places, so many in each image, an eighth of the side large, for any task.
+
+    They have their outlines, which are the rectangles of oriented boxes, and all keypoints of the model in the middle.
+    """
     corner = torch.rand(batch * objects, 2) * imgsz / 2
     boxes = torch.cat((corner, corner + imgsz / 8), 1)
-    outlines = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 2)
+    outlines, counts = boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].view(-1, 2), torch.full((len(boxes),), 4)
+    middle = torch.cat((corner + imgsz / 16, torch.ones(len(boxes), 1)), 1)  # x, y, labelled
     return Instances(
         boxes,
         torch.zeros(len(boxes), dtype=torch.int64),
         image=torch.arange(batch).repeat_interleave(objects),
-        polygons=Polygons(outlines, torch.full((len(boxes),), 4)),
+        polygons=Polygons(outlines, counts, rectangles=task_of(model).oriented),
+        keypoints=middle[:, None].repeat(1, model.keypoints.count, 1) if model.keypoints else None,
     )

@@ -13,7 +13,7 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.settings import Settings
 from bitfalcon_plugin.tasks import TASKS
 from bitfalcon_plugin.train.run import Result, run_train
-from tests.helpers import coloured, outlined
+from tests.helpers import coloured, outlined, posed, turned
 
 COMMON = {
     "data": "data/data.yaml",
@@ -25,8 +25,13 @@ COMMON = {
     "plots": False,
     "project": "runs",
 }
-GRAPHS = {"detect": "small.yaml", "segment": "small-seg.yaml"}
-LAY_OUT: dict[str, Callable[[Path], None]] = {"detect": coloured.lay_out, "segment": outlined.lay_out}
+GRAPHS = {"detect": "small.yaml", "segment": "small-seg.yaml", "pose": "small-pose.yaml", "obb": "small-obb.yaml"}
+LAY_OUT: dict[str, Callable[[Path], None]] = {
+    "detect": coloured.lay_out,
+    "segment": outlined.lay_out,
+    "pose": posed.lay_out,
+    "obb": turned.lay_out,
+}
 
 
 def command(task: str = "detect") -> list[str]:

@@ -49,7 +49,8 @@ def attempt(folder: str, tokens: list[str]) -> None:
     raise SystemExit(main(tokens))
 
 
-KILLS, EPOCHS = {"detect": 10, "segment": 4}, {"detect": 12, "segment": 6}
+KILLS = {"detect": 10, "segment": 4, "pose": 4, "obb": 4}
+EPOCHS = {"detect": 12, "segment": 6, "pose": 6, "obb": 6}
 
 
 def test_kills_at_random_moments_end_with_the_weights_of_a_run_never_killed(task, tmp_path):
@@ -160,7 +161,7 @@ def test_functions_are_called_at_the_same_events_whatever_the_task(task):
 
 
 def test_the_batch_that_fits_is_searched_with_all_losses(task, monkeypatch):
-    """The steps that are tried on a GPU, here without one: outlines have their share in what they take."""
+    """The steps that are tried on a GPU, here without one: all that a label has takes its share."""
     model, kept = build(GRAPHS[task], "n", nc=3), []
     for name in ("empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *_: None)

@@ -14,18 +14,14 @@ from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.train.launch import launch
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.classed import lay_out as lay_out_classes
-from tests.helpers.coloured import lay_out
-from tests.helpers.outlined import lay_out as lay_out_outlines
+from tests.helpers.small_runs import GRAPHS, LAY_OUT
 
 SETTINGS = {
     "mode": "train",
-    "model": "small.yaml",
     "model_scale": "n",
-    "data": "data/data.yaml",
     "imgsz": 64,
     "batch": 4,
     "nbs": 4,
-    "epochs": 30,
     "device": "cpu",
     "plots": False,
     "project": "runs",
@@ -40,19 +36,23 @@ SETTINGS = {
     "close_mosaic": 0,
 }
 
-OUTLINES = {**SETTINGS, "model": "outlines/small-seg.yaml", "data": "outlines/data/data.yaml"}
+EPOCHS = {"detect": 30, "segment": 30, "pose": 30, "obb": 40}  # until something is learned
 CLASSES = {
     **{key: SETTINGS[key] for key in ("mode", "model_scale", "device", "plots", "project", "optimizer", "val")},
-    "model": "classes/small-cls.yaml",
-    "data": "classes/data",
+    "model": "classify/small-cls.yaml",
+    "data": "classify/data",
     "imgsz": 32,
     "batch": 6,
     "nbs": 6,
     "epochs": 2,
     "dropout": 0.2,
 }
-RUNS = {"boxes": SETTINGS, "outlines": OUTLINES, "classes": CLASSES}
-SIZES = {"boxes": [2, 2, 3], "outlines": [2, 2, 3], "classes": [2, 1, 2]}  # processes, batches to validate, to train
+RUNS = {
+    task: {**SETTINGS, "model": f"{task}/{graph}", "data": f"{task}/data/data.yaml", "epochs": EPOCHS[task]}
+    for task, graph in GRAPHS.items()
+}
+SIZES = {task: [2, 2, 3] for task in RUNS}  # processes, batches to validate, to train
+RUNS["classify"], SIZES["classify"] = CLASSES, [2, 1, 2]
 
 
 def train_here(folder: str) -> dict[str, tuple[str, dict[str, float], dict[str, float], list[int]]]:
@@ -76,10 +76,11 @@ def numbers_of(metrics) -> dict[str, float]:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("together")
-    lay_out(folder)
-    lay_out_outlines(folder / "outlines")
-    lay_out_classes(folder / "classes")
-    for data in (folder / "data/data.yaml", folder / "outlines/data/data.yaml"):
+    lay_out_classes(folder / "classify")
+    for task, lay_out in LAY_OUT.items():
+        (folder / task).mkdir()
+        lay_out(folder / task)
+        data = folder / RUNS[task]["data"]
         text = data.read_text().replace("images/val", "images/train")  # three batches: one process has one more
         data.write_text(text)
     with pytest.MonkeyPatch.context() as patch:
