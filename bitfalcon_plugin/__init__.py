@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from .config.threads import prepare_threads
+
 TYPE_CHECKING = False  # type checkers take it for True; importing it from typing costs milliseconds at every start
 if TYPE_CHECKING:  # for type checkers, which do not see what __getattr__ loads
     from .config.errors import UserError
     from .config.version import __version__
     from .models.modules import register
     from .yolo import YOLO
+
+prepare_threads()
 
 __all__ = ["YOLO", "UserError", "__version__", "register"]
 

@@ -7,6 +7,7 @@ import platform
 import re
 from importlib import metadata
 
+from .threads import usable_processors, waiting_text
 from .version import __version__
 
 
@@ -16,7 +17,8 @@ def run_checks() -> int:
         ("bitfalcon", __version__),
         ("Python", platform.python_version()),
         ("system", platform.platform()),
-        ("processors", str(os.cpu_count())),
+        ("processors", f"{usable_processors()} of {os.cpu_count()}"),
+        ("threads", f"wait: {waiting_text()}"),
     ]
     unmet = 0
     try:

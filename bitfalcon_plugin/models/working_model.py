@@ -13,6 +13,7 @@ from ..config.devices import named_devices, select_device
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
+from ..config.threads import note_spinning_threads
 from .build import graph_from_settings
 from .detector import Detector, odd_norms
 from .inference.prepare import prepare_for_inference
@@ -158,6 +159,7 @@ class WorkingModel:
         # Several devices share the batches of predict.
         is_predict = settings.mode in ("predict", "track")
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
+        note_spinning_threads(devices[0])
         if self._handed is not None and self._handed.has_hooks():
             return self._handed.live(devices[0])
         choices = devices, settings.half, settings.compile

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 import queue
 import threading
 import time
@@ -23,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..config.errors import UserError
+from ..config.threads import usable_processors
 from ..data.images import UnreadableImage, read_image
 from .sources import Item, Ready, Url, Video, describe
 from .url import fetch_picture
@@ -78,7 +78,7 @@ def read_pictures(
     free.
     """
     waiting: deque[Future] = deque()
-    pool = ThreadPoolExecutor(min(max((os.cpu_count() or 1) // 2, 2), 8), "bitfalcon-read", _use_one_core)
+    pool = ThreadPoolExecutor(min(max(usable_processors() // 2, 2), 8), "bitfalcon-read", _use_one_core)
     try:
         for index, item in enumerate(items):
             if not isinstance(item, Video):

@@ -25,6 +25,7 @@ import torch
 
 from ..config.errors import UserError
 from ..config.signals import exception_for
+from ..config.threads import is_ours, usable_processors
 from .distributed import LostPeer
 
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # signals that the launcher hands on to the processes
@@ -70,8 +71,8 @@ def _run_worker(folder: str, count: int, function: Callable, args: tuple) -> obj
     """Run the function in a new process; if it fails, write a note of the failure into `folder`."""
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)  # a terminal's Ctrl-C comes by the launcher alone; a second one would mean: end at once
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max((os.cpu_count() or 1) // count, 1))
+    if "OMP_NUM_THREADS" not in os.environ or is_ours("OMP_NUM_THREADS"):
+        torch.set_num_threads(max(usable_processors() // count, 1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     rank = int(os.environ["RANK"])
     try:

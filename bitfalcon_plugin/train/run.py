@@ -16,6 +16,7 @@ from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
+from ..config.threads import note_spinning_threads
 from ..config.unused import unused_settings
 from ..data.data_format import DataFormat
 from ..data.dataset import Scan
@@ -60,6 +61,7 @@ def run_train(
     if checkpoint is not None and settings.pretrained is not False:
         checkpoint.to_train(settings.model)
     devices = select_devices(settings.device)
+    note_spinning_threads(devices[0])
     if len(devices) > 1:
         if steps != Steps() or events and any(events.callbacks.values()):
             raise UserError(

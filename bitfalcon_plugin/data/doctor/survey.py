@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from ...config.threads import usable_processors
 from ..dataset import list_images
 from ..formats.dataset_yaml import DataSpec, read_data
 from ..formats.keypoint_rows import keypoint_rows, polygon_values
@@ -31,7 +32,7 @@ from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_r
 from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
 
 T = TypeVar("T")
-THREADS = min(2 * (os.cpu_count() or 4), 16)  # decoding releases the interpreter, and part of the time is the disk's
+THREADS = min(2 * usable_processors(), 16)  # decoding releases the interpreter, and part of the time is the disk's
 PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, otherwise all plain pictures would look alike
 NO_LABELS = ("classes.txt", "notes.txt", "readme")  # beginnings of text files that labelling tools leave beside labels
 ORIENTATION = 0x0112  # EXIF tag

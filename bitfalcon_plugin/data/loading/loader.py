@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from ...config.errors import raise_problems
 from ...config.settings import Settings
+from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
 from ..augmentation.augment import Batch, Recipe, augment
 from ..augmentation.compose import Tile
@@ -263,4 +263,4 @@ def workers_for(device: torch.device, settings: Settings) -> int:
     """The number of loader processes. On the CPU it is 0 unless given: they would take its cores from the network."""
     if device.type == "cpu" and "workers" not in settings.given:
         return 0
-    return min(settings.workers, os.cpu_count() or 1)
+    return min(settings.workers, usable_processors())

@@ -6,7 +6,6 @@ cannot be read travels as text, because an exception would arrive with the worke
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...config.errors import UserError
+from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
 from ..images import UnreadableImage, letterbox, read_image, resize
 from .image_cache import TileCache
@@ -93,7 +93,7 @@ def long_side(size: Size, imgsz: int) -> Size:
 
 def batches(images: Dataset, order: Order, workers: int, device: torch.device) -> DataLoader:
     """A loader that reads the batches of `order`, pass after pass, in `workers` processes (0: in this process)."""
-    workers = min(workers, len(images), os.cpu_count() or 1)
+    workers = min(workers, len(images), usable_processors())
     return DataLoader(
         images,
         batch_sampler=order,
