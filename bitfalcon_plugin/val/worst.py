@@ -2,7 +2,8 @@
 
 Pairs are those of COCO's evaluation: in the order of their scores each detection takes the label of its class that it
 overlaps most, among the labels that no detection before it has taken. An object with a wrong class is a miss and a
-false positive. Where detections have masks, the overlap is that of the masks; that of oriented boxes is ProbIoU.
+false positive. Where detections have masks, the overlap is that of the masks; that of oriented boxes is ProbIoU. Poses
+are compared by their keypoints, by OKS; a label without a labelled keypoint is found by its box.
 """
 
 from __future__ import annotations
@@ -15,27 +16,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageColor, ImageDraw
 from torch import Tensor
 
 from ..config.tabular import Tabular
 from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image
-from ..ops.boxes import pair_greedily
+from ..ops.boxes import box_iou, pair_greedily
 from ..ops.instances import Instances
 from ..ops.polygons import clip, fill_each
 from ..ops.rotated import corners_of
 from ..ops.rotated_overlap import overlap_of
 from ..plots.colours import GREY
 from ..plots.fonts import writable
-from ..plots.overlays import draw_masks
+from ..plots.overlays import draw_keypoints, draw_masks
 from ..tasks.coco import mask_iou
 from ..tasks.confusion import by_image
+from ..tasks.oks import similarity_of
 
 IOU = 0.5
 MISS, FALSE, HIT = "#ff2d2d", "#ffc400", "#2fbf71"  # colours of the picture
 PRINTED, DRAWN = 10, 12  # images in the printed table, and in the picture
 SIDE, COLUMNS, HEAD = 480, 4, 30  # pixels of a cell, cells of a row, pixels of the legend
+DOT = 3  # pixels, radius of a keypoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ class ImageErrors:
     """The errors on one image.
 
     labels (m), detections (n): in pixels of the original image. label_hit (m,), detection_hit (n,): bool, whether a
-    label or a detection has a partner.
+    label or a detection has a partner. limbs: pairs of keypoints that the picture joins by a line.
     """
 
     image: Path
@@ -51,6 +54,7 @@ class ImageErrors:
     detections: Instances
     label_hit: Tensor
     detection_hit: Tensor
+    limbs: Sequence[tuple[int, int]] = ()
 
     @property
     def missed(self) -> Instances:
@@ -125,7 +129,8 @@ class Worst(Tabular):
     def draw(self) -> Image.Image:
         """Draw a sheet of the first images: thick boxes for misses and false positives, thin boxes for hits.
 
-        Masks are blended in, in the colour of their box: of misses those of the labels, else those of the detections.
+        Masks are blended in and keypoints drawn in the colour of their box: of misses those of the labels, else those
+        of the detections.
         """
         sheet = sheet_of([_draw_cell(image_errors, self.names) for image_errors in self.errors[:DRAWN]])
         _draw_legend(sheet, self.totals, f"at {self.threshold}")
@@ -181,6 +186,8 @@ def _draw_errors(
     for instances, colour in ((hits, HIT), (false, FALSE), (missed, MISS)):
         for plane in _planes(instances, ratio, picture.size):
             picture = draw_masks(picture, plane[None], [colour], (0, 0, plane.shape[1], plane.shape[0]))
+        look = {"radius": DOT, "line_width": 1, "colour": ImageColor.getrgb(colour)}
+        picture = draw_keypoints(picture, _points(instances, ratio), errors.limbs, **look)
     cell.paste(picture, corner)
     left, top = corner
     draw = ImageDraw.Draw(cell)
@@ -214,6 +221,15 @@ def _planes(instances: Instances, ratio: float, size: tuple[int, int]) -> Iterat
     elif instances.polygons is not None and not instances.polygons.rectangles:
         polygons = clip(instances.polygons.scaled(ratio, ratio), size[::-1])
         yield from fill_each(polygons, size[::-1]).numpy()
+
+
+def _points(instances: Instances, ratio: float) -> list[list[list[float]]]:
+    """Return the keypoints of each object in pixels of a resized picture; of none where there are no keypoints."""
+    if instances.keypoints is None:
+        return []
+    points = instances.keypoints.clone()
+    points[..., :2] *= ratio
+    return points.tolist()
 
 
 def draw_text(
@@ -260,20 +276,31 @@ def worst_images(
 def _overlap_name(detections: Instances) -> str:
     if detections.encoded_masks is not None:
         return "mask IoU"
+    if detections.keypoints is not None:
+        return "OKS"
     return "IoU" if detections.xywhr is None else "ProbIoU"
 
 
 def _errors(sample: Sample, detections: Instances, iou: float) -> ImageErrors:
     labels = sample.pixel_labels()
-    if detections.encoded_masks is None:
-        overlap = overlap_of(detections, labels)  # (n, m)
-    else:
-        overlap = mask_iou(detections, labels, sample.size)
+    overlap = _overlap(sample, labels, detections)
     overlap *= detections.classes[:, None] == labels.classes[None]
     detection, label = pair_greedily(overlap, iou, rows_in_turn=True).T
     label_hit, detection_hit = (torch.zeros(len(instances), dtype=torch.bool) for instances in (labels, detections))
     label_hit[label] = detection_hit[detection] = True
-    return ImageErrors(sample.image, labels, detections, label_hit, detection_hit)
+    limbs = sample.layout.limbs if sample.layout else ()
+    return ImageErrors(sample.image, labels, detections, label_hit, detection_hit, limbs)
+
+
+def _overlap(sample: Sample, labels: Instances, detections: Instances) -> Tensor:
+    """Return how much detections and labels overlap (n, m), by what the task compares."""
+    if detections.encoded_masks is not None:
+        return mask_iou(detections, labels, sample.size)
+    if detections.keypoints is None or labels.keypoints is None:
+        return overlap_of(detections, labels)
+    by_box = (labels.keypoints[..., 2] == 0).all(1)  # (m,) labels that no keypoint could find
+    boxes = box_iou(detections.boxes.double(), labels.boxes.double())
+    return torch.where(by_box, boxes, similarity_of(detections, labels, sample.layout.sigmas))
 
 
 def _in_turn(wrong: Sequence[ImageErrors]) -> Iterator[ImageErrors]:

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bitfalcon_plugin.tasks import coco
 from bitfalcon_plugin.tasks.coco import coco_metrics
 from bitfalcon_plugin.val.worst import FALSE, HEAD, HIT, MISS, SIDE, worst_images
 from tests.helpers.finder import painted
 from tests.helpers.labels import detections_of
+from tests.helpers.pairs import counts_of_cocoeval
 from tests.val.test_loop import NAMES, random_case, sample
 
 
@@ -24,30 +24,15 @@ def named(samples):
     return [replace(own, image=Path(f"{index:02}.png")) for index, own in enumerate(samples)]
 
 
-def counts_of_cocoeval(monkeypatch, samples, detections):
-    """Image -> labels, hits and false positives at IoU 0.50, summed over classes."""
-    kept = {}
-    own = coco._matches
-    monkeypatch.setattr(
-        coco, "_matches", lambda evaluation, classes: kept.update(e=evaluation) or own(evaluation, classes)
-    )
-    coco_metrics(samples, detections_of(detections), NAMES)
-    found = {index: np.zeros(3, int) for index in range(len(samples))}
-    for item in kept["e"].evalImgs:
-        if item is not None and item["aRng"] == kept["e"].params.areaRng[0]:
-            hits = item["dtMatches"][0] > 0
-            found[item["image_id"]] += (len(item["gtIds"]), hits.sum(), (~hits).sum())
-    return found
-
-
 @pytest.mark.parametrize("seed, conf", [(0, 0.05), (1, 0.35), (2, 0.55), (3, 0.05)])
-def test_pairs_are_those_of_cocoeval(monkeypatch, seed, conf):
+def test_pairs_are_those_of_cocoeval(seed, conf):
     samples, detections = random_case(seed)
     samples = named(samples)
     worst = worst_images(samples, detections_of(detections), NAMES, conf=conf)
-    expected = counts_of_cocoeval(monkeypatch, samples, detections[detections[:, 5] > conf])
+    certain = detections_of(detections[detections[:, 5] > conf])
+    expected = counts_of_cocoeval(len(samples), lambda: coco_metrics(samples, certain, NAMES))
     found = {row["image"]: row for row in worst.summary()}
-    for index, (labels, hits, false) in expected.items():
+    for index, (labels, hits, false) in enumerate(expected.tolist()):
         if row := found.pop(f"{index:02}.png", None):
             assert (row["labels"], row["hits"], row["misses"], row["false_positives"]) == (
                 labels,
@@ -58,7 +43,7 @@ def test_pairs_are_those_of_cocoeval(monkeypatch, seed, conf):
         else:
             assert labels == hits and false == 0
     assert not found and worst.images == 12
-    total = np.sum(list(expected.values()), axis=0)
+    total = expected.sum(0)
     assert worst.totals == {"missed": total[0] - total[1], "false": total[2], "right": total[1]}
 
 

@@ -10,24 +10,18 @@ import torch
 
 from bitfalcon_plugin.ops.encoded_masks import EncodedMasks
 from bitfalcon_plugin.ops.instances import Instances
-from bitfalcon_plugin.tasks import coco
+from bitfalcon_plugin.tasks.coco import coco_mask_metrics
 from bitfalcon_plugin.val.worst import FALSE, HEAD, HIT, MISS, SIDE, worst_images
 from tests.helpers.finder import painted
 from tests.helpers.masks import NAMES, outlined_sample, random_case
+from tests.helpers.pairs import counts_of_cocoeval
 
 
 @pytest.mark.parametrize("seed, conf", [(0, 0.05), (1, 0.35), (2, 0.55)])
-def test_pairs_are_those_of_cocoeval(monkeypatch, seed, conf):
+def test_pairs_are_those_of_cocoeval(seed, conf):
     samples, detections = random_case(seed)
-    kept = {}
-    own = coco._matches
-    monkeypatch.setattr(coco, "_matches", lambda evaluation, *rest: kept.update(e=evaluation) or own(evaluation, *rest))
-    coco.coco_mask_metrics(samples, detections.only(detections.scores > conf), NAMES)  # masks come last
-    expected = np.zeros((len(samples), 3), int)
-    for item in kept["e"].evalImgs:
-        if item is not None and item["aRng"] == kept["e"].params.areaRng[0]:
-            hits = item["dtMatches"][0] > 0
-            expected[item["image_id"]] += (len(item["gtIds"]), hits.sum(), (~hits).sum())
+    certain = detections.only(detections.scores > conf)
+    expected = counts_of_cocoeval(len(samples), lambda: coco_mask_metrics(samples, certain, NAMES))  # masks come last
     worst = worst_images(samples, detections, NAMES, conf=conf)
     found = {row["image"]: (row["labels"], row["hits"], row["false_positives"]) for row in worst.summary()}
     wrong = {f"{i}.png": tuple(row) for i, row in enumerate(expected.tolist()) if row[0] != row[1] or row[2]}
