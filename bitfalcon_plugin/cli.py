@@ -290,8 +290,9 @@ def _doctor(settings: Settings) -> object:
     from .data.doctor.report import run_doctor
     from .tasks import task_named
 
-    rows = task_named(settings.task).data.rows if "task" in settings.given else None
-    return run_doctor(settings, None if rows is None else rows.chosen(settings))
+    task = task_named(settings.task)
+    rows = task.data.rows if "task" in settings.given else None
+    return run_doctor(settings, None if rows is None else rows.chosen(settings), rows is not None and task.oriented)
 
 
 def _selftest(settings: Settings) -> object:

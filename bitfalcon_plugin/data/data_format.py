@@ -106,14 +106,11 @@ def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
 
 
 def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
-    from .formats.keypoint_notes import layout_notes
+    from .formats.keypoint_notes import layout_notes, no_keypoints
 
     spec = _load_yaml(data, settings)
     if spec.keypoints is None:
-        raise UserError(
-            f"Dataset '{spec.path}' has no kpt_shape: a dataset of poses says how many keypoints an object has, and "
-            "whether they have a visibility, for example kpt_shape: [17, 3]. Its boxes alone are for task=detect."
-        )
+        raise UserError(no_keypoints(spec.path))
     mirrors_off = {"fliplr": 0.0, "flipud": 0.0} if spec.keypoints.flip is None else {}
     notes = (*spec.notes, *layout_notes(spec.keypoints))
     return replace(spec, notes=notes, settings={**mirrors_off, **spec.settings})

@@ -10,8 +10,6 @@ from pathlib import Path
 import numpy as np
 
 from ...ops.boxes import xywh_from_xyxy
-from ...ops.instances import Instances
-from ..formats.keypoint_notes import flip_warnings, sigmas_line
 from ..formats.keypoint_rows import refused_keypoints
 from ..formats.yolo import label_path
 from .survey import Picture, Survey
@@ -19,13 +17,16 @@ from .survey import Picture, Survey
 STRIDE = 8  # px of the network input: a cell of the finest map of the shipped graphs
 TINY_PIXELS, TINY_SHARE, GIANT_SHARE = 2, 1e-3, 0.9  # of a side, of a side, of the image
 FEW_BOXES = 10  # of a class in train
-FAR = 0.5  # of the box's side, beyond its border: a keypoint that lies further is odd
 MAX_EMPTY = 0.5  # share of images without a box from which a note becomes a warning
+EQUAL = 0.95  # overlap of two labels that are one object
+TWICE = ("warning", "object twice", "objects that nearly are another object of their class")
 # Part of a message of the label reader, severity, kind, description. The first row whose part occurs counts.
 LABEL_PROBLEMS = (
     ("columns look like class, box and", "error", "keypoints", "label rows of a pose dataset, with keypoints"),
     ("cx cy w h` and", "error", "keypoints", "label rows without the keypoints that kpt_shape announces"),
     ("is a box; a segmentation", "error", "box", "label rows that are boxes, where task=segment needs outlines"),
+    ("is an upright box", "error", "box", "label rows that are upright boxes, where task=obb needs four corners"),
+    ("look like a centre", "error", "centre and angle", "label rows of a centre and an angle, not of four corners"),
     ("is outside 0 to", "error", "class", "labels of a class that the dataset does not name"),
     ("outside the image; expected", "error", "outside", "labels with coordinates outside the image"),
     ("", "error", "malformed", "label rows that cannot be read"),
@@ -245,36 +246,4 @@ def _where(view: View, masks: Mapping[str, np.ndarray]) -> Iterator[str]:
             )
 
 
-def _keypoints(view: View) -> Iterator[Finding]:
-    layout = view.survey.data.keypoints
-    if layout is None:
-        return
-    if odd := flip_warnings(layout):
-        yield Finding("warning", "flips", "remarks about mirrors", tuple(odd))
-    outside, corner, labelled = [], [], np.zeros(layout.count, bool)
-    for split, picture in view.pictures():
-        labels = picture.labels.labels if picture.labels else Instances.empty()
-        if labels.keypoints is None:
-            continue
-        seen = labels.keypoints[..., 2] != 0  # (n, K)
-        labelled |= seen.any(0).numpy() & (split == "train")
-        low, high = labels.boxes[:, None, :2], labels.boxes[:, None, 2:]
-        points, reach = labels.keypoints[..., :2], FAR * (high - low)
-        far = ((points < low - reach) | (points > high + reach)).any(-1) & seen
-        zero = (points == 0).all(-1) & (layout.columns == 2)
-        for items, which in ((outside, far & ~zero), (corner, zero)):
-            for row, index in which.nonzero().tolist():
-                cls = int(labels.classes[row])
-                place = f"{view.near(picture.path)}: {view.names.get(cls, '?')}"
-                items.append(f"{split}: {place}: keypoint {layout.name(index, cls)} of object {row + 1}")
-    if outside:
-        yield Finding("warning", "keypoint outside", "keypoints far outside the box of their object", tuple(outside))
-    if corner:
-        description = "keypoints at 0 0, which without a visibility is a place; kpt_shape: [K, 3] can leave points out"
-        yield Finding("warning", "keypoint at 0 0", description, tuple(corner))
-    if never := tuple(layout.name(index) for index in np.nonzero(~labelled)[0].tolist()):
-        yield Finding("warning", "keypoint not in train", "keypoints are never labelled in train", never)
-    yield Finding("note", "sigma", sigmas_line(layout) + ".")
-
-
-CHECKS = (dataset_problems, unusual_images, duplicates, _label_files, _classes, _box_sizes, _keypoints)
+CHECKS = (dataset_problems, unusual_images, duplicates, _label_files, _classes, _box_sizes)

@@ -21,6 +21,8 @@ from ..formats.class_folders import holds_class_folders
 from ..formats.yolo import RowReader
 from .checks import CHECKS, Finding, View, label_rows
 from .class_folders import CLASS_CHECKS, USUAL_SIDE, row_of_split, survey_class_folders
+from .keypoint_checks import check_keypoints
+from .rectangle_checks import angles_of_split, check_rectangles
 from .survey import Picture, Survey, survey
 
 SEVERITIES = ("error", "warning", "note")
@@ -85,10 +87,11 @@ class Report:
         }
 
 
-def run_doctor(settings: Settings, read: RowReader | None = None) -> Report:
+def run_doctor(settings: Settings, read: RowReader | None = None, oriented: bool = False) -> Report:
     """Examine the dataset `settings.data`, print the report, and write it as JSON to `settings.out` if given.
 
-    read: the reader of one row of a label file, where a task is given.
+    read: the reader of one row of a label file, where a task is given. oriented: it reads outlines that stand for
+    oriented boxes.
     """
     if settings.data is None:
         raise UserError("doctor needs data=: a dataset YAML, for example bitfalcon doctor data=data.yaml .")
@@ -105,7 +108,7 @@ def run_doctor(settings: Settings, read: RowReader | None = None) -> Report:
         imgsz = imgsz if "imgsz" in settings.given else USUAL_SIDE
     else:
         options = {"allow_outside": settings.allow_outside, "single_cls": settings.single_cls}
-        content = survey(settings.data, **options, read=read)
+        content = survey(settings.data, **options, read=read, oriented=oriented)
     report = examine(content, imgsz, single_cls=settings.single_cls)
     print(report.text())
     if settings.out:
@@ -119,7 +122,8 @@ def examine(content: Survey, imgsz: int, single_cls: bool = False) -> Report:
     names = {0: "item"} if single_cls else content.data.names
     boxes = {split: _boxes(pictures, single_cls) for split, pictures in content.splits.items()}
     view = View(content, names, boxes, imgsz)
-    findings = [finding for check in (CLASS_CHECKS if content.by_class else CHECKS) for finding in check(view)]
+    checks = CLASS_CHECKS if content.by_class else (*CHECKS, check_keypoints, check_rectangles)
+    findings = [finding for check in checks for finding in check(view)]
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))  # stable: then in the order of the checks
     counts = {split: Counter(table[:, 0].tolist()) for split, table in boxes.items()}  # 1.0 and 1 are one key
     classes = {
@@ -166,6 +170,7 @@ def _row(pictures: Sequence[Picture], boxes: np.ndarray) -> dict[str, object]:
         "boxes an image: images": ", ".join(f"{name}: {per_image[name]}" for name, *_ in PER_IMAGE if per_image[name]),
         "image sizes": frequent,
         "width / height": f"{aspects[0]:.2f} to {aspects[-1]:.2f}, median {aspects[middle]:.2f}" if aspects else "-",
+        **angles_of_split(usable),
     }
 
 

@@ -26,10 +26,12 @@ from tqdm import tqdm
 from ...config.threads import usable_processors
 from ..dataset import list_images
 from ..formats.dataset_yaml import DataSpec, read_data
+from ..formats.keypoint_notes import no_keypoints
 from ..formats.keypoint_rows import keypoint_rows, polygon_values
 from ..formats.pose_rows import read_pose
 from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row, reader_for, swap_folder
 from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
+from .rectangles import Rectangles
 
 T = TypeVar("T")
 THREADS = min(2 * usable_processors(), 16)  # decoding releases the interpreter, and part of the time is the disk's
@@ -56,6 +58,7 @@ class Picture:
     traits: tuple[str, ...] = ()  # unusual storage: grey, CMYK, 16-bit, EXIF-rotated, ...
     polygons: int = 0  # the number of label rows that were read as polygons
     keypoints: tuple[str, ...] = ()  # a line of text for each of these rows that looks like keypoints
+    rectangles: Rectangles | None = None  # where labels stand for oriented boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,21 +75,29 @@ class Survey:
 
 
 def survey(
-    data: str | Path, *, allow_outside: bool = False, single_cls: bool = False, read: RowReader | None = None
+    data: str | Path,
+    *,
+    allow_outside: bool = False,
+    single_cls: bool = False,
+    read: RowReader | None = None,
+    oriented: bool = False,
 ) -> Survey:
     """Read every image and label file of every split; problems are collected, not raised.
 
     read: the task's reader of one row of a label file; by default one that takes boxes, outlines, and keypoints where
-    the YAML has them.
+    the YAML has them. oriented: outlines stand for oriented boxes.
 
     Raises MissingFileError if the YAML does not exist, UserError if it cannot be parsed.
     """
     spec, problems = read_data(data, allow_outside=allow_outside)
     listings = {split: list_images(spec, split) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
+    if read is read_pose and spec.kpt_shape is None:
+        problems.append(no_keypoints(spec.path))
+        read = read_row
     read = reader_for(read or (read_row if spec.kpt_shape is None else read_pose), spec.kpt_shape)
     paths = {split: listing.paths for split, listing in listings.items()}
-    splits = examine_each(paths, lambda path: _examine(path, nc, read))
+    splits = examine_each(paths, lambda path: _examine(path, nc, read, oriented))
     problems += [f"{split}: {problem}" for split, listing in listings.items() for problem in listing.problems]
     absent = tuple((split, path) for split, listing in listings.items() for path in listing.absent)
     notes = (*spec.notes, *(note for listing in listings.values() for note in listing.notes))
@@ -109,14 +120,16 @@ def examine_each(items: Mapping[str, Sequence[T]], examine: Callable[[T], Pictur
     return splits
 
 
-def _examine(path: Path, nc: int | None, read: RowReader) -> Picture:
+def _examine(path: Path, nc: int | None, read: RowReader, oriented: bool = False) -> Picture:
     labels = read_labels(label_path(path), nc, read)
     polygons = polygon_values(labels.labels) if labels else []
     keypoints = tuple(keypoint_rows(label_path(path), polygons))
-    if labels:  # the polygons of a large dataset take gigabytes
-        labels = labels._replace(labels=replace(labels.labels, polygons=None))
-    picture = examine_image(path, labels)
-    return replace(picture, polygons=len(polygons), keypoints=keypoints) if picture.size else picture
+    slim = labels and labels._replace(labels=replace(labels.labels, polygons=None))  # they would take gigabytes
+    picture = examine_image(path, slim)
+    if not picture.size:
+        return picture
+    rectangles = Rectangles.of(labels.labels, picture.size) if labels and oriented else None
+    return replace(picture, polygons=len(polygons), keypoints=keypoints, rectangles=rectangles)
 
 
 def examine_image(path: Path, labels: LabelFile | None) -> Picture:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from ...ops.keypoint_layout import KeypointLayout
 
@@ -19,6 +20,14 @@ HALF = 1.71  # distance over sigma and the root of the box's area at which a poi
 def layout_notes(layout: KeypointLayout) -> list[str]:
     """Return what is told at the start of a run: warnings about flip_idx, exchanged points, sigmas."""
     return [*flip_warnings(layout), *_exchanged(layout), sigmas_line(layout)]
+
+
+def no_keypoints(path: Path) -> str:
+    """Return what is wrong with the YAML at `path`, which does not describe keypoints."""
+    return (
+        f"Dataset '{path}' has no kpt_shape: a dataset of poses says how many keypoints an object has, and whether "
+        "they have a visibility, for example kpt_shape: [17, 3]. Its boxes alone are for task=detect."
+    )
 
 
 def flip_warnings(layout: KeypointLayout) -> list[str]:
