@@ -100,7 +100,8 @@ def scan(
     usable = [image for image in images if image.size]
     labels = [_filtered(image.labels.labels, class_filter, single_cls) for image in usable]
     if data.keypoints is not None and all(each.keypoints is None for each in labels) and any(map(len, labels)):
-        notes.append(f"kpt_shape: {list(data.keypoints.shape)}: only the boxes of the labels are used, no keypoints")
+        shape = list(data.keypoints.shape)
+        notes.append(f"kpt_shape: {shape}: only the boxes of the labels are used, no keypoints; task=pose uses these")
     result = Scan(
         tuple(Sample(image.path, image.size, each, data.keypoints) for image, each in zip(usable, labels, strict=True)),
         labelled=sum(len(image.labels.labels) > 0 for image in usable),

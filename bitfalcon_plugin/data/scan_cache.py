@@ -28,7 +28,7 @@ from .images import UnreadableImage, check_sides, image_size
 THREADS = 8  # mostly waiting for the disk
 CHUNK = 32  # images that a thread scans before it takes more
 MIN_IMAGES = 1000  # fewer are scanned in a second or two and not cached
-VERSION = 4  # of the cached content; to be raised when a scan gives another result for the same files
+VERSION = 5  # of the cached content; to be raised when a scan gives another result for the same files
 SETTLED = 2 * 10**9  # ns: a file that changed more lately may change again with the same modification time
 NO_LABELS = LabelFile(Instances.empty())
 

@@ -45,8 +45,9 @@ def write_files(
     """Write the detections of a dataset: predictions.json (save_json) and labels/*.txt (save_txt, save_conf).
 
     detections: in pixels of the original images; `image` is the index of the sample. Of probabilities the five best
-    classes of an image are written, without a box. names: class index -> name. coco: give the classes COCO's own ids,
-    1 to 90, instead of index + 1.
+    classes of an image are written, without a box. Oriented boxes have the name of their image beside its id
+    (spec/pose-obb.md 2.10). names: class index -> name. coco: give the classes COCO's own ids, 1 to 90, instead of
+    index + 1.
     """
     detections = detections.only(detections.image.argsort(stable=True))
     paths = [sample.image for sample in samples]
@@ -54,7 +55,8 @@ def write_files(
         ids, count = image_ids(paths), 0
         with CocoJson(folder / "predictions.json", coco) as file:
             for image, xywh, score, cls, others in _records(detections):
-                file.add(ids[image], xywh, score, cls, **others)
+                name = paths[image].name if detections.xywhr is not None else None
+                file.add(ids[image], xywh, score, cls, name, **others)
                 count += 1
         categories = "as in COCO's annotations" if coco else "is the class + 1"
         print(f"predictions.json: {count} records, category_id {categories}")

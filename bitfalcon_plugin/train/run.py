@@ -13,6 +13,7 @@ import torch
 from ..config.callbacks import Events
 from ..config.devices import device_text, select_devices
 from ..config.errors import UserError
+from ..config.keywords import check_task
 from ..config.notes import print_note
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
@@ -135,6 +136,9 @@ def _new_run(
 def _of_task(settings: Settings, graph: Graph) -> Settings:
     """The settings with the task of a graph and what follows from it; notes what has no effect."""
     task = task_named(task_of_graph(graph))
+    if "task" in settings.given and settings.task != task.name:
+        check_task(settings.task, task.name, settings.model or graph.name)
+        print_note(f"a graph of task={settings.task} and pretrained={settings.model} start from its weights.")
     print_note(*task.unused(settings))
     size = {} if "imgsz" in settings.given else {"imgsz": task.imgsz}
     return task.effective(settings).replace(task=task.name, **size)

@@ -8,7 +8,9 @@ import json
 import pytest
 import torch
 
-from bitfalcon_plugin.ops.letterbox import legal_size, letterbox_fit, rounding_note
+from bitfalcon_plugin.ops.instances import Instances
+from bitfalcon_plugin.ops.letterbox import Fit, legal_size, letterbox_fit, rounding_note
+from bitfalcon_plugin.tasks.pose import place_poses
 from tests.helpers.paths import RECORDED
 
 MOVED = json.loads(gzip.decompress((RECORDED / "obb.json.gz").read_bytes()))["obb-geometry"]["network_to_image"]
@@ -29,3 +31,17 @@ def test_oriented_boxes_come_back_to_the_image_as_recorded(case):
     fit = letterbox_fit(tuple(case["image_h_w"]), tuple(case["network_h_w"]))
     found = fit.rotated_to_original(torch.tensor(case["in"]))
     torch.testing.assert_close(found, torch.tensor(case["out"]), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in MOVED if case["kind"] == "keypoints"], ids=lambda c: str(c["network_h_w"])
+)
+def test_keypoints_come_back_to_the_image_as_recorded_and_are_clipped_to_it(case):
+    points, size = torch.tensor(case["in"]), tuple(case["image_h_w"])
+    fit = letterbox_fit(size, tuple(case["network_h_w"]))
+    if case["ratio_pad"] is not None:
+        (gain, _), (left, top) = case["ratio_pad"]
+        resized = round(size[0] * gain), round(size[1] * gain)
+        fit = Fit(size, resized, tuple(case["network_h_w"]), (top, left))
+    moved = place_poses(Instances(torch.zeros(len(points), 4), torch.zeros(len(points)), keypoints=points), fit)
+    torch.testing.assert_close(moved.keypoints, torch.tensor(case["out"]), rtol=0, atol=1e-3)

@@ -82,7 +82,8 @@ def test_val_and_predict_write_oriented_boxes(trained):
     metrics = model.val(data=folder / "data/data.yaml", save_txt=True, name="v", **options)
     assert metrics.conf == 0.01 and metrics.ap == pytest.approx(result.metrics.ap, abs=0.05)
     records = json.loads((folder / "runs/v/predictions.json").read_text())
-    assert set(records[0]) == {"image_id", "category_id", "score", "rbox", "poly"}
+    assert set(records[0]) == {"image_id", "file_name", "category_id", "score", "rbox", "poly"}
+    assert {record["file_name"] for record in records} <= {f"{index}.png" for index in range(4)}
     assert len(records[0]["rbox"]) == 5 and len(records[0]["poly"]) == 8
     rows = [line.split() for line in (folder / "runs/v/labels/0.txt").read_text().splitlines()]
     assert rows and all(len(row) == 9 for row in rows)

@@ -277,7 +277,13 @@ def test_detection_weights_are_taken_over(tmp_path, monkeypatch, capsys):
     start = load_settings({**SMALL, "model": "boxes/small.yaml", "data": "boxes/data/data.yaml", "epochs": 1})
     best = run_train(start, None).best
     run_train(settings(epochs=1, pretrained=str(best)), None)
-    assert "tensors fit and are taken over; the first that does not: model.5.cv4" in capsys.readouterr().out
+    told = capsys.readouterr()
+    assert "tensors fit and are taken over; the first that does not: model.5.cv4" in told.out
+    assert "has no effect: by its head" not in told.err
+    run_train(settings(epochs=1, model=str(best)), load_checkpoint(best))  # task=pose is given, the file detects
+    told = capsys.readouterr().err
+    assert f"task='pose' has no effect: by its head '{best}' is a model for detect" in told
+    assert f"a graph of task=pose and pretrained={best} start from its weights" in told
 
 
 def test_a_detection_run_on_poses_uses_their_boxes(tmp_path, monkeypatch, capsys):
@@ -289,7 +295,7 @@ def test_a_detection_run_on_poses_uses_their_boxes(tmp_path, monkeypatch, capsys
     result = run_train(load_settings({**SMALL, "epochs": 1}), None)
     assert result.metrics.instances == 4 and "only the boxes of the labels are used" in capsys.readouterr().err
     (tmp_path / "data/data.yaml").write_text(yaml.safe_dump({**KEYS, "kpt_shape": None}))
-    with pytest.raises(UserError, match="no kpt_shape"):
+    with pytest.raises(UserError, match="no kpt_shape, and a model of task=pose needs one.*four corners for task=obb"):
         run_train(settings(epochs=1), None)
 
 

@@ -25,8 +25,9 @@ def layout_notes(layout: KeypointLayout) -> list[str]:
 def no_keypoints(path: Path) -> str:
     """Return what is wrong with the YAML at `path`, which does not describe keypoints."""
     return (
-        f"Dataset '{path}' has no kpt_shape: a dataset of poses says how many keypoints an object has, and whether "
-        "they have a visibility, for example kpt_shape: [17, 3]. Its boxes alone are for task=detect."
+        f"Dataset '{path}' has no kpt_shape, and a model of task=pose needs one: how many keypoints an object has, and "
+        "whether they have a visibility, for example kpt_shape: [17, 3]. Labels without keypoints are for task=detect, "
+        "and four corners for task=obb."
     )
 
 

@@ -6,6 +6,8 @@ spec/pose-obb.md 2.4; which rows are taken agrees with recorded verdicts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,10 +15,11 @@ import torch
 from ...ops.instances import Instances
 from ...ops.polygons import Polygons
 from ...ops.rotated import corners_of, rectangles_of
-from .keypoint_rows import Shape
-from .yolo import Label, read_row, shortened
+from .keypoint_rows import Shape, looks_like_keypoints
+from .yolo import Label, number_of, read_row, shortened
 
 EXPECTED = "an oriented box is written as its four corners, `class x1 y1 x2 y2 x3 y3 x4 y4`, as shares of the image"
+STRAIGHT = 1e-6  # shares of the image's side by which points may leave a line
 
 
 def read_obb(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) -> Label | list[str]:
@@ -32,10 +35,25 @@ def read_obb(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) 
         return [f"{text} is an upright box; {EXPECTED}. Or train the boxes of this dataset with task=detect"]
     if len(fields) == 6:
         return [f"6 columns in {text} look like a centre, a size and an angle; {EXPECTED}"]
+    values = list(map(number_of, fields[1:]))
+    is_pose = len(values) > 6 and None not in values and looks_like_keypoints(values)
+    if (len(fields) < 7 or len(fields) % 2 == 0) and not is_pose:
+        return [f"{len(fields)} column{'s' * (len(fields) > 1)} in {text}; {EXPECTED}"]
     label = read_row(fields, nc)
     if isinstance(label, list):
         return label
-    return Label(label.cls, label.box, tuple(float(field) for field in fields[1:]))
+    corners = tuple(float(field) for field in fields[1:])
+    if _is_straight(corners):
+        return Label(label.cls, (*label.box[:2], 0.0, 0.0), corners)  # without area, which read_labels leaves out
+    return Label(label.cls, label.box, corners)
+
+
+def _is_straight(corners: Sequence[float]) -> bool:
+    """Whether all points x1, y1, x2, y2, ... lie on a line, as far as the six digits of a label file say."""
+    (x, y), *others = zip(corners[0::2], corners[1::2])
+    steps = [(other_x - x, other_y - y) for other_x, other_y in others]
+    length, (along_x, along_y) = max((math.hypot(*step), step) for step in steps)
+    return all(abs(along_x * step_y - along_y * step_x) <= STRAIGHT * length for step_x, step_y in steps)
 
 
 def as_rectangles(labels: Instances, size: tuple[int, int]) -> Instances:

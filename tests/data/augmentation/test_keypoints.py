@@ -17,6 +17,7 @@ from bitfalcon_plugin.data.formats.pose_rows import read_pose
 from bitfalcon_plugin.data.loading.loader import TrainLoader
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.ops.keypoints import cut_keypoints, exchange_keypoints
+from bitfalcon_plugin.ops.projective import move_points
 from tests.data.augmentation.test_augment import DEFAULTS, OFF, SIZE, seeded
 from tests.helpers.paths import RECORDED
 from tests.helpers.tiny_dataset import MINIMAL, dataset
@@ -114,6 +115,9 @@ def test_recorded_maps(case):
     boxes = torch.tensor([[0, 0, 50, 50]] * len(points), dtype=torch.float64)
     maps = torch.tensor(case["M"], dtype=torch.float64).expand(len(points), 3, 3)
     labels = Instances(boxes, torch.zeros(len(points), dtype=torch.int64), keypoints=points)
+    places, _ = move_points(points[..., :2].flatten(0, 1), maps.repeat_interleave(points.shape[1], 0))
+    expected = torch.tensor(case["after_map"], dtype=torch.float64)[..., :2]
+    torch.testing.assert_close(places.view_as(expected), expected, atol=1e-4, rtol=0)
     moved = labels.warp(maps, tuple(case["size_w_h"][::-1])).keypoints
     torch.testing.assert_close(moved, torch.tensor(case["after_clip"], dtype=torch.float64), atol=1e-4, rtol=0)
 

@@ -14,6 +14,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.data.data_format import rectangle_files
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from bitfalcon_plugin.data.formats.obb_rows import EXPECTED
 from bitfalcon_plugin.ops.rotated import corners_of, smallest_rectangles
 from tests.helpers.labels import centres
 from tests.helpers.paths import RECORDED
@@ -42,9 +43,12 @@ def test_recorded_verdicts(tmp_path, case):
         with pytest.raises(UserError, match="no usable label"):
             scanned(tmp_path, case["rows"])
         return
-    labels = scanned(tmp_path, case["rows"]).samples[0].labels
-    expected = torch.tensor(case["cls_cxcywh"])
+    sample = scanned(tmp_path, case["rows"]).samples[0]
+    labels, expected = sample.labels, torch.tensor(case["cls_cxcywh"])
     assert labels.classes.tolist() == expected[:, 0].tolist() and labels.polygons.rectangles
+    sides = expected[:, 1:3] - expected[:, 3:] / 2, expected[:, 1:3] + expected[:, 3:] / 2
+    if all(((0 <= side) & (side <= 1)).all() for side in sides):  # otherwise it is the hull of the visible part
+        torch.testing.assert_close(centres(sample), expected[:, 1:])
     ring = torch.tensor(case["polygons"][0])
     if len(ring) == 4:  # corners stay as they are, also outside of the image
         assert torch.equal(labels.polygons.points, ring)
@@ -55,7 +59,10 @@ def test_recorded_verdicts(tmp_path, case):
     [
         ("0 .5 .5 .4 .4", "'0 .5 .5 .4 .4' is an upright box; an oriented box is written as its four corners"),
         ("0 .5 .5 .4 .4 1.57", "6 columns in '0 .5 .5 .4 .4 1.57' look like a centre, a size and an angle"),
-        ("0 .1 .1 .6 .2 .5 .8 .0", "8 columns"),
+        ("0 .1 .1 .6 .2 .5 .8 .0", f"8 columns in '0 .1 .1 .6 .2 .5 .8 .0'; {EXPECTED}"),
+        ("0,.1,.1", f"1 column in '0,.1,.1'; {EXPECTED}"),
+        ("10 20 50 20 50 60 10 60 plane 0", f"10 columns in '10 20 50 20 50 60 10 60 plane 0'; {EXPECTED}"),
+        ("0 .5 .5 .4 .4 .4 .4 2", "8 columns look like class, box and 1 keypoints"),
         ("0 100 100 600 200 500 800 0 700", "x1 = 100 is outside the image; expected a share of its side"),
         ("7 .1 .1 .6 .2 .5 .8 .0 .7", "class 7 is outside 0 to 1"),
         ("0 .1 .1 .6 .2 .5 nan .0 .7", "'nan' where a finite number is expected"),
@@ -88,6 +95,16 @@ def test_other_polygons_become_the_rectangles_around_them_in_pixels(tmp_path):
     assert five == pytest.approx(box.tolist(), abs=1e-4)
     assert three[2] * three[3] == pytest.approx(160, rel=1e-4)  # twice the triangle
     assert math.isfinite(three[4])
+
+
+@pytest.mark.parametrize(
+    "row", ["0 .1 .1 .2 .2 .3 .3 .4 .4", "0 .1 .3 .4 .3 .2 .3", "0 .333333 .1 .5 .2 .666667 .3 0 -.1"]
+)
+def test_points_on_a_line_are_no_rectangle(tmp_path, row):
+    result = scanned(tmp_path, f"{ROW}\n{row}")
+    assert len(result.samples[0].labels) == 1 and "a.txt:2: a box or an outline without area" in result.notes[0]
+    narrow = scanned(tmp_path / "b", "0 .1 .1 .4 .4 .401 .399 .101 .099").samples[0].pixel_labels()
+    assert 0.02 < float(narrow.oriented[0, 3]) < 0.05
 
 
 def test_classes_can_be_chosen_and_merged(tmp_path):

@@ -98,7 +98,7 @@ def test_an_odd_visibility_is_noted_and_backgrounds_have_no_keypoints(tmp_path):
 
 def test_the_form_of_pose_data_needs_kpt_shape_and_tells_what_it_reads(tmp_path):
     form, settings = keypoint_files("shapes.yaml"), load_settings({})
-    with pytest.raises(UserError, match=r"no kpt_shape: .* task=detect"):
+    with pytest.raises(UserError, match=r"no kpt_shape, and a model of task=pose needs one: .* task=detect"):
         form.load(dataset(tmp_path / "a", {"a": ROW}), settings)
     spec = form.load(dataset(tmp_path / "b", {"a": ROW}, {**MINIMAL, "kpt_shape": [2, 3]}), settings)
     assert "fliplr and flipud are off" in spec.notes[0] and "sigma of the keypoints: 0.5" in spec.notes[1]
