@@ -98,15 +98,15 @@ def _shapes(ratios: Tensor, turns: Tensor) -> Iterator[Finding]:
         yield Finding("note", "no angles", text)
 
 
-def angles_of_split(pictures: Sequence[Picture]) -> dict[str, str]:
-    """Return the table's column of a split: how many objects have which angle; empty where boxes are upright."""
-    parts = [picture.rectangles.degrees for picture in pictures if picture.rectangles is not None]
-    if not parts or not len(turns := torch.cat(parts)):
-        return {}
+def angles_of_split(pictures: Sequence[Picture]) -> str:
+    """Return how many objects of a split have which angle, for the table."""
+    turns = [picture.rectangles.degrees for picture in pictures if picture.rectangles is not None]
+    total = sum(map(len, turns))
+    if not total:
+        return "-"
     step = 180 // BINS
-    counts = torch.bincount(torch.round(turns / step).long() % BINS, minlength=BINS)  # around 0, 30, 60, ... degrees
-    shares = (f"{index * step}: {count / len(turns):.0%}" for index, count in enumerate(counts.tolist()))
-    return {"angles (degrees)": ", ".join(shares)}
+    counts = torch.bincount(torch.round(torch.cat(turns) / step).long() % BINS, minlength=BINS)  # around 0, 30, ...
+    return ", ".join(f"{index * step}: {count / total:.0%}" for index, count in enumerate(counts.tolist()))
 
 
 def _object(view: View, split: str, picture: Picture, row: int) -> str:

@@ -130,6 +130,9 @@ def examine(content: Survey, imgsz: int, single_cls: bool = False) -> Report:
         f"{index} {name}": {split: count[index] for split, count in counts.items()} for index, name in names.items()
     }
     tables = {split: _row(pictures, boxes[split]) for split, pictures in content.splits.items()}
+    if any(picture.rectangles is not None for _, picture in view.pictures()):
+        for split, pictures in content.splits.items():
+            tables[split]["angles (degrees)"] = angles_of_split(pictures)
     if content.by_class:
         tables = {split: row_of_split(content.splits[split], row) for split, row in tables.items()}
     return Report(str(content.data.path), imgsz, tables, classes, tuple(findings))
@@ -170,7 +173,6 @@ def _row(pictures: Sequence[Picture], boxes: np.ndarray) -> dict[str, object]:
         "boxes an image: images": ", ".join(f"{name}: {per_image[name]}" for name, *_ in PER_IMAGE if per_image[name]),
         "image sizes": frequent,
         "width / height": f"{aspects[0]:.2f} to {aspects[-1]:.2f}, median {aspects[middle]:.2f}" if aspects else "-",
-        **angles_of_split(usable),
     }
 
 
