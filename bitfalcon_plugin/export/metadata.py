@@ -8,13 +8,15 @@ from __future__ import annotations
 import ast
 import datetime
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..compat.allowed import one_line
 from ..config.errors import UserError
+from ..config.notes import print_note
 from ..config.version import __version__
-from ..tasks import TASKS
+from ..ops.keypoint_layout import KEYS, KeypointLayout, read_layout
+from ..tasks import TASKS, Task
 
 MAX_TEXT = 1_000_000  # characters of a value that is read
 MAX_NAME = 200
@@ -30,8 +32,8 @@ class Metadata:
     names: class index -> name. multiple: the sides of an image must be multiples of it. imgsz: (H, W) of the export.
     batch: the images of a call. args: the settings of the export. license: that of the weights, as their checkpoint has
     it. task: a key of tasks.TASKS; None where the file does not say it. stride: pixels a cell of the coarsest level of
-    the head, None where it is `multiple`. transform: how an image becomes an input, in words. layout: what else it
-    takes to read the outputs of the task, by the keys of Task.layout.
+    the head, None where it is `multiple`. transform: how an image becomes an input, in words. layout: what a row of the
+    first output holds, in words. keypoints: what is known of the keypoints of every object; None without keypoints.
     """
 
     names: Mapping[int, str]
@@ -45,7 +47,8 @@ class Metadata:
     task: str | None = None
     stride: int | None = None
     transform: str = ""
-    layout: Mapping[str, object] = field(default_factory=dict)
+    layout: str = ""
+    keypoints: KeypointLayout | None = None
 
     def values(self) -> dict[str, object]:
         """Key -> value, for a file that keeps values."""
@@ -66,7 +69,8 @@ class Metadata:
             "channels": 3,
             "end2end": False,
             "transform": self.transform,
-            **self.layout,
+            "layout": self.layout,
+            **(self.keypoints.as_keys() if self.keypoints else {}),
         }
 
     def texts(self) -> dict[str, str]:
@@ -79,8 +83,9 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
 
     task: a key of tasks.TASKS, for a file that does not say its task.
 
-    Raises UserError where names or stride are missing or wrong, for a task that is not in tasks.TASKS, and where a key
-    of its layout is missing. Other keys may be missing.
+    Raises UserError where names or stride are missing or wrong, for a task that is not in tasks.TASKS, and where the
+    task has keypoints and kpt_shape is missing. Other keys may be missing; a note names those about keypoints that
+    cannot be used.
     """
     values = {key: _literal(texts.get(key)) for key in READ}
     missing = " and ".join(key for key in ("names", "stride") if values[key] is None)
@@ -95,8 +100,8 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
         known = ", ".join(TASKS)
         raise UserError(f"'{path}' is a model for task={one_line(task, MAX_NAME)}; models for {known} are run here.")
     parsed = {"names": _names(values["names"]), "stride": _stride(values["stride"]), "imgsz": _size(values["imgsz"])}
-    layout = {key: _counts(_literal(texts.get(key))) for key in (TASKS[task].layout if task else ())}
-    parsed.update(layout)
+    if task and TASKS[task].keypoints:
+        parsed["kpt_shape"] = _keypoints(texts, len(parsed["names"] or ()), path)
     if wrong := ", ".join(key for key, value in parsed.items() if value is None):
         raise UserError(
             f"'{path}' has metadata that cannot be meant ({wrong}); expected for example {EXAMPLE}, imgsz=[640, 640]."
@@ -110,10 +115,10 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
         args=values["args"] if isinstance(values["args"], dict) else {},
         task=task,
         stride=None if parsed["stride"] == multiple else parsed["stride"],
-        layout=layout,
+        keypoints=parsed.get("kpt_shape"),
         **{
             key: one_line(str(texts[key]), MAX_NAME)
-            for key in ("license", "description", "date", "transform")
+            for key in ("license", "description", "date", "transform", "layout")
             if texts.get(key)
         },
     )
@@ -153,10 +158,34 @@ def _size(value: object) -> tuple[int, int] | None:
     return tuple(map(int, sides)) if len(sides) == 2 and all(map(_is_count, sides)) else None
 
 
-def _counts(value: object) -> list[int] | None:
-    """A list of whole numbers from 1 on; None for anything else."""
-    is_list = isinstance(value, (list, tuple)) and 0 < len(value) < MAX_STRIDE
-    return [int(item) for item in value] if is_list and all(map(_is_count, value)) else None
+def _keypoints(texts: Mapping[str, object], nc: int, path: object) -> KeypointLayout | None:
+    """What the keys say about keypoints; None without a usable kpt_shape."""
+    problems: list[str] = []
+    values = {key: _literal(texts.get(key)) for key in ("kpt_shape", *KEYS)}
+    if isinstance(values["kpt_shape"], (list, tuple)):  # other programs write numbers as they like
+        values["kpt_shape"] = [int(item) if _is_count(item) else item for item in values["kpt_shape"]]
+    layout = read_layout(values, nc, problems)
+    if layout and problems:
+        print_note(f"'{path}': not used of its metadata: {'; '.join(one_line(text, MAX_NAME) for text in problems)}")
+    return layout
+
+
+def describe_layout(names: Mapping[int, str], further: Sequence[str], suppressed: bool, task: Task) -> str:
+    """Return what a row of the first output holds, in words. further: what the values behind the classes are."""
+    classes = f"probability of each of {len(names)} classes"
+    if not task.objects:
+        return classes
+    corners, centre = "x1 y1 x2 y2", "centre x y, width, height"
+    detection = f"{centre if task.oriented else corners}, score, class"
+    parts = [detection if suppressed else f"{centre}, {classes}"]
+    if further[:1] == ("x",):
+        columns = list(dict.fromkeys(further))
+        parts.append(f"{len(further) // len(columns)} keypoints of {' '.join(columns)}")
+    elif further == ("angle",):
+        parts.append("angle in radians, which turns the width's axis clockwise from x")
+    elif further:
+        parts.append(f"{len(further)} mask coefficients")
+    return ", ".join(parts)
 
 
 def _names(value: object) -> dict[int, str] | None:

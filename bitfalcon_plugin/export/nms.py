@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,12 @@ APART = 7680.0  # pixels between the boxes of different classes (spec/interface.
 
 
 class Suppression(nn.Module):
-    """Suppress as ops.nms.non_max_suppression does with the same nc, conf, iou, max_det and agnostic."""
+    """Suppress as ops.nms.non_max_suppression does with the same nc, conf, iou, max_det and agnostic.
+
+    oriented: whether the boxes are oriented.
+    """
+
+    oriented = False
 
     def __init__(self, nc: int, conf: float = 0.25, iou: float = 0.7, max_det: int = 300, agnostic: bool = False):
         super().__init__()
@@ -36,7 +41,7 @@ class Suppression(nn.Module):
                 moved, scores, scores.unsqueeze(1), self.conf, self.iou, self.max_det
             )  # (B, A)
         else:
-            suppress = _scripted_loop() if torch.jit.is_tracing() else _greedy
+            suppress = scripted(_greedy) if torch.jit.is_tracing() else _greedy
             survivors = suppress(moved, scores, self.conf, self.iou, self.max_det)
         columns, further = [corners, scores.unsqueeze(2), labels], int(candidates.shape[1]) - 4 - self.nc
         if further:
@@ -48,12 +53,12 @@ class Suppression(nn.Module):
         return detections * (best > 0).to(detections.dtype).unsqueeze(2)
 
 
-@lru_cache(1)
-def _scripted_loop() -> Callable[..., Tensor]:
-    # A trace keeps the loop of a scripted function, and would unroll that of a plain one.
+@cache
+def scripted(loop: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The function, compiled by TorchScript: a trace keeps its loop, and would unroll that of a plain one."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return torch.jit.script(_greedy)
+        return torch.jit.script(loop)
 
 
 def _greedy(boxes: Tensor, scores: Tensor, conf: float, iou: float, max_det: int) -> Tensor:

@@ -33,8 +33,6 @@ def check_options(format_: str, settings: Settings, task: Task) -> None:
         raise UserError(
             f"nms=True: a model for task={task.name} finds no boxes that could be suppressed; leave it away."
         )
-    if settings.nms and task.oriented:
-        raise UserError(f"nms=True: suppression of oriented boxes (task={task.name}) stays outside of the file.")
     if settings.half and settings.int8:
         raise UserError("half=True and int8=True: give one of them.")
     if settings.int8 and settings.dynamic:

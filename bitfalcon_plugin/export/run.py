@@ -9,7 +9,7 @@ import contextlib
 import copy
 import datetime
 import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,14 +24,17 @@ from ..config.signals import ended_by_signals
 from ..models.detector import Detector
 from ..ops.letterbox import describe_letterbox
 from ..tasks import task_of
-from .compare import Agreement, MismatchError, compare
+from ..tasks.detect import predict_decoded
+from .agreement import Agreement, MismatchError
+from .compare import compare, further_values
 from .formats import EXPORT_FORMATS, OPTIONS, find_format, require
 from .images import comparison_batches, load_pictures, network_input
-from .metadata import Metadata
+from .metadata import Metadata, describe_layout
 from .network import ExportedNetwork
 from .nms import Suppression
 from .open import open_exported
 from .options import check_options, input_shape, note_unused, target_path, writable_opset
+from .rotated_nms import RotatedSuppression
 from .writers import WRITERS, ExportJob
 
 COMPARED = 4  # images of the comparison
@@ -68,11 +71,12 @@ def run_export(
     target = target_path(format_, settings, source)
     imgsz, batch = input_shape(model.multiple, settings)
     opset = writable_opset(settings.opset)
-    metadata = _described(model, settings, source, imgsz, batch, license, opset)
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
     pictures, origin = load_pictures(model, settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
     shown = partial(network_input, task=task, letterbox=settings.letterbox)
     images = [shown(picture, imgsz) for picture in pictures]
+    further = further_values(network, predict_decoded(network, images[0]))
+    metadata = _described(model, settings, source, imgsz, batch, license, opset, further)
     half_inside = settings.half and format_ != "openvino"  # OpenVINO's writer narrows the weights itself
     job = ExportJob(
         network=ExportedNetwork(network, half_inside, _suppression(model, settings)),
@@ -132,7 +136,8 @@ def _suppression(model: Detector, settings: Settings) -> Suppression | None:
     if not settings.nms:
         return None
     conf = 0.25 if settings.conf is None else settings.conf
-    return Suppression(model.nc, conf, settings.iou, settings.max_det, settings.agnostic_nms)
+    rule = RotatedSuppression if task_of(model).oriented else Suppression
+    return rule(model.nc, conf, settings.iou, settings.max_det, settings.agnostic_nms)
 
 
 def _described(
@@ -143,8 +148,9 @@ def _described(
     batch: int,
     license: str | None,
     opset: int | None,
+    further: Sequence[str],
 ) -> Metadata:
-    """The metadata of the file: what is known of the model and how it is exported."""
+    """The metadata of the file: what is known of the model and how it is exported. further: of `further_values`."""
     task = task_of(model)
     args = {key: getattr(settings, key) for key in ("format", "dynamic", "half", "int8", "nms", "simplify")}
     args["opset"] = opset
@@ -165,7 +171,8 @@ def _described(
         task=model.task,
         stride=int(max(model.strides)),
         transform=describe_letterbox(imgsz) if settings.letterbox else task.transform(imgsz),
-        layout={key: list(getattr(model.head, key)) for key in task.layout},
+        layout=describe_layout(model.names, further, bool(settings.nms), task),
+        keypoints=model.keypoints if task.keypoints else None,
     )
 
 

@@ -201,6 +201,9 @@ def write_openvino(job: ExportJob, path: Path) -> None:
         recorded = Path(folder) / "recorded.onnx"
         _record(job, recorded)
         network = openvino.convert_model(recorded)
+    for operation in network.get_ops():  # of equal scores the first is first, as ONNX says; the conversion loses it
+        if operation.get_type_name() == "TopK":
+            operation.set_attribute("stable", True)
     if job.int8:
         network = _quantised(network, job)
     openvino.save_model(network, path / f"{job.stem}.xml", compress_to_fp16=job.half)

@@ -41,13 +41,13 @@ def gaussian_overlap(a: Tensor, b: Tensor, eps: float = EPS) -> Tensor:
     cos, sin = a_cos * b_cos + a_sin * b_sin, a_cos * b_sin - a_sin * b_cos  # of the angle between the two
     cos2, sin2 = cos.square(), sin.square()
     along, across = b_along * cos2 + b_across * sin2, b_along * sin2 + b_across * cos2  # variances of b there
-    det = a_along * a_across + b_along * b_across + a_along * across + a_across * along
+    determinant = a_along * a_across + b_along * b_across + a_along * across + a_across * along
     dx, dy = bx - ax, by - ay
     p, q = dx * a_cos + dy * a_sin, dy * a_cos - dx * a_sin
     between = (b_along - b_across) * cos * sin
     squares = (a_along + along) * q.square() + (a_across + across) * p.square() - 2 * between * p * q
     volume = (a_along * a_across * b_along * b_across).sqrt()
-    distance = squares / (4 * (det + eps)) + (det / (4 * volume + eps) + eps).log() / 2
+    distance = squares / (4 * (determinant + eps)) + (determinant / (4 * volume + eps) + eps).log() / 2
     return 1 - (1 - (-distance.clamp(eps, 100)).exp() + eps).sqrt()
 
 

@@ -5,7 +5,7 @@ Training, validation and prediction take a Task as an argument and know no task'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -17,6 +17,7 @@ from ..data.data_format import CLASS_FOLDERS, DataFormat, keypoint_files, label_
 from ..data.formats.yolo import read_row
 from ..data.images import tile_of
 from ..models.detector import Detector
+from ..ops.keypoint_layout import KeypointLayout
 from ..ops.letterbox import describe_letterbox, fits_together
 from . import classify, obb, pose, segment
 from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
@@ -57,9 +58,10 @@ class Task:
     expected: what a self-test must reach with the smallest graph: numbers of TaskMetrics.headline -> least value.
 
     Of exported models: maps: what decoding needs besides the candidates, raw outputs by their names in detect.Decoded.
-    layout: attributes of the head that say how the outputs are to be read, lists of whole numbers. further: (maps by
-    name, layout) -> the number of values of a candidate behind those of the classes. transform: (H, W) of the input
-    -> how an image becomes an input, in words.
+    keypoints: whether objects have keypoints, which the file must describe. further: (maps by name, KeypointLayout or
+    None) -> for each value of a candidate behind those of the classes what it is: "x" or "y" of a keypoint in pixels,
+    its "visibility" in [0, 1], an "angle" in radians, or a "coefficient" of a map. transform: (H, W) of the input ->
+    how an image becomes an input, in words.
     """
 
     name: str
@@ -87,8 +89,8 @@ class Task:
     expected: Mapping[str, float] = field(default_factory=dict)
     oriented: bool = False
     maps: tuple[str, ...] = ()
-    layout: tuple[str, ...] = ()
-    further: Callable[[Mapping[str, Tensor], Mapping[str, Sequence[int]]], int] = lambda maps, layout: 0
+    keypoints: bool = False
+    further: Callable[[Mapping[str, Tensor], KeypointLayout | None], tuple[str, ...]] = lambda maps, keypoints: ()
     transform: Callable[[tuple[int, int]], str] = describe_letterbox
 
     def gains(self, settings: Settings) -> dict[str, float]:
@@ -153,7 +155,7 @@ SEGMENT = Task(
     expected={"AP50": 0.65, "Masks AP50": 0.6},
     without_effect={"augment": "masks are computed at one scale"},
     maps=("prototypes",),
-    further=segment.count_coefficients,
+    further=segment.mask_coefficients,
 )
 CLASSIFY = Task(
     name="classify",
@@ -189,8 +191,8 @@ POSE = Task(
     evaluate=pose.evaluate_poses,
     model_options=pose.model_options,
     without_effect={"augment": "keypoints are computed at one scale"},
-    layout=("kpt_shape",),
-    further=pose.count_values,
+    keypoints=True,
+    further=pose.point_values,
 )
 OBB = Task(
     name="obb",
@@ -206,7 +208,7 @@ OBB = Task(
     counted_best=None,
     oriented=True,
     without_effect={"augment": "oriented boxes are found at one scale", "retina_masks": "there are no masks"},
-    further=lambda maps, layout: 1,
+    further=lambda maps, keypoints: ("angle",),
 )
 TASKS: Mapping[str, Task] = {task.name: task for task in (DETECT, SEGMENT, CLASSIFY, POSE, OBB)}
 

@@ -64,9 +64,9 @@ def model_options(model: Detector) -> dict[str, object]:
     return {"sigmas": model.keypoints.sigmas}
 
 
-def count_values(maps: Mapping[str, Tensor], layout: Mapping[str, Sequence[int]]) -> int:
-    """The number of values of a candidate behind those of the classes; layout: kpt_shape (see Task.further)."""
-    return layout["kpt_shape"][0] * layout["kpt_shape"][1]
+def point_values(maps: Mapping[str, Tensor], keypoints: KeypointLayout) -> tuple[str, ...]:
+    """What an anchor has behind its classes: x, y and perhaps the visibility of each keypoint (see Task.further)."""
+    return ("x", "y", "visibility")[: keypoints.columns] * keypoints.count
 
 
 def decode_poses(decoded: Decoded, rule: Suppression) -> list[Instances]:

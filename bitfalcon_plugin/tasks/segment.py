@@ -108,9 +108,9 @@ def decode_segments(decoded: Decoded, rule: Suppression) -> list[Instances]:
     ]
 
 
-def count_coefficients(maps: Mapping[str, Tensor], layout: Mapping[str, Sequence[int]]) -> int:
-    """The number of coefficients of an anchor: that of the prototypes (B, m, h, w) among the maps."""
-    return maps["prototypes"].shape[1]
+def mask_coefficients(maps: Mapping[str, Tensor], keypoints: object) -> tuple[str, ...]:
+    """What an anchor has behind its classes: a coefficient of each of the prototypes (B, m, h, w) among the maps."""
+    return ("coefficient",) * maps["prototypes"].shape[1]
 
 
 def place_segments(detections: Instances, fit: Fit, prototypes: Tensor, full_size: bool = False) -> Instances:

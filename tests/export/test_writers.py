@@ -15,7 +15,17 @@ from PIL import Image
 from bitfalcon_plugin.config.files import atomic_export
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.run import run_export
-from tests.helpers.exports import made, needs_int8, needs_onnx, needs_openvino, tiny, tiny_classify, tiny_segment
+from tests.helpers.exports import (
+    made,
+    needs_int8,
+    needs_onnx,
+    needs_openvino,
+    tiny,
+    tiny_classify,
+    tiny_obb,
+    tiny_pose,
+    tiny_segment,
+)
 from tests.helpers.paths import ROOT
 
 
@@ -49,6 +59,7 @@ def test_an_onnx_file_has_the_names_shapes_and_keys_that_other_programs_read(fol
 
 ATTENTION = [(-1, 1, "A2C2f", [64, True, area]) for area in (1, 4)]  # of one and of several areas
 NETWORKS = {"detect": lambda: tiny(*ATTENTION), "segment": tiny_segment, "classify": tiny_classify}
+NETWORKS |= {"pose": tiny_pose, "obb": tiny_obb}
 OPTIONS = [{}, {"dynamic": True}, {"dynamic": True, "nms": True, "conf": 0.01}, {"half": True}]
 
 
@@ -58,7 +69,8 @@ OPTIONS = [{}, {"dynamic": True}, {"dynamic": True, "nms": True, "conf": 0.01}, 
     [
         *(("detect", opset, OPTIONS[2]) for opset in (11, 12, 13, 14, 20)),
         *(("detect", opset, options) for opset in (11, 20) for options in (OPTIONS[0], OPTIONS[3])),
-        *(("segment", opset, OPTIONS[2]) for opset in (11, 13, 20)),
+        *((task, opset, OPTIONS[2]) for task in ("segment", "pose", "obb") for opset in (11, 13, 20)),
+        *(("obb", opset, OPTIONS[3]) for opset in (11, 20)),
         *(("classify", opset, OPTIONS[1]) for opset in (11, 20)),
     ],
     ids=str,

@@ -30,6 +30,15 @@ FILES = {name: f"best{EXPORT_FORMATS[name].suffix}" for name in WRITABLE_FORMATS
 EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITABLE_FORMATS]
 
 
+# Of a pose network: what is known of its keypoints.
+KEYPOINTS = {
+    "flip_idx": [1, 0, 2],
+    "kpt_names": {index: ["left", "right", "tail"] for index in range(2)},
+    "kpt_oks_sigmas": [0.05, 0.1, 0.1],
+    "skeleton": [[0, 2], [1, 2]],
+}
+
+
 def recipe(word: str) -> str:
     """The script of the page of exports that has a word."""
     text = (ROOT / "bitfalcon_plugin/export/README.md").read_text(encoding="utf-8")
@@ -47,14 +56,32 @@ def tiny(*rows):
 
 def tiny_segment(names: Sequence[str] = ("a", "b")) -> Detector:
     """A small segmentation network of stride 8, with objects above the usual threshold and masks that are not empty."""
-    model = _lively(["Segment", ["nc", 32, 32]], list(names))
+    return _with_objects(_lively(["Segment", ["nc", 32, 32]], list(names)))
+
+
+def tiny_pose(names: Sequence[str] = ("a", "b"), columns: int = 3, **keys) -> Detector:
+    """A small pose network of stride 8, with objects of three keypoints. keys: further ones of the graph."""
+    keys = {**KEYPOINTS, "kpt_shape": [3, columns], **keys}
+    return _with_objects(_lively(["Pose", ["nc", "kpt_shape"]], list(names), **keys))
+
+
+def tiny_obb(names: Sequence[str] = ("a", "b")) -> Detector:
+    """A small network of stride 8 for oriented boxes, with objects at many angles."""
+    model = _with_objects(_lively(["OBB", ["nc", 1]], list(names)))
     with torch.no_grad():
-        for boxes, scores, coefficients in zip(model.head.cv2, model.head.cv3, model.head.cv4):
-            boxes[-1].bias.copy_(-0.5 * torch.arange(16.0).repeat(4))  # small boxes
-            scores[-1].weight.normal_(std=0.5)
-            scores[-1].bias.fill_(-0.5)
-            for output in (boxes[-1], coefficients[-1]):
-                output.weight.normal_(std=0.1).sub_(output.weight.mean(1, keepdim=True))
+        model.head.cv4[0][-1].weight.mul_(3)
+    return model
+
+
+@torch.no_grad()
+def _with_objects(model: Detector) -> Detector:
+    """The network, with objects above the usual threshold and values behind the classes that differ."""
+    for boxes, scores, further in zip(model.head.cv2, model.head.cv3, model.head.cv4):
+        boxes[-1].bias.copy_(-0.5 * torch.arange(16.0).repeat(4))  # small boxes
+        scores[-1].weight.normal_(std=0.5)
+        scores[-1].bias.fill_(-0.5)
+        for output in (boxes[-1], further[-1]):
+            output.weight.normal_(std=0.1).sub_(output.weight.mean(1, keepdim=True))
     return model
 
 
@@ -67,11 +94,11 @@ def tiny_classify(names: Sequence[str] = ("a", "b", "c")) -> Detector:
     return model
 
 
-def _lively(head: list, names: list[str]) -> Detector:
+def _lively(head: list, names: list[str], **keys) -> Detector:
     """A network of stride 8 whose maps differ from place to place."""
     torch.manual_seed(0)
     rows = [CONV, (-1, 1, "Conv", [32, 3, 2]), (-1, 1, "Conv", [32, 3, 2])]
-    model = lived(small_model(*rows, head=[([-1], 1, *head)], nc=len(names), names=names))
+    model = lived(small_model(*rows, head=[([-1], 1, *head)], nc=len(names), names=names, **keys))
     with torch.no_grad():
         for layer in model.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):

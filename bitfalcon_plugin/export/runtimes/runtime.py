@@ -15,7 +15,7 @@ from ...tasks import TASKS
 from ..metadata import Metadata
 
 Outputs = Tensor | Mapping[str, Tensor]  # see Runtime.__call__
-DETECTION = 6  # first numbers of a detection where suppression is inside: x1, y1, x2, y2, score, class
+DETECTION = 6  # first numbers of a detection where suppression is inside: a box, score, class
 NETWORK_ONLY = frozenset(
     "model head graph state_dict fuse to train named_parameters half float forward".split()
 )  # attributes of a Detector that an exported model cannot have
@@ -76,8 +76,9 @@ class Runtime:
         scores = rows.new_zeros(len(rows), self.nc, rows.shape[1])  # (B, nc, n)
         classes = rows[:, :, 5].round().long().clamp(0, self.nc - 1)[:, None]  # (B, 1, n)
         scores.scatter_(1, classes, rows[:, :, 4][:, None])
-        boxes, further = xywh_from_xyxy(rows[:, :, :4]).transpose(1, 2), rows[:, :, DETECTION:].transpose(1, 2)
-        return torch.cat((boxes, scores, further), 1)
+        boxes, further = rows[:, :, :4], rows[:, :, DETECTION:].transpose(1, 2)
+        boxes = boxes if TASKS[self.task].oriented else xywh_from_xyxy(boxes)
+        return torch.cat((boxes.transpose(1, 2), scores, further), 1)
 
     def parameters(self) -> Iterator[Tensor]:
         """Yield one empty tensor of the type and on the device that images should have."""
@@ -121,7 +122,7 @@ class Runtime:
         outputs = [output.float().to(self.device) for output in outputs]
         first, *maps = outputs
         if len(maps) == len(task.maps) and all(_is_map(each, size) for each in maps):
-            further = task.further(dict(zip(task.maps, maps)), self.about.layout)
+            further = len(task.further(dict(zip(task.maps, maps)), self.keypoints))
             if task.objects:
                 rows = 4 + self.nc + further, "anchors"
                 sides = ("B", "boxes", DETECTION + further) if self.suppressed else ("B", *rows)
@@ -145,8 +146,7 @@ class Runtime:
     @property
     def keypoints(self) -> KeypointLayout | None:
         """What is known of the keypoints of every object, as of a Detector; None for a model without keypoints."""
-        shape = self.about.layout.get("kpt_shape")
-        return shape and KeypointLayout(*shape)
+        return self.about.keypoints
 
     @property
     def _repair(self) -> str:
