@@ -33,6 +33,7 @@ from .tasks.script_model import ScriptModel
 
 if TYPE_CHECKING:
     from .benchmark.report import Bench
+    from .export.engine import Engine
     from .tasks.metrics import Metrics
     from .tune.report import Tuning
 
@@ -85,6 +86,7 @@ class YOLO(NetworkMethods, EventMethods):
         self.task, self.source, self.model_name, self.verbose = "detect", source, source, verbose
         self.trainer = self.metrics = self.predictor = None
         self._exported: ExportedModel | None = None
+        self._engine: Engine | None = None  # what computes in the place of torch, once engine= asks for it
         self._events, self._tracking = Events(), None
         self.overrides: dict[str, object] = {"task": self.task, "model": source}
 
@@ -353,8 +355,16 @@ class YOLO(NetworkMethods, EventMethods):
     def _network_for(self, settings: Settings) -> Detector:
         """The network for predict and val."""
         if self._exported:
+            if "engine" in settings.given:
+                print_note_once(f"engine={settings.engine}: '{self.source}' is an export, run by its own program.")
             return self._exported.runtime_for(settings)
-        return self._working.network_for(settings)
+        runtime = None
+        if settings.engine != "torch":
+            from .export.engine import Engine
+
+            self._engine = self._engine or Engine()
+            runtime = self._engine.runtime_for(self._working, settings)
+        return runtime or self._working.network_for(settings)
 
 
 def _model_file(model: str | Path) -> str:

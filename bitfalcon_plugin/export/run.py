@@ -69,6 +69,26 @@ def run_export(
     note_unused(format_, settings, given, data_remembered, on_cpu=device.type == "cpu")
     events.fire("on_export_start", settings)
     target = target_path(format_, settings, source)
+    job, agreement, origin = write_checked(model, settings, target, source, license, data_remembered)
+    _report(target, agreement, origin, job)
+    events.fire("on_export_end", settings)
+    return target
+
+
+def write_checked(
+    model: Detector,
+    settings: Settings,
+    target: Path,
+    source: str,
+    license: str | None = None,
+    data_remembered: bool = False,
+) -> tuple[ExportJob, Agreement, str]:
+    """Write `model` to `target` and compare the file with the network; the arguments are those of `run_export`.
+
+    Returns the job, how far the file differs and on which pictures. Raises MismatchError, and leaves nothing, where it
+    does not give what the network gives.
+    """
+    format_, task = find_format(settings.format), task_of(model)
     imgsz, batch = input_shape(model.multiple, settings)
     opset = writable_opset(settings.opset)
     network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
@@ -94,9 +114,7 @@ def run_export(
     with ended_by_signals() as raise_if_signalled, _kept_if_equal(target, format_) as path:
         agreement = _write_and_compare(job, format_, path, network, batches)
         raise_if_signalled()
-    _report(target, agreement, origin, job)
-    events.fire("on_export_end", settings)
-    return target
+    return job, agreement, origin
 
 
 @contextlib.contextmanager

@@ -1,0 +1,188 @@
+"""engine=: the network is exported once, kept, checked, and computes in the place of torch."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.config import notes
+from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.files import cache_dir
+from bitfalcon_plugin.export import engine
+from bitfalcon_plugin.export.compare import MismatchError
+from tests.helpers.exports import needs_onnx, needs_openvino, save, tiny_segment
+from tests.helpers.tiny_dataset import write_yaml
+
+PREDICT = {"imgsz": 64, "conf": 0.3, "verbose": False, "device": "cpu"}
+SUFFIXES = {"onnx": "network.onnx", "openvino": "network_openvino_model/network.bin"}
+both = pytest.mark.parametrize(
+    "word", [pytest.param("onnx", marks=needs_onnx), pytest.param("openvino", marks=needs_openvino)]
+)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A folder with best.pt, two oblong images and their labels; the cache lies in it, no note was printed yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(notes, "_PRINTED", set())
+    save(tiny_segment(), tmp_path / "best.pt", settings={"imgsz": 64})
+    random = np.random.RandomState(0)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    for index in range(2):
+        Image.fromarray(random.randint(0, 255, (40, 64, 3), np.uint8)).save(tmp_path / f"images/{index}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def exported(monkeypatch) -> list[str]:
+    """The formats that were exported, one entry each time."""
+    formats, write = [], engine.write_checked
+
+    def note_and_write(network, settings, *arguments):
+        formats.append(settings.format)
+        return write(network, settings, *arguments)
+
+    monkeypatch.setattr(engine, "write_checked", note_and_write)
+    return formats
+
+
+def predicted(yolo: YOLO, **settings) -> list:
+    return yolo.predict("images", **PREDICT, **settings)
+
+
+def assert_same(expected, results) -> None:
+    assert sum(map(len, expected)) > 4
+    for one, other in zip(expected, results, strict=True):
+        assert one.input_shape == other.input_shape == (40, 64)
+        torch.testing.assert_close(other.boxes.data, one.boxes.data, rtol=0, atol=1e-3)
+        torch.testing.assert_close(other.masks.data, one.masks.data)
+
+
+@both
+def test_another_program_computes_the_same_and_is_exported_once(home, exported, word, capsys):
+    yolo = YOLO("best.pt")
+    assert_same(predicted(yolo), predicted(yolo, engine=word))
+    assert_same(predicted(yolo), predicted(yolo, engine=word))
+    assert_same(predicted(yolo), predicted(YOLO("best.pt"), engine=word))
+    assert exported == [word]
+    out, err = capsys.readouterr()
+    assert err.count("the network is exported to") == 1 and "compared with the network: largest difference" in err
+    assert "wrote" not in out  # of the verb export
+
+
+@both
+@pytest.mark.parametrize("damage", ["byte", "half", "gone", "seal"])
+def test_a_damaged_file_is_written_again(home, exported, word, damage):
+    expected = predicted(YOLO("best.pt"), engine=word)
+    (path,) = cache_dir().glob(f"engines/*/{SUFFIXES[word]}")
+    content = path.read_bytes()
+    if damage == "byte":
+        path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+    elif damage == "half":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "gone":
+        path.unlink()
+    else:
+        next(cache_dir().glob("engines/*/sha256.json")).write_text("{")
+    assert_same(expected, predicted(YOLO("best.pt"), engine=word))
+    assert exported == [word] * 2
+
+
+@needs_onnx
+def test_changed_weights_are_exported_anew(home, exported):
+    yolo = YOLO("best.pt")
+    before = predicted(yolo, engine="onnx")
+    with torch.no_grad():
+        yolo.model.model[0].conv.weight.mul_(1.5)
+    assert_same(predicted(yolo), predicted(yolo, engine="onnx"))
+    assert not torch.equal(predicted(yolo, engine="onnx")[0].boxes.data, before[0].boxes.data)
+    assert exported == ["onnx"] * 2
+
+
+@needs_onnx
+def test_copies_names_and_val(home):
+    yolo = YOLO("best.pt")
+    for result in predicted(yolo):
+        result.save_txt(f"labels/{Path(result.path).stem}.txt")
+    write_yaml(home / "data.yaml", {"train": "images", "val": "images", "names": ["a", "b"]})
+    options = {"data": "data.yaml", "imgsz": 64, "plots": False, "verbose": False, "device": "cpu"}
+    plain, other = yolo.val(**options), yolo.val(**options, engine="onnx")
+    assert plain.box.map > 0.01
+    assert other.results_dict == pytest.approx(plain.results_dict, abs=2e-3)
+    twin = copy.deepcopy(yolo)
+    twin.model.names[0] = "renamed"
+    assert predicted(twin, engine="onnx")[0].names[0] == "renamed"
+    assert predicted(yolo, engine="onnx")[0].names[0] == "a"
+
+
+def test_auto_is_torch_where_openvino_is_missing(home, exported, monkeypatch):
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    yolo = YOLO("best.pt")
+    assert_same(predicted(yolo), predicted(yolo, engine="auto"))
+    assert exported == []
+
+
+@needs_openvino
+def test_auto_is_openvino_and_says_so_once(home, exported, capsys):
+    yolo = YOLO("best.pt")
+    for _ in range(2):
+        assert_same(predicted(yolo), predicted(yolo, engine="auto"))
+    assert capsys.readouterr().err.count("engine=auto: OpenVINO") == 1
+    assert len(yolo.embed("images", imgsz=64, engine="auto", verbose=False)) == 2  # of the network, by torch
+    assert exported == ["openvino"]
+
+
+@needs_openvino
+def test_auto_goes_on_with_torch_where_the_file_differs(home, monkeypatch, capsys):
+    def differ(*arguments):
+        raise MismatchError("12 px apart")
+
+    monkeypatch.setattr(engine, "write_checked", differ)
+    yolo = YOLO("best.pt")
+    assert_same(predicted(yolo), predicted(yolo, engine="auto"))
+    assert "engine=auto: torch computes. 12 px apart" in capsys.readouterr().err
+    with pytest.raises(MismatchError):
+        predicted(yolo, engine="openvino")
+
+
+@needs_onnx
+@pytest.mark.parametrize(
+    "settings, words",
+    [({"embed": [0]}, "engine=onnx: embed=(0,) looks into rows of the network"), ({"engine": "tensorrt"}, "engine")],
+)
+def test_what_an_engine_cannot_do(home, settings, words):
+    with pytest.raises(UserError) as error:
+        predicted(YOLO("best.pt"), **{"engine": "onnx", **settings})
+    assert words in str(error.value)
+
+
+def test_a_missing_program_is_named(home, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="openvino.*pip install"):
+        predicted(YOLO("best.pt"), engine="openvino")
+
+
+@needs_onnx
+def test_an_exported_model_is_run_by_its_own_program(home, capsys):
+    path = YOLO("best.pt").export(format="onnx", dynamic=True, imgsz=64)
+    assert_same(predicted(YOLO("best.pt")), predicted(YOLO(path), engine="openvino"))
+    assert "engine=openvino: " in capsys.readouterr().err
+
+
+@needs_onnx
+def test_the_oldest_exports_are_forgotten(home, exported, monkeypatch):
+    monkeypatch.setattr(engine, "KEPT", 2)
+    yolo = YOLO("best.pt")
+    for _ in range(3):
+        with torch.no_grad():
+            yolo.model.model[0].conv.weight.mul_(1.1)
+        predicted(yolo, engine="onnx")
+    assert len(list(cache_dir().glob("engines/*"))) == 2 and len(exported) == 3
