@@ -33,7 +33,7 @@ from .tasks.script_model import ScriptModel
 
 if TYPE_CHECKING:
     from .benchmark.report import Bench
-    from .export.engine import Engine
+    from .export.kept_export import Engine
     from .tasks.metrics import Metrics
     from .tune.report import Tuning
 
@@ -360,7 +360,7 @@ class YOLO(NetworkMethods, EventMethods):
             return self._exported.runtime_for(settings)
         runtime = None
         if settings.engine != "torch":
-            from .export.engine import Engine
+            from .export.kept_export import Engine
 
             self._engine = self._engine or Engine()
             runtime = self._engine.runtime_for(self._working, settings)

@@ -14,7 +14,7 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config import notes
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import cache_dir
-from bitfalcon_plugin.export import engine
+from bitfalcon_plugin.export import kept_export
 from bitfalcon_plugin.export.compare import MismatchError
 from tests.helpers.exports import needs_onnx, needs_openvino, save, tiny_segment
 from tests.helpers.tiny_dataset import write_yaml
@@ -44,13 +44,13 @@ def home(tmp_path, monkeypatch) -> Path:
 @pytest.fixture
 def exported(monkeypatch) -> list[str]:
     """The formats that were exported, one entry each time."""
-    formats, write = [], engine.write_checked
+    formats, write = [], kept_export.write_checked
 
     def note_and_write(network, settings, *arguments):
         formats.append(settings.format)
         return write(network, settings, *arguments)
 
-    monkeypatch.setattr(engine, "write_checked", note_and_write)
+    monkeypatch.setattr(kept_export, "write_checked", note_and_write)
     return formats
 
 
@@ -124,7 +124,7 @@ def test_copies_names_and_val(home):
 
 
 def test_auto_is_torch_where_openvino_is_missing(home, exported, monkeypatch):
-    monkeypatch.setattr(engine, "find_spec", lambda name: None)
+    monkeypatch.setattr(kept_export, "find_spec", lambda name: None)
     yolo = YOLO("best.pt")
     assert_same(predicted(yolo), predicted(yolo, engine="auto"))
     assert exported == []
@@ -145,7 +145,7 @@ def test_auto_goes_on_with_torch_where_the_file_differs(home, monkeypatch, capsy
     def differ(*arguments):
         raise MismatchError("12 px apart")
 
-    monkeypatch.setattr(engine, "write_checked", differ)
+    monkeypatch.setattr(kept_export, "write_checked", differ)
     yolo = YOLO("best.pt")
     assert_same(predicted(yolo), predicted(yolo, engine="auto"))
     assert "engine=auto: torch computes. 12 px apart" in capsys.readouterr().err
@@ -179,7 +179,7 @@ def test_an_exported_model_is_run_by_its_own_program(home, capsys):
 
 @needs_onnx
 def test_the_oldest_exports_are_forgotten(home, exported, monkeypatch):
-    monkeypatch.setattr(engine, "KEPT", 2)
+    monkeypatch.setattr(kept_export, "KEPT", 2)
     yolo = YOLO("best.pt")
     for _ in range(3):
         with torch.no_grad():
