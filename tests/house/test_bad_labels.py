@@ -16,7 +16,7 @@ KEYS = {
     "kpt_shape of four columns": ({"kpt_shape": [2, 4]}, "kpt_shape: [2, 4]; expected"),
     "kpt_shape of no point": ({"kpt_shape": [0, 3]}, "kpt_shape: [0, 3]; expected"),
     "kpt_shape of text": ({"kpt_shape": ["2", 3]}, "kpt_shape: ['2', 3]; expected"),
-    "no kpt_shape": ({"kpt_shape": None}, "has no kpt_shape: a dataset of poses says how many keypoints"),
+    "no kpt_shape": ({"kpt_shape": None}, "has no kpt_shape, and a model of task=pose needs one: how many keypoints"),
     "flip_idx too short": ({"flip_idx": [0]}, "flip_idx: [0] is 1 indices; expected the 2 indices 0 to 1"),
     "flip_idx twice": ({"flip_idx": [1, 1]}, "flip_idx: [1, 1] is not each of 0 to 1 once"),
     "flip_idx beyond": ({"flip_idx": [1, 2]}, "flip_idx: [1, 2] is not each of 0 to 1 once"),

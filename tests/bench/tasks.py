@@ -1,15 +1,20 @@
-"""Measure what masks cost: a segmentation model beside the detector inside it, which finds the same boxes. By hand:
+"""Measure what tasks cost beside detection: steps of training, masks, and the suppression of oriented boxes. By hand:
 
-    python tests/bench/segment.py predict best-seg.pt image.jpg [imgsz=640] [objects=10] [rounds=15]
-    python tests/bench/segment.py train [imgsz=640] [batch=2] [objects=10] [rounds=7]
-    python tests/bench/segment.py memory [imgsz=640] [batch=2] [objects=100]
+    python tests/bench/tasks.py train [mask_ratio=4 mask_ratio=2 mask_ratio=1 pose obb] [imgsz=640] [batch=2]
+        [objects=10] [rounds=7]
+    python tests/bench/tasks.py suppress [anchors=8400] [classes=15] [rounds=5]
+    python tests/bench/tasks.py predict best-seg.pt image.jpg [imgsz=640] [objects=10] [rounds=15]
+    python tests/bench/tasks.py memory [imgsz=640] [batch=2] [objects=100]
 
-predict: from the pixels of an image to its Results, with torch and with onnxruntime; masks have the size of the network
-input, and once that of the image (retina_masks). train: a step of yolov12n-seg, with mask_ratio 4, 2 and 1, and one of
-yolov12n, on labels of all sizes with outlines of 24 corners. All take turns; medians are printed, and the median of the
-ratios of neighbouring turns. memory: the largest sum of tensors that the allocator gave out during the loss of the
-masks, and during a whole step. With OMP_NUM_THREADS=1 also processor time is printed, which a busy machine hardly
-changes.
+train: a step of the graphs of yolov12n and one of yolov12n itself, on labels of all sizes: outlines of 24 corners, all
+of seventeen keypoints, rectangles at any angle. suppress: oriented candidates all above the threshold, and the memory
+that 30,000 take that are all kept or all suppressed. predict: a segmentation model beside the detector inside it, from
+the pixels of an image to its Results, with torch and with onnxruntime; masks have the size of the network input, and
+once that of the image (retina_masks). memory: the largest sum of tensors that the allocator gave out during the loss of
+the masks, and during a whole step.
+
+All take turns; medians are printed, the median of the ratios of neighbouring turns, and the ratio of the fastest turns.
+With OMP_NUM_THREADS=1 also processor time is printed, which a busy machine changes less.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -35,13 +41,21 @@ from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoi
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.ops.polygons import Polygons, hulls
+from bitfalcon_plugin.ops.rotated import corners_of
+from bitfalcon_plugin.ops.rotated_nms import rotated_suppression
 from bitfalcon_plugin.tasks import task_of
 from bitfalcon_plugin.tasks.detect import GAINS, box_losses, detection_loss
 from bitfalcon_plugin.tasks.segment import segmentation_loss
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from tests.bench.nms import scene  # noqa: E402
+
 TARGET = 1.25  # times the detector, to predict
-STEP_TARGET, MEMORY_TARGET, LOSS_TARGET = 1.35, 1.3, 0.5  # times the detector, and planes of float32 a positive anchor
-CORNERS = 24  # of an outline
+STEP_TARGETS = {"mask_ratio=4": 1.35, "pose": 1.2, "obb": 1.35}  # times the detector
+MEMORY_TARGET, LOSS_TARGET = 1.3, 0.5  # times the detector, and planes of float32 a positive anchor
+SUPPRESS_TARGET = 300  # ms
+CORNERS, POINTS = 24, 17  # of an outline, of a pose
+GRAPHS = {"pose": "yolov12-pose.yaml", "obb": "yolov12-obb.yaml", "detect": "yolov12.yaml"}  # else yolov12-seg.yaml
 
 
 def predict(weights: str, image: str, imgsz: int = 640, objects: int = 10, rounds: int = 15) -> None:
@@ -107,16 +121,18 @@ def _in_turns(runs: dict[str, Callable], rounds: int) -> dict[str, dict[str, lis
 
 
 class Step:
-    """Training steps of one model on one batch of made-up images."""
+    """Training steps of one model on one batch of made-up images. name: a task, or the setting mask_ratio."""
 
-    def __init__(self, graph: str, imgsz: int, batch: int, objects: int, mask_ratio: int = 4) -> None:
+    def __init__(self, name: str, imgsz: int, batch: int, objects: int) -> None:
         torch.manual_seed(0)
+        graph = GRAPHS.get(name, "yolov12-seg.yaml")
         self.model = build(graph, "n", nc=4).train().to(memory_format=torch.channels_last)
         self.task = task_of(self.model)
         self.optimizer = torch.optim.SGD(self.model.parameters(), lr=1e-4, momentum=0.9)
         self.images = torch.rand(batch, 3, imgsz, imgsz).contiguous(memory_format=torch.channels_last)
-        self.labels = outlined_labels(imgsz, batch, objects)
-        self.options = {"mask_ratio": mask_ratio} if self.task.options else {}
+        labels = outlined_labels(imgsz, batch, objects)
+        self.labels = {"pose": posed, "obb": turned}.get(name, lambda same: same)(labels)
+        self.options = {"mask_ratio": int(name.rpartition("=")[2])} if self.task.options else {}
 
     def __call__(self) -> None:
         raw = self.model(self.images)
@@ -145,23 +161,72 @@ def outlined_labels(imgsz: int, batch: int, objects: int) -> Instances:
     return Instances(hulls(polygons), torch.randint(0, 4, (count,), generator=draw), image=image, polygons=polygons)
 
 
-def train(imgsz: int = 640, batch: int = 2, objects: int = 10, rounds: int = 7) -> None:
+def posed(labels: Instances) -> Instances:
+    """The labels with keypoints at random places of their boxes in the place of outlines."""
+    draw = torch.Generator().manual_seed(1)
+    corner, size = labels.boxes[:, None, :2], (labels.boxes[:, 2:] - labels.boxes[:, :2])[:, None]
+    points = corner + size * torch.rand(len(labels), POINTS, 2, generator=draw)
+    return replace(labels, polygons=None, keypoints=torch.cat((points, torch.full((len(labels), POINTS, 1), 2.0)), 2))
+
+
+def turned(labels: Instances) -> Instances:
+    """The labels with their boxes, turned by any angle, in the place of outlines."""
+    draw = torch.Generator().manual_seed(1)
+    low, high = labels.boxes[:, :2], labels.boxes[:, 2:]
+    angle = torch.rand(len(labels), 1, generator=draw) * torch.pi
+    corners = corners_of(torch.cat(((low + high) / 2, high - low, angle), 1)).flatten(0, 1)
+    polygons = Polygons(corners, torch.full((len(labels),), 4), rectangles=True)
+    return replace(labels, boxes=hulls(polygons), polygons=polygons)
+
+
+def train(*names: str, imgsz: int = 640, batch: int = 2, objects: int = 10, rounds: int = 7) -> None:
     """Compare the time of training steps."""
-    steps = {f"mask_ratio={ratio}": Step("yolov12-seg.yaml", imgsz, batch, objects, ratio) for ratio in (4, 2, 1)}
-    steps = {"detect": Step("yolov12.yaml", imgsz, batch, objects), **steps}
+    names = names or ("mask_ratio=4", "mask_ratio=2", "mask_ratio=1", "pose", "obb")
+    steps = {name: Step(name, imgsz, batch, objects) for name in ("detect", *names)}
     for clock, times in _in_turns(steps, rounds).items():
-        print(f"{clock} time, {torch.get_num_threads()} threads:")
+        print(f"{clock} time, {torch.get_num_threads()} threads, {batch} images of {objects} objects:")
         for name, values in times.items():
             ratio = statistics.median(a / b for a, b in zip(values, times["detect"]))
-            target = f" (target {STEP_TARGET})" if name == "mask_ratio=4" else ""
-            print(f"  {name}: a step of {statistics.median(values):.0f} ms, {ratio:.2f} times the detector{target}")
+            fastest = min(values) / min(times["detect"])
+            target = f" (target {STEP_TARGETS[name]})" if name in STEP_TARGETS else ""
+            text = f"a step of {statistics.median(values):.0f} ms, {ratio:.2f} times the detector{target}"
+            print(f"  {name}: {text}; fastest {min(values):.0f} ms, {fastest:.2f} times")
+
+
+def suppress(anchors: int = 8400, classes: int = 15, rounds: int = 5) -> None:
+    """Measure the suppression of oriented candidates, all above the threshold."""
+    print(f"{torch.get_num_threads()} threads, {anchors} anchors, {classes} classes, all above the threshold:")
+    options = {"conf": 0.001, "iou": 0.7, "multi_label": True}
+    cases = [(kind, 300) for kind in ("spread", "heap", "late", "equal")] + [("spread", 30_000), ("heap", 30_000)]
+    for kind, max_det in cases:
+        run = partial(_suppressed, _oriented(kind, anchors, classes), {**options, "max_det": max_det})
+        for clock, times in _in_turns({kind: run}, rounds).items():
+            fastest, median = min(times[kind]), statistics.median(times[kind])
+            target = f" (target {SUPPRESS_TARGET})" if max_det == 300 else ""
+            text = f"fastest {fastest:.0f} ms, median {median:.0f} ms{target}"
+            print(f"  {kind:>7}, max_det={max_det}, {clock} time: {text}; {len(run()[0])} kept")
+    for kind in ("spread", "heap"):
+        run = partial(_suppressed, _oriented(kind, 30_000, 1), {**options, "max_det": 30_000})
+        print(f"  30,000 candidates, {kind}: {len(run()[0])} kept, {peak(run) / 1e6:.0f} MB at most")
+
+
+def _suppressed(candidates: torch.Tensor, options: dict[str, object]) -> list[torch.Tensor]:
+    with torch.inference_mode():
+        return rotated_suppression(candidates, **options)
+
+
+def _oriented(kind: str, anchors: int, classes: int) -> torch.Tensor:
+    """Return candidates (1, 4 + classes + 1, anchors) as tests/bench/nms.py makes them, at any angle."""
+    upright = scene(kind, anchors, classes)
+    angles = torch.rand(1, 1, anchors, generator=torch.Generator().manual_seed(1)) * torch.pi
+    return torch.cat((upright, angles), 1)
 
 
 def memory(imgsz: int = 640, batch: int = 2, objects: int = 100) -> None:
     """Compare peaks of memory."""
     peaks = {}
-    for name, graph in (("detect", "yolov12.yaml"), ("segment", "yolov12-seg.yaml")):
-        step = Step(graph, imgsz, batch, objects)
+    for name, kind in (("detect", "detect"), ("segment", "mask_ratio=4")):
+        step = Step(kind, imgsz, batch, objects)
         step()  # gradients and moments are there
         peaks[name] = peak(step)
     raw = {name: value.detach().requires_grad_() for name, value in step.model(step.images).items()}
@@ -196,7 +261,7 @@ def peak(run: Callable[[], object]) -> int:
 
 if __name__ == "__main__":
     kind, *words = sys.argv[1:]
-    options = {key: int(value) for key, _, value in (word.partition("=") for word in words if "=" in word)}
-    {"predict": predict, "train": train, "memory": memory}[kind](
-        *(word for word in words if "=" not in word), **options
-    )
+    pairs = {word: word.partition("=")[::2] for word in words if "=" in word and "mask_ratio" not in word}
+    options = {key: int(value) for key, value in pairs.values()}
+    verbs = {"train": train, "suppress": suppress, "predict": predict, "memory": memory}
+    verbs[kind](*(word for word in words if word not in pairs), **options)
