@@ -68,6 +68,11 @@ def line_width_of(page: tuple[int, int], given: float | None = None) -> int:
     return max(round(given or (sum(page) + 3) / 2 * 0.003), 1 if given else 2)
 
 
+def oblique_width(width: int) -> int:
+    """Return the width in px that makes an oblique line look `width` wide: Pillow draws those narrower."""
+    return width + (width > 1)
+
+
 def _outline(
     draw: ImageDraw.ImageDraw, mark: Mark, shape: list[Point] | None, line_width: float | None, page: tuple[int, int]
 ) -> None:
@@ -80,8 +85,7 @@ def _outline(
     if shape is None:
         draw.rectangle(mark.box, outline=mark.colour, width=width)
     else:
-        oblique = width + (width > 1)  # Pillow draws oblique lines narrower than upright ones
-        draw.line([*shape, *shape[:2]], fill=mark.colour, width=oblique, joint="curve")
+        draw.line([*shape, *shape[:2]], fill=mark.colour, width=oblique_width(width), joint="curve")
 
 
 def _inside(box: Sequence[float], page: tuple[int, int]) -> tuple[int, int, int, int]:

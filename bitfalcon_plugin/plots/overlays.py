@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .colours import GREY, colour_of
-from .drawing import line_width_of
+from .drawing import line_width_of, oblique_width
 from .fonts import writable
 from .labels import text_size
 
@@ -96,7 +96,7 @@ def draw_keypoints(
         seen = {index: (point[0], point[1]) for index, point in enumerate(points) if _is_seen(point, least)}
         for first, second in limbs if lines else ():
             if first in seen and second in seen:
-                draw.line([seen[first], seen[second]], fill=colour or colour_of(second), width=width)
+                draw.line([seen[first], seen[second]], fill=colour or colour_of(second), width=oblique_width(width))
         for index, (x, y) in seen.items():
             draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=colour or colour_of(index))
     return picture

@@ -5,8 +5,10 @@ Written from spec/interface.md 8.3 and spec/pose-obb.md 2.2 and 2.11.
 
 from __future__ import annotations
 
+import torch
+
 from ..ops.boxes import xywh_from_xyxy
-from ..ops.rotated import corners_of, hulls_of
+from ..ops.rotated import canonical, corners_of, hulls_of
 from .parts import Array, Part
 
 
@@ -91,7 +93,8 @@ class OBB(Rows):
     boxes (Tensor or ndarray [n, 7]): centre x, centre y, width, height in pixels of the original image, angle in
     radians, score in [0, 1], class; or [n, 8] with the number of a track before the score. The width's axis points
     along (cos, sin) of the angle, so that a positive angle turns clockwise on the screen. Boxes may reach beyond the
-    image. Raises ValueError for data of another shape.
+    image. An angle and the angle plus pi are the same box: it has no front. The width may be the shorter side; see
+    `canonical`. Raises ValueError for data of another shape.
     """
 
     width, columns = 5, ("x", "y", "w", "h", "angle")
@@ -104,6 +107,18 @@ class OBB(Rows):
     def xywhr(self) -> Array:
         """(n, 5) centre and size in pixels, and angle in radians."""
         return self.data[:, :5]
+
+    @property
+    def degrees(self) -> Array:
+        """(n,) the angles of xywhr in degrees, for people."""
+        return self._through(torch.rad2deg, self.data[:, 4])
+
+    def canonical(self) -> OBB:
+        """Return the same rectangles with width >= height and angles in [-pi/4, 3 pi/4), -45 to 135 degrees.
+
+        The angle of a square stays known up to a right angle.
+        """
+        return self._of(self._through(lambda data: torch.cat((canonical(data[:, :5]), data[:, 5:]), 1), self.data))
 
     @property
     def xyxyxyxy(self) -> Array:

@@ -70,6 +70,11 @@ def test_supervision_reads_keypoints(columns):
     assert len(found) == 2 and found.class_id.tolist() == [1, 0]
     np.testing.assert_allclose(found.xy, POINTS[..., :2])
     assert [*found.data["class_name"]] == ["dog", "cat"]
+    confidence = getattr(found, "keypoint_confidence", None)
+    if columns == 3:
+        np.testing.assert_allclose(confidence, POINTS[..., 2])
+    else:
+        assert confidence is None
     picture = sv.VertexAnnotator(radius=2).annotate(image.copy(), found)
     assert picture[20, 10].any()
     nothing = Results(image, "a.jpg", names, boxes=rows[:0], keypoints=POINTS[:0, :, :columns])

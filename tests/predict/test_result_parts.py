@@ -6,6 +6,7 @@ import copy
 import csv
 import io
 import json
+import math
 import pickle
 
 import numpy as np
@@ -91,6 +92,22 @@ def test_corners_of_oriented_boxes_are_those_of_a_turned_rectangle():
     boxes = torch.tensor([[50.0, 40, 30, 10, 0.7, 0.9, 0]])
     expected = (np.array([[15, 5], [15, -5], [-15, -5], [-15, 5]]) @ turn(0.7).T) + [50, 40]
     np.testing.assert_allclose(OBB(boxes, SHAPE).xyxyxyxy[0], expected, rtol=1e-5)
+
+
+def test_degrees_and_the_canonical_form_of_oriented_boxes():
+    rows = torch.tensor(
+        [[50.0, 40, 10, 30, 0.5, 3, 0.9, 0], [50, 40, 30, 10, math.pi, 4, 0.8, 1], [9, 9, 4, 4, -1, 5, 0.7, 0]]
+    )
+    for boxes in (OBB(rows, SHAPE), OBB(rows.numpy(), SHAPE)):
+        assert boxes.degrees.tolist() == pytest.approx([math.degrees(angle) for angle in (0.5, math.pi, -1)], abs=1e-4)
+        found = boxes.canonical()
+        assert type(found.data) is type(found.degrees) is type(boxes.data) and found.id.tolist() == [3, 4, 5]
+        assert found.xywhr[:, 2:4].tolist() == [[30, 10], [30, 10], [4, 4]]
+        assert found.degrees.tolist() == pytest.approx([math.degrees(0.5) + 90, 0, 180 - math.degrees(1)], abs=1e-4)
+        rings = [np.asarray(each.xyxyxyxy).round(3).tolist() for each in (boxes, found)]
+        corners = [[sorted(ring) for ring in each] for each in rings]
+        np.testing.assert_allclose(*corners, atol=1e-3)
+    assert OBB(rows[:0], SHAPE).canonical().data.shape == (0, 8)
 
 
 def turn(angle: float) -> np.ndarray:

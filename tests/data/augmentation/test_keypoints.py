@@ -6,18 +6,21 @@ import gzip
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bitfalcon_plugin.data.augmentation.augment import augment
 from bitfalcon_plugin.data.augmentation.compose import Tile
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.data.formats.pose_rows import read_pose
-from bitfalcon_plugin.data.loading.loader import TrainLoader
+from bitfalcon_plugin.data.loading.loader import TrainLoader, ValLoader
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.ops.keypoints import cut_keypoints, exchange_keypoints
 from bitfalcon_plugin.ops.projective import move_points
+from bitfalcon_plugin.val.loop import _labels_on_canvas as labels_on_canvas
 from tests.data.augmentation.test_augment import DEFAULTS, OFF, SIZE, seeded
 from tests.helpers.paths import RECORDED
 from tests.helpers.tiny_dataset import MINIMAL, dataset
@@ -49,10 +52,12 @@ def turns(points: torch.Tensor) -> torch.Tensor:
     return x1 * y2 - x2 * y1
 
 
-def colours_near(image: torch.Tensor, x: float, y: float) -> set[int]:
-    """The dots that show within 2 px of a place."""
+def colours_near(image: torch.Tensor, x: float, y: float, mixed: bool = False) -> set[int]:
+    """The dots that show within 2 px of a place. mixed: through another image, of which some colour is mixed in."""
     row, column = int(min(y, SIZE - 1)), int(min(x, SIZE - 1))
     part = image[:, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3].flatten(1)
+    if mixed:
+        return set((part.amax(1) > 0.25).nonzero().flatten().tolist())
     return {index for index, dot in enumerate(DOTS) if ((part.T - dot / 255).abs() < 0.45).all(1).any()}
 
 
@@ -63,6 +68,8 @@ def colours_near(image: torch.Tensor, x: float, y: float) -> set[int]:
         {"mosaic": 1.0},
         {"mosaic": 0.5, "degrees": 30, "shear": 5, "perspective": 0.001, "flipud": 0.5},
         {"mosaic": 0.5, "cutmix": 1.0},
+        {"mosaic": 0.5, "mixup": 1.0},
+        {"mosaic": 0.5, "mixup": 0.5, "cutmix": 0.5, "degrees": 180, "perspective": 0.001, "flipud": 0.5},
     ],
 )
 def test_a_visible_point_lies_on_its_dot(options):
@@ -74,7 +81,8 @@ def test_a_visible_point_lies_on_its_dot(options):
         whole = (labels.keypoints[..., 2] > 0).all(1)
         assert (turns(labels.keypoints[whole][..., :2]) > 0).all()  # a mirror turns them round, the exchange back
         for image, points in zip(labels.image.tolist(), labels.keypoints.tolist()):
-            shown = [colours_near(batch.images[image], x, y) for x, y, v in points if v]
+            mixed = bool(recipe.mixup)
+            shown = [colours_near(batch.images[image], x, y, mixed) for x, y, v in points if v]
             order = [index for index, (_, _, v) in enumerate(points) if v]
             straight = all(index in colours for index, colours in zip(order, shown))
             mirrored = all(FLIP[index] in colours for index, colours in zip(order, shown))
@@ -102,6 +110,26 @@ def test_mixup_carries_points_of_both_images():
     batch = augment(tiles, [], replace(OFF, mixup=1.0, flip_idx=FLIP), seeded(1), "cpu")
     known = [point for tile in tiles for point in tile.labels.keypoints.tolist()]
     assert len(batch.labels) == 8 and all(point in known for point in batch.labels.keypoints.tolist())
+
+
+@pytest.mark.parametrize("height, width", [(61, 96), (96, 61), (190, 120), (33, 50)])
+def test_points_lie_on_their_dots_in_the_letterbox_of_training_and_validation(tmp_path, height, width):
+    places = [(0.2, 0.3), (0.7, 0.25), (0.45, 0.8)]
+    image = np.zeros((height, width, 3), np.uint8)
+    for (x, y), dot in zip(places, DOTS.numpy()):
+        row, column, half = round(y * height), round(x * width), max(height, width) // 24
+        image[row - half : row + half, column - half : column + half] = dot
+    points = " ".join(f"{round(x * width) / width} {round(y * height) / height} 2" for x, y in places)
+    keys = {**MINIMAL, "kpt_shape": [3, 3], "flip_idx": list(FLIP)}
+    path = dataset(tmp_path, {"a": f"0 .45 .5 .8 .9 {points}\n"}, keys)
+    Image.fromarray(image).save(tmp_path / "images/train/a.png")
+    samples = scan(load_data(path), "train", read=read_pose).samples
+    ((batch, _),) = TrainLoader(samples, imgsz=SIZE, batch=1, seed=0).epoch(0, replace(OFF, imgsz=SIZE))
+    ((pixels, fits, indices),) = ValLoader(samples, imgsz=SIZE, batch=1, multiple=32)
+    (on_canvas,) = labels_on_canvas(samples, fits, indices)
+    for shown, labels in ((batch.images[0], batch.labels), (pixels[0] / 255, on_canvas)):
+        for index, (x, y, v) in enumerate(labels.keypoints[0].tolist()):
+            assert v == 2 and colours_near(shown, x, y) == {index}
 
 
 def test_keypoints_are_not_mirrored_blindly():
