@@ -33,6 +33,8 @@ usage: bitfalcon VERB key=value ...
   convert   weights to or from our format   bitfalcon convert best.pt to=turbo out=y.pt
   doctor    all that is wrong in a dataset  bitfalcon doctor data=data.yaml out=report.json
             ends with 0: nothing (notes are no fault), 1: warnings or errors, 2: there is no such dataset
+  data      a dataset of another format     bitfalcon data to=yolo format=dota data=DOTA out=dota-yolo tile=1024
+            tile=1024 cuts large images into tiles for training; format=yolo does so with a data.yaml
   selftest  does this machine train right?  bitfalcon selftest device=0
             trains the smallest model on shapes for some minutes; ends with 0: passed, 1: failed
   bit       ternary layers, step by step    bitfalcon bit mode=scan model=best.pt data=data.yaml
@@ -295,6 +297,12 @@ def _doctor(settings: Settings) -> object:
     return run_doctor(settings, None if rows is None else rows.chosen(settings), rows is not None and task.oriented)
 
 
+def _data(settings: Settings) -> object:
+    from .data.convert.run import run_data
+
+    return run_data(settings)
+
+
 def _selftest(settings: Settings) -> object:
     from .benchmark.selftest import run_selftest
 
@@ -333,6 +341,7 @@ VERBS: dict[str, Callable[[Settings], object]] = {
     "bit": _bit,
     "track": _predict,
     "tune": _tune,
+    "data": _data,
 }
 
 

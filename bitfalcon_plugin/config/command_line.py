@@ -32,6 +32,7 @@ MODES = (
     "bit",
     "track",
     "tune",
+    "data",
 )
 BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit
 COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks", "settings", "run")
@@ -39,7 +40,7 @@ VERBS = MODES + COMMANDS
 FLAGS = {"-h": "help", "-v": "version"}
 # `--help` and `--debug` are the usual forms; `--cfg my.yaml` is a setting.
 WORDS_WITH_DASHES = {"debug", "json", "markdown", *COMMANDS} - {"cfg"}
-LISTS = ("ints", "size", "parts")  # types of which `--classes 0 2` gives several values
+LISTS = ("ints", "numbers", "size", "parts")  # types of which `--classes 0 2` gives several values
 OTHER_TASKS = ("semantic", "depth")
 TASKS = ("detect", "segment", "classify", "pose", "obb")
 WITH_DATA = ("train", "val", "tune", "sizes", "benchmark")  # verbs for which a second YAML is the dataset
@@ -112,7 +113,7 @@ def _values_after(waiting: list[str], key: str) -> list[str]:
     values: list[str] = []
     while waiting and not waiting[0].startswith("--") and not ("=" in waiting[0] and _row_of(_key(waiting[0]))):
         word = waiting[0].lower()
-        if values and not re.fullmatch(r"-?\d+", word):
+        if values and not re.fullmatch(r"-?\d+(\.\d+)?", word):
             break
         if kinds == ["bool"] and word not in ("true", "false") or "bool" in kinds and word in (*VERBS, *TASKS):
             break
@@ -214,7 +215,7 @@ class _Command:
         row, lower = _row_of(word), word.lower()
         if lower in BIT_STEPS and self.verb == "bit":
             self.set("step", lower)
-        elif lower in (*VERBS, *TASKS, *OTHER_TASKS):
+        elif lower in (*VERBS, *TASKS, *OTHER_TASKS) and not (self.verb and row):  # `train data x.yaml`: data=x.yaml
             self.choose("task", lower)
         elif row and "bool" in (row.get("type"), type(row["default"]).__name__):
             self.set(word, True)
@@ -234,8 +235,10 @@ class _Command:
         """Return the setting that a word means which is or names a file; "" for another word."""
         lower = word.lower()
         if lower.endswith(MODEL_SUFFIXES) and "model" not in self.overrides:
-            return "data" if self.verb == "doctor" else "model"
+            return "data" if self.verb in ("doctor", "data") else "model"
         if lower.endswith((".yaml", ".yml")) and self.verb in WITH_DATA and "data" not in self.overrides:
+            return "data"
+        if self.verb == "data" and os.path.isdir(word) and "data" not in self.overrides:
             return "data"
         names_file = self.verb in ("predict", "track") and re.search(r"\.\w{2,5}$|[/\\]", word)
         names_file = names_file and not lower.endswith(MODEL_SUFFIXES)

@@ -58,7 +58,7 @@ def atomic(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         _flush(temporary)
-        _make_public(temporary, 0o666)
+        make_public(temporary, 0o666)
         os.replace(temporary, target)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -94,7 +94,7 @@ def _atomic_folder(target: Path) -> Iterator[Path]:
         yield temporary
         for path in temporary.iterdir():
             _flush(path)
-        _make_public(temporary, 0o777)
+        make_public(temporary, 0o777)
         if target.exists():
             target.rename(old)
         temporary.rename(target)
@@ -151,7 +151,7 @@ def _flush(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-def _make_public(path: Path, mode: int) -> None:
+def make_public(path: Path, mode: int) -> None:
     """Give a path `mode` less the umask: the tempfile module makes private files, results are ordinary ones."""
     umask = os.umask(0)
     os.umask(umask)

@@ -10,6 +10,7 @@ from .settings import Settings
 
 # Keys that only one verb uses, for the error about a line without a verb.
 TELLING_KEYS: Mapping[str, tuple[str, ...]] = {
+    "data": ("rates", "difficult"),
     "track": ("tracker", "persist", "labels"),
     "export": ("format", "opset", "simplify", "dynamic", "nms", "int8"),
     "tune": ("iterations", "space"),

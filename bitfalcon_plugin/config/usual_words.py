@@ -24,6 +24,7 @@ MEANINGS: Mapping[str, str] = {
     "export int8=True format=openvino": "int8 ptq",
     "info": "summary layers architecture parameters flops show-model describe",
     "benchmark": "bench benchmarks speed fps latency timing",
+    "data to=yolo": "convert-dataset convert_data convert-data split-data tiling slice dota dota2yolo",
     "doctor": "lint clean verify dataset check-data labels-check",
     "settings": "setting preferences prefs set reset",
     "cfg": "config configuration default defaults options args hyps",

@@ -59,6 +59,11 @@ def _wholes(value: object, row: Mapping) -> object:
     return tuple(items) if items and None not in items else None
 
 
+def _numbers(value: object, row: Mapping) -> object:
+    items = [_number(item, row) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    return tuple(items) if items and None not in items else None
+
+
 def _parts(value: object, row: Mapping) -> object:
     # `23.cv2`, `[backbone, 23.cv2]` as the shell passes it on, or a list in which row numbers may stand too
     words = [word.strip(" '\"") for word in value.strip("[]() ").split(",")] if isinstance(value, str) else value
@@ -109,6 +114,7 @@ KINDS: Mapping[str, Kind] = {
     "str": Kind(_text, "text"),
     "name": Kind(_name, "text"),
     "ints": Kind(_wholes, "a list of whole numbers", True),
+    "numbers": Kind(_numbers, "a number or a list of numbers", True),
     "parts": Kind(_parts, "parts of names such as 23.cv2"),
     "mapping": Kind(_mapping, "a mapping"),
     "size": Kind(_size, "a whole number or [height, width]", True),

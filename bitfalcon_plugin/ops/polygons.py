@@ -106,6 +106,15 @@ def hulls(polygons: Polygons) -> Tensor:
     return torch.cat([low, high], dim=1)
 
 
+def areas(polygons: Polygons) -> Tensor:
+    """Return the area (n,) of each polygon by the shoelace formula; 0 for an object without a polygon."""
+    if not len(polygons.points):
+        return polygons.points.new_zeros(len(polygons))
+    (x, y), (x_next, y_next) = polygons.points.T, polygons.points[_successor(polygons.owner, len(polygons))].T
+    twice = polygons.points.new_zeros(len(polygons))
+    return twice.scatter_add_(0, polygons.owner, x * y_next - x_next * y).abs() / 2
+
+
 def fill(polygons: Polygons, size: tuple[int, int]) -> Tensor:
     """Return the union of the polygons as a mask (height, width) bool: the pixels whose centre is inside a polygon.
 

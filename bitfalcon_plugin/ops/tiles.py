@@ -1,8 +1,14 @@
-"""Windows that cover a large image. Written from spec/pose-obb.md 2.12."""
+"""Windows that cover a large image, and the names of pictures that show them. Written from spec/pose-obb.md 2.12."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import NamedTuple
+
+LEAST_INSIDE = 0.6  # share of a window that must lie in the image
+HIGHEST_RATE = 9.0
+_TILE_NAME = re.compile(r"(.+)__(\d+(?:\.\d+)?)__(\d+)___(\d+)")
 
 
 class Window(NamedTuple):
@@ -45,3 +51,52 @@ def _starts(side: int, window: int, step: int) -> list[int]:
     """The first pixels of the windows along an image's side."""
     last = max(side - window, 0)
     return [*range(0, last, step), last]
+
+
+def mostly_inside(size: tuple[int, int], covering: Sequence[Window]) -> list[Window]:
+    """Return the windows of which more than LEAST_INSIDE lies in an image of `size` (h, w) px, in their order.
+
+    Where there is none, those of which the largest share lies inside are returned.
+    """
+    height, width = size
+    inside = [(min(each.x2, width) - each.x1) * (min(each.y2, height) - each.y1) for each in covering]
+    shares = [part / ((each.x2 - each.x1) * (each.y2 - each.y1)) for part, each in zip(inside, covering)]
+    least = max(shares)
+    if least > LEAST_INSIDE:
+        return [each for each, share in zip(covering, shares) if share > LEAST_INSIDE]
+    return [each for each, share in zip(covering, shares) if share == least]
+
+
+def tile_name(stem: str, side: int, window: Window) -> str:
+    """Return the name, without suffix, of the picture that shows a window of the image `stem`.
+
+    side: of the window, also where the window is cut at the border of the image.
+    """
+    return f"{stem}__{side}__{window.x1}___{window.y1}"
+
+
+class TileName(NamedTuple):
+    """What the name of a tile says: the image that it was cut from, and where its pixels lie in that image.
+
+    A point (x, y) of the tile is ((x + self.x) / rate, (y + self.y) / rate) of the image.
+    """
+
+    stem: str
+    x: int
+    y: int
+    rate: float
+
+
+def read_tile_name(name: str) -> TileName:
+    """Read the name of a picture, without suffix; one that names no tile is an image of its own.
+
+    Between stem and position stands the side of the window in pixels of the image, as `tile_name` writes it. The DOTA
+    development kit writes the factor there by which it resized the image before it cut the tiles: a number up to
+    HIGHEST_RATE is such a factor, since no window is so small.
+    """
+    match = _TILE_NAME.fullmatch(name)
+    if match is None:
+        return TileName(name, 0, 0, 1.0)
+    stem, number, x, y = match.groups()
+    rate = float(number)
+    return TileName(stem, int(x), int(y), rate if 0 < rate <= HIGHEST_RATE else 1.0)

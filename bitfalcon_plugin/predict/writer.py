@@ -27,6 +27,7 @@ from .reader import Picture
 from .records import label_lines
 from .results import Results
 from .sources import Item, Video, describe
+from .task1 import write_task1
 from .video import SUFFIX, VideoWriter, show_frame
 
 if TYPE_CHECKING:  # predicting needs no dataset
@@ -44,6 +45,8 @@ def write_files(
 ) -> None:
     """Write the detections of a dataset: predictions.json (save_json) and labels/*.txt (save_txt, save_conf).
 
+    save_json also writes the files of DOTA's Task1 where the detections are oriented (see task1.write_task1).
+
     detections: in pixels of the original images; `image` is the index of the sample. Of probabilities the five best
     classes of an image are written, without a box. Oriented boxes have the name of their image beside its id
     (spec/pose-obb.md 2.10). names: class index -> name. coco: give the classes COCO's own ids, 1 to 90, instead of
@@ -60,6 +63,8 @@ def write_files(
                 count += 1
         categories = "as in COCO's annotations" if coco else "is the class + 1"
         print(f"predictions.json: {count} records, category_id {categories}")
+        if detections.xywhr is not None:
+            write_task1(folder, list(map(str, ids)), detections, names)
     if settings.save_txt:
         _write_labels(folder / "labels", samples, file_stems(paths), detections, names, settings.save_conf)
 

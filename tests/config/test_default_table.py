@@ -148,7 +148,7 @@ def test_every_row_is_whole(key: str) -> None:
         assert "unused" in row and set(row) <= {"default", "also", "unused"}
         return
     used_by = {
-        "verbs": {"doctor", "selftest", "export", "benchmark"},
+        "verbs": {"doctor", "selftest", "export", "benchmark", "data"},
         "not_for": {"train"},
         "resume": {"run", "experiment"},
     }
@@ -158,7 +158,7 @@ def test_every_row_is_whole(key: str) -> None:
     kinds = row["type"].split("|")
     assert set(kinds) <= set(KINDS) and row["help"] and not row["help"].endswith(".")
     assert "choices" not in row or {"str", "name"} & set(kinds)
-    if {"int", "float", "ints", "size"} & set(kinds) and key != "device":
+    if {"int", "float", "ints", "numbers", "size"} & set(kinds) and key != "device":
         assert "unit" in row and {"min", "above"} & set(row)
     right = row["default"] if row["default"] is not None else row["example"]
     if key in active_settings() and key != "cfg":

@@ -33,6 +33,7 @@ from tests.helpers.coloured import lay_out
 from tests.helpers.exports import has_onnx, made, tiny_classify, tiny_segment
 from tests.helpers.fake_tracker import clip
 from tests.helpers.foreign import write
+from tests.helpers.harbour import lay_out_dota
 from tests.helpers.paths import ROOT
 from tests.helpers.running import restored
 from tests.models.test_conformance import VECTORS, foreign_state
@@ -116,6 +117,7 @@ def template(tmp_path_factory) -> Path:
     for name in ("data.yaml", "coco.yaml"):
         (folder / name).write_text(yaml.safe_dump({**data, "names": ["red", "green", "blue"]}))
     class_folders(folder / "animals")
+    lay_out_dota(folder / "DOTA")
     for name in ("image.jpg", "large.jpg"):
         Image.open(folder / "images/0.png").convert("RGB").save(folder / name)
     if _installed("trackers"):

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from bitfalcon_plugin.ops.tiles import windows
+from bitfalcon_plugin.ops.tiles import Window, mostly_inside, read_tile_name, tile_name, windows
 from tests.helpers.paths import RECORDED
 
 CASES = [each for each in json.loads((RECORDED / "tiles.json").read_text()) if "windows_x0_y0_x1_y1" in each]
@@ -38,3 +38,49 @@ def test_windows_that_are_larger_than_the_image():
 def test_what_is_refused(size, side, step):
     with pytest.raises(ValueError, match="expected sides of 1 or more"):
         windows(size, side, step)
+
+
+@pytest.mark.parametrize(
+    "size, side, kept",
+    [
+        ((700, 900), 1024, 1),  # 60.08 % of the window
+        ((600, 2500), 1024, 3),  # 58.6 % of each, and none has more
+        ((600, 600), 1000, 1),
+        ((100, 100), 100, 1),
+    ],
+)
+def test_windows_of_a_small_image_are_kept(size, side, kept):
+    covering = windows(size, side, side - 200 * side // 1024)
+    assert mostly_inside(size, covering) == covering and len(covering) == kept
+
+
+def test_windows_that_are_mostly_outside_are_left_out():
+    """No grid of `windows` has such windows beside others; other grids do."""
+    whole, most, limit, less = (
+        Window(0, 0, 100, 100),
+        Window(0, 39, 100, 139),
+        Window(0, 40, 100, 140),
+        Window(0, 50, 100, 150),
+    )
+    assert mostly_inside((100, 100), [less, whole, limit, most]) == [whole, most]
+    assert mostly_inside((100, 100), [less, limit]) == [limit]
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("P0001__1024__824___1648", ("P0001", 824, 1648, 1.0)),
+        ("a__b__1024__0___0", ("a__b", 0, 0, 1.0)),
+        ("P0001__0.5__824___0", ("P0001", 824, 0, 0.5)),  # of the DOTA development kit: resized before it was cut
+        ("P0001__1__0___0", ("P0001", 0, 0, 1.0)),
+        ("P0001", ("P0001", 0, 0, 1.0)),
+        ("P0001__1024__824__0", ("P0001__1024__824__0", 0, 0, 1.0)),
+        ("P0001__1024__-1___0", ("P0001__1024__-1___0", 0, 0, 1.0)),
+    ],
+)
+def test_names_of_tiles(name, expected):
+    assert read_tile_name(name) == expected
+
+
+def test_a_written_name_is_read():
+    assert read_tile_name(tile_name("a b", 1024, Window(824, 7, 1000, 700))) == ("a b", 824, 7, 1.0)

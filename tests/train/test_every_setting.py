@@ -291,6 +291,8 @@ TESTED_BY = {
     "train/test_segment.py": "mask_ratio",
     "train/test_pose.py": "pose kobj",
     "train/test_obb.py": "angle",
+    "data/convert/test_tiling.py": "rates",
+    "data/convert/test_dota_folder.py": "difficult",
     "data/test_segment_labels.py": "boxes_without_masks",
     "tasks/test_segment_loss.py": "overlap_mask",
     "data/augmentation/test_crop_recipe.py": "auto_augment erasing",

@@ -101,20 +101,16 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
     with a note.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text, problem = read_text(path, "expected rows of `class cx cy w h`")
     except FileNotFoundError:
         return None
-    except UnicodeDecodeError:
-        return LabelFile(Instances.empty(), (f"{path}: not UTF-8 text; expected rows of `class cx cy w h`",))
-    except OSError as error:
-        return LabelFile(Instances.empty(), (f"{path}: cannot be read ({error.strerror}); expected a text file",))
-    if "\0" in text:
-        return LabelFile(Instances.empty(), (f"{path}: binary data, not text; expected rows of `class cx cy w h`",))
+    if problem:
+        return LabelFile(Instances.empty(), (problem,))
 
     labels: dict[tuple, tuple[int, Label]] = {}  # what a label holds -> line and label, in the order of the file
     problems: list[str] = []
     notes: list[str] = []
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
+    for number, line in enumerate(text.split("\n"), start=1):
         fields = line.split()
         if not fields:
             continue
@@ -131,6 +127,24 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
         elif box:
             labels[key] = number, label._replace(box=box)
     return LabelFile(_instances([label for _, label in labels.values()]), tuple(problems), tuple(notes))
+
+
+def read_text(path: Path, expected: str) -> tuple[str, str]:
+    """Return the text of a label file, lines ended by "\\n", and a problem in place of the text where it is no text.
+
+    expected: the end of the problem. Raises FileNotFoundError.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return "", f"{path}: not UTF-8 text; {expected}"
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        return "", f"{path}: cannot be read ({error.strerror}); expected a text file"
+    if "\0" in text:
+        return "", f"{path}: binary data, not text; {expected}"
+    return text.replace("\r\n", "\n").replace("\r", "\n"), ""
 
 
 def _instances(labels: list[Label]) -> Instances:

@@ -21,6 +21,8 @@ def run_convert(path: str, settings: Settings) -> Path:
     out = Path(settings.out or source.with_name(f"{source.stem}-{settings.to or 'bitfalcon'}.pt"))
     if out.exists() and out.samefile(source):
         raise UserError(f"out={out} is the file to convert; give another name.")
+    if settings.to == "yolo":
+        raise UserError("to=yolo is for datasets (bitfalcon data); convert takes to=v1, turbo, yolo11 or yolov8.")
     opened = identify_checkpoint(source)
     if settings.to is None and isinstance(opened, Checkpoint):
         raise UserError(

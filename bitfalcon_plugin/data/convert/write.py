@@ -1,0 +1,146 @@
+"""Write a dataset for training: images as links or as tiles, label files in shares of the image, and a data.yaml."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from ...ops.instances import Instances
+from ...ops.polygons import Polygons
+from ...ops.tiles import Window, tile_name
+from ..dataset import Sample
+from ..formats.obb_rows import read_obb
+from ..images import UnreadableImage, read_picture
+from .source import Source, rings_of
+from .tiling import LEAST_OF_OBJECT, Tiling, in_order, objects_of
+
+QUALITY = 95  # of the JPEG files
+THREADS = min(os.cpu_count() or 1, 8)
+MARK = "# Written by bitfalcon data"  # begins a data.yaml, and says whose the folders beside it are
+
+
+@dataclass
+class Written:
+    """What a split got: pictures, those of them without objects, objects, objects cut to their tile, notes."""
+
+    images: int = 0
+    backgrounds: int = 0
+    objects: int = 0
+    cut: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+def write_yolo(source: Source, folder: Path, tiling: Tiling | None, origin: str) -> dict[str, Written]:
+    """Write images/, labels/ and data.yaml into an empty folder; return what each split got.
+
+    tiling: None for images as they are, to which symbolic links lead. origin: where the dataset comes from, in words.
+    """
+    written = {}
+    for split, part in source.parts.items():
+        images, labels = folder / "images" / split, folder / "labels" / split
+        images.mkdir(parents=True)
+        if part.labelled:
+            labels.mkdir(parents=True)
+        written[split] = result = Written()
+        for sample in tqdm(part.samples, desc=f"{split:>9}", leave=False, disable=None, dynamic_ncols=True):
+            os.utime(folder)  # a folder that is being written is no leftover
+            try:
+                views = _write_images(sample, images, tiling)
+            except UnreadableImage as error:
+                result.notes.append(f"{sample.image}: {error}; image set aside")
+                continue
+            result.images += len(views)
+            if part.labelled:
+                _write_labels(sample, views, source, labels, tiling is not None, result)
+    (folder / "data.yaml").write_text(_yaml_text(source, origin), encoding="utf-8", newline="\n")
+    return written
+
+
+def _write_images(sample: Sample, folder: Path, tiling: Tiling | None) -> list[tuple[str, Window]]:
+    """Link the image, or write its tiles; return the name, without suffix, and the window of each."""
+    height, width = sample.size
+    if tiling is None:
+        _link(sample.image, folder / sample.image.name)
+        return [(sample.image.stem, Window(0, 0, width, height))]
+    picture = read_picture(sample.image)
+    views = [(tile_name(sample.image.stem, side, window), window) for side, window in tiling.windows(sample.size)]
+
+    def save(view: tuple[str, Window]) -> None:
+        picture.crop(view[1]).save(folder / f"{view[0]}.jpg", quality=QUALITY)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        list(pool.map(save, views))
+    return views
+
+
+def _link(source: Path, target: Path) -> None:
+    """Make a symbolic link to an image, or a copy where the system makes no links."""
+    try:
+        target.symlink_to(os.path.abspath(source))
+    except (OSError, NotImplementedError):
+        shutil.copyfile(source, target)
+
+
+def _write_labels(
+    sample: Sample, views: Sequence[tuple[str, Window]], source: Source, folder: Path, tiled: bool, result: Written
+) -> None:
+    """Write the label file of each window of an image, an empty one for a background; count in `result`."""
+    rings = rings_of(sample.labels, sample.size)
+    convex = in_order(rings) if source.task == "obb" else rings
+    for name, window in views:
+        numbers, visible = objects_of(convex, window, LEAST_OF_OBJECT if tiled else 0.0)
+        rows, cut = label_rows(sample.labels.only(numbers), rings[numbers], visible, window, source.task)
+        (folder / f"{name}.txt").write_text("".join(rows), encoding="utf-8", newline="\n")
+        result.objects += len(rows)
+        result.cut += cut
+        result.backgrounds += not rows
+
+
+def label_rows(
+    labels: Instances, rings: Polygons, visible: Polygons, window: Window, task: str
+) -> tuple[list[str], int]:
+    """Return the rows of the label file of a window, and how many objects of the task obb were cut to it.
+
+    labels, rings, visible: the objects, their outlines and the parts of these inside the window, in pixels of the
+    image. Boxes and outlines are cut to the window. Corners of oriented boxes are not, so that they keep their angle:
+    only an object that is too large for a label of this window is written as its visible part.
+    """
+    origin = rings.points.new_tensor(window[:2])
+    extent = rings.points.new_tensor([window.x2 - window.x1, window.y2 - window.y1])
+    rows, cut = [], 0
+    outlined = labels.has_polygon.tolist()
+    for cls, ring, part, has_outline in zip(labels.classes.tolist(), rings.split(), visible.split(), outlined):
+        ring, part = (ring - origin) / extent, (part - origin) / extent
+        row = _row(cls, ring if task == "obb" else part)
+        if task == "obb" and isinstance(read_obb(row.split(), None), list):
+            row, cut = _row(cls, part), cut + 1
+        elif task == "detect" or not has_outline:
+            low, high = part.amin(0), part.amax(0)
+            row = _row(cls, torch.cat([(low + high) / 2, high - low]))
+        rows.append(row)
+    return rows, cut
+
+
+def _row(cls: int, values: Tensor) -> str:
+    """A row of a label file: the class and shares of the image, six digits each."""
+    return f"{cls} " + " ".join(f"{value + 0.0:.6g}" for value in values.flatten().tolist()) + "\n"
+
+
+def _yaml_text(source: Source, origin: str) -> str:
+    """The data.yaml of a dataset. A split that training needs and that there is not is the other one."""
+    splits = {split: f"images/{split}" for split in source.parts}
+    first = next(iter(splits.values()))
+    entries = {"path": ".", "train": splits.get("train", first), "val": splits.get("val", first), **splits}
+    document = {**entries, "names": dict(source.names)}
+    if source.settings:
+        document["settings"] = dict(source.settings)
+    return f"{MARK}: {origin}\n" + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,103 @@
+"""Task1 files of DOTA: lines, files, and tiles put together."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bitfalcon_plugin.ops.instances import Instances
+from bitfalcon_plugin.predict.task1 import MERGED, PER_TILE, merge_tiles, write_task1
+
+NAMES = {0: "plane", 1: "large vehicle", 2: "harbor"}
+
+
+def found(*rows: tuple[float, ...]) -> Instances:
+    """Detections from rows: image, class, score, x, y, w, h, angle."""
+    table = torch.tensor(rows, dtype=torch.float32).view(-1, 8)
+    boxes = torch.zeros(len(table), 4)
+    return Instances(boxes, table[:, 1].long(), table[:, 2], image=table[:, 0].long(), xywhr=table[:, 3:])
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    """ProbIoU of two boxes xywhr by the formula of the paper with matrices."""
+
+    def covariance(box: np.ndarray) -> np.ndarray:
+        turn = np.array([[math.cos(box[4]), -math.sin(box[4])], [math.sin(box[4]), math.cos(box[4])]])
+        return turn @ np.diag(box[2:4] ** 2 / 12) @ turn.T
+
+    one, two = covariance(a), covariance(b)
+    both, apart = (one + two) / 2, a[:2] - b[:2]
+    distance = apart @ np.linalg.inv(both) @ apart / 8
+    distance += math.log(np.linalg.det(both) / math.sqrt(np.linalg.det(one) * np.linalg.det(two))) / 2
+    return 1 - math.sqrt(1 - math.exp(-distance))
+
+
+def test_lines_and_files(tmp_path):
+    rows = found(
+        (1, 1, 0.5, 50, 40, 20, 10, 0), (0, 1, 0.25, 10, 10, 4, 2, math.pi / 2), (1, 1, 0.75, 150, 40, 20, 10, 0)
+    )
+    write_task1(tmp_path, ["a", "b"], rows, NAMES)
+    for folder in (PER_TILE, MERGED):
+        assert sorted(path.name for path in (tmp_path / folder).iterdir()) == [
+            "Task1_harbor.txt", "Task1_large-vehicle.txt", "Task1_plane.txt",
+        ]  # fmt: skip
+        assert (tmp_path / folder / "Task1_large-vehicle.txt").read_text().splitlines() == [
+            "a 0.25 9.0 12.0 11.0 12.0 11.0 8.0 9.0 8.0",
+            "b 0.75 160.0 45.0 160.0 35.0 140.0 35.0 140.0 45.0",
+            "b 0.5 60.0 45.0 60.0 35.0 40.0 35.0 40.0 45.0",
+        ]
+        assert (tmp_path / folder / "Task1_plane.txt").read_text() == ""
+
+
+def test_tiles_are_put_together(tmp_path):
+    """One object seen from two tiles is one detection of the image, the better one."""
+    images = ["P1__1024__0___0", "P1__1024__824___100", "P2__1024__0___0", "P1__2048__0___0"]
+    rows = found(
+        (0, 0, 0.6, 900, 500, 60, 20, 0.5),
+        (1, 0, 0.9, 76, 400, 60, 20, 0.5),  # the same
+        (3, 0, 0.7, 901, 501, 60, 20, 0.5),  # the same, in another window
+        (1, 1, 0.5, 76, 400, 60, 20, 0.5),  # of another class
+        (2, 0, 0.8, 900, 500, 60, 20, 0.5),  # of another image
+        (0, 0, 0.3, 100, 100, 60, 20, 0.5),
+    )
+    write_task1(tmp_path, images, rows, NAMES)
+    planes = [line.split() for line in (tmp_path / MERGED / "Task1_plane.txt").read_text().splitlines()]
+    assert [line[:2] for line in planes] == [["P1", "0.9"], ["P1", "0.3"], ["P2", "0.8"]]
+    corners = np.array(planes[0][2:], dtype=float).reshape(4, 2)
+    assert corners.mean(0) == pytest.approx([900, 500], abs=1e-3)
+    assert len((tmp_path / PER_TILE / "Task1_plane.txt").read_text().splitlines()) == 5
+    assert (tmp_path / MERGED / "Task1_large-vehicle.txt").read_text().startswith("P1 0.5 ")
+
+
+def test_tiles_of_resized_images():
+    stems, merged = merge_tiles(["P1__0.5__100___200"], found((0, 0, 0.5, 10, 20, 30, 8, 0.3)))
+    assert stems == ["P1"] and merged.xywhr[0].tolist() == pytest.approx([220, 440, 60, 16, 0.3])
+
+
+def test_merging_against_a_slow_fast_nms():
+    random = np.random.RandomState(1)
+    images = [f"P{stem}__256__{x}___0" for stem in (1, 2) for x in (0, 200)]
+    rows = [
+        (image, random.randint(2), score, *random.uniform(0, 256, 2), *random.uniform(20, 90, 2), random.uniform(0, 3))
+        for image in range(4)
+        for score in random.uniform(0, 1, 40)
+    ]
+    detections = found(*sorted(rows, key=lambda row: -row[2]))
+    stems, merged = merge_tiles(images, detections)
+    expected, seen = [], []
+    for image, cls, score, box in zip(
+        *(column.tolist() for column in (detections.image, detections.classes, detections.scores)),
+        detections.xywhr.double().numpy(),
+    ):
+        box = box + [200 * (image % 2), 0, 0, 0, 0]
+        key = (image // 2, cls)
+        if not any(other == key and overlap(box, better) > 0.3 for other, better in seen):
+            expected.append((*key, score, *box))
+        seen.append((key, box))  # Fast NMS: also one that is dropped
+    assert stems == ["P1", "P2"] and 20 < len(expected) < 120
+    columns = (merged.image, merged.classes, merged.scores)
+    table = torch.cat([*(column[:, None].double() for column in columns), merged.xywhr], 1)
+    np.testing.assert_allclose(table.numpy(), np.array(expected), atol=1e-9)
