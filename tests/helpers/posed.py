@@ -26,10 +26,11 @@ KEYS = {
 }
 
 
-def lay_out(folder: Path, train: int = 10, val: int = 4, **keys) -> None:
+def lay_out(folder: Path, train: int = 10, val: int = 4, dots: tuple[str, str] = DOTS, **keys) -> None:
     """Write small-pose.yaml, and data/ with training and validation images of one bar each, into `folder`.
 
-    keys: of the dataset's YAML, in the place of those of KEYS. Every fourth right end is not labelled.
+    dots: colours of the left and of the right end, of which every fourth is not labelled. keys: of the dataset's YAML,
+    in the place of those of KEYS.
     """
     (folder / "small-pose.yaml").write_text(POSE_GRAPH)
     draw, w, h = torch.Generator().manual_seed(0), 64, 48
@@ -40,7 +41,7 @@ def lay_out(folder: Path, train: int = 10, val: int = 4, **keys) -> None:
             pen = ImageDraw.Draw(picture)
             pen.rectangle((x, y, x + 27, y + 19), fill=COLOURS[index % 2])
             ends = [(x + 5, y + 10), (x + 23, y + 10)]
-            for (column, row), colour in zip(ends, DOTS):
+            for (column, row), colour in zip(ends, dots):
                 pen.ellipse((column - 4, row - 4, column + 4, row + 4), fill=colour)
             points = [f"{ends[0][0] / w} {ends[0][1] / h} 2", f"{ends[1][0] / w} {ends[1][1] / h} 2"]
             if index % 4 == 3:

@@ -148,16 +148,30 @@ def test_frozen_rows_keep_their_weights_and_statistics(task):
     assert moved == {"3", "4", "5"}
 
 
+PARTS = {"segment": "seg", "pose": "pose"}  # attributes of the metrics beside box
+
+
 def test_functions_are_called_at_the_same_events_whatever_the_task(task):
-    yolo, events, losses = YOLO(GRAPHS[task]), [], []
+    yolo, events, losses, validated = YOLO(GRAPHS[task]), [], [], []
     for event in TRAIN:
         yolo.add_callback(event, lambda trainer, event=event: events.append(event))
     yolo.add_callback("on_train_batch_end", lambda trainer: losses.append(trainer.loss_items.tolist()))
+    yolo.add_callback("on_val_end", lambda validator: validated.append(validator.metrics))
     yolo.train(scale="n", name="watched", **COMMON, epochs=1)
     assert set(events) == set(TRAIN) - {"on_params_update"} and events.count("on_train_batch_end") == 3
     names = yolo.trainer.loss_names
     assert names == tuple(TASKS[task].losses) and all(len(row) == len(names) and min(row) > 0 for row in losses)
     assert set(yolo.trainer.metrics) >= set(TASKS[task].columns)
+    metrics = validated[-1]
+    assert list(metrics.results_dict) == [*TASKS[task].columns, "fitness"] and metrics.keys == [*TASKS[task].columns]
+    assert len(metrics.mean_results()) == len(metrics.class_result(0)) == len(metrics.keys)
+    assert metrics.maps.shape == (len(yolo.names),) and len(metrics.curves) == len(metrics.curves_results)
+    part = PARTS.get(task)
+    assert (part is None) == (len(metrics.keys) == 4)
+    for numbers in (metrics.box, *([getattr(metrics, part)] if part else [])):
+        assert 0 <= numbers.map <= numbers.map50 <= 1 and numbers.maps.shape == metrics.maps.shape
+    assert all({"Class", "Box-P", "Box-R", "Box-F1"} <= row.keys() for row in metrics.summary())
+    assert list(metrics.losses) == list(TASKS[task].losses) and metrics.speed["inference"] > 0
 
 
 def test_the_batch_that_fits_is_searched_with_all_losses(task, monkeypatch):

@@ -218,6 +218,19 @@ def test_without_flip_idx_mirrors_are_off(tmp_path, monkeypatch, capsys):
     assert result.trainer.loss_options == {"sigmas": (0.5, 0.5)}
 
 
+def test_a_wrong_flip_idx_costs_ap(tmp_path):
+    """Left and right look alike, so that their places alone tell them apart, and half of the images are mirrored."""
+    ap = {}
+    for name, flip in (("right", [1, 0]), ("wrong", [0, 1])):
+        (tmp_path / name).mkdir()
+        lay_out(tmp_path / name, train=24, val=8, dots=("white", "white"), flip_idx=flip)
+        options = {"epochs": 25, "optimizer": "AdamW", "lr0": 0.01, "mosaic": 0.0, "val": False, "fliplr": 0.5}
+        metrics = trained_in(tmp_path / name, settings(**options)).metrics
+        ap[name] = metrics.part_ap
+        assert metrics.ap > 0.5  # of the boxes, which a mirror does not mix up
+    assert ap["right"] > 0.5 and ap["right"] - ap["wrong"] > 0.2
+
+
 def test_one_class_and_points_without_visibility(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lay_out(tmp_path, kpt_shape=[2, 2])
