@@ -17,6 +17,12 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["BITFALCON_CONFIG"] = os.path.join(tempfile.gettempdir(), f"bitfalcon-tests-{os.getpid()}")
 
 
+@pytest.fixture(autouse=True)
+def float32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trainings on the CPU compute in float32 on every machine, however fast its bfloat16 is."""
+    monkeypatch.setattr("bitfalcon_plugin.train.setup.step_gain", lambda *arguments: 1.0)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of processes of `-n auto`: 0, which is this process alone, where files or tests are named."""
     if config.getoption("file_or_dir"):

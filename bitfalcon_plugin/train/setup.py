@@ -17,7 +17,7 @@ from ..config.settings import Settings
 from ..data.loading.loader import Reading, TrainLoader, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.compiling import compile_network
-from ..models.inference.precision import training_precision
+from ..models.inference.precision import has_codes, training_precision
 from ..tasks import task_of
 from ..tasks.detect import class_weights
 from ..val.pictures import Pictures
@@ -25,6 +25,7 @@ from . import optim
 from .effective import report_effective
 from .guard import Guard
 from .records import Records
+from .step_gain import step_gain
 from .trainer import Run, Trainer
 
 
@@ -120,7 +121,7 @@ def prepare(run: Run) -> Trainer:
     set_dropout(model, settings.dropout)
     loader, val_loader = run.steps("loaders", _loaders, run)
     optimizer, plan = run.steps("optimizer", _optimizer, run)
-    precision = training_precision(settings, device)
+    precision = _precision(run)
     # the copy is made before _network, which may change batch norms
     rule = task_of(model).average
     ema = optim.Ema(model, optim.AVERAGES[rule].tuned if run.initial.tuned else 0, rule)
@@ -151,6 +152,22 @@ def prepare(run: Run) -> Trainer:
         trainer.pictures.labels(run.samples)
     report_effective(trainer)
     return trainer
+
+
+def _precision(run: Run) -> torch.dtype | None:
+    """The type of autocast; a resumed run keeps its own where amp= and the kind of device are the same."""
+    settings, model, world = run.settings, run.initial.model, run.world
+    before = (run.start or {}).get("precision")
+    if before and before["asked"] == [settings.amp, run.device.type]:
+        dtype = getattr(torch, before["name"])
+        return None if dtype is torch.float32 else dtype
+    if not world.main:
+        return world.broadcast(None)
+    # layers of codes need all digits of their scales
+    gain = (
+        (lambda: 1.0) if has_codes(model) else partial(step_gain, model, settings.imgsz, settings.batch // world.size)
+    )
+    return world.broadcast(training_precision(settings, run.device, gain=gain))
 
 
 def _network(run: Run) -> Callable[[Tensor], Mapping[str, Tensor]]:

@@ -192,6 +192,10 @@ class Trainer:
             "slower": self.rate_factor,
             **self.guard.state(),
             "plan": vars(self.plan),
+            "precision": {
+                "asked": [self.args.amp, self.device.type],
+                "name": str(self.precision or torch.float32).removeprefix("torch."),
+            },
             "epochs": self.epochs,
             "gathered": self.iteration - self.last_step,
             "images": len(self.run.samples),

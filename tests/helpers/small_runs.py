@@ -24,6 +24,7 @@ COMMON = {
     "close_mosaic": 1,
     "plots": False,
     "project": "runs",
+    "amp": False,  # in commands too, which fixtures do not reach
 }
 GRAPHS = {"detect": "small.yaml", "segment": "small-seg.yaml", "pose": "small-pose.yaml", "obb": "small-obb.yaml"}
 LAY_OUT: dict[str, Callable[[Path], None]] = {

@@ -10,7 +10,6 @@ import torch
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.models.inference.compiling import compile_network
-from bitfalcon_plugin.models.inference.precision import training_precision
 from bitfalcon_plugin.tasks.detect import class_weights, detection_loss
 from bitfalcon_plugin.train.setup import freeze, repeatable, set_dropout, set_training
 from tests.helpers.labels import stacked, targets_of, total
@@ -68,23 +67,6 @@ def test_parts_that_are_not_there_are_refused_together():
     with pytest.raises(UserError) as error:
         freeze(model(), ["9", "4.cv7", "0"])
     assert "freeze=9" in str(error.value) and "freeze=4.cv7" in str(error.value) and "freeze=0" not in str(error.value)
-
-
-@pytest.mark.parametrize(
-    "given, expected, note",
-    [
-        ({}, None, ""),
-        ({"amp": True}, None, "needs a GPU"),
-        ({"amp": "fp16"}, None, "needs a GPU"),
-        ({"amp": False}, None, ""),
-        ({"amp": "bf16"}, torch.bfloat16, ""),
-        ({"amp": "fp32"}, None, ""),
-    ],
-)
-def test_precision_on_the_cpu(given, expected, note):
-    notes: list[str] = []
-    assert training_precision(load_settings(given), torch.device("cpu"), notes.append) is expected
-    assert bool(notes) == bool(note) and all(note in line for line in notes)
 
 
 @pytest.mark.parametrize("deterministic", [True, False])
