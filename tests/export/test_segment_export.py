@@ -22,7 +22,7 @@ from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.nms import Suppression
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.export.runtimes.runtime import Runtime
-from tests.helpers.exports import EVERY, FILES, made, needs_int8, needs_onnx, recipe, save, tiny_segment
+from tests.helpers.exports import EVERY, FILES, made, needs_int8, needs_onnx, recipe, rewritten, save, tiny_segment
 from tests.helpers.fake_tracker import fake  # noqa: F401  a fixture
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
@@ -135,20 +135,6 @@ def test_tracks_of_a_file_have_masks(files, fake):
     )
     assert tracked.boxes.is_track and len(tracked.masks) == len(tracked.boxes) == len(expected) > 3
     assert torch.equal(tracked.masks.data, expected.masks.data)
-
-
-def rewritten(source: Path, target: Path, **texts: str | None) -> Path:
-    """A copy of an ONNX file whose metadata have these texts; None removes a key."""
-    import onnx
-
-    graph = onnx.load(source)
-    values = {item.key: item.value for item in graph.metadata_props} | texts
-    del graph.metadata_props[:]
-    for key, text in values.items():
-        if text is not None:
-            graph.metadata_props.add(key=key, value=text)
-    onnx.save(graph, target)
-    return target
 
 
 @needs_onnx

@@ -62,14 +62,22 @@ def tiny_segment(names: Sequence[str] = ("a", "b")) -> Detector:
 def tiny_pose(names: Sequence[str] = ("a", "b"), columns: int = 3, **keys) -> Detector:
     """A small pose network of stride 8, with objects of three keypoints. keys: further ones of the graph."""
     keys = {**KEYPOINTS, "kpt_shape": [3, columns], **keys}
-    return _with_objects(_lively(["Pose", ["nc", "kpt_shape"]], list(names), **keys))
+    return _unsure(_with_objects(_lively(["Pose", ["nc", "kpt_shape"]], list(names), **keys)))
 
 
 def tiny_obb(names: Sequence[str] = ("a", "b")) -> Detector:
     """A small network of stride 8 for oriented boxes, with objects at many angles."""
-    model = _with_objects(_lively(["OBB", ["nc", 1]], list(names)))
+    model = _unsure(_with_objects(_lively(["OBB", ["nc", 1]], list(names))))
     with torch.no_grad():
         model.head.cv4[0][-1].weight.mul_(3)
+    return model
+
+
+@torch.no_grad()
+def _unsure(model: Detector) -> Detector:
+    """The network with scores far enough from 1 that hardly two of them are equal."""
+    for scores in model.head.cv3:
+        scores[-1].weight.mul_(0.25)
     return model
 
 
@@ -104,6 +112,20 @@ def _lively(head: list, names: list[str], **keys) -> Detector:
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.weight.mul_(4)
     return model
+
+
+def rewritten(source: Path, target: Path, **texts: str | None) -> Path:
+    """A copy of an ONNX file whose metadata have these texts; None removes a key."""
+    import onnx
+
+    graph = onnx.load(source)
+    values = {item.key: item.value for item in graph.metadata_props} | texts
+    del graph.metadata_props[:]
+    for key, text in values.items():
+        if text is not None:
+            graph.metadata_props.add(key=key, value=text)
+    onnx.save(graph, target)
+    return target
 
 
 def save(model: Detector, path: Path, **entries) -> Path:

@@ -36,8 +36,8 @@ class AutoBackend(nn.Module):
     """A checkpoint or an exported model that is called on images: AutoBackend("best.pt", device)(images).
 
     weights: a path, or a network. fuse: fold the batch norms of a checkpoint. fp16: compute in 16 bits where that is
-    possible. names, stride, fp16, device, task, imgsz, batch, metadata, format and a flag of each (pt, onnx, ...) are
-    attributes; dnn and data have no effect beyond names.
+    possible. names, stride, fp16, device, task, imgsz, batch, metadata, format, kpt_shape of a pose model and a flag of
+    each format (pt, onnx, ...) are attributes; dnn and data have no effect beyond names.
     """
 
     def __init__(
@@ -79,6 +79,8 @@ class AutoBackend(nn.Module):
         self.runtime, self.format, self.fp16 = runtime, runtime.format, False
         self.stride, self.names, self.task = runtime.multiple, check_class_names(runtime.names), runtime.task
         self.imgsz, self.metadata = list(runtime.imgsz), vars(runtime.about)
+        if runtime.keypoints:
+            self.kpt_shape = list(runtime.keypoints.shape)
 
     def forward(
         self,
