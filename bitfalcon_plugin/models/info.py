@@ -32,6 +32,9 @@ def show_checkpoint(path: str, settings: Settings) -> Summary | None:
     is_ours = isinstance(opened, Checkpoint)
     names = opened.graph.names if is_ours else opened.names
     print(f"classes: {', '.join(names.values()) or 'not named in the file'}")
+    if keypoints := opened.graph.keypoints if is_ours else opened.keypoints:
+        names = ", ".join(keypoints.name(index) for index in range(keypoints.count)) if keypoints.names else "no names"
+        print(f"keypoints: kpt_shape {list(keypoints.shape)}, {names}")
     return show_graph(opened.graph, settings) if is_ours and opened.graph.rows else None
 
 

@@ -18,7 +18,7 @@ from ...config.notes import print_note, print_note_once
 from ...config.settings import draft_of
 from ...config.user_settings import find_weights
 from ...config.yaml_files import find_model
-from ...ops.keypoint_layout import KEYS, read_layout
+from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from ..build import resolve_graph, state_shapes
 from ..graph.document import LISTS
 from ..graph.rows import Graph
@@ -47,6 +47,16 @@ class ForeignCheckpoint:
         fits = isinstance(names, Mapping) and len(names) == self.recognised.nc
         fits = fits and {str(key) for key in names} == {str(index) for index in range(self.recognised.nc)}
         return {index: one_line(name, MAX_TEXT) for index, name in enumerate(_by_index(names))} if fits else {}
+
+    @property
+    def keypoints(self) -> KeypointLayout | None:
+        """The keypoints of an object, where the file says how many there are."""
+        document = self.foreign.attributes.get("yaml")
+        if self.recognised.task != "pose" or not isinstance(document, Mapping):
+            return None
+        return read_layout(
+            {"kpt_shape": document.get("kpt_shape"), **_keypoint_keys(self, document)}, self.recognised.nc, []
+        )
 
     @property
     def license(self) -> str | None:

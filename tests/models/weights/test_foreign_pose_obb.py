@@ -60,8 +60,12 @@ def test_what_a_file_says_of_its_keypoints_is_kept(tmp_path, capsys):
     layout = open_checkpoint(path).graph.keypoints
     assert layout.shape == (3, 2) and layout.sigmas == (0.1, 0.2, 0.3) and layout.name(0) == "nose"
     assert layout.name(1).isprintable()
+    assert main(["info", str(path)]) == 0
+    said_of = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("keypoints: "))
+    assert said_of == f"keypoints: kpt_shape [3, 2], nose, {layout.name(1)}, tail" and said_of.isprintable()
     assert main(["convert", str(path), f"out={tmp_path / 'ours.pt'}"]) == 0
     assert load_checkpoint(tmp_path / "ours.pt").graph.keypoints == layout
+    assert main(["info", str(tmp_path / "ours.pt")]) == 0 and said_of in capsys.readouterr().out.splitlines()
     odd = {"kpt_names": [1], "kpt_oks_sigmas": "big", "flip_idx": [0, 0, 0], "skeleton": 5}
     write(path, pose_state(6), attributes={"yaml": document, **odd})
     assert open_checkpoint(path).graph.keypoints.as_keys() == {"kpt_shape": [3, 2]}
