@@ -113,7 +113,7 @@ def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
         raise UserError(no_keypoints(spec.path))
     mirrors_off = {"fliplr": 0.0, "flipud": 0.0} if spec.keypoints.flip is None else {}
     notes = (*spec.notes, *layout_notes(spec.keypoints))
-    return replace(spec, notes=notes, settings={**mirrors_off, **spec.settings})
+    return replace(spec, notes=notes, settings={**spec.settings, **mirrors_off}, imposed=tuple(mirrors_off))
 
 
 def _scan_label_files(

@@ -43,10 +43,14 @@ def find_data(settings: Settings, form: DataFormat) -> tuple[DataSpec, Settings]
         data = form.load(settings.data, settings)
         name = str(data.path.resolve())  # absolute: a run can be resumed from any folder
     print_note(*data.notes)
-    defaults = {key: value for key, value in data.settings.items() if key not in settings.given}
+    defaults = {key: value for key, value in data.settings.items() if key not in (*settings.given, *data.imposed)}
     if defaults:
         print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in defaults.items()))
-    settings = settings.replace(**defaults, data=name)
+    imposed = {key: data.settings[key] for key in data.imposed}
+    for key, value in imposed.items():
+        if key in settings.given and (given := getattr(settings, key)) != value:
+            print_note(f"{key}={given} has no effect with this dataset: it is {value}.")
+    settings = settings.replace(**defaults, **imposed, data=name)
     if not isinstance(settings.imgsz, int):
         expected = f"training and validation take one side, for example imgsz={max(settings.imgsz)}"
         raise UserError(f"imgsz={settings.imgsz}: {expected}.")

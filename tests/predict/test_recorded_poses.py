@@ -36,6 +36,7 @@ def test_the_recorded_detections(model):
         pixel = max(item["orig_shape"]) / 320  # of the network input
         torch.testing.assert_close(result.boxes.xyxy, expected[:, :4], atol=0.05 * pixel, rtol=0)
         torch.testing.assert_close(result.boxes.conf, expected[:, 4], atol=0.002, rtol=0)
+        assert torch.equal(result.boxes.cls, expected[:, 5])
         torch.testing.assert_close(result.keypoints.xy, points[..., :2], atol=0.05 * pixel, rtol=0)
         torch.testing.assert_close(result.keypoints.conf, points[..., 2], atol=0.002, rtol=0)
 
@@ -60,3 +61,14 @@ def test_the_recorded_ap(model):
         for stats, part in ((metrics.stats, "box"), (metrics.pose_stats, name)):
             for key, value in RECORD["cocoeval_predict_path"][part].items():
                 assert stats[key] == pytest.approx(value, abs=0.002)
+
+
+def test_validation_is_upstream_s_where_their_rules_hold(model, tmp_path):
+    metrics = model.val(data=FOLDER / "data.yaml", imgsz=320, letterbox_ap=True, plots=False, project=str(tmp_path))
+    upstream = RECORD["upstream_val"]
+    assert metrics.letterbox.map50 == pytest.approx(upstream["metrics/mAP50(B)"], abs=0.002)
+    assert metrics.letterbox.map == pytest.approx(upstream["metrics/mAP50-95(B)"], abs=0.002)
+    for part, letter in ((metrics.box, "B"), (metrics.pose, "P")):
+        assert part.mp == pytest.approx(upstream[f"metrics/precision({letter})"], abs=0.002)
+        assert part.mr == pytest.approx(upstream[f"metrics/recall({letter})"], abs=0.002)
+    assert metrics.pose.map == pytest.approx(upstream["metrics/mAP50-95(P)"], abs=0.005)  # COCO's, in the image's frame

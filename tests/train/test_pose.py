@@ -213,9 +213,13 @@ def test_without_flip_idx_mirrors_are_off(tmp_path, monkeypatch, capsys):
     result = run_train(settings(epochs=1), None)
     shown = capsys.readouterr()
     assert "no flip_idx: fliplr and flipud are off" in shown.err and "sigma of the keypoints: 0.5" in shown.err
-    assert "fliplr=0.0" in shown.out
+    assert "Augmentation: " in shown.out and "flip" not in shown.out.partition("Augmentation: ")[2].splitlines()[0]
     assert yaml.safe_load(Path("runs/train/args.yaml").read_text())["fliplr"] == 0
     assert result.trainer.loss_options == {"sigmas": (0.5, 0.5)}
+    run_train(settings(epochs=1, fliplr=0.7), None)
+    shown = capsys.readouterr()
+    assert "note: fliplr=0.7 has no effect with this dataset: it is 0.0." in shown.err and "fliplr 0.7" not in shown.out
+    assert yaml.safe_load(Path("runs/train2/args.yaml").read_text())["fliplr"] == 0
 
 
 def test_a_wrong_flip_idx_costs_ap(tmp_path):
