@@ -18,10 +18,10 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(
     "amp, convolution, step, chosen, word",
     [
-        (True, torch.bfloat16, 1.6, torch.bfloat16, "1.6 times as fast"),
-        (True, torch.bfloat16, 1.1, None, ""),
-        (True, None, 9.0, None, ""),  # no instructions: no step is measured
-        ("true", torch.bfloat16, 1.1, None, "gains nothing here"),  # given
+        (None, torch.bfloat16, 1.6, torch.bfloat16, "1.6 times as fast"),
+        (None, torch.bfloat16, 1.1, None, ""),
+        (None, None, 9.0, None, ""),  # no instructions: no step is measured
+        (True, torch.bfloat16, 1.1, None, "gains nothing here"),  # given
         (False, torch.bfloat16, 9.0, None, ""),
         ("fp32", torch.bfloat16, 9.0, None, ""),
         ("fp16", torch.bfloat16, 9.0, None, "needs a GPU"),
@@ -30,7 +30,7 @@ CPU = torch.device("cpu")
 )
 def test_bfloat16_is_chosen_where_a_step_gains(monkeypatch, amp, convolution, step, chosen, word):
     monkeypatch.setattr(precision, "half_type", lambda device: (convolution, "a reason"))
-    given = {} if amp is True else {"amp": amp}
+    given = {} if amp is None else {"amp": amp}
     said: list[str] = []
     assert precision.training_precision(load_settings(given), CPU, said.append, lambda: step) is chosen
     assert word in " ".join(said) and bool(said) == bool(word)
