@@ -47,7 +47,7 @@ ROWS = {
         "0 0.1 0.1 0.4 0.1 0.4 0.3 0.1": "8 columns in '0 0.1 0.1 0.4 0.1 0.4 0.3 0.1'; an oriented box is",
         "0 0.1 0.1": "3 columns in '0 0.1 0.1'; an oriented box is written as its four corners",
         "0 0.1 0.1 0.4 0.1 0.4 0.3 0.1 nan": "'nan' where a finite number is expected",
-        "0 10 10 40 10 40 30 10 30": "x1 = 10 is outside the image; expected a share of its side, 0 to 1, not pixels",
+        "0 10 10 40 10 40 30 10 30": "x1 = 10, y1 = 10 and 6 more are outside the image; expected shares of its sides",
         "5 0.1 0.1 0.4 0.1 0.4 0.3 0.1 0.3": "class 5 is outside 0 to 2 (the dataset names 3 classes)",
         "0.5 0.1 0.1 0.4 0.1 0.4 0.3 0.1 0.3": "class 0.5 is not a whole number",
         "0,0.1,0.1,0.4,0.1,0.4,0.3,0.1,0.3": "1 column in '0,0.1,0.1,0.4,0.1,0.4,0.3,0.1,0.3'; an oriented box",

@@ -17,18 +17,9 @@ from ...config.settings import Settings
 from ...ops.instances import Instances
 from ...ops.polygons import Polygons, hulls
 from ..dataset import MAX_PROBLEMS, Sample
-from ..formats.dota import (
-    CLASSES,
-    CORNERS,
-    VERSIONS,
-    DotaObject,
-    has_area,
-    place_problem,
-    read_dota,
-    same_class,
-    versions_with,
-)
+from ..formats.dota import CLASSES, CORNERS, VERSIONS, DotaObject, place_problem, read_dota, same_class, versions_with
 from ..formats.folders import images_below, some, sub_folders
+from ..formats.obb_rows import is_straight
 from ..formats.yolo import read_text
 from ..images import IMAGE_SUFFIXES
 from ..scan_cache import scan_images
@@ -187,7 +178,7 @@ def _kept(objects: Sequence[DotaObject], difficult: bool, left_out: Counter) -> 
     """The objects that are converted; the others are counted in `left_out`."""
     kept = []
     for each in objects:
-        reason = "difficult" * (each.difficult and not difficult) or "without area" * (not has_area(each.corners))
+        reason = "difficult" * (each.difficult and not difficult) or "without area" * is_straight(each.corners)
         if reason:
             left_out[reason] += 1
         else:

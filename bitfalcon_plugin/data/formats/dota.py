@@ -117,10 +117,3 @@ def versions_with(names: Sequence[str]) -> str:
     """Return the first version of DOTA that has all of these of CLASSES."""
     last = max((CLASSES.index(name) for name in names), default=0)
     return next(version for version, count in VERSIONS.items() if last < count)
-
-
-def has_area(corners: Sequence[float]) -> bool:
-    """Return whether corners x1, y1, ... do not lie on one line, in whatever order they stand."""
-    (x0, y0), *others = zip(corners[0::2], corners[1::2])
-    turns = [(ax - x0) * (by - y0) - (bx - x0) * (ay - y0) for ax, ay in others for bx, by in others]
-    return max(map(abs, turns)) > 1e-6

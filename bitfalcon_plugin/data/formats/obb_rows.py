@@ -38,17 +38,18 @@ def read_obb(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) 
     values = list(map(number_of, fields[1:]))
     is_pose = len(values) > 6 and None not in values and looks_like_keypoints(values)
     if (len(fields) < 7 or len(fields) % 2 == 0) and not is_pose:
-        return [f"{len(fields)} column{'s' * (len(fields) > 1)} in {text}; {EXPECTED}"]
+        hint = {8: ". Is the class missing?", 10: ". No score belongs in a label"}.get(len(fields), "")
+        return [f"{len(fields)} column{'s' * (len(fields) > 1)} in {text}; {EXPECTED}{hint}"]
     label = read_row(fields, nc)
     if isinstance(label, list):
         return label
     corners = tuple(float(field) for field in fields[1:])
-    if _is_straight(corners):
+    if is_straight(corners):
         return Label(label.cls, (*label.box[:2], 0.0, 0.0), corners)  # without area, which read_labels leaves out
     return Label(label.cls, label.box, corners)
 
 
-def _is_straight(corners: Sequence[float]) -> bool:
+def is_straight(corners: Sequence[float]) -> bool:
     """Whether all points x1, y1, x2, y2, ... lie on a line, as far as the six digits of a label file say."""
     (x, y), *others = zip(corners[0::2], corners[1::2])
     steps = [(other_x - x, other_y - y) for other_x, other_y in others]

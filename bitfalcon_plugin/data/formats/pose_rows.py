@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from .keypoint_rows import VISIBILITY, Shape, has_keypoints
-from .yolo import TOLERANCE, Label, class_problem, number_of, numbers_problem, share_problem
+from .yolo import TOLERANCE, Label, class_problem, number_of, numbers_problem, share_problems
 
 FARTHEST = 2.0  # a box may lie partly or wholly outside the image, and is cut; a larger number is no share of its side
 
@@ -37,33 +37,36 @@ def read_pose(fields: list[str], nc: int | None, kpt_shape: Shape) -> Label | li
 
 def _problems(fields: Sequence[str], values: Sequence[float | None], nc: int | None, kpt_shape: Shape) -> Iterator[str]:
     if not has_keypoints(fields, kpt_shape):
-        yield _columns_problem(len(fields), kpt_shape)
+        yield _columns_problem(values, kpt_shape)
         return
     if problem := numbers_problem(fields, values):
         yield problem
         return
     if problem := class_problem(fields[0], values[0], nc):
         yield problem
-    names = ["cx", "cy", "w", "h"] + [
-        f"{axis}{point}" for point in range(kpt_shape[0]) for axis in "xyv"[: kpt_shape[1]]
-    ]
-    for name, field, value in zip(names, fields[1:], values[1:]):
-        if name[0] == "v":
-            problem = _visibility_problem(name, field, value)
-        else:
-            problem = share_problem(name, field, value, 1 + TOLERANCE if name[0] in "xy" else FARTHEST)
-        if problem:
-            yield problem
+    yield from share_problems(("cx", "cy", "w", "h"), fields[1:5], values[1:5], FARTHEST)
+    points, columns = kpt_shape
+    names = [f"{axis}{point}" for point in range(points) for axis in "xyv"[:columns]]
+    of_points = list(zip(names, fields[5:], values[5:]))
+    yield from _coordinate_problems([each for each in of_points if each[0][0] != "v"], columns)
+    for name, field, value in of_points:
+        if name[0] == "v" and value < -TOLERANCE:
+            yield f"{name} = {field} is negative; expected 0 (not labelled), 1 (hidden) or 2 (visible)"
 
 
-def _visibility_problem(name: str, field: str, value: float) -> str:
-    if value >= -TOLERANCE:
-        return ""
-    return f"{name} = {field} is negative; expected 0 (not labelled), 1 (hidden) or 2 (visible)"
+def _coordinate_problems(coordinates: Sequence[tuple[str, str, float]], columns: int) -> Iterator[str]:
+    """What is wrong with the coordinates of keypoints, each its name, its field and its value."""
+    hint = ""
+    if min(value for _, _, value in coordinates) < -TOLERANCE:
+        hint = ". A keypoint that is not labelled is written `0 0 0`"
+        hint += ", which needs kpt_shape: [K, 3]" if columns == 2 else ""
+    for problem in share_problems(*zip(*coordinates)):
+        yield problem + hint
 
 
-def _columns_problem(count: int, kpt_shape: Shape) -> str:
+def _columns_problem(values: Sequence[float | None], kpt_shape: Shape) -> str:
     """What a row with another number of columns is, and what was expected."""
+    count = len(values)
     points, columns = kpt_shape
     shape, form = f"kpt_shape: [{points}, {columns}]", "`x y visibility`" if columns == 3 else "`x y`"
     expected = f"expected {5 + points * columns}: `class cx cy w h` and {points} keypoints {form} ({shape})"
@@ -75,10 +78,11 @@ def _columns_problem(count: int, kpt_shape: Shape) -> str:
         hint = f"; this is a box alone, as for task=detect: add the keypoints ({missing})"
     elif count == 5 + points * other and columns == 3:
         hint = f"; these keypoints have no visibility: set kpt_shape: [{points}, 2], or put 2 behind each `x y`"
-    elif count == 5 + points * other:
+    elif count == 5 + points * other and all(value in VISIBILITY for value in values[7::3]):
         hint = f"; these keypoints have a visibility: set kpt_shape: [{points}, 3]"
     elif count > 5 and (count - 5) % columns == 0:
-        hint = f"; these would be {(count - 5) // columns} keypoints"
+        found = (count - 5) // columns
+        hint = f"; these would be {found} keypoint{'s' * (found > 1)}"
     elif count >= 7 and count % 2:
         hint = "; is it an outline, as for task=segment?"
     return f"{count} column{'s' * (count > 1)}; {expected}{hint}"

@@ -18,9 +18,12 @@ import torch
 from ...ops.boxes import xyxy_from_xywh
 from ...ops.instances import Instances
 from ...ops.polygons import Polygons, clip
+from .folders import some
 from .keypoint_rows import REPAIR, Shape, count_visible_keypoints, has_keypoints
+from .row_hints import with_hint
 
 INT64 = 2**63 - 1  # larger class indices, where any index is taken, are held here
+MANY = 2  # coordinates outside the image that are told one by one
 TOLERANCE = 0.01  # how far a coordinate may lie outside the image, as a share of its side (families.md 3)
 
 
@@ -117,7 +120,7 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
         where = f"{path}:{number}"
         label = read(fields, nc)
         if isinstance(label, list):
-            problems += [f"{where}: {problem}" for problem in label]
+            problems += [f"{where}: {problem}" for problem in with_hint(label, fields)]
             continue
         box, repair = _clip(*label.box)
         notes += [f"{where}: {note}" for note in (label.note, repair) if note]
@@ -170,8 +173,6 @@ def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
         return
     if count != 5 and (count < 7 or count % 2 == 0):
         hint = "; no confidence column belongs in a label" if count == 6 else ""
-        if count == 1 and any(mark in fields[0] for mark in ",;"):
-            hint = "; separate them with spaces"
         yield (
             f"{count} column{'s' * (count > 1)} in {shortened(' '.join(fields))}; expected 5 (`class cx cy w h`) "
             f"or 7, 9, 11, ... (a polygon){hint}"
@@ -186,9 +187,7 @@ def _problems(fields: list[str], nc: int | None) -> Iterator[str]:
     names = ("cx", "cy", "w", "h") if count == 5 else [f"{'xy'[at % 2]}{at // 2 + 1}" for at in range(count - 1)]
     if count > 5 and all(-TOLERANCE <= value <= 1 + TOLERANCE for value in _hull(values[1:])):
         return  # a box with this centre and this size is taken too
-    for name, field, value in zip(names, fields[1:], values[1:]):
-        if problem := share_problem(name, field, value):
-            yield problem
+    yield from share_problems(names, fields[1:], values[1:])
 
 
 def numbers_problem(fields: Sequence[str], values: Sequence[float | None]) -> str:
@@ -206,13 +205,28 @@ def class_problem(field: str, value: float, nc: int | None) -> str:
     return ""
 
 
-def share_problem(name: str, field: str, value: float, highest: float = 1 + TOLERANCE) -> str:
-    """What is wrong with a share of the image's side, at most `highest`, in words; empty where nothing is."""
-    if name in ("w", "h") and value < 0:
-        return f"{name} = {field} is negative; expected a share of the image side, 0 to 1"
-    if not -TOLERANCE <= value <= highest:
-        return f"{name} = {field} is outside the image; expected a share of its side, 0 to 1, not pixels"
-    return ""
+def share_problems(
+    names: Sequence[str], fields: Sequence[str], values: Sequence[float], highest: float = 1 + TOLERANCE
+) -> Iterator[str]:
+    """Yield what is wrong with shares of the image's sides, at most `highest`, in words.
+
+    names: of the shares; w and h must not be negative.
+    """
+    outside = []
+    for name, field, value in zip(names, fields, values):
+        if name in ("w", "h") and value < 0:
+            yield f"{name} = {field} is negative; expected a share of the image side, 0 to 1"
+        elif not -TOLERANCE <= value <= highest:
+            outside.append(f"{name} = {field}")
+    if len(outside) > MANY:
+        expected = (
+            "expected shares of its sides, 0 to 1; pixels of x are divided by its width, those of y by its height"
+        )
+        yield f"{some(outside, MANY)} are outside the image; {expected}"
+    else:
+        yield from (
+            f"{each} is outside the image; expected a share of its side, 0 to 1, not pixels" for each in outside
+        )
 
 
 def number_of(field: str) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bitfalcon_plugin.data.formats.dota import CLASSES, VERSIONS, has_area, place_problem, read_dota, versions_with
+from bitfalcon_plugin.data.formats.dota import CLASSES, VERSIONS, place_problem, read_dota, versions_with
 
 LINE = "10 20 30.5 20 30 40 10 40 plane 0"
 
@@ -72,13 +72,6 @@ def test_places():
     for size in ((100, 10), (20, 100)):
         assert "lies outside its image (10, 20, 30, 40" in place_problem(corners, size)
     assert "outside" in place_problem((-5, 0, 0, 0, 0, 5, -5, 5), (100, 100))
-
-
-def test_areas():
-    assert (
-        has_area((0, 0, 2, 0, 2, 1, 0, 1)) and has_area((0, 0, 2, 1, 2, 0, 0, 1)) and has_area((0, 0, 0, 0, 2, 0, 1, 1))
-    )
-    assert not has_area((0, 0, 1, 1, 2, 2, 3, 3)) and not has_area((5,) * 8) and not has_area((0, 0, 0, 0, 2, 2, 1, 1))
 
 
 def test_versions():

@@ -69,6 +69,13 @@ def test_recorded_verdicts(tmp_path, case):
         (f"{ROW} .5 .5 2", (2, 3), "14 columns; expected 11.* would be 3 keypoints"),
         ("0 .1 .1 .2 .1 .2 .2 .1 .2 .1 .15 .1 .1", (2, 3), "13 columns; .* an outline, as for task=segment"),
         ("0 .5 .5 .4 .4 .4 .4 2 1.02 .6 1", (2, 3), "x1 = 1.02 is outside the image"),
+        ("0 .5 .5 .4 .4 -1 -1 0 .6 .6 1", (2, 3), "x0 = -1 is .* A keypoint that is not labelled is written `0 0 0`$"),
+        ("0 .5 .5 .4 .4 -1 -1 .6 .6", (2, 2), r"`0 0 0`, which needs kpt_shape: \[K, 3\]"),
+        ("0 .5 .5 .4 .4 .4 .4 .6 .6 .7 .7", (2, 2), "11 columns; expected 9: .* these would be 3 keypoints"),
+        ("0 .5 .5 .4 .4 .4 .4 2", (2, 3), "these would be 1 keypoint$"),
+        ("0 .5 .5 .4 .4 400 400 2 600 600 1", (2, 3), "x0 = 400, y0 = 400 and 2 more are outside the image"),
+        ("0,.5,.5,.4,.4,.4,.4,2,.6,.6,1", (2, 3), "1 column; expected 11: .* without commas"),
+        ("1 2 3 2 3 4 1 4 plane 0", (2, 3), "is a line of DOTA's labels"),
         ("0 .5 .5 .4 .4 .4 .4 -1 .6 .6 1", (2, 3), r"v0 = -1 is negative; expected 0 \(not labelled\)"),
         ("0 200 .5 .4 .4 .4 .4 2 .6 .6 1", (2, 3), "cx = 200 is outside the image"),
         ("0 .5 .5 -.4 .4 .4 .4 2 .6 .6 1", (2, 3), "w = -.4 is negative"),
@@ -79,7 +86,7 @@ def test_recorded_verdicts(tmp_path, case):
 )
 def test_what_is_said_of_a_wrong_row(tmp_path, row, shape, text):
     path = dataset(tmp_path, {"a": f"\n{row}\n"}, {**MINIMAL, "kpt_shape": list(shape)})
-    with pytest.raises(UserError, match=rf"a\.txt:2: .*{text}"):
+    with pytest.raises(UserError, match=rf"(?m)a\.txt:2: .*{text}"):
         scan(load_data(path), "train", read=read_pose)
 
 
