@@ -28,9 +28,10 @@ from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules import MODULES
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from bitfalcon_plugin.predict.video import SUFFIX, VideoWriter
+from tests.helpers import posed, turned
 from tests.helpers.class_folders import class_folders
 from tests.helpers.coloured import lay_out
-from tests.helpers.exports import has_onnx, made, tiny_classify, tiny_segment
+from tests.helpers.exports import has_onnx, made, tiny_classify, tiny_obb, tiny_pose, tiny_segment
 from tests.helpers.fake_tracker import clip
 from tests.helpers.foreign import write
 from tests.helpers.harbour import lay_out_dota
@@ -118,6 +119,13 @@ def template(tmp_path_factory) -> Path:
         (folder / name).write_text(yaml.safe_dump({**data, "names": ["red", "green", "blue"]}))
     class_folders(folder / "animals")
     lay_out_dota(folder / "DOTA")
+    for name, lay in (("poses", posed.lay_out), ("boats", turned.lay_out)):
+        (folder / name).mkdir()
+        lay(folder / name)
+        document = yaml.safe_load((folder / name / "data/data.yaml").read_text())
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**document, "path": f"{name}/data"}))
+    for name, model in (("best-pose.pt", tiny_pose()), ("best-obb.pt", tiny_obb())):
+        save_checkpoint(folder / name, Checkpoint(model.graph, model.state_dict()))
     for name in ("image.jpg", "large.jpg"):
         Image.open(folder / "images/0.png").convert("RGB").save(folder / name)
     if _installed("trackers"):
