@@ -41,12 +41,12 @@ class DataSpec:
     names: dict[int, str]  # 0 to nc-1, in order
     splits: dict[str, tuple[str, ...]]  # train, val and optionally test -> absolute folders, lists (.txt) or images
     settings: dict[str, object] = field(default_factory=dict)  # defaults of settings for this dataset
-    imposed: tuple[str, ...] = ()  # those of `settings` that hold whatever else is given
     download: str | None = None  # text of the YAML for messages, never executed
     keypoints: KeypointLayout | None = None  # of each label, where `kpt_shape:` is given
     allow_outside: bool = False  # entries and lines of lists may lead out of the root
     notes: tuple[str, ...] = ()
     share: float | None = None  # class folders: of each class this share of the images in train is train, the rest val
+    imposed: tuple[str, ...] = ()  # those of `settings` that hold whatever else is given
 
     @property
     def nc(self) -> int:
