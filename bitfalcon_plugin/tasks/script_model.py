@@ -22,6 +22,7 @@ from ..models.modules.head import Raw
 from ..models.weights.checkpoint import CONTENT, Checkpoint, checkpoint_from, content_of, plain_values
 from ..ops.boxes import xyxy_from_xywh
 from ..ops.instances import Instances
+from ..ops.rotated import corners_of, hulls_of
 from . import task_of
 from .detect import predict_decoded
 
@@ -127,8 +128,9 @@ class ScriptModel(Detector):
         """Return the sum of the losses times the number of images, with gradient, and each loss (Tensor[losses]).
 
         batch: img (B, C, H, W) in [0, 1] or uint8, batch_idx (n,), cls (n,) or (n, 1), bboxes (n, 4): xywh as shares of
-        the image; to segment also masks; of poses also keypoints (n, K, 3): x and y as shares of the image, and the
-        visibility; of a classifier img and cls (B,). preds: outputs for these images, where they were computed before.
+        the image, of oriented boxes (n, 5) with the angle; to segment also masks; of poses also keypoints (n, K, 3): x
+        and y as shares of the image, and the visibility; of a classifier img and cls (B,). preds: outputs for these
+        images, where they were computed before.
         The gains are those in `args`. A classifier's loss is not multiplied.
         """
         device = next(self.parameters()).device
@@ -150,9 +152,13 @@ class ScriptModel(Detector):
         if not objects:
             whole = torch.tensor([[0.0, 0.0, width, height]]).expand(len(classes), 4)
             return Instances(whole, classes, image=torch.arange(len(classes)))
-        boxes = xyxy_from_xywh(batch["bboxes"].cpu().view(-1, 4).float())
-        boxes = boxes * torch.tensor([width, height, width, height])
         image = batch["batch_idx"].cpu().view(-1).long()
+        boxes = batch["bboxes"].cpu().float()
+        scale = torch.tensor([width, height, width, height])
+        if boxes.shape[-1] == 5:  # oriented
+            xywhr = torch.cat((boxes[:, :4] * scale, boxes[:, 4:]), 1)
+            return Instances(hulls_of(corners_of(xywhr)), classes, image=image, xywhr=xywhr)
+        boxes = xyxy_from_xywh(boxes.view(-1, 4)) * scale
         points = batch.get("keypoints")
         if points is not None:
             points = points.cpu().float() * torch.tensor([width, height, 1])

@@ -9,21 +9,27 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...config.errors import UserError
+from ...config.errors import UserError, raise_problems
 from ...data.augmentation.augment import Recipe
 from ...data.dataset import Sample, Scan
 from ...data.formats.dataset_yaml import SPLITS, DataSpec
 from ...data.loading.loader import TrainLoader
 from ...ops.boxes import xywh_from_xyxy, xyxy_from_xywh
 from ...ops.instances import Instances
+from ...ops.keypoint_layout import read_layout
+from ...tasks import Task
 from .batches import ScriptBatch, dict_of
 
 
 def dict_of_data(spec: DataSpec) -> dict[str, object]:
-    """Return a dataset as scripts read it: path, train, val, test, names, nc, yaml_file, channels."""
+    """Return a dataset as scripts read it: path, train, val, test, names, nc, yaml_file, channels.
+
+    A dataset with keypoints also has kpt_shape, and of flip_idx, kpt_names, kpt_oks_sigmas and skeleton what it states.
+    """
     splits = {name: list(entries) if len(entries) != 1 else entries[0] for name, entries in spec.splits.items()}
     head = {"path": spec.root, **{name: splits.get(name) for name in SPLITS}}
-    return {**head, "names": dict(spec.names), "nc": spec.nc, "yaml_file": str(spec.path), "channels": 3}
+    layout = spec.keypoints.as_keys() if spec.keypoints else {}
+    return {**head, "names": dict(spec.names), "nc": spec.nc, "yaml_file": str(spec.path), "channels": 3, **layout}
 
 
 def data_of_dict(data: Mapping[str, object]) -> DataSpec:
@@ -40,9 +46,11 @@ def data_of_dict(data: Mapping[str, object]) -> DataSpec:
         splits[name] = tuple(str(root / str(entry)) for entry in listed if entry)
     path = Path(str(data.get("yaml_file") or root / "data.yaml"))
     texts = {int(index): str(name) for index, name in names.items()}
-    return DataSpec(
-        path, root, texts, {name: entries for name, entries in splits.items() if entries}, allow_outside=True
-    )
+    problems: list[str] = []
+    layout = read_layout(data, len(texts), problems)
+    raise_problems("get_dataset gave what cannot be used:", problems)
+    splits = {name: entries for name, entries in splits.items() if entries}
+    return DataSpec(path, root, texts, splits, keypoints=layout, allow_outside=True)
 
 
 def scan_of(loader: object) -> Scan:
@@ -103,16 +111,17 @@ class LoaderOfScript:
 class LoaderForScript:
     """Our loader of training batches, as scripts look at it: dicts, `len`, `dataset`, `batch_size`."""
 
-    def __init__(self, loader: TrainLoader, recipe: Recipe) -> None:
-        self._loader, self._recipe = loader, recipe
+    def __init__(self, loader: TrainLoader, recipe: Recipe, task: Task) -> None:
+        self._loader, self._recipe, self._task = loader, recipe, task
         self.dataset, self.batch_size = ImagesForScript(loader.samples), loader.batch
 
     def __len__(self) -> int:
         return len(self._loader)
 
     def __iter__(self) -> Iterator[dict[str, object]]:
+        layout = self.dataset.samples[0].layout
         for batch, indices in self._loader.epoch(0, self._recipe):
-            yield dict_of(batch, [self.dataset.im_files[index] for index in indices])
+            yield dict_of(batch, [self.dataset.im_files[index] for index in indices], self._task, layout)
 
     def reset(self) -> None:
         """Do nothing: the workers of our loader read what the next epoch asks for."""
@@ -138,4 +147,6 @@ def _label(sample: Sample) -> dict[str, object]:
     boxes = xywh_from_xyxy(sample.labels.boxes).numpy()
     classes = sample.labels.classes.numpy().astype(np.float32)[:, None]
     head = {"im_file": str(sample.image), "shape": sample.size, "cls": classes, "bboxes": boxes}
-    return {**head, "segments": [], "keypoints": None, "normalized": True, "bbox_format": "xywh"}
+    points = sample.labels.keypoints
+    points = None if points is None else points.numpy()
+    return {**head, "segments": [], "keypoints": points, "normalized": True, "bbox_format": "xywh"}

@@ -63,6 +63,12 @@ def boxes_only(task: str, what: str) -> None:
         )
 
 
+def without_masks(task: str, what: str) -> None:
+    """Raise UserError for a task of which `what`, which a script does by itself, has no masks."""
+    if TASKS[task].maps:
+        raise UserError(f"task {task}: {what} by a script's own methods is supported for tasks without masks only.")
+
+
 def rows_of(detections: Any) -> Tensor:
     """Return detections as rows (n, 6), also those of a dict with bboxes, conf and cls."""
     if isinstance(detections, Mapping):

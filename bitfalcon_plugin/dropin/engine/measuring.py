@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ...config.files import write_text
 from ...config.run_folder import new_run_dir
 from ...config.settings import Settings
+from ...data.augmentation.augment import Batch
 from ...data.dataset import Sample
 from ...data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ...data.loading.loader import ValLoader
-from ...ops.boxes import xywh_from_xyxy
 from ...ops.instances import Instances
 from ...ops.letterbox import Fit
 from ...ops.nms import Suppression
@@ -31,7 +31,7 @@ from ...tasks.metrics import TaskMetrics
 from ...val.loop import progress
 from ...val.pictures import Pictures
 from ...val.run import Share, counted_batch, loader_of, options_of
-from .batches import of_whole_images
+from .batches import dict_of
 from .datasets import dict_of_data
 from .detections import boxes_only, label_rows, rows_of
 from .losses import has_own_loss, losses_of
@@ -43,37 +43,28 @@ MIN_SCORE = 0.25  # detections with a higher score are drawn
 
 
 class LoaderOfSplit:
-    """Our loader of a split as scripts have it: batches are dicts, with ratio_pad and ori_shape of each image.
+    """Our loader of a split as scripts have it: batches are dicts, with ratio_pad and ori_shape of each image."""
 
-    objects: the labels are boxes, not the classes of whole images.
-    """
-
-    def __init__(self, loader: ValLoader, samples: Sequence[Sample], objects: bool = True) -> None:
-        self.loader, self.dataset, self.objects = loader, samples, objects
+    def __init__(self, loader: ValLoader, samples: Sequence[Sample], task: Task) -> None:
+        self.loader, self.dataset, self.task = loader, samples, task
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, object]]:
         for images, fits, indices in self.loader:
-            values = _dict_of(images, fits, [self.dataset[index] for index in indices])
-            yield values if self.objects else of_whole_images(values)
+            yield _dict_of(images, fits, [self.dataset[index] for index in indices], self.task)
 
 
-def _dict_of(images: Tensor, fits: Sequence[Fit], samples: Sequence[Sample]) -> dict[str, object]:
-    height, width = images.shape[2:]
+def _dict_of(images: Tensor, fits: Sequence[Fit], samples: Sequence[Sample], task: Task) -> dict[str, object]:
     labels = []
     for image, (sample, fit) in enumerate(zip(samples, fits, strict=True)):
-        truth = sample.pixel_labels()
-        boxes = xywh_from_xyxy(fit.to_canvas(truth.boxes)) / torch.tensor([width, height] * 2)
-        labels.append(replace(truth, boxes=boxes, image=torch.full_like(truth.classes, image), polygons=None))
-    labels = Instances.cat(labels).to(images.device)
+        truth = sample.pixel_labels().to_canvas(fit)
+        truth = truth if task.oriented else replace(truth, polygons=None)
+        labels.append(replace(truth, image=torch.full_like(truth.classes, image)))
+    batch = Batch(images, Instances.cat(labels).to(images.device))
     return {
-        "img": images,
-        "cls": labels.classes.float()[:, None],
-        "bboxes": labels.boxes,
-        "batch_idx": labels.image.float(),
-        "im_file": tuple(str(sample.image) for sample in samples),
+        **dict_of(batch, [str(sample.image) for sample in samples], task, samples[0].layout),
         "ori_shape": tuple(sample.size for sample in samples),
         "resized_shape": tuple(fit.canvas for fit in fits),
         "ratio_pad": tuple(_ratio_pad(fit) for fit in fits),
@@ -151,7 +142,7 @@ def _open_data(script: Script, network: nn.Module, settings: Settings) -> Settin
         if not is_replaced(script, "get_dataloader", "build_dataset"):
             samples = scan_split(data, settings.split, settings, form).samples
             loader = loader_of(network, samples, settings, Share())
-            script.dataloader = LoaderOfSplit(loader, samples, task_of(network).objects)
+            script.dataloader = LoaderOfSplit(loader, samples, task_of(network))
     script._measuring = Measuring(rule, settings, samples)
     if script.dataloader is None:
         script.dataloader = script.get_dataloader(script.data.get(settings.split), settings.batch)

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...data.augmentation.augment import Batch
 from ...data.dataset import Sample
+from ...tasks import TASKS
 from ...tasks.metrics import Metrics
 from ...val.pictures import Pictures
 from .batches import dict_of
@@ -27,7 +28,9 @@ class PicturesOfScript(Pictures):
 
     def draw_train_batch(self, iteration: int, batch: Batch) -> None:
         def draw() -> None:
-            self.script.plot_training_samples(batch=dict_of(batch, self.script._run.files), ni=iteration)
+            task, model = TASKS[self.script.task], self.script.model
+            values = dict_of(batch, self.script._run.files, task, getattr(model, "keypoints", None))
+            self.script.plot_training_samples(batch=values, ni=iteration)
 
         self._by_script("train_batch", draw, partial(super().draw_train_batch, iteration, batch))
 

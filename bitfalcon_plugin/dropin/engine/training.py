@@ -31,7 +31,7 @@ from ...train.steps import Steps
 from ...train.trainer import Run, Trainer
 from .batches import ScriptBatch, batch_of, dict_of, with_bytes
 from .datasets import LoaderForScript, LoaderOfScript, data_of_dict, scan_of
-from .detections import boxes_only
+from .detections import without_masks
 from .events import CallbackOwner
 from .loaders import replaced_builders
 from .losses import has_own_loss, losses_of
@@ -208,8 +208,9 @@ def _loaders(script: Script, own: Callable, run: Run) -> tuple[Any, Any]:
         loaders = LoaderOfScript(script.train_loader, script.args), script.test_loader
     else:
         loaders = own(run)
-        script.train_loader = LoaderForScript(loaders[0], task_of(run.initial.model).data.recipe(run.settings, False))
-        script.test_loader = LoaderOfSplit(loaders[1], run.val_samples, task_of(run.initial.model).objects)
+        task = task_of(run.initial.model)
+        script.train_loader = LoaderForScript(loaders[0], task.data.recipe(run.settings, False), task)
+        script.test_loader = LoaderOfSplit(loaders[1], run.val_samples, task)
     script.validator = script.get_validator()
     return loaders
 
@@ -253,17 +254,21 @@ def _batch(script: Script, own: Callable, trainer: Trainer, batch: Batch, indice
     script._run.files = [str(trainer.run.samples[index].image) for index in indices]
     if not script._run.loads and not is_replaced(script, "preprocess_batch"):
         return batch
-    boxes_only(script.task, "training on batches")
-    objects = trainer.task.objects
-    values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(dict_of(batch, script._run.files, objects))
-    return batch_of(script.preprocess_batch(values), trainer.device, objects)
+    without_masks(script.task, "training on batches")
+    task = trainer.task
+    values = batch.values if isinstance(batch, ScriptBatch) else with_bytes(_values(script, trainer, batch))
+    return batch_of(script.preprocess_batch(values), trainer.device, task)
+
+
+def _values(script: Script, trainer: Trainer, batch: Batch) -> dict[str, object]:
+    return dict_of(batch, script._run.files, trainer.task, getattr(trainer.model, "keypoints", None))
 
 
 def _losses(script: Script, own: Callable, trainer: Trainer, batch: Batch) -> dict[str, Tensor]:
     if not has_own_loss(trainer.model):
         return own(trainer, batch)
     with torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=trainer.precision is not None):
-        values = dict_of(batch, script._run.files, trainer.task.objects)
+        values = _values(script, trainer, batch)
         losses = losses_of(trainer.model, values, script.loss_names, times_images=trainer.task.times_images)
     if tuple(losses) != tuple(trainer.task.losses):
         script.loss_names = tuple(losses)
