@@ -54,6 +54,10 @@ class Patches:
             paste(planes, patches, objects, self.top[objects], self.left[objects])
         return planes
 
+    def split(self) -> list[Tensor]:
+        """The patch (h, w) bool of each object."""
+        return [self.stacks[stack][row] for stack, row in zip(self.stack.tolist(), self.row.tolist())]
+
     def encode(self) -> EncodedMasks:
         """The masks as COCO's run lengths."""
         codes: list = [None] * len(self)

@@ -88,8 +88,8 @@ def _matrix(overlap: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -
     return torch.cat(parts)
 
 
-def _rectangle_iou(a: Tensor, b: Tensor) -> Tensor:
-    """Return the IoU of rectangles (..., 5) that broadcast.
+def shared_area(a: Tensor, b: Tensor) -> Tensor:
+    """Return the area (...) that rectangles (..., 5) xywhr that broadcast share. Give float64.
 
     By Green's theorem the area that b shares with an upright rectangle is the integral of y over x along the sides of
     b, with x and y held within that rectangle. So b is turned into the frame of a.
@@ -104,8 +104,13 @@ def _rectangle_iou(a: Tensor, b: Tensor) -> Tensor:
     slope = (y_end - y) / torch.where(x_end == x, 1, x_end - x)
     start, end = (torch.minimum(torch.maximum(value, -half_width), half_width) for value in (x, x_end))
     shared = ((end - start) * _mean_held(y + (start - x) * slope, y + (end - x) * slope, half_height)).sum(-1).abs()
+    return torch.minimum(shared, torch.minimum(*(boxes[..., 2] * boxes[..., 3] for boxes in (a, b))))
+
+
+def _rectangle_iou(a: Tensor, b: Tensor) -> Tensor:
+    """Return the IoU of rectangles (..., 5) that broadcast."""
+    shared = shared_area(a, b)
     area_a, area_b = (boxes[..., 2] * boxes[..., 3] for boxes in (a, b))
-    shared = torch.minimum(shared, torch.minimum(area_a, area_b))
     return shared / (area_a + area_b - shared).clamp(min=1e-12)
 
 

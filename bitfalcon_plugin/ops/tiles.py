@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
+
+from ..config.errors import UserError
 
 LEAST_INSIDE = 0.6  # share of a window that must lie in the image
 HIGHEST_RATE = 9.0
+MAX_WINDOWS = 100_000  # of one image in a prediction
 _TILE_NAME = re.compile(r"(.+)__(\d+(?:\.\d+)?)__(\d+)___(\d+)")
 
 
@@ -18,6 +22,37 @@ class Window(NamedTuple):
     y1: int
     x2: int
     y2: int
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """How images are cut into tiles.
+
+    tile: the side of a tile in pixels of the image, or (h, w). overlap: how much of its side a tile shares with the
+    next one, 0 or more and below 1.
+    """
+
+    tile: int | tuple[int, int]
+    overlap: float = 0.2
+
+    def windows(self, size: tuple[int, int]) -> list[Window]:
+        """Return the tiles of an image of `size` (h, w) px; an image that is no larger than a tile is one tile.
+
+        Raises UserError for more than MAX_WINDOWS tiles.
+        """
+        sides = (self.tile, self.tile) if isinstance(self.tile, int) else self.tile
+        steps = tuple(max(round(side * (1 - self.overlap)), 1) for side in sides)
+        rows, columns = (-(-max(side - tile, 0) // step) + 1 for side, tile, step in zip(size, sides, steps))
+        if rows * columns > MAX_WINDOWS:
+            raise UserError(
+                f"tile={self.tile} and overlap={self.overlap:g} cut an image of {size[1]}x{size[0]} pixels into "
+                f"{rows * columns} tiles; expected at most {MAX_WINDOWS}. Give a larger tile, or less overlap."
+            )
+        return windows(size, sides, steps, cut=True)
+
+    def divides(self, size: tuple[int, int]) -> bool:
+        """Return whether an image of `size` (h, w) px is more than one tile."""
+        return len(self.windows(size)) > 1
 
 
 def windows(

@@ -26,9 +26,18 @@ def draw_masks(
     planes (n, h, w): above 0 is inside. content: left, top, right and bottom in px of the plane, where the picture lies
     on the plane. Planes of another size than the picture are interpolated, and what is above a half is inside.
     """
+    return draw_regions(picture, [mask_region(plane, content, picture.size) for plane in planes], colours)
+
+
+def draw_regions(
+    picture: Image.Image, regions: Sequence[tuple[tuple[int, int], np.ndarray] | None], colours: Sequence[str]
+) -> Image.Image:
+    """Return an RGB picture with masks blended in, half and half; the first lies on top.
+
+    regions: of each mask what `mask_region` returns.
+    """
     picture = picture.copy()
-    for plane, colour in zip(planes[::-1], colours[: len(planes)][::-1]):
-        region = mask_region(plane, content, picture.size)
+    for region, colour in zip(regions[::-1], colours[: len(regions)][::-1]):
         if region is None:
             continue
         (left, top), inside = region

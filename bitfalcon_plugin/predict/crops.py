@@ -6,18 +6,14 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..plots.colours import GREY
 from ..plots.drawing import picture_of
-from ..plots.overlays import mask_region
 from .image_parts import ImageParts
-from .parts import as_numpy
 from .pictures import folder_name, unused_path, write_picture
-from .plotting import content_of
 
 GAIN, PAD = 1.02, 10  # a crop is 2 % larger than its box, and 10 px
 
@@ -72,8 +68,7 @@ def upright_crops(result: ImageParts, masked: bool = False) -> Iterator[Image.Im
 def _cut_out(picture: Image.Image, result: ImageParts, index: int, corner: tuple[int, int]) -> Image.Image:
     """Return the RGBA picture of one object. picture: the part of the image whose left top corner is `corner`."""
     alpha = Image.new("L", picture.size, 0)
-    plane = as_numpy(torch.as_tensor(result.masks.data[index]))
-    region = mask_region(plane, content_of(result), result.orig_shape[::-1])
+    region = result.masks.region(index, result.orig_shape[::-1])
     if region is not None:
         (x, y), inside = region
         alpha.paste(255, (x - corner[0], y - corner[1]), Image.fromarray(inside))

@@ -10,6 +10,7 @@ import torch
 from ..ops.encoded_masks import EncodedMasks
 from ..ops.letterbox import letterbox_fit
 from ..ops.outlines import one_ring, rings_of
+from ..plots.overlays import mask_region
 from .parts import Array, Part, as_numpy
 
 
@@ -81,5 +82,19 @@ class Masks(Part):
             content = planes[:, None, top : top + height, left : left + width].float()
             planes = torch.nn.functional.interpolate(content, self.orig_shape, mode="bilinear")[:, 0] > 0.5
         return list(EncodedMasks.of(planes.bool()).codes)
+
+    @property
+    def content(self) -> tuple[int, int, int, int]:
+        """Left, top, right and bottom of the image on the planes, in px of the planes."""
+        fit = letterbox_fit(self.orig_shape, self.shape[1:])
+        top, left = fit.pad
+        return left, top, left + fit.resized[1], top + fit.resized[0]
+
+    def region(self, index: int, page: tuple[int, int]) -> tuple[tuple[int, int], np.ndarray] | None:
+        """Return the part of a mask that is not empty on a picture of the image; see plots.overlays.mask_region.
+
+        page: width and height of the picture in px.
+        """
+        return mask_region(as_numpy(torch.as_tensor(self.data[index])), self.content, page)
 
     segments = xyn  # its name in old scripts

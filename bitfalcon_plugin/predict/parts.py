@@ -45,7 +45,7 @@ class Part:
         return len(self.data)
 
     def __getitem__(self: P, index) -> P:
-        return self._of(self.data[_as_index(index, self.data)])
+        return self._of(self.data[as_index(index, self.data)])
 
     def __iter__(self: P) -> Iterator[P]:
         return (self[index] for index in range(len(self)))
@@ -106,7 +106,7 @@ def as_numpy(tensor: Tensor) -> np.ndarray:
     return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
 
 
-def _as_index(index, data: Array):
+def as_index(index, data: Array):
     """Return an index that both kinds of arrays take: tensors know no negative steps, numpy no tensors."""
     if isinstance(index, slice):
         index = list(range(*index.indices(len(data))))

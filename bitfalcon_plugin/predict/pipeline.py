@@ -1,13 +1,12 @@
-"""From pictures to Results: letterbox, network, suppression, back to original pixels.
+"""From sources to Results: pictures are read ahead, put into batches and shared out among devices.
 
-Written from spec/interface.md 5.4, 8.1 and 8.2.
+Written from spec/interface.md 8.1 and 8.2.
 """
 
 from __future__ import annotations
 
 import contextlib
 import queue
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,19 +20,18 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..config.settings import Settings
-from ..data.images import GREY
 from ..models.detector import Detector
-from ..models.inference.compiling import warm
 from ..ops.instances import Instances
-from ..ops.letterbox import Fit, legal_size
-from ..ops.nms import Suppression
+from ..ops.letterbox import legal_size
 from ..tasks import Task, task_of
-from ..tasks.detect import predict_decoded
+from .inference import Options, detect, fits_of, network_input
 from .keypoints import Keypoints
+from .patch_masks import PatchMasks
 from .reader import Picture, Unread, read_pictures
 from .results import Results
 from .sources import Item, Video
 from .steps import Steps
+from .tiled import detect_tiles
 
 MAX_TOGETHER = 16  # images of one tensor that go through the network at once, unless batch= says how many
 
@@ -86,32 +84,6 @@ class Predictor:
 Watch = Callable[[str, Batch], None]
 
 
-@dataclass(frozen=True)
-class Options:
-    """How sources are predicted.
-
-    imgsz: side of the network input in pixels, or (H, W); rounded up to what the model takes. rule: which candidates
-    are detections. batch: images at once, by default 1 (of a tensor MAX_TOGETHER); they share a minimal rectangle if
-    their sizes are equal, and a square otherwise. square: always a square. letterbox: show all of an image also where
-    the task cuts off its sides. augment: merge the detections on the image with those on copies of 0.83, mirrored, and
-    0.67 of its size. half: autocast to float16 on a GPU; elsewhere the type of the weights counts. retina_masks: masks
-    have the size of the original image. embed: instead of detections, give for each image the means of the maps of
-    these rows, one behind the other. vid_stride, keep_all: of videos and webcams, see reader.read_pictures.
-    """
-
-    imgsz: int | tuple[int, int] = 640
-    rule: Suppression = field(default_factory=Suppression)
-    batch: int | None = None
-    square: bool = False
-    letterbox: bool = False
-    augment: bool = False
-    half: bool = False
-    retina_masks: bool = False
-    embed: Sequence[int] | None = None
-    vid_stride: int = 1
-    keep_all: bool = False
-
-
 def predict_batches(
     model: Detector,
     sources: Iterable[Item],
@@ -139,7 +111,9 @@ def predict_batches(
     task = task_of(model)
     is_live = isinstance(sources, Sequence) and any(map(_is_webcam, sources))
 
-    def tile(pixels: np.ndarray) -> Tensor:
+    def tile(pixels: np.ndarray) -> Tensor | None:
+        if options.tiling is not None and options.tiling.divides(pixels.shape[:2]):
+            return None
         return task.tile(pixels, fits_of([pixels.shape[:2]], options, model, task)[0])
 
     def compute(index: int, batch: Batch) -> list:
@@ -211,7 +185,10 @@ def embed_rows(model: Detector, rows: Sequence[int]) -> None:
 
 
 def _batches(pictures: Iterable[Picture | Unread], size: int | None, skipped: list[str]) -> Iterator[Batch]:
-    """Yield batches of at most `size` pictures; pictures of tensors are batched with those of their own shape."""
+    """Yield batches of at most `size` pictures; pictures of tensors are batched with those of their own shape.
+
+    A picture that is cut into tiles is a batch of its own.
+    """
     batch: list[Picture] = []
     for picture in pictures:
         if isinstance(picture, Unread):
@@ -221,7 +198,8 @@ def _batches(pictures: Iterable[Picture | Unread], size: int | None, skipped: li
             yield Batch(batch)
             batch = []
         batch.append(picture)
-        if len(batch) >= (size or min(max(picture.together, 1), MAX_TOGETHER)):
+        limit = 1 if picture.tile is None else size or min(max(picture.together, 1), MAX_TOGETHER)
+        if len(batch) >= limit:
             yield Batch(batch)
             batch = []
     if batch:
@@ -229,97 +207,48 @@ def _batches(pictures: Iterable[Picture | Unread], size: int | None, skipped: li
 
 
 def _kind(picture: Picture) -> tuple:
+    if picture.tile is None:
+        return ("tiles",)
     return (picture.tile.shape, picture.tile.dtype, picture.tile.device) if picture.together else ()
 
 
 def _results(model: Detector, pictures: list[Picture], options: Options, task: Task, buffers: dict) -> list:
     """Return the Results of one batch of pictures, or with `options.embed` their vectors."""
-    start = time.perf_counter()
-    images, fits = _input(pictures, options, model, task, buffers)
-    half = torch.autocast("cuda", torch.float16, enabled=options.half and images.is_cuda)
     if options.embed is not None:
-        with torch.inference_mode(), half:
+        images, _ = network_input(pictures, options, model, task, buffers)
+        with torch.inference_mode(), torch.autocast(images.device.type, options.autocast, enabled=options.is_autocast):
             vectors = _embed(model, images, options.embed)
         return list(vectors.clone())  # outside of inference mode: a caller may train on them
-    with torch.inference_mode():
-        warming = warm(model, images)
-        preprocess_end = _now(images)
-        with half:
-            decoded = predict_decoded(model, images, options.augment)
-        inference_end = _now(images)
-        detections = task.decode(decoded, options.rule)
-        planes = [None] * len(fits) if decoded.prototypes is None else decoded.prototypes
-        detections = [task.place(*each, options.retina_masks) for each in zip(detections, fits, planes, strict=True)]
-        detections = [each.only(each.visible) for each in detections]
-        postprocess_end = _now(images)
-    shared = {
-        "preprocess": (preprocess_end - start - warming) * 1e3 / len(pictures),
-        "inference": (inference_end - preprocess_end) * 1e3 / len(pictures),
-        "postprocess": (postprocess_end - inference_end) * 1e3 / len(pictures),
-    }
-    results, input_shape = [], tuple(images.shape[2:])
-    for picture, each in zip(pictures, detections, strict=True):
+    if pictures[0].tile is None:
+        found = detect_tiles(model, pictures[0].pixels, options, task, buffers)
+    else:
+        found = detect(model, pictures, options, task, buffers)
+    stages = ("preprocess", "inference", "postprocess")
+    shared = {stage: getattr(found, stage) * 1e3 / len(pictures) for stage in stages}
+    results = []
+    for picture, each in zip(pictures, found.detections, strict=True):
         speed = {**shared, "preprocess": shared["preprocess"] + picture.milliseconds}
-        parts = {**_parts(each, model, picture.pixels.shape[:2]), "speed": speed, "input_shape": input_shape}
+        parts = _parts(each, model, picture.pixels.shape[:2], picture.tile is None)
+        parts |= {"speed": speed, "input_shape": found.input_shape}
         results.append(Results(picture.pixels, picture.path, model.names, **parts))
     return results
 
 
-def _parts(instances: Instances, model: Detector, size: tuple[int, int]) -> dict[str, Tensor | Keypoints | None]:
+def _parts(
+    instances: Instances, model: Detector, size: tuple[int, int], in_tiles: bool
+) -> dict[str, Tensor | PatchMasks | Keypoints | None]:
     """Return the parts of Results that the objects of one image of `size` (h, w) have."""
     if instances.probabilities is not None:
         return {"probs": instances.probabilities[0]}
     if instances.xywhr is not None:
         return {"obb": instances.rows()}
-    masks = instances.patches.planes() if instances.patches is not None and len(instances) else None
+    masks = None
+    if instances.patches is not None and len(instances):
+        masks = PatchMasks(instances.patches) if in_tiles else instances.patches.planes()
     keypoints = instances.keypoints
     if keypoints is not None:
         keypoints = Keypoints(keypoints, size, model.keypoints.skeleton)
     return {"boxes": instances.rows(), "masks": masks, "keypoints": keypoints}
-
-
-def _now(images: Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter()
-
-
-def _input(
-    pictures: list[Picture], options: Options, model: Detector, task: Task, buffers: dict
-) -> tuple[Tensor, list[Fit]]:
-    """Return the network input (B, 3, H, W), channels last in memory, and how each image lies on the input.
-
-    buffers: keeps the canvas of the last shape for the next batch.
-    """
-    weight = next(model.parameters())
-    if pictures[0].together:
-        images = torch.stack([picture.tile for picture in pictures]).to(weight.device, weight.dtype)
-        size = tuple(images.shape[2:])
-        return images.contiguous(memory_format=torch.channels_last), [Fit(size, size, size, (0, 0))] * len(pictures)
-    fits = fits_of([picture.pixels.shape[:2] for picture in pictures], options, model, task)
-    shape = (len(pictures), *fits[0].canvas, 3)
-    if shape not in buffers:
-        buffers.clear()
-        buffers[shape] = torch.empty(shape, dtype=torch.uint8)
-    canvas = buffers[shape]
-    for image, picture, fit in zip(canvas, pictures, fits, strict=True):
-        top, left, height, width = fit.window
-        tile = picture.tile if picture.tile.shape[:2] == (height, width) else task.tile(picture.pixels, fit)
-        if (height, width) != fit.canvas:
-            image.fill_(GREY)
-        image[top : top + height, left : left + width] = tile
-    images = canvas.to(weight.device).permute(0, 3, 1, 2)
-    return torch.div(images, 255).to(weight.dtype), fits  # a new tensor, in one pass
-
-
-def fits_of(sizes: list[tuple[int, int]], options: Options, model: Detector, task: Task) -> list[Fit]:
-    """Return how images of `sizes` (h, w) lie on the input when they go through the network together."""
-    if model.fixed:  # an exported model that takes one size
-        height, width = model.fixed
-        size, multiple, square = height if height == width else model.fixed, 1, True
-    else:
-        size, multiple, square = options.imgsz, model.multiple, options.square
-    return task.fits(sizes, size, multiple, square=square, letterbox=options.letterbox)
 
 
 def _embed(model: Detector, images: Tensor, rows: Sequence[int]) -> Tensor:

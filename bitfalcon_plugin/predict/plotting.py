@@ -11,16 +11,13 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ..config.errors import UserError
-from ..ops.letterbox import letterbox_fit
 from ..plots.colours import colour_of, row_colours
 from ..plots.drawing import draw_boxes, picture_of
-from ..plots.overlays import SEEN, draw_keypoints, draw_masks, draw_text_lines
+from ..plots.overlays import SEEN, draw_keypoints, draw_regions, draw_text_lines
 from .image_parts import ImageParts
-from .parts import as_numpy
 
 OLD_NAMES = {"show_conf": "conf", "line_thickness": "line_width"}
 NO_EFFECT = {"im_gpu", "img_gpu"}  # the image on a GPU, where others blend masks
@@ -88,7 +85,8 @@ def draw_result(
     instance = None if plot.color_mode is None else plot.color_mode == "instance"
     if result.masks and plot.masks:
         colours = row_colours(rows, instance) if rows else [colour_of(i) for i in range(len(result.masks))]
-        picture = draw_masks(picture, as_numpy(torch.as_tensor(result.masks.data)), colours, content_of(result))
+        regions = [result.masks.region(index, picture.size) for index in range(len(result.masks))]
+        picture = draw_regions(picture, regions, colours)
     text_colour = None if plot.txt_color is None else tuple(plot.txt_color[2::-1])
     font = {"font_size": style.font_size, "font": style.font}
     if result.keypoints:
@@ -115,10 +113,3 @@ def _rows(result: ImageParts) -> tuple[list[list[float]], list[list[list[float]]
     boxes = result.obb
     rows = [[*hull, *row[5:]] for hull, row in zip(boxes.xyxy.tolist(), boxes.data.tolist())]
     return rows, boxes.xyxyxyxy.tolist()
-
-
-def content_of(result: ImageParts) -> tuple[int, int, int, int]:
-    """Return left, top, right and bottom of the image on the planes of the masks, in px of the planes."""
-    fit = letterbox_fit(result.orig_shape, result.masks.shape[1:])
-    top, left = fit.pad
-    return left, top, left + fit.resized[1], top + fit.resized[0]

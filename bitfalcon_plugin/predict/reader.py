@@ -39,13 +39,13 @@ class Picture:
     """One image of a source.
 
     pixels: (h, w, 3) BGR uint8. tile: what the network input shows of the image, resized, (h', w', 3) RGB uint8; if the
-    source is a tensor, its (3, H, W) floats. number: of the source, from 1. milliseconds: time that the thread took.
-    frame, frames: number of a video's frame, from 1, and their count, 0 if it is not known. rate: frames a second.
-    together: number of images in the source's tensor.
+    source is a tensor, its (3, H, W) floats; None of an image that is cut into tiles. number: of the source, from 1.
+    milliseconds: time that the thread took. frame, frames: number of a video's frame, from 1, and their count, 0 if it
+    is not known. rate: frames a second. together: number of images in the source's tensor.
     """
 
     pixels: np.ndarray
-    tile: Tensor
+    tile: Tensor | None
     path: str
     number: int
     milliseconds: float
@@ -65,7 +65,7 @@ class Unread:
 
 def read_pictures(
     items: Iterable[Item],
-    tile: Callable[[np.ndarray], Tensor],
+    tile: Callable[[np.ndarray], Tensor | None],
     *,
     depth: int = 8,
     vid_stride: int = 1,
@@ -153,7 +153,7 @@ def _use_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _read_one(item: Item, index: int, tile: Callable[[np.ndarray], Tensor]) -> Picture | Unread:
+def _read_one(item: Item, index: int, tile: Callable[[np.ndarray], Tensor | None]) -> Picture | Unread:
     start, path = time.thread_time(), describe(item, index)
     if isinstance(item, Ready):
         planes = (item.image * 255).round().to("cpu", torch.uint8)  # (3, H, W)
@@ -172,7 +172,7 @@ def _read_one(item: Item, index: int, tile: Callable[[np.ndarray], Tensor]) -> P
 
 
 def _read_frames(
-    item: Video, index: int, tile: Callable[[np.ndarray], Tensor], stride: int
+    item: Video, index: int, tile: Callable[[np.ndarray], Tensor | None], stride: int
 ) -> Iterator[Picture | Unread]:
     path, number = describe(item, index), 0
     try:

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -23,11 +24,13 @@ from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
 from ..ops.letterbox import rounding_note
 from ..ops.nms import Suppression
+from ..ops.tiles import Tiling
 from ..tasks import task_of
-from .pipeline import Batch, Options, Predictor, embed_rows, predict_batches
+from .inference import Options
+from .pipeline import Batch, Predictor, embed_rows, predict_batches
 from .reader import Picture
 from .results import Results
-from .sources import Item, Url, Video, list_sources
+from .sources import Item, Ready, Url, Video, list_sources
 from .steps import Steps
 from .writer import Writer
 
@@ -63,6 +66,8 @@ def run_predict(
         notes.append(f"classes={unknown}: the model knows 0 to {model.nc - 1}, others are never found.")
     if embed is not None:
         embed_rows(model, embed)
+    tiling = None if settings.tile is None else Tiling(settings.tile, settings.overlap)
+    _check_tiling(settings, items, steps)
     batch = int(settings.batch) if "batch" in settings.given else None
     if batch is not None and batch < 1:
         notes.append(f"batch={settings.batch:g}: the largest batch is searched for training only; using 1.")
@@ -81,14 +86,30 @@ def run_predict(
         square="rect" in settings.given and not settings.rect,
         letterbox=settings.letterbox,
         augment=settings.augment,
-        half=settings.half,
+        autocast=torch.float16 if settings.half and next(model.parameters()).is_cuda else None,
         retina_masks=settings.retina_masks,
         embed=embed,
         vid_stride=settings.vid_stride,
         keep_all=settings.stream_buffer,
+        tiling=tiling,
     )
     verbose = verbose and settings.verbose
     return _run(Predictor(model, settings, items), options, (verbose, network), events or Events(), steps)
+
+
+def _check_tiling(settings: Settings, items: Sequence[Item], steps: Steps) -> None:
+    """Raise UserError where tile= is given with what cannot be cut into tiles."""
+    if settings.tile is None:
+        return
+    reason = ""
+    if settings.embed is not None:
+        reason = "embed= gives a vector for the image as a whole; leave one of the two away."
+    elif any(isinstance(item, Ready) for item in items):
+        reason = "a tensor goes to the network as it is; give an array, a Pillow image or a file to cut it into tiles."
+    elif steps.compute is not None:
+        reason = "a predictor with steps of its own gets whole images; leave tile= away, or take the usual predictor."
+    if reason:
+        raise UserError(f"tile={settings.tile}: {reason}")
 
 
 def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], events: Events, steps: Steps) -> Iterator:

@@ -20,7 +20,7 @@ from ..models.detector import Detector
 from ..ops.keypoint_layout import KeypointLayout
 from ..ops.letterbox import describe_letterbox, fits_together
 from . import classify, obb, pose, segment
-from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, place_detections
+from .detect import LOSSES, decode_detections, detection_loss, evaluate_detections, keep_detections, place_detections
 from .metrics import CLASS_COLUMNS, COLUMNS
 from .part_metrics import part_columns
 
@@ -37,7 +37,8 @@ class Task:
     (detect.detection_loss). times_images: whether a step minimises the sum of the losses times the number of images,
     otherwise the sum alone. decode: decoded outputs -> the suppressed Instances of each image
     (detect.decode_detections). place: moves the Instances of one image to pixels of the original image
-    (detect.place_detections). evaluate: labels and detections -> TaskMetrics (detect.evaluate_detections). options:
+    (detect.place_detections). keep: which detections of several parts of one image suppression keeps
+    (detect.keep_detections). evaluate: labels and detections -> TaskMetrics (detect.evaluate_detections). options:
     further arguments of the loss, by the name of the setting that holds them. model_options: model -> those that the
     model states.
 
@@ -73,6 +74,7 @@ class Task:
     decode: Callable
     place: Callable
     evaluate: Callable
+    keep: Callable = keep_detections
     options: tuple[str, ...] = ()
     model_options: Callable[[Detector], Mapping[str, object]] = lambda model: {}
     times_images: bool = True
@@ -207,6 +209,7 @@ OBB = Task(
     conf=0.01,
     counted_best=None,
     oriented=True,
+    keep=obb.keep_oriented,
     without_effect={"augment": "oriented boxes are found at one scale", "retina_masks": "there are no masks"},
     further=lambda maps, keypoints: ("angle",),
 )

@@ -31,6 +31,7 @@ WITHOUT_EFFECT = {
     "single_cls": "one class leaves nothing to tell apart",
     "augment": "each image is computed once",
     **dict.fromkeys(("iou", "max_det", "agnostic_nms", "letterbox_ap", "save_crop"), "there are no boxes"),
+    **dict.fromkeys(("tile", "overlap"), "a class belongs to the image as a whole"),
     **dict.fromkeys(("retina_masks", "overlap_mask", "mask_ratio"), "there are no masks"),
     **dict.fromkeys(("box", "cls", "dfl"), "the loss is the cross-entropy alone"),
 }

@@ -20,7 +20,7 @@ from ..models.detector import Detector
 from ..ops.boxes import anchor_points, boxes_to_distances, ciou, distances_to_boxes
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
-from ..ops.nms import Suppression, non_max_suppression
+from ..ops.nms import Suppression, non_max_suppression, suppress
 from .assign import Assignment, assign
 from .metrics import Metrics
 
@@ -191,6 +191,14 @@ def likely_candidates(decoded: Decoded, rule: Suppression) -> Tensor:
 def decode_detections(decoded: Decoded, rule: Suppression) -> list[Instances]:
     """Suppress duplicates: the detections of each image, best first. Boxes are xyxy in pixels of the network input."""
     return [Instances.from_rows(rows) for rows in suppressed_rows(decoded, rule)]
+
+
+def keep_detections(detections: Instances, rule: Suppression) -> Tensor:
+    """Return which detections of one image suppression keeps, by their boxes: indices, at most rule.max_det.
+
+    The detections are given by falling score.
+    """
+    return suppress(detections.rows(), rule.iou, rule.max_det, rule.agnostic)
 
 
 def place_detections(

@@ -19,7 +19,7 @@ from ..ops.instances import Instances
 from ..ops.letterbox import Fit
 from ..ops.nms import Suppression
 from ..ops.rotated import angles_from_logits, corners_of, distances_to_rotated, hulls_of, rotated_to_distances
-from ..ops.rotated_nms import rotated_suppression
+from ..ops.rotated_nms import fast_suppress, rotated_suppression
 from ..ops.rotated_overlap import probiou
 from .assign import Assignment, assign
 from .detect import Decoded, class_cross_entropy, focal_loss, likely_candidates, mean_distances
@@ -94,6 +94,13 @@ def decode_oriented(decoded: Decoded, rule: Suppression) -> list[Instances]:
     """Suppress duplicates by ProbIoU: the oriented detections of each image, best first, in pixels of the input."""
     images = rotated_suppression(likely_candidates(decoded, rule), **vars(rule), nc=decoded.nc)
     return [_with_hulls(Instances.from_rows(rows[:, :6]), rows[:, [0, 1, 2, 3, 6]]) for rows in images]
+
+
+def keep_oriented(detections: Instances, rule: Suppression) -> Tensor:
+    """Return which detections of one image suppression by ProbIoU keeps; see detect.keep_detections."""
+    group = torch.zeros_like(detections.classes) if rule.agnostic else detections.classes
+    hidden = fast_suppress(detections.xywhr.float(), group, rule.iou)
+    return (~hidden).nonzero().squeeze(1)[: rule.max_det]
 
 
 def place_oriented(

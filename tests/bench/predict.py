@@ -20,7 +20,7 @@ from PIL import Image
 
 from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
-from bitfalcon_plugin.predict.pipeline import Options, _input
+from bitfalcon_plugin.predict.inference import Options, network_input
 from bitfalcon_plugin.predict.reader import read_pictures
 from bitfalcon_plugin.predict.sources import list_sources
 from bitfalcon_plugin.tasks import task_of
@@ -43,7 +43,7 @@ def speed(weights: str, folder: str, imgsz: int = 640, batch: int = 8, rounds: i
     pictures = list(read_pictures(items[:batch], torch.from_numpy))
     for size in (1, batch):
         wall, inside, bare, work = [], [], [], []
-        images = _input(pictures[:size], options, model, task, {})[0]
+        images = network_input(pictures[:size], options, model, task, {})[0]
         for turn in range(rounds + 1):  # the first one warms up
             spent = [0.0, 0.0]
             handles = _timed(model, spent)

@@ -33,7 +33,7 @@ from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
 from bitfalcon_plugin.models.modules.attention import Attention
 from bitfalcon_plugin.models.weights.foreign import open_checkpoint
 from bitfalcon_plugin.ops.nms import non_max_suppression
-from bitfalcon_plugin.predict.pipeline import Options, _input, fits_of
+from bitfalcon_plugin.predict.inference import Options, fits_of, network_input
 from bitfalcon_plugin.predict.reader import Picture
 from bitfalcon_plugin.tasks import task_of
 
@@ -135,7 +135,7 @@ def shares(model: Detector, images: Tensor, rounds: int, imgsz: int) -> dict[str
             start = clock()
             tile = task.tile(pixels, fits_of([pixels.shape[:2]], options, model, task)[0])
             pictures = [Picture(pixels, tile, "", index + 1, 0.0) for index in range(len(images))]
-            _input(pictures, options, model, task, buffers)
+            network_input(pictures, options, model, task, buffers)
             spent["preprocessing"] = clock() - start
             raw = model(images)
             start = clock()

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator
 from torch import nn
 
 from bitfalcon_plugin.ops.nms import Suppression
-from bitfalcon_plugin.predict.pipeline import Options, predict_batches
+from bitfalcon_plugin.predict.inference import Options
+from bitfalcon_plugin.predict.pipeline import predict_batches
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.predict.sources import Item
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from ...data.images import GREY
 from ...ops.letterbox import Fit, legal_size, letterbox_fit
 from ...ops.nms import Suppression
-from ...predict.pipeline import Batch, Options, fits_of
+from ...predict.inference import Options, fits_of
+from ...predict.pipeline import Batch
 from ...predict.reader import Picture
 from ...predict.results import Results
 from ...predict.run import run_predict
