@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.predict.task1 import MERGED, PER_TILE, merge_tiles, write_task1
+from tests.helpers.exports import tiny_obb
+from tests.helpers.harbour import lay_out_dota
 
 NAMES = {0: "plane", 1: "large vehicle", 2: "harbor"}
 
@@ -101,3 +106,30 @@ def test_merging_against_a_slow_fast_nms():
     columns = (merged.image, merged.classes, merged.scores)
     table = torch.cat([*(column[:, None].double() for column in columns), merged.xywhr], 1)
     np.testing.assert_allclose(table.numpy(), np.array(expected), atol=1e-9)
+
+
+def test_val_writes_them_for_tiles(tmp_path, monkeypatch, capsys):
+    """From a dataset of DOTA through tiles to the files: every line lies in its image."""
+    monkeypatch.chdir(tmp_path)
+    lay_out_dota(tmp_path / "DOTA", count=1)
+    (tmp_path / "DOTA/classes.txt").write_text("ship\nstorage tank\nharbor\n")
+    assert main("data to=yolo format=dota data=DOTA out=tiles tile=160".split()) == 0
+    model = tiny_obb(["ship", "storage tank", "harbor"])
+    save_checkpoint(tmp_path / "best.pt", Checkpoint(model.graph, model.state_dict()))
+    line = (
+        "val model=best.pt data=tiles imgsz=64 plots=False device=cpu workers=0 conf=0.001 max_det=20 project=r name=v"
+    )
+    assert main([*line.split(), "save_json=True", "debug"]) == 0
+    assert "Task1 files: predictions_txt (9 images), predictions_merged_txt (1 images" in capsys.readouterr().out
+    records = json.loads((tmp_path / "r/v/predictions.json").read_text())
+    names = {"Task1_ship.txt", "Task1_storage-tank.txt", "Task1_harbor.txt"}
+    for folder in (PER_TILE, MERGED):
+        assert {path.name for path in (tmp_path / "r/v" / folder).iterdir()} == names
+    lines = [line.split() for name in names for line in (tmp_path / "r/v" / PER_TILE / name).read_text().splitlines()]
+    expected = [[each["image_id"], each["score"], *each["poly"]] for each in records]
+    assert sorted([line[0], *map(float, line[1:])] for line in lines) == sorted(expected) and len(expected) > 9
+    merged = [line.split() for name in names for line in (tmp_path / "r/v" / MERGED / name).read_text().splitlines()]
+    assert {line[0] for line in merged} == {"P1000"} and 0 < len(merged) < len(lines)
+    middles = np.array([line[2:] for line in merged], dtype=float).reshape(-1, 4, 2).mean(1)
+    assert (middles.max(0) > 160).all() and (middles > -60).all() and (middles < [460, 360]).all()
+    assert main([*line.split()]) == 0 and not (tmp_path / "r/v2").exists()  # nothing is to be written

@@ -154,7 +154,7 @@ def _files_by_stem(folder: Path | None, problems: list[str]) -> dict[str, Path]:
     """The label files in a folder and below it, by their names without suffix."""
     files: dict[str, Path] = {}
     for path in sorted(folder.rglob("*.txt")) if folder else ():
-        if path.name == OWN_CLASSES:
+        if path.name == OWN_CLASSES or path.name.startswith("."):
             continue
         if path.stem in files:
             problems.append(f"{path}: '{files[path.stem]}' has the same name; keep one of them")

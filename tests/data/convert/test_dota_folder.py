@@ -120,6 +120,7 @@ def test_files_without_partner(tmp_path):
     (tmp_path / "train/images/lost.png").unlink()
     image(tmp_path / "train/images/bare.png")
     (tmp_path / "train/images/broken.png").write_bytes(b"no picture")
+    (tmp_path / "train/labelTxt/._P1.txt").write_bytes(b"\x00\x05")  # of another system's archive
     part = read(tmp_path).parts["train"]
     assert [sample.image.name for sample in part.samples] == ["P1.png", "bare.png"]
     assert all(len(sample.labels) == 0 for sample in part.samples)

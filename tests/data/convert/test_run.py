@@ -64,6 +64,16 @@ def test_images_as_they_are(here, capsys):
     assert [len(sample.labels) for sample in samples] == [12, 12]
 
 
+def test_a_system_without_links_gets_copies(here, monkeypatch):
+    def refuse(self, target):
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    assert convert() == 0
+    copy = here / "out/images/val/P1000.png"
+    assert not copy.is_symlink() and copy.read_bytes() == (here / "DOTA/val/images/P1000.png").read_bytes()
+
+
 def test_tiles_show_their_objects(here):
     """The middle of each row of a label file has the colour in which its class was painted."""
     assert convert("out", "tile=160", "overlap=0.2", "rates=0.5,1") == 0
