@@ -119,7 +119,7 @@ def test_val_writes_them_for_tiles(tmp_path, monkeypatch, capsys):
     line = (
         "val model=best.pt data=tiles imgsz=64 plots=False device=cpu workers=0 conf=0.001 max_det=20 project=r name=v"
     )
-    assert main([*line.split(), "save_json=True", "debug"]) == 0
+    assert main([*line.split(), "save_json=True"]) == 0
     assert "Task1 files: predictions_txt (9 images), predictions_merged_txt (1 images" in capsys.readouterr().out
     records = json.loads((tmp_path / "r/v/predictions.json").read_text())
     names = {"Task1_ship.txt", "Task1_storage-tank.txt", "Task1_harbor.txt"}
