@@ -199,7 +199,7 @@ def _read_yaml(path: Path, allow_outside: bool) -> tuple[DataSpec, list[str]]:
     splits = splits_of(raw, root, problems, notes, **options)
     download = None if raw.get("download") is None else str(raw["download"])
     common = {"allow_outside": allow_outside, "notes": tuple(notes)}
-    return DataSpec(path, root, names, splits, settings, download, **common), problems
+    return DataSpec(path, root, names, splits, settings, download=download, **common), problems
 
 
 def _generated(name: object, path: Path, settings: dict[str, object]) -> tuple[DataSpec, list[str]]:

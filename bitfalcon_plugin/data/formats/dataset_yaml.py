@@ -100,7 +100,8 @@ def read_data(data: str | Path, *, allow_outside: bool = False) -> tuple[DataSpe
     keypoints = _keypoints(raw, len(names), problems, notes)
     splits = splits_of(raw, root, problems, notes, allow_outside=allow_outside)
     download = None if raw.get("download") is None else str(raw["download"])
-    return DataSpec(path, root, names, splits, settings, download, keypoints, allow_outside, tuple(notes)), problems
+    rest = {"download": download, "keypoints": keypoints, "allow_outside": allow_outside, "notes": tuple(notes)}
+    return DataSpec(path, root, names, splits, settings, **rest), problems
 
 
 def find_yaml(data: str | Path) -> Path:
