@@ -149,6 +149,8 @@ def _require_labels(
         f"{result.empty} with an empty one. Labels are looked for in a folder 'labels' in place of the last 'images' "
         f"of an image's path, else beside it; the first at '{label_path(result.samples[0].image)}'."
     )
+    if left_out := [note for note in result.notes if note.endswith("left out")]:
+        text += f" {len(left_out)} row{'s are' if len(left_out) > 1 else ' is'} left out: {left_out[0]}."
     folders = set(data.names.values())
     if all(folders.intersection(sample.image.parent.parts) for sample in result.samples):
         text += " The images lie in folders that are named like the classes: task=classify reads such data."
