@@ -166,6 +166,8 @@ def _report(source: Source, written: Mapping[str, Written], tiling: Tiling | Non
             line += " without labels"
         left_out = [f"{count} objects {reason} left out" for reason, count in part.left_out.items()]
         left_out += [f"{result.cut} objects too large for their picture, cut at its border"] if result.cut else []
+        where = "of which no tile shows 70 %" if tiling else "outside their image"
+        left_out += [f"{result.lost} objects {where} left out"] if result.lost else []
         print(", ".join([line, *left_out]))
         print_note(*result.notes[:MAX_NOTES])
     print(f"  classes: {len(source.names)} ({', '.join(source.names.values())})")

@@ -30,12 +30,16 @@ MARK = "# Written by bitfalcon data"  # begins a data.yaml, and says whose the f
 
 @dataclass
 class Written:
-    """What a split got: pictures, those of them without objects, objects, objects cut to their tile, notes."""
+    """What a split got: pictures, those of them without objects, objects, objects cut to their picture, notes.
+
+    lost: objects of the source that no picture shows enough of.
+    """
 
     images: int = 0
     backgrounds: int = 0
     objects: int = 0
     cut: int = 0
+    lost: int = 0
     notes: list[str] = field(default_factory=list)
 
 
@@ -96,13 +100,16 @@ def _write_labels(
     """Write the label file of each window of an image, an empty one for a background; count in `result`."""
     rings = rings_of(sample.labels, sample.size)
     convex = in_order(rings) if source.task == "obb" else rings
+    lost = torch.ones(len(rings), dtype=torch.bool)
     for name, window in views:
         numbers, visible = objects_of(convex, window, LEAST_OF_OBJECT if tiled else 0.0)
+        lost[numbers] = False
         rows, cut = label_rows(sample.labels.only(numbers), rings[numbers], visible, window, source.task)
         (folder / f"{name}.txt").write_text("".join(rows), encoding="utf-8", newline="\n")
         result.objects += len(rows)
         result.cut += cut
         result.backgrounds += not rows
+    result.lost += int(lost.sum())
 
 
 def label_rows(

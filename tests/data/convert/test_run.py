@@ -114,11 +114,12 @@ def test_an_object_larger_than_its_tile_is_cut(tmp_path, monkeypatch, capsys):
     image(tmp_path / "D/train/images/a.png", (200, 100))
     (tmp_path / "D/train/labelTxt").mkdir()
     (tmp_path / "D/train/labelTxt/a.txt").write_text(
-        "2 20 128 20 128 80 2 80 harbor 0\n30 30 60 30 60 50 30 50 ship 0\n"
+        "2 20 128 20 128 80 2 80 harbor 0\n30 30 60 30 60 50 30 50 ship 0\n95 10 105 10 105 20 95 20 ship 0\n"
     )
     assert convert("out", "tile=100", "overlap=0", data="D") == 0
     output = capsys.readouterr()
     assert "1 objects too large for their picture, cut at its border" in output.out
+    assert "1 objects of which no tile shows 70 % left out" in output.out
     assert "there is no split val: data.yaml names that of train in its place" in output.err
     rows = (tmp_path / "out/labels/train/a__100__0___0.txt").read_text().splitlines()
     assert rows[1] == "1 0.3 0.3 0.6 0.3 0.6 0.5 0.3 0.5"
