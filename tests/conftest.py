@@ -23,6 +23,12 @@ def float32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bitfalcon_plugin.train.setup.step_gain", lambda *arguments: 1.0)
 
 
+@pytest.fixture(autouse=True)
+def coco_by_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
+    """COCO's numbers come from pycocotools where hotcoco is installed too; tests/tasks/test_quick_coco.py compares."""
+    monkeypatch.setattr("bitfalcon_plugin.tasks.quick_coco.find_spec", lambda name: None)
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Return the number of processes of `-n auto`: 0, which is this process alone, where files or tests are named."""
     if config.getoption("file_or_dir"):

@@ -71,6 +71,7 @@ NO_TORCH = {
 OUTSIDE = {"torch", "torchvision", "yaml", "pycocotools", "tqdm", "numpy", "PIL"}  # numpy, PIL: torchvision's own
 EXTRAS = {  # optional packages: imported when a function is called
     "plots.figure": {"matplotlib"},
+    "tasks.quick_coco": {"hotcoco"},
     "config.tabular": {"pandas"},
     "dropin.notebook": {"nbformat", "nbclient", "jupyter_client", "IPython"},
     "predict.video": {"cv2"},
