@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -17,16 +18,13 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 os.environ["BITFALCON_CONFIG"] = os.path.join(tempfile.gettempdir(), f"bitfalcon-tests-{os.getpid()}")
 
 
-@pytest.fixture(autouse=True)
-def float32_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trainings on the CPU compute in float32 on every machine, however fast its bfloat16 is."""
-    monkeypatch.setattr("bitfalcon_plugin.train.setup.step_gain", lambda *arguments: 1.0)
-
-
-@pytest.fixture(autouse=True)
-def coco_by_pycocotools(monkeypatch: pytest.MonkeyPatch) -> None:
-    """COCO's numbers come from pycocotools where hotcoco is installed too; tests/tasks/test_quick_coco.py compares."""
-    monkeypatch.setattr("bitfalcon_plugin.tasks.quick_coco.find_spec", lambda name: None)
+@pytest.fixture(autouse=True, scope="session")
+def the_same_on_every_machine() -> Iterator[None]:
+    """Trainings on the CPU compute in float32, however fast its bfloat16 is; COCO's numbers come from pycocotools."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bitfalcon_plugin.train.setup.step_gain", lambda *arguments: 1.0)
+        patch.setattr("bitfalcon_plugin.tasks.quick_coco.find_spec", lambda name: None)
+        yield
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
