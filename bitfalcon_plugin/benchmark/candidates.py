@@ -61,7 +61,7 @@ class Network:
     def __init__(self, model: Detector, device: torch.device, dtype: torch.dtype, layout: torch.memory_format):
         self.model = fold_for_inference(model, device, dtype, layout)
         self.names, self.nc, self.multiple, self.layout = self.model.names, self.model.nc, self.model.multiple, layout
-        self.task = self.model.task
+        self.task, self.keypoints = self.model.task, self.model.keypoints
         self._run: Callable[[Tensor], object] = self._forward
         self.runtime = f"torch {torch.__version__}"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ..export.agreement import UNITS
 from ..plots.tradeoff import Bars, draw_bars
 from .record import Column, RecordFile, markdown_table, write_report
 from .timing import Timing, machine_line
@@ -25,7 +26,8 @@ class EngineRecord:
     first: seconds to open the file and to run the first images, in a process that has only imported torch. memory: peak
     bytes of that process; gpu: bytes it took on the GPU. boxes: how many boxes were compared, or images where there are
     no boxes; matched: how many agree with the reference, as export.compare means it. pixels, score: largest differences
-    from the reference.
+    from the reference. further: those of points, visibilities, angles, coefficients and prototypes, by these names
+    (export.agreement.Agreement).
     """
 
     name: str
@@ -44,6 +46,7 @@ class EngineRecord:
     matched: int | None = None
     boxes: int | None = None
     reason: str = ""
+    further: dict = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,11 @@ class Bench:
         return list(dict.fromkeys(name for record in self.rows for name in record.numbers))
 
     @property
+    def further(self) -> list[str]:
+        """The names of the other values that were compared."""
+        return list(dict.fromkeys(name for record in self.rows for name in record.further))
+
+    @property
     def has_boxes(self) -> bool:
         """Whether the model finds boxes."""
         return any(record.pixels is not None for record in self.rows)
@@ -95,6 +103,9 @@ def _columns(bench: Bench) -> list[Column]:
     def number(name: str, record: EngineRecord) -> float | None:
         return record.numbers.get(name)
 
+    def other(name: str, record: EngineRecord) -> float | None:
+        return record.further.get(name)
+
     return [
         Column("engine", "name", text=True),
         Column("precision", "precision", text=True),
@@ -109,6 +120,10 @@ def _columns(bench: Bench) -> list[Column]:
         *([Column("GPU MB", "gpu", "{:.0f}", unit=1e6)] if any(record.gpu for record in bench.rows) else ()),
         *([Column("largest box difference px", "pixels", "{:.2g}")] if bench.has_boxes else ()),
         Column("largest score difference", "score", "{:.2g}"),
+        *(
+            Column(f"largest difference of {name}{UNITS.get(name, '')}", partial(other, name), "{:.2g}")
+            for name in bench.further
+        ),
         Column(
             f"{compared} matched",
             lambda record: None if record.boxes is None else f"{record.matched} of {record.boxes}",

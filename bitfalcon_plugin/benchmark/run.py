@@ -30,7 +30,7 @@ from ..data.from_settings import class_names, find_data, scan_split
 from ..data.images import read_image
 from ..data.loading.loader import Reading, workers_for
 from ..data.shapes import draw as draw_shapes
-from ..export.compare import compare_decoded, tolerance_for
+from ..export.compare import compare_decoded, further_values, tolerance_for
 from ..export.images import network_input
 from ..export.runtimes.runtime import Runtime
 from ..models.detector import Detector
@@ -229,8 +229,9 @@ def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> N
                 precision = TOLERANCES.get(records[name].precision, "half")
                 images = conditions.images[0].to(conditions.device)
                 tolerance, _ = tolerance_for(precision, runtimes[REFERENCE].model, images)
-                agreement = compare_decoded(reference, predictions, tolerance, conditions.shape)
-                _update(records, name, pixels=agreement.pixels, score=agreement.score)
+                kinds = further_values(runtimes[REFERENCE].model, reference)
+                agreement = compare_decoded(reference, predictions, tolerance, conditions.shape, kinds)
+                _update(records, name, pixels=agreement.pixels, score=agreement.score, further=dict(agreement.further))
                 _update(records, name, matched=agreement.matched, boxes=agreement.count)
             if conditions.samples:
                 print(f"  {name:<24} validating on {len(conditions.samples)} images", flush=True)

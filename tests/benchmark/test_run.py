@@ -22,9 +22,9 @@ from bitfalcon_plugin.benchmark.trial import Trial, run_trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
-from tests.helpers import classed, outlined
+from tests.helpers import classed, outlined, posed, turned
 from tests.helpers.coloured import place  # noqa: F401  the fixture
-from tests.helpers.exports import save, tiny_classify, tiny_segment
+from tests.helpers.exports import KEYPOINTS, save, tiny_classify, tiny_obb, tiny_pose, tiny_segment
 from tests.helpers.tiny_models import CONV, lived, small_model
 
 CPU = torch.device("cpu")
@@ -122,12 +122,26 @@ def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, cap
     assert not list(Path(best).parent.glob("*.torchscript"))  # exports were made elsewhere, and are gone
 
 
-@pytest.mark.parametrize("task", ["segment", "classify"])
+FURTHER = {
+    "segment": {"prototypes", "coefficients"},
+    "classify": set(),
+    "pose": {"points", "visibilities"},
+    "obb": {"angles"},
+}  # what is compared besides boxes and scores
+
+
+@pytest.mark.parametrize("task", FURTHER)
 def test_models_of_other_tasks_have_rows_and_numbers(tmp_path, monkeypatch, quick, task):
     monkeypatch.chdir(tmp_path)
     network, lay_out, data = {
         "segment": (tiny_segment(outlined.NAMES), outlined.lay_out, "data/data.yaml"),
         "classify": (tiny_classify(classed.CLASSES), classed.lay_out, "data"),
+        "pose": (
+            tiny_pose(posed.KEYS["names"], **{key: posed.KEYS[key] for key in (*KEYPOINTS, "kpt_shape")}),
+            posed.lay_out,
+            "data/data.yaml",
+        ),
+        "obb": (tiny_obb(outlined.NAMES), turned.lay_out, "data/data.yaml"),
     }[task]
     lay_out(tmp_path)
     model = YOLO(save(network, tmp_path / "best.pt"))
@@ -138,8 +152,10 @@ def test_models_of_other_tasks_have_rows_and_numbers(tmp_path, monkeypatch, quic
     for row in (ran[REFERENCE], ran["torchscript"]):
         assert row.numbers == pytest.approx(dict(metrics.headline), abs=1e-3)
         assert row.matched == row.boxes > 0 and row.score < 1e-3
+        assert set(row.further) == FURTHER[task] and all(value < 1e-2 for value in row.further.values())
     text = markdown(table)
     assert all(f"| {name} |" in text for name in metrics.headline)
+    assert all(f"largest difference of {name}" in text for name in FURTHER[task])
     assert ("images matched" in text) == (task == "classify") != ("box difference" in text)
 
 

@@ -25,6 +25,7 @@ from tests.helpers.exports import (
     made,
     needs_int8,
     needs_onnx,
+    recipe,
     rewritten,
     save,
     tiny_obb,
@@ -287,3 +288,38 @@ def test_files_of_trained_checkpoints(tmp_path, task, format_):
         torch.testing.assert_close(other.detections.data, one.detections.data, rtol=0, atol=1e-3)
         if task == "pose":
             torch.testing.assert_close(other.keypoints.data, one.keypoints.data, rtol=0, atol=1e-3)
+
+
+def picture_of(root: Path, task: str, real: bool) -> tuple[YOLO, Image.Image]:
+    """A model and a picture that it finds objects in; the one that is not real fits the input without resizing."""
+    if not real:
+        return YOLO(root / task / "best.pt"), Image.open(root / task / "images/0.png")
+    name, data = REAL[task]
+    if not (SHARED / "checkpoints" / name).is_file():
+        pytest.skip(f"needs {name} of ../shared")
+    (image, *_) = sorted((SHARED / "datasets" / data / "images/val").iterdir())
+    return YOLO(SHARED / "checkpoints" / name), Image.open(image)
+
+
+@needs_onnx
+@TASKS
+@pytest.mark.parametrize("real", [False, True])
+def test_the_recipe_of_the_page_gives_what_predict_gives(root, tmp_path, monkeypatch, capsys, task, real):
+    weights, image = picture_of(root, task, real)
+    monkeypatch.chdir(tmp_path)
+    image.save("image.jpg", format="PNG")  # without loss
+    weights.export(format="onnx", imgsz=[256, 320] if real else 64, out=f"best-{task}.onnx")
+    variables: dict = {}
+    exec(compile(recipe(f"best-{task}.onnx"), "README.md", "exec"), variables)
+    (result,) = YOLO(f"best-{task}.onnx").predict("image.jpg", verbose=False)
+    found, count = result.detections, len(result)
+    assert count > 2 and len(variables["boxes"]) == count
+    np.testing.assert_allclose(variables["scores"], found.conf, atol=1e-4)
+    np.testing.assert_array_equal(variables["classes"], found.cls)
+    np.testing.assert_allclose(variables["boxes"], found.xywhr if task == "obb" else found.xyxy, atol=1e-2)
+    if task == "obb":
+        np.testing.assert_allclose(variables["corners"], found.xyxyxyxy, atol=1e-2)
+    else:
+        np.testing.assert_allclose(variables["points"], result.keypoints.data, atol=1e-2)
+    lines = capsys.readouterr().out.strip().splitlines()[-count:]
+    assert all(line.split()[0] in result.names.values() for line in lines)
