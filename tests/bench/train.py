@@ -64,10 +64,10 @@ class Clock:
 class Training:
     """Model, optimizer, scaler and EMA of a run with default settings."""
 
-    def __init__(self, imgsz: int, batch: int, device: torch.device, compile: bool, nc: int) -> None:
+    def __init__(self, imgsz: int, batch: int, device: torch.device, compile: bool, nc: int, scale: str = "n") -> None:
         self.settings = load_settings({"imgsz": imgsz, "batch": batch, "compile": compile})
         self.device, self.precision = device, training_precision(self.settings, device)
-        self.model: Detector = build("yolov12.yaml", "n", nc=nc).to(device, memory_format=torch.channels_last).train()
+        self.model: Detector = build("yolov12.yaml", scale, nc=nc).to(device, memory_format=torch.channels_last).train()
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(".dfl." not in name)
         self.network = compile_network(self.model, self.settings.compile, in_place=False)
