@@ -26,6 +26,8 @@ class ExportFormat:
     it. to_write: further packages for writing, likewise. for_option: option -> all packages for writing with this
     option, so that a message names one extra. options: the settings that it takes besides imgsz and batch. reason: why
     the format is refused and what to do instead, or "". not_taken: option -> why it is refused and what to do instead.
+    static: an export for one size is written from a network whose anchors are constants. narrows: with half=True the
+    writer narrows the weights of a float32 network; otherwise the network is recorded in float16.
     """
 
     suffix: str
@@ -35,6 +37,8 @@ class ExportFormat:
     options: tuple[str, ...] = ()
     reason: str = ""
     not_taken: Mapping[str, str] = field(default_factory=dict)
+    static: bool = False
+    narrows: bool = False
 
     @property
     def status(self) -> str:
@@ -49,6 +53,7 @@ class ExportFormat:
 
 COMMON = ("dynamic", "half")
 INT8_ELSEWHERE = "format=openvino int8=True gains"
+NMS_OUTSIDE = "suppression is written for onnx, torchscript and openvino; predict and val suppress behind this file"
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(
         ".onnx",
@@ -78,6 +83,17 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         {"onnx": "openvino"},
         {"int8": {"openvino": "int8", "onnx": "int8", "nncf": "int8"}},
         (*COMMON, "int8", "nms", "opset"),
+        narrows=True,
+    ),
+    # MNN converts what torch's recorder wrote, and that needs onnx.
+    "mnn": ExportFormat(
+        ".mnn",
+        {"MNN": "mnn"},
+        {"onnx": "mnn"},
+        options=COMMON,
+        not_taken={"int8": INT8_ELSEWHERE, "nms": NMS_OUTSIDE},
+        static=True,
+        narrows=True,
     ),
     "engine": ExportFormat(
         ".engine",
@@ -100,7 +116,6 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         "_web_model", reason="it needs TensorFlow; export format=onnx, which onnxruntime-web runs in browsers"
     ),
     "paddle": ExportFormat("_paddle_model", reason=f"it needs PaddlePaddle; {FROM_ONNX} (x2paddle)"),
-    "mnn": ExportFormat(".mnn", reason=f"it needs MNN; {FROM_ONNX} (mnnconvert)"),
     "ncnn": ExportFormat("_ncnn_model", reason="it needs ncnn; export format=torchscript and convert it with pnnx"),
     "imx": ExportFormat("_imx_model", reason=f"it needs Sony's converter; {FROM_ONNX}"),
     "rknn": ExportFormat("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),

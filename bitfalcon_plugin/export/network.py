@@ -17,6 +17,7 @@ from ..models.detector import Detector
 from ..models.inference.merged_proto import merge_prototypes
 from ..models.modules.attention import Attention
 from ..models.modules.head import Detect
+from ..ops.boxes import anchor_points
 from ..tasks import task_of
 from .nms import Suppression
 
@@ -28,14 +29,27 @@ class ExportedNetwork(nn.Module):
 
     A model whose task has maps (tasks.Task.maps) gives a tuple: the candidates or detections, then these maps. outputs:
     the names of all. model: a folded Detector, which is copied. half: compute in float16; input and output stay
-    float32.
+    float32. size: the (H, W) of a network for one size, whose anchors are constants; None for one that takes any.
     """
 
-    def __init__(self, model: Detector, half: bool = False, suppression: Suppression | None = None):
+    def __init__(
+        self,
+        model: Detector,
+        half: bool = False,
+        suppression: Suppression | None = None,
+        size: tuple[int, int] | None = None,
+    ):
         super().__init__()
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         _replace_attention(self.model)
-        merge_prototypes(self.model)
+        self.has_constants = size is not None and hasattr(self.model.head, "decode_at")
+        if size is None:  # merged prototypes are woven together by strided views
+            merge_prototypes(self.model)
+        elif self.has_constants:
+            cells = [(int(size[0] / stride), int(size[1] / stride)) for stride in self.model.strides]
+            points, steps = anchor_points(cells, self.model.strides)
+            self.register_buffer("points", points.t().contiguous())  # (2, A)
+            self.register_buffer("steps", steps[None])  # (1, A)
         if half:
             self.model.half()
         self.half_inside, self.suppression = half, suppression
@@ -47,7 +61,8 @@ class ExportedNetwork(nn.Module):
         raw = self.model(images.to(self.dtype) if self.half_inside else images)
         head = self.model.head
         if isinstance(head, Detect) and type(head).decode is Detect.decode:
-            candidates = head.decode_at(raw, *_anchors(images, self.model.strides))
+            anchors = (self.points, self.steps) if self.has_constants else _anchors(images, self.model.strides)
+            candidates = head.decode_at(raw, *anchors)
         else:  # a head without anchors, or one that was registered from outside
             candidates = self.model.decode(raw)
         first = candidates if self.suppression is None else self.suppression(candidates)

@@ -18,6 +18,7 @@ RUNTIMES = {  # format -> module in runtimes/, class
     "torchscript": ("torchscript", "TorchScriptRuntime"),
     "pt2": ("pt2", "Pt2Runtime"),
     "openvino": ("openvino", "OpenVinoRuntime"),
+    "mnn": ("mnn", "MnnRuntime"),
 }
 INSIDE_CONF = 0.25  # of suppression inside a file that does not say it
 VAL_CONF = 0.001

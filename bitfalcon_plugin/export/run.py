@@ -97,9 +97,11 @@ def write_checked(
     images = [shown(picture, imgsz) for picture in pictures]
     further = further_values(network, predict_decoded(network, images[0]))
     metadata = _described(model, settings, source, imgsz, batch, license, opset, further)
-    half_inside = settings.half and format_ != "openvino"  # OpenVINO's writer narrows the weights itself
+    row = EXPORT_FORMATS[format_]
+    half_inside = settings.half and not row.narrows
+    size = imgsz if row.static and not settings.dynamic else None
     job = ExportJob(
-        network=ExportedNetwork(network, half_inside, _suppression(model, settings)),
+        network=ExportedNetwork(network, half_inside, _suppression(model, settings), size),
         images=torch.cat(images * batch)[:batch],
         metadata=metadata,
         dynamic=settings.dynamic,
@@ -108,7 +110,7 @@ def write_checked(
         half=settings.half,
         int8=settings.int8,
         calibration=tuple(images) if settings.int8 else (),
-        stem=target.name.removesuffix(EXPORT_FORMATS[format_].suffix),
+        stem=target.name.removesuffix(row.suffix),
     )
     batches = comparison_batches(pictures[:COMPARED], imgsz, model.multiple, settings.dynamic, shown)
     with ended_by_signals() as raise_if_signalled, _kept_if_equal(target, format_) as path:

@@ -1,4 +1,7 @@
-"""Write an ExportedNetwork as a file of each format. A writer fills its path and leaves nothing beside it."""
+"""Write an ExportedNetwork as a file of each format. A writer fills its path and leaves nothing beside it.
+
+The formats of phones and small boards: writers_mobile.py.
+"""
 
 from __future__ import annotations
 
@@ -8,76 +11,22 @@ import json
 import logging
 import re
 import tempfile
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import yaml
-from torch import Tensor
 
 from ..config.errors import UserError
-from .metadata import Metadata
-from .network import ExportedNetwork, PlainAttention
-from .options import OPSET
+from .job import ExportJob, imported, quiet
+from .network import PlainAttention
+from .onnx_graph import INPUT, open_axes, record_onnx
 from .runtimes.openvino import METADATA_FILE
-from .runtimes.runtime import last_line
 from .runtimes.torchscript import METADATA_RECORD
+from .writers_mobile import MOBILE_WRITERS
 
 MAX_BATCH = 4096  # of a dynamic pt2 file
 MAX_CELLS = 4096  # the longest side of a dynamic pt2 file, in multiples of the network
-INPUT, OUTPUT = "images", "output"  # an output has a number behind its name
-# The axes of each output that a dynamic file leaves open, besides that of the images: number -> name.
-OPEN_AXES = {"candidates": {2: "anchors"}, "probabilities": {}, "prototypes": {2: "mask_height", 3: "mask_width"}}
-
-
-@dataclass(frozen=True)
-class ExportJob:
-    """All that a writer needs for one export.
-
-    images: an example of the input (B, 3, H, W), whose size is recorded. metadata: what the file says about itself.
-    dynamic, opset, simplify, half, int8: the settings of that name. calibration: images (1, 3, H, W) that the ranges of
-    int8 are measured on. stem: the name of the files in a format that is a folder.
-    """
-
-    network: ExportedNetwork
-    images: Tensor
-    metadata: Metadata
-    dynamic: bool = False
-    opset: int | None = None
-    simplify: bool = True
-    half: bool = False
-    int8: bool = False
-    calibration: tuple[Tensor, ...] = ()
-    stem: str = "model"
-
-    @property
-    def precision(self) -> str:
-        """float32, half or int8."""
-        if self.int8:
-            return "int8"
-        return "half" if self.half else "float32"
-
-    @property
-    def openvino_extra(self) -> str:
-        """The extra of bitfalcon that installs what the writer of OpenVINO needs."""
-        return "int8" if self.int8 else "openvino"
-
-
-@contextlib.contextmanager
-def imported(package: str, extra: str) -> Iterator[None]:
-    """Turn the error of an import in this block into a UserError.
-
-    The package is installed (formats.require), but broken: its import may raise an ImportError or anything else.
-    """
-    try:
-        yield
-    except Exception as error:
-        raise UserError(
-            f"{package} is installed but cannot be imported: {last_line(error)}. Install it again: "
-            f"pip install --force-reinstall 'bitfalcon[{extra}]'"
-        ) from error
 
 
 def write_onnx(job: ExportJob, path: Path) -> None:
@@ -87,7 +36,7 @@ def write_onnx(job: ExportJob, path: Path) -> None:
     with imported("onnxruntime", "export"):
         import onnxruntime  # noqa: F401  it runs the file that is written
 
-    _record(job, path)
+    record_onnx(job, path)
     if job.simplify:
         _simplify(path)
     model = onnx.load(str(path))
@@ -108,39 +57,12 @@ def _set_output_shapes(model: object, job: ExportJob) -> None:
     # The exporter leaves sides open that it cannot follow. Other runtimes read the number of classes from the shape.
     with torch.no_grad():
         given = job.network(job.images)
-    axes = _open_axes(job)
+    axes = open_axes(job)
     for entry, output in zip(model.graph.output, given if isinstance(given, tuple) else (given,), strict=True):
         sides = entry.type.tensor_type.shape.dim
         for axis, length in enumerate(output.shape):
             if axis not in axes.get(entry.name, {}):
                 sides[axis].dim_value = length
-
-
-def _open_axes(job: ExportJob) -> dict[str, dict[int, str]]:
-    """The axes that the file leaves open, by the name of the input or output: number -> name."""
-    if not job.dynamic:
-        return {}
-    axes = {INPUT: {0: "batch", 2: "height", 3: "width"}}
-    for number, name in enumerate(job.network.outputs):
-        is_cut = number == 0 and job.network.suppression  # to max_det rows
-        axes[f"{OUTPUT}{number}"] = {0: "batch", **({} if is_cut else OPEN_AXES[name])}
-    return axes
-
-
-def _record(job: ExportJob, path: Path) -> None:
-    """Write the network as ONNX."""
-    with quiet(), torch.no_grad():
-        torch.onnx.export(
-            job.network,
-            (job.images,),
-            str(path),
-            input_names=[INPUT],
-            output_names=[f"{OUTPUT}{number}" for number in range(len(job.network.outputs))],
-            dynamo=False,
-            opset_version=job.opset or OPSET,
-            dynamic_axes=_open_axes(job),
-            do_constant_folding=True,
-        )
 
 
 def _simplify(path: Path) -> None:
@@ -199,7 +121,7 @@ def write_openvino(job: ExportJob, path: Path) -> None:
 
     with tempfile.TemporaryDirectory(dir=path) as folder:
         recorded = Path(folder) / "recorded.onnx"
-        _record(job, recorded)
+        record_onnx(job, recorded)
         network = openvino.convert_model(recorded)
     for operation in network.get_ops():  # of equal scores the first is first, as ONNX says; the conversion loses it
         if operation.get_type_name() == "TopK":
@@ -238,25 +160,10 @@ def _quantised(network: object, job: ExportJob) -> object:
         )
 
 
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what torch's exporters say about their own future, about fixed sizes and about compilers."""
-    names = ("torch.onnx", "torch.export", "torch.fx", "torch.utils.cpp_extension")
-    levels = {name: logging.getLogger(name).level for name in names}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for name in names:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for name, level in levels.items():
-                logging.getLogger(name).setLevel(level)
-
-
 WRITERS: dict[str, Callable[[ExportJob, Path], None]] = {
     "onnx": write_onnx,
     "torchscript": write_torchscript,
     "pt2": write_pt2,
     "openvino": write_openvino,
+    **MOBILE_WRITERS,
 }

@@ -10,10 +10,10 @@ from bitfalcon_plugin.export.nms import Suppression
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.ops.nms import non_max_suppression
-from tests.helpers.exports import EVERY, made, tiny
+from tests.helpers.exports import WITH_NMS, made, tiny
 
 
-@pytest.mark.parametrize("format_", [param for param in EVERY if param.values[0] != "pt2"])
+@pytest.mark.parametrize("format_", WITH_NMS)
 def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, format_):
     model = tiny()
     with torch.no_grad():

@@ -23,7 +23,7 @@ from bitfalcon_plugin.export.metadata import Metadata, read_metadata
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.runtimes.runtime import Runtime
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
-from tests.helpers.exports import EVERY, has_onnx, has_openvino, needs_onnx
+from tests.helpers.exports import EVERY, FILES, needs_onnx
 from tests.helpers.paths import SHARED
 from tests.helpers.tiny_dataset import write_yaml
 from tests.helpers.tiny_models import CONV, lived, small_model
@@ -59,10 +59,9 @@ def files(tmp_path_factory) -> Path:
     for result in YOLO(weights).predict(folder / "images", imgsz=64, conf=0.3, iou=0.4):
         result.save_txt(folder / "labels" / f"{Path(result.path).stem}.txt")
     write_yaml(folder / "data.yaml", {"train": "images", "val": "images", "names": ["a", "b"]})
-    for format_ in WRITABLE_FORMATS:
-        if {"onnx": has_onnx, "openvino": has_openvino}.get(format_, True):
-            for kind, options in (("fixed", {"batch": 2}), ("dynamic", {"dynamic": True})):
-                YOLO(weights).export(format=format_, imgsz=64, out=str(folder / f"{kind}{SUFFIX[format_]}"), **options)
+    for format_ in FILES:
+        for kind, options in (("fixed", {"batch": 2}), ("dynamic", {"dynamic": True})):
+            YOLO(weights).export(format=format_, imgsz=64, out=str(folder / f"{kind}{SUFFIX[format_]}"), **options)
     return folder
 
 
@@ -120,7 +119,8 @@ def test_val_gives_the_checkpoints_numbers(files, format_, capsys):
     expected = YOLO(files / "best.pt").val(**options)
     metrics = YOLO(files / f"dynamic{SUFFIX[format_]}").val(**options)
     assert expected.box.map > 0.05 and metrics.losses is None
-    assert metrics.box.map == pytest.approx(expected.box.map, abs=1e-3)
+    # MNN's scores differ by 1e-7, and so do those of some candidates of this network: two of them change places.
+    assert metrics.box.map == pytest.approx(expected.box.map, abs=2e-3 if format_ == "mnn" else 1e-3)
     fixed = YOLO(files / f"fixed{SUFFIX[format_]}").val(**options)
     square = YOLO(files / "best.pt").val(**options, rect=False)
     assert fixed.box.map == pytest.approx(square.box.map, abs=1e-3)

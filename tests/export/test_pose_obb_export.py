@@ -15,6 +15,7 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.dropin.nn.autobackend import AutoBackend
 from bitfalcon_plugin.export.compare import MismatchError, compare
+from bitfalcon_plugin.export.formats import EXPORT_FORMATS
 from bitfalcon_plugin.export.metadata import read_metadata
 from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.ops.keypoint_layout import KeypointLayout
@@ -22,6 +23,7 @@ from tests.helpers.exports import (
     EVERY,
     FILES,
     KEYPOINTS,
+    WITH_NMS,
     made,
     needs_int8,
     needs_onnx,
@@ -107,7 +109,7 @@ def test_scripts_get_the_decoded_outputs_of_a_file(root, task, format_):
 
 
 @TASKS
-@pytest.mark.parametrize("format_", [param for param in EVERY if param.values[0] != "pt2"])
+@pytest.mark.parametrize("format_", WITH_NMS)
 def test_one_size_and_suppression_inside(root, tmp_path, task, format_):
     weights, options = YOLO(root / task / "best.pt"), {**PREDICT, "source": root / task / "images"}
     name = FILES[format_]
@@ -182,8 +184,8 @@ def test_tracks_of_a_file_are_those_of_the_checkpoint(root, fake, task):
 @pytest.mark.parametrize("format_", EVERY)
 @pytest.mark.parametrize("nms", [False, True])
 def test_half_precision(root, tmp_path, task, format_, nms):
-    if nms and format_ == "pt2":
-        pytest.skip("pt2 takes no nms=True")
+    if nms and "nms" not in EXPORT_FORMATS[format_].options:
+        pytest.skip(f"{format_} takes no nms=True")
     options = {"nms": True, "conf": 0.3, "iou": 0.5} if nms else {}
     out = str(tmp_path / FILES[format_])
     path = YOLO(root / task / "best.pt").export(format=format_, half=True, dynamic=True, out=out, **options)

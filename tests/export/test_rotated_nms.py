@@ -14,7 +14,7 @@ from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.rotated_nms import RotatedSuppression
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.ops.rotated_nms import rotated_suppression
-from tests.helpers.exports import EVERY, made, needs_onnx, tiny_obb
+from tests.helpers.exports import WITH_NMS, made, needs_onnx, tiny_obb
 from tests.ops.test_rotated_nms import CASES, WORDS, crowd, prediction_of
 
 RULE = {"conf": 0.02, "iou": 0.5, "max_det": 60}
@@ -95,7 +95,7 @@ def test_other_runtimes_keep_the_same_boxes(opset):
         torch.testing.assert_close(traced(prediction), expected, rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("format_", [param for param in EVERY if param.values[0] != "pt2"])
+@pytest.mark.parametrize("format_", WITH_NMS)
 def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, format_):
     model, rule = tiny_obb(), {"conf": 0.3, "iou": 0.4, "max_det": 40}
     path = run_export(model, made(format=format_, dynamic=True, nms=True, **rule), "small.yaml")

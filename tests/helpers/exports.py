@@ -23,12 +23,26 @@ has_openvino = all(importlib.util.find_spec(name) for name in ("onnx", "openvino
 needs_openvino = pytest.mark.skipif(not has_openvino, reason="needs openvino and onnx: pip install -e '.[openvino]'")
 has_int8 = has_openvino and importlib.util.find_spec("nncf") is not None
 needs_int8 = pytest.mark.skipif(not has_int8, reason="needs nncf: pip install -e '.[int8]'")
-MARKS = {"onnx": needs_onnx, "openvino": needs_openvino}
-# Format that can be written and run here -> name of a file.
-HERE = {"onnx": has_onnx, "openvino": has_openvino}
-FILES = {name: f"best{EXPORT_FORMATS[name].suffix}" for name in WRITABLE_FORMATS if HERE.get(name, True)}
-EVERY = [pytest.param(name, marks=MARKS.get(name, ())) for name in WRITABLE_FORMATS]
 
+
+def is_here(format_: str) -> bool:
+    """Whether every package is installed that writes and runs a format."""
+    row = EXPORT_FORMATS[format_]
+    return all(importlib.util.find_spec(name) for name in (*row.needs, *row.to_write))
+
+
+def marked(format_: str):
+    """A format as a parameter of a test, which is skipped where a package is missing."""
+    row = EXPORT_FORMATS[format_]
+    needs = " and ".join((*row.needs, *row.to_write))
+    return pytest.param(format_, marks=pytest.mark.skipif(not is_here(format_), reason=f"needs {needs}"))
+
+
+# Formats of any size that can be written and run here -> name of a file; and all of them as parameters of tests.
+ANY_SIZE = [name for name in WRITABLE_FORMATS if "dynamic" in EXPORT_FORMATS[name].options]
+FILES = {name: f"best{EXPORT_FORMATS[name].suffix}" for name in ANY_SIZE if is_here(name)}
+EVERY = [marked(name) for name in ANY_SIZE]
+WITH_NMS = [marked(name) for name in WRITABLE_FORMATS if "nms" in EXPORT_FORMATS[name].options]
 
 # Of a pose network: what is known of its keypoints.
 KEYPOINTS = {

@@ -86,7 +86,9 @@ EXTRAS = {  # optional packages: imported when a function is called
     "export.runtimes.onnx": {"onnxruntime"},
     "export.runtimes.openvino": {"openvino"},
     "tune.study": {"optuna"},
+    "export.runtimes.mnn": {"MNN"},
     "export.writers": {"onnx", "onnxruntime", "openvino", "nncf"},
+    "export.writers_mobile": {"onnx", "_tools"},
     "dropin.utils.guards": {"matplotlib"},
     "dropin.utils.plotting": {"matplotlib"},
 }

@@ -317,6 +317,12 @@ LEANS: dict[str, Lean] = {
         "a script without a guard is stopped by multiprocessing's own error",
         lambda: "_inheriting" in Path(importlib.util.find_spec("multiprocessing.spawn").origin).read_text(),
     ),
+    "MNN's extension _tools: its mnnconvert, which the command of that name calls, too": Lean(
+        r"\b_tools\b",
+        ("export.writers_mobile",),
+        "format=mnn says that MNN cannot be imported",
+        lambda: importlib.util.find_spec("MNN") is None or importlib.util.find_spec("_tools") is not None,
+    ),
     "trackers' _allocate_tracker_id: the next id of a tracker, for objects of the first frame": Lean(
         "_allocate_tracker_id", ("track",), "objects get their ids in the second frame", library_allocates_ids
     ),
