@@ -29,6 +29,7 @@ from bitfalcon_plugin.models.inference.fused_conv import operator_works
 from bitfalcon_plugin.models.modules.bit_kernels import KINDS, refusal
 from bitfalcon_plugin.ops import nms
 from tests.helpers.fake_tracker import library_allocates_ids
+from tests.helpers.packages import flops_are_counted, is_with
 from tests.helpers.syntax import SHIPPED, parse
 
 # Underscore names of other libraries that their documentation promises.
@@ -134,14 +135,6 @@ def compiling_sets_the_call() -> bool:
     before = model._compiled_call_impl
     model.compile()
     return before is None and model._compiled_call_impl is not None
-
-
-def flops_are_counted() -> bool:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        nn.Linear(3, 5, bias=False)(torch.zeros(2, 3))
-    return counter.get_total_flops() == 2 * 2 * 3 * 5
 
 
 def full_disk_is_the_cause() -> bool:
@@ -320,8 +313,8 @@ LEANS: dict[str, Lean] = {
     "MNN's extension _tools: its mnnconvert, which the command of that name calls, too": Lean(
         r"\b_tools\b",
         ("export.writers_mobile",),
-        "format=mnn says that MNN cannot be imported",
-        lambda: importlib.util.find_spec("MNN") is None or importlib.util.find_spec("_tools") is not None,
+        "format=mnn: MNN cannot be imported",
+        lambda: is_with("MNN", "_tools"),
     ),
     "trackers' _allocate_tracker_id: the next id of a tracker, for objects of the first frame": Lean(
         "_allocate_tracker_id", ("track",), "objects get their ids in the second frame", library_allocates_ids
