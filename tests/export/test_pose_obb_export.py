@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.bit.packing import pack
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.dropin.nn.autobackend import AutoBackend
@@ -18,6 +19,10 @@ from bitfalcon_plugin.export.compare import MismatchError, compare
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS
 from bitfalcon_plugin.export.metadata import read_metadata
 from bitfalcon_plugin.export.network import ExportedNetwork
+from bitfalcon_plugin.export.open import open_exported
+from bitfalcon_plugin.export.run import _suppression, run_export
+from bitfalcon_plugin.models.bitify import bitify
+from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from bitfalcon_plugin.ops.keypoint_layout import KeypointLayout
 from tests.helpers.exports import (
     EVERY,
@@ -35,6 +40,7 @@ from tests.helpers.exports import (
 )
 from tests.helpers.fake_tracker import fake  # noqa: F401  a fixture
 from tests.helpers.paths import SHARED
+from tests.helpers.ternary import with_scales
 from tests.helpers.tiny_dataset import write_yaml
 
 PREDICT = {"imgsz": 64, "conf": 0.3, "iou": 0.5, "verbose": False}
@@ -247,8 +253,6 @@ def test_keys_about_keypoints(capsys):
 @pytest.mark.parametrize("suppressed", [False, True])
 def test_the_comparison_sees_wrong_points_visibilities_and_angles(task, column, amount, suppressed):
     """Behind the box and the classes: x of the first point, the last visibility, or the angle."""
-    from bitfalcon_plugin.export.run import _suppression
-
     model, images = NETWORKS[task]().fuse(), torch.rand(2, 3, 64, 64)
     rule = _suppression(model, made(nms=True, conf=0.3, iou=0.5, max_det=60)) if suppressed else None
     network = ExportedNetwork(model, suppression=rule)
@@ -262,6 +266,20 @@ def test_the_comparison_sees_wrong_points_visibilities_and_angles(task, column, 
     (wrong if suppressed else wrong.transpose(1, 2))[..., column] += amount
     with pytest.raises(MismatchError):
         compare(model, lambda _: wrong, [images], "float32", rule)
+
+
+@TASKS
+@pytest.mark.parametrize("policy", ["head", "all"])
+def test_packed_ternary_layers_are_exported(folder, capsys, task, policy):
+    """Writing compares the file with the network."""
+    model = NETWORKS[task]()
+    assert any(".cv4." in name for name in bitify(model, policy).changed)
+    pack(with_scales(model), "bit.pt", half=False)
+    packed = load_checkpoint("bit.pt").model()
+    for options in ({"dynamic": True}, {"nms": True, "conf": 0.1, "iou": 0.5}):
+        run_export(packed, made(format="torchscript", **options), "bit.pt")
+    assert capsys.readouterr().out.count("boxes matched") == 2
+    assert open_exported("bit.torchscript").suppressed
 
 
 @pytest.mark.parametrize("columns", [2, 3])
