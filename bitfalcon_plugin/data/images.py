@@ -76,14 +76,23 @@ def read_image(source: Path | str | Image.Image | np.ndarray) -> Tensor:
     """Decode a picture to a tensor (3, H, W), uint8 RGB, upright.
 
     Args:
-        source: a file; a Pillow image; or a uint8 array in OpenCV's order: (H, W, 3) BGR, (H, W, 4) BGRA,
-            (H, W) or (H, W, 1) grey. The tensor never shares memory with it.
+        source: a file; a Pillow image; or a uint8 array in OpenCV's order: (H, W, 3) BGR, (H, W, 4) BGRA, (H, W) or
+            (H, W, 1) grey, also in a file .npy. The tensor never shares memory with it.
 
     EXIF orientation is applied, alpha is dropped, 16-bit samples are divided by 256. Raises UnreadableImage with the
     reason: not a picture, truncated, a decompression bomb, another dtype or shape.
     """
+    if isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".npy":
+        source = _read_array(source)
     rgb = _rgb_of_array(source) if isinstance(source, np.ndarray) else np.array(read_picture(source))
     return torch.from_numpy(rgb).permute(2, 0, 1).contiguous()  # (H, W, 3) -> (3, H, W)
+
+
+def _read_array(path: Path | str) -> np.ndarray:
+    try:
+        return np.load(path)
+    except Exception as error:  # numpy raises errors of several classes for broken files
+        raise UnreadableImage(reason_of(error)) from error
 
 
 def read_picture(source: Path | str | Image.Image) -> Image.Image:
@@ -91,12 +100,12 @@ def read_picture(source: Path | str | Image.Image) -> Image.Image:
     with _without_warnings:
         try:
             if isinstance(source, Image.Image):
-                return _rgb(source)
+                return read_upright(source)
             with Image.open(source) as image:
                 _check_size(image)
-                return _rgb(image)
+                return read_upright(image)
         except Exception as error:  # Pillow's plugins raise errors of any class for broken files
-            raise UnreadableImage(_reason(error)) from error
+            raise UnreadableImage(reason_of(error)) from error
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -113,10 +122,10 @@ def image_size(path: Path) -> tuple[int, int]:
                 if is_complete and is_complete(path, image):
                     width, height = image.size
                     # A PNG that comes here has no EXIF, and Pillow would decode the pixels to say so.
-                    turned = image.format != "PNG" and _orientation(image) in (5, 6, 7, 8)
+                    turned = image.format != "PNG" and orientation_of(image) in (5, 6, 7, 8)
                     return (width, height) if turned else (height, width)
         except Exception as error:
-            raise UnreadableImage(_reason(error)) from error
+            raise UnreadableImage(reason_of(error)) from error
     _, height, width = read_image(path).shape
     return height, width
 
@@ -171,10 +180,10 @@ def letterbox(image: Tensor, fit: Fit) -> Tensor:
     return canvas
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def read_upright(image: Image.Image) -> Image.Image:
     """Convert a Pillow image to mode RGB, upright."""
     image.load()  # raises for a truncated file, and turns a TIFF upright
-    method = None if image.format == "TIFF" else _UPRIGHT.get(_orientation(image))
+    method = None if image.format == "TIFF" else _UPRIGHT.get(orientation_of(image))
     if method is not None:  # not `if method`: FLIP_LEFT_RIGHT is 0
         image = image.transpose(method)
     if image.mode[0] in "IF":
@@ -208,7 +217,7 @@ def _rgb_of_array(array: np.ndarray) -> np.ndarray:
     return np.array(array[..., 2::-1], order="C")
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """The EXIF orientation, 1 to 8; 1 if there is none or it cannot be read."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
@@ -243,7 +252,7 @@ _COMPLETE = {
 }
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """The text of an error in one line, without the object addresses that Pillow puts into it."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that can be decoded here"

@@ -56,7 +56,7 @@ def upright_crops(result: ImageParts, masked: bool = False) -> Iterator[Image.Im
     for index, (x, y, w, h) in enumerate(result.boxes.xywh.tolist()):
         half_w, half_h = (w * GAIN + PAD) / 2, (h * GAIN + PAD) / 2
         left, top = max(int(x - half_w), 0), max(int(y - half_h), 0)
-        part = result.orig_img[top : min(int(y + half_h), height), left : min(int(x + half_w), width)]
+        part = result.cut(left, top, min(int(x + half_w), width), min(int(y + half_h), height))
         if not part.size:
             yield None
         elif masked:
@@ -80,11 +80,21 @@ def _cut_out(picture: Image.Image, result: ImageParts, index: int, corner: tuple
 
 def turned_crops(result: ImageParts) -> Iterator[Image.Image | None]:
     """Yield the RGB picture of each oriented box, turned upright; black where it reaches beyond the image."""
-    picture = picture_of(result.orig_img)
+    whole = None if result.is_large else picture_of(result.orig_img)
     for x, y, w, h, angle in result.obb.xywhr.tolist():
         size = max(round(w * GAIN + PAD), 1), max(round(h * GAIN + PAD), 1)
         cos, sin = math.cos(angle), math.sin(angle)
         half_w, half_h = size[0] / 2, size[1] / 2
-        # from a place in the crop to the place in the image
+        picture, (left, top) = (whole, (0, 0)) if whole else _around(result, x, y, math.hypot(half_w, half_h) + 2)
+        x, y = x - left, y - top
+        # from a place in the crop to the place in the picture
         place = (cos, -sin, x - half_w * cos + half_h * sin, sin, cos, y - half_w * sin - half_h * cos)
         yield picture.transform(size, Image.Transform.AFFINE, place, Image.Resampling.BILINEAR)
+
+
+def _around(result: ImageParts, x: float, y: float, radius: float) -> tuple[Image.Image, tuple[int, int]]:
+    """Return the part of the image within `radius` pixels of a place, and its left top corner; black outside of it."""
+    height, width = result.orig_shape
+    left, top = min(max(int(x - radius), 0), width - 1), min(max(int(y - radius), 0), height - 1)
+    right, bottom = min(max(int(x + radius), left) + 1, width), min(max(int(y + radius), top) + 1, height)
+    return picture_of(result.cut(left, top, right, bottom)), (left, top)

@@ -5,11 +5,15 @@ Written from spec/interface.md 8.3 and spec/pose-obb.md 2.2 and 2.11.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 
 from ..ops.boxes import xywh_from_xyxy
 from ..ops.rotated import canonical, corners_of, hulls_of
 from .parts import Array, Part
+
+R = TypeVar("R", bound="Rows")
 
 
 class Rows(Part):
@@ -25,6 +29,12 @@ class Rows(Part):
             return ""
         box = " ".join(self.columns)
         return f"(n, {self.width + 2}): {box} score class, or (n, {self.width + 3}): {box} id score class"
+
+    def scaled(self: R, share: float) -> R:
+        """Return the same rows for a copy of the image whose sides are `share` of those of the image."""
+        data = torch.as_tensor(self.data).clone()
+        data[:, :4] *= share
+        return type(self)(data, tuple(round(side * share) for side in self.orig_shape))
 
     @property
     def conf(self) -> Array:

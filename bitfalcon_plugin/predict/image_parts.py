@@ -12,6 +12,9 @@ from typing import TypeVar
 import numpy as np
 import torch
 
+from ..config.errors import UserError
+from ..data.images import UnreadableImage
+from ..data.large import LargeImage
 from .detections import OBB, Boxes
 from .keypoints import Keypoints
 from .masks import Masks
@@ -38,7 +41,7 @@ class ImageParts:
 
     def __init__(
         self,
-        orig_img: np.ndarray | Callable[[], np.ndarray],
+        orig_img: np.ndarray | LargeImage | Callable[[], np.ndarray],
         path: str | Path,
         names: Mapping[int, str] | Sequence[str],
         boxes: Boxes | Array | None = None,
@@ -62,7 +65,9 @@ class ImageParts:
 
     @property
     def orig_img(self) -> np.ndarray:
-        """(H, W, 3) BGR uint8."""
+        """(H, W, 3) BGR uint8. A large image is read each time, and not kept. Raises UserError where it is gone."""
+        if isinstance(self._image, LargeImage):
+            return self.cut(0, 0, *self.orig_shape[::-1])
         if callable(self._image):
             self._image = self._image()
         return self._image
@@ -71,8 +76,30 @@ class ImageParts:
     def orig_img(self, image: np.ndarray) -> None:
         self._image = image
 
+    @property
+    def is_large(self) -> bool:
+        """Whether the image is read by windows, and pictures of the result show a reduced copy of it."""
+        return isinstance(self._image, LargeImage)
+
+    def cut(self, x1: int, y1: int, x2: int, y2: int) -> np.ndarray:
+        """Return a part of the image, columns x1 to x2 and rows y1 to y2, as orig_img. Raises UserError."""
+        if not isinstance(self._image, LargeImage):
+            return self.orig_img[y1:y2, x1:x2]
+        try:
+            return self._image[y1:y2, x1:x2]
+        except UnreadableImage as error:
+            raise UserError(f"'{self.path}' cannot be read any more: {error}.") from error
+
+    def reduced(self: P, side: int) -> P:
+        """Return the result on a copy of a large image whose longer side has at most `side` pixels."""
+        image = self._image.reduced(side)
+        share = max(image.shape[:2]) / max(self.orig_shape)
+        parts = {name: part if name == "masks" else part.scaled(share) for name, part in self._parts().items()}
+        return type(self)(image, self.path, self.names, **parts, speed=self.speed, save_dir=self.save_dir)
+
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_image": self.orig_img}  # functions cannot be pickled
+        image = self._image if self.is_large else self.orig_img  # functions cannot be pickled
+        return {**self.__dict__, "_image": image}
 
     def _parts(self) -> dict[str, Part]:
         """Return the parts that are there, by name."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from ..ops.keypoint_layout import KeypointLayout
 from .parts import Array, Part
 
@@ -26,6 +28,12 @@ class Keypoints(Part):
 
     def _problem(self, data: Array) -> str:
         return "" if data.ndim == 3 and data.shape[2] in (2, 3) else "(n, K, 3): x y confidence, or (n, K, 2): x y"
+
+    def scaled(self, share: float) -> Keypoints:
+        """Return the same points for a copy of the image whose sides are `share` of those of the image."""
+        data = torch.as_tensor(self.data).clone()
+        data[..., :2] *= share
+        return Keypoints(data, tuple(round(side * share) for side in self.orig_shape), self.skeleton)
 
     @property
     def limbs(self) -> list[tuple[int, int]]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..config.settings import Settings
+from ..data.images import UnreadableImage
 from ..models.detector import Detector
 from ..ops.instances import Instances
 from ..ops.letterbox import legal_size
@@ -117,18 +118,26 @@ def predict_batches(
         return task.tile(pixels, fits_of([pixels.shape[:2]], options, model, task)[0])
 
     def compute(index: int, batch: Batch) -> list:
-        return _results(models[index], batch.pictures, options, task, buffers[index])
+        try:
+            return _results(models[index], batch.pictures, options, task, buffers[index])
+        except UnreadableImage as error:  # a large image that is not complete
+            return [Unread(batch.pictures[0].path, str(error))]
 
     depth = min(max(2 * (options.batch or 1), 4), 32)
-    pictures = read_pictures(sources, tile, depth=depth, vid_stride=options.vid_stride, keep_all=options.keep_all)
+    kept = {"vid_stride": options.vid_stride, "keep_all": options.keep_all, "tiling": options.tiling}
+    pictures = read_pictures(sources, tile, depth=depth, **kept)
     with contextlib.closing(pictures):
-        batches = _batches(pictures, options.batch, [] if skipped is None else skipped)
+        skipped = [] if skipped is None else skipped
+        batches = _batches(pictures, options.batch, skipped)
         if steps.compute is None:
             computed = _compute_ahead(batches, compute, len(models), 0 if is_live else len(models))
         else:
             computed = _compute_ahead(batches, lambda index, batch: [], 1, 0)  # computed below, between its events
         with contextlib.closing(computed):
             for batch, results in computed:
+                if results and isinstance(results[0], Unread):
+                    skipped.append(results[0].line)
+                    continue
                 watch("on_predict_batch_start", batch)
                 batch.results = results if steps.compute is None else steps.compute(batch)
                 watch("on_predict_postprocess_end", batch)
@@ -192,7 +201,7 @@ def _batches(pictures: Iterable[Picture | Unread], size: int | None, skipped: li
     batch: list[Picture] = []
     for picture in pictures:
         if isinstance(picture, Unread):
-            skipped.append(f"{picture.path}: {picture.reason}")
+            skipped.append(picture.line)
             continue
         if batch and _kind(batch[0]) != _kind(picture):
             yield Batch(batch)
@@ -229,7 +238,7 @@ def _results(model: Detector, pictures: list[Picture], options: Options, task: T
     for picture, each in zip(pictures, found.detections, strict=True):
         speed = {**shared, "preprocess": shared["preprocess"] + picture.milliseconds}
         parts = _parts(each, model, picture.pixels.shape[:2], picture.tile is None)
-        parts |= {"speed": speed, "input_shape": found.input_shape}
+        parts |= {"speed": speed, "input_shape": found.input_shape, "orig_shape": picture.pixels.shape[:2]}
         results.append(Results(picture.pixels, picture.path, model.names, **parts))
     return results
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -24,6 +25,8 @@ from torch import Tensor
 from ..config.errors import UserError
 from ..config.threads import usable_processors
 from ..data.images import UnreadableImage, read_image
+from ..data.large import LARGE, LargeImage, large_image
+from ..ops.tiles import Tiling
 from .sources import Item, Ready, Url, Video, describe
 from .url import fetch_picture
 from .video import BrokenVideo, VideoFile
@@ -38,13 +41,14 @@ _pillow_lock = threading.Lock()  # a Pillow image decodes itself at its first us
 class Picture:
     """One image of a source.
 
-    pixels: (h, w, 3) BGR uint8. tile: what the network input shows of the image, resized, (h', w', 3) RGB uint8; if the
-    source is a tensor, its (3, H, W) floats; None of an image that is cut into tiles. number: of the source, from 1.
-    milliseconds: time that the thread took. frame, frames: number of a video's frame, from 1, and their count, 0 if it
-    is not known. rate: frames a second. together: number of images in the source's tensor.
+    pixels: (h, w, 3) BGR uint8, or a LargeImage, of which windows are read. tile: what the network input shows of the
+    image, resized, (h', w', 3) RGB uint8; if the source is a tensor, its (3, H, W) floats; None of an image that is cut
+    into tiles. number: of the source, from 1. milliseconds: time that the thread took. frame, frames: number of a
+    video's frame, from 1, and their count, 0 if it is not known. rate: frames a second. together: number of images in
+    the source's tensor.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | LargeImage
     tile: Tensor | None
     path: str
     number: int
@@ -62,6 +66,11 @@ class Unread:
     path: str
     reason: str
 
+    @property
+    def line(self) -> str:
+        """Path and reason."""
+        return f"{self.path}: {self.reason}"
+
 
 def read_pictures(
     items: Iterable[Item],
@@ -70,19 +79,20 @@ def read_pictures(
     depth: int = 8,
     vid_stride: int = 1,
     keep_all: bool = False,
+    tiling: Tiling | None = None,
 ) -> Iterator[Picture | Unread]:
     """Yield the pictures of all items in order.
 
     tile: pixels of an image -> its tile (see Picture). depth: number of pictures that may wait. vid_stride: every how
     many frames of a video one is read. keep_all: read all frames of a webcam, not only the newest when the network is
-    free.
+    free. tiling: large images that are more than one tile are read by windows, later.
     """
     waiting: deque[Future] = deque()
     pool = ThreadPoolExecutor(min(max(usable_processors() // 2, 2), 8), "bitfalcon-read", _use_one_core)
     try:
         for index, item in enumerate(items):
             if not isinstance(item, Video):
-                waiting.append(pool.submit(_read_one, item, index, tile))
+                waiting.append(pool.submit(_read_one, item, index, tile, tiling))
             while waiting and (len(waiting) >= depth or isinstance(item, Video)):
                 yield waiting.popleft().result()
             if isinstance(item, Video):
@@ -153,13 +163,17 @@ def _use_one_core() -> None:
     torch.set_num_threads(1)
 
 
-def _read_one(item: Item, index: int, tile: Callable[[np.ndarray], Tensor | None]) -> Picture | Unread:
+def _read_one(
+    item: Item, index: int, tile: Callable[[np.ndarray], Tensor | None], tiling: Tiling | None
+) -> Picture | Unread:
     start, path = time.thread_time(), describe(item, index)
     if isinstance(item, Ready):
         planes = (item.image * 255).round().to("cpu", torch.uint8)  # (3, H, W)
         pixels = planes.flip(0).permute(1, 2, 0).contiguous().numpy()
         return Picture(pixels, item.image, path, index + 1, (time.thread_time() - start) * 1e3, together=item.together)
     try:
+        if tiling is not None and (large := _large(item, tiling)) is not None:
+            return Picture(large, None, path, index + 1, (time.thread_time() - start) * 1e3)
         file = io.BytesIO(fetch_picture(item.address)) if isinstance(item, Url) else item
         with _pillow_lock if isinstance(item, Image.Image) else contextlib.nullcontext():
             red, green, blue = read_image(file)
@@ -169,6 +183,17 @@ def _read_one(item: Item, index: int, tile: Callable[[np.ndarray], Tensor | None
         return Unread(path, str(error))
     pixels = torch.stack((blue, green, red), -1).numpy()  # (h, w, 3)
     return Picture(pixels, tile(pixels), path, index + 1, (time.thread_time() - start) * 1e3)
+
+
+def _large(item: Item, tiling: Tiling) -> LargeImage | np.ndarray | None:
+    """Return a large image that is cut into tiles, and None for another item. An array is not copied."""
+    image = large_image(item) if isinstance(item, Path) else item
+    if not isinstance(image, (LargeImage, np.ndarray)) or (image.ndim, image.dtype) != (3, np.uint8):
+        return None
+    if image.shape[2] != 3:
+        return None
+    height, width, _ = image.shape
+    return image if height * width > LARGE and tiling.divides((height, width)) else None
 
 
 def _read_frames(

@@ -20,12 +20,15 @@ from .image_parts import ImageParts
 from .pictures import show_picture, write_picture
 from .plotting import OLD_NAMES, PlotOptions, TextStyle, draw_result
 
+REDUCED_SIDE = 4096  # px, longer side of the picture of a large image
+
 
 class Results(ImageParts, Tabular):
     """One image and what was found in it. The length is that of its first part; an index, a slice or a mask selects
     the same rows of every part.
 
-    orig_img (ndarray[H, W, 3]): BGR uint8; or a function without arguments that makes the image when it is first read.
+    orig_img (ndarray[H, W, 3]): BGR uint8; or a function without arguments that makes the image when it is first read;
+    or a LargeImage, which is read by windows.
     path: of the image. names: class index to name, or a list of names. The parts, each None where there is none, are
     given as their class or as a tensor or array: boxes (Boxes), masks (Masks), probs (Probs), keypoints (Keypoints)
     and obb (OBB). speed: milliseconds of STAGES, None where unknown. orig_shape: (h, w). save_dir: the folder of the
@@ -61,11 +64,15 @@ class Results(ImageParts, Tabular):
         font. img: a picture of the same size to draw on instead, BGR array or Pillow. options: fields of
         plotting.PlotOptions, and the old names show_conf and line_thickness. Raises TypeError for an unknown option,
         UserError for a wrong color_mode.
+
+        A large image, which was read by windows, is drawn on a copy whose longer side has at most REDUCED_SIDE pixels;
+        img=result.orig_img draws on all of it.
         """
         style = {"conf": conf, "line_width": line_width, "font_size": font_size, "font": font}
         style |= {new: options.pop(old) for old, new in OLD_NAMES.items() if old in options}
         plot = PlotOptions.of(**options)
-        picture = draw_result(self, self.orig_img if img is None else img, TextStyle(**style), plot)
+        result = self.reduced(REDUCED_SIDE) if self.is_large and img is None else self
+        picture = draw_result(result, result.orig_img if img is None else img, TextStyle(**style), plot)
         if plot.save:
             write_picture(picture, self._target(plot.filename))
         if plot.show:

@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 
+from ..data.large import LargeImage
 from ..models.detector import Detector
 from ..ops.instances import Instances
 from ..ops.tiles import Window
@@ -21,10 +22,13 @@ from .reader import Picture, ahead
 TOGETHER = 4  # tiles that go through the network at once, unless batch= says how many
 
 
-def detect_tiles(model: Detector, pixels: np.ndarray, options: Options, task: Task, buffers: dict) -> Detected:
+def detect_tiles(
+    model: Detector, pixels: np.ndarray | LargeImage, options: Options, task: Task, buffers: dict
+) -> Detected:
     """Find the objects of one image (h, w, 3) BGR uint8 in the tiles of options.tiling.
 
-    Masks have the size of the image. A thread reads and resizes tiles while the network works on earlier ones.
+    Masks have the size of the image. A thread reads and resizes tiles while the network works on earlier ones. Raises
+    UnreadableImage for a file that cannot be read to its end.
     """
     size = pixels.shape[:2]
     windows, batch = options.tiling.windows(size), options.batch or TOGETHER
@@ -45,14 +49,17 @@ def detect_tiles(model: Detector, pixels: np.ndarray, options: Options, task: Ta
 
 
 def _tiles(
-    model: Detector, pixels: np.ndarray, windows: list[Window], options: Options, task: Task
+    model: Detector, pixels: np.ndarray | LargeImage, windows: list[Window], options: Options, task: Task
 ) -> Iterator[Picture]:
     """Yield the tiles of an image, resized for the network."""
-    for number, (x1, y1, x2, y2) in enumerate(windows):
-        start = time.thread_time()
-        part = pixels[y1:y2, x1:x2]
-        tile = task.tile(part, fits_of([part.shape[:2]], options, model, task)[0])
-        yield Picture(part, tile, "", number + 1, (time.thread_time() - start) * 1e3)
+    with pixels.opened() if isinstance(pixels, LargeImage) else contextlib.nullcontext(None) as read:
+        for number, window in enumerate(windows):
+            start = time.thread_time()
+            x1, y1, x2, y2 = window
+            part = pixels[y1:y2, x1:x2] if read is None else read(window)
+            part = part if part.flags.writeable else part.copy()  # a mapped file; torch warns of such arrays
+            tile = task.tile(part, fits_of([part.shape[:2]], options, model, task)[0])
+            yield Picture(part, tile, "", number + 1, (time.thread_time() - start) * 1e3)
 
 
 def _light(detections: Instances) -> Instances:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 
 import torch
+from PIL import Image
 from torch import nn
 
 
@@ -20,3 +22,13 @@ def flops_are_counted() -> bool:
     with FlopCounterMode(display=False) as counter:
         nn.Linear(3, 5, bias=False)(torch.zeros(2, 3))
     return counter.get_total_flops() == 2 * 2 * 3 * 5
+
+
+def pieces_are_listed() -> bool:
+    """Whether Pillow lists its formats, and the pieces of a file, as data/large.py reads them."""
+    file = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(file, "BMP")
+    factory, accept = Image.OPEN["BMP"]
+    file.seek(0)
+    piece = ["raw", (0, 0, 3, 2), 54, ("BGR", 12, -1)]
+    return accept(file.getvalue()[:16]) and list(factory(file, "").tile[0]) == piece

@@ -74,6 +74,7 @@ EXTRAS = {  # optional packages: imported when a function is called
     "tasks.quick_coco": {"hotcoco"},
     "config.tabular": {"pandas"},
     "dropin.notebook": {"nbformat", "nbclient", "jupyter_client", "IPython"},
+    "data.large": {"rasterio"},
     "predict.video": {"cv2"},
     "dropin.solutions.heatmap": {"supervision", "cv2"},
     "dropin.solutions.object_blurrer": {"supervision"},

@@ -29,7 +29,7 @@ from bitfalcon_plugin.models.inference.fused_conv import operator_works
 from bitfalcon_plugin.models.modules.bit_kernels import KINDS, refusal
 from bitfalcon_plugin.ops import nms
 from tests.helpers.fake_tracker import library_allocates_ids
-from tests.helpers.packages import flops_are_counted, is_with
+from tests.helpers.packages import flops_are_counted, is_with, pieces_are_listed
 from tests.helpers.syntax import SHIPPED, parse
 
 # Underscore names of other libraries that their documentation promises.
@@ -318,6 +318,9 @@ LEANS: dict[str, Lean] = {
     ),
     "trackers' _allocate_tracker_id: the next id of a tracker, for objects of the first frame": Lean(
         "_allocate_tracker_id", ("track",), "objects get their ids in the second frame", library_allocates_ids
+    ),
+    "Pillow: Image.OPEN, its formats, and image.tile, the pieces of a file": Lean(
+        r"Image\.OPEN|image\.tile", ("data",), "large pictures are not read by windows", pieces_are_listed
     ),
     "COCOeval: evalImgs, matches by class, area and image; _gts and _dts, of which computeIoU gives the overlaps": Lean(
         r"\.evalImgs|computeIoU|\._[gd]ts", ("tasks",), "val fails", lambda: hasattr(COCOeval(iouType="bbox"), "_gts")
