@@ -283,15 +283,16 @@ class YOLO(NetworkMethods, EventMethods):
 
     def benchmark(self, *, settings: Settings | None = None, **kwargs) -> Bench:
         """Measure every installed runtime and precision with the present weights; print, write and return the table."""
-        from .benchmark.run import run_benchmark, scratch
+        from .benchmark.run import BATCHES, run_benchmark, scratch
 
         given = settings or parse_keywords("benchmark", kwargs)
-        settings = self._complete(given.with_defaults({"data": None, "batch": 1}))
+        batches = () if "batch" in given.given else BATCHES
+        settings = self._complete(given.with_defaults({"data": None, "batch": BATCHES[0]}))
         origin = Path(self.ckpt_path or self.source)
         with scratch() as folder:
             copy = folder / f"{origin.stem}.pt"
             self.save(copy)
-            return run_benchmark(self._network, copy, origin, settings)
+            return run_benchmark(self._network, copy, origin, settings, batches)
 
     def tune(
         self, use_ray: bool = False, iterations: int | None = None, *, settings: Settings | None = None, **kwargs

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..config.errors import UserError, did_you_mean
 from ..config.files import size_of
 from ..config.settings import Settings, load_settings
-from ..export.formats import ALIASES, EXPORT_FORMATS, WRITABLE_FORMATS, find_format, require
+from ..export.formats import ALIASES, EXPORT_FORMATS, WRITABLE_FORMATS, ModelKind, find_format, model_kind, require
+from ..export.kept_export import auto_export
 from ..export.open import open_exported
 from ..export.run import run_export
 from ..export.runtimes.runtime import Runtime
@@ -23,21 +24,21 @@ from ..models.weights.foreign import open_checkpoint
 from ..tasks import TASKS
 from .timing import VARIANTS
 
-TORCH, COMPILED = "torch", "compile"
+TORCH, COMPILED, AUTO = "torch", "compile", "auto"
 REFERENCE = "torch fp32 NCHW"  # the candidate that the others are compared with
 PREDICT = "as predict runs it"  # variant of torch: the network that models.inference.prepare makes
 # Types and layouts of torch. Only GPUs compute float16 fast.
 TORCH_VARIANTS = {**VARIANTS, "fp16 channels_last": (torch.float16, torch.channels_last)}
 PRECISIONS = {"half": "16 bits", "int8": "int8"}  # option of export -> name of the precision
-FAMILIES = (TORCH, COMPILED, *WRITABLE_FORMATS)
+FAMILIES = (TORCH, COMPILED, AUTO, *WRITABLE_FORMATS)
 
 
 @dataclass(frozen=True)
 class Candidate:
     """One way to run the network.
 
-    family: torch, compile or a format of export. path: the file that is opened, "" until there is one. variant: of
-    torch, PREDICT or a key of TORCH_VARIANTS. options: half or int8, of export.
+    family: torch, compile, auto (what engine=auto chooses) or a format of export. path: the file that is opened, ""
+    until there is one. variant: of torch, PREDICT or a key of TORCH_VARIANTS. options: half or int8, of export.
     """
 
     name: str
@@ -110,6 +111,8 @@ def list_candidates(settings: Settings, device: torch.device) -> list[Candidate]
             candidates.append(Candidate(f"{COMPILED} {variant}", COMPILED, precision, variant=variant))
     if TORCH in families:
         candidates.append(Candidate(f"{TORCH} {PREDICT}", TORCH, "float32", variant=PREDICT))
+    if AUTO in families:
+        candidates.append(Candidate("engine=auto", AUTO, "float32", variant=PREDICT))
     for name in WRITABLE_FORMATS:
         if name in families:
             candidates.append(Candidate(name, name, "float32"))
@@ -127,23 +130,29 @@ def _families(settings: Settings) -> set[str]:
         if word not in (*FAMILIES, *EXPORT_FORMATS, *ALIASES):
             expected = f"benchmark knows {', '.join(FAMILIES)}, several with commas between"
             raise UserError(f"format={word}: {expected}.{did_you_mean(word, FAMILIES)}")
-    return {word if word in (TORCH, COMPILED) else find_format(word) for word in words}
+    return {word if word in (TORCH, COMPILED, AUTO) else find_format(word) for word in words}
 
 
-def with_file(candidate: Candidate, weights: Path, origin: Path, model: Detector, settings: Settings) -> Candidate:
+def with_file(
+    candidate: Candidate, weights: Path, origin: Path, model: Detector, settings: Settings, device: torch.device
+) -> Candidate:
     """Return the candidate with its file: the weights, an export of them that lies beside `origin`, or a new export.
+
+    For engine=auto it is the export that is kept for it, where torch does not compute.
 
     weights: a checkpoint in a folder into which exports may be written. origin: the file that the weights are from.
     Raises what export raises, and UserError for a missing package.
     """
     if candidate.family in (TORCH, COMPILED):
         return replace(candidate, path=str(weights))
+    if candidate.family == AUTO:
+        return replace(candidate, path=str(auto_export(model, str(origin), str(device)) or weights))
     require(candidate.family)
     suffix = EXPORT_FORMATS[candidate.family].suffix
     existing = origin.with_name(f"{origin.stem}{suffix}")
     if existing.exists() and origin.is_file() and _is_current(existing, origin, candidate, settings):
         return replace(candidate, path=str(existing))
-    target = weights.parent / f"{'-'.join((weights.stem, *candidate.options))}{suffix}"
+    target = weights.parent / f"{'-'.join((weights.stem, str(settings.batch), *candidate.options))}{suffix}"
     export = {"mode": "export", "format": candidate.family, "imgsz": settings.imgsz, "batch": settings.batch}
     export |= {"out": str(target), **dict.fromkeys(candidate.options, True)}
     if settings.data is not None:
@@ -171,7 +180,7 @@ def _is_current(exported: Path, origin: Path, candidate: Candidate, settings: Se
 
 def open_candidate(candidate: Candidate, device: torch.device) -> Network | Runtime:
     """Open the file of a candidate, ready to be called."""
-    if candidate.family not in (TORCH, COMPILED):
+    if model_kind(candidate.path) is ModelKind.EXPORTED:
         return open_exported(candidate.path, str(device), half="half" in candidate.options)
     model = open_checkpoint(candidate.path).model()
     if candidate.variant == PREDICT:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 from ..export.agreement import UNITS
+from ..plots.figure import NoMatplotlib
 from ..plots.tradeoff import Bars, draw_bars
+from .quiet import Quiet, quiet_note
 from .record import Column, RecordFile, markdown_table, write_report
 from .timing import Timing, machine_line
 
@@ -49,11 +52,32 @@ class EngineRecord:
     further: dict = field(default_factory=dict)
 
 
+NAMES = (Column("engine", "name", text=True), Column("precision", "precision", text=True))
+
+
+def by_latency(records: Sequence[EngineRecord]) -> list[EngineRecord]:
+    """The records with a latency, the fastest first."""
+    return sorted((record for record in records if record.latency), key=lambda record: record.latency.median)
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The latencies of all engines for a batch of so many images on so many threads; other values are not measured."""
+
+    batch: int
+    threads: int
+    rows: tuple[EngineRecord, ...]
+
+    def __str__(self) -> str:
+        return f"batch {self.batch}, {self.threads} thread{'s' * (self.threads != 1)}"
+
+
 @dataclass(frozen=True)
 class Bench:
     """The records of all engines, in the order in which they were prepared, and the conditions of the measurement.
 
-    imgsz: (height, width). images: those on which results were compared, in words. facts: of `machine`.
+    imgsz: (height, width). images: those on which results were compared, in words. facts: of `machine`. workloads:
+    other batches and numbers of threads. quiet: what the machine had left at the start; None: not measured.
     """
 
     model: str
@@ -67,6 +91,8 @@ class Bench:
     rows: tuple[EngineRecord, ...]
     facts: Mapping[str, object]
     folder: Path | None = None
+    workloads: tuple[Workload, ...] = ()
+    quiet: Quiet | None = None
 
     @property
     def numbers(self) -> list[str]:
@@ -86,7 +112,7 @@ class Bench:
     @property
     def timed(self) -> list[EngineRecord]:
         """The records with a latency, the fastest first."""
-        return sorted((record for record in self.rows if record.latency), key=lambda record: record.latency.median)
+        return by_latency(self.rows)
 
     @property
     def fastest(self) -> EngineRecord | None:
@@ -107,13 +133,10 @@ def _columns(bench: Bench) -> list[Column]:
         return record.further.get(name)
 
     return [
-        Column("engine", "name", text=True),
-        Column("precision", "precision", text=True),
+        *NAMES,
         *(Column(name, partial(number, name), "{:.4f}") for name in bench.numbers),
         Column("size MB", "bytes", "{:.2f}", unit=1e6),
-        Column("latency ms", "latency"),
-        Column(f"x {bench.reference}", "faster", "{:.2f}"),
-        Column("images/s", lambda record: record.latency and bench.batch * 1e3 / record.latency.median, "{:.1f}"),
+        *_speed(bench.reference, bench.batch),
         Column("open s", "load", "{:.2f}"),
         Column("first image s", "first", "{:.2f}"),
         Column("peak memory MB", lambda record: record.memory or None, "{:.0f}", unit=1e6),
@@ -131,17 +154,35 @@ def _columns(bench: Bench) -> list[Column]:
     ]
 
 
+def _speed(reference: str, batch: int) -> tuple[Column, ...]:
+    return (
+        Column("latency ms", "latency"),
+        Column(f"x {reference}", "faster", "{:.2f}"),
+        Column("images/s", partial(images_a_second, batch=batch), "{:.1f}"),
+    )
+
+
+def images_a_second(record: EngineRecord, batch: int) -> float | None:
+    """The images that an engine takes in a second, by its median latency."""
+    return record.latency and batch * 1e3 / record.latency.median
+
+
 def _title(bench: Bench) -> str:
     height, width = bench.imgsz
     return f"Benchmark of {bench.model}, {width}x{height}, batch {bench.batch}, on {bench.device}"
 
 
 def markdown(bench: Bench) -> str:
-    """Return the table, the fastest engine first, with its conditions below; ends with a line break."""
+    """Return the tables, the fastest engine first, with their conditions below; ends with a line break."""
     untimed = [r for r in bench.rows if not r.latency and r.bytes is not None and not r.reason]
     lines = [f"# {_title(bench)}", "", *markdown_table([*bench.timed, *untimed], _columns(bench)), "", *_notes(bench)]
     if failures := [f"- {record.name}: {record.reason}" for record in bench.rows if record.reason]:
         lines += ["", "Not, or not wholly, measured:", "", *failures]
+    for load in bench.workloads:
+        columns = [*NAMES, *_speed(bench.reference, load.batch)]
+        lines += ["", f"## Latency: {load}", "", *markdown_table(by_latency(load.rows), columns)]
+        if failures := [f"- {record.name}: {record.reason}" for record in load.rows if record.reason]:
+            lines += ["", *failures]
     return "\n".join(lines) + "\n"
 
 
@@ -159,7 +200,17 @@ def _notes(bench: Bench) -> list[str]:
         *([f"- {', '.join(bench.numbers)}: {bench.data}, square inputs of {bench.imgsz[0]} px."] if bench.data else []),
         f"- Runtimes: {runtimes or 'none ran'}.",
         f"- Measured on: {machine_line(bench.facts)}.",
+        *([_quiet(bench.quiet)] if bench.quiet else []),
     ]
+
+
+def _quiet(quiet: Quiet) -> str:
+    if text := quiet_note(quiet):
+        return f"- **{text[0].upper()}{text[1:]}**"
+    return (
+        f"- Quiet: at the start {quiet.processors} threads got the time of {quiet.obtained:.1f} of {quiet.processors} "
+        "processors."
+    )
 
 
 def _differences(bench: Bench) -> str:
@@ -176,10 +227,13 @@ def _differences(bench: Bench) -> str:
 
 
 def write(bench: Bench, folder: Path, picture: bool) -> None:
-    """Write benchmark.json, benchmark.md and benchmark.png into a folder, and print the table."""
+    """Write benchmark.json, benchmark.md and the pictures into a folder, and print the tables."""
     data = folder / "benchmark.json"
     BENCHMARK_FILE.save(data, {key: value for key, value in vars(bench).items() if key != "folder"})
     write_report(markdown(bench), folder / "benchmark.md", data, partial(draw, bench=bench) if picture else None)
+    if picture and bench.workloads:
+        with suppress(NoMatplotlib):  # `write_report` has told
+            print(f"Picture: {draw_workloads(folder / 'batches.png', bench)}")
 
 
 def draw(target: Path, bench: Bench) -> Path:
@@ -195,3 +249,15 @@ def draw(target: Path, bench: Bench) -> Path:
     ]
     names, precisions = [record.name for record in records], [record.precision for record in records]
     return draw_bars(target, names, precisions, panels, _title(bench), machine_line(bench.facts))
+
+
+def draw_workloads(target: Path, bench: Bench) -> Path:
+    """Draw bars of images a second, a panel for each batch and number of threads. Raises NoMatplotlib."""
+    names = {record.name: record.precision for record in bench.timed}
+    main = Workload(bench.batch, int(bench.facts["threads"]), bench.rows)
+    panels = []
+    for load in sorted((main, *bench.workloads), key=lambda load: (load.batch, load.threads)):
+        speeds = {record.name: images_a_second(record, load.batch) for record in load.rows}
+        panels.append(Bars(f"images/s, {load}", [speeds.get(name) for name in names]))
+    title = f"Images a second of {bench.model}, {bench.imgsz[1]}x{bench.imgsz[0]}, on {bench.device}"
+    return draw_bars(target, list(names), list(names.values()), panels, title, machine_line(bench.facts))

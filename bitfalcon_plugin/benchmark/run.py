@@ -6,13 +6,12 @@ better. The result names threads, instruction set and versions.
 
 from __future__ import annotations
 
-import io
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,17 +40,18 @@ from ..tasks.detect import Decoded, predict_decoded
 from ..tasks.metrics import TaskMetrics
 from ..val.loop import ValOptions, validate
 from .candidates import REFERENCE, Candidate, Network, list_candidates, open_candidate, with_file
+from .quiet import measure_quiet, quiet_note
 from .report import Bench, EngineRecord, write
-from .timing import interleave, machine
-from .trial import error_line, run_trial
+from .timing import machine
+from .trial import run_trial
+from .turns import Records, Runtimes, WithFile, failures, silence, time_in_turns, time_workloads, update
 
 ROUNDS, WARMUP = 15, 2
-MAX_SLOWDOWN = 10.0  # times the reference; a slower candidate takes no part in the rounds
+BATCHES = (1, 8)  # that are measured where no batch was asked for; the first one with accuracy and memory
+MORE_ROUNDS = 7  # for the other batches and numbers of threads
 MAX_BATCHES = 4  # of images on which boxes are compared
 IOU = 0.7
 TOLERANCES = {"float32": "float32", "int8": "int8"}  # precision of a candidate -> of a tolerance; others: "half"
-Records = dict[str, EngineRecord]  # by the name of the candidate
-Runtimes = Mapping[str, Network | Runtime]  # by the name of the candidate: those that are open and have not failed
 
 
 @dataclass(frozen=True)
@@ -71,17 +71,22 @@ class Conditions:
     data: str = ""
 
 
-def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settings) -> Bench:
-    """Measure all candidates; print and write the table.
+def run_benchmark(
+    model: Detector, weights: Path, origin: Path, settings: Settings, batches: Sequence[int] = ()
+) -> Bench:
+    """Measure all candidates; print and write the tables.
 
     weights: a checkpoint of the model, in a folder into which exports may be written. origin: the file that the model
-    is from; exports beside it are used. A candidate that fails is a record with the reason. Raises UserError for
-    settings that no candidate could run with.
+    is from; exports beside it are used. batches: numbers of images for which latencies alone are measured too. A
+    candidate that fails is a record with the reason. Raises UserError for settings that no candidate could run with.
     """
     if others := settings.unused_by("benchmark"):
         names = ", ".join(others)
         print_note(f"benchmark runs all precisions of the engines in the same way; without effect: {names}")
     conditions = _conditions(model, settings, select_device(settings.device))
+    quiet = measure_quiet()
+    if text := quiet_note(quiet):
+        print_note(text)
     batch, _, height, width = conditions.shape
     candidates = list_candidates(conditions.settings, conditions.device)
     folder = new_run_dir("benchmark", settings.project, settings.name, settings.exist_ok, settings.task)
@@ -90,11 +95,21 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
         f"on {conditions.device}, {torch.get_num_threads()} threads; results in {folder}"
     )
     records = {candidate.name: EngineRecord(candidate.name, candidate.precision) for candidate in candidates}
-    runtimes = _prepare(candidates, records, model, (weights, origin), conditions)
-    runtimes = _time(runtimes, records, conditions)
+
+    def given_file(candidate: Candidate, count: int) -> Candidate:
+        return with_file(candidate, weights, origin, model, conditions.settings.replace(batch=count), conditions.device)
+
+    runtimes, ready = _prepare(candidates, records, given_file, conditions)
+    images, device = conditions.images[0], conditions.device
+    runtimes = time_in_turns(runtimes, records, images, device, ROUNDS, WARMUP)
     _evaluate(runtimes, records, conditions)
+    fast = [ready[name] for name in runtimes]
+    runtimes = {}  # closes them
+    grid = _workloads((batch, *batches), conditions)
+    workloads = time_workloads(fast, grid, given_file, images[:1], device, min(ROUNDS, MORE_ROUNDS), WARMUP)
     common = {"model": origin.name, "imgsz": (height, width), "batch": batch, "device": str(conditions.device)}
     measured = {"data": conditions.data, "images": conditions.images_name, "rows": tuple(records.values())}
+    measured |= {"workloads": workloads, "quiet": quiet}
     bench = Bench(**common, **measured, rounds=ROUNDS, reference=REFERENCE, facts=machine(), folder=folder)
     write(bench, folder, picture=settings.plots)
     return bench
@@ -102,7 +117,7 @@ def run_benchmark(model: Detector, weights: Path, origin: Path, settings: Settin
 
 def _conditions(model: Detector, settings: Settings, device: torch.device) -> Conditions:
     if "batch" not in settings.given:
-        settings = settings.replace(batch=1)
+        settings = settings.replace(batch=BATCHES[0])
     if settings.batch < 1:
         raise UserError(f"batch={settings.batch:g}: benchmark takes a whole number of images, 1 or more.")
     batch = int(settings.batch)
@@ -148,81 +163,44 @@ def _compared_images(samples: Sequence[Sample], count: int) -> list[Tensor]:
 
 
 def _prepare(
-    candidates: Sequence[Candidate], records: Records, model: Detector, files: tuple[Path, Path], conditions: Conditions
-) -> Runtimes:
-    """Give each candidate its file, try it in a process of its own, and open it here; returns those that came through.
+    candidates: Sequence[Candidate], records: Records, with_file: WithFile, conditions: Conditions
+) -> tuple[Runtimes, dict[str, Candidate]]:
+    """Give each candidate its file, try it in a process of its own, and open it here.
 
-    files: weights and origin, as of `run_benchmark`.
+    Returns the runtimes that came through, and their candidates with their files.
     """
     runtimes: dict[str, Network | Runtime] = {}
-    reference = 0.0  # seconds of the reference
+    ready: dict[str, Candidate] = {}
     for candidate in candidates:
         name, begin = candidate.name, time.perf_counter()
-        silenced = io.StringIO()
-        with _failures(records, name), redirect_stdout(silenced), redirect_stderr(silenced):
-            candidate = with_file(candidate, *files, model, conditions.settings)
+        with failures(records, name), silence():
+            candidate = with_file(candidate, conditions.shape[0])
             trial = run_trial(candidate, conditions.shape, conditions.device)
             measured = {"bytes": candidate.bytes, "load": trial.load, "first": trial.first_run}
-            _update(records, name, **measured, memory=trial.memory, gpu=trial.gpu_memory)
-            seconds = trial.second_run
-            reference = seconds if name == REFERENCE else reference
-            if reference and seconds > MAX_SLOWDOWN * reference:
-                raise UserError(
-                    f"{seconds:.2f} s a batch, {seconds / reference:.0f} times the reference: too slow to take part "
-                    f"in the rounds (this machine has no fast {candidate.precision})"
-                )
+            update(records, name, **measured, memory=trial.memory, gpu=trial.gpu_memory)
             runtime = open_candidate(candidate, conditions.device)
-            _update(records, name, runtime=runtime.runtime)
+            update(records, name, runtime=runtime.runtime)
             with torch.inference_mode():
                 runtime.decode(runtime(conditions.images[0].to(conditions.device)))  # compiles what is to be compiled
-            runtimes[name] = runtime
+            runtimes[name], ready[name] = runtime, candidate
         outcome = records[name].reason or f"opens in {records[name].load:.2f} s"
         print(f"  {name:<24} {time.perf_counter() - begin:6.1f} s  {outcome[:140]}", flush=True)
-    return runtimes
+    return runtimes, ready
 
 
-def _update(records: Records, name: str, **values: object) -> None:
-    records[name] = replace(records[name], **values)
-
-
-@contextmanager
-def _failures(records: Records, name: str) -> Iterator[None]:
-    """Write what a candidate raises into its record, instead of ending the benchmark."""
-    try:
-        yield
-    except Exception as error:  # noqa: BLE001  a runtime may raise anything
-        _update(records, name, reason=error_line(error))
-
-
-def _time(runtimes: Runtimes, records: Records, conditions: Conditions) -> Runtimes:
-    """Time the runtimes in turns and write their latencies; returns those that ran all rounds."""
-
-    def forward(name: str) -> Callable[[], None]:
-        runtime = runtimes[name]
-        images = conditions.images[0].to(next(runtime.parameters()).device)
-
-        def run() -> None:
-            if not records[name].reason:  # after its first failure a runtime only waits for the others
-                with _failures(records, name):
-                    runtime.decode(runtime(images))
-
-        return run
-
-    with torch.inference_mode():
-        runs = {name: forward(name) for name in runtimes}
-        timings = interleave(runs, rounds=ROUNDS, warmup=WARMUP, device=conditions.device)
-    timings = {name: timing for name, timing in timings.items() if not records[name].reason}
-    reference = timings.get(REFERENCE)
-    for name, timing in timings.items():
-        _update(records, name, latency=timing, faster=timing.faster_than(reference) if reference else None)
-    return {name: runtimes[name] for name in timings}
+def _workloads(batches: Sequence[int], conditions: Conditions) -> list[tuple[int, int]]:
+    """(batch, threads) that are measured besides the conditions: each batch with one thread, and with all."""
+    every = torch.get_num_threads()
+    counts = (1, every) if conditions.device.type == "cpu" else (every,)
+    grid = dict.fromkeys((batch, count) for batch in batches for count in counts)
+    return [each for each in grid if each != (conditions.shape[0], every)]
 
 
 def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> None:
     """Write into the records the agreement with the reference and, where there are labels, the numbers of val."""
     reference: Decoded | None = None
     for name, runtime in runtimes.items():  # the reference is the first
-        with _failures(records, name), torch.inference_mode():
+        with failures(records, name), torch.inference_mode():
             predictions = _decoded(runtime, conditions)
             reference = predictions if reference is None else reference
             if REFERENCE in runtimes:
@@ -231,13 +209,13 @@ def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> N
                 tolerance, _ = tolerance_for(precision, runtimes[REFERENCE].model, images)
                 kinds = further_values(runtimes[REFERENCE].model, reference)
                 agreement = compare_decoded(reference, predictions, tolerance, conditions.shape, kinds)
-                _update(records, name, pixels=agreement.pixels, score=agreement.score, further=dict(agreement.further))
-                _update(records, name, matched=agreement.matched, boxes=agreement.count)
+                update(records, name, pixels=agreement.pixels, score=agreement.score, further=dict(agreement.further))
+                update(records, name, matched=agreement.matched, boxes=agreement.count)
             if conditions.samples:
                 print(f"  {name:<24} validating on {len(conditions.samples)} images", flush=True)
                 metrics = _validate(runtime, conditions)
                 numbers = {name: number for name, number in metrics.headline.items() if math.isfinite(number)}
-                _update(records, name, numbers=numbers)
+                update(records, name, numbers=numbers)
 
 
 def _decoded(runtime: Network | Runtime, conditions: Conditions) -> Decoded:

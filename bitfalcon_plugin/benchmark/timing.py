@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..config.version import __version__
+from ..export.formats import EXPORT_FORMATS
 from ..models.detector import Detector
 from ..models.inference.prepare import fold_for_inference
 from ..ops.letterbox import legal_size
@@ -39,7 +40,8 @@ PROBES = {
 }
 # Environment variables that forbid instructions of the CPU.
 LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY")
-PACKAGES = ("torchvision", "onnx", "onnxruntime", "openvino")
+# Packages whose versions a timing may depend on: torchvision, and those that write or run a format of export.
+PACKAGES = ("torchvision", *sorted({name for row in EXPORT_FORMATS.values() for name in (*row.needs, *row.to_write)}))
 
 
 @dataclass(frozen=True)
@@ -103,6 +105,45 @@ class Timing:
         return statistics.quantiles(self.rounds, n=4, method="inclusive") if self.count > 1 else [self.median] * 3
 
 
+class Limit:
+    """Leave slow candidates out of rounds, but never for one sample: a neighbour can spoil any of them.
+
+    A candidate that took more than `factor` times as long as the reference in every round so far is measured again in
+    the middle and in the last round only. It is left out if it was too slow all SAMPLES times. A candidate that was
+    fast enough once takes part in all rounds that follow. With fewer rounds than SAMPLES nobody is left out.
+    """
+
+    SAMPLES = 3
+
+    def __init__(self, reference: str, factor: float) -> None:
+        self.reference, self.factor = reference, factor
+        self._ratios: dict[str, list[float]] = {}  # how many times as long as the reference, by round
+
+    def takes_part(self, name: str, number: int, rounds: int) -> bool:
+        """Whether a candidate is measured in round `number` of `rounds`, from 0."""
+        return number in (0, rounds // 2, rounds - 1) or not self._was_always_slow(name)
+
+    def add(self, milliseconds: Mapping[str, float]) -> None:
+        """Take the times of a round."""
+        reference = milliseconds.get(self.reference)
+        for name, value in milliseconds.items():
+            if reference:
+                self._ratios.setdefault(name, []).append(value / reference)
+
+    def lift(self) -> None:
+        """Leave nobody out from now on: the reference has failed."""
+        self.reference, self._ratios = "", {}
+
+    def left_out(self) -> dict[str, tuple[float, ...]]:
+        """The candidates that are too slow: how many times as long as the reference each took, for each sample."""
+        slow = [name for name in self._ratios if self._was_always_slow(name)]
+        return {name: tuple(self._ratios[name]) for name in slow if len(self._ratios[name]) >= self.SAMPLES}
+
+    def _was_always_slow(self, name: str) -> bool:
+        ratios = self._ratios.get(name, ())
+        return bool(ratios) and min(ratios) > self.factor
+
+
 def interleave(
     runs: Mapping[str, Callable[[], object]],
     rounds: int = ROUNDS,
@@ -110,22 +151,29 @@ def interleave(
     seconds: float = 0.0,
     device: torch.device | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    limit: Limit | None = None,
 ) -> dict[str, Timing]:
     """Time every candidate once a round, in the order of `runs` and, in every second round, backwards.
 
     warmup: rounds that are not counted. seconds: a candidate is called again until this time has passed, and the mean
     of its calls counts; 0: one call. device: where the work is done; on CUDA a measurement waits for it. clock:
-    returns seconds. An exception of a candidate ends the measurement.
+    returns seconds. limit: which candidates miss rounds because they are slow; those have fewer values. An exception
+    of a candidate ends the measurement.
     """
     if rounds < 1 or warmup < 0:
         raise ValueError(f"rounds={rounds}, warmup={warmup}: expected at least one round, and no negative warm-up")
     wait = (lambda: torch.cuda.synchronize(device)) if device is not None and device.type == "cuda" else (lambda: None)
     times: dict[str, list[float]] = {name: [] for name in runs}  # milliseconds
     for number in range(-warmup, rounds):
+        means = {}
         for name in list(runs) if number % 2 == 0 else reversed(runs):
-            mean = _mean(runs[name], seconds, wait, clock)
-            if number >= 0:
-                times[name].append(mean * 1e3)
+            if number < 0 or limit is None or limit.takes_part(name, number, rounds):
+                means[name] = _mean(runs[name], seconds, wait, clock) * 1e3
+        if number >= 0:
+            for name, milliseconds in means.items():
+                times[name].append(milliseconds)
+            if limit is not None:
+                limit.add(means)
     return {name: Timing(tuple(values)) for name, values in times.items()}
 
 

@@ -74,6 +74,15 @@ class Engine:
         return runtime
 
 
+def auto_export(network: Detector, source: str, device: str) -> Path | None:
+    """Return the kept export that computes with engine=auto on a device, None where torch does."""
+    try:
+        format_ = _format_for(load_settings({"mode": "predict", "engine": "auto", "device": device}))
+        return kept_export(network, source, format_) if format_ else None
+    except (UserError, MismatchError):
+        return None
+
+
 def _format_for(settings: Settings) -> str | None:
     """The format whose program computes with these settings, None for torch. Raises UserError as `runtime_for`."""
     engine = settings.engine

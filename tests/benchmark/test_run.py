@@ -14,17 +14,20 @@ import torch
 import bitfalcon_plugin.benchmark.candidates as candidates
 import bitfalcon_plugin.benchmark.run as bench
 import bitfalcon_plugin.benchmark.trial as trials
+import bitfalcon_plugin.benchmark.turns as turns
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.benchmark.candidates import REFERENCE, Candidate, list_candidates
-from bitfalcon_plugin.benchmark.report import Bench, EngineRecord, draw, markdown, write
-from bitfalcon_plugin.benchmark.timing import Timing, machine
+from bitfalcon_plugin.benchmark.quiet import Quiet
+from bitfalcon_plugin.benchmark.report import markdown
 from bitfalcon_plugin.benchmark.trial import Trial, run_trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.export import kept_export
+from bitfalcon_plugin.models.inference.threads import threads
 from tests.helpers import classed, outlined, posed, turned
 from tests.helpers.coloured import place  # noqa: F401  the fixture
-from tests.helpers.exports import KEYPOINTS, save, tiny_classify, tiny_obb, tiny_pose, tiny_segment
+from tests.helpers.exports import KEYPOINTS, needs_openvino, save, tiny_classify, tiny_obb, tiny_pose, tiny_segment
 from tests.helpers.tiny_models import CONV, lived, small_model
 
 CPU = torch.device("cpu")
@@ -47,9 +50,11 @@ def weights(place):
 
 @pytest.fixture()
 def quick(monkeypatch):
-    """Few rounds, and trials that start no process."""
+    """Few rounds in which nobody is too slow, and trials that start no process."""
     monkeypatch.setattr(bench, "ROUNDS", 3)
     monkeypatch.setattr(bench, "WARMUP", 0)
+    monkeypatch.setattr(bench, "measure_quiet", lambda: Quiet(2, 2.0))
+    monkeypatch.setattr(turns, "MAX_SLOWDOWN", math.inf)
     monkeypatch.setattr(bench, "run_trial", lambda candidate, shape, device: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
 
 
@@ -69,7 +74,8 @@ def test_the_reference_runs_first_and_format_restricts_the_rest():
         "onnx",
     }
     assert [candidate.name for candidate in list_candidates(settings(format="compile"), CPU)][0] == REFERENCE
-    with pytest.raises(UserError, match="benchmark knows torch, compile, onnx.*Did you mean 'torch'"):
+    assert [each.name for each in list_candidates(settings(format="auto"), CPU)] == [REFERENCE, "engine=auto"]
+    with pytest.raises(UserError, match="benchmark knows torch, compile, auto, onnx.*Did you mean 'torch'"):
         list_candidates(settings(format="trch"), CPU)
     with pytest.raises(UserError, match="not written here"):
         list_candidates(settings(format="tflite"), CPU)
@@ -173,22 +179,11 @@ def test_a_candidate_that_fails_is_a_record_with_the_reason_and_not_the_end(weig
         return engine
 
     monkeypatch.setattr(bench, "open_candidate", opened)
-    slow = Trial(1.0, 0.5, 0.25, 99.0, 1)
-    monkeypatch.setattr(
-        bench,
-        "run_trial",
-        lambda candidate, shape, device: (
-            slow if candidate.name == "torchscript 16 bits" else Trial(1.0, 0.5, 0.25, 0.1, 1)
-        ),
-    )
     assert (
         main(["benchmark", "model=best.pt", "imgsz=64", "format=torch,torchscript", "plots=False", "device=cpu"]) == 0
     )
     rows = {row["name"]: row for row in json.loads(Path("runs/detect/benchmark/benchmark.json").read_text())["rows"]}
     assert rows["torch bf16 channels_last"]["reason"] == "RuntimeError: no kernel for this"
-    assert (
-        "too slow to take part" in rows["torchscript 16 bits"]["reason"] and rows["torchscript 16 bits"]["load"] == 0.5
-    )
     assert "division by zero" in rows["torchscript"]["reason"] and rows["torchscript"]["latency"] is None
     assert rows["torch fp32 channels_last"]["latency"]["count"] == 3
     out = capsys.readouterr().out
@@ -206,7 +201,7 @@ def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monke
     def path(origin=weights, options=(), imgsz=64, batch=1) -> str:
         candidate = Candidate("x", "torchscript", "float32", options=options)
         return candidates.with_file(
-            candidate, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch)
+            candidate, scratch, origin, YOLO("best.pt").model, settings(imgsz=imgsz, batch=batch), CPU
         ).path
 
     assert path() == str(beside) and not made
@@ -278,82 +273,29 @@ def test_a_trial_that_dies_is_told(fork, monkeypatch):
         run_trial(candidate, (1, 3, 64, 64), CPU)
 
 
-def rows() -> tuple[EngineRecord, ...]:
-    return (
-        EngineRecord(
-            REFERENCE,
-            "float32",
-            "torch",
-            10_000_000,
-            {"AP": 0.5, "AP50": 0.7},
-            Timing((50.0, 52.0, 48.0)),
-            1.0,
-            0.2,
-            0.1,
-            500_000_000,
-            0,
-            0.0,
-            0.0,
-            9,
-            9,
-        ),
-        EngineRecord(
-            "onnx|x",
-            "float32",
-            "onnxruntime",
-            10_100_000,
-            {"AP": 0.5, "AP50": 0.7},
-            Timing((20.0, 21.0, 19.0)),
-            2.5,
-            0.3,
-            0.1,
-            600_000_000,
-            0,
-            0.02,
-            1e-5,
-            9,
-            9,
-        ),
-        EngineRecord("slow", "16 bits", "x", 5_000_000, reason="too slow"),
-        EngineRecord("gone", "int8", reason="needs the package nncf"),
-    )
+@pytest.mark.parametrize("given, expected", [({}, [(1, 1), (8, 1), (8, 3)]), ({"batch": 2}, [(2, 1)])])
+def test_one_and_eight_images_on_one_and_all_threads_unless_a_batch_is_given(weights, quick, given, expected):
+    with threads(3):
+        bench = YOLO("best.pt").benchmark(imgsz=64, format="torch", plots=False, device="cpu", **given)
+    assert [(load.batch, load.threads) for load in bench.workloads] == expected
+    for load in bench.workloads:
+        assert [row.name for row in load.rows] == [row.name for row in bench.rows if not row.reason]
+        assert all(row.latency.count == 3 for row in load.rows)
 
 
-def test_the_table_is_sorted_by_latency_and_tells_what_is_missing(tmp_path):
-    bench = Bench(
-        "best.pt",
-        "split val of data.yaml, 4 images",
-        (64, 64),
-        2,
-        "cpu",
-        3,
-        REFERENCE,
-        "4 drawn shapes",
-        rows(),
-        machine(),
-    )
-    text = markdown(bench)
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
-    assert [line.split(" |")[0] for line in table[2:]] == ["| onnx\\|x", f"| {REFERENCE}"]
-    assert "20.0 (19.5 to 20.5) | 2.50 | 100.0 |" in table[2]  # two images in 20 ms
-    assert "- slow: too slow" in text and "- gone: needs the package nncf" in text and "threads" in text
-    assert bench.fastest.name == "onnx|x" and str(bench) == text
-    write(bench, tmp_path, picture=False)
-    assert (tmp_path / "benchmark.md").read_text() == text
-    assert json.loads((tmp_path / "benchmark.json").read_text())["rows"][1]["latency"]["median_ms"] == 20.0
-    nothing = Bench("x", "", (64, 64), 1, "cpu", 3, REFERENCE, "", (), machine())
-    assert nothing.fastest is None and "mAP" not in markdown(nothing)
-    assert math.isclose(bench.rows[0].latency.median, 50)
+def test_engine_auto_is_a_row_and_torch_computes_without_openvino(weights, quick, monkeypatch):
+    monkeypatch.setattr(kept_export, "find_spec", lambda name: None)
+    bench = YOLO("best.pt").benchmark(imgsz=64, batch=1, format="auto", plots=False, device="cpu")
+    row = {row.name: row for row in bench.rows}["engine=auto"]
+    assert row.runtime.startswith("torch") and row.latency.count == 3 and row.pixels < 0.05
 
 
-def test_the_picture_is_drawn_where_matplotlib_is(tmp_path):
-    pytest.importorskip("matplotlib")
-    from PIL import Image
-
-    for number, records in enumerate((rows(), rows()[:1], ())):
-        bench = Bench("best.pt", "data", (64, 64), 2, "cpu", 3, REFERENCE, "4 drawn shapes", records, machine())
-        assert Image.open(draw(tmp_path / f"{number}.png", bench)).width > 500
+@needs_openvino
+def test_engine_auto_is_openvino_where_that_is_installed(weights, quick, monkeypatch, tmp_path_factory):
+    monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path_factory.mktemp("cache")))
+    bench = YOLO("best.pt").benchmark(imgsz=64, batch=2, format="auto", plots=False, device="cpu")
+    row = {row.name: row for row in bench.rows}["engine=auto"]
+    assert row.runtime.startswith("OpenVINO") and row.latency.count == 3 and row.matched == row.boxes > 0
 
 
 def test_a_network_is_decoded_as_the_detector_is():
