@@ -131,8 +131,9 @@ def template(tmp_path_factory) -> Path:
     if _installed("trackers"):
         _video(folder)
     if has_onnx:
-        run_export(tiny_segment(), made(format="onnx", out=str(folder / "best-seg.onnx")), "small-seg.yaml")
-        run_export(tiny_classify(), made(format="onnx", out=str(folder / "best-cls.onnx")), "small-cls.yaml")
+        exported = {"seg": tiny_segment(), "cls": tiny_classify(), "pose": tiny_pose(), "obb": tiny_obb()}
+        for name, model in exported.items():
+            run_export(model, made(format="onnx", out=str(folder / f"best-{name}.onnx")), f"small-{name}.yaml")
     class_folders(folder / "animals")
     save_checkpoint(folder / "best-cls.pt", Checkpoint((classifier := tiny_classify()).graph, classifier.state_dict()))
     (folder / "tools").mkdir()
