@@ -122,7 +122,8 @@ def _scan_label_files(
     from .dataset import scan
 
     chosen = {"classes": settings.classes, "fraction": fraction, "read": rows.chosen(settings)}
-    return scan(data, split, single_cls=settings.single_cls, **chosen)
+    in_tiles = settings.tile is not None and settings.mode == "val"
+    return scan(data, split, single_cls=settings.single_cls, large=in_tiles, **chosen)
 
 
 def _scan_rectangles(scan_files: Callable[..., Scan], *arguments: object, fraction: float = 1.0) -> Scan:

@@ -75,6 +75,7 @@ def scan(
     classes: int | Sequence[int] | None = None,
     fraction: float = 1.0,
     read: RowReader = read_row,
+    large: bool = False,
 ) -> Scan:
     """List the images of a split, check the header and the end of each file, and read the labels.
 
@@ -83,6 +84,7 @@ def scan(
         classes: keep only labels of these classes (indices as in the files).
         fraction: keep the first round(n * fraction) images in sorted order, at least one.
         read: the task's reader of one row of a label file.
+        large: large images are read by windows later, so that any size will do.
 
     An image that cannot be used is left out, counted and noted. Raises MissingFileError if images are missing, and
     UserError with all label problems of the split, or if no image, or in train no label, is left.
@@ -91,7 +93,7 @@ def scan(
     class_filter = indices_of(classes, nc)
     paths, notes = _require_images(data, split)
     paths = paths[: max(1, round(len(paths) * fraction))]
-    images = scan_images(paths, nc, reader_for(read, data.kpt_shape))
+    images = scan_images(paths, nc, reader_for(read, data.kpt_shape), large)
     problems = [problem for image in images for problem in image.labels.problems]
     polygons = ((label_path(image.path), polygon_values(image.labels.labels)) for image in images)
     problems += keypoint_problems(polygons)

@@ -24,6 +24,7 @@ from ..ops.instances import Instances
 from ..ops.polygons import Polygons, join
 from .formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row
 from .images import UnreadableImage, check_sides, image_size
+from .large import large_image
 
 THREADS = 8  # mostly waiting for the disk
 CHUNK = 32  # images that a thread scans before it takes more
@@ -45,13 +46,15 @@ class ScannedImage:
     notes: tuple[str, ...]
 
 
-def scan_image(path: Path, nc: int | None, read: RowReader | None = read_row) -> ScannedImage:
+def scan_image(path: Path, nc: int | None, read: RowReader | None = read_row, large: bool = False) -> ScannedImage:
     """Check the header and the end of an image file and read its labels.
 
-    read: reads a row of a label file; None: images have no label files.
+    read: reads a row of a label file; None: images have no label files. large: of a large image, also of one beyond
+    images.MAX_PIXELS, the header alone is checked.
     """
     try:
-        size = image_size(path)
+        by_windows = large_image(path) if large else None
+        size = image_size(path) if by_windows is None else by_windows.shape[:2]
         check_sides(size)
     except UnreadableImage as error:
         return ScannedImage(path, None, NO_LABELS, (f"{path}: {error}; image set aside",))
@@ -59,17 +62,19 @@ def scan_image(path: Path, nc: int | None, read: RowReader | None = read_row) ->
     return ScannedImage(path, size, labels, labels.notes)
 
 
-def scan_images(paths: Sequence[Path], nc: int | None, read: RowReader | None = read_row) -> list[ScannedImage]:
+def scan_images(
+    paths: Sequence[Path], nc: int | None, read: RowReader | None = read_row, large: bool = False
+) -> list[ScannedImage]:
     """Scan each image as `scan_image` does, or take it from the cache if its files have not changed."""
     started = time.time_ns()
-    file = _cache_file(paths, nc, read) if len(paths) >= MIN_IMAGES else None
+    file = _cache_file(paths, nc, read, large) if len(paths) >= MIN_IMAGES else None
     cached = _load(file) if file else {}
 
     def scan(path: Path) -> tuple[Stamp | None, ScannedImage]:
         stamp = _stamp(path, read is not None)  # before the scan: a file that changes meanwhile will not match
         cached_stamp, image = cached.get(str(path), (None, None))
         if image is None or cached_stamp != stamp:
-            image = scan_image(path, nc, read)
+            image = scan_image(path, nc, read, large)
         return stamp, image
 
     chunks = [paths[first : first + CHUNK] for first in range(0, len(paths), CHUNK)]
@@ -98,10 +103,11 @@ def _stamp(image: Path, has_labels: bool) -> Stamp | None:
     return picture.st_size, picture.st_mtime_ns, labels.st_size, labels.st_mtime_ns
 
 
-def _cache_file(paths: Sequence[Path], nc: int | None, read: RowReader | None) -> Path:
+def _cache_file(paths: Sequence[Path], nc: int | None, read: RowReader | None, large: bool) -> Path:
     """The cache file of a split, named by its first and last image, so that added images do not change the name."""
     reader, options = (read.func, read.keywords) if isinstance(read, partial) else (read, {})
     kind = f"{reader.__module__}.{reader.__qualname__}{options or ''}" if reader else "no labels"
+    kind += " large" if large else ""
     name = f"{VERSION}\n{kind}\n{nc}\n{paths[0]}\n{paths[-1]}"
     return cache_dir() / "scans" / f"{hashlib.blake2b(os.fsencode(name), digest_size=16).hexdigest()}.pt"
 

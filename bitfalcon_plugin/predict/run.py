@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from ..config.callbacks import Events
 from ..config.errors import UserError
-from ..config.notes import print_note
+from ..config.notes import print_note, print_note_once
 from ..config.settings import Settings
 from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
@@ -126,6 +126,10 @@ def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], ev
 
     def write_one(picture: Picture, result: Results) -> str:
         writer.write(picture, result)
+        if picture.tile is None and len(result) >= settings.max_det:
+            print_note_once(
+                f"max_det={settings.max_det}: the best detections are kept; '{picture.path}' may have more."
+            )
         return _line(picture, result, items)
 
     def write(batch: Batch) -> None:

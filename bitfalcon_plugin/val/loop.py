@@ -31,6 +31,7 @@ from ..tasks.confusion import MATRIX_CONF
 from ..tasks.detect import Decoded, predict_decoded
 from ..tasks.letterbox_ap import letterbox_metrics, match_by_score
 from ..tasks.metrics import TaskMetrics
+from .tiled import ImageInTiles, TileLoader
 
 Watch = Callable[[int, Tensor, Sequence[int], list[Instances], Sequence["Tensor | None"]], None]
 STAGES = ("preprocess", "inference", "loss", "postprocess")
@@ -68,7 +69,8 @@ class Hooks:
 
     progress: wraps the iterable of batches, like tqdm. notify: gets the name of each event (interface.md section 10).
     watch: gets the number of each batch, the images (B, 3, H, W) uint8 on the device, the indices of the samples, the
-    detections of each image in pixels of the input, and the prototypes of each image or None. gather: where other
+    detections of each image in pixels of the input, and the prototypes of each image or None. watched: how many batches
+    are watched of images in tiles, which are read again for it. gather: where other
     processes validate other samples, gets this process's list of parts and returns the lists of all processes joined;
     all then get the same Metrics, bit for bit.
     """
@@ -76,6 +78,7 @@ class Hooks:
     progress: Callable = iter
     notify: Callable[[str], None] = lambda event: None
     watch: Watch | None = None
+    watched: int = 0
     gather: Callable[[list], list] = list
 
 
@@ -106,7 +109,7 @@ class _Part(NamedTuple):
 def validate(
     model: Detector,
     samples: Sequence[Sample],
-    loader: ValLoader,
+    loader: ValLoader | TileLoader,
     options: ValOptions = ValOptions(),
     *,
     task: Task = DETECT,
@@ -121,10 +124,14 @@ def validate(
     notify("on_val_start")
     for number, batch in enumerate(hooks.progress(loader)):
         notify("on_val_batch_start")
-        detections, planes, part = _validate_batch(model, samples, batch, options, task, clock)
+        images, _, indices = batch
+        if isinstance(images, ImageInTiles):
+            detections, planes, part = _validate_tiles(model, images, indices[0], options, task)
+            images = images.drawn() if hooks.watch is not None and number < hooks.watched else None
+        else:
+            detections, planes, part = _validate_batch(model, samples, batch, options, task, clock)
         parts.append(part)
-        if hooks.watch is not None:
-            images, _, indices = batch
+        if hooks.watch is not None and images is not None:
             hooks.watch(number, images, indices, detections, planes)
         notify("on_val_batch_end")
         clock.restart()
@@ -172,6 +179,28 @@ def _validate_batch(
     return detections, planes, _Part(list(indices), original, losses, seconds, hits)
 
 
+def _validate_tiles(
+    model: Detector, image: ImageInTiles, index: int, options: ValOptions, task: Task
+) -> tuple[list[Instances], Sequence[Tensor | None], _Part]:
+    """Return the detections of an image in tiles, in pixels of its drawing, and what is kept of them."""
+    changes = {"rule": options.rule, "augment": options.augment, "autocast": options.autocast}
+    found = image.detect(model, task, **changes)
+    (placed,) = found.detections
+    if options.single:
+        placed = replace(placed, classes=torch.zeros_like(placed.classes))
+    placed = _encoded(placed.to("cpu"), index)
+    seconds = {"preprocess": found.preprocess, "inference": found.inference, "postprocess": found.postprocess}
+    seconds = np.array([seconds.get(stage, 0.0) for stage in STAGES])
+    return [image.on_drawing(placed)], [None], _Part([index], placed, np.zeros(len(task.losses)), seconds, None)
+
+
+def _encoded(detections: Instances, index: int) -> Instances:
+    """Return the detections of sample `index` with their masks encoded."""
+    if detections.patches is not None:
+        detections = replace(detections, patches=None, encoded_masks=detections.patches.encode())
+    return replace(detections, image=torch.full_like(detections.classes, index))
+
+
 def _placed(
     task: Task, detections: Instances, fit: Fit, prototypes: Tensor | None, index: int
 ) -> tuple[Instances, Tensor]:
@@ -182,10 +211,7 @@ def _placed(
     """
     placed = task.place(detections, fit, prototypes, True)
     visible = placed.visible
-    placed = placed.only(visible)
-    if placed.patches is not None:
-        placed = replace(placed, patches=None, encoded_masks=placed.patches.encode())
-    return replace(placed, image=torch.full_like(placed.classes, index)), visible
+    return _encoded(placed.only(visible), index), visible
 
 
 def _join(

@@ -25,14 +25,17 @@ from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
 from ..ops.instances import Instances
 from ..ops.nms import Suppression
+from ..ops.tiles import Tiling
 from ..predict.coco_json import is_coco
+from ..predict.inference import Options
 from ..predict.writer import write_files
 from ..tasks import task_of
 from ..tasks.confusion import ConfusionMatrix
 from ..tasks.metrics import TaskMetrics
 from .loop import Hooks, ValOptions, progress, validate
 from .mistakes import find_mistakes
-from .pictures import Pictures
+from .pictures import BATCHES, Pictures
+from .tiled import TileLoader
 from .worst import worst_images
 
 
@@ -94,6 +97,8 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     numbers = {} if single else class_numbers(model.names, class_names(settings, data), data, task.data)
     same_keypoints(getattr(model, "keypoints", None), data)
     settings = counted_batch(legal_side(settings, model.multiple))
+    if in_tiles(settings) and settings.letterbox_ap:
+        print_note(f"letterbox_ap=True has no effect with tile={settings.tile}: tiles are letterboxed, images are not.")
     samples = _renumbered(scan_split(data, settings.split, settings, task.data).samples, numbers)
     max_objects = max(len(sample.labels) for sample in samples)
     if not max_objects and not settings.save_json:
@@ -175,7 +180,8 @@ def validate_samples(
     single: as in ValOptions. share: other processes validate the other samples. events: get the Validator.
     """
     events = events or Events()
-    loader = loader_of(model, samples, settings, share)
+    options = options_of(model, settings, single)
+    loader = (_tile_loader if in_tiles(settings) else loader_of)(model, samples, settings, share)
     validator = Validator(settings, folder, loader, loader.device, model)
 
     def notify(event: str) -> None:
@@ -183,8 +189,7 @@ def validate_samples(
             events.fire(event, validator)
 
     watch = None if pictures is None else pictures.watch(samples, loader.fits)
-    hooks = Hooks(progress("val", share.rank == 0), notify, watch, share.gather)
-    options = options_of(model, settings, single)
+    hooks = Hooks(progress("val", share.rank == 0), notify, watch, BATCHES, share.gather)
     validation = validate(model, samples, loader, options, task=task_of(model), hooks=hooks)
     validator.metrics = replace(validation.metrics, save_dir=folder)
     events.fire("on_val_end", validator)
@@ -197,6 +202,18 @@ def loader_of(model: Detector, samples: Sequence[Sample], settings: Settings, sh
     reading = Reading(device, workers_for(device, settings), rank=share.rank, world=share.size)
     sizes = {"imgsz": settings.imgsz, "batch": settings.batch, "multiple": model.multiple}
     return task_of(model).data.val_loader(samples, reading, settings, rect=rect and not model.fixed, **sizes)
+
+
+def in_tiles(settings: Settings) -> bool:
+    """Whether images are cut into tiles: where tile= is given to val itself, not in a validation of another verb."""
+    return settings.tile is not None and settings.mode == "val"
+
+
+def _tile_loader(model: Detector, samples: Sequence[Sample], settings: Settings, share: Share) -> TileLoader:
+    tiling = Tiling(settings.tile, settings.overlap)
+    batch = int(settings.batch) if "batch" in settings.given else None
+    options = Options(settings.imgsz, batch=batch, tiling=tiling)
+    return TileLoader(samples, options, tiling, lambda part: loader_of(model, part, settings, share))
 
 
 def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
@@ -212,8 +229,8 @@ def options_of(model: Detector, settings: Settings, single: bool) -> ValOptions:
     autocast, augment, letterbox_ap = None, False, False
     if settings.mode == "val":  # at the end of a training half=, augment= and letterbox_ap= do not speak of validation
         autocast = None if model.exported else evaluation_precision(settings, next(model.parameters()).device, model)
-        augment, letterbox_ap = settings.augment, settings.letterbox_ap
-    gains = None if model.exported else task.gains(settings)
+        augment, letterbox_ap = settings.augment, settings.letterbox_ap and not in_tiles(settings)
+    gains = None if model.exported or in_tiles(settings) else task.gains(settings)
     return ValOptions(rule, gains, autocast, augment, single, letterbox_ap, task.loss_options(settings, model))
 
 

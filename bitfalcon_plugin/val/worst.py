@@ -22,6 +22,7 @@ from torch import Tensor
 from ..config.tabular import Tabular
 from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image
+from ..data.large import large_image
 from ..ops.boxes import box_iou, pair_greedily
 from ..ops.instances import Instances
 from ..ops.polygons import clip, fill_each
@@ -155,17 +156,26 @@ def cell_of(file: Path, caption: str, draw: Callable[[Image.Image, Image.Image, 
     """
     cell = Image.new("RGB", (SIDE, SIDE), GREY)
     try:
-        picture = Image.fromarray(read_image(file).permute(1, 2, 0).numpy())
+        picture, (height, width) = _picture(file)
     except UnreadableImage as reason:  # the image was readable when it was validated
         draw_text(cell, (4, SIDE // 2), f"not readable any more: {reason}")
     else:
-        ratio = min(SIDE / picture.width, SIDE / picture.height)
-        size = max(round(picture.width * ratio), 1), max(round(picture.height * ratio), 1)
+        ratio = min(SIDE / width, SIDE / height)
+        size = max(round(width * ratio), 1), max(round(height * ratio), 1)
         small = picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
         draw(cell, small, ratio, ((SIDE - size[0]) // 2, (SIDE - size[1]) // 2))
     draw_text(cell, (0, SIDE - 20), caption)
     ImageDraw.Draw(cell).rectangle((0, 0, SIDE - 1, SIDE - 1), outline="white")
     return cell
+
+
+def _picture(file: Path) -> tuple[Image.Image, tuple[int, int]]:
+    """Return an image, of a large one a reduced copy, and its (h, w) in the file."""
+    large = large_image(file)
+    if large is not None:
+        return Image.fromarray(large.reduced(2 * SIDE)[..., ::-1].copy()), large.shape[:2]
+    picture = Image.fromarray(read_image(file).permute(1, 2, 0).numpy())
+    return picture, picture.size[::-1]
 
 
 def _draw_cell(errors: ImageErrors, names: Mapping[int, str]) -> Image.Image:

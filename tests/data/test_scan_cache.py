@@ -43,7 +43,7 @@ def age(folder: Path) -> None:
 def looked(monkeypatch) -> list[str]:
     names, plain = [], module.scan_image
     monkeypatch.setattr(
-        module, "scan_image", lambda image, nc, read: (names.append(image.name), plain(image, nc, read))[1]
+        module, "scan_image", lambda image, *options: (names.append(image.name), plain(image, *options))[1]
     )
     return names
 
