@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..config.errors import UserError
 from ..config.threads import usable_processors
-from ..data.images import UnreadableImage, read_image
+from ..data.images import UnreadableImage, read_interleaved
 from ..data.large import LARGE, LargeImage, large_image
 from ..ops.tiles import Tiling
 from .sources import Item, Ready, Url, Video, describe
@@ -176,7 +176,7 @@ def _read_one(
             return Picture(large, None, path, index + 1, (time.thread_time() - start) * 1e3)
         file = io.BytesIO(fetch_picture(item.address)) if isinstance(item, Url) else item
         with _pillow_lock if isinstance(item, Image.Image) else contextlib.nullcontext():
-            red, green, blue = read_image(file)
+            red, green, blue = read_interleaved(file)
     except (UnreadableImage, UserError) as error:
         if isinstance(item, np.ndarray):  # a mistake of the caller, unlike a broken file
             raise UserError(f"source: {error}.") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import os
 
 import torch
 from PIL import Image
@@ -32,3 +33,17 @@ def pieces_are_listed() -> bool:
     file.seek(0)
     piece = ["raw", (0, 0, 3, 2), 54, ("BGR", 12, -1)]
     return accept(file.getvalue()[:16]) and list(factory(file, "").tile[0]) == piece
+
+
+def full_disk_is_the_cause() -> bool:
+    """Whether torch.save tells the error of the system when a disk is full."""
+    if not os.path.exists("/dev/full"):
+        return True
+    try:
+        with open("/dev/full", "wb", buffering=0) as file:
+            torch.save(torch.zeros(100_000), file)
+    except OSError:
+        return True
+    except RuntimeError as error:
+        return isinstance(error.__context__, OSError)
+    return False

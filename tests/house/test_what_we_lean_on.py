@@ -11,7 +11,6 @@ import ast
 import importlib.util
 import inspect
 import io
-import os
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -27,9 +26,9 @@ from torch.utils.data import DataLoader
 from bitfalcon_plugin.export.runtimes.pt2_program import DTYPES, MEMORY_FORMATS, OPERATIONS
 from bitfalcon_plugin.models.inference.fused_conv import operator_works
 from bitfalcon_plugin.models.modules.bit_kernels import KINDS, refusal
-from bitfalcon_plugin.ops import nms
+from bitfalcon_plugin.ops import jpeg, nms
 from tests.helpers.fake_tracker import library_allocates_ids
-from tests.helpers.packages import flops_are_counted, is_with, pieces_are_listed
+from tests.helpers.packages import flops_are_counted, full_disk_is_the_cause, is_with, pieces_are_listed
 from tests.helpers.syntax import SHIPPED, parse
 
 # Underscore names of other libraries that their documentation promises.
@@ -137,19 +136,6 @@ def compiling_sets_the_call() -> bool:
     return before is None and model._compiled_call_impl is not None
 
 
-def full_disk_is_the_cause() -> bool:
-    if not os.path.exists("/dev/full"):
-        return True
-    try:
-        with open("/dev/full", "wb", buffering=0) as file:
-            torch.save(torch.zeros(100_000), file)
-    except OSError:
-        return True
-    except RuntimeError as error:
-        return isinstance(error.__context__, OSError)
-    return False
-
-
 def lost_connection_speaks_of_gloo() -> bool:
     library = next((Path(torch.__file__).parent / "lib").glob("libtorch_cpu.*"), None)
     if library is None or not torch.distributed.is_gloo_available():
@@ -180,6 +166,12 @@ LEANS: dict[str, Lean] = {
         ("ops",),
         "torchvision is imported as a whole, which costs 1.7 s",
         suppression_kernel_is_found,
+    ),
+    "torchvision/image*: the library that holds torch.ops.image.decode_jpeg, loaded without torchvision": Lean(
+        r"torch\.ops\.image",
+        ("ops",),
+        "Pillow decodes JPEG files: the same bytes, slower",
+        lambda: jpeg._decoder() is not None,
     ),
     "torch.ops.aten: the operations of an archive of torch.export, by their full names": Lean(
         r"torch\.ops\.aten|_assert_(scalar|async|tensor_metadata)",

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ...config.errors import UserError
 from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
-from ..images import UnreadableImage, letterbox, read_image, resize
+from ..images import UnreadableImage, letterbox, read_interleaved, resize
 from .image_cache import TileCache
 
 Size = tuple[int, int]  # (h, w) pixels
@@ -168,12 +168,12 @@ def _tile(path: str, size: Size, resized: Size, index: int, cache: TileCache | N
     if cache is not None and (cached := cache.get(index)) is not None:
         return cached
     try:
-        image = read_image(path)
+        image = read_interleaved(path)
     except UnreadableImage as error:
         return f"{path}: {error}. Restore the file, or start again to have it set aside."
     if tuple(image.shape[1:]) != tuple(size):
         return f"{path}: {tuple(image.shape[1:])} pixels (h, w), was {tuple(size)} when scanned. Start again."
-    tile = resize(image, resized)
+    tile = resize(image, resized).contiguous()
     if cache is not None:
         cache.put(index, tile)
     return tile

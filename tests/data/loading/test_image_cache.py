@@ -34,8 +34,8 @@ def samples(tmp_path: Path, monkeypatch) -> list[Sample]:
 
 
 def counted(monkeypatch) -> list[str]:
-    paths, plain = [], reading.read_image
-    monkeypatch.setattr(reading, "read_image", lambda path: (paths.append(path), plain(path))[1])
+    paths, plain = [], reading.read_interleaved
+    monkeypatch.setattr(reading, "read_interleaved", lambda path: (paths.append(path), plain(path))[1])
     return paths
 
 

@@ -136,8 +136,8 @@ def test_partners_are_tiles_of_this_epoch(samples, monkeypatch):
 
 
 def test_each_image_is_decoded_once(samples, monkeypatch):
-    paths, plain = [], reading.read_image
-    monkeypatch.setattr(reading, "read_image", lambda path: (paths.append(path), plain(path))[1])
+    paths, plain = [], reading.read_interleaved
+    monkeypatch.setattr(reading, "read_interleaved", lambda path: (paths.append(path), plain(path))[1])
     epoch(train(samples), 0, FULL)
     assert sorted(paths) == [str(sample.image) for sample in samples]
 
