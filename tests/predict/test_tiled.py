@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.ops.tiles import Tiling
 from bitfalcon_plugin.predict import patch_masks
@@ -17,6 +19,7 @@ from bitfalcon_plugin.predict.masks import Masks
 from bitfalcon_plugin.predict.sources import list_sources
 from bitfalcon_plugin.tasks import tiles
 from tests.helpers.bright import bright, canvas, untrained
+from tests.helpers.coloured import GRAPH
 from tests.helpers.components import Components
 from tests.helpers.finder import BrightBoxes
 from tests.helpers.predicting import predict
@@ -255,3 +258,28 @@ def test_what_cannot_be_cut_into_tiles_says_so(tmp_path, capsys):
 def test_wrong_settings_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match="expected"):
         bright(tmp_path).predict(canvas(128, 128), **wrong)
+
+
+def test_an_exported_model_of_one_size_predicts_tiles(tmp_path):
+    """TorchScript of one image at 64 x 64 px, against the network it was made from."""
+    yolo = untrained(tmp_path)
+    path = yolo.export(format="torchscript", imgsz=64, device="cpu", verbose=False)
+    options = {"tile": 128, "overlap": 0.4, "imgsz": 64, "conf": 0.001, "device": "cpu", "max_det": 50}
+    (network,), (exported,) = (each.predict(scene(), rect=False, **options) for each in (yolo, YOLO(path)))
+    assert len(exported) == len(network) > 0
+    assert torch.allclose(exported.boxes.conf, network.boxes.conf, atol=1e-6)  # near ties of random weights
+
+
+def test_tiles_mean_nothing_to_a_classifier(tmp_path, capsys):
+    (tmp_path / "cls.yaml").write_text(GRAPH.replace("[[3, 4], 1, Detect, [nc]]", "[-1, 1, Classify, [nc]]"))
+    (result,) = YOLO(tmp_path / "cls.yaml").predict(scene(), tile=128, imgsz=64, device="cpu")
+    assert result.probs is not None
+    assert "tile=128 has no effect on task=classify: a class belongs to the image as a whole" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(find_spec("trackers") is None, reason="tracks need the package trackers")
+def test_tracks_of_frames_in_tiles(tmp_path):
+    yolo = with_components(tmp_path, imgsz=128)
+    results = [yolo.track(scene(), tile=128, overlap=0.4, persist=True)[0] for _ in range(3)]
+    assert [len(each) for each in results] == [7, 7, 7]
+    assert set(results[2].boxes.id.tolist()) == set(results[1].boxes.id.tolist())
