@@ -54,6 +54,8 @@ class ExportFormat:
 COMMON = ("dynamic", "half")
 INT8_ELSEWHERE = "format=openvino int8=True gains"
 NMS_OUTSIDE = "suppression is written for onnx, torchscript and openvino; predict and val suppress behind this file"
+ONE_SIZE = "its file is written for one size; export a file for each, or format=onnx"
+FLOATS = "its file has 32-bit weights here; format=mnn has 16-bit ones"
 EXPORT_FORMATS: dict[str, ExportFormat] = {
     "onnx": ExportFormat(
         ".onnx",
@@ -95,6 +97,19 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         static=True,
         narrows=True,
     ),
+    "executorch": ExportFormat(
+        ".pte",
+        {"executorch": "executorch"},
+        not_taken={"dynamic": ONE_SIZE, "half": FLOATS, "int8": INT8_ELSEWHERE, "nms": NMS_OUTSIDE},
+        static=True,
+    ),
+    "litert": ExportFormat(
+        ".tflite",
+        {"ai_edge_litert": "litert"},
+        {"litert_torch": "litert"},
+        not_taken={"dynamic": ONE_SIZE, "half": FLOATS, "int8": INT8_ELSEWHERE, "nms": NMS_OUTSIDE},
+        static=True,
+    ),
     "engine": ExportFormat(
         ".engine",
         reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
@@ -107,8 +122,6 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     ),
     "saved_model": ExportFormat("_saved_model", reason=f"{TENSORFLOW} (onnx2tf)"),
     "pb": ExportFormat(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
-    "tflite": ExportFormat(".tflite", reason=f"{TENSORFLOW} (onnx2tf)"),
-    "litert": ExportFormat(".tflite", reason=f"{TENSORFLOW} (onnx2tf)"),
     "edgetpu": ExportFormat(
         "_edgetpu.tflite", reason=f"it needs TensorFlow and Google's compiler; {FROM_ONNX} (onnx2tf, edgetpu_compiler)"
     ),
@@ -121,7 +134,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
     "rknn": ExportFormat("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),
 }
 ALIASES = {"jit": "torchscript", "ov": "openvino", "ort": "onnx", "onnxruntime": "onnx"}
-ALIASES |= {"tensorrt": "engine", "trt": "engine", "mlpackage": "coreml"}
+ALIASES |= {"tensorrt": "engine", "trt": "engine", "mlpackage": "coreml", "tflite": "litert", "pte": "executorch"}
 # Option of an export -> its default.
 OPTIONS = {"dynamic": False, "half": False, "int8": False, "nms": None, "opset": None, "simplify": True}
 OTHER_SUFFIXES = {".xml": "openvino", ".trt": "engine", ".mlmodel": "coreml"}
@@ -149,6 +162,7 @@ def format_of(path: str | Path) -> str | None:
     """The format of a file or folder by its name, also a refused one; None for what is no exported model."""
     name = str(path).rstrip("/\\").lower()
     suffixes = [*OTHER_SUFFIXES.items(), *((row.suffix, key) for key, row in EXPORT_FORMATS.items())]
+    suffixes.sort(key=lambda pair: -len(pair[0]))  # _edgetpu.tflite before .tflite
     return next((format_ for suffix, format_ in suffixes if name.endswith(suffix)), None)
 
 
@@ -188,7 +202,7 @@ def support_table() -> str:
     lines = ["| format | file | status | takes, beside `imgsz` and `batch` | needs |", "|---|---|---|---|---|"]
     for name, row in EXPORT_FORMATS.items():
         suffix = f"`x{row.suffix}{'/' if row.is_folder else ''}`"
-        options = ", ".join(f"`{option}`" for option in row.options)
+        options = ", ".join(f"`{option}`" for option in row.options) or ("" if row.reason else "nothing")
         options += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
         extras = ", ".join(f"`bitfalcon[{extra}]`" for extra in sorted(set(row.needs.values())))
         extras += "".join(

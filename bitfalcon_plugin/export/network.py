@@ -52,6 +52,7 @@ class ExportedNetwork(nn.Module):
             self.register_buffer("steps", steps[None])  # (1, A)
         if half:
             self.model.half()
+        self.eval()
         self.half_inside, self.suppression = half, suppression
         self.dtype = torch.float16 if half else torch.float32
         task = task_of(model)

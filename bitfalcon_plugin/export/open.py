@@ -19,6 +19,8 @@ RUNTIMES = {  # format -> module in runtimes/, class
     "pt2": ("pt2", "Pt2Runtime"),
     "openvino": ("openvino", "OpenVinoRuntime"),
     "mnn": ("mnn", "MnnRuntime"),
+    "executorch": ("executorch", "ExecutorchRuntime"),
+    "litert": ("litert", "LitertRuntime"),
 }
 INSIDE_CONF = 0.25  # of suppression inside a file that does not say it
 VAL_CONF = 0.001

@@ -27,7 +27,7 @@ def check_options(format_: str, settings: Settings, task: Task) -> None:
         value = getattr(settings, option)
         if option in row.options or value in (default, False, None) or option == "simplify":
             continue
-        reason = row.not_taken.get(option, f"it takes {', '.join(row.options)}")
+        reason = row.not_taken.get(option, f"it takes {', '.join(('imgsz', 'batch', *row.options))}")
         raise UserError(f"{option}={value} is nothing for format={format_}: {reason}.")
     if settings.nms and not task.objects:
         raise UserError(

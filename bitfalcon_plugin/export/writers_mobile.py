@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from ..config.errors import UserError
-from .job import ExportJob, imported
+from .job import ExportJob, imported, quiet
 from .onnx_graph import record_onnx
+from .runtimes import executorch as programs
+from .runtimes import litert
 from .runtimes.runtime import last_line
 from .runtimes.silence import silenced
 
@@ -34,7 +39,42 @@ def write_mnn(job: ExportJob, path: Path) -> None:
             _tools.mnnconvert(words)
             said = written()
     if not path.exists() or not path.stat().st_size:
-        raise UserError(f"MNN does not convert this network: {last_line(RuntimeError(said))}. Take another format=.")
+        raise _not_converted("MNN", said)
 
 
-MOBILE_WRITERS: dict[str, Callable[[ExportJob, Path], None]] = {"mnn": write_mnn}
+def write_executorch(job: ExportJob, path: Path) -> None:
+    """Write an ExecuTorch program whose layers are computed by XNNPACK; its method `about` returns the metadata."""
+    with imported("executorch", "executorch"), silenced(), quiet():
+        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+        from executorch.exir import to_edge_transform_and_lower
+
+    about = {programs.ABOUT: json.dumps(job.metadata.texts())}
+    with silenced(), quiet(), torch.no_grad():
+        lowered = to_edge_transform_and_lower(
+            torch.export.export(job.network, (job.images,), strict=False),
+            partitioner=[XnnpackPartitioner()],
+            constant_methods=about,
+        )
+        path.write_bytes(lowered.to_executorch().buffer)
+
+
+def write_litert(job: ExportJob, path: Path) -> None:
+    """Write a .tflite file with the metadata as JSON in a ZIP archive behind the model."""
+    with imported("litert_torch", "litert"), silenced(), quiet():
+        import litert_torch
+
+    with silenced(), quiet(), torch.no_grad():
+        litert_torch.convert(job.network, (job.images,)).export(str(path))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(litert.METADATA_FILE, json.dumps(job.metadata.texts()))
+
+
+def _not_converted(program: str, said: str) -> UserError:
+    return UserError(f"{program} does not convert this network: {last_line(RuntimeError(said))}. Take another format=.")
+
+
+MOBILE_WRITERS: dict[str, Callable[[ExportJob, Path], None]] = {
+    "mnn": write_mnn,
+    "executorch": write_executorch,
+    "litert": write_litert,
+}

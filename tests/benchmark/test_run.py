@@ -78,7 +78,7 @@ def test_the_reference_runs_first_and_format_restricts_the_rest():
     with pytest.raises(UserError, match="benchmark knows torch, compile, auto, onnx.*Did you mean 'torch'"):
         list_candidates(settings(format="trch"), CPU)
     with pytest.raises(UserError, match="not written here"):
-        list_candidates(settings(format="tflite"), CPU)
+        list_candidates(settings(format="saved_model"), CPU)
 
 
 def test_the_table_holds_what_val_measures_and_the_boxes_agree(place, quick, capsys):

@@ -77,7 +77,7 @@ def test_a_file_gives_what_the_network_gives(tmp_path, capfd, format_, network):
     assert [line.split()[0] for line in told.out.splitlines()] == ["wrote", "compared", "next:"] and not told.err
     engine = open_exported(path, "cpu")
     assert (engine.task, engine.fixed, engine.names) == (network, SIZE, model.names) and format_ == engine.format
-    assert not any(capfd.readouterr()) and str(torch.get_num_threads()) in engine.how
+    assert not any(capfd.readouterr()) and "threads" in engine.how
     images, reference = torch.rand(3, 3, *SIZE), model.eval()
     with torch.inference_mode():
         raw = reference(images)

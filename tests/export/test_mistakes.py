@@ -30,7 +30,7 @@ from tests.helpers.paths import ROOT
     [
         ({"format": "onx"}, "no such format.*'onnx'"),
         ({"format": "tensorrt"}, "trtexec"),
-        ({"format": "tflite"}, "TensorFlow.*onnx"),
+        ({"format": "saved_model"}, "TensorFlow.*onnx"),
         ({"format": "torchscript", "int8": True}, "int8=True.*openvino"),
         ({"format": "pt2", "nms": True}, "nms=True.*torch.export"),
         ({"format": "torchscript", "opset": 17}, "opset=17"),

@@ -28,10 +28,12 @@ def silenced() -> Iterator[Callable[[], str]]:
         except OSError:
             yield written
             return
+        text = open(file.fileno(), "w", encoding="utf-8", errors="replace", closefd=False)  # what Python prints, too
         try:
             for number in (1, 2):
                 os.dup2(file.fileno(), number)
-            yield written
+            with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+                yield written
         finally:
             _flush()
             for number, copy in zip((1, 2), saved):
