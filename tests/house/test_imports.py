@@ -89,10 +89,9 @@ EXTRAS = {  # optional packages: imported when a function is called
     "tune.study": {"optuna"},
     "export.runtimes.mnn": {"MNN"},
     "export.writers": {"onnx", "onnxruntime", "openvino", "nncf"},
-    "export.runtimes.ncnn": {"ncnn"},
     "export.runtimes.executorch": {"executorch"},
     "export.runtimes.litert": {"ai_edge_litert"},
-    "export.writers_mobile": {"onnx", "_tools", "ncnn", "pnnx", "executorch", "litert_torch"},
+    "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch"},
     "dropin.utils.guards": {"matplotlib"},
     "dropin.utils.plotting": {"matplotlib"},
 }
