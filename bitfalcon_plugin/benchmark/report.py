@@ -178,6 +178,9 @@ def markdown(bench: Bench) -> str:
     lines = [f"# {_title(bench)}", "", *markdown_table([*bench.timed, *untimed], _columns(bench)), "", *_notes(bench)]
     if failures := [f"- {record.name}: {record.reason}" for record in bench.rows if record.reason]:
         lines += ["", "Not, or not wholly, measured:", "", *failures]
+    if bench.workloads:
+        rounds = max((r.latency.count for load in bench.workloads for r in load.rows if r.latency), default=0)
+        lines += ["", f"The engines above with other batches or threads, medians and quartiles of {rounds} rounds:"]
     for load in bench.workloads:
         columns = [*NAMES, *_speed(bench.reference, load.batch)]
         lines += ["", f"## Latency: {load}", "", *markdown_table(by_latency(load.rows), columns)]
