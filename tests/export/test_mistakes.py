@@ -79,7 +79,7 @@ def test_a_missing_package_is_named_with_its_extra(folder, monkeypatch):
 def test_the_extras_bring_what_the_formats_need():
     lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
     brought = {
-        line.partition(" = ")[0]: set(re.findall(r'"([\w-]+)>=', line))
+        line.partition(" = ")[0]: {name.replace("-", "_") for name in re.findall(r'"([\w-]+)>=', line)}
         for line in lines
         if re.match(r"\w+ = \[\"", line)
     }
