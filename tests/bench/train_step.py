@@ -1,6 +1,6 @@
 """A training step on the CPU: what 16 bits, the memory format and torch.compile gain, and where its time goes. By hand:
 
-    python tests/bench/train_step.py [scale=n] [imgsz=320] [batch=8] [rounds=5] [compile=0] [operators=12]
+    python -m tests.bench.train_step [scale=n] [imgsz=320] [batch=8] [rounds=5] [compile=0] [operators=12]
 
 The ways of computing take turns in one process; a step is forward, loss, backward, optimizer and average. Times are
 medians in ms of wall time, so nothing else should run. compile: measure torch.compile of the network too, whose seconds
@@ -15,10 +15,10 @@ import time
 
 import torch
 from torch.profiler import ProfilerActivity, profile
-from train import Clock, Training, passes, random_samples, tiles_in_memory
 
 from bitfalcon_plugin.data.augmentation.augment import Batch
 from bitfalcon_plugin.data.loading.loader import Reading, TrainLoader
+from tests.bench.train import Clock, Training, passes, random_samples, tiles_in_memory
 
 CPU = torch.device("cpu")
 

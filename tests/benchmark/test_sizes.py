@@ -36,6 +36,7 @@ COMMON = {
     "lr0": 0.05,
     "warmup_epochs": 1.0,
     "warmup_floor": 0,
+    "amp": False,  # in commands too, where a measured time would decide
 }
 COMMAND = ["task=sizes", "model=small.yaml", *(f"{key}={value}" for key, value in COMMON.items())]
 

@@ -21,6 +21,7 @@ from bitfalcon_plugin.tasks import tiles
 from tests.helpers.bright import bright, canvas, untrained
 from tests.helpers.coloured import GRAPH
 from tests.helpers.components import Components
+from tests.helpers.exports import save, tiny_segment
 from tests.helpers.finder import BrightBoxes
 from tests.helpers.predicting import predict
 
@@ -262,12 +263,12 @@ def test_wrong_settings_are_refused(tmp_path, wrong):
 
 def test_an_exported_model_of_one_size_predicts_tiles(tmp_path):
     """TorchScript of one image at 64 x 64 px, against the network it was made from."""
-    yolo = untrained(tmp_path)
+    yolo = YOLO(save(tiny_segment(), tmp_path / "best.pt"))
     path = yolo.export(format="torchscript", imgsz=64, device="cpu", verbose=False)
-    options = {"tile": 128, "overlap": 0.4, "imgsz": 64, "conf": 0.001, "device": "cpu", "max_det": 50}
+    options = {"tile": 128, "overlap": 0.4, "imgsz": 64, "conf": 0.3, "device": "cpu"}
     (network,), (exported,) = (each.predict(scene(), rect=False, **options) for each in (yolo, YOLO(path)))
     assert len(exported) == len(network) > 0
-    assert torch.allclose(exported.boxes.conf, network.boxes.conf, atol=1e-6)  # near ties of random weights
+    torch.testing.assert_close(exported.boxes.data, network.boxes.data, rtol=0, atol=1e-3)
 
 
 def test_tiles_mean_nothing_to_a_classifier(tmp_path, capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -71,7 +72,8 @@ def test_scenes_are_measured_in_tiles(folder, capsys, task, least):
     run = next((folder / f"runs/{task}").iterdir())
     records = json.loads((run / "predictions.json").read_text())
     assert len(records) == (len(BARS) if task == "obb" else len(OBJECTS))
-    assert {"confusion_matrix.png", "worst.csv", "val_batch0_pred.jpg"} <= {path.name for path in run.iterdir()}
+    charts = {"confusion_matrix.png"} if find_spec("matplotlib") else set()
+    assert {"worst.csv", "val_batch0_pred.jpg", *charts} <= {path.name for path in run.iterdir()}
     assert min(metrics.speed[stage] for stage in ("preprocess", "inference", "postprocess")) > 0
     if task == "segment":
         assert metrics.mask_stats["AP50"] > 0.99 and {tuple(each["segmentation"]["size"]) for each in records} == {SIZE}
