@@ -18,7 +18,7 @@ def run_checks() -> int:
         ("Python", platform.python_version()),
         ("system", platform.platform()),
         ("processors", f"{usable_processors()} of {os.cpu_count()}"),
-        ("threads", f"wait: {waiting_text()}"),
+        ("threads", waiting_text()),
     ]
     unmet = 0
     try:

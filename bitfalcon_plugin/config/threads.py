@@ -1,8 +1,9 @@
 """How the threads of torch wait for each other, and how many there are, chosen before torch is loaded.
 
 OpenMP's threads spin at every barrier by default. That is quickest where each thread has a processor of its own. Beside
-another busy process the threads spin for one that is not running, and a training step takes several times as long
-(tests/bench/neighbours.py measures it). Threads that sleep instead cost next to nothing on a quiet machine.
+another busy program the threads spin for one that is not running, and a training step takes several times as long.
+Threads that sleep are slow to wake where nothing else runs. So on a quiet machine nothing is changed, and beside busy
+programs there are as many threads as processors are left, which sleep while they wait (tests/bench/neighbours.py).
 
 OpenMP reads the environment when its library is loaded, which `import torch` does. So the variables are set when this
 package is imported, if torch is not there yet. Nothing that a user has set is changed.
@@ -31,24 +32,39 @@ _torch_came_first = False
 
 
 def prepare_threads(environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set how OpenMP's threads wait, and how many there are where a quota gives fewer processors than the machine has.
+    """Set how many threads of OpenMP there are, where a quota or busy programs leave fewer processors than there are.
 
-    Nothing is set if torch is loaded already, and no variable changes the meaning of one that is set.
+    Beside busy programs the threads sleep while they wait. Nothing is set if torch is loaded already, and no variable
+    changes the meaning of one that is set.
     """
     global _torch_came_first
     if "torch" in sys.modules:
         _torch_came_first = not any(name in environment for name in (*WAITING, OURS))
         return
     ours = []
-    if not any(name in environment for name in WAITING):
+    free = max((os.cpu_count() or 1) - busy_programs(), 1)
+    is_busy = free < usable_processors()
+    if is_busy and not any(name in environment for name in WAITING):
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
         ours.append("OMP_WAIT_POLICY")
-    count = usable_processors()
+    count = min(free, usable_processors())
     if count < _allowed() and not any(name in environment for name in COUNTING):
         environment["OMP_NUM_THREADS"] = str(count)
         ours.append("OMP_NUM_THREADS")
     if ours:
         environment[OURS] = ",".join(ours)
+
+
+def busy_programs() -> int:
+    """How many other threads compute on this machine: those of now, or of the last minute where these were fewer.
+
+    0 where the system does not say (/proc/loadavg of Linux).
+    """
+    fields = (_text("/proc/loadavg") or "").split()
+    try:
+        return max(min(int(fields[3].partition("/")[0]) - 1, round(float(fields[0]))), 0)
+    except (IndexError, ValueError):
+        return 0
 
 
 def is_ours(name: str) -> bool:
@@ -101,21 +117,21 @@ def _text(path: str) -> str | None:
 
 
 def waiting_text() -> str:
-    """One line: how the threads of torch wait in this process, who chose it, and what to set where they spin."""
-    if _torch_came_first:
-        return f"spin, which is slow beside other programs: torch was imported first. Set {ADVICE}"
-    named = [f"{name}={os.environ[name]}" for name in WAITING if name in os.environ]
-    by = "bitfalcon" if is_ours("OMP_WAIT_POLICY") else "you"
-    return f"{' '.join(named)} (set by {by})" if named else "as torch chooses"
+    """One line: how the threads of torch wait in this process and how many there are, and who chose it."""
+    chosen = [name for name in (*WAITING, *COUNTING) if name in os.environ]
+    named = [f"{name}={os.environ[name]} (set by {'bitfalcon' if is_ours(name) else 'you'})" for name in chosen]
+    if named:
+        return ", ".join(named)
+    return f"they spin while they wait; beside busy programs set {ADVICE}" if _torch_came_first else "as torch chooses"
 
 
 def note_spinning_threads(device: torch.device) -> None:
-    """Say once what to set, where this process computes on the CPU with several threads that spin."""
+    """Say once what to set, where torch was imported first and its threads spin beside busy programs."""
     import torch
 
-    if _torch_came_first and device.type == "cpu" and torch.get_num_threads() > 1:
+    if _torch_came_first and device.type == "cpu" and torch.get_num_threads() > 1 and busy_programs():
         print_note_once(
-            "torch was imported before bitfalcon_plugin, so its threads spin while they wait: beside other programs "
-            f"that is several times slower. Set {ADVICE} before Python starts, or import bitfalcon_plugin first.",
+            "other programs are busy, and torch was imported before bitfalcon_plugin, so its threads spin while they "
+            f"wait: that is several times slower. Set {ADVICE} before Python starts, or import bitfalcon_plugin first.",
             "spinning threads",
         )

@@ -21,21 +21,43 @@ def said(code: str, **variables: str) -> tuple[str, str]:
     return done.stdout.strip(), done.stderr.strip()
 
 
-def test_importing_the_package_puts_waiting_threads_to_sleep():
-    shown, _ = said(f"import bitfalcon_plugin; {SHOWN}")
-    assert "OMP_WAIT_POLICY=PASSIVE" in shown.split()
+BUSY = """
+import os
+before = dict(os.environ)
+from bitfalcon_plugin.config import threads  # which has chosen by the load of the moment
+os.environ.clear()
+os.environ.update(before)
+threads._text = lambda path: {text!r} if path == "/proc/loadavg" else None
+threads.prepare_threads()
+"""
+
+
+def busy(text: str) -> str:
+    """Code that chooses again, with another /proc/loadavg."""
+    return BUSY.format(text=text) + SHOWN
+
+
+def test_a_quiet_machine_is_left_as_it_is():
+    assert said(busy("0.02 1.50 1.90 1/300 4242"))[0] == ""
+    assert said(busy("7.90 1.50 1.90 1/300 4242"))[0] == ""  # a minute ago, not now
+    assert said(busy("0.02 1.50 1.90 9/300 4242"))[0] == ""  # now, for a moment
+
+
+def test_beside_busy_programs_threads_sleep_and_leave_processors_to_them():
+    shown, _ = said(busy("90.02 1.50 1.90 99/300 4242"))
+    assert shown.split() == ["OMP_NUM_THREADS=1", "OMP_WAIT_POLICY=PASSIVE"]
 
 
 @pytest.mark.parametrize(
     "name, value", [("OMP_WAIT_POLICY", "ACTIVE"), ("GOMP_SPINCOUNT", "7"), ("KMP_BLOCKTIME", "1")]
 )
 def test_what_a_user_set_stays(name, value):
-    shown, _ = said(f"import bitfalcon_plugin; {SHOWN}", **{name: value})
+    shown, _ = said(busy("90.02 1.50 1.90 99/300 4242"), **{name: value})
     assert [text for text in shown.split() if "THREADS" not in text] == [f"{name}={value}"]
 
 
 def test_nothing_is_set_once_torch_is_loaded():
-    shown, _ = said(f"import sys; sys.modules['torch'] = None; import bitfalcon_plugin; {SHOWN}")
+    shown, _ = said("import sys; sys.modules['torch'] = None" + busy("90.02 1.50 1.90 99/300 4242"))
     assert shown == ""
 
 
@@ -43,25 +65,28 @@ NOTE = """
 import sys, torch
 torch.set_num_threads(2)
 import bitfalcon_plugin
-from bitfalcon_plugin.config.threads import note_spinning_threads, waiting_text
-note_spinning_threads(torch.device("cuda", 0))
+from bitfalcon_plugin.config import threads
+threads.busy_programs = lambda: {busy}
+threads.note_spinning_threads(torch.device("cuda", 0))
 for _ in range(2):
-    note_spinning_threads(torch.device("cpu"))
-print(waiting_text())
+    threads.note_spinning_threads(torch.device("cpu"))
+print(threads.waiting_text())
 """
 
 
 def test_a_note_says_once_what_to_set_where_torch_came_first():
-    shown, noted = said(NOTE)
-    assert noted.count("OMP_WAIT_POLICY=PASSIVE") == 1 and noted.startswith("note: torch was imported before")
+    shown, noted = said(NOTE.format(busy=1))
+    assert noted.count("OMP_WAIT_POLICY=PASSIVE") == 1 and noted.startswith("note: other programs are busy")
     assert "OMP_WAIT_POLICY=PASSIVE" in shown
-    assert said(NOTE, GOMP_SPINCOUNT="100") == ("GOMP_SPINCOUNT=100 (set by you)", "")
+    assert said(NOTE.format(busy=0))[1] == ""
+    assert said(NOTE.format(busy=1), GOMP_SPINCOUNT="100") == ("GOMP_SPINCOUNT=100 (set by you)", "")
 
 
 def test_who_chose_is_known_in_child_processes():
     inner = "import bitfalcon_plugin; from bitfalcon_plugin.config.threads import waiting_text; print(waiting_text())"
-    shown, _ = said(f"import bitfalcon_plugin, subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])")
-    assert shown == "OMP_WAIT_POLICY=PASSIVE (set by bitfalcon)"
+    run = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
+    shown, _ = said(BUSY.format(text="90.02 1.50 1.90 99/300 4242") + run)
+    assert shown == "OMP_WAIT_POLICY=PASSIVE (set by bitfalcon), OMP_NUM_THREADS=1 (set by bitfalcon)"
 
 
 def cgroup(folder, listing, **files):
@@ -99,6 +124,8 @@ def test_no_limit_and_unreadable_limits_are_none(tmp_path, text):
 def test_a_quota_lowers_the_number_of_threads(monkeypatch, quota, count):
     monkeypatch.setattr(threads, "_quota", lambda: quota)
     monkeypatch.setattr(threads, "_allowed", lambda: 8)
+    monkeypatch.setattr(threads, "busy_programs", lambda: 0)
+    monkeypatch.setattr(threads.os, "cpu_count", lambda: 8)
     monkeypatch.setattr(threads, "sys", type("NoTorch", (), {"modules": {}}))
     assert threads.usable_processors() == count
     chosen: dict[str, str] = {}
