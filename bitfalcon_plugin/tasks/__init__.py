@@ -193,6 +193,7 @@ POSE = Task(
     evaluate=pose.evaluate_poses,
     model_options=pose.model_options,
     without_effect={"augment": "keypoints are computed at one scale"},
+    expected={"AP50": 0.65, "Keypoints AP50": 0.4},
     keypoints=True,
     further=pose.point_values,
 )
@@ -208,6 +209,7 @@ OBB = Task(
     evaluate=obb.evaluate_oriented,
     conf=0.01,
     counted_best=None,
+    expected={"AP50": 0.5},
     oriented=True,
     keep=obb.keep_oriented,
     without_effect={"augment": "oriented boxes are found at one scale", "retina_masks": "there are no masks"},

@@ -74,7 +74,7 @@ def test_what_is_trained(trained, task, model, data, images, imgsz):
     assert trained.images == images and settings.pretrained is True and not settings.resume
 
 
-@pytest.mark.parametrize("name", ["detect", "segment", "classify"])
+@pytest.mark.parametrize("name", ["detect", "segment", "classify", "pose", "obb"])
 def test_a_task_has_numbers_to_reach(name):
     """The runs of one real epoch below show that these are numbers of its metrics."""
     assert TASKS[name].expected and all(0 < least < 1 for least in TASKS[name].expected.values())
