@@ -42,12 +42,11 @@ def prepare_threads(environment: MutableMapping[str, str] = os.environ) -> None:
         _torch_came_first = not any(name in environment for name in (*WAITING, OURS))
         return
     ours = []
-    free = max((os.cpu_count() or 1) - busy_programs(), 1)
-    is_busy = free < usable_processors()
-    if is_busy and not any(name in environment for name in WAITING):
+    usable, free = usable_processors(), max((os.cpu_count() or 1) - busy_programs(), 1)
+    if free < usable and not any(name in environment for name in WAITING):
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
         ours.append("OMP_WAIT_POLICY")
-    count = min(free, usable_processors())
+    count = min(free, usable)
     if count < _allowed() and not any(name in environment for name in COUNTING):
         environment["OMP_NUM_THREADS"] = str(count)
         ours.append("OMP_NUM_THREADS")
@@ -74,8 +73,8 @@ def is_ours(name: str) -> bool:
 
 def usable_processors() -> int:
     """The processors that this process may use: those of its affinity, or fewer if a quota of its cgroup says so."""
-    quota = _quota()
-    return _allowed() if quota is None else max(min(_allowed(), math.ceil(quota)), 1)
+    quota, allowed = _quota(), _allowed()
+    return allowed if quota is None else max(min(allowed, math.ceil(quota)), 1)
 
 
 def _allowed() -> int:

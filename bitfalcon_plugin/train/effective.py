@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 import yaml
 
 from ..config.files import write_text
@@ -38,7 +37,7 @@ def effective(trainer: Trainer) -> dict[str, object]:
             "last_lr": plan.lr * settings.lrf,
         },
         "augmentation": augmentation,
-        "precision": str(trainer.precision or torch.float32).removeprefix("torch."),
+        "precision": trainer.precision_name,
         "device": str(trainer.device),
         "devices": trainer.run.world.size,
         "workers": workers_for(trainer.device, settings),

@@ -99,6 +99,11 @@ class Trainer:
         return tuple(self.task.losses)
 
     @property
+    def precision_name(self) -> str:
+        """The type that the network computes in, as torch names it: float32, bfloat16 or float16."""
+        return str(self.precision or torch.float32).removeprefix("torch.")
+
+    @property
     def batch_size(self) -> int:
         """Images of a batch."""
         return self.args.batch
@@ -192,10 +197,7 @@ class Trainer:
             "slower": self.rate_factor,
             **self.guard.state(),
             "plan": vars(self.plan),
-            "precision": {
-                "asked": [self.args.amp, self.device.type],
-                "name": str(self.precision or torch.float32).removeprefix("torch."),
-            },
+            "precision": {"asked": [self.args.amp, self.device.type], "name": self.precision_name},
             "epochs": self.epochs,
             "gathered": self.iteration - self.last_step,
             "images": len(self.run.samples),
