@@ -23,6 +23,7 @@ from .modules import entry
 from .modules.bit_activations import QuantisedLayer
 from .modules.conv import DefaultActivation
 from .modules.head import Raw
+from .modules.library_names import ACTIVATIONS
 
 PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
 
@@ -261,16 +262,14 @@ def _size(value: object) -> str:
 def _share_activation(model: nn.Module, graph: Graph, problems: list[str]) -> None:
     """Give all blocks that name no activation one activation, that of the graph."""
     kind, args, keywords = graph.activation or ("SiLU", (), {})
-    file = nn.SiLU.__module__
-    activations = ["Identity", *(name for name, cls in vars(nn).items() if getattr(cls, "__module__", "") == file)]
-    if kind not in activations:
+    if kind not in ACTIVATIONS:
         problems.append(
             f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
-            f"{did_you_mean(kind, activations)}"
+            f"{did_you_mean(kind, ACTIVATIONS)}"
         )
         return
     try:
-        shared = getattr(nn, kind)(*args, **keywords)
+        shared = entry(f"nn.{kind}").cls(*args, **keywords)
     except Exception as error:
         problems.append(f"activation: nn.{kind} does not take these arguments: {_reason(error)}")
         return

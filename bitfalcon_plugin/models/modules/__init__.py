@@ -7,10 +7,10 @@ entry point names a callable that is called once, without arguments, and registe
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib import import_module, metadata
+from importlib import metadata
 
 from torch import nn
 
@@ -21,6 +21,7 @@ from .blocks import C2, C3, RELAN, SPPF, Bottleneck, C2f, C3k, C3k2, Concat
 from .classify import NORM, Classify
 from .conv import Conv, DWConv, SepConv7x7
 from .head import BitDetect, Detect
+from .library_names import library_class, library_names
 from .obb import OBB
 from .pose import Pose
 from .segment import Segment
@@ -66,8 +67,6 @@ MODULES: dict[str, Entry] = {
     "OBB": Entry(OBB, Rule("head", legacy=True, class_width=True, task="obb")),
 }
 
-# Imported when a row names them: torchvision's import takes as long as torch's own.
-LIBRARIES = {"nn.": "torch.nn", "torchvision.ops.": "torchvision.ops"}
 LIBRARY_RULES = {"torchvision.ops.Conv2dNormActivation": Rule("plain")}  # the others keep the width
 GIVEN = {"block": 2, "stage": 3}  # leading constructor arguments that the graph fills in: c_in, c_out, repeats
 FILLED = {"head": ("channels", "legacy", "class_width")}  # parameters that the graph gives by name
@@ -110,24 +109,10 @@ def _load_plugins() -> None:
             ) from error
 
 
-class _Names(Collection):
-    """The names of modules. They are listed at their first use, which is the message about an unknown name."""
-
-    def __iter__(self) -> Iterator[str]:
-        names = [prefix + name for prefix, library in LIBRARIES.items() for name in dir(import_module(library))]
-        return iter(dict.fromkeys((*MODULES, *filter(_find, names))))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __contains__(self, name: object) -> bool:
-        return name in iter(self)
-
-
 def known_modules() -> Collection[str]:
     """Return the names of modules that a row may have."""
     _load_plugins()
-    return _Names()
+    return dict.fromkeys((*MODULES, *library_names()))
 
 
 def entry(name: str) -> Entry:
@@ -142,11 +127,8 @@ def _find(name: str) -> Entry | None:
     name = name.removeprefix("torch.") if name.startswith("torch.nn.") else name
     if name in MODULES:
         return MODULES[name]
-    for prefix, library in LIBRARIES.items():
-        cls = getattr(import_module(library), name.removeprefix(prefix), None) if name.startswith(prefix) else None
-        if isinstance(cls, type) and issubclass(cls, nn.Module):
-            return Entry(cls, LIBRARY_RULES.get(name, Rule("same")))
-    return None
+    cls = library_class(name)
+    return None if cls is None else Entry(cls, LIBRARY_RULES.get(name, Rule("same")))
 
 
 def head_tasks() -> set[str]:

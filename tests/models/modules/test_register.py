@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from bitfalcon_plugin.models.graph.rules import KINDS, Rule
 from bitfalcon_plugin.models.modules import MODULES, _load_plugins, entry, known_modules, lookup, register
 from bitfalcon_plugin.models.modules.conv import Conv
 from bitfalcon_plugin.models.modules.head import Raw
+from bitfalcon_plugin.models.modules.library_names import LIBRARIES
 from bitfalcon_plugin.models.summary import summary
 from tests.helpers.paths import ROOT
 
@@ -245,10 +247,44 @@ def test_names_of_libraries():
         "nn.",
         "",
         "nn.modules.Conv2d",
+        "nn.utils",
+        "nn.Parameter",
+        "nn.functional.relu",
+        "torchvision.ops.boxes",
+        "torchvision.ops.torchvision.ops.MLP",
+        "nn.torch.nn.ReLU",
+        "nn.nn.ReLU",
     ):
         with pytest.raises(KeyError):
             entry(name)
     assert {"Conv", "nn.Upsample", "torchvision.ops.MLP", "nn.Conv2d"} <= set(known_modules())
+
+
+@pytest.mark.parametrize("prefix", LIBRARIES)
+def test_the_lists_of_names_are_the_public_modules_of_the_libraries(prefix):
+    package, names = LIBRARIES[prefix]
+    library = importlib.import_module(package)
+    classes = {name for name in dir(library) if isinstance(getattr(library, name), type)}
+    modules = {name for name in classes if issubclass(getattr(library, name), nn.Module)}
+    assert modules <= names  # a newer version has more: add them
+    assert all(name in modules or not hasattr(library, name) for name in names)
+
+
+def test_a_name_that_is_in_no_list_imports_nothing(tmp_path):
+    code = """
+import sys
+import bitfalcon_plugin.models.modules as modules
+before = set(sys.modules)
+for name in ("nn.utils", "nn.functional.relu", "nn.Parameter", "torchvision.ops.boxes", "nn.quantized"):
+    try:
+        modules.entry(name)
+    except KeyError:
+        continue
+    raise SystemExit(name)
+assert "nn.Upsample" in modules.known_modules()
+print(sorted(name for name in set(sys.modules) - before if name.startswith("torch")))
+"""
+    assert run(tmp_path, code).stdout.strip() == "[]"
 
 
 # Entry points
