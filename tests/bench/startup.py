@@ -2,10 +2,11 @@
 
     python tests/bench/startup.py [best.pt image.jpg] [against=<another checkout>] [rounds=5] [imports=15]
 
-Rows: an empty interpreter, `import bitfalcon_plugin`, `import torch`, `bitfalcon help`, and predict on one image, of
-a small model with fresh weights where none is given. Wall and processor seconds. What the package adds is the
-difference, in each round, to an empty interpreter or to `import torch`. Targets: import adds less than 0.030 s,
-predict less than 0.4 s. The last line names the slowest imports of predict (python -X importtime).
+Rows: an empty interpreter, `import bitfalcon_plugin`, `import torch`, the same and the checkpoint opened, `bitfalcon
+help`, and predict on one image, of a small model with fresh weights where none is given. Wall and processor seconds.
+What the package adds is the difference, in each round, to an empty interpreter, to `import torch` or to that and the
+checkpoint opened. Targets: import adds less than 0.030 s, predict takes at most 1.25 times as long as `import torch`
+and opening the file. The last line names the slowest imports of predict (python -X importtime).
 
 against: a second checkout, for example of an older commit (`git worktree add /tmp/before <commit>`). Its rows take
 turns with those of this checkout, and the last lines compare the two round by round.
@@ -32,6 +33,7 @@ OWN = {
     "import bitfalcon_plugin": ["-c", "import bitfalcon_plugin"],
     "bitfalcon help": ["-m", "bitfalcon_plugin", "help"],
 }
+OPENED = "import torch, file opened"
 Seconds = tuple[float, float]  # wall, processors
 
 
@@ -121,7 +123,9 @@ def main(
         sources = [f"model={Path(weights).resolve()}", f"source={Path(picture).resolve()}"]
         predict = ["-m", "bitfalcon_plugin", "predict", *sources, "name=x", "exist_ok=True", "device=cpu"]
         this = install(THIS, Path(folder, "this"))
-        rows = {name: (arguments, this) for name, arguments in {**COMMON, **OWN, "predict": predict}.items()}
+        opening = "import sys, torch; from bitfalcon_plugin.compat.reader import load_file; load_file(sys.argv[1])"
+        common = {**COMMON, OPENED: ["-c", opening, str(Path(weights).resolve())]}
+        rows = {name: (arguments, this) for name, arguments in {**common, **OWN, "predict": predict}.items()}
         if against:
             other = install(Path(against), Path(folder, "against"))
             rows |= {f"{name} (against)": (arguments, other) for name, arguments in {**OWN, "predict": predict}.items()}
@@ -134,6 +138,7 @@ def main(
             )
         print(compare(spent, "import bitfalcon_plugin", "nothing"))
         print(compare(spent, "predict", "import torch"))
+        print(compare(spent, "predict", OPENED))
         for name in (*OWN, "predict") if against else ():
             print(compare(spent, name, f"{name} (against)"))
         slowest = [f"{name} {milliseconds:.1f} ms" for milliseconds, name in slow_imports(predict, folder, imports)]
