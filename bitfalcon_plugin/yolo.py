@@ -34,6 +34,7 @@ from .tasks.script_model import ScriptModel
 if TYPE_CHECKING:
     from .benchmark.report import Bench
     from .export.kept_export import Engine
+    from .export.run import Export
     from .tasks.metrics import Metrics
     from .tune.report import Tuning
 
@@ -52,8 +53,8 @@ class YOLO(NetworkMethods, EventMethods):
 
     names: class index to name. model: the Detector; its attributes are attributes of this object too. overrides:
     settings of every call that does not give them; a script may edit them. trainer, metrics, predictor: of the latest
-    run. ckpt_path: the file of the weights. Raises UserError for impossible settings, and MissingFileError (also a
-    FileNotFoundError) for a missing file.
+    run. latest_export: what it wrote, with its accuracy. ckpt_path: the file of the weights. Raises UserError for
+    impossible settings, and MissingFileError (also a FileNotFoundError) for a missing file.
 
     Threads: several may call `predict` of one object at once, after a first call. All other calls, those that change
     weights or overrides above all, belong to one thread at a time.
@@ -85,6 +86,7 @@ class YOLO(NetworkMethods, EventMethods):
         """Set the attributes that every object begins with."""
         self.task, self.source, self.model_name, self.verbose = "detect", source, source, verbose
         self.trainer = self.metrics = self.predictor = None
+        self.latest_export: Export | None = None
         self._exported: ExportedModel | None = None
         self._engine: Engine | None = None  # what computes in the place of torch, once engine= asks for it
         self._events, self._tracking = Events(), None
@@ -272,14 +274,19 @@ class YOLO(NetworkMethods, EventMethods):
         return self._detect(settings, source, stream, self._tracking.events(self._events, settings))
 
     def export(self, *, settings: Settings | None = None, **kwargs) -> str:
-        """Write the present weights for another program, compared with the network first; return the path."""
+        """Write the present weights for another program, compared with the network first; return the path.
+
+        With data= the network and the file are validated on it: latest_export.accuracy has the numbers.
+        """
         from .export.run import run_export
 
         given = settings or parse_keywords("export", kwargs)
         settings, source = self._complete(given), self.ckpt_path or self.source
         licence = self.checkpoint and self.checkpoint.license
         data_remembered = "data" not in given.given
-        return str(run_export(self._network, settings, source, licence, self._events, data_remembered, given.given))
+        options = licence, self._events, data_remembered, given.given
+        self.latest_export = run_export(self._network, settings, source, *options)
+        return str(self.latest_export)
 
     def benchmark(self, *, settings: Settings | None = None, **kwargs) -> Bench:
         """Measure every installed runtime and precision with the present weights; print, write and return the table."""

@@ -157,7 +157,7 @@ def with_file(
     export |= {"out": str(target), **dict.fromkeys(candidate.options, True)}
     if settings.data is not None:
         export |= {"data": settings.data, "allow_outside": settings.allow_outside}
-    run_export(model, load_settings(export), str(weights))
+    run_export(model, load_settings(export), str(weights), given=())  # benchmark measures, not export
     return replace(candidate, path=str(target))
 
 

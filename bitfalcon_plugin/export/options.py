@@ -15,6 +15,7 @@ from .formats import EXPORT_FORMATS, OPTIONS
 
 OPSET, MIN_OPSET, MAX_OPSET = 17, 11, 20  # the usual one; the range that torch's ONNX exporter has for these networks
 SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file
+MEASURING_SETTINGS = frozenset(("split", "workers", "single_cls"))  # used where data= is given, for val
 
 
 def check_options(format_: str, settings: Settings, task: Task) -> None:
@@ -40,10 +41,14 @@ def check_options(format_: str, settings: Settings, task: Task) -> None:
 
 
 def note_unused(
-    format_: str, settings: Settings, given: Collection[str] | None, data_remembered: bool, on_cpu: bool
+    format_: str, settings: Settings, given: Collection[str] | None, data_remembered: bool, measured: bool, on_cpu: bool
 ) -> None:
-    """Print one note that names the settings that were given, differ from their defaults and change nothing here."""
-    keys = set(settings.unused_by("export")) - (SUPPRESSION_SETTINGS if settings.nms else set())
+    """Print one note that names the settings that were given, differ from their defaults and change nothing here.
+
+    measured: whether val measures the file.
+    """
+    keys = set(settings.unused_by("export"))
+    keys -= (SUPPRESSION_SETTINGS if settings.nms else set()) | (MEASURING_SETTINGS if measured else set())
     if "simplify" not in EXPORT_FORMATS[format_].options:
         keys |= settings.given & {"simplify"}
     if not on_cpu:

@@ -10,7 +10,7 @@ import copy
 import datetime
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from ..models.detector import Detector
 from ..ops.letterbox import describe_letterbox
 from ..tasks import task_of
 from ..tasks.detect import predict_decoded
+from .accuracy import Accuracy, measure_accuracy
 from .agreement import Agreement, MismatchError
 from .compare import compare, further_values
 from .formats import EXPORT_FORMATS, OPTIONS, find_format, require
@@ -41,6 +42,29 @@ COMPARED = 4  # images of the comparison
 CALIBRATED = 100  # images that the ranges of int8 are measured on
 
 
+@dataclass(frozen=True)
+class Export:
+    """What an export wrote; a path wherever one is taken.
+
+    path: the file or folder. agreement: how far it differs from the network. accuracy: of the network and of the file,
+    None where no data= was given or val could not measure on it.
+    """
+
+    path: Path
+    agreement: Agreement
+    accuracy: Accuracy | None = None
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    __str__ = __fspath__
+
+
+def folded_copy(model: Detector) -> Detector:
+    """Return a copy of a model, float32, folded and on the CPU."""
+    return copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
+
+
 def run_export(
     model: Detector,
     settings: Settings,
@@ -49,30 +73,36 @@ def run_export(
     events: Events | None = None,
     data_remembered: bool = False,
     given: Collection[str] | None = None,
-) -> Path:
-    """Write `model` in settings.format, compare the file with the network, and return its path.
+) -> Export:
+    """Write `model` in settings.format, compare the file with the network, and return where it is.
 
     The file lies beside `source`, the file that the model is from, or at settings.out; the export of a graph lies in
     the working folder. license: of the weights. events: on_export_start and on_export_end get the settings.
     data_remembered: settings.data is the checkpoint's own, which may be gone. given: the keys of this call, where
-    settings.given has more.
+    settings.given has more. Where data= is among them, val measures the network and the file on it.
 
-    Prints what was written, how far it differs and the next command. SIGTERM ends an export as Ctrl-C does, as Stopped.
+    Prints what was written, how far it differs, its accuracy and the next command. SIGTERM ends an export as Ctrl-C
+    does, as Stopped.
 
     Raises UserError for what the format cannot do and where nothing can be written, and MismatchError where the file
     does not give what the network gives. Nothing is left behind then.
     """
     events, format_, task = events or Events(), find_format(settings.format), task_of(model)
+    measured = "data" in (settings.given if given is None else given) and not data_remembered
     check_options(format_, settings, task)
     device = select_device(settings.device)  # a device that cannot be is refused, although the CPU does the work
     require(format_, writing=True, options=[option for option in OPTIONS if getattr(settings, option)])
-    note_unused(format_, settings, given, data_remembered, on_cpu=device.type == "cpu")
+    note_unused(format_, settings, given, data_remembered, measured, on_cpu=device.type == "cpu")
     events.fire("on_export_start", settings)
     target = target_path(format_, settings, source)
     job, agreement, origin = write_checked(model, settings, target, source, license, data_remembered)
     _report(target, agreement, origin, job)
+    accuracy = None
+    if measured and (accuracy := measure_accuracy(folded_copy(model), target, job.metadata, settings)):
+        print(accuracy.describe())
+    print(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")
     events.fire("on_export_end", settings)
-    return target
+    return Export(target, agreement, accuracy)
 
 
 def write_checked(
@@ -91,7 +121,7 @@ def write_checked(
     format_, task = find_format(settings.format), task_of(model)
     imgsz, batch = input_shape(model.multiple, settings)
     opset = writable_opset(settings.opset)
-    network = copy.deepcopy(model).cpu().float().eval().requires_grad_(False).fuse()
+    network = folded_copy(model)
     pictures, origin = load_pictures(model, settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
     shown = partial(network_input, task=task, letterbox=settings.letterbox)
     images = [shown(picture, imgsz) for picture in pictures]
@@ -197,7 +227,7 @@ def _described(
 
 
 def _report(target: Path, agreement: Agreement, origin: str, job: ExportJob) -> None:
-    """Print the file with its size and licence, the comparison and the next command."""
+    """Print the file with its size and licence, and the comparison."""
     metadata = job.metadata
     height, width = metadata.imgsz
     shape = "any size and batch" if job.dynamic else f"{metadata.batch} x 3 x {height} x {width}"
@@ -206,4 +236,3 @@ def _report(target: Path, agreement: Agreement, origin: str, job: ExportJob) -> 
         f"wrote {target}: {size_of(target) / 1e6:.1f} MB, {job.precision}, {shape}; licence of the weights: {license}"
     )
     print(f"compared with the network on {origin}: {agreement.describe()}")
-    print(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")

@@ -19,6 +19,7 @@ from ..config.notes import print_note
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
+from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names, class_numbers, find_data, legal_side, same_keypoints, scan_split
 from ..data.loading.loader import USUAL_BATCH, Reading, ValLoader, workers_for
 from ..models.detector import Detector
@@ -83,15 +84,26 @@ class Share:
     gather: Callable[[list], list] = list
 
 
-def run_val(model: Detector, settings: Settings, events: Events | None = None) -> TaskMetrics:
-    """Validate a model, folded and on its device, on a split of the data; prints tables, and writes files.
+@dataclass(frozen=True)
+class Split:
+    """A split as a model is measured on it. settings: those of val, checked against the data. samples: with the classes
+    of the model. single: as in ValOptions. max_objects: the most labels of one image, 0 where there are none.
+    """
 
-    The settings plots, save_json and save_txt say which files. Raises UserError where the classes of model and data
-    differ, and for a split that is missing or has no labels. With save_json a split without labels, like that of a
-    contest, gives predictions.json, and numbers that are nan or 0.
+    data: DataSpec
+    settings: Settings
+    samples: Sequence[Sample]
+    single: bool
+    max_objects: int
+
+
+def find_split(model: Detector, settings: Settings) -> Split:
+    """Read the split of the data that the settings name, and print what it holds.
+
+    Raises UserError where the classes of model and data differ, and for a split that is missing or, without save_json,
+    has no labels.
     """
     task = task_of(model)
-    print_note(*task.unused(settings))
     data, settings = find_data(task.effective(settings), task.data)
     single = settings.single_cls and model.nc > 1  # all classes of the model count as one
     numbers = {} if single else class_numbers(model.names, class_names(settings, data), data, task.data)
@@ -107,15 +119,26 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
             f"Split '{settings.split}' of '{data.path}' has no label{classes}: there is nothing to measure against. "
             "Give a split with labels, or save_json=True for predictions.json alone."
         )
-    settings = _raise_max_det(settings, max_objects, task.counted_best)
+    return Split(data, _raise_max_det(settings, max_objects, task.counted_best), samples, single, max_objects)
+
+
+def run_val(model: Detector, settings: Settings, events: Events | None = None) -> TaskMetrics:
+    """Validate a model, folded and on its device, on a split of the data; prints tables, and writes files.
+
+    The settings plots, save_json and save_txt say which files. Raises UserError as `find_split` does. With save_json a
+    split without labels, like that of a contest, gives predictions.json, and numbers that are nan or 0.
+    """
+    print_note(*task_of(model).unused(settings))
+    split = find_split(model, settings)
+    settings, samples = split.settings, split.samples
     with _run_dir(settings) as folder:
-        names = {0: "item"} if single else model.names
+        names = {0: "item"} if split.single else model.names
         pictures = Pictures(folder or Path(), names, settings.plots, board=False)
-        validate_split = validate_and_report if max_objects else validate_samples
-        options = {"folder": folder, "pictures": pictures, "events": events, "single": single}
+        validate_split = validate_and_report if split.max_objects else validate_samples
+        options = {"folder": folder, "pictures": pictures, "events": events, "single": split.single}
         validator, detections = validate_split(model, samples, settings, **options)
         if folder is not None:
-            coco = not single and is_coco(data, settings.split)
+            coco = not split.single and is_coco(split.data, settings.split)
             write_files(folder, samples, detections, names, settings, coco=coco)
             print(f"Results saved to {folder}")
     return validator.metrics

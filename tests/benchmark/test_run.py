@@ -196,7 +196,7 @@ def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monke
     made, scratch = [], tmp_path_factory.mktemp("scratch") / "best.pt"
     YOLO("best.pt").export(format="torchscript", imgsz=64)
     beside = weights.with_suffix(".torchscript")
-    monkeypatch.setattr(candidates, "run_export", lambda model, settings, source: made.append(settings))
+    monkeypatch.setattr(candidates, "run_export", lambda model, settings, source, given: made.append(settings))
 
     def path(origin=weights, options=(), imgsz=64, batch=1) -> str:
         candidate = Candidate("x", "torchscript", "float32", options=options)

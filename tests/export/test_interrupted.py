@@ -84,7 +84,7 @@ def test_handlers_of_others_and_other_threads_are_left_alone(folder, usual_handl
         signal.raise_signal(signal.SIGTERM)
         raise_if_received()
     assert seen == [signal.SIGTERM]
-    thread = threading.Thread(target=lambda: seen.append(run_export(tiny(), made(), "small.yaml")))
+    thread = threading.Thread(target=lambda: seen.append(run_export(tiny(), made(), "small.yaml").path))
     thread.start()
     thread.join()
     assert seen[1:] == [Path("small.torchscript")]

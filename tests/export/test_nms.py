@@ -21,7 +21,7 @@ def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, forma
             branch[-1].weight.normal_(std=0.5)
             branch[-1].bias.fill_(-1)
     rule = {"conf": 0.3, "iou": 0.4, "max_det": 40}
-    path = run_export(model, made(format=format_, dynamic=True, nms=True, **rule), "small.yaml")
+    path = run_export(model, made(format=format_, dynamic=True, nms=True, **rule), "small.yaml").path
     engine, images = open_exported(path, "cpu"), torch.rand(2, 3, 64, 48)
     rows = engine(images)
     assert rows.shape == (2, 40, 6) and engine.suppressed

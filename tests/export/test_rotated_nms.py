@@ -98,7 +98,7 @@ def test_other_runtimes_keep_the_same_boxes(opset):
 @pytest.mark.parametrize("format_", WITH_NMS)
 def test_suppression_inside_leaves_what_suppression_outside_leaves(folder, format_):
     model, rule = tiny_obb(), {"conf": 0.3, "iou": 0.4, "max_det": 40}
-    path = run_export(model, made(format=format_, dynamic=True, nms=True, **rule), "small.yaml")
+    path = run_export(model, made(format=format_, dynamic=True, nms=True, **rule), "small.yaml").path
     engine, images = open_exported(path, "cpu"), torch.rand(2, 3, 64, 48)
     rows = engine(images)
     with torch.inference_mode():

@@ -32,7 +32,7 @@ from tests.helpers.tiny_models import CONV, lived, small_model
 def test_each_format_is_written_compared_and_gives_what_the_network_gives(folder, capsys, format_, dynamic):
     # 1 position at the smallest image, 4 areas: some sizes need added ones. torch.export takes a minute to see it
     model = tiny() if dynamic and format_ == "pt2" else tiny((-1, 1, "A2C2f", [64, True, 4]))
-    path = run_export(model, made(format=format_, dynamic=dynamic), "small.yaml", license="CC0")
+    path = run_export(model, made(format=format_, dynamic=dynamic), "small.yaml", license="CC0").path
     assert path == Path(f"small{EXPORT_FORMATS[format_].suffix}")
     assert [item.name for item in folder.iterdir()] == [path.name]  # and nothing beside it
     printed = capsys.readouterr().out

@@ -79,8 +79,9 @@ def test_every_opset_gives_the_networks_numbers(folder, network, opset, options)
     """The export itself compares the file with the network."""
     import onnx
 
-    path = run_export(NETWORKS[network](), made(format="onnx", opset=opset, simplify=False, **options), "small.yaml")
-    written = onnx.load(path)
+    written = onnx.load(
+        run_export(NETWORKS[network](), made(format="onnx", opset=opset, simplify=False, **options), "small.yaml")
+    )
     assert [(item.domain, item.version) for item in written.opset_import] == [("", opset)]
     onnx.checker.check_model(written, full_check=True)
 
@@ -124,7 +125,7 @@ def test_an_onnx_file_with_suppression_says_how_many_rows_it_gives(folder, dynam
 def test_the_files_of_an_openvino_folder_have_its_name(folder):
     with atomic_export(folder / "b.st_openvino_model", is_folder=True) as path:
         (path / "model.xml").write_text("an earlier one, of another name")
-    path = run_export(tiny(), made(format="openvino", out="b.st_openvino_model"), "small.yaml")
+    path = run_export(tiny(), made(format="openvino", out="b.st_openvino_model"), "small.yaml").path
     assert sorted(item.name for item in path.iterdir()) == ["b.st.bin", "b.st.xml", "metadata.yaml"]
     assert open_exported(path, "cpu")(torch.rand(1, 3, 64, 64)).shape == (1, 6, 256)
 
@@ -156,7 +157,7 @@ def test_eight_bits_in_the_backbone_and_floats_behind_it(folder, capsys):
             folder / f"{index}.png"
         )
     model = tiny((-1, 1, "Conv", [64, 3, 1]), (-1, 1, "A2C2f", [64, True, 1]))
-    path = run_export(model, made(format="openvino", int8=True, source=str(folder)), "small.yaml")
+    path = run_export(model, made(format="openvino", int8=True, source=str(folder)), "small.yaml").path
     assert "int8" in capsys.readouterr().out
     text = next(path.glob("*.xml")).read_text(encoding="utf-8")
     quantised = list(re.findall(r'<layer id="\d+" name="([^"]*)" type="FakeQuantize"', text))

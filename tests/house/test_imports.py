@@ -17,7 +17,8 @@ FLOORS = (
     "models data",
     "tasks",
     "predict",
-    "val export",
+    "val",
+    "export",  # val measures what export wrote
     "train",
     "benchmark",
     "bit track tune",

@@ -50,7 +50,7 @@ class Exporter(CallbackOwner):
             known = checkpoint_from_network(model, known)
         network = known.model() if known is not None else Detector(graph_from_settings(_source(settings), settings))
         events, license = ScriptEvents(self.callbacks, lambda running: self), known and known.license
-        self.file = run_export(network, settings, _source(settings), license, events, given=settings.given)
+        self.file = run_export(network, settings, _source(settings), license, events, given=settings.given).path
         return str(self.file)
 
 
