@@ -69,7 +69,7 @@ def _what_else(head: bytes) -> str:
         if head[: len(signature)].lower() == signature.lower() and (signature or not head):
             return f"{what}. A checkpoint of torch.save is needed."
     if head[8:10] == b'{"':
-        return "is a safetensors file. A checkpoint of torch.save (.pt) is needed."
+        return "is a safetensors file: give it a name that ends in .safetensors."
     if head[257:262] == b"ustar":
         return "is a tar archive (torch.save before 0.1.10 wrote those). Save it again with a newer torch."
     try:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from ..config.weight_files import searched
+
 # A name of weights -> the page of their makers' releases.
 PAGES: dict[str, str] = {
     r"yolov12(-turbo)?[nslmx](-\w+)?": "https://github.com/sunsmarterjie/yolov12/releases",
@@ -26,5 +28,11 @@ def where_to_get(path: str | Path) -> str:
         return ""
     return (
         f"Its makers publish {path.name} at {page} (licence {LICENSE}, which stays with the weights): download it in a "
-        f"browser and put it into '{path.absolute().parent}', or give the path of your copy."
+        f"browser and put it {_places(path)}, or give the path of your copy."
     )
+
+
+def _places(path: Path) -> str:
+    if path.name != str(path):  # a path with a folder is looked for nowhere else
+        return f"into '{path.absolute().parent}'"
+    return f"where it is looked for ({searched()})"

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..config.errors import MissingFileError, UserError
+from ..config.weight_files import searched
 from .allowed import AGAIN, Rejected, need, one_line
 from .archive import Outline, inspect
 from .published import where_to_get
@@ -103,7 +104,8 @@ def load_file(path: str | os.PathLike[str]) -> LoadedFile:
         raise UserError(f"{str(path)!r} is a folder. Give the checkpoint in it, for example weights/best.pt.")
     if not path.exists():
         how = where_to_get(path) or f"Give a file that you have; paths begin at '{Path.cwd()}'."
-        raise MissingFileError(f"{str(path)!r} does not exist, and nothing is downloaded. {how}")
+        also = f" Looked for in {searched()}." if path.name == str(path) and not where_to_get(path) else ""
+        raise MissingFileError(f"{str(path)!r} does not exist, and nothing is downloaded. {how}{also}")
     if not path.is_file():  # opening a pipe would wait for ever
         raise UserError(f"{str(path)!r} is not a regular file. Give the path of a checkpoint on disk.")
     with _explained(path), open(path, "rb") as handle:

@@ -24,6 +24,7 @@ from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
+from ..config.weight_files import SUFFIXES
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
 from ..export.formats import ModelKind, model_kind
@@ -201,8 +202,8 @@ def run_pack(settings: Settings) -> Path:
         )
     source = Path(settings.model)
     out = Path(settings.out or source.with_name(source.stem + SUFFIX))
-    if out.suffix.lower() not in (".pt", ".pth"):
-        raise UserError(f"out={out}: expected a file name that ends in .pt.")
+    if out.suffix.lower() not in SUFFIXES:
+        raise UserError(f"out={out}: expected a file name that ends in .pt or .safetensors.")
     if out.exists() and out.resolve() == source.resolve():
         raise UserError(f"out={out} is the checkpoint itself; it could not be trained on any more. Give another name.")
     checkpoint = open_checkpoint(source)

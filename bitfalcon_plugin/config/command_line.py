@@ -17,6 +17,7 @@ from .errors import raise_problems
 from .settings import draft_of, is_model_scale
 from .usual_words import advice
 from .values import literal, sample, show
+from .weight_files import is_hub_folder
 
 MODES = (
     "train",
@@ -44,7 +45,17 @@ LISTS = ("ints", "numbers", "size", "parts")  # types of which `--classes 0 2` g
 OTHER_TASKS = ("semantic", "depth")
 TASKS = ("detect", "segment", "classify", "pose", "obb")
 WITH_DATA = ("train", "val", "tune", "sizes", "benchmark")  # verbs for which a second YAML is the dataset
-MODEL_SUFFIXES = (".pt", ".yaml", ".yml", ".onnx", ".torchscript", ".pt2", "_openvino_model", "_openvino_model/")
+MODEL_SUFFIXES = (
+    ".pt",
+    ".safetensors",
+    ".yaml",
+    ".yml",
+    ".onnx",
+    ".torchscript",
+    ".pt2",
+    "_openvino_model",
+    "_openvino_model/",
+)
 
 
 def parse_tokens(tokens: Sequence[str], notes: list[str] | None = None) -> tuple[str | None, dict[str, object]]:
@@ -238,6 +249,8 @@ class _Command:
             return "data" if self.verb in ("doctor", "data") else "model"
         if lower.endswith((".yaml", ".yml")) and self.verb in WITH_DATA and "data" not in self.overrides:
             return "data"
+        if "model" not in self.overrides and is_hub_folder(word):
+            return "model"
         if self.verb == "data" and os.path.isdir(word) and "data" not in self.overrides:
             return "data"
         names_file = self.verb in ("predict", "track") and re.search(r"\.\w{2,5}$|[/\\]", word)

@@ -38,7 +38,7 @@ def _kept(default: object, reason: str = "nothing is sent or logged there") -> K
 KEYS: Mapping[str, Key] = {
     "runs_dir": Key(_folder("runs"), "folder of the run folders, where project= is not given"),
     "datasets_dir": Key(_folder("datasets"), "where a relative path: of a dataset YAML is looked for at last"),
-    "weights_dir": Key(_folder("weights"), "where a checkpoint given by its bare name is looked for at last"),
+    "weights_dir": Key(_folder("weights"), "a further folder where weights given by their bare name are looked for"),
     "tensorboard": Key(lambda: True, "write scalars for TensorBoard where it is installed"),
     "settings_version": _kept("1", "the file has one version"),
     "uuid": _kept("", "no machine is identified"),
@@ -110,15 +110,6 @@ def folder(key: str) -> Path | None:
     """Return the folder that the user chose for `key` (runs_dir, datasets_dir, weights_dir), or None."""
     value = choice(key)
     return Path(str(value)).expanduser() if value else None
-
-
-def find_weights(path: str | Path) -> Path:
-    """Return `path`, or the file of that name in the user's weights_dir: for a bare name that does not exist here."""
-    path = Path(path)
-    if path.name != str(path) or path.exists():
-        return path
-    kept = (folder("weights_dir") or Path("weights")) / path
-    return kept if kept.is_file() else path
 
 
 def all_settings() -> dict[str, object]:

@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from ..config.errors import UserError, WrongValueError, did_you_mean
+from ..config.weight_files import names_weights
 
 VALIDATED, REFUSED = "validated", "refused"
 FROM_ONNX = "export format=onnx and convert that file with the maker's own tool"
@@ -175,8 +176,11 @@ class ModelKind(Enum):
 
 
 def model_kind(model: str | Path) -> ModelKind:
-    """What `model` names, by its suffix alone: a checkpoint (.pt, .pth), an exported model, or else a graph."""
-    if Path(model).suffix.lower() in (".pt", ".pth"):
+    """What `model` names, by its suffix: a checkpoint (.pt, .pth, .safetensors), an exported model, or else a graph.
+
+    A folder that holds model.safetensors is a checkpoint, also one in the folders of weights.
+    """
+    if names_weights(model):
         return ModelKind.CHECKPOINT
     return ModelKind.EXPORTED if format_of(model) else ModelKind.GRAPH
 

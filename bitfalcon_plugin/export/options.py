@@ -9,6 +9,7 @@ from ..config.default_table import active_settings
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings
+from ..config.weight_files import names_weights
 from ..ops.letterbox import legal_size, rounding_note
 from ..tasks import Task
 from .formats import EXPORT_FORMATS, OPTIONS
@@ -70,7 +71,7 @@ def target_path(format_: str, settings: Settings, source: str) -> Path:
     """
     suffix, origin = EXPORT_FORMATS[format_].suffix, Path(source)
     if settings.out is None:
-        folder = origin.parent if origin.suffix.lower() in (".pt", ".pth") else Path()
+        folder = origin.parent if names_weights(origin) else Path()
         return folder / f"{origin.stem}{suffix}"
     example = f"for example out={origin.stem}{suffix} ."
     if not settings.out.rstrip("/\\").endswith(suffix):

@@ -10,10 +10,12 @@ import torch
 
 from ..config.devices import select_device
 from ..config.errors import UserError, WrongModelError, did_you_mean
+from ..config.weight_files import EXPECTED, names_weights
 from .build import task_of_graph
 from .detector import Detector
-from .weights.checkpoint import Checkpoint, save_checkpoint
+from .weights.checkpoint import Checkpoint
 from .weights.foreign import ADOPTED_SETTINGS
+from .weights.hub_folder import save_weights
 from .working_model import WorkingModel
 
 # Method or attribute -> words that people try for it.
@@ -94,9 +96,9 @@ class NetworkMethods:
         shape stay as they are, and a line says how many fit. Raises UserError where fewer than a tenth do, for weights
         of another family of attention, and with strict=True where anything but the classes differs.
         """
-        if not _is_checkpoint_path(weights):
+        if not names_weights(weights):
             shown = repr(weights) if isinstance(weights, (str, Path, int)) else f"a {type(weights).__name__}"
-            raise UserError(f"load({shown}): expected the path of a checkpoint that ends in .pt.")
+            raise UserError(f"load({shown}): expected {EXPECTED}.")
         self._changeable.load(weights, strict)
         if self.checkpoint is None:
             self._drop_pretrained()
@@ -110,10 +112,11 @@ class NetworkMethods:
             self.overrides.pop(key, None)
 
     def save(self, filename: str | Path = "saved_model.pt") -> None:
-        """Write the present weights, with the licence of their checkpoint, in our format, whole or not at all."""
-        if not _is_checkpoint_path(filename):
-            raise UserError(f"save({filename!r}): expected a path that ends in .pt.")
-        save_checkpoint(filename, self._changeable.to_checkpoint())
+        """Write the present weights, with the licence of their checkpoint, in our format, whole or not at all.
+
+        filename: ends in .pt or .safetensors, or with a slash: then a folder as the Hub has it.
+        """
+        save_weights(filename, self._changeable.to_checkpoint(), f"save({filename!r})")
 
     def reset_weights(self: Self) -> Self:
         """Replace the weights by fresh ones for the same graph."""
@@ -214,7 +217,3 @@ class NetworkMethods:
                 "checkpoint (.pt) it was made from."
             )
         return self._working
-
-
-def _is_checkpoint_path(path: object) -> bool:
-    return isinstance(path, (str, Path)) and Path(path).suffix.lower() in (".pt", ".pth")

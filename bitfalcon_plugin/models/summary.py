@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from ..config.files import size_of
 from ..config.settings import Settings
 from ..ops.letterbox import legal_size
 from .detector import Detector
@@ -32,7 +32,7 @@ def packed_lines(checkpoint: Checkpoint, path: str | Path) -> list[str]:
         counts[line.store] += line.count
     kinds = ", ".join(f"{counts[store]:,} {word}" for store, word in STORES.items() if counts[store])
     codec = f"{checkpoint.packed} ({CODEC_TEXTS[checkpoint.packed]})"
-    return [f"{path}: packed as {codec}, {os.path.getsize(path):,} bytes: {kinds}; folded, for predict and val"]
+    return [f"{path}: packed as {codec}, {size_of(Path(path)):,} bytes: {kinds}; folded, for predict and val"]
 
 
 def show_info(model: Detector, settings: Settings) -> Summary:

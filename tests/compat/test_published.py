@@ -6,7 +6,7 @@ import pytest
 
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.errors import MissingFileError
-from compat.published import where_to_get
+from bitfalcon_plugin.compat.published import where_to_get
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,8 @@ def test_the_error_says_what_to_do_and_where_the_file_may_lie(tmp_path, monkeypa
         YOLO("yolov12n.pt")
     text = str(caught.value)
     assert text.startswith("'yolov12n.pt' does not exist, and nothing is downloaded. ")
-    assert f"put it into '{tmp_path}', or give the path of your copy." in text and isinstance(caught.value, OSError)
+    assert f"put it where it is looked for ('{tmp_path}', 'weights', " in text and isinstance(caught.value, OSError)
+    with pytest.raises(FileNotFoundError, match=f"put it into '{tmp_path / 'mine'}', or give the path of your copy."):
+        YOLO("mine/yolov12n.pt")
     with pytest.raises(FileNotFoundError, match=f"paths begin at '{tmp_path}'"):
         YOLO("weights/best.pt")

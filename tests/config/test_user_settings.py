@@ -12,16 +12,8 @@ import yaml
 from bitfalcon_plugin.config import user_settings
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.run_folder import new_run_dir, runs_top
-from bitfalcon_plugin.config.user_settings import (
-    ACTIVE,
-    KEYS,
-    all_settings,
-    change,
-    choice,
-    find_weights,
-    reset,
-    settings_file,
-)
+from bitfalcon_plugin.config.user_settings import ACTIVE, KEYS, all_settings, change, choice, reset, settings_file
+from bitfalcon_plugin.config.weight_files import find_weights
 from bitfalcon_plugin.data.formats.dataset_yaml import read_data
 from bitfalcon_plugin.models.weights.foreign import identify_checkpoint
 
@@ -124,7 +116,7 @@ def test_datasets_dir_is_the_last_place_of_a_relative_root(here):
     assert roots == [here / "things", here / "all/things", here / "things", here / "sub/things"]
 
 
-def test_weights_dir_is_the_last_place_of_a_bare_name(here):
+def test_a_bare_name_of_weights_is_looked_for_in_weights_dir(here):
     places = [find_weights("best.pt")]
     change({"weights_dir": str(here / "kept")})
     for folder in ("kept", "."):

@@ -146,7 +146,7 @@ def test_every_dependency_is_permissive() -> None:
     names = re.findall(r'"([\w-]+)>=', ",".join(lists))
     assert set(names) == {
         *("torch", "torchvision", "pyyaml", "pycocotools", "tqdm"),
-        *("pytest", "pytest-xdist", "mypy", "ruff", "setuptools", "onnx", "onnxruntime", "hotcoco"),
+        *("pytest", "pytest-xdist", "mypy", "ruff", "setuptools", "onnx", "onnxruntime", "hotcoco", "safetensors"),
     }
     for name in names:
         about = metadata.metadata(name)

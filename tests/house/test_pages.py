@@ -67,6 +67,8 @@ NEEDS = {
     "bitfalcon tune": "optuna",
     "best_hyperparameters.yaml": "optuna",
     ".tune(": "optuna",
+    "safetensors": "safetensors",
+    "hub": "safetensors",
 }
 
 # What a command that trains is given in the place of the page's values, and added where the page has none.

@@ -1,5 +1,7 @@
 """Our checkpoint format: a dict of tensors and plain values, so that `torch.load(path)` opens it with its defaults.
 
+A file of safetensors has the same content: the tensors, and everything else but `training` as JSON in its header.
+
 Keys: format, version, bitfalcon (version of the package), date, graph (name, document, scale, variant, nc, names: what
 the model is built from), state (tensors), settings, metrics, epoch (0-based, of the weights), license (of weights that
 came from elsewhere), norms (eps and momentum of unusual batch norms), source (family and layout of a foreign
@@ -21,10 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ...compat.allowed import one_line
-from ...compat.reader import load_file, uncollected
+from ...compat.reader import uncollected
 from ...compat.standins import StandIn
 from ...config.errors import MissingFileError, UserError, raise_problems
-from ...config.files import atomic
 from ...config.version import __version__
 from ..build import resolve_graph, state_shapes
 from ..detector import Detector
@@ -32,6 +33,7 @@ from ..graph.document import DOCUMENT_KEYS
 from ..graph.rows import Graph
 from ..modules.bit_activations import ACT_SCALE
 from ..modules.bit_folded import FrozenConv2d
+from .files import load_weights, write_content
 from .packed_layout import checksum, flatten, restore
 
 FORMAT, VERSION = "bitfalcon", 1
@@ -155,19 +157,11 @@ class Checkpoint:
 
 
 def save_checkpoint(path: str | Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint, whole or not at all. Raises UserError where a packed one cannot be packed again."""
-    write_tensors(path, content_of(checkpoint))
+    """Write a checkpoint, whole or not at all; as safetensors where the name says so.
 
-
-def write_tensors(path: str | Path, content: Mapping[str, object]) -> None:
-    """Write `content` with torch.save, whole or not at all. Raises OSError where the disk is full or forbids it."""
-    with atomic(path) as temporary, open(temporary, "wb") as file:
-        try:
-            torch.save(content, file)
-        except RuntimeError as error:  # of torch's writer, when it closes what could not be written
-            if isinstance(error.__context__, OSError):
-                raise error.__context__ from None
-            raise
+    Raises UserError where a packed one cannot be packed again, and without the package that writes the file.
+    """
+    write_content(path, content_of(checkpoint))
 
 
 def content_of(checkpoint: Checkpoint) -> dict[str, object]:
@@ -225,7 +219,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         raise MissingFileError(
             f"Weights '{path}' do not exist. Nothing is downloaded: give the path of a file you have."
         )
-    content = own_content(load_file(path).content)
+    content = own_content(load_weights(path).content)
     if content is None:
         raise UserError(
             f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "

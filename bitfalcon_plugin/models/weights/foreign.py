@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,19 +10,20 @@ from torch import Tensor
 
 from ...compat.allowed import one_line
 from ...compat.families import TABLES, Recognised, family_of_ours, recognise
-from ...compat.reader import ForeignContent, foreign_content, load_file, uncollected
+from ...compat.reader import ForeignContent, foreign_content, uncollected
 from ...compat.remap import RemapError, apply, invert
 from ...config.errors import UserError, raise_problems
 from ...config.notes import print_note, print_note_once
 from ...config.settings import draft_of
-from ...config.user_settings import find_weights
+from ...config.weight_files import find_weights
 from ...config.yaml_files import find_model
 from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from ..build import resolve_graph, state_shapes
 from ..graph.document import LISTS
 from ..graph.rows import Graph
 from ..modules import entry
-from .checkpoint import MAX_LICENSE, MAX_TEXT, WITHOUT_GRAPH, Checkpoint, checkpoint_from, own_content, write_tensors
+from .checkpoint import MAX_LICENSE, MAX_TEXT, WITHOUT_GRAPH, Checkpoint, checkpoint_from, own_content
+from .files import load_weights, write_state
 
 ADOPTED_SETTINGS = ("data", "imgsz", "single_cls")  # training settings that are copied from a foreign checkpoint
 MAX_EPOCH = 10**6
@@ -113,7 +113,7 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
     Raises MissingFileError, or UserError that says what the file is instead.
     """
     path = find_weights(path)
-    loaded = load_file(path)
+    loaded = load_weights(path)
     if (content := own_content(loaded.content)) is not None:
         return checkpoint_from(content, path)
     foreign = foreign_content(loaded)
@@ -292,7 +292,7 @@ def _norms(
 def save_state_dict(checkpoint: Checkpoint, family: str, path: str | Path) -> dict[str, Tensor]:
     """Write a plain state dict in a family's own keys, which torch.load opens with its defaults; returns it.
 
-    The licence of the weights is written into the metadata that torch keeps beside a state dict.
+    As safetensors where the name says so. The licence of the weights is written into the metadata beside the tensors.
     Raises UserError when the weights belong to another family, or are packed.
     """
     if checkpoint.packed:
@@ -304,8 +304,6 @@ def save_state_dict(checkpoint: Checkpoint, family: str, path: str | Path) -> di
     if family != own:
         raise UserError(f"to={family}: these are {own} weights; give to={own}.")
     inverted = invert(TABLES[family], checkpoint.state, bool(checkpoint.source.get("folded")))
-    state = OrderedDict((key, tensor.contiguous()) for key, tensor in inverted.items())
-    if checkpoint.license:
-        state._metadata = {"": {"license": checkpoint.license}}
-    write_tensors(path, state)
+    state = {key: tensor.contiguous() for key, tensor in inverted.items()}
+    write_state(path, state, checkpoint.license)
     return state

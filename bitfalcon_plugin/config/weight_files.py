@@ -1,0 +1,65 @@
+"""Which names are those of weights, and where a file of weights that is given by its bare name is looked for."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from .files import cache_dir
+from .user_settings import folder
+
+PICKLED = (".pt", ".pth")
+SAFETENSORS = ".safetensors"
+SUFFIXES = (*PICKLED, SAFETENSORS)
+# A folder as the Hub has it holds a model in these files, and a page about it.
+HUB_WEIGHTS, HUB_CONFIG, HUB_CARD = "model.safetensors", "config.json", "README.md"
+EXPECTED = "a path that ends in .pt or .safetensors, or a folder with config.json and model.safetensors"
+VARIABLE = "BITFALCON_WEIGHTS"
+
+
+def names_weights(path: object) -> bool:
+    """Whether `path` names weights: by its suffix, or as a folder that holds model.safetensors (see `find_weights`)."""
+    if not isinstance(path, (str, Path)) or not str(path):
+        return False
+    suffix = Path(path).suffix.lower()
+    return suffix in SUFFIXES or suffix not in (".yaml", ".yml") and is_hub_folder(find_weights(path))
+
+
+def is_hub_folder(path: str | Path) -> bool:
+    """Whether `path` is a folder that holds model.safetensors."""
+    return (Path(path) / HUB_WEIGHTS).is_file()
+
+
+def names_folder(out: str | Path) -> bool:
+    """Whether weights that are written to `out` go into a folder: it ends with a slash, or is a folder."""
+    return str(out).endswith(("/", os.sep)) or os.path.isdir(out)
+
+
+def weight_folders() -> list[Path]:
+    """The folders in which weights are looked for by their bare name, after the current one.
+
+    Those of $BITFALCON_WEIGHTS (several with the separator of PATH), ./weights, weights_dir of the user's settings, and
+    weights/ in the cache. They may not exist.
+    """
+    given = [Path(text).expanduser() for text in os.environ.get(VARIABLE, "").split(os.pathsep) if text.strip()]
+    chosen = folder("weights_dir")
+    every = (*given, Path("weights"), *((chosen,) if chosen else ()), cache_dir() / "weights")
+    return list(dict.fromkeys(every))
+
+
+def find_weights(path: str | Path) -> Path:
+    """Return `path`, or for a bare name that does not exist here the path of that name in `weight_folders`."""
+    path = Path(path)
+    if path.name != str(path) or path.exists():
+        return path
+    return next((kept for name in weight_folders() if _exists(kept := name / path)), path)
+
+
+def searched() -> str:
+    """Say where a bare name is looked for, for a message."""
+    variable = "" if os.environ.get(VARIABLE) else f"; ${VARIABLE} may name more folders"
+    return f"'{Path.cwd()}', {', '.join(repr(str(name)) for name in weight_folders())}{variable}"
+
+
+def _exists(path: Path) -> bool:
+    return path.is_file() or is_hub_folder(path)
