@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from bitfalcon_plugin.compat.published import where_to_get
 
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.errors import MissingFileError
-from bitfalcon_plugin.compat.published import where_to_get
 
 
 @pytest.mark.parametrize(
