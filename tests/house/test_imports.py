@@ -46,6 +46,7 @@ NO_TORCH = {
     "config.missing_verb",
     "config.values",
     "config.version",
+    "config.weight_files",
     "config.yaml_files",
     "dropin",
     "dropin.finder",
@@ -71,6 +72,7 @@ NO_TORCH = {
 }
 OUTSIDE = {"torch", "torchvision", "yaml", "pycocotools", "tqdm", "numpy", "PIL"}  # numpy, PIL: torchvision's own
 EXTRAS = {  # optional packages: imported when a function is called
+    "models.weights.safetensors_file": {"safetensors"},
     "plots.figure": {"matplotlib"},
     "tasks.quick_coco": {"hotcoco"},
     "config.tabular": {"pandas"},
