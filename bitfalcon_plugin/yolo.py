@@ -16,7 +16,7 @@ from .config.errors import MissingFileError, UserError
 from .config.keywords import check_task, parse_keywords
 from .config.notes import print_note, print_note_once
 from .config.settings import Settings
-from .config.weight_files import SUFFIXES, find_weights
+from .config.weight_files import model_file
 from .export.formats import ModelKind, model_kind
 from .export.open import ExportedModel
 from .models.build import DEFAULT_MODEL, model_for_task, read_graph, task_of_graph
@@ -68,7 +68,7 @@ class YOLO(NetworkMethods, EventMethods):
             self.__dict__ = model.__dict__
             return
         known_task = task if task in TASKS else None
-        self._begin(model_for_task(_model_file(model), known_task), verbose)
+        self._begin(model_for_task(model_file(model), known_task), verbose)
         kind = model_kind(self.source)
         if kind is ModelKind.EXPORTED:
             self._exported = ExportedModel(self.source, known_task)
@@ -374,22 +374,6 @@ class YOLO(NetworkMethods, EventMethods):
             self._engine = self._engine or Engine()
             runtime = self._engine.runtime_for(self._working, settings)
         return runtime or self._working.network_for(settings)
-
-
-def _model_file(model: str | Path) -> str:
-    """Return the path `model`, or where `model` has no suffix the checkpoint of that name, if there is one.
-
-    Checkpoints given by a bare name are looked for in the folders of `weight_folders`, too.
-    """
-    if not isinstance(model, (str, Path)) or not str(model).strip():
-        raise UserError(
-            f"YOLO({model!r}): expected the path of a graph (.yaml), weights (.pt, .safetensors) or an exported model."
-        )
-    path = Path(model)
-    if path.suffix or not path.name or path.is_dir():
-        return str(model)
-    named = (find_weights(path.with_name(path.name + suffix)) for suffix in SUFFIXES)
-    return str(next((weights for weights in named if weights.is_file()), model))
 
 
 def _check_class(verb: str, name: str, value: object, *methods: str) -> None:

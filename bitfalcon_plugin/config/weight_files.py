@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from .errors import UserError
 from .files import cache_dir
 from .user_settings import folder
 
@@ -53,6 +54,23 @@ def find_weights(path: str | Path) -> Path:
     if path.name != str(path) or path.exists():
         return path
     return next((kept for name in weight_folders() if _exists(kept := name / path)), path)
+
+
+def model_file(model: str | Path) -> str:
+    """Return the path `model`, or where `model` has no suffix the checkpoint of that name, if there is one.
+
+    Checkpoints given by a bare name are looked for in the folders of `weight_folders`, too. Raises UserError for what
+    is no path.
+    """
+    if not isinstance(model, (str, Path)) or not str(model).strip():
+        raise UserError(
+            f"YOLO({model!r}): expected the path of a graph (.yaml), weights (.pt, .safetensors) or an exported model."
+        )
+    path = Path(model)
+    if path.suffix or not path.name or path.is_dir():
+        return str(model)
+    named = (find_weights(path.with_name(path.name + suffix)) for suffix in SUFFIXES)
+    return str(next((weights for weights in named if weights.is_file()), model))
 
 
 def searched() -> str:
