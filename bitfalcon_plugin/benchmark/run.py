@@ -6,6 +6,7 @@ better. The result names threads, instruction set and versions.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import tempfile
 import time
@@ -26,7 +27,7 @@ from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names, find_data, scan_split
-from ..data.images import read_image
+from ..data.images import UnreadableImage, read_image
 from ..data.loading.loader import Reading, workers_for
 from ..data.shapes import draw as draw_shapes
 from ..export.compare import compare_decoded, further_values, tolerance_for
@@ -157,9 +158,23 @@ def _labelled(model: Detector, settings: Settings) -> tuple[DataSpec, Settings, 
 def _compared_images(samples: Sequence[Sample], count: int) -> list[Tensor]:
     """Read `count` images evenly spread over the samples, or draw shapes where there are none; uint8 (3, H, W)."""
     if samples:
-        return [read_image(sample.image) for sample in samples[:: max(len(samples) // count, 1)][:count]]
+        return _spread(samples, count)
     shapes = (draw_shapes(np.random.RandomState(number))[0] for number in range(count))
     return [torch.from_numpy(image).permute(2, 0, 1) for image in shapes]
+
+
+def _spread(samples: Sequence[Sample], count: int) -> list[Tensor]:
+    """Read `count` images, evenly spread over the samples where all can be read. Raises UserError where none can."""
+    spread = range(0, len(samples), max(len(samples) // count, 1))
+    images: list[Tensor] = []
+    for index in dict.fromkeys((*spread, *range(len(samples)))):  # the others stand in for those that cannot be read
+        if len(images) == count:
+            break
+        with contextlib.suppress(UnreadableImage):
+            images.append(read_image(samples[index].image))
+    if not images:
+        raise UserError(f"None of {len(samples)} images can be read; the first is '{samples[0].image}'.")
+    return images
 
 
 def _prepare(
@@ -227,7 +242,8 @@ def _decoded(runtime: Network | Runtime, conditions: Conditions) -> Decoded:
 
 
 def _validate(runtime: Network | Runtime, conditions: Conditions) -> TaskMetrics:
-    reading = Reading(conditions.device, workers_for(conditions.device, conditions.settings))
+    workers = workers_for(conditions.device, conditions.settings)
+    reading = Reading(conditions.device, workers, on_bad_image=conditions.settings.on_bad_image)
     sizes = {"imgsz": conditions.shape[2], "batch": conditions.shape[0], "multiple": runtime.multiple}
     task = task_of(runtime)
     loader = task.data.val_loader(conditions.samples, reading, conditions.settings, rect=False, **sizes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..config.errors import UserError
+from ..config.errors import UserError, raise_problems
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..ops.keypoint_layout import KeypointLayout
@@ -13,6 +13,7 @@ from ..ops.letterbox import legal_size, rounding_note
 from .data_format import DataFormat
 from .dataset import Scan
 from .formats.dataset_yaml import DataSpec
+from .scan_cache import SET_ASIDE
 
 MAX_NOTES = 20  # notes of a split that are printed
 
@@ -63,6 +64,9 @@ def scan_split(data: DataSpec, split: str | float, settings: Settings, form: Dat
     training = split == "train" and settings.mode == "train"
     result = form.scan(data, split, settings, fraction=settings.fraction if training else 1.0)
     print(f"{split:>9}: {form.describe(result)} ({data.path})")
+    if settings.on_bad_image == "stop":
+        bad = [note for note in result.notes if note.endswith(SET_ASIDE)]
+        raise_problems(f"Images of split '{split}' cannot be read (on_bad_image=skip goes on without them):", bad)
     print_note(*result.notes[:MAX_NOTES])
     if len(result.notes) > MAX_NOTES:
         print_note(f"... and {len(result.notes) - MAX_NOTES} more")

@@ -7,6 +7,8 @@ are resized as OpenCV does it, as the recorded detections need it. Written from 
 
 from __future__ import annotations
 
+import os
+import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -113,6 +115,7 @@ def _opened(source: Path | str) -> Iterator[Image.Image]:
     """Open a picture; whatever goes wrong inside is raised as UnreadableImage."""
     with _without_warnings:
         try:
+            check_file(source)
             with Image.open(source) as image:
                 _check_size(image)
                 yield image
@@ -147,6 +150,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """
     with _without_warnings:
         try:
+            check_file(path)
             with Image.open(path) as image:
                 _check_size(image)
                 is_complete = _COMPLETE.get(image.format)
@@ -159,6 +163,12 @@ def image_size(path: Path) -> tuple[int, int]:
             raise UnreadableImage(reason_of(error)) from error
     _, height, width = read_image(path).shape
     return height, width
+
+
+def check_file(path: Path | str) -> None:
+    """Raise ValueError for a folder, a pipe or a device, which would never end; OSError for what is not there."""
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise ValueError("not a file")
 
 
 def _check_size(image: Image.Image) -> None:

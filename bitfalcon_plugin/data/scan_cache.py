@@ -31,6 +31,7 @@ CHUNK = 32  # images that a thread scans before it takes more
 MIN_IMAGES = 1000  # fewer are scanned in a second or two and not cached
 VERSION = 5  # of the cached content; to be raised when a scan gives another result for the same files
 SETTLED = 2 * 10**9  # ns: a file that changed more lately may change again with the same modification time
+SET_ASIDE = "image set aside"  # end of the note about an image that cannot be used
 NO_LABELS = LabelFile(Instances.empty())
 
 Stamp = tuple[int, int, int, int]  # size and mtime (ns) of the image, then of its label file; -1 without a label file
@@ -57,7 +58,7 @@ def scan_image(path: Path, nc: int | None, read: RowReader | None = read_row, la
         size = image_size(path) if by_windows is None else by_windows.shape[:2]
         check_sides(size)
     except UnreadableImage as error:
-        return ScannedImage(path, None, NO_LABELS, (f"{path}: {error}; image set aside",))
+        return ScannedImage(path, None, NO_LABELS, (f"{path}: {error}; {SET_ASIDE}",))
     labels = read and read_labels(label_path(path), nc, read) or NO_LABELS
     return ScannedImage(path, size, labels, labels.notes)
 

@@ -35,7 +35,7 @@ from .steps import Steps
 from .writer import Writer
 
 FEW = 10  # items that need no progress bar
-MAX_REASONS = 10  # unreadable sources that are named; the others are counted
+MAX_REASONS = 100  # unreadable sources that are named; the others are counted
 
 
 def run_predict(
@@ -152,12 +152,14 @@ def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], ev
         events.fire("on_predict_start", predictor)
         batches = predict_batches(predictor.model, items, options, skipped=skipped, watch=fire, steps=steps)
         for batch in stack.enter_context(contextlib.closing(batches)):
+            _stop_at_unread(settings, skipped)
             write(batch)
             bar.update(len(batch.pictures))
             if batch.results and isinstance(batch.results[0], Results):
                 shape = (len(batch.pictures), 3, *batch.results[0].input_shape)
             events.fire("on_predict_batch_end", predictor)
             yield from predictor.results
+    _stop_at_unread(settings, skipped)
     _note_skipped(skipped, len(items))
     _print_summary(predictor, writer, shape if verbose else (), len(skipped), network)
     events.fire("on_predict_end", predictor)
@@ -195,6 +197,11 @@ def _json(picture: Picture, result: Results | Tensor) -> str:
         record["detections" if result.probs is None else "classes"] = result.summary()
         record["speed"] = {stage: round(ms, 2) for stage, ms in result.speed.items()}
     return json.dumps(record, ensure_ascii=False)
+
+
+def _stop_at_unread(settings: Settings, skipped: Sequence[str]) -> None:
+    if skipped and settings.on_bad_image == "stop":
+        raise UserError(f"{skipped[0]}. Restore the file, or go on without it by on_bad_image=skip.")
 
 
 def _note_skipped(reasons: Sequence[str], count: int) -> None:

@@ -63,6 +63,7 @@ def train(run: Run) -> Trainer:
                 if message := worker_death(error):
                     raise UserError(message) from error
                 raise
+            trainer.loader.bad.join(run.world.gather)
             trainer.fire("on_train_epoch_end")
             trainer.plan_epochs(trainer.epoch + 1, at_least=trainer.epoch + 1)
             is_last = trainer.epoch + 1 >= trainer.epochs
@@ -74,6 +75,7 @@ def train(run: Run) -> Trainer:
             raise UserError(
                 f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}"
             )
+        trainer.loader.bad.report()
         trainer.records.finish(trainer.guard.skipped)
     return trainer
 

@@ -194,7 +194,9 @@ def _measure_best(trainer: Trainer) -> TaskMetrics:
     model = fold_for_inference(load_checkpoint(trainer.best).model(), run.device)
     outputs = {"folder": trainer.save_dir, "pictures": trainer.pictures, "events": run.events}
     share = Share(run.world.rank, run.world.size, run.world.gather)
-    validator, _ = validate_and_report(model, run.val_samples, settings, share=share, **outputs)
+    bad = getattr(trainer.val_loader, "bad", None)  # a script's own loader has none
+    named = bad.named if bad else ()
+    validator, _ = validate_and_report(model, run.val_samples, settings, share=share, named=named, **outputs)
     trainer.validator = validator
     trainer.metrics = validator.metrics.results_dict
     trainer.fire("on_fit_epoch_end")

@@ -193,7 +193,8 @@ def _class_weights(run: Run) -> Tensor | None:
 def _loaders(run: Run) -> tuple[TrainLoader, ValLoader]:
     settings, world, multiple = run.settings, run.world, run.initial.model.multiple
     form = task_of(run.initial.model).data
-    reading = Reading(run.device, workers_for(run.device, settings), settings.cache, world.rank, world.size)
+    how = workers_for(run.device, settings), settings.cache, world.rank, world.size, settings.on_bad_image
+    reading = Reading(run.device, *how)
     train = form.train_loader(run.samples, reading, settings, multiple)
     batch = 2 * settings.batch // world.size or 1
     val = form.val_loader(run.val_samples, reading, settings, imgsz=settings.imgsz, batch=batch, multiple=multiple)

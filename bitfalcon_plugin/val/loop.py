@@ -20,6 +20,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.dataset import Sample
+from ..data.images import UnreadableImage
+from ..data.loading.bad_images import BadImages
 from ..data.loading.loader import ValLoader
 from ..models.detector import Detector
 from ..models.inference.compiling import warm
@@ -85,11 +87,12 @@ class Hooks:
 class Validation(NamedTuple):
     """The result of a validation: the metrics, and all detections in pixels of the original images.
 
-    The `image` of a detection is the index of its sample.
+    samples: those whose images could be read. The `image` of a detection is the index of its sample among these.
     """
 
     metrics: TaskMetrics
     detections: Instances
+    samples: Sequence[Sample]
 
 
 class _Part(NamedTuple):
@@ -115,7 +118,10 @@ def validate(
     task: Task = DETECT,
     hooks: Hooks = Hooks(),
 ) -> Validation:
-    """Validate `model` on the samples that `loader` reads, and leave it in eval mode."""
+    """Validate `model` on the samples that `loader` reads, and leave it in eval mode.
+
+    Images that cannot be read are left out, and their number is printed. Raises UserError where none can be read.
+    """
     model.eval()
     options = options.resolved()
     notify = partial(_outside_inference, hooks.notify)
@@ -126,8 +132,13 @@ def validate(
         notify("on_val_batch_start")
         images, _, indices = batch
         if isinstance(images, ImageInTiles):
-            detections, planes, part = _validate_tiles(model, images, indices[0], options, task)
-            images = images.drawn() if hooks.watch is not None and number < hooks.watched else None
+            try:
+                detections, planes, part = _validate_tiles(model, images, indices[0], options, task)
+                images = images.drawn() if hooks.watch is not None and number < hooks.watched else None
+            except UnreadableImage as error:
+                loader.bad.add([(indices[0], str(error))])
+                notify("on_val_batch_end")
+                continue
         else:
             detections, planes, part = _validate_batch(model, samples, batch, options, task, clock)
         parts.append(part)
@@ -136,9 +147,37 @@ def validate(
         notify("on_val_batch_end")
         clock.restart()
     names = {0: "item"} if options.single else model.names
-    validation = _join(hooks.gather(parts), samples, names, options, task)
+    samples, parts = _readable(samples, hooks.gather(parts), getattr(loader, "bad", None), hooks)
+    validation = _join(parts, samples, names, options, task)
     notify("on_val_end")
     return validation
+
+
+def _readable(
+    samples: Sequence[Sample], parts: list[_Part], bad: BadImages | None, hooks: Hooks
+) -> tuple[Sequence[Sample], list[_Part]]:
+    """Leave out the samples whose images could not be read: the parts then have the indices of the others.
+
+    bad: None where the loader is a caller's own.
+    """
+    if bad is None:
+        return samples, parts
+    bad.join(hooks.gather)
+    bad.report()
+    bad.require_some()
+    if not bad.reasons:
+        return samples, parts
+    usable = [index for index in range(len(samples)) if index not in bad.reasons]
+    places = torch.full((len(samples),), -1)
+    places[usable] = torch.arange(len(usable))
+    moved = [
+        part._replace(
+            indices=places[part.indices].tolist(),
+            detections=replace(part.detections, image=places[part.detections.image]),
+        )
+        for part in parts
+    ]
+    return [samples[index] for index in usable], moved
 
 
 def _validate_batch(
@@ -234,7 +273,7 @@ def _join(
         hits = torch.cat([part.hits for part in parts])
         metrics = replace(metrics, letterbox=letterbox_metrics(metrics, detections, hits))
     speed = dict(zip(STAGES, milliseconds.tolist(), strict=True))
-    return Validation(replace(metrics, losses=losses, speed=speed, conf=conf), detections)
+    return Validation(replace(metrics, losses=losses, speed=speed, conf=conf), detections, samples)
 
 
 def _outside_inference(notify: Callable[[str], None], event: str) -> None:

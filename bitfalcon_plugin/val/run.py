@@ -6,7 +6,7 @@ File names and formats as in spec/interface.md 6.1 and 7.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,6 @@ from ..data.from_settings import class_names, class_numbers, find_data, legal_si
 from ..data.loading.loader import USUAL_BATCH, Reading, ValLoader, workers_for
 from ..models.detector import Detector
 from ..models.inference.precision import evaluation_precision
-from ..ops.instances import Instances
 from ..ops.nms import Suppression
 from ..ops.tiles import Tiling
 from ..predict.coco_json import is_coco
@@ -33,7 +32,7 @@ from ..predict.writer import write_files
 from ..tasks import task_of
 from ..tasks.confusion import ConfusionMatrix
 from ..tasks.metrics import TaskMetrics
-from .loop import Hooks, ValOptions, progress, validate
+from .loop import Hooks, Validation, ValOptions, progress, validate
 from .mistakes import find_mistakes
 from .pictures import BATCHES, Pictures
 from .tiled import TileLoader
@@ -136,10 +135,10 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
         pictures = Pictures(folder or Path(), names, settings.plots, board=False)
         validate_split = validate_and_report if split.max_objects else validate_samples
         options = {"folder": folder, "pictures": pictures, "events": events, "single": split.single}
-        validator, detections = validate_split(model, samples, settings, **options)
+        validator, found = validate_split(model, samples, settings, **options)
         if folder is not None:
             coco = not split.single and is_coco(split.data, settings.split)
-            write_files(folder, samples, detections, names, settings, coco=coco)
+            write_files(folder, found.samples, found.detections, names, settings, coco=coco)
             print(f"Results saved to {folder}")
     return validator.metrics
 
@@ -164,14 +163,15 @@ def validate_and_report(
     events: Events | None = None,
     single: bool = False,
     share: Share = Share(),
-) -> tuple[Validator, Instances]:
+    named: Collection[int] = (),
+) -> tuple[Validator, Validation]:
     """Validate as `validate_samples` does, print tables and speed, and write pictures and worst.csv into `folder`.
 
     The process of rank 0 writes. With verbose the table has every class, and the worst images are printed.
     """
     options = {"folder": folder, "pictures": pictures, "events": events, "single": single, "share": share}
-    validator, detections = validate_samples(model, samples, settings, **options)
-    metrics = validator.metrics
+    validator, found = validate_samples(model, samples, settings, **options, named=named)
+    metrics, samples, detections = validator.metrics, found.samples, found.detections
     if detections.probabilities is None:
         worst = worst_images(samples, detections, metrics.names, conf=metrics.best_conf)
     else:
@@ -184,7 +184,7 @@ def validate_and_report(
         write_text(folder / "worst.csv", worst.to_csv())
         pictures.worst(worst)
         pictures.finish(metrics)
-    return validator, detections
+    return validator, found
 
 
 def validate_samples(
@@ -197,14 +197,17 @@ def validate_samples(
     events: Events | None = None,
     single: bool = False,
     share: Share = Share(),
-) -> tuple[Validator, Instances]:
-    """Validate a model on samples; returns the Validator with its Metrics, and all detections (see `validate`).
+    named: Collection[int] = (),
+) -> tuple[Validator, Validation]:
+    """Validate a model on samples; returns the Validator with its Metrics, and what `validate` gives.
 
-    single: as in ValOptions. share: other processes validate the other samples. events: get the Validator.
+    single: as in ValOptions. share: other processes validate the other samples. events: get the Validator. named: the
+    samples that the run has named already as images that cannot be read.
     """
     events = events or Events()
     options = options_of(model, settings, single)
     loader = (_tile_loader if in_tiles(settings) else loader_of)(model, samples, settings, share)
+    loader.bad.named.update(named)
     validator = Validator(settings, folder, loader, loader.device, model)
 
     def notify(event: str) -> None:
@@ -216,13 +219,14 @@ def validate_samples(
     validation = validate(model, samples, loader, options, task=task_of(model), hooks=hooks)
     validator.metrics = replace(validation.metrics, save_dir=folder)
     events.fire("on_val_end", validator)
-    return validator, validation.detections
+    return validator, validation
 
 
 def loader_of(model: Detector, samples: Sequence[Sample], settings: Settings, share: Share) -> ValLoader:
     device = next(model.parameters()).device
     rect = settings.rect if settings.mode == "val" and "rect" in settings.given else True
-    reading = Reading(device, workers_for(device, settings), rank=share.rank, world=share.size)
+    rule = settings.on_bad_image
+    reading = Reading(device, workers_for(device, settings), rank=share.rank, world=share.size, on_bad_image=rule)
     sizes = {"imgsz": settings.imgsz, "batch": settings.batch, "multiple": model.multiple}
     return task_of(model).data.val_loader(samples, reading, settings, rect=rect and not model.fixed, **sizes)
 

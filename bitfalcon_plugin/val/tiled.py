@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config.errors import raise_problems
 from ..data.dataset import Sample
 from ..data.images import UnreadableImage, read_image, resize_pixels
 from ..data.large import LargeImage, large_image
+from ..data.loading.bad_images import BadImages
 from ..data.loading.loader import ValLoader
+from ..data.loading.workers import changed_size
 from ..models.detector import Detector
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit, letterbox_fit
@@ -35,11 +36,11 @@ class ImageInTiles:
     options: Options
 
     def detect(self, model: Detector, task: Task, **changes: object) -> Detected:
-        """Find the objects of the image, in its pixels. changes: fields of Options. Raises UserError."""
-        try:
-            return detect_tiles(model, self._pixels(), replace(self.options, **changes), task, {})
-        except UnreadableImage as error:
-            raise_problems("The validation images changed during the run:", [f"{self.path}: {error}"])
+        """Find the objects of the image, in its pixels. changes: fields of Options. Raises UnreadableImage."""
+        pixels = self._pixels()
+        if (problem := changed_size(tuple(pixels.shape[:2]), self.fit.original)) is not None:
+            raise UnreadableImage(problem)
+        return detect_tiles(model, pixels, replace(self.options, **changes), task, {})
 
     def _pixels(self) -> np.ndarray | LargeImage:
         image = large_image(self.path)
@@ -72,7 +73,7 @@ class TileLoader:
     """What ValLoader gives for images of one tile, and before that an ImageInTiles for each larger image.
 
     samples: as scanned. options: how tiles are predicted, with its tiling. make: samples -> their ValLoader. An item is
-    (pixels or ImageInTiles, Fits, indices of the samples).
+    (pixels or ImageInTiles, Fits, indices of the samples). `bad` knows the images that cannot be read.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class TileLoader:
         self._small = [index for index, is_divided in enumerate(divided) if not is_divided]
         self._loader = make([samples[index] for index in self._small])
         self._samples, self._options, self.device = samples, options, self._loader.device
+        self.bad = BadImages("validation", [str(sample.image) for sample in samples], self._loader.bad.rule)
         self.fits: list[Fit | None] = [letterbox_fit(sample.size, (SHEET_SIDE, SHEET_SIDE)) for sample in samples]
         for index, fit in zip(self._small, self._loader.fits, strict=True):
             self.fits[index] = fit
@@ -96,3 +98,4 @@ class TileLoader:
             yield ImageInTiles(self._samples[index].image, fit, self._options), [fit], [index]
         for images, fits, indices in self._loader if self._small else ():
             yield images, fits, [self._small[index] for index in indices]
+        self.bad.reasons |= {self._small[index]: reason for index, reason in self._loader.bad.reasons.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from bitfalcon_plugin.predict import run as outputs
 from bitfalcon_plugin.predict import video
 from bitfalcon_plugin.predict.results import Results
 from bitfalcon_plugin.predict.run import run_predict
+from tests.helpers.bad_images import CONTENTS
 from tests.helpers.finder import BrightBoxes, painted
 from tests.helpers.tiny_models import CONV, small_model
 from tests.predict.test_sources import write_video
@@ -100,6 +102,18 @@ def test_a_line_an_image_and_a_summary(here, capsys):
     assert lines[4] == "Results saved to runs/detect/predict; 1 images could not be read" and len(lines) == 5
     assert "1 of 4 sources could not be read" in err and "aa.jpg: not a picture" in err
     assert [result.path.rsplit("/")[-1] for result in found] == ["a.png", "b.png", "image3.jpg"]
+
+
+def test_one_broken_image_of_many_is_named_and_the_others_are_predicted(here, capsys):
+    for name, content in CONTENTS.items():
+        (here / f"in/{name}.jpg").write_bytes(content())
+    (here / "in/gone.jpg").symlink_to("nowhere")
+    found = run("in")
+    err = capsys.readouterr().err
+    assert [Path(result.path).name for result in found] == ["a.png", "b.png"]
+    assert all(f"{name}.jpg" in err for name in CONTENTS) and "Traceback" not in err
+    with pytest.raises(UserError, match="on_bad_image=skip"):
+        run("in", on_bad_image="stop")
 
 
 @pytest.mark.parametrize("given", [{"verbose": False}, {}])

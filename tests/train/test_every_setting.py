@@ -292,6 +292,7 @@ TESTED_BY = {
     "train/test_pose.py": "pose kobj",
     "train/test_obb.py": "angle",
     "data/convert/test_tiling.py": "rates",
+    "train/test_bad_images.py": "on_bad_image",
     "data/convert/test_dota_folder.py": "difficult",
     "data/test_segment_labels.py": "boxes_without_masks",
     "tasks/test_segment_loss.py": "overlap_mask",

@@ -92,14 +92,14 @@ def test_a_folder_that_cannot_be_written_leaves_the_last_checkpoint_whole(place,
 
 
 @pytest.mark.parametrize("change", [lambda path: path.unlink(), lambda path: path.write_bytes(b"text")])
-def test_a_dataset_that_changes_under_the_run_ends_it_and_it_can_be_resumed(place, whole, capsys, change):
+def test_a_dataset_that_changes_ends_a_run_that_is_to_stop_and_it_can_be_resumed(place, whole, capsys, change):
     image = place / "data/images/train/3.png"
     content, yolo = image.read_bytes(), YOLO("small.yaml")
     yolo.add_callback("on_model_save", lambda trainer: change(image) if trainer.epoch == 1 else None)
     from bitfalcon_plugin.config.errors import UserError
 
     with pytest.raises(UserError, match="3.png"):
-        yolo.train(scale="n", name="changed", **COMMON, epochs=3)
+        yolo.train(scale="n", name="changed", **COMMON, epochs=3, on_bad_image="stop")
     image.write_bytes(content)
     assert main(["train", f"resume={last('changed')}"]) == 0
     assert same(whole, weights("changed"))

@@ -218,7 +218,7 @@ def test_of_what_is_found_only_some_classes_may_count(tmp_path):
     samples = scene(tmp_path)
     loader = ValLoader(samples, imgsz=320, batch=3, multiple=32)
     rule = Suppression(conf=0.001, multi_label=True, classes=[0, 2])
-    metrics, detections = validate(BrightBoxes(), samples, loader, ValOptions(rule))
+    metrics, detections, _ = validate(BrightBoxes(), samples, loader, ValOptions(rule))
     assert len(detections) == 8 and set(detections.classes.tolist()) == {0, 2}
     assert metrics.confusion_matrix.matrix.tolist() == [[4, 0, 0, 0], [0, 0, 0, 0], [0, 0, 4, 0], [0, 4, 0, 0]]
     for image, own in enumerate(samples):

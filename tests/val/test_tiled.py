@@ -13,9 +13,12 @@ from PIL import Image
 
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.data import large
+from bitfalcon_plugin.data.from_settings import find_data
 from bitfalcon_plugin.ops.rotated import corners_of
 from bitfalcon_plugin.predict import reader
-from bitfalcon_plugin.val.run import run_val
+from bitfalcon_plugin.tasks import TASKS
+from bitfalcon_plugin.val.run import run_val, validate_samples
+from tests.helpers.bad_images import CHANGES
 from tests.helpers.coloured import save_example
 from tests.helpers.components import Components
 from tests.predict.test_tiled import BARS, OBJECTS, SIZE, harbour, scene
@@ -101,6 +104,21 @@ def test_small_images_are_measured_beside_large_ones(folder):
     metrics = val(model=model, plots=True)
     assert metrics.images == 3 and metrics.instances == len(OBJECTS) + 2 and metrics.ap50 > 0.99
     assert {shape[0] for shape in model.seen} == {3, 2}  # 20 tiles, three at once; both small images
+
+
+@pytest.mark.parametrize("change", ["PNG of few rows", "removed", "another size"])
+def test_an_image_that_breaks_is_left_out(folder, capsys, change):
+    lay_out(folder, "detect", small=3)
+    (folder / "data/images/val/0.png").unlink()
+    others = val(plots=False)
+    lay_out(folder, "detect", small=3)
+    form = TASKS["detect"].data
+    samples = form.scan(*find_data(load_settings({**QUIET, "mode": "val"}), form)[:1], "val", load_settings(QUIET))
+    CHANGES[change](folder / "data/images/val/0.png")
+    settings = load_settings({**QUIET, "mode": "val", "imgsz": 128, "tile": 128, "overlap": 0.4})
+    validator, found = validate_samples(Components("detect"), samples.samples, settings)
+    assert str(validator.metrics.stats) == str(others.stats) and len(found.samples) == 3
+    assert "0.png" in (err := capsys.readouterr().err) and "1 of 4 validation images" in err
 
 
 @pytest.mark.parametrize("task", ["detect", "segment"])

@@ -16,7 +16,6 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ...config.errors import raise_problems
 from ...ops.instances import Instances
 from ...ops.letterbox import Fit
 from ..augmentation.augment import Batch
@@ -24,9 +23,10 @@ from ..augmentation.crop_recipe import CropRecipe, augment_picture, eraser_of, s
 from ..cropping import input_fit, input_pixels
 from ..dataset import Sample
 from ..images import UnreadableImage, read_picture
+from .bad_images import BadImages, Item, read_or_replace
 from .image_cache import TileCache, open_cache
 from .loader import Reading, cut, seed_of, share
-from .workers import Letterboxed, Order, Size, batches, read
+from .workers import Letterboxed, Order, Size, batches, changed_size, problems_of, read, without_pixels
 
 
 class Drawn(NamedTuple):
@@ -40,15 +40,16 @@ class Drawn(NamedTuple):
 class Augmented(Dataset):
     """Images augmented as a `Drawn` says, (3, s, s) uint8. cache: of the decoded images in their own size.
 
-    A batch is (B, 3, s, s), its channels last in memory, as images are decoded and as the network takes them.
+    A batch is (B, 3, s, s), its channels last in memory, as images are decoded and as the network takes them. Where an
+    image cannot be read another takes its place.
     """
 
     @staticmethod
-    def collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
-        """Return images and problems; no images if there are problems."""
-        if problems := [item for item in items if isinstance(item, str)]:
-            return torch.empty(0, dtype=torch.uint8), problems
-        return torch.stack([item.permute(1, 2, 0) for item in items]).permute(0, 3, 1, 2), []
+    def collate(items: list[Item]) -> tuple[Tensor, list[Item]]:
+        """Return the images, and the items with True for their images."""
+        images = [item.image.permute(1, 2, 0) for item in items if item.image is not None]
+        pixels = torch.stack(images).permute(0, 3, 1, 2) if images else torch.empty(0, dtype=torch.uint8)
+        return pixels, without_pixels(items)
 
     def __init__(self, paths: list[str], sizes: list[Size], cache: TileCache | None = None) -> None:
         self.paths, self.sizes, self.cache = paths, sizes, cache
@@ -56,9 +57,11 @@ class Augmented(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, drawn: Drawn) -> Tensor | str:
-        picture = self._picture(drawn.index)
-        return picture if isinstance(picture, str) else augment_picture(picture, drawn.recipe, drawn.seed)
+    def __getitem__(self, drawn: Drawn) -> Item:
+        item = read_or_replace(self._picture, drawn.index, len(self))
+        if item.image is None:
+            return item
+        return item._replace(image=augment_picture(item.image, drawn.recipe, drawn.seed))
 
     def _picture(self, index: int) -> Image.Image | str:
         if self.cache is not None and (planes := self.cache.get(index)) is not None:
@@ -80,36 +83,34 @@ class Cropped(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> Item:
         if self.cache is not None and (pixels := self.cache.get(index)) is not None:
-            return pixels
+            return Item(index, pixels, [])
         fit = self.fits[index]
         picture = _read(self.paths[index], fit.original)
         if isinstance(picture, str):
-            return picture
+            return Item(index, None, [(index, picture)])
         pixels = input_pixels(picture, fit)
         if self.cache is not None:
             self.cache.put(index, pixels)
-        return pixels
+        return Item(index, pixels, [])
 
 
 def _read(path: str, size: Size) -> Image.Image | str:
-    """The picture, of `size` (h, w) when it was scanned; or a problem as text."""
+    """The picture, of `size` (h, w) when it was scanned; or why it cannot be read."""
     try:
         picture = read_picture(path)
     except UnreadableImage as error:
-        return f"{path}: {error}. Restore the file, or start again to have it set aside."
-    now = picture.size[::-1]
-    return (
-        picture if now == tuple(size) else f"{path}: {now} pixels (h, w), was {tuple(size)} when scanned. Start again."
-    )
+        return str(error)
+    return changed_size(picture.size[::-1], size) or picture
 
 
 class CropTrainLoader:
     """Augmented batches, shuffled anew each epoch: a function of (seed, epoch, recipe).
 
     samples: as scanned, one label each. imgsz: side of the images in pixels. batch: the number of images in a batch of
-    all processes together; the last batch may be smaller. The attribute `note` is one line about the cache, or empty.
+    all processes together; the last batch may be smaller. The attribute `note` is one line about the cache, or empty;
+    `bad` knows the images that cannot be read.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class CropTrainLoader:
         self._classes = torch.cat([sample.labels.classes for sample in samples])
         self._order = Order()
         paths, sizes = [str(sample.image) for sample in samples], [sample.size for sample in samples]
+        self.bad = BadImages("training", paths, reading.on_bad_image)
         cache, self.note = open_cache(reading.cache, paths, sizes, "whole", reading.world)
         self._loader = batches(Augmented(paths, sizes, cache), self._order, reading.workers, self.device)
 
@@ -130,8 +132,8 @@ class CropTrainLoader:
         """Yield (batch on the device, indices of its samples) over one permutation of the samples.
 
         `start` is the number of the first batch. The processes share each batch as those of TrainLoader do. The box of
-        a label is the whole image. Raises UserError if a file cannot be read any more or a reader process dies, and
-        ValueError if the recipe has another imgsz.
+        a label is the whole image. Where an image cannot be read another takes its place, and its index is given.
+        Raises UserError if none can be read or a reader process dies, and ValueError if the recipe has another imgsz.
         """
         if recipe.imgsz != self.imgsz:
             raise ValueError(f"recipe.imgsz is {recipe.imgsz}, this loader makes images of {self.imgsz}")
@@ -141,10 +143,12 @@ class CropTrainLoader:
         chunks = [share(chunk, self.rank, self.world) for chunk in cut(order, self.batch)[start:]]
         self._order.chunks = chunks
         self._order.item = lambda index: Drawn(index, recipe, seed_of(self.seed, epoch, "image", index))
-        for chunk, (pixels, problems) in zip(chunks, read(self._loader)):
-            raise_problems("The training images changed during the run:", problems)
+        for pixels, items in read(self._loader):
+            self.bad.add(problems_of(items))
+            self.bad.require(items)
+            indices = [item.index for item in items]
             images = pixels.to(self.device, non_blocking=True).float() / 255
-            yield Batch(images, self._labels(chunk)), chunk
+            yield Batch(images, self._labels(indices)), indices
 
     def _labels(self, chunk: Sequence[int]) -> Instances:
         boxes = torch.tensor([[0.0, 0.0, self.imgsz, self.imgsz]]).repeat(len(chunk), 1)
@@ -172,6 +176,7 @@ class CropValLoader:
         self._order.chunks = cut(_in_turns(samples), batch)[reading.rank :: reading.world]
         self.fits = [input_fit(sample.size, imgsz, letterbox=letterbox) for sample in samples]
         paths = [str(sample.image) for sample in samples]
+        self.bad = BadImages("validation", paths, reading.on_bad_image)
         kind = f"{'letterbox' if letterbox else 'crop'}-{imgsz}".replace(" ", "")
         cache, self.note = open_cache(reading.cache, paths, [fit.canvas for fit in self.fits], kind, reading.world)
         self._loader = batches(Cropped(paths, self.fits, cache), self._order, reading.workers, self.device)
@@ -180,10 +185,11 @@ class CropValLoader:
         return len(self._order.chunks)
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Fit], list[int]]]:
-        """Yield the batches in a fixed order. Raises UserError if a file cannot be read any more or a reader dies."""
-        for chunk, (images, problems) in zip(self._order.chunks, read(self._loader)):
-            raise_problems("The validation images changed during the run:", problems)
-            yield images.to(self.device, non_blocking=True), [self.fits[i] for i in chunk], list(chunk)
+        """Yield the batches in a fixed order, without images that cannot be read. Raises UserError if a reader dies."""
+        for images, items in read(self._loader):
+            self.bad.add(problems_of(items))
+            if indices := [item.index for item in items if item.image is not None]:
+                yield images.to(self.device, non_blocking=True), [self.fits[i] for i in indices], indices
 
 
 def _in_turns(samples: Sequence[Sample]) -> list[int]:

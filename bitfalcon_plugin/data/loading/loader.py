@@ -17,15 +17,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...config.errors import raise_problems
 from ...config.settings import Settings
 from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
 from ..augmentation.augment import Batch, Recipe, augment
 from ..augmentation.compose import Tile
 from ..dataset import Sample
+from .bad_images import BadImages
 from .image_cache import open_cache
-from .workers import Letterboxed, Order, Tiles, batches, long_side, read
+from .workers import Letterboxed, Order, Tiles, batches, long_side, problems_of, read
 
 POOL_IMAGES = 1000  # a mosaic chooses its partners from at most this many images,
 POOL_BATCHES = 8  # this many batches
@@ -38,6 +38,7 @@ class Reading:
 
     device: where batches are made. workers: the number of processes that decode; with 0 the calling process decodes.
     cache: keep decoded images, "ram" (or True) or "disk". rank, world: this is process `rank` of `world` processes.
+    on_bad_image: whether an image that cannot be read is set aside ("skip") or ends the run ("stop").
     """
 
     device: torch.device | str = "cpu"
@@ -45,6 +46,7 @@ class Reading:
     cache: bool | str = False
     rank: int = 0
     world: int = 1
+    on_bad_image: str = "skip"
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world:
@@ -58,7 +60,7 @@ class TrainLoader:
     processes together; the last batch may be smaller. rect: batches hold images of similar h / w with the least
     padding, without partners (mosaic, mixup, cutmix); the same images are always together, in batches of random order.
     multi_scale: resize each batch by up to this share (True: 0.5), to a multiple of `multiple` (the model's largest
-    stride). The attribute `note` is one line about the cache, or empty.
+    stride). The attribute `note` is one line about the cache, or empty; `bad` knows the images that cannot be read.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class TrainLoader:
         self._ratios = [height / width for height, width in sizes]
         paths = [str(sample.image) for sample in samples]
         tile_sizes = [long_side(size, imgsz) for size in sizes]
+        self.bad = BadImages("training", paths, reading.on_bad_image)
         cache, self.note = open_cache(reading.cache, paths, tile_sizes, imgsz, reading.world)
         self._loader = batches(Tiles(paths, sizes, imgsz, cache), self._order, reading.workers, self.device)
 
@@ -99,8 +102,9 @@ class TrainLoader:
         `world` runs of ceil(n / world) images. If n does not divide, the batch's first images are repeated behind its
         last ones. So all processes have equally many batches of equally many images, never an empty one.
 
-        Raises UserError if a file cannot be read any more or a reader process dies, and ValueError if the recipe has
-        another imgsz.
+        Where an image cannot be read another takes its place, and its index is given; which one follows from its number
+        (see bad_images.stand_ins). Raises UserError if none can be read or a reader process dies, and ValueError if the
+        recipe has another imgsz.
         """
         if recipe.imgsz != self.imgsz:
             raise ValueError(f"recipe.imgsz is {recipe.imgsz}, this loader reads tiles of {self.imgsz}")
@@ -116,13 +120,18 @@ class TrainLoader:
         pool: deque[Tile] = deque(maxlen=pool_size)
         first = start if recipe.without_partners else max(0, start - math.ceil(pool_size / share_size))
         self._order.chunks = chunks[first:]
-        for number, (pixels, sizes, problems) in enumerate(read(self._loader), start=first):
-            raise_problems("The training images changed during the run:", problems)
-            tiles = self._tiles(chunks[number], pixels, sizes)
+        for number, (pixels, sizes, items) in enumerate(read(self._loader), start=first):
+            self.bad.add(problems_of(items))
+            self.bad.require(items)
+            indices = [item.index for item in items]
+            tiles = self._tiles(indices, pixels, sizes)
             pool.extend(tiles)
             if number >= start:
-                batch = augment(tiles, pool, recipe, self._generator(epoch, number), self.device, shapes[number])
-                yield self._rescaled(batch, epoch, number), chunks[number]
+                shape = shapes[number]
+                if indices != chunks[number]:  # with rect an image in the place of another may need more room
+                    shape = tuple(map(max, shape, self._shape(indices)))
+                batch = augment(tiles, pool, recipe, self._generator(epoch, number), self.device, shape)
+                yield self._rescaled(batch, epoch, number), indices
 
     def _chunks(self, epoch: int) -> list[list[int]]:
         """The samples of each batch of an epoch."""
@@ -168,7 +177,8 @@ class ValLoader:
     The long side of an image becomes imgsz. With `rect` the samples are sorted by h / w, and each batch has the
     smallest shape that its narrowest and widest image allow, with half a `multiple` of grey more; otherwise every image
     lies on a square of imgsz. multiple: the model's largest stride. Of `world` processes rank r gets the batches r,
-    r + world, ...: together they get every sample once; the last ranks may have a batch less, or none.
+    r + world, ...: together they get every sample once; the last ranks may have a batch less, or none. `bad` knows the
+    images that cannot be read, which are left out.
     """
 
     def __init__(
@@ -195,6 +205,7 @@ class ValLoader:
                 self.fits[i] = _centred(sizes[i], long_side(sizes[i], imgsz), shape)
         paths = [str(sample.image) for sample in samples]
         tile_sizes = [fit.resized for fit in self.fits]
+        self.bad = BadImages("validation", paths, reading.on_bad_image)
         cache, self.note = open_cache(reading.cache, paths, tile_sizes, imgsz, reading.world)
         self._loader = batches(Letterboxed(paths, self.fits, cache), self._order, reading.workers, self.device)
 
@@ -202,10 +213,11 @@ class ValLoader:
         return len(self._order.chunks)
 
     def __iter__(self) -> Iterator[tuple[Tensor, list[Fit], list[int]]]:
-        """Yield the batches in a fixed order. Raises UserError if a file cannot be read any more or a reader dies."""
-        for chunk, (images, problems) in zip(self._order.chunks, read(self._loader)):
-            raise_problems("The validation images changed during the run:", problems)
-            yield images.to(self.device, non_blocking=True), [self.fits[i] for i in chunk], list(chunk)
+        """Yield the batches in a fixed order, without images that cannot be read. Raises UserError if a reader dies."""
+        for images, items in read(self._loader):
+            self.bad.add(problems_of(items))
+            if indices := [item.index for item in items if item.image is not None]:
+                yield images.to(self.device, non_blocking=True), [self.fits[i] for i in indices], indices
 
 
 def share(chunk: Sequence[int], rank: int, world: int) -> list[int]:

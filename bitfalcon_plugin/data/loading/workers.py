@@ -17,6 +17,7 @@ from ...config.errors import UserError
 from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
 from ..images import UnreadableImage, letterbox, read_interleaved, resize
+from .bad_images import Item, Problem, read_or_replace
 from .image_cache import TileCache
 
 Size = tuple[int, int]  # (h, w) pixels
@@ -42,7 +43,10 @@ class Order:
 
 
 class Tiles(Dataset):
-    """Images whose longer side is resized to imgsz. A batch travels as one flat tensor: one shared file, one copy."""
+    """Images whose longer side is resized to imgsz. A batch travels as one flat tensor: one shared file, one copy.
+
+    Where an image cannot be read another takes its place.
+    """
 
     def __init__(self, paths: list[str], sizes: list[Size], imgsz: int, cache: TileCache | None = None) -> None:
         self.paths, self.sizes, self.imgsz, self.cache = paths, sizes, imgsz, cache
@@ -50,17 +54,20 @@ class Tiles(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> Item:
+        return read_or_replace(self._read, index, len(self))
+
+    def _read(self, index: int) -> Tensor | str:
         size = self.sizes[index]
         return _tile(self.paths[index], size, long_side(size, self.imgsz), index, self.cache)
 
     @staticmethod
-    def collate(items: list[Tensor | str]) -> tuple[Tensor, list[Size], list[str]]:
-        """Return pixels (sum of 3 * h * w,), the (h, w) of each image, and problems; no pixels with problems."""
-        if problems := [item for item in items if isinstance(item, str)]:
-            return torch.empty(0, dtype=torch.uint8), [], problems
-        sizes = [(item.shape[1], item.shape[2]) for item in items]
-        return torch.cat([item.flatten() for item in items]), sizes, []
+    def collate(items: list[Item]) -> tuple[Tensor, list[Size], list[Item]]:
+        """Return pixels (sum of 3 * h * w,), the (h, w) of each image, and the items with True for their images."""
+        images = [item.image for item in items if item.image is not None]
+        sizes = [(image.shape[1], image.shape[2]) for image in images]
+        pixels = torch.cat([image.flatten() for image in images]) if images else torch.empty(0, dtype=torch.uint8)
+        return pixels, sizes, without_pixels(items)
 
 
 class Letterboxed(Dataset):
@@ -72,17 +79,28 @@ class Letterboxed(Dataset):
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> Item:
         fit = self.fits[index]
         tile = _tile(self.paths[index], fit.original, fit.resized, index, self.cache)
-        return tile if isinstance(tile, str) else letterbox(tile, fit)  # the tile has its final size already
+        if isinstance(tile, str):
+            return Item(index, None, [(index, tile)])
+        return Item(index, letterbox(tile, fit), [])  # the tile has its final size already
 
     @staticmethod
-    def collate(items: list[Tensor | str]) -> tuple[Tensor, list[str]]:
-        """Return images (B, 3, H, W) and problems; no images if there are problems."""
-        if problems := [item for item in items if isinstance(item, str)]:
-            return torch.empty(0, dtype=torch.uint8), problems
-        return torch.stack(items), []
+    def collate(items: list[Item]) -> tuple[Tensor, list[Item]]:
+        """Return the images (B, 3, H, W) that could be read, and the items with True for their images."""
+        images = [item.image for item in items if item.image is not None]
+        return torch.stack(images) if images else torch.empty(0, dtype=torch.uint8), without_pixels(items)
+
+
+def without_pixels(items: Sequence[Item]) -> list[Item]:
+    """The items with True in the place of their images, which travel in one tensor."""
+    return [item._replace(image=None if item.image is None else True) for item in items]
+
+
+def problems_of(items: Sequence[Item]) -> list[Problem]:
+    """The problems of all items of a batch."""
+    return [problem for item in items for problem in item.problems]
 
 
 def long_side(size: Size, imgsz: int) -> Size:
@@ -164,16 +182,21 @@ def _death_message(process: str, signal: str) -> str:
 
 
 def _tile(path: str, size: Size, resized: Size, index: int, cache: TileCache | None) -> Tensor | str:
-    """The image, of `size` (h, w) when it was scanned, in the size `resized`; or a problem as text."""
+    """The image, of `size` (h, w) when it was scanned, in the size `resized`; or why it cannot be read."""
     if cache is not None and (cached := cache.get(index)) is not None:
         return cached
     try:
         image = read_interleaved(path)
     except UnreadableImage as error:
-        return f"{path}: {error}. Restore the file, or start again to have it set aside."
-    if tuple(image.shape[1:]) != tuple(size):
-        return f"{path}: {tuple(image.shape[1:])} pixels (h, w), was {tuple(size)} when scanned. Start again."
+        return str(error)
+    if (problem := changed_size(tuple(image.shape[1:]), size)) is not None:
+        return problem
     tile = resize(image, resized).contiguous()
     if cache is not None:
         cache.put(index, tile)
     return tile
+
+
+def changed_size(now: Size, scanned: Size) -> str | None:
+    """What is wrong where an image has another size (h, w) than when it was scanned, else None."""
+    return None if now == tuple(scanned) else f"{now} pixels (h, w), was {tuple(scanned)} when scanned"

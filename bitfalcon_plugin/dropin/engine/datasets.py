@@ -13,6 +13,7 @@ from ...config.errors import UserError, raise_problems
 from ...data.augmentation.augment import Recipe
 from ...data.dataset import Sample, Scan
 from ...data.formats.dataset_yaml import SPLITS, DataSpec
+from ...data.loading.bad_images import BadImages
 from ...data.loading.loader import TrainLoader
 from ...ops.boxes import xywh_from_xyxy, xyxy_from_xywh
 from ...ops.instances import Instances
@@ -87,6 +88,7 @@ class LoaderOfScript:
 
     def __init__(self, loader: object, hyp: object) -> None:
         self.loader, self.hyp, self._closed = loader, hyp, False
+        self.bad = BadImages("training", [], "skip")  # the script's loader reads, and has none
 
     def __len__(self) -> int:
         return len(self.loader)

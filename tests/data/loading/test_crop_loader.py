@@ -123,8 +123,8 @@ def test_files_that_change_are_named(samples, workers):
     Image.new("RGB", (20, 20)).save(samples[0].image)
     samples[5].image.write_bytes(b"hello")
     for loader in (
-        train(samples, workers=workers, batch=9).epoch(0, FULL),
-        iter(CropValLoader(samples, Reading(workers=workers), imgsz=32, batch=9)),
+        train(samples, workers=workers, batch=9, on_bad_image="stop").epoch(0, FULL),
+        iter(CropValLoader(samples, Reading(workers=workers, on_bad_image="stop"), imgsz=32, batch=9)),
     ):
         with pytest.raises(UserError) as caught:
             list(loader)

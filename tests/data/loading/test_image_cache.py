@@ -77,7 +77,7 @@ def test_a_changed_image_is_read_anew(samples, monkeypatch):
     Image.new("RGB", (64, 64), (1, 2, 3)).save(path)
     os.utime(samples[4].image, ns=(1, 1))
     read = counted(monkeypatch)
-    kept = train(samples, cache="disk")
+    kept = train(samples, cache="disk", on_bad_image="stop")
     assert_same(epoch(kept, 0, FULL), epoch(train(samples), 0, FULL))
     assert sorted(read)[:1] and read.count(str(path)) == 2 and read.count(str(samples[4].image)) == 2 and len(read) == 9
     path.unlink()

@@ -176,8 +176,8 @@ def complaint(passing) -> str:
 @pytest.mark.parametrize("change", [broken, missing, resized])
 def test_a_file_that_changed_is_named(samples, change, workers):
     loaders = [
-        train(samples, workers=workers),
-        ValLoader(samples, Reading(workers=workers), imgsz=64, batch=4, multiple=32),
+        train(samples, workers=workers, on_bad_image="stop"),
+        ValLoader(samples, Reading(workers=workers, on_bad_image="stop"), imgsz=64, batch=4, multiple=32),
     ]
     words = change(samples[3].image)
     for text in (complaint(loaders[0].epoch(0, OFF)), complaint(loaders[1])):
