@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what schedulers and `kill` send
+SAME = 5.0  # seconds in which a second SIGTERM is the first once more: a launcher hands on what the group got too
 
 
 class Stopped(SystemExit):
@@ -23,11 +27,13 @@ def exception_for(number: int) -> BaseException:
 class Interrupts:
     """A context in which the first signal is only remembered, in `received`; a second signal acts as usual.
 
-    Outside the main thread signals cannot be caught: there `received` stays None.
+    A further SIGTERM within SAME seconds counts as the first. Outside the main thread signals cannot be caught: there
+    `received` stays None.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._time = 0.0  # of the first signal
         self._handlers: dict[int, object] = {}  # of the time before
 
     def __enter__(self) -> Interrupts:
@@ -40,8 +46,13 @@ class Interrupts:
         _set_handlers(self._handlers)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        _set_handlers(self._handlers)
+        self.received, self._time = signal.Signals(number), time.monotonic()
+        _set_handlers({**self._handlers, signal.SIGTERM: self._repeat})
+
+    def _repeat(self, number: int, frame: FrameType | None) -> None:
+        if time.monotonic() - self._time >= SAME:
+            _set_handlers(self._handlers)
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
@@ -73,6 +84,36 @@ def ended_by_signals() -> Iterator[Callable[[], None]]:
         raise
     finally:
         _set_handlers(handlers)
+
+
+@contextlib.contextmanager
+def signals_held() -> Iterator[None]:
+    """Let SIGINT and SIGTERM wait until the end. A process that is started inside begins with them held."""
+    if not hasattr(signal, "sigwaitinfo"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def leave_signals_to_parent() -> None:
+    """Let SIGINT and SIGTERM end this process of multiprocessing only where its parent sends them.
+
+    Schedulers and terminals send them to every process of a group; the parent then ends its processes by itself. To be
+    called before the process has further threads. Without effect on systems that do not say who sent a signal.
+    """
+    if hasattr(signal, "sigwaitinfo"):
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+        threading.Thread(target=_end_for_parent, name="signals", daemon=True).start()
+
+
+def _end_for_parent() -> None:
+    while signal.sigwaitinfo(SIGNALS).si_pid != multiprocessing.parent_process().pid:
+        pass
+    os._exit(0)
 
 
 def _set_handlers(handlers: dict[int, object]) -> None:

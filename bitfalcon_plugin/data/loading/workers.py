@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...config.errors import UserError
+from ...config.signals import leave_signals_to_parent, signals_held
 from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
 from ..images import UnreadableImage, letterbox, read_interleaved, resize
@@ -118,14 +119,26 @@ def batches(images: Dataset, order: Order, workers: int, device: torch.device) -
         num_workers=workers,
         collate_fn=images.collate,
         persistent_workers=workers > 0,
+        worker_init_fn=leave_signals,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # so that torch's global generator is not advanced
     )
 
 
+def start_readers(start: Callable[[], Iterator]) -> Iterator:
+    """Return `start()`, an iterator over a loader whose processes begin with `leave_signals`."""
+    with signals_held():
+        return start()
+
+
+def leave_signals(number: int) -> None:
+    """Begin reader `number`: signals that go to the whole group are for its parent."""
+    leave_signals_to_parent()
+
+
 def read(loader: DataLoader) -> Iterator[tuple]:
     """Yield the batches of one pass over a loader. Raises UserError when a reader process died."""
-    batches_of_pass = iter(loader)
+    batches_of_pass = start_readers(loader.__iter__)
     while True:
         try:
             batch = next(batches_of_pass)

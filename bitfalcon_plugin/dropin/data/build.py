@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
+from ...data.loading.workers import leave_signals, start_readers
 from ..utils import RANK, colorstr
 from .dataset import YOLODataset
 from .loaders import (
@@ -85,14 +87,21 @@ class InfiniteDataLoader(DataLoader):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if kwargs.get("num_workers"):
             kwargs.setdefault("persistent_workers", True)
+            kwargs["worker_init_fn"] = partial(_begin_worker, kwargs.get("worker_init_fn"))
         super().__init__(*args, **kwargs)
 
     def __iter__(self) -> Iterator[Any]:
-        return super().__iter__()
+        return start_readers(super().__iter__)
 
     def reset(self) -> None:
         """End the worker processes, so that the next epoch sees what has changed in the dataset."""
         self._iterator = None
+
+
+def _begin_worker(own: Callable[[int], None] | None, worker_id: int) -> None:
+    leave_signals(worker_id)
+    if own is not None:
+        own(worker_id)
 
 
 def seed_worker(worker_id: int) -> None:

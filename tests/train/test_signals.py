@@ -1,0 +1,121 @@
+"""Signals to the whole process group of a training, while readers work: last.pt is written, nothing is lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.config import signals
+from bitfalcon_plugin.config.signals import Interrupts
+from bitfalcon_plugin.data.loading.workers import Order, batches, start_readers
+from tests.helpers.coloured import place  # noqa: F401  the fixture
+from tests.helpers.small_runs import command, last, same, weights
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are of POSIX")
+LENGTH = ["epochs=6", "workers=2", "val=False"]
+
+
+def attempt(folder: str, tokens: list[str]) -> None:
+    os.setpgid(0, 0)
+    multiprocessing.set_start_method("fork", force=True)  # readers begin at once, as on the command line
+    os.chdir(folder)
+    Path(f"ready{os.getpid()}").touch()
+    raise SystemExit(main(tokens))
+
+
+@pytest.mark.parametrize("number, code, stops", [(signal.SIGTERM, 143, 3), (signal.SIGINT, 130, 1)])
+def test_a_signal_to_the_group_ends_the_run_as_interrupted(place, number, code, stops):  # noqa: F811
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["bitfalcon_plugin.train.run"])
+
+    def start(*tokens: str):
+        process = context.Process(target=attempt, args=(str(place), [*tokens]))
+        process.start()
+        return process
+
+    whole, draw, endings = start(*command(), *LENGTH, "name=whole"), random.Random(0), []
+    process, begun = start(*command(), *LENGTH, "name=cut"), [place / "runs/cut/results.csv"]
+    while len(endings) < stops:
+        begun.append(place / f"ready{process.pid}")
+        while not all(file.is_file() for file in begun) and process.is_alive():
+            time.sleep(0.02)
+        process.join(draw.uniform(0.0, 1.0))
+        if process.exitcode is None:
+            os.killpg(process.pid, number)
+        process.join()
+        endings.append(process.exitcode)
+        if endings[-1] == 0:
+            break
+        process = start("train", f"resume={last('cut')}", "workers=2")
+    process.join()
+    whole.join()
+    assert set(endings) <= {code, -number, 0} and endings[0] == code
+    assert process.exitcode == whole.exitcode == 0
+    assert same(weights("whole"), weights("cut"))
+
+
+class Slow(torch.utils.data.Dataset):
+    collate = staticmethod(list)
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> int:
+        time.sleep(0.01)
+        return index
+
+
+def send(passing, *numbers: int) -> None:
+    """Send signals to the readers from another process."""
+    for worker in passing._workers:
+        words = [f"kill -{int(number)} {worker.pid}" for number in numbers]
+        subprocess.run(["sh", "-c", "; ".join(words)], check=True)
+
+
+def test_readers_live_on_from_their_first_moment(monkeypatch):
+    """The parent's handler counts the signals; each reader has to give all its batches."""
+    received = []
+    before = {number: signal.signal(number, lambda *_: received.append(1)) for number in signals.SIGNALS}
+    try:
+        order = Order()
+        order.chunks = [[index] for index in range(40)]
+        loader = batches(Slow(), order, 2, torch.device("cpu"))
+        passing = start_readers(loader.__iter__)
+        found = []
+        send(passing, signal.SIGTERM, signal.SIGINT)
+        for (index,) in passing:
+            found.append(index)
+            send(passing, signal.SIGTERM) if index % 10 == 0 else None
+        assert found == list(range(40)) and not received
+        for worker in passing._workers:
+            worker.terminate()  # by the parent
+            worker.join(10)
+            assert worker.exitcode == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def test_a_second_sigterm_counts_only_after_a_while(monkeypatch):
+    now, ended = [0.0], []
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
+    before = signal.signal(signal.SIGTERM, lambda *_: ended.append(1))
+    try:
+        with Interrupts() as interrupts:
+            for now[0] in (0.0, 0.1, signals.SAME - 0.1):
+                signal.raise_signal(signal.SIGTERM)
+            assert interrupts.received is signal.SIGTERM and not ended
+            now[0] = signals.SAME
+            signal.raise_signal(signal.SIGTERM)
+            assert ended == [1]
+    finally:
+        signal.signal(signal.SIGTERM, before)
