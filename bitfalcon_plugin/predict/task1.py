@@ -29,12 +29,12 @@ def write_task1(folder: Path, images: Sequence[str], detections: Instances, name
     """
     detections = detections.only(detections.scores.argsort(descending=True, stable=True))
     _write(folder / PER_TILE, images, detections, names)
-    stems, merged = merge_tiles(images, detections)
+    stems, merged = merge_tile_files(images, detections)
     _write(folder / MERGED, stems, merged, names)
     print(f"Task1 files: {PER_TILE} ({len(images)} images), {MERGED} ({len(stems)} images, tiles put together)")
 
 
-def merge_tiles(images: Sequence[str], detections: Instances) -> tuple[list[str], Instances]:
+def merge_tile_files(images: Sequence[str], detections: Instances) -> tuple[list[str], Instances]:
     """Return the images of which `images` are tiles, and the detections in pixels of these.
 
     images: see ops.tiles.read_tile_name; an image that is no tile stays. detections: by falling score. Those of one

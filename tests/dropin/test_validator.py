@@ -117,11 +117,12 @@ def test_methods_that_are_replaced_act(bright, capsys):
     assert events == [(event, True) for event in ("on_val_start", *batch, *batch, "on_val_end")]
 
 
-def test_dropped_detections_count_nowhere(bright):
-    validator = Everything(args=ARGS)
+def test_dropped_detections_count_nowhere(bright, capsys):
+    validator = Everything(args={**ARGS, "tile": 64})
     validator.drops = True
     numbers = validator(model=bright)
     assert numbers["mine"] == 0 and numbers["metrics/mAP50(B)"] == 0
+    assert "tile=64 has no effect" in capsys.readouterr().err
 
 
 def test_a_script_may_count_by_itself(bright):

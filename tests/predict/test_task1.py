@@ -12,7 +12,7 @@ import torch
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from bitfalcon_plugin.ops.instances import Instances
-from bitfalcon_plugin.predict.task1 import MERGED, PER_TILE, merge_tiles, write_task1
+from bitfalcon_plugin.predict.task1 import MERGED, PER_TILE, merge_tile_files, write_task1
 from tests.helpers.exports import tiny_obb
 from tests.helpers.harbour import lay_out_dota
 
@@ -78,7 +78,7 @@ def test_tiles_are_put_together(tmp_path):
 
 
 def test_tiles_of_resized_images():
-    stems, merged = merge_tiles(["P1__0.5__100___200"], found((0, 0, 0.5, 10, 20, 30, 8, 0.3)))
+    stems, merged = merge_tile_files(["P1__0.5__100___200"], found((0, 0, 0.5, 10, 20, 30, 8, 0.3)))
     assert stems == ["P1"] and merged.xywhr[0].tolist() == pytest.approx([220, 440, 60, 16, 0.3])
 
 
@@ -91,7 +91,7 @@ def test_merging_against_a_slow_fast_nms():
         for score in random.uniform(0, 1, 40)
     ]
     detections = found(*sorted(rows, key=lambda row: -row[2]))
-    stems, merged = merge_tiles(images, detections)
+    stems, merged = merge_tile_files(images, detections)
     expected, seen = [], []
     for image, cls, score, box in zip(
         *(column.tolist() for column in (detections.image, detections.classes, detections.scores)),

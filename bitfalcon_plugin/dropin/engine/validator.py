@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...config.notes import print_note
 from ...config.settings import Settings
 from ...data.loading.loader import ValLoader
 from ...ops.boxes import box_iou, pair_greedily
@@ -91,6 +92,8 @@ class BaseValidator(CallbackOwner):
             return {name: round(float(value), 5) for name, value in numbers.items()}
         network, settings = self._network(model)
         if not self.is_ours():
+            if settings.tile is not None:
+                print_note(f"tile={settings.tile} has no effect: methods that a validator replaces get whole images.")
             return measure(self, network, settings=settings)
         self._read(run_val(network, settings, ScriptEvents(self.callbacks, self.bind)))
         return self.metrics.results_dict
