@@ -78,16 +78,13 @@ class Storage:
         return self.numel * STORAGES[self.kind]
 
 
-NO_KEYS: frozenset[object] = frozenset()  # one for all: an empty set takes 216 bytes, and a file may ask for a million
-
-
 class Made:
-    """The inert result of a call or of an empty dict: its kind, and for dicts their keys."""
+    """The inert result of a call or of an empty dict: its kind, and for dicts whether all keys are `_metadata`."""
 
-    __slots__ = ("kind", "keys")
+    __slots__ = ("kind", "only_metadata")
 
     def __init__(self, kind: str):
-        self.kind, self.keys = kind, NO_KEYS
+        self.kind, self.only_metadata = kind, True
 
 
 def becomes_stand_in(full: str) -> bool:

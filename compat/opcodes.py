@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from .allowed import (
     AGAIN,
+    CALLS,
     Made,
     Name,
     Rejected,
@@ -26,7 +27,12 @@ from .allowed import (
     storage,
 )
 
-MAX_INSTRUCTIONS = 1_000_000  # yolov12n has 74 thousand, an unfinished run of the largest model three to four hundred
+# Ten times what the largest known file has, or more; README.md has the figures. torch's loader looks a name up among
+# all names for each name and object, so that both limits together bound its time.
+MAX_INSTRUCTIONS = 1_000_000
+MAX_NAMES = 300  # different classes that become stand-ins
+MAX_OBJECTS = 40_000  # their objects, the states of these, and how often a class is named
+MAX_REFUSED = 20  # names that are collected for the message
 MAX_NAME = 300  # bytes of a module's or class's name
 BYTE, SHORT, INT, LENGTH, FLOAT = map(struct.Struct, ("<B", "<H", "<i", "<I", ">d"))
 
@@ -42,6 +48,8 @@ class DryRun:
         self.names: set[str] = set()  # those that become stand-ins
         self.refused: set[str] = set()
         self.storages: dict[str, Storage] = {}
+        self.objects = 0  # names, objects of stand-ins, and states
+        self.copied = 0  # values that torch's loader copies for calls
         self.result: object = None
 
     def run(self) -> DryRun:
@@ -95,6 +103,25 @@ class DryRun:
         need(end >= 0, "has a class name without an end")
         return self.take(end + 1 - self.at)[:-1].decode("utf-8")
 
+    def count_object(self) -> None:
+        """Count one more name, object or state. Raises Rejected beyond MAX_OBJECTS."""
+        self.objects += 1
+        need(self.objects <= MAX_OBJECTS, f"has more than {MAX_OBJECTS} objects")
+
+    def count_copies(self, function: object, arguments: tuple) -> None:
+        """Count what a call copies. Raises Rejected where values are used again and again.
+
+        In a file of torch.save each value is an argument once, and a value takes at least a byte.
+        """
+        self.copied += len(arguments)
+        self._check_copies()
+        if isinstance(function, Name) and function.full in CALLS:  # sets and bytes
+            self.copied += sum(len(value) for value in arguments if type(value) in (list, str))
+            self._check_copies()
+
+    def _check_copies(self) -> None:
+        need(self.copied <= len(self.data), "uses its values as arguments again and again")
+
     def pop_mark(self) -> list:
         items, self.stack = self.stack, self.below.pop()
         return items
@@ -109,9 +136,12 @@ def _protocol(run: DryRun) -> None:
 def _name(run: DryRun) -> None:
     full = f"{run.line()}.{run.line()}"
     if becomes_stand_in(full):
+        run.count_object()
         run.names.add(full)
+        need(len(run.names) <= MAX_NAMES, f"asks for more than {MAX_NAMES} classes")
     elif not is_known(full):
         run.refused.add(full)
+        need(len(run.refused) <= MAX_REFUSED, "asks for many names")  # the message lists them
     run.stack.append(Name(full))
 
 
@@ -119,8 +149,9 @@ def _build(run: DryRun) -> None:
     state, target = run.stack.pop(), run.stack[-1]
     stateful = isinstance(target, Made) and target.kind in ("stand-in", "ordered dict")
     need(stateful, "gives a state to something that has none")
+    run.count_object()
     if target.kind == "ordered dict":  # an attribute such as `items` would take the place of the method
-        harmless = isinstance(state, Made) and state.kind == "dict" and state.keys <= {"_metadata"}
+        harmless = isinstance(state, Made) and state.kind == "dict" and state.only_metadata
         need(harmless, "changes the methods of a dict")
 
 
@@ -133,7 +164,7 @@ def _set_items(target: object, items: list) -> None:
     fits = isinstance(target, Made) and target.kind in ("dict", "ordered dict") and len(items) % 2 == 0
     need(fits, "sets items of something that is not a dict")
     need(all(map(hashable, items[::2])), "has a dict whose keys are not words or numbers")
-    target.keys = target.keys | frozenset(items[::2])
+    target.only_metadata = target.only_metadata and all(key == "_metadata" for key in items[::2])
 
 
 def _with_top(change: Callable[[object, list], None], count: int | None) -> Callable[[DryRun], None]:
@@ -159,10 +190,20 @@ def _get(run: DryRun) -> None:
     run.at += 1
 
 
-def _call(run: DryRun) -> None:
-    stack = run.stack
-    arguments, function = stack.pop(), stack.pop()
-    stack.append(called(function, arguments))
+def _called_with(make: Callable[[object, object], Made]) -> Callable[[DryRun], None]:
+    """Takes a function and its arguments from the stack, and puts the result of `make` there."""
+
+    def instruction(run: DryRun) -> None:
+        stack = run.stack
+        arguments, function = stack.pop(), stack.pop()
+        if type(arguments) is tuple:
+            run.count_copies(function, arguments)
+        made = make(function, arguments)
+        if made.kind == "stand-in":
+            run.count_object()
+        stack.append(made)
+
+    return instruction
 
 
 def _push(make: Callable[[DryRun], object]) -> Callable[[DryRun], None]:
@@ -213,8 +254,8 @@ INSTRUCTIONS: dict[int, Callable[[DryRun], None]] = {
         "c": _name,
         "b": _build,
         "(": _open_mark,
-        "R": _call,
-        "\x81": _push(lambda run: instance(*_last(run, 2))),
+        "R": _called_with(called),
+        "\x81": _called_with(instance),
         "Q": _push(lambda run: storage(run.stack.pop(), run.storages)),
         "a": _with_top(_extend, 1),
         "e": _with_top(_extend, None),

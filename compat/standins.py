@@ -16,12 +16,13 @@ from pathlib import PurePath, PurePosixPath, PureWindowsPath
 import torch
 from torch import Tensor
 
-from .allowed import AGAIN, Rejected, need
+from .allowed import AGAIN, MAX_DIMENSIONS, Rejected, is_count, need
 
 MAX_DEPTH = 64  # of modules and of values in values; real files: 9 and 5
 MAX_PARTS = 100_000  # modules, tensors and values that are visited; yolov12n: 4 thousand
 MAX_ARRAY = 65_536  # bytes of a numpy array among the attributes
 MAX_PATH = 4_096  # characters
+MAX_KEY = 1_000  # characters of the key of a tensor
 PARTS = ("_parameters", "_buffers", "_modules")
 TRANSFORMS = (  # classes of steps that prepare an image (spec/segment-classify.md 2.3)
     "torchvision.transforms.transforms.",
@@ -110,6 +111,7 @@ def weights(root: StandIn) -> Weights:
 
 def _modules(module: StandIn, path: str, depth: int, visits: Visits) -> Iterator[tuple[str, StandIn]]:
     visits.add(depth)
+    need(len(path) < MAX_KEY, f"has names of parts longer than {MAX_KEY} letters together")
     need(module.is_module(), f"has {path[:-1] or 'a model'} that is not a torch module")
     yield path, module
     for name, child in _entries(module.attributes()["_modules"], visits):
@@ -206,12 +208,15 @@ NUMBERS = {
 
 def _numpy_type(dtype: object) -> torch.dtype:
     # numpy.dtype(code, align, copy), state (version, byte order, ...)
-    if not isinstance(dtype, StandIn) or dtype.arguments[0] not in NUMBERS or dtype.state[1] == ">":
+    code = dtype.arguments[0] if isinstance(dtype, StandIn) else None
+    if type(code) is not str or code not in NUMBERS or dtype.state[1] == ">":
         raise NotPlain
-    return NUMBERS[dtype.arguments[0]]
+    return NUMBERS[code]
 
 
 def _numpy_values(raw: object, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    if type(shape) is not tuple or len(shape) > MAX_DIMENSIONS or not all(map(is_count, shape)):
+        raise ValueError
     if type(raw) is bytes and len(raw) > MAX_ARRAY:
         raise NotPlain
     if type(raw) is not bytes or len(raw) != math.prod(shape) * dtype.itemsize:
@@ -234,7 +239,7 @@ def _numpy_array(value: StandIn) -> Tensor:
 
 def _path(flavour: type[PurePath]) -> Callable[[StandIn], str]:
     def joined(value: StandIn) -> str:
-        if sum(map(len, value.arguments)) > MAX_PATH:
+        if len(value.arguments) > MAX_PATH or sum(map(len, value.arguments)) > MAX_PATH:
             raise ValueError
         return str(flavour(*value.arguments))
 
