@@ -19,7 +19,12 @@ from pathlib import Path
 from .errors import UserError
 
 RANDOM = "[a-z0-9_]{8}"  # what tempfile puts into the names of temporary files and folders
-EXPORT_SUFFIXES = {".xml", ".bin", ".yaml"}  # of the files in the folder of an export; no other folder is replaced
+EXPORT_SUFFIXES = {
+    ".xml",
+    ".param",
+    ".bin",
+    ".yaml",
+}  # of the files in the folder of an export; no other folder is replaced
 STALE_SECONDS = 3600.0  # a temporary file that was not written to for so long belongs to a process that was killed
 
 

@@ -111,6 +111,15 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         not_taken={"dynamic": ONE_SIZE, "half": FLOATS, "int8": INT8_ELSEWHERE, "nms": NMS_OUTSIDE},
         static=True,
     ),
+    "ncnn": ExportFormat(
+        "_ncnn_model",
+        {"ncnn": "ncnn"},
+        {"pnnx": "ncnn"},
+        options=("half",),
+        not_taken={"dynamic": ONE_SIZE, "int8": INT8_ELSEWHERE, "nms": NMS_OUTSIDE},
+        static=True,
+        narrows=True,
+    ),
     "engine": ExportFormat(
         ".engine",
         reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
@@ -130,7 +139,6 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         "_web_model", reason="it needs TensorFlow; export format=onnx, which onnxruntime-web runs in browsers"
     ),
     "paddle": ExportFormat("_paddle_model", reason=f"it needs PaddlePaddle; {FROM_ONNX} (x2paddle)"),
-    "ncnn": ExportFormat("_ncnn_model", reason="it needs ncnn; export format=torchscript and convert it with pnnx"),
     "imx": ExportFormat("_imx_model", reason=f"it needs Sony's converter; {FROM_ONNX}"),
     "rknn": ExportFormat("_rknn_model", reason=f"it needs Rockchip's toolkit; {FROM_ONNX} (rknn-toolkit2)"),
 }

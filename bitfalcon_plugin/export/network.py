@@ -108,7 +108,7 @@ class PlainAttention(nn.Module):
         weights = (logits if mask is None else logits + mask).softmax(-1)
         y = v @ weights.transpose(-1, -2)  # (B, area, heads, width, run)
         y = y.flatten(1, 3) if self.area == 1 else y.permute(0, 2, 3, 1, 4).flatten(3).flatten(1, 2)  # (B, C, N)
-        return self.proj(y[..., :count].view_as(values) + self.pe(values))
+        return self.proj(y[..., :count].reshape(values.shape) + self.pe(values))
 
     def _areas(self, part: Tensor, width: int) -> Tensor:
         """(B, heads*width, N) -> (B, area, heads, width, run)."""

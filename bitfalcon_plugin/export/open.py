@@ -21,6 +21,7 @@ RUNTIMES = {  # format -> module in runtimes/, class
     "mnn": ("mnn", "MnnRuntime"),
     "executorch": ("executorch", "ExecutorchRuntime"),
     "litert": ("litert", "LitertRuntime"),
+    "ncnn": ("ncnn", "NcnnRuntime"),
 }
 INSIDE_CONF = 0.25  # of suppression inside a file that does not say it
 VAL_CONF = 0.001

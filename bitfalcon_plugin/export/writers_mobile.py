@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import yaml
 
 from ..config.errors import UserError
 from .job import ExportJob, imported, quiet
 from .onnx_graph import record_onnx
+from .pnnx_program import run_pnnx
 from .runtimes import executorch as programs
 from .runtimes import litert
+from .runtimes.ncnn import METADATA_FILE
 from .runtimes.runtime import last_line
 from .runtimes.silence import silenced
 
@@ -69,6 +73,25 @@ def write_litert(job: ExportJob, path: Path) -> None:
         archive.writestr(litert.METADATA_FILE, json.dumps(job.metadata.texts()))
 
 
+def write_ncnn(job: ExportJob, path: Path) -> None:
+    """Fill the empty folder `path` with model.ncnn.param, model.ncnn.bin and metadata.yaml.
+
+    The network is recorded for one image, because ncnn has no axis of images. Weights have 16 bits where the job says
+    half.
+    """
+    with imported("ncnn", "ncnn"):
+        import ncnn  # noqa: F401  it runs the file that is written
+
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "model.pt"
+        with quiet(), torch.no_grad():
+            torch.jit.trace(job.network, (job.images[:1],), check_trace=False, strict=False).save(str(archive))
+        for file in run_pnnx(archive, job.metadata.imgsz, job.half):
+            shutil.move(file, path / file.name)
+    text = yaml.safe_dump(job.metadata.values(), sort_keys=False, allow_unicode=True)
+    (path / METADATA_FILE).write_text(text, encoding="utf-8")
+
+
 def _not_converted(program: str, said: str) -> UserError:
     return UserError(f"{program} does not convert this network: {last_line(RuntimeError(said))}. Take another format=.")
 
@@ -77,4 +100,5 @@ MOBILE_WRITERS: dict[str, Callable[[ExportJob, Path], None]] = {
     "mnn": write_mnn,
     "executorch": write_executorch,
     "litert": write_litert,
+    "ncnn": write_ncnn,
 }

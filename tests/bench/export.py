@@ -70,6 +70,8 @@ def main() -> int:
         model = model_of(name)
         for format_ in formats:
             for kind, options in KINDS.items():
+                if not set(options) <= set(EXPORT_FORMATS[format_].options):
+                    continue
                 settings = load_settings({"mode": "export", "format": format_, "imgsz": [192, 256], **options})
                 start = time.perf_counter()
                 with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()) as output:

@@ -29,6 +29,8 @@ FORBIDDEN_MODULES = {
 }
 # The file that opens connections, and only when a user gives allow_url=True.
 NETWORK = {"predict.url": {"urllib", "http"}}
+# The file that starts a program: pnnx, which has no library. It calls subprocess.run once, with a list of words.
+STARTS = {"export.pnnx_program": {"subprocess"}}
 FORBIDDEN_CALLS = {
     "eval",
     "exec",
@@ -75,7 +77,24 @@ def violations(tree: ast.Module, allowed: Set[str] = frozenset()) -> list[str]:
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_nothing_evaluated_and_nothing_fetched(name: str) -> None:
-    assert violations(parse(SHIPPED[name]), NETWORK.get(name, frozenset())) == []
+    assert violations(parse(SHIPPED[name]), (NETWORK | STARTS).get(name, frozenset())) == []
+
+
+def test_one_file_starts_a_program_and_without_a_shell() -> None:
+    (name,) = STARTS
+    tree = parse(SHIPPED[name])
+    uses = [
+        node for node in ast.walk(tree) if isinstance(node, ast.Attribute) and dotted(node).startswith("subprocess.")
+    ]
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and dotted(node.func) == "subprocess.run"]
+    assert {dotted(node) for node in uses} == {"subprocess.run", "subprocess.DEVNULL"} and len(calls) == 1
+    keywords = {item.arg: item.value for item in calls[0].keywords}
+    assert None not in keywords and not {"shell", "executable"} & keywords.keys() and "cwd" in keywords
+    (words,) = calls[0].args
+    (made,) = (
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Assign) and dotted(node.targets[0]) == words.id
+    )
+    assert isinstance(made, ast.List) and dotted(made.elts[0]) == "pnnx.EXEC_PATH"
 
 
 def test_one_file_fetches_and_two_ask_it() -> None:

@@ -94,7 +94,9 @@ EXTRAS = {  # optional packages: imported when a function is called
     "export.writers": {"onnx", "onnxruntime", "openvino", "nncf"},
     "export.runtimes.executorch": {"executorch"},
     "export.runtimes.litert": {"ai_edge_litert"},
-    "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch"},
+    "export.runtimes.ncnn": {"ncnn"},
+    "export.pnnx_program": {"pnnx"},
+    "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch", "ncnn"},
     "dropin.utils.guards": {"matplotlib"},
     "dropin.utils.plotting": {"matplotlib"},
 }
