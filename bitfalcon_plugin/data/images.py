@@ -23,6 +23,7 @@ from torch import Tensor
 from ..ops.jpeg import decode_jpeg
 from ..ops.letterbox import Fit
 from ..ops.resize import resize_bilinear
+from .large_pictures import decode_in_turn
 
 # All suffixes that either upstream accepts. A file that this Pillow cannot decode is unreadable.
 IMAGE_SUFFIXES = frozenset(".avif .bmp .dng .heic .heif .jp2 .jpeg .jpg .mpo .pfm .png .tif .tiff .webp".split())
@@ -153,6 +154,7 @@ def image_size(path: Path) -> tuple[int, int]:
             check_file(path)
             with Image.open(path) as image:
                 _check_size(image)
+                pixels = image.width * image.height
                 is_complete = _COMPLETE.get(image.format)
                 if is_complete and is_complete(path, image):
                     width, height = image.size
@@ -161,7 +163,11 @@ def image_size(path: Path) -> tuple[int, int]:
                     return (width, height) if turned else (height, width)
         except Exception as error:
             raise UnreadableImage(reason_of(error)) from error
-    _, height, width = read_image(path).shape
+    return decode_in_turn(pixels, _decoded_size, path)
+
+
+def _decoded_size(path: Path) -> tuple[int, int]:
+    _, height, width = read_interleaved(path).shape
     return height, width
 
 
@@ -169,6 +175,12 @@ def check_file(path: Path | str) -> None:
     """Raise ValueError for a folder, a pipe or a device, which would never end; OSError for what is not there."""
     if not stat.S_ISREG(os.stat(path).st_mode):
         raise ValueError("not a file")
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """(height, width) as the header of a picture states it, upright or not. Raises UnreadableImage."""
+    with _opened(path) as image:
+        return image.height, image.width
 
 
 def _check_size(image: Image.Image) -> None:
@@ -229,7 +241,7 @@ def read_upright(image: Image.Image) -> Image.Image:
         image = image.transpose(method)
     if image.mode[0] in "IF":
         image = Image.fromarray(_eight_bits(np.asarray(image), image.mode))
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def _eight_bits(grey: np.ndarray, mode: str) -> np.ndarray:

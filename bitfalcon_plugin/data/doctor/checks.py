@@ -12,7 +12,7 @@ import numpy as np
 from ...ops.boxes import xywh_from_xyxy
 from ..formats.keypoint_rows import refused_keypoints
 from ..formats.yolo import label_path
-from .survey import Picture, Survey
+from .survey import MAX_DECODED, Picture, Survey
 
 STRIDE = 8  # px of the network input: a cell of the finest map of the shipped graphs
 TINY_PIXELS, TINY_SHARE, GIANT_SHARE = 2, 1e-3, 0.9  # of a side, of a side, of the image
@@ -122,6 +122,14 @@ def unusual_images(view: View) -> Iterator[Finding]:
     if bad:
         description = "images that cannot be used (missing, corrupt, truncated or too small)"
         yield Finding("error", "unreadable", description, bad)
+    large = tuple(
+        f"{view.near(picture.path)}: {picture.size[1]}x{picture.size[0]}"
+        for _, picture in view.pictures()
+        if not picture.decoded
+    )
+    if large:
+        description = f"images have more than {MAX_DECODED} pixels: only their headers were read, they may be broken"
+        yield Finding("note", "not decoded", description, large)
     kinds = defaultdict(list)
     for _, picture in view.pictures():
         for trait in picture.traits:

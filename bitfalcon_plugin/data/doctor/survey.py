@@ -30,11 +30,14 @@ from ..formats.keypoint_notes import no_keypoints
 from ..formats.keypoint_rows import keypoint_rows, polygon_values
 from ..formats.pose_rows import read_pose
 from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row, reader_for, swap_folder
-from ..images import IMAGE_SUFFIXES, UnreadableImage, check_sides, read_image
+from ..images import IMAGE_SUFFIXES, UnreadableImage, check_file, check_sides, header_size, read_interleaved
+from ..large_pictures import decode_in_turn
 from .rectangles import Rectangles
 
 T = TypeVar("T")
 THREADS = min(2 * usable_processors(), 16)  # decoding releases the interpreter, and part of the time is the disk's
+MAX_DECODED = 2**26  # pixels; of larger images the header alone is read
+PIECE = 2**20  # bytes that are read at once
 PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, otherwise all plain pictures would look alike
 NO_LABELS = ("classes.txt", "notes.txt", "readme")  # beginnings of text files that labelling tools leave beside labels
 ORIENTATION = 0x0112  # EXIF tag
@@ -59,6 +62,7 @@ class Picture:
     polygons: int = 0  # the number of label rows that were read as polygons
     keypoints: tuple[str, ...] = ()  # a line of text for each of these rows that looks like keypoints
     rectangles: Rectangles | None = None  # where labels stand for oriented boxes
+    decoded: bool = True  # False: its header alone was read, because it has more than MAX_DECODED pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,17 +137,38 @@ def _examine(path: Path, nc: int | None, read: RowReader, oriented: bool = False
 
 
 def examine_image(path: Path, labels: LabelFile | None) -> Picture:
-    """Read an image file and collect its facts; `labels` are its labels."""
+    """Read an image file and collect its facts; `labels` are its labels.
+
+    Of an image with more than MAX_DECODED pixels the header alone is read.
+    """
     try:
-        digest = hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
-        image = read_image(path)
-        size = tuple(image.shape[1:])
+        digest = _digest(path)
+        height, width = size = header_size(path)
         check_sides(size)
+        if height * width > MAX_DECODED:
+            return Picture(path, size, "", labels, digest, None, _traits(path), decoded=False)
+        size, thumbnail = decode_in_turn(height * width, _size_and_hash, path)
     except FileNotFoundError:
         return Picture(path, None, "there is no such file", labels)
-    except (OSError, UnreadableImage) as error:
+    except (OSError, ValueError, UnreadableImage) as error:
         return Picture(path, None, getattr(error, "strerror", None) or str(error), labels)
-    return Picture(path, size, "", labels, digest, difference_hash(image), _traits(path))
+    return Picture(path, size, "", labels, digest, thumbnail, _traits(path))
+
+
+def _size_and_hash(path: Path) -> tuple[tuple[int, int], int | None]:
+    """The upright (h, w) of a picture, and its difference hash. Raises UnreadableImage."""
+    image = read_interleaved(path)
+    return tuple(image.shape[1:]), difference_hash(image)
+
+
+def _digest(path: Path) -> str:
+    """The digest of a file's bytes, read in pieces. Raises OSError, and ValueError for what is no file."""
+    check_file(path)
+    digest = hashlib.blake2b(digest_size=16)
+    with open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def difference_hash(image: Tensor) -> int | None:

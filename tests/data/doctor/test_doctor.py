@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -14,9 +17,13 @@ from PIL import Image
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
 from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.data import large_pictures
+from bitfalcon_plugin.data.doctor import survey as survey_module
 from bitfalcon_plugin.data.doctor.checks import LABEL_NOTES, LABEL_PROBLEMS
 from bitfalcon_plugin.data.doctor.report import examine, run_doctor
 from bitfalcon_plugin.data.doctor.survey import difference_hash, survey
+from bitfalcon_plugin.data.large_pictures import decode_in_turn
+from tests.helpers.bad_images import png_of_few_rows
 from tests.helpers.tiny_dataset import MINIMAL, write_yaml
 
 
@@ -340,3 +347,44 @@ def test_the_commands_exit_codes(sound, capsys):
 def test_a_script_gets_the_report(sound, capsys):
     result = run_doctor(load_settings({"data": str(sound / "data.yaml"), "mode": "doctor"}))
     assert result.exit_code == 0 and "nothing is wrong" in capsys.readouterr().out
+
+
+def test_larger_images_are_counted_and_not_decoded(sound, monkeypatch):
+    monkeypatch.setattr("bitfalcon_plugin.data.doctor.survey.MAX_DECODED", 64 * 48)
+    read = []
+    original = survey_module.read_interleaved
+    monkeypatch.setattr(survey_module, "read_interleaved", lambda path: read.append(path.stem) or original(path))
+    put(sound, "train", "large", 77, picture=noise(77, (65, 48)))
+    (sound / "images/train/few.png").write_bytes(png_of_few_rows((50000, 3000)))
+    put(sound, "train", "pixel", 78, picture=noise(78, (64, 48)))
+    found = findings(sound)
+    assert sorted(found["note", "not decoded"].items) == [
+        "images/train/few.png: 50000x3000",
+        "images/train/large.png: 65x48",
+    ]
+    assert "pixel" in read and not {"large", "few"} & {*read}
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes are of POSIX")
+def test_a_pipe_is_an_unusable_image(sound):
+    os.remove(sound / "images/train/t00.png")
+    os.mkfifo(sound / "images/train/t00.png")
+    found = findings(sound)
+    assert any("t00.png: not a file" in item for item in found["error", "unreadable"].items)
+
+
+def test_large_pictures_are_decoded_one_at_a_time_by_one_thread(monkeypatch):
+    monkeypatch.setattr(large_pictures, "LARGE", 50)
+    threads = {False: set(), True: set()}
+
+    def decode(is_large):
+        threads[is_large].add(threading.get_ident())
+        time.sleep(0.002)
+        return is_large
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda pixels: decode_in_turn(pixels, decode, pixels > 50), [10, 51, 50, 1000] * 10))
+    assert found == [False, True, False, True] * 10
+    assert len(threads[True]) == 1 and len(threads[False]) > 1
+    with pytest.raises(ZeroDivisionError):
+        decode_in_turn(51, lambda: 1 // 0)
