@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from .config.errors import UserError
+from .config.errors import UserError, is_out_of_memory
 from .config.notes import print_note
 from .config.version import __version__
 
@@ -375,9 +375,9 @@ def _message_of(error: Exception) -> tuple[str, int]:
     kind, text = type(error).__name__, " ".join(str(error).split()) or "no message"
     if isinstance(error, UserError):
         return str(error), 2
-    if kind == "MismatchError":  # by name, as the class OutOfMemoryError: its module imports torch
+    if kind == "MismatchError":  # by name: its module imports torch
         return str(error), 1
-    if kind == "OutOfMemoryError" or isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return f"out of memory ({text}). Give a smaller batch= or imgsz=, or another device=.", 1
     if isinstance(error, OSError) and error.errno is not None:
         return f"the system refused: {kind}: {text}. Add --debug to see where.", 1

@@ -90,6 +90,10 @@ FAMILY_KEYS = (
 )
 
 
+class Unrecognised(ValueError):
+    """Why tensors are not those of a known model, as the end of the sentence "the file holds tensors, but ..."."""
+
+
 @dataclass(frozen=True)
 class Recognised:
     """What is recognised from tensors alone.
@@ -111,12 +115,12 @@ class Recognised:
 
 
 def recognise(state: Mapping[str, Tensor]) -> Recognised:
-    """Recognise tensors under their maker's keys (`model.<row>...`). Raises ValueError without a known head."""
-    rows = {int(match[1]) for key in state if (match := re.match(r"model\.(\d+)\.", key))}
+    """Recognise tensors under their maker's keys (`model.<row>...`). Raises Unrecognised without a known head."""
+    rows = {int(match[1]) for key in state if (match := re.match(r"model\.(\d{1,9})\.", key))}
     if not rows:
-        raise ValueError("no tensor is called model.<row>...: these are not the weights of a detector")
+        raise Unrecognised("no tensor is called model.<row>...: these are not the weights of a detector")
     if _mixes(state):
-        raise ValueError(
+        raise Unrecognised(
             "its graph mixes the attention blocks of two families, whose layouts cannot be told apart for certain"
         )
     head = f"model.{max(rows)}."
@@ -138,7 +142,7 @@ def _head(state: Mapping[str, Tensor], head: str) -> tuple[str, int, int, int]:
         return "classify", len(state[head + "linear.weight"]), 0, 0
     boxes, classes = (state.get(f"{head}{branch}.0.2.weight") for branch in ("cv2", "cv3"))
     if boxes is None or classes is None:
-        raise ValueError(f"the last row ({head[:-1]}) is no Detect, Segment, Pose, OBB or Classify head")
+        raise Unrecognised(f"the last row ({head[:-1]}) is no Detect, Segment, Pose, OBB or Classify head")
     levels = len({key.split(".")[3] for key in state if key.startswith(head + "cv2.")})
     return _task_with_boxes(state, head), len(classes), len(boxes) // 4, levels
 
@@ -179,6 +183,9 @@ def _variant(state: Mapping[str, Tensor]) -> str:
     if ".qkv." in projections[0]:
         return "v1"
     stage = projections[0].split(".m.")[0]
-    mlp = state[re.sub(r"attn\.qk\.", "mlp.0.", projections[0])]
+    name = re.sub(r"attn\.qk\.", "mlp.0.", projections[0])
+    if name not in state:
+        raise Unrecognised(f"{name}, which belongs to {projections[0]}, is missing")
+    mlp = state[name]
     ratio = len(mlp) / mlp.shape[1]
     return "turbo-all-residual" if f"{stage}.gamma" in state and ratio in (2.0, 1.0) else "turbo"

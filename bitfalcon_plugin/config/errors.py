@@ -6,8 +6,9 @@ model YAML, in a label folder), the problems are collected and raised together.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 
 class UserError(Exception):
@@ -19,7 +20,7 @@ class WrongSettingError(UserError, SyntaxError, ValueError, TypeError):
 
 
 class WrongValueError(UserError, ValueError):
-    """A device or a format that there is not."""
+    """A device or a format that there is not, or images that a network does not take."""
 
 
 class WrongModelError(UserError, TypeError):
@@ -51,3 +52,35 @@ def raise_problems(title: str, problems: Sequence[str], limit: int = 20, kind: t
     if len(problems) > limit:
         lines.append(f"  ... and {len(problems) - limit} more")
     raise kind("\n".join([title, *lines]))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory is full, of the machine or of a GPU; torch on a CPU only has a text."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or isinstance(error, RuntimeError)
+        and "DefaultCPUAllocator" in str(error)
+    )
+
+
+@contextlib.contextmanager
+def blaming(thing: object) -> Iterator[None]:
+    """Turn whatever the content of a file makes this package raise into a UserError that names it.
+
+    For content that somebody else may have made: no list of what may be wrong with it is complete. The exception stays
+    as the cause, which --debug shows. Errors of the system and full memory pass. thing: the file, or what it holds.
+    """
+    try:
+        yield
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise
+        lines = str(error).splitlines() if not isinstance(error, RecursionError) else ["it is nested too deep"]
+        reason = " ".join(lines[:1])[:200]
+        raise UserError(
+            f"'{thing}' is damaged or made by hand: {type(error).__name__}{reason and f': {reason}'}. Give another "
+            "copy of it. (--debug shows where it failed.)"
+        ) from error

@@ -21,7 +21,7 @@ from ..config.devices import select_device
 from ..config.files import atomic_export, size_of
 from ..config.settings import Settings
 from ..config.signals import ended_by_signals
-from ..models.detector import Detector
+from ..models.detector import Detector, rows_named
 from ..ops.letterbox import describe_letterbox
 from ..tasks import task_of
 from ..tasks.detect import predict_decoded
@@ -125,7 +125,8 @@ def write_checked(
     pictures, origin = load_pictures(model, settings, CALIBRATED if settings.int8 else COMPARED, data_remembered)
     shown = partial(network_input, task=task, letterbox=settings.letterbox)
     images = [shown(picture, imgsz) for picture in pictures]
-    further = further_values(network, predict_decoded(network, images[0]))
+    with rows_named():
+        further = further_values(network, predict_decoded(network, images[0]))
     metadata = _described(model, settings, source, imgsz, batch, license, opset, further)
     row = EXPORT_FORMATS[format_]
     half_inside = settings.half and not row.narrows

@@ -16,10 +16,11 @@ from ..config.settings import Settings
 from ..config.yaml_files import find_model
 from ..ops.keypoint_layout import KeypointLayout
 from .bitify import apply_policies
-from .detector import Detector, build_row
+from .detector import Detector
 from .graph.document import LISTS, Overrides
 from .graph.rows import Graph, resolve
 from .modules import entry, known_modules, lookup
+from .trial import build_row
 
 DEFAULT_MODEL = "yolov12.yaml"
 LEVELS = re.compile(r"(.*?)((?:-p\d+)?)", re.DOTALL)  # a graph's name, and its levels where they are not the usual ones

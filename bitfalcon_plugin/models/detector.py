@@ -6,26 +6,25 @@
 from __future__ import annotations
 
 import contextlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ..config.errors import did_you_mean, raise_problems
+from ..config.errors import UserError, WrongValueError, did_you_mean, is_out_of_memory, raise_problems
 from ..ops.keypoint_layout import KeypointLayout
 from ..ops.letterbox import nearest_side
 from .bitify import apply_policies
-from .graph.rows import Graph, Row
+from .graph.rows import Graph
 from .graph.rules import shown
 from .modules import entry
 from .modules.bit_activations import QuantisedLayer
 from .modules.conv import DefaultActivation
 from .modules.head import Raw
 from .modules.library_names import ACTIVATIONS
-
-PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
+from .trial import Measured, build_row, check_weights, reason, try_row, try_rows
 
 
 class Detector(nn.Module):
@@ -37,7 +36,8 @@ class Detector(nn.Module):
     checkpointing: where it is True, training computes the inside of each row a second time in the backward pass instead
     of storing it (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016): less memory, more time.
 
-    measured: strides and multiple where they are known, as of a checkpoint; otherwise an image is run through the rows.
+    measured: strides and multiple where they are known, as of a checkpoint: they are tried on a smaller image.
+    compared: whether the shapes of all weights are known to be those of a file, and take no more memory than that.
 
     Raises UserError with every row that cannot be built, or with every row whose maps do not fit.
     """
@@ -48,13 +48,17 @@ class Detector(nn.Module):
     warmed: dict | None = None  # (shape, type) of images -> seconds of compiling for them, see inference.compiling
     twins: tuple[Detector, ...] = ()  # copies on other devices; predict deals its batches out to all of them
 
-    def __init__(self, graph: Graph, measured: tuple[Sequence[float], int] | None = None):
+    def __init__(self, graph: Graph, measured: Measured | None = None, *, compared: bool = False):
         super().__init__()
         self.graph, self.names, self.nc = graph, dict(graph.names), graph.nc
         self.checkpointing = False
         problems: list[str] = []
+        if not compared:
+            check_weights(graph, problems)
+        shared = _activation(graph, problems)
+        raise_problems(f"{graph.name} cannot be built:", problems)
         self.model = nn.Sequential(*(build_row(row, problems) for row in graph.rows))
-        _share_activation(self, graph, problems)
+        _share(self, shared)
         raise_problems(f"{graph.name} cannot be built:", problems)
         apply_policies(self.model, graph)
         for module in self.modules():
@@ -62,7 +66,8 @@ class Detector(nn.Module):
                 module.eps, module.momentum = self.norm
         # rows whose output is stored, because a later row than the next reads it
         self.stored_rows = frozenset(source for row in graph.rows for source in row.sources if source != row.index - 1)
-        strides, self.multiple = measured or self._measure_strides()
+        strides, self.multiple = try_rows(graph, self.model.eval(), measured)
+        self.model.train(self.training)
         self.strides = tuple(float(stride) for stride in strides)
         self.stride = torch.tensor(self.strides, device="cpu")
         if hasattr(self.head, "start_biases"):
@@ -96,16 +101,16 @@ class Detector(nn.Module):
     def forward(self, images: Tensor) -> Raw:
         """images (Tensor[B, C, H, W]): floating point, RGB in [0, 1] -> raw outputs (see modules.head.Raw).
 
-        H and W must be multiples of `self.multiple`; ValueError otherwise, naming the nearest sizes that are.
+        H and W must be multiples of `self.multiple`; WrongValueError otherwise, naming the nearest sizes that are.
         """
         if images.ndim != 4 or images.shape[1] != self.graph.channels or not images.is_floating_point():
-            raise ValueError(
+            raise WrongValueError(
                 f"images are {images.dtype} {tuple(images.shape)}; expected floating point "
                 f"(B, {self.graph.channels}, H, W) in [0, 1]"
             )
         height, width = images.shape[-2:]
         if height % self.multiple or width % self.multiple or not height or not width:
-            raise ValueError(
+            raise WrongValueError(
                 f"images are {height}x{width}; both sides must be multiples of {self.multiple}, the "
                 f"nearest are {nearest_side(height, self.multiple)}x{nearest_side(width, self.multiple)}"
             )
@@ -146,36 +151,6 @@ class Detector(nn.Module):
                     setattr(module, name, layer.freeze()[0])
         return self
 
-    @torch.no_grad()
-    def _measure_strides(self) -> tuple[tuple[float, ...], int]:
-        training, name = self.training, self.graph.name
-        self.eval()
-        device = next((p.device for p in self.parameters()), None)
-        maps: dict[int, Tensor] = {-1: torch.zeros(1, self.graph.channels, PROBE, PROBE, device=device)}
-        problems: list[str] = []
-        for row, module in zip(self.graph.rows, self.model, strict=True):
-            if all(source in maps for source in row.sources):  # a missing row has a problem already
-                _probe(row, module, maps, problems)
-        raise_problems(
-            f"{name} does not fit together (maps are channels x height x width of a {PROBE} px image):", problems
-        )
-        self.train(training)
-        head = self.graph.rows[-1]
-        has_levels = getattr(maps[head.index], "sizes", None) != ()
-        levels = [(source, *maps[source].shape[-2:]) for source in head.sources if has_levels]
-        raise_problems(
-            f"{name}: levels of a {PROBE} px image without a stride:",
-            [
-                f"row {source} gives the head {height}x{width} cells; expected squares of a whole number of pixels"
-                for source, height, width in levels
-                if PROBE % height or height != width
-            ],
-        )
-        strides = tuple(PROBE / height for _, height, _ in levels) or (1.0,)
-        inner = (maps[row.index].shape[-2] for row in self.graph.rows[:-1])
-        coarsest = max(*strides, *(PROBE / height for height in inner if height > 1))  # one cell: pooled over the image
-        return strides, 1 << math.ceil(math.log2(coarsest))
-
 
 def odd_norms(model: Detector) -> dict[str, list[float]]:
     """eps and momentum of the batch norms that differ from the usual ones, by module name."""
@@ -184,20 +159,6 @@ def odd_norms(model: Detector) -> dict[str, list[float]]:
         for name, module in model.named_modules()
         if isinstance(module, nn.BatchNorm2d) and (module.eps, module.momentum) != model.norm
     }
-
-
-def build_row(row: Row, problems: list[str]) -> nn.Module:
-    """Build the module of a row. Where that fails, add to `problems` and return an empty module."""
-    cls = entry(row.module).cls
-    rounds = [row.args] * row.times
-    if row.kind == "block":  # the first one changes the width, the others keep it
-        rounds[1:] = [(row.channels, *row.args[1:])] * (row.times - 1)
-    try:
-        modules = [cls(*args, **row.keywords) for args in rounds]
-    except Exception as error:  # a constructor may raise anything
-        problems.append(f"{row.location} {shown(row.args)}: {_reason(error)}")
-        return nn.Module()
-    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
 def _recomputed(module: nn.Module, inputs: Tensor) -> Tensor:
@@ -228,52 +189,59 @@ def _without_statistics(module: nn.Module) -> Iterator[None]:
             layer.observing = True
 
 
-def _probe(row: Row, module: nn.Module, maps: dict[int, Tensor], problems: list[str]) -> None:
-    """Add the output of a row to `maps`, or an error to `problems`; rows that read it are then not tried."""
-    inputs = [maps[source] for source in row.sources]
-    sources = " and ".join(f"row {source} {_size(maps[source])}" for source in row.sources)
-    location = f"{row.location} on {sources}"
-    try:
-        out = module(inputs if row.kind in ("join", "head") else inputs[0])
-    except Exception as error:
-        problems.append(f"{location}: {_reason(error)}")
-        return
-    expected = entry(row.module).rule.outputs
-    if row.kind == "head" and (not isinstance(out, Mapping) or not set(expected) <= set(out)):
-        names = " and ".join(expected)
-        problems.append(f"{location}: a head gives modules.Raw, a mapping of {names}, not {_size(out)}")
-    elif row.kind != "head" and (not isinstance(out, Tensor) or out.ndim != 4 or out.shape[1] != row.channels):
-        problems.append(
-            f"{location}: gives {_size(out)}; its rule promises a map of {row.channels} channels. Check its "
-            "arguments, or its rule"
-        )
-    else:
-        maps[row.index] = out
-
-
-def _reason(error: Exception) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
-
-
-def _size(value: object) -> str:
-    return "x".join(map(str, value.shape[1:])) if isinstance(value, Tensor) else type(value).__name__
-
-
-def _share_activation(model: nn.Module, graph: Graph, problems: list[str]) -> None:
-    """Give all blocks that name no activation one activation, that of the graph."""
+def _activation(graph: Graph, problems: list[str]) -> nn.Module:
+    """Return the activation of all blocks that name none. Where it cannot be made, add to `problems`."""
     kind, args, keywords = graph.activation or ("SiLU", (), {})
     if kind not in ACTIVATIONS:
         problems.append(
             f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
             f"{did_you_mean(kind, ACTIVATIONS)}"
         )
-        return
+        return nn.SiLU()
     try:
-        shared = entry(f"nn.{kind}").cls(*args, **keywords)
+        return entry(f"nn.{kind}").cls(*args, **keywords)
     except Exception as error:
-        problems.append(f"activation: nn.{kind} does not take these arguments: {_reason(error)}")
-        return
+        problems.append(f"activation: nn.{kind} does not take these arguments: {reason(error)}")
+        return nn.SiLU()
+
+
+def _share(model: nn.Module, shared: nn.Module) -> None:
+    """Give all blocks that name no activation the one of the graph."""
     for module in list(model.modules()):
         for child, value in list(module._modules.items()):  # named_children() leaves out modules that occur twice
             if isinstance(value, DefaultActivation):
                 setattr(module, child, shared)
+
+
+@contextlib.contextmanager
+def rows_named() -> Iterator[None]:
+    """Turn what a row of a Detector raises into a UserError that names graph and row, with the exception as its cause.
+
+    For images of another size than those that were tried. An exception that the row does not raise on the CPU, for a
+    black image of the same size, is a fault of the machine or of this package: it passes.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if not is_out_of_memory(error) and (problem := _problem_of_row(error)):
+            raise UserError(f"{problem}. Give another imgsz=, or repair the graph.") from error
+        raise
+
+
+def _problem_of_row(error: Exception) -> str:
+    """Return which row of which graph raised `error`, and why; "" where none did."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__) if frame.f_code is Detector.forward.__code__)
+    frame = next(frames, None)
+    if frame is None or "inputs" not in frame.f_locals:
+        return ""
+    graph, row, inputs = (frame.f_locals["self"].graph, frame.f_locals["row"], frame.f_locals["inputs"])
+    inputs = inputs if isinstance(inputs, list) else [inputs]
+    problems: list[str] = []
+    module = build_row(row, problems)
+    _share(module, _activation(graph, problems))
+    maps = {source: torch.zeros(min(len(x), 2), *x.shape[1:]) for source, x in zip(row.sources, inputs)}
+    with torch.inference_mode():
+        try_row(row, module.train(frame.f_locals["self"].training), maps, problems)
+    return f"{graph.name}: {problems[0]}" if problems else ""

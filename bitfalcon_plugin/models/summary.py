@@ -13,7 +13,7 @@ from torch import nn
 from ..config.files import size_of
 from ..config.settings import Settings
 from ..ops.letterbox import legal_size
-from .detector import Detector
+from .detector import Detector, rows_named
 from .modules import entry
 from .modules.conv import Folded
 from .weights.checkpoint import Checkpoint
@@ -102,7 +102,7 @@ def _flops(model: Detector, side: int) -> int:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             torch.func.functional_call(model, tensors, (image.to("meta"),))
     except (RuntimeError, NotImplementedError):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
+        with rows_named(), FlopCounterMode(display=False) as counter, torch.no_grad():
             model(image)
     finally:
         for module, training in modes:

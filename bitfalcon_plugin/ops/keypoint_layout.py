@@ -20,6 +20,7 @@ COCO_LIMBS = (
     *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 )
 COCO_SHAPE = (17, 3)
+MAX_KEYPOINTS = 10_000  # of an object; whole bodies have 133
 KEYS = ("flip_idx", "kpt_names", "kpt_oks_sigmas", "skeleton")  # they describe the points of kpt_shape
 
 Limb = tuple[int, int]
@@ -101,9 +102,9 @@ def _shape(value: object, problems: list[str]) -> tuple[int, int] | None:
     if value is None:
         return None
     if isinstance(value, (list, tuple)) and [type(number) for number in value] == [int, int]:
-        if value[0] > 0 and value[1] in (2, 3):
+        if 0 < value[0] <= MAX_KEYPOINTS and value[1] in (2, 3):
             return value[0], value[1]
-    problems.append(f"kpt_shape: {value!r}; expected [number of keypoints, 2 (x y) or 3 (x y visibility)]")
+    problems.append(f"kpt_shape: {_short(value)}; expected [number of keypoints, 2 (x y) or 3 (x y visibility)]")
     return None
 
 
@@ -180,5 +181,8 @@ def _is_positive(value: object) -> bool:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"a {type(value).__name__} with a number of enormous length"
     return text if len(text) <= 100 else text[:97] + "..."

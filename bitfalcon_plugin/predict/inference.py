@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..data.images import GREY
-from ..models.detector import Detector
+from ..models.detector import Detector, rows_named
 from ..models.inference.compiling import warm
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
@@ -80,7 +80,7 @@ def detect(model: Detector, pictures: Sequence[Picture], options: Options, task:
     with torch.inference_mode():
         warming = warm(model, images)
         preprocess_end = _now(images)
-        with torch.autocast(images.device.type, options.autocast, enabled=options.is_autocast):
+        with rows_named(), torch.autocast(images.device.type, options.autocast, enabled=options.is_autocast):
             decoded = predict_decoded(model, images, options.augment)
         inference_end = _now(images)
         detections = task.decode(decoded, options.rule)

@@ -21,7 +21,7 @@ from ..data.augmentation.augment import Batch
 from ..data.loading.loader import seed_of
 from ..data.loading.workers import worker_death
 from ..models.bitify import observe
-from ..models.detector import odd_norms
+from ..models.detector import odd_norms, rows_named
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..ops.nms import Suppression
 from ..tasks.metrics import TaskMetrics
@@ -145,7 +145,8 @@ def _unchanged(trainer: Trainer, batch: Batch, indices: Sequence[int]) -> Batch:
 
 def _losses(trainer: Trainer, batch: Batch) -> dict[str, torch.Tensor]:
     """The losses of a batch by name, each with its gain."""
-    with torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=trainer.precision is not None):
+    is_autocast = trainer.precision is not None
+    with rows_named(), torch.autocast(trainer.device.type, dtype=trainer.precision, enabled=is_autocast):
         raw = trainer.network(batch.images.contiguous(memory_format=torch.channels_last))
     factors = {"gains": trainer.gains, "class_weights": trainer.class_weights, **trainer.loss_options}
     return trainer.task.loss(raw, batch.labels, sizes=raw.sizes, strides=trainer.model.strides, **factors)

@@ -23,7 +23,7 @@ from ..data.dataset import Sample
 from ..data.images import UnreadableImage
 from ..data.loading.bad_images import BadImages
 from ..data.loading.loader import ValLoader
-from ..models.detector import Detector
+from ..models.detector import Detector, rows_named
 from ..models.inference.compiling import warm
 from ..ops.instances import Instances
 from ..ops.letterbox import Fit
@@ -190,7 +190,8 @@ def _validate_batch(
     clock.lap("preprocess")
     if warm(model, images):  # the time of compiling is not counted
         clock.last = time.perf_counter()
-    with torch.autocast(weight.device.type, dtype=options.autocast, enabled=options.autocast is not None):
+    is_autocast = options.autocast is not None
+    with rows_named(), torch.autocast(weight.device.type, dtype=options.autocast, enabled=is_autocast):
         raw = model(images)
         augmented = predict_decoded(model, images, augment=True) if options.augment else None
     clock.lap("inference")

@@ -18,7 +18,7 @@ from .document import KEYPOINT_KEYS, LISTS, Activation, Choices, Overrides, read
 from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width, shown
 
 MAX_CHANNELS = 16_384  # largest number of output channels of a row; a larger number is a mistake or an attack
-MAX_REPEATS = 1_000
+MAX_REPEATS = 1_000  # of a row, and of all rows together
 OTHER_HEADS = frozenset({"v10Detect", "RTDETRDecoder", "WorldDetect", "YOLOEDetect"})
 
 
@@ -84,6 +84,8 @@ def resolve(
     for part, row in _listed_rows(document, problems):
         reader.read(part, row)
     reader.check_last()
+    if (total := sum(row.repeats for row in reader.rows)) > MAX_REPEATS:
+        problems.append(f"the rows and their repeats are {total} modules, more than {MAX_REPEATS}")
     raise_problems(f"{name} cannot be built:", problems)
     chosen = {key: getattr(choices, key) for key in ("nc", "names", "scale", "variant")}
     others = {key: value for key, value in document.items() if key not in KEYPOINT_KEYS}

@@ -67,6 +67,7 @@ MODULES: dict[str, Entry] = {
     "OBB": Entry(OBB, Rule("head", legacy=True, class_width=True, task="obb")),
 }
 
+BUILT_IN = frozenset(MODULES)  # without what is registered later
 LIBRARY_RULES = {"torchvision.ops.Conv2dNormActivation": Rule("plain")}  # the others keep the width
 GIVEN = {"block": 2, "stage": 3}  # leading constructor arguments that the graph fills in: c_in, c_out, repeats
 FILLED = {"head": ("channels", "legacy", "class_width")}  # parameters that the graph gives by name

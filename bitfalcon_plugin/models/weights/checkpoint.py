@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from ...compat.allowed import one_line
 from ...compat.reader import uncollected
 from ...compat.standins import StandIn
-from ...config.errors import MissingFileError, UserError, raise_problems
+from ...config.errors import MissingFileError, UserError, blaming, raise_problems
 from ...config.version import __version__
 from ..build import resolve_graph, state_shapes
 from ..detector import Detector
@@ -88,9 +88,12 @@ class Checkpoint:
         """
         if not self.graph.rows:
             raise UserError(f"{self.graph.name} is {WITHOUT_GRAPH.format(self.source.get('task', 'foreign'))}.")
-        if not self.compared:
-            self.check_shapes()
-        model = _built(self)
+        with blaming(self.graph.name):
+            return self._model()
+
+    def _model(self) -> Detector:
+        compared = self.compared or self.check_shapes()
+        model = _built(self, compared)
         model_state = model.state_dict()
         self._compare({name: tuple(tensor.shape) for name, tensor in model_state.items()})
         if self.packed:
@@ -101,10 +104,12 @@ class Checkpoint:
         self.set_norms(model)
         return model.eval()
 
-    def check_shapes(self) -> None:
-        """Raise UserError for tensors that do not fit the graph, as far as this can be told without building it."""
-        if (shapes := _shapes(self.graph)) is not None:
+    def check_shapes(self) -> bool:
+        """Raise UserError for tensors that do not fit the graph; return whether that is known without building it."""
+        shapes = _shapes(self.graph)
+        if shapes is not None:
             self._compare(self._folded(shapes) if self.packed else shapes)
+        return shapes is not None
 
     def _folded(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
         # The shapes after folding. Those of vectors are taken from the file: only weights take memory worth a check.
@@ -225,7 +230,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             f"'{path}' is not a checkpoint of bitfalcon (no format: {FORMAT!r} in it). A file of another "
             "package cannot be resumed; give it as model= instead."
         )
-    return checkpoint_from(content, path)
+    with blaming(path):
+        return checkpoint_from(content, path)
 
 
 def own_content(content: object) -> dict[str, object] | None:
@@ -343,8 +349,8 @@ def _shapes(graph: Graph) -> dict[str, tuple[int, ...]] | None:
         return None
 
 
-def _built(checkpoint: Checkpoint) -> Detector:
-    model = Detector(checkpoint.graph, checkpoint.measured)
+def _built(checkpoint: Checkpoint, compared: bool) -> Detector:
+    model = Detector(checkpoint.graph, checkpoint.measured, compared=compared)
     return model.eval().fuse() if checkpoint.packed else model
 
 

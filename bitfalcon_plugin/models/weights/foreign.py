@@ -9,10 +9,10 @@ from pathlib import Path
 from torch import Tensor
 
 from ...compat.allowed import one_line
-from ...compat.families import TABLES, Recognised, family_of_ours, recognise
+from ...compat.families import TABLES, Recognised, Unrecognised, family_of_ours, recognise
 from ...compat.reader import ForeignContent, foreign_content, uncollected
 from ...compat.remap import RemapError, apply, invert
-from ...config.errors import UserError, raise_problems
+from ...config.errors import UserError, blaming, raise_problems
 from ...config.notes import print_note, print_note_once
 from ...config.settings import draft_of
 from ...config.weight_files import find_weights
@@ -114,13 +114,14 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
     """
     path = find_weights(path)
     loaded = load_weights(path)
-    if (content := own_content(loaded.content)) is not None:
-        return checkpoint_from(content, path)
-    foreign = foreign_content(loaded)
-    try:
-        return ForeignCheckpoint(path, foreign, recognise(foreign.state))
-    except ValueError as error:
-        raise UserError(f"'{path}' holds tensors, but {error}.") from error
+    with blaming(path):
+        if (content := own_content(loaded.content)) is not None:
+            return checkpoint_from(content, path)
+        foreign = foreign_content(loaded)
+        try:
+            return ForeignCheckpoint(path, foreign, recognise(foreign.state))
+        except Unrecognised as error:
+            raise UserError(f"'{path}' holds tensors, but {error}.") from error
 
 
 @uncollected()
@@ -150,6 +151,11 @@ def open_checkpoint(path: str | Path, say: Callable[[str], None] = print, brief:
 
 def to_checkpoint(opened: ForeignCheckpoint) -> Checkpoint:
     """Convert a foreign model. Every tensor is used; otherwise a UserError lists all problems."""
+    with blaming(opened.path):
+        return _converted(opened)
+
+
+def _converted(opened: ForeignCheckpoint) -> Checkpoint:
     graph = _graph(opened)
     try:
         state, report = apply(TABLES[opened.recognised.family], opened.foreign.state, state_shapes(graph))
