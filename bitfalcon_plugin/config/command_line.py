@@ -113,7 +113,7 @@ def _without_dashes(tokens: Sequence[str], notes: list[str]) -> list[str]:
             written.append(key + equals + value)
             plain.append(written[-1])
     if written:
-        notes.append(f"settings need no dashes: {' '.join(written)}")
+        notes.append(f"settings need no dashes: {' '.join(map(_short, written))}")
     return plain
 
 
@@ -152,7 +152,9 @@ def _join_brackets(tokens: Iterable[str], problems: list[str]) -> list[str]:
             joined[-1] += token
         else:
             joined.append(token)
-    problems += [f"{token}: a '[' is never closed; for example imgsz=[320,640]." for token in joined if _is_open(token)]
+    problems += [
+        f"{_short(token)}: a '[' is never closed; for example imgsz=[320,640]." for token in joined if _is_open(token)
+    ]
     return [token for token in joined if not _is_open(token)]
 
 
@@ -176,7 +178,7 @@ class _Command:
         bare = FLAGS.get(token, token)
         if bare.endswith(","):
             bare = bare.removesuffix(",")
-            self.notes.append(f"'{token}': the comma at its end is not needed.")
+            self.notes.append(f"'{_short(token)}': the comma at its end is not needed.")
         key, equals, text = (part.strip() for part in bare.partition("="))
         if not equals:
             self.read_word(bare)
@@ -202,7 +204,7 @@ class _Command:
             self.set_verb(word)
         elif key == "task" and word in OTHER_TASKS:
             self.problems.append(
-                f"task={word}: this package knows {', '.join(TASKS)} for now; give one of these, or no task."
+                f"task={_short(word)}: this package knows {', '.join(TASKS)} for now; give one of these, or no task."
             )
         elif key == "task" and word in TASKS:
             self.overrides["task"] = word
@@ -212,7 +214,7 @@ class _Command:
                 choices = (*TASKS, *VERBS)
             elif self.verb == "bit":
                 choices = BIT_STEPS
-            self.problems.append(f"{key}={word}: expected one of {', '.join(choices)}.{advice(word, choices)}")
+            self.problems.append(f"{key}={_short(word)}: expected one of {', '.join(choices)}.{advice(word, choices)}")
 
     def set_verb(self, verb: str) -> None:
         if self.verb in COMMANDS:
@@ -235,9 +237,9 @@ class _Command:
             self.without_value = word
         elif self.without_value:
             key, self.without_value = self.without_value, ""
-            self.problems[-1] = f"'{key} {word}': write {key}={word}."
+            self.problems[-1] = f"'{key} {_short(word)}': write {key}={_short(word)}."
         elif key := self.key_of_file(word):
-            self.notes.append(f"'{word}' is read as {key}={word}.")
+            self.notes.append(f"'{_short(word)}' is read as {key}={_short(word)}.")
             self.set(key, word)
         else:
             self.problems.append(_unknown_word(word))
@@ -263,4 +265,9 @@ def _unknown_word(word: str) -> str:
     switches = [key for key, row in active_settings().items() if isinstance(row["default"], bool) and key[0] == word[0]]
     hint = f" Did you mean 'bit {word.lower()}'?" if word.lower() in BIT_STEPS else advice(word, (*VERBS, *switches))
     verbs = "" if hint else f" ({', '.join(VERBS)})"
-    return f"'{word}' is no verb{verbs}, no setting and no file.{hint}"
+    return f"'{_short(word)}' is no verb{verbs}, no setting and no file.{hint}"
+
+
+def _short(word: str) -> str:
+    """Return a word for a message, a long one cut off."""
+    return word if len(word) <= 200 else f"{word[:197]}..."

@@ -34,7 +34,7 @@ class MissingFileError(UserError, FileNotFoundError):
 def nearest(word: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Return at most `count` of the names, those most similar to `word`, best first; case does not matter."""
     by_lower = {str(name).lower(): str(name) for name in names}
-    close = difflib.get_close_matches(str(word).lower(), list(by_lower), n=count, cutoff=0.5)
+    close = difflib.get_close_matches(str(word)[:100].lower(), list(by_lower), n=count, cutoff=0.5)
     return [by_lower[name] for name in close]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
+from numbers import Real
 
 import numpy as np
 import torch
@@ -11,6 +13,7 @@ from .command_line import OTHER_TASKS, TASKS
 from .errors import UserError
 from .notes import print_note, print_note_once
 from .settings import Settings, load_settings
+from .values import MAX_ITEMS
 
 
 def parse_keywords(mode: str, keywords: Mapping[str, object]) -> Settings:
@@ -31,16 +34,18 @@ def check_task(word: object, task: str = "", source: str = "") -> None:
 
     source: the model's file, for messages. Raises UserError for a task that this package does not have.
     """
-    if word in OTHER_TASKS:
+    if isinstance(word, str) and word in OTHER_TASKS:
         raise UserError(f"task={word!r}: no model of this task is here (known: {', '.join(TASKS)}).")
     if word is not None and not _is_task(word):
-        print_note_once(f"task={word!r} is no task and has no effect: the head of the model decides what it does.")
-    elif task and word not in (None, task):
+        print_note_once(
+            f"task={reprlib.repr(word)} is no task and has no effect: the head of the model decides what it does."
+        )
+    elif task and word is not None and word != task:
         print_note(f"task={word!r} has no effect: by its head '{source}' is a model for {task}.")
 
 
 def _is_task(word: object) -> bool:
-    return word in (*TASKS, *OTHER_TASKS)
+    return isinstance(word, str) and word in (*TASKS, *OTHER_TASKS)
 
 
 def _plain(value: object) -> object:
@@ -50,5 +55,5 @@ def _plain(value: object) -> object:
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.tolist()
     if isinstance(value, (set, frozenset)):
-        return sorted(value)
-    return list(value) if isinstance(value, range) else value
+        return sorted(value) if all(isinstance(item, Real) for item in value) else list(value)
+    return list(value[: MAX_ITEMS + 1]) if isinstance(value, range) else value

@@ -47,11 +47,16 @@ class Draft:
             self.problems.append(f"{where}{key}={show(value)}: {repair}.{hint}")
         elif "unused" not in row:
             self.values[key] = converted
-        elif converted not in (row["default"], *row.get("also", ())):
+        elif not _is_plain(converted) or converted not in (row["default"], *row.get("also", ())):
             self.notes.append(f"{where}{key}={show(value)} has no effect: {row['unused']}.")
 
 
 _WRONG = object()
+
+
+def _is_plain(value: object) -> bool:
+    """Whether a value compares with others as true or false; an array does not."""
+    return value is None or isinstance(value, (str, int, float, list, tuple))
 
 
 def _converted(value: object, row: Mapping[str, Any]) -> object:
@@ -87,7 +92,7 @@ def draft_of(overrides: Mapping[str, object]) -> Draft:
     """Check the file that `cfg` names, then `overrides`. Raises nothing: the problems are in the draft."""
     draft = Draft()
     cfg = overrides.get("cfg")
-    if isinstance(cfg, (str, os.PathLike)):
+    if cfg is not None and _converted(cfg, table()["cfg"]) is not _WRONG:
         try:
             in_file, recipe = _read_cfg(cfg)
         except UserError as error:

@@ -15,6 +15,9 @@ from typing import Any, NamedTuple
 from .default_table import table
 
 MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets; a longer or deeper value is plain text
+MAX_TEXT, MAX_PART = 4096, 255  # characters of a text; bytes of a part of a path, as file systems have them
+MAX_ITEMS = 10_000  # of a list
+MAX_BATCH = 65_536
 NONE_IS_A_CHOICE = frozenset(("auto_augment", "bit", "keep"))  # keys for which `none` is a value of its own
 
 
@@ -45,29 +48,61 @@ def _fraction(value: object, row: Mapping) -> object:
 
 def _text(value: object, row: Mapping) -> object:
     text = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(text, str) or "choices" not in row:
-        return text if isinstance(text, str) else None
+    if not isinstance(text, str) or not _is_usable(text) or not _is_path(text, row.get("path")):
+        return None
+    if "choices" not in row:
+        return text
     return {choice.lower(): choice for choice in row["choices"]}.get(text.lower())
 
 
+def _is_usable(text: str) -> bool:
+    """Whether a text is short enough, can be written, and has no null byte, at which the system would cut it off."""
+    try:
+        text.encode("utf-8", "surrogateescape")  # as names of files are that are not UTF-8
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text and len(text) <= MAX_TEXT
+
+
+def _is_path(text: str, where: str | None) -> bool:
+    """Whether a text can name a file. where: the column `path` of cfg/default.yaml, None for what is no path."""
+    if where is None or "://" in text:
+        return where != "inside"
+    parts = re.split(r"[/\\]", text)
+    if any(len(os.fsencode(part)) > MAX_PART for part in parts):
+        return False
+    if parts[0].startswith("~") and os.path.expanduser(text) == text:  # of a user who does not exist
+        return False
+    leaves = ".." in parts or os.path.isabs(text) or parts[0] == "" or parts[0][1:2] == ":"
+    return where != "inside" or not text or not leaves and os.path.normpath(text) != "."
+
+
 def _name(value: object, row: Mapping) -> object:
-    return str(value) if isinstance(value, Real) and not isinstance(value, bool) else _text(value, row)
+    if isinstance(value, Real) and not isinstance(value, bool):
+        return str(value) if _number(value, {}) is not None else None
+    return _text(value, row)
+
+
+def _items(value: object) -> list | tuple:
+    """Return a list of reasonable length unchanged, and an empty one for everything else."""
+    return value if isinstance(value, (list, tuple)) and len(value) <= MAX_ITEMS else ()
 
 
 def _wholes(value: object, row: Mapping) -> object:
-    items = [_whole(item, row) for item in value] if isinstance(value, (list, tuple)) else []
+    items = [_whole(item, row) for item in _items(value)]
     return tuple(items) if items and None not in items else None
 
 
 def _numbers(value: object, row: Mapping) -> object:
-    items = [_number(item, row) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    items = [_number(item, row) for item in (_items(value) if isinstance(value, (list, tuple)) else [value])]
     return tuple(items) if items and None not in items else None
 
 
 def _parts(value: object, row: Mapping) -> object:
     # `23.cv2`, `[backbone, 23.cv2]` as the shell passes it on, or a list in which row numbers may stand too
-    words = [word.strip(" '\"") for word in value.strip("[]() ").split(",")] if isinstance(value, str) else value
-    words = words if isinstance(words, (list, tuple)) else ()
+    if isinstance(value, str):
+        value = [word.strip(" '\"") for word in value.strip("[]() ").split(",")] if _is_usable(value) else []
+    words = _items(value)
     numbers = [_whole(literal(word) if isinstance(word, str) else word, row) for word in words]
     items = [_part(word) if number is None else number for number, word in zip(numbers, words)]
     return tuple(items) if items and None not in items else None
@@ -91,11 +126,11 @@ def _batch(value: object, row: Mapping) -> object:
     share = _number(value, {"above": 0, "max": 1})
     if share is not None and share < 1:
         return share
-    return -1 if value == -1 else _whole(value, {"min": 1})
+    return -1 if isinstance(value, Real) and value == -1 else _whole(value, {"min": 1, "max": MAX_BATCH})
 
 
 def _mapping(value: object, row: Mapping) -> object:
-    return dict(value) if isinstance(value, Mapping) else None
+    return dict(value) if isinstance(value, Mapping) and len(value) <= MAX_ITEMS else None
 
 
 class Kind(NamedTuple):
@@ -118,8 +153,13 @@ KINDS: Mapping[str, Kind] = {
     "parts": Kind(_parts, "parts of names such as 23.cv2"),
     "mapping": Kind(_mapping, "a mapping"),
     "size": Kind(_size, "a whole number or [height, width]", True),
-    "batch": Kind(_batch, "a whole number, 1 or more; -1 (what fits), or a share of the GPU's memory between 0 and 1"),
+    "batch": Kind(
+        _batch, f"a whole number from 1 to {MAX_BATCH}; -1 (what fits), or a share of the GPU's memory between 0 and 1"
+    ),
 }
+
+
+PATHS = {"any": "a path", "inside": "a name, or a relative path without `..`"}  # by the column `path`
 
 
 def expected(row: Mapping[str, Any]) -> str:
@@ -130,7 +170,9 @@ def expected(row: Mapping[str, Any]) -> str:
     parts = []
     for name in row["type"].split("|"):
         kind = KINDS[name]
-        words = choices if choices and name in ("str", "name") else kind.words
+        words = kind.words
+        if name in ("str", "name"):
+            words = choices or PATHS.get(row.get("path", ""), words)
         parts.append(f"{words} {limit}" if limit and kind.ranged else words)
     unit = f" ({row['unit']})" if row.get("unit", "none") != "none" else ""
     return " or ".join(parts) + unit
@@ -141,7 +183,10 @@ def show(value: object) -> str:
     short = reprlib.Repr()
     short.maxstring = short.maxother = 80
     plain = isinstance(value, str) and 0 < len(value) < 80 and literal(value) == value
-    return value if plain else short.repr(value)
+    try:
+        return value if plain else short.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"<{type(value).__name__} of enormous length>"
 
 
 def sample(key: str, row: Mapping[str, Any]) -> str:

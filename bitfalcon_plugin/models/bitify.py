@@ -5,7 +5,6 @@ Written from spec/bit.md sections 4.3 and 4.4.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from .modules.bit_kernels import check_backend
 from .modules.bit_layers import BitConv2d, BitLayer, BitLinear
 from .modules.conv import Conv
 from .modules.head import Detect, share
+from .patterns import name_matcher
 
 TERNARY = {nn.Conv2d: BitConv2d, nn.Linear: BitLinear}
 KEEP = ("default", NOTHING)  # values of keep= that are no regular expressions
@@ -89,9 +89,9 @@ def bitify(
     """
     policy = Policy((), (), rule, dw, act, granularity)
     _check(bit, policy)
-    parts, named = parts_of(bit), _matcher("bit", bit)
+    parts, named = parts_of(bit), name_matcher("bit", bit)
     patterns = [keep] if isinstance(keep, str) else list(keep)
-    keepers = [_matcher("keep", pattern) for pattern in patterns if pattern not in KEEP]
+    keepers = [name_matcher("keep", pattern) for pattern in patterns if pattern not in KEEP]
     candidates = list(_layers(model.model, model.graph))
     layers = [layer for layer in candidates if (layer.part in parts if parts else named(layer.name))]
     if not layers:
@@ -315,17 +315,6 @@ def _record(model: nn.Module, policies: tuple[Policy, ...]) -> None:
     if policies:
         document["bit"] = [policy.as_document() for policy in policies]
     model.graph = replace(graph, document=document, bit=policies)
-
-
-def _matcher(key: str, pattern: str) -> Callable[[str], bool]:
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise UserError(
-            f"{key}={pattern!r} is no regular expression ({error}). A dot in a name is written \\. , for example "
-            r"bit='model\.2\.'."
-        ) from error
-    return lambda name: expression.search(name) is not None
 
 
 def _check(bit: str, policy: Policy) -> None:

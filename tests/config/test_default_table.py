@@ -152,7 +152,7 @@ def test_every_row_is_whole(key: str) -> None:
         "not_for": {"train"},
         "resume": {"run", "experiment"},
     }
-    columns = {"default", "type", "unit", "min", "max", "above", "choices", "example", "help", "unused"}
+    columns = {"default", "type", "unit", "min", "max", "above", "path", "choices", "example", "help", "unused"}
     assert set(row) <= columns | used_by.keys()
     assert all(set(row.get(column, ())) <= values for column, values in used_by.items())
     kinds = row["type"].split("|")
