@@ -28,7 +28,7 @@ def names_weights(path: object) -> bool:
 
 def is_hub_folder(path: str | Path) -> bool:
     """Whether `path` is a folder that holds model.safetensors."""
-    return (Path(path) / HUB_WEIGHTS).is_file()
+    return os.path.isfile(os.path.join(path, HUB_WEIGHTS))  # False for a name that no file can have
 
 
 def names_folder(out: str | Path) -> bool:
@@ -51,7 +51,7 @@ def weight_folders() -> list[Path]:
 def find_weights(path: str | Path) -> Path:
     """Return `path`, or for a bare name that does not exist here the path of that name in `weight_folders`."""
     path = Path(path)
-    if path.name != str(path) or path.exists():
+    if path.name != str(path) or os.path.exists(path):
         return path
     return next((kept for name in weight_folders() if _exists(kept := name / path)), path)
 
@@ -80,4 +80,4 @@ def searched() -> str:
 
 
 def _exists(path: Path) -> bool:
-    return path.is_file() or is_hub_folder(path)
+    return os.path.isfile(path) or is_hub_folder(path)
