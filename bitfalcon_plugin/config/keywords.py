@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from numbers import Real
 
@@ -13,7 +12,7 @@ from .command_line import OTHER_TASKS, TASKS
 from .errors import UserError
 from .notes import print_note, print_note_once
 from .settings import Settings, load_settings
-from .values import MAX_ITEMS
+from .values import MAX_ITEMS, show
 
 
 def parse_keywords(mode: str, keywords: Mapping[str, object]) -> Settings:
@@ -35,13 +34,17 @@ def check_task(word: object, task: str = "", source: str = "") -> None:
     source: the model's file, for messages. Raises UserError for a task that this package does not have.
     """
     if isinstance(word, str) and word in OTHER_TASKS:
-        raise UserError(f"task={word!r}: no model of this task is here (known: {', '.join(TASKS)}).")
+        raise UserError(f"task={_shown(word)}: no model of this task is here (known: {', '.join(TASKS)}).")
     if word is not None and not _is_task(word):
         print_note_once(
-            f"task={reprlib.repr(word)} is no task and has no effect: the head of the model decides what it does."
+            f"task={_shown(word)} is no task and has no effect: the head of the model decides what it does."
         )
     elif task and word is not None and word != task:
-        print_note(f"task={word!r} has no effect: by its head '{source}' is a model for {task}.")
+        print_note(f"task={_shown(word)} has no effect: by its head '{source}' is a model for {task}.")
+
+
+def _shown(word: object) -> str:
+    return repr(word[:80]) if isinstance(word, str) else show(word)
 
 
 def _is_task(word: object) -> bool:
