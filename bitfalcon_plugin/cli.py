@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from .config.errors import UserError, is_out_of_memory
 from .config.notes import print_note
+from .config.printable import say
 from .config.version import __version__
 
 TYPE_CHECKING = False  # as in __init__.py
@@ -82,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        say("interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001  every error ends as a message and a code
         if isinstance(error, BrokenPipeError) and _is_output_closed():
@@ -90,9 +91,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if any(token.lower() in DEBUG_TOKENS for token in tokens):
             import traceback
 
-            traceback.print_exc()
+            say(traceback.format_exc(), end="", file=sys.stderr)
         message, code = _message_of(error)
-        print(f"error: {message}", file=sys.stderr)
+        say(f"error: {message}", file=sys.stderr)
         return code
 
 
@@ -125,12 +126,12 @@ def _run(tokens: Sequence[str]) -> int:
 
 
 def _help(tokens: Sequence[str] = ()) -> int:
-    print(HELP, end="")
+    say(HELP, end="")
     return 0
 
 
 def _version(tokens: Sequence[str]) -> int:
-    print(__version__)
+    say(__version__)
     return 0
 
 
@@ -138,7 +139,7 @@ def _cfg(tokens: Sequence[str]) -> int:
     """Print the settings as a YAML to edit; with --markdown as a table of Markdown."""
     from .config.listing import defaults_text, settings_table
 
-    print(settings_table() if {"--markdown", "markdown"} & set(tokens) else defaults_text(), end="")
+    say(settings_table() if {"--markdown", "markdown"} & set(tokens) else defaults_text(), end="")
     return 0
 
 
@@ -149,7 +150,7 @@ def _copy_cfg(tokens: Sequence[str]) -> int:
     if os.path.lexists(SETTINGS_COPY):
         raise UserError(f"'{SETTINGS_COPY}' exists already and may hold your changes. Rename or remove it first.")
     write_text(SETTINGS_COPY, defaults_text())
-    print(f"wrote {SETTINGS_COPY}; edit it, then: bitfalcon train cfg={SETTINGS_COPY} model=yolov12.yaml scale=n")
+    say(f"wrote {SETTINGS_COPY}; edit it, then: bitfalcon train cfg={SETTINGS_COPY} model=yolov12.yaml scale=n")
     return 0
 
 
@@ -170,7 +171,7 @@ def _settings(tokens: Sequence[str]) -> int:
         reset()
     else:
         print_note(*change(changes) if changes else ())
-    print(json.dumps(all_settings(), indent=2))
+    say(json.dumps(all_settings(), indent=2))
     print_note(f"kept in {settings_file()}; {', '.join(ACTIVE)} act here.")
     return 0
 
@@ -387,7 +388,7 @@ def _message_of(error: Exception) -> tuple[str, int]:
 def _is_output_closed() -> bool:
     """Whether stdout is the pipe that broke, and not a pipe between processes of a run. Silences stdout then."""
     try:
-        print(flush=True)  # an empty line shows it, a second flush does not
+        say(flush=True)  # an empty line shows it, a second flush does not
     except BrokenPipeError:
         # Otherwise the interpreter prints an error when it flushes stdout at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -15,6 +15,7 @@ from .config.callbacks import EventMethods, Events
 from .config.errors import MissingFileError, UserError
 from .config.keywords import check_task, parse_keywords
 from .config.notes import print_note, print_note_once
+from .config.printable import say
 from .config.settings import Settings
 from .config.weight_files import model_file
 from .export.formats import ModelKind, model_kind
@@ -240,7 +241,7 @@ class YOLO(NetworkMethods, EventMethods):
         with contextlib.redirect_stdout(io.StringIO()) as text:
             summary = show_info(self._network, settings)
         if verbose or detailed:
-            print(text.getvalue().rstrip("\n") if detailed else text.getvalue().splitlines()[-1])
+            say(text.getvalue().rstrip("\n") if detailed else text.getvalue().splitlines()[-1])
         return Info(summary.layers, summary.parameters, summary.gradients, summary.gflops)
 
     @overload

@@ -13,6 +13,7 @@ from typing import Annotated, Any, get_args, get_origin, get_type_hints
 from ..config.errors import MissingFileError, UserError
 from ..config.files import write_text
 from ..config.notes import print_note
+from ..config.printable import say
 from ..plots.figure import NoMatplotlib
 
 MISSING = "-"  # cell of a value that was not measured
@@ -64,11 +65,11 @@ def write_report(text: str, path: Path, data: Path, draw: Callable[[Path], objec
     path: of the table; the picture gets the same name with .png. data: the JSON file of the same records.
     """
     write_text(path, text)
-    print(f"\n{text}\nTable: {path}, {data}")
+    say(f"\n{text}\nTable: {path}, {data}")
     if draw is None:
         return
     try:
-        print(f"Picture: {draw(path.with_suffix('.png'))}")
+        say(f"Picture: {draw(path.with_suffix('.png'))}")
     except NoMatplotlib as error:
         print_note(f"no picture: {error}")
 

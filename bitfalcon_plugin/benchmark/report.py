@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from ..config.printable import say
 from ..export.agreement import UNITS
 from ..plots.figure import NoMatplotlib
 from ..plots.tradeoff import Bars, draw_bars
@@ -236,7 +237,7 @@ def write(bench: Bench, folder: Path, picture: bool) -> None:
     write_report(markdown(bench), folder / "benchmark.md", data, partial(draw, bench=bench) if picture else None)
     if picture and bench.workloads:
         with suppress(NoMatplotlib):  # `write_report` has told
-            print(f"Picture: {draw_workloads(folder / 'batches.png', bench)}")
+            say(f"Picture: {draw_workloads(folder / 'batches.png', bench)}")
 
 
 def draw(target: Path, bench: Bench) -> Path:

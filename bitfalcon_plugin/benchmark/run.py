@@ -22,6 +22,7 @@ from torch import Tensor
 from ..config.devices import select_device
 from ..config.errors import UserError
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
@@ -91,7 +92,7 @@ def run_benchmark(
     batch, _, height, width = conditions.shape
     candidates = list_candidates(conditions.settings, conditions.device)
     folder = new_run_dir("benchmark", settings.project, settings.name, settings.exist_ok, settings.task)
-    print(
+    say(
         f"Benchmark of {origin.name}: {len(candidates)} engines at {width}x{height}, batch {batch}, "
         f"on {conditions.device}, {torch.get_num_threads()} threads; results in {folder}"
     )
@@ -199,7 +200,7 @@ def _prepare(
                 runtime.decode(runtime(conditions.images[0].to(conditions.device)))  # compiles what is to be compiled
             runtimes[name], ready[name] = runtime, candidate
         outcome = records[name].reason or f"opens in {records[name].load:.2f} s"
-        print(f"  {name:<24} {time.perf_counter() - begin:6.1f} s  {outcome[:140]}", flush=True)
+        say(f"  {name:<24} {time.perf_counter() - begin:6.1f} s  {outcome[:140]}", flush=True)
     return runtimes, ready
 
 
@@ -227,7 +228,7 @@ def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> N
                 update(records, name, pixels=agreement.pixels, score=agreement.score, further=dict(agreement.further))
                 update(records, name, matched=agreement.matched, boxes=agreement.count)
             if conditions.samples:
-                print(f"  {name:<24} validating on {len(conditions.samples)} images", flush=True)
+                say(f"  {name:<24} validating on {len(conditions.samples)} images", flush=True)
                 metrics = _validate(runtime, conditions)
                 numbers = {name: number for name, number in metrics.headline.items() if math.isfinite(number)}
                 update(records, name, numbers=numbers)

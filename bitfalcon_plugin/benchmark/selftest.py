@@ -17,6 +17,7 @@ from ..config.default_table import keys_with
 from ..config.devices import select_devices
 from ..config.errors import UserError
 from ..config.files import cfg_dir
+from ..config.printable import say
 from ..config.settings import Settings, load_settings
 from ..config.yaml_files import load_yaml
 from ..data.formats import class_folders, dataset_yaml
@@ -84,7 +85,7 @@ def run_selftest(settings: Settings) -> Verdict:
         metrics = run_train(load_settings(run), None).metrics
     text = f"{Path(model).stem} n at {run['imgsz']} px on shapes, {run['epochs']} epochs from scratch"
     verdict = Verdict(metrics.headline, task.expected, text, _device_names(devices), time.perf_counter() - start)
-    print(verdict)
+    say(verdict)
     return verdict
 
 

@@ -19,6 +19,7 @@ import torch
 from ..config.default_table import keys_with
 from ..config.devices import select_devices
 from ..config.errors import UserError, did_you_mean
+from ..config.printable import say
 from ..config.run_folder import new_run_dir, runs_top
 from ..config.settings import Settings, load_settings
 from ..config.yaml_files import ModelFile, find_model
@@ -67,12 +68,12 @@ def run_sizes(settings: Settings) -> Experiment:
         )
     experiment = _resumed_experiment(settings) if settings.resume else _new_experiment(settings)
     folder = experiment.folder
-    print(f"Sizes {', '.join(experiment.scales)} under one budget ({budget(experiment)}); results in {folder}")
+    say(f"Sizes {', '.join(experiment.scales)} under one budget ({budget(experiment)}); results in {folder}")
     try:
         experiment = _complete(experiment)
     except BaseException:
         if settings.resume or any(path.is_file() and path.name != FILE for path in folder.rglob("*")):
-            print(f"The experiment is not finished. To go on with it: bitfalcon sizes resume={folder}")
+            say(f"The experiment is not finished. To go on with it: bitfalcon sizes resume={folder}")
         else:  # a mistake in the settings: nothing was trained
             _remove_empty(experiment)
         raise
@@ -204,7 +205,7 @@ def _path_to_resume(settings: Settings) -> Path:
             f"resume=True: no experiment lies in or below '{top.resolve()}'. Give resume=<its folder>, or start one "
             "without resume."
         )
-    print(f"resume=True: the newest experiment here is {path.parent}")
+    say(f"resume=True: the newest experiment here is {path.parent}")
     return path
 
 
@@ -213,7 +214,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
     folder = experiment.folder / scale
     best, last = (folder / "weights" / name for name in ("best.pt", "last.pt"))
     before = load_checkpoint(last) if last.is_file() else None
-    print(f"\nSize {scale}:")
+    say(f"\nSize {scale}:")
     if before is None:  # not begun, or killed before its first checkpoint
         own = {"model_scale": scale, "project": str(experiment.folder), "name": scale, "exist_ok": True}
         metrics = run_train(load_settings({**experiment.settings, **own, "mode": "train"}), None).metrics

@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..config.printable import say
 from ..export.runtimes.runtime import Runtime
 from ..models.inference.threads import threads
 from .candidates import REFERENCE, Candidate, Network, open_candidate
@@ -106,7 +107,7 @@ def time_workloads(
     for batch, count in workloads:
         records = {each.name: EngineRecord(each.name, each.precision) for each in candidates}
         images, runtimes = image.repeat(batch, 1, 1, 1), {}
-        print(f"  batch {batch}, {_threads(count)}: {len(candidates)} engines", flush=True)
+        say(f"  batch {batch}, {_threads(count)}: {len(candidates)} engines", flush=True)
         with threads(count):
             for each in candidates:
                 key = each.name, batch

@@ -9,6 +9,7 @@ import math
 from torch import Tensor, nn
 
 from ..config.files import write_text
+from ..config.printable import say
 from ..models.bitify import ternary_layers
 
 FILE = "codes.csv"
@@ -51,7 +52,7 @@ class CodeLog:
             write_text(trainer.save_dir / FILE, text.getvalue())
             changed, zeros = (sum(float(record[column]) for record in records) / len(records) for column in (2, 3))
             layers = f"in the mean of {len(records)} layers"
-            print(f"{'codes':>9}  changed {changed:.2%} {layers}, zeros {zeros:.1%}")
+            say(f"{'codes':>9}  changed {changed:.2%} {layers}, zeros {zeros:.1%}")
 
 
 def _codes(model: nn.Module) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from ..config.callbacks import Events
 from ..config.devices import select_device, select_devices
 from ..config.errors import UserError
+from ..config.printable import say
 from ..config.settings import Settings, load_settings
 from ..data.dataset import Sample
 from ..data.from_settings import class_names, find_data, legal_side, same_classes, scan_split
@@ -150,9 +151,9 @@ def ternary_start(checkpoint: Checkpoint, settings: Settings, samples: Sequence[
         return checkpoint
     model = checkpoint.model().to(select_device(settings.device))
     settings = legal_side(settings, model.multiple)
-    print(f"bit={bit}: {bitify(model, bit, settings.keep or 'default').total()}")
+    say(f"bit={bit}: {bitify(model, bit, settings.keep or 'default').total()}")
     batches = calibrate(model, calibration_images(samples, settings, model))
-    print(f"Scales of activations and statistics of batch norms measured over {batches} batches of training images")
+    say(f"Scales of activations and statistics of batch norms measured over {batches} batches of training images")
     return as_checkpoint(model, checkpoint)
 
 
@@ -218,7 +219,7 @@ def choose_weights(
     for kind, metrics in results.items():
         mark = "  <- best.pt" if kind == chosen else ""
         numbers = "  ".join(f"{name} {number:.4f}" for name, number in metrics.headline.items())
-        print(f"{kind:<36} {numbers}{mark}")
+        say(f"{kind:<36} {numbers}{mark}")
     return Tuned(best_path, results[chosen], chosen, main)
 
 

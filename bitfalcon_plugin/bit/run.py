@@ -22,6 +22,7 @@ from ..benchmark.record import write_report
 from ..benchmark.timing import machine
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError
+from ..config.printable import say
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..config.weight_files import SUFFIXES
@@ -77,7 +78,7 @@ def _scanned(subject: Subject, folder: Path) -> Ranking:
     settings = subject.settings
     units = units_of(subject.model, settings.by, settings.bit or "all", settings.keep or "default")
     ranking = scan_units(subject.model, units, subject.train, subject.val, settings, folder)
-    print(f"\n{ranking.table()}\nResults: {folder}")
+    say(f"\n{ranking.table()}\nResults: {folder}")
     return ranking
 
 
@@ -103,12 +104,12 @@ def run_replace(settings: Settings) -> list[Step]:
         steps.append(step)
         save_steps(folder, steps)
         drop = 100 * (ranking.ap - step.ap_norms)
-        print(
+        say(
             f"{number:>3}/{len(ranking.losses)} + {units[-1]:<32} {measure} {step.ap_norms:.4f} ({-drop:+.1f} points), "
             f"{step.ternary_share:.0%} ternary, {step.bytes_packed / 1e6:.2f} MB packed"
         )
         if drop > settings.max_drop:
-            print(f"max_drop={settings.max_drop:g}: stopped; {count} units stay within it.")
+            say(f"max_drop={settings.max_drop:g}: stopped; {count} units stay within it.")
             break
         count, model = number, trial
     if count:
@@ -117,7 +118,7 @@ def run_replace(settings: Settings) -> list[Step]:
             calibrate(model, calibration_images(subject.train, settings, subject.model, IMAGES))
         path = folder / "replaced.pt"
         save_checkpoint(path, as_checkpoint(model, subject.checkpoint))
-        print(f"{path}: fine-tune it with bitfalcon bit mode=qat model={path} data={settings.data}")
+        say(f"{path}: fine-tune it with bitfalcon bit mode=qat model={path} data={settings.data}")
     _write(folder, steps, task_of(subject.model).measure)
     return steps
 
@@ -212,8 +213,8 @@ def run_pack(settings: Settings) -> Path:
         _check_outputs(packed, open_checkpoint(Path(scratch, "x.pt")))
     save_checkpoint(out, packed)
     size = out.stat().st_size / 1e6
-    print(f"{out}: {size:.3f} MB, packed {packed.packed}; read back, its outputs are the same")
-    print(_size_table(packed))
+    say(f"{out}: {size:.3f} MB, packed {packed.packed}; read back, its outputs are the same")
+    say(_size_table(packed))
     return out
 
 
@@ -294,7 +295,7 @@ def _write(folder: Path, steps: Sequence[Step], measure: str) -> None:
     facts = machine()
     picture = partial(draw, steps=steps, machine=facts, measure=measure)
     write_report(markdown(steps, facts, measure), folder / "report.md", folder / FILE, picture)
-    print(f"Results: {folder}")
+    say(f"Results: {folder}")
 
 
 STEPS: Mapping[str, Callable[[Settings], object]] = {

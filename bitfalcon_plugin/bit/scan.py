@@ -19,6 +19,7 @@ import torch
 from ..benchmark.record import FloatOrNan, RecordFile
 from ..config.errors import UserError, did_you_mean
 from ..config.files import write_text
+from ..config.printable import say
 from ..config.settings import Settings
 from ..data.dataset import Sample
 from ..models.bitify import bitify, parts_by_row
@@ -135,14 +136,14 @@ def scan_units(
         if tuple(units.get(loss.unit, ())) == loss.layers
     }
     if measured:
-        print(f"{folder / FILE} has {len(measured)} of {len(units)} units already")
+        say(f"{folder / FILE} has {len(measured)} of {len(units)} units already")
     if resumed:
         ap, halves = resumed.ap, resumed.halves
     else:
         ap = accuracy(model, val, settings).main
         halves = tuple(accuracy(model, half, settings).main for half in (val[::2], val[1::2] or val))
     measure = task_of(model).measure
-    print(f"float: {measure} {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
+    say(f"float: {measure} {ap:.4f}; on the two halves of the images {halves[0]:.4f} and {halves[1]:.4f}")
     losses: list[Loss] = []
     for number, (unit, layers) in enumerate(units.items(), 1):
         loss = measured.get(unit)
@@ -152,7 +153,7 @@ def scan_units(
             parameters = sum(trial.get_parameter(f"{layer}.weight").numel() for layer in layers)
             loss = Loss(unit, tuple(layers), parameters, raw, norms)
         losses.append(loss)
-        print(
+        say(
             f"{number:>3}/{len(units)} {unit:<32} {measure} {loss.ap_raw:.4f} raw, "
             f"{loss.ap_norms:.4f} with norms measured anew"
         )

@@ -10,9 +10,17 @@ import contextlib
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 
+from .printable import printable
+
 
 class UserError(Exception):
-    """A mistake in what the user gave: the command line prints it and exits with 2, without a traceback."""
+    """A mistake in what the user gave: the command line prints it and exits with 2, without a traceback.
+
+    Its text is printable, because Python itself writes it to the terminal where a script does not catch it.
+    """
+
+    def __init__(self, *parts: object):
+        super().__init__(*(printable(part) if isinstance(part, str) else part for part in parts))
 
 
 class WrongSettingError(UserError, SyntaxError, ValueError, TypeError):

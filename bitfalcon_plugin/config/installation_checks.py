@@ -7,6 +7,7 @@ import platform
 import re
 from importlib import metadata
 
+from .printable import say
 from .threads import usable_processors, waiting_text
 from .version import __version__
 
@@ -34,7 +35,7 @@ def run_checks() -> int:
             unmet += not met
             lines.append((name, f"{version} ({'ok' if met else 'NOT MET'}: >={minimum})"))
     for name, value in (*lines, *_devices()):
-        print(f"{name:<13} {value}")
+        say(f"{name:<13} {value}")
     return 1 if unmet else 0
 
 

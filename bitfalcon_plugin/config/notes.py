@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 
+from .printable import say
+
 
 def print_note(*texts: str) -> None:
     """Print a line on stderr for each text."""
     for text in texts:
-        print(f"note: {text}", file=sys.stderr)
+        say(f"note: {text}", file=sys.stderr)
 
 
 _PRINTED: set[str] = set()

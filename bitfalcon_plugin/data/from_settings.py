@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from ..config.errors import UserError, raise_problems
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.settings import Settings
 from ..ops.keypoint_layout import KeypointLayout
 from ..ops.letterbox import legal_size, rounding_note
@@ -39,14 +40,14 @@ def find_data(settings: Settings, form: DataFormat) -> tuple[DataSpec, Settings]
     if settings.data is None:
         name = form.default
         data = form.load(name, settings)
-        print(f"No data= is given: using the generated dataset '{data.path.stem}' in {data.root} (an example to copy)")
+        say(f"No data= is given: using the generated dataset '{data.path.stem}' in {data.root} (an example to copy)")
     else:
         data = form.load(settings.data, settings)
         name = str(data.path.resolve())  # absolute: a run can be resumed from any folder
     print_note(*data.notes)
     defaults = {key: value for key, value in data.settings.items() if key not in (*settings.given, *data.imposed)}
     if defaults:
-        print("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in defaults.items()))
+        say("Settings of this dataset, where none were given: " + ", ".join(f"{k}={v}" for k, v in defaults.items()))
     imposed = {key: data.settings[key] for key in data.imposed}
     for key, value in imposed.items():
         if key in settings.given and (given := getattr(settings, key)) != value:
@@ -63,7 +64,7 @@ def scan_split(data: DataSpec, split: str | float, settings: Settings, form: Dat
     split = split if isinstance(split, str) else "val"
     training = split == "train" and settings.mode == "train"
     result = form.scan(data, split, settings, fraction=settings.fraction if training else 1.0)
-    print(f"{split:>9}: {form.describe(result)} ({data.path})")
+    say(f"{split:>9}: {form.describe(result)} ({data.path})")
     if settings.on_bad_image == "stop":
         bad = [note for note in result.notes if note.endswith(SET_ASIDE)]
         raise_problems(f"Images of split '{split}' cannot be read (on_bad_image=skip goes on without them):", bad)
@@ -132,5 +133,5 @@ def same_keypoints(of_model: KeypointLayout | None, data: DataSpec) -> None:
 def legal_side(settings: Settings, multiple: int) -> Settings:
     """Round imgsz up to a `multiple` of pixels that the model takes; print a line if imgsz changes."""
     if text := rounding_note(settings.imgsz, multiple):
-        print(text)
+        say(text)
     return settings.replace(imgsz=legal_size(settings.imgsz, multiple)[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import runpy
 import sys
 
+from ..config.printable import say
 from .run import run
 
 
@@ -21,6 +22,6 @@ if __name__ == "__main__":
     try:
         code = run(sys.argv[1:], _command)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}", file=sys.stderr)
         code = 2
     raise SystemExit(code)

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError, WrongModelError
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.settings import Settings
 from ..tasks import TASKS
 from .formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, require
@@ -77,11 +78,11 @@ def show_export(path: str) -> None:
     """Print what an exported model says about itself, and its classes, for `bitfalcon info`."""
     runtime = open_exported(path, "cpu")
     metadata = runtime.about
-    print(
+    say(
         f"{path}: {runtime!r}; task {runtime.task}; {metadata.description or 'no description'}; "
         f"{metadata.date or 'no date'}; licence: {metadata.license or 'not stated'}"
     )
-    print(f"classes: {', '.join(runtime.names.values())}")
+    say(f"classes: {', '.join(runtime.names.values())}")
 
 
 class ExportedModel:

@@ -19,6 +19,7 @@ import torch
 from ..config.callbacks import Events
 from ..config.devices import select_device
 from ..config.files import atomic_export, size_of
+from ..config.printable import say
 from ..config.settings import Settings
 from ..config.signals import ended_by_signals
 from ..models.detector import Detector, rows_named
@@ -99,8 +100,8 @@ def run_export(
     _report(target, agreement, origin, job)
     accuracy = None
     if measured and (accuracy := measure_accuracy(folded_copy(model), target, job.metadata, settings)):
-        print(accuracy.describe())
-    print(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")
+        say(accuracy.describe())
+    say(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")
     events.fire("on_export_end", settings)
     return Export(target, agreement, accuracy)
 
@@ -233,7 +234,5 @@ def _report(target: Path, agreement: Agreement, origin: str, job: ExportJob) -> 
     height, width = metadata.imgsz
     shape = "any size and batch" if job.dynamic else f"{metadata.batch} x 3 x {height} x {width}"
     license = metadata.license or "not stated"
-    print(
-        f"wrote {target}: {size_of(target) / 1e6:.1f} MB, {job.precision}, {shape}; licence of the weights: {license}"
-    )
-    print(f"compared with the network on {origin}: {agreement.describe()}")
+    say(f"wrote {target}: {size_of(target) / 1e6:.1f} MB, {job.precision}, {shape}; licence of the weights: {license}")
+    say(f"compared with the network on {origin}: {agreement.describe()}")

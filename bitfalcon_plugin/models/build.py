@@ -12,6 +12,7 @@ from torch import nn
 from ..compat.families import SUFFIXES
 from ..config.errors import MissingFileError, UserError, raise_problems
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.settings import Settings
 from ..config.yaml_files import find_model
 from ..ops.keypoint_layout import KeypointLayout
@@ -69,7 +70,7 @@ def graph_from_settings(source: str, settings: Settings) -> Graph:
     """Read the graph that `source` and the settings name; prints the graph's notes."""
     graph = read_graph(source, settings.model_scale or "", variant=settings.variant)
     for note in graph.notes:
-        print(note)
+        say(note)
     return graph
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from ..config.printable import say
 from ..config.settings import Settings
 from .build import task_of_graph
 from .detector import Detector
@@ -31,23 +32,23 @@ def show_checkpoint(path: str, settings: Settings) -> Summary | None:
     print_description(path, opened)
     is_ours = isinstance(opened, Checkpoint)
     names = opened.graph.names if is_ours else opened.names
-    print(f"classes: {', '.join(names.values()) or 'not named in the file'}")
+    say(f"classes: {', '.join(names.values()) or 'not named in the file'}")
     if keypoints := opened.graph.keypoints if is_ours else opened.keypoints:
         names = ", ".join(keypoints.name(index) for index in range(keypoints.count)) if keypoints.names else "no names"
-        print(f"keypoints: kpt_shape {list(keypoints.shape)}, {names}")
+        say(f"keypoints: kpt_shape {list(keypoints.shape)}, {names}")
     return show_graph(opened.graph, settings) if is_ours and opened.graph.rows else None
 
 
 def print_description(path: str | Path, opened: Checkpoint | ForeignCheckpoint) -> None:
     """Print what a checkpoint, ours or a foreign one, says of itself: family, task, classes, date, licence, ..."""
     if not isinstance(opened, Checkpoint):
-        print(opened.describe())
+        say(opened.describe())
         return
     graph, family = opened.graph, opened.source.get("family", "of no other maker")
     task = task_of_graph(graph) if graph.rows else opened.source.get("task", "detect")
     for line in packed_lines(opened, path):
-        print(line)
-    print(
+        say(line)
+    say(
         f"{path}: bitfalcon checkpoint, {graph.name} scale={graph.scale or 'none'}, family {family}, "
         f"{task}, {graph.nc} classes, {len(opened.state)} tensors, "
         f"epoch {opened.epoch + 1}, {opened.date}; licence: {license_text(opened)}"

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..config.files import size_of
+from ..config.printable import say
 from ..config.settings import Settings
 from ..ops.letterbox import legal_size
 from .detector import Detector, rows_named
@@ -40,11 +41,11 @@ def show_info(model: Detector, settings: Settings) -> Summary:
     imgsz = settings.imgsz if isinstance(settings.imgsz, int) else max(settings.imgsz)
     sizes, graph = summary(model, imgsz), model.graph
     width = max(len(row[4]) for row in sizes.rows)
-    print(f"{'':>5}{'from':>20}{'n':>4}{'params':>11}  {'module':<{width}}  arguments")
+    say(f"{'':>5}{'from':>20}{'n':>4}{'params':>11}  {'module':<{width}}  arguments")
     for index, source, repeats, parameters, module, arguments in sizes.rows:
         origin = str(list(source)) if isinstance(source, tuple) else str(source)
-        print(f"{index:>5}{origin:>20}{repeats:>4}{parameters:>11}  {module:<{width}}  {arguments}")
-    print(
+        say(f"{index:>5}{origin:>20}{repeats:>4}{parameters:>11}  {module:<{width}}  {arguments}")
+    say(
         f"{graph.name} scale={graph.scale or 'none'} summary: {sizes.layers} layers, {sizes.parameters:,} parameters, "
         f"{sizes.gradients:,} gradients, {sizes.gflops:.1f} GFLOPs at {imgsz}"
     )

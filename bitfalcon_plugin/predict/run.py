@@ -19,6 +19,7 @@ from tqdm import tqdm
 from ..config.callbacks import Events
 from ..config.errors import UserError
 from ..config.notes import print_note, print_note_once
+from ..config.printable import one_line, say
 from ..config.settings import Settings
 from ..models.detector import Detector
 from ..models.inference.precision import why_not_half
@@ -140,9 +141,9 @@ def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], ev
                 predictor.batch[2].append(line)
                 total_ms.update({stage: ms for stage, ms in result.speed.items() if ms is not None})
                 if lines:
-                    print(predictor.batch[2][-1])
+                    say(predictor.batch[2][-1])
             if settings.json and isinstance(result, (Results, Tensor)):
-                print(_json(picture, result), flush=True)
+                say(_json(picture, result), flush=True)
         predictor.speed = {stage: ms / predictor.seen for stage, ms in total_ms.items()}
 
     shape = ()
@@ -175,13 +176,13 @@ def _progress_bar(items: Sequence[Item], lines: bool) -> tqdm:
 def _line(picture: Picture, result: Results, items: Sequence[Item]) -> str:
     """The line that is printed about a picture."""
     height, width = result.input_shape
-    summary = f"{height}x{width} {result.verbose()}{result.speed['inference']:.1f}ms"
-    item = items[picture.number - 1]
+    summary = f"{height}x{width} {one_line(result.verbose())}{result.speed['inference']:.1f}ms"
+    item, path = items[picture.number - 1], one_line(picture.path)
     if isinstance(item, Video):
         frame = f"{picture.frame}/{picture.frames}" if picture.frames else f"{picture.frame}"
-        return f"video {picture.number}/{len(items)} (frame {frame}) {picture.path}: {summary}"
+        return f"video {picture.number}/{len(items)} (frame {frame}) {path}: {summary}"
     if isinstance(item, (Path, Url)):
-        return f"image {picture.number}/{len(items)} {picture.path}: {summary}"
+        return f"image {picture.number}/{len(items)} {path}: {summary}"
     return f"{picture.number - 1}: {summary}"
 
 
@@ -222,11 +223,11 @@ def _print_summary(predictor: Predictor, writer: Writer, shape: Sequence[int], u
     out = sys.stderr if predictor.args.json else sys.stdout
     if shape and predictor.speed:
         speed = ", ".join(f"{ms:.1f}ms {stage}" for stage, ms in predictor.speed.items())
-        print(f"Speed: {speed} per image at shape ({', '.join(map(str, shape))})", file=out)
+        say(f"Speed: {speed} per image at shape ({', '.join(map(str, shape))})", file=out)
         if network and (how := getattr(predictor.model, "how", None)):
-            print(f"Network: {how}", file=out)
+            say(f"Network: {how}", file=out)
     if predictor.save_dir is not None:
         skipped = f"; {unread} images could not be read" if unread else ""
-        print(f"Results saved to {predictor.save_dir}{skipped}", file=out)
+        say(f"Results saved to {predictor.save_dir}{skipped}", file=out)
         if predictor.args.save_txt:
-            print(f"{writer.label_files} label files saved to {predictor.save_dir / 'labels'}", file=out)
+            say(f"{writer.label_files} label files saved to {predictor.save_dir / 'labels'}", file=out)

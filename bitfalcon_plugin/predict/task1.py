@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from ..config.files import write_text
+from ..config.printable import say
 from ..ops.instances import Instances
 from ..ops.rotated import corners_of, hulls_of
 from ..ops.rotated_nms import fast_suppress
@@ -31,7 +32,7 @@ def write_task1(folder: Path, images: Sequence[str], detections: Instances, name
     _write(folder / PER_TILE, images, detections, names)
     stems, merged = merge_tile_files(images, detections)
     _write(folder / MERGED, stems, merged, names)
-    print(f"Task1 files: {PER_TILE} ({len(images)} images), {MERGED} ({len(stems)} images, tiles put together)")
+    say(f"Task1 files: {PER_TILE} ({len(images)} images), {MERGED} ({len(stems)} images, tiles put together)")
 
 
 def merge_tile_files(images: Sequence[str], detections: Instances) -> tuple[list[str], Instances]:

@@ -13,6 +13,7 @@ import torch
 
 from ..config.files import atomic, write_text
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..ops.instances import Instances
@@ -62,7 +63,7 @@ def write_files(
                 file.add(ids[image], xywh, score, cls, name, **others)
                 count += 1
         categories = "as in COCO's annotations" if coco else "is the class + 1"
-        print(f"predictions.json: {count} records, category_id {categories}")
+        say(f"predictions.json: {count} records, category_id {categories}")
         if detections.xywhr is not None:
             write_task1(folder, list(map(str, ids)), detections, names)
     if settings.save_txt:

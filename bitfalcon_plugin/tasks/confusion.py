@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..config.printable import say
 from ..config.tabular import Tabular
 from ..ops.boxes import pair_greedily
 from ..ops.instances import Instances
@@ -47,7 +48,7 @@ class ConfusionMatrix(Tabular):
     def print(self) -> None:
         """Print the rows of the matrix."""
         for row in self.matrix.tolist():
-            print(*row)
+            say(*row)
 
     def columns(self, flat: bool = False) -> Sequence[str]:
         return "predicted", *self._labels()

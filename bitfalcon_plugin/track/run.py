@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from ..config.callbacks import Events
 from ..config.errors import UserError
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.settings import Settings
 from ..predict.pipeline import Predictor
 from ..predict.reader import Picture
@@ -106,7 +107,7 @@ class Tracking:
         """Print how the tracks agree with labels=."""
         if self._scores and self._scores.frames:
             predictor.track_metrics = self._scores.metrics(predictor.model.names)
-            print(score_line(predictor.track_metrics), file=sys.stderr if predictor.args.json else sys.stdout)
+            say(score_line(predictor.track_metrics), file=sys.stderr if predictor.args.json else sys.stdout)
 
     def _tracker_of(self, picture: Picture, predictor: Predictor) -> Tracker:
         """Return the tracker of the clip that a picture belongs to, a new one for the first picture of a clip."""

@@ -11,6 +11,7 @@ import torch
 
 from ..config.errors import UserError
 from ..config.notes import print_note
+from ..config.printable import say
 from ..data.loading.loader import USUAL_BATCH
 from ..models.detector import Detector
 from ..ops.instances import Instances
@@ -75,7 +76,7 @@ def search_batch(
             break
     images = fitting_batch(peaks, fraction * total)
     gib = total / 2**30
-    print(f"batch={batch:g}: {images} images are estimated to fill {fraction:.0%} of {gib:.1f} GiB at {imgsz} px")
+    say(f"batch={batch:g}: {images} images are estimated to fill {fraction:.0%} of {gib:.1f} GiB at {imgsz} px")
     return images
 
 

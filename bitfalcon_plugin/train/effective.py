@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import yaml
 
 from ..config.files import write_text
+from ..config.printable import say
 from ..data.loading.loader import workers_for
 from .trainer import Trainer
 
@@ -51,7 +52,7 @@ def report_effective(trainer: Trainer) -> None:
     """Print what the run does; on rank 0 also write args.yaml and effective.yaml into its folder."""
     values, settings, folder = effective(trainer), trainer.args, trainer.save_dir
     for line in _lines(trainer, values):
-        print(line)
+        say(line)
     if trainer.run.world.main:
         given = {**settings.as_dict(), "save_dir": str(folder)}
         write_text(folder / "args.yaml", yaml.safe_dump(given, sort_keys=False))

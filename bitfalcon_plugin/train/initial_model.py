@@ -8,6 +8,7 @@ import torch
 
 from ..config.errors import UserError
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.settings import Settings
 from ..data.formats.dataset_yaml import DataSpec
 from ..data.from_settings import class_names, keypoint_layout
@@ -45,14 +46,14 @@ def initial_model(settings: Settings, start: Checkpoint | Graph, data: DataSpec)
     names, keypoints = class_names(settings, data), keypoint_layout(settings, data)
     graph = start.graph if isinstance(start, Checkpoint) else start
     if graph.keypoints and keypoints and graph.keypoints.shape != keypoints.shape:
-        print(f"{graph.name}: {keypoints_note(graph.keypoints, keypoints)}")
+        say(f"{graph.name}: {keypoints_note(graph.keypoints, keypoints)}")
     if isinstance(start, Checkpoint):
         width = None if dict(start.graph.names) == names else class_width(start)
         model = Detector(with_classes(start.graph, names, width, keypoints))
         initial = _with_weights(model, start, str(settings.model), settings)
     else:
         if start.nc != len(names):
-            print(f"{start.name}: {classes_note(start.nc, len(names))}")
+            say(f"{start.name}: {classes_note(start.nc, len(names))}")
         if isinstance(settings.pretrained, str):
             checkpoint = open_checkpoint(settings.pretrained)
             width = _width_to_fit(checkpoint, start, len(names))
@@ -113,7 +114,7 @@ def _with_weights(model: Detector, checkpoint: Checkpoint, source: str, settings
             "trained from it. Give other weights."
         )
     table = transfer(model, checkpoint, source, by_name=settings.cls_remap, strict=settings.strict)
-    print(f"Weights of '{source}':\n{table}")
+    say(f"Weights of '{source}':\n{table}")
     lines = "; ".join(" ".join(line.split()) for line in str(table).splitlines())
     return InitialModel(model, checkpoint.license, f"{source}: {lines}", tuned=not table.new and not table.misfit)
 
@@ -122,7 +123,7 @@ def _set_ternary_layers(model: Detector, settings: Settings) -> None:
     """Make layers ternary as bit= asks, or all float with bit=none; without bit= the graph decides."""
     if settings.bit == NOTHING:
         if changes := unbitify(model):
-            print(f"bit=none: {len(changes)} layers are float now")
+            say(f"bit=none: {len(changes)} layers are float now")
     elif settings.bit:
         changes = bitify(model, settings.bit, settings.keep or "default")
-        print(f"bit={settings.bit}: {changes.total()}")
+        say(f"bit={settings.bit}: {changes.total()}")

@@ -16,6 +16,7 @@ import torch
 
 from ..config.errors import UserError
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.signals import Interrupts, exception_for
 from ..data.augmentation.augment import Batch
 from ..data.loading.loader import seed_of
@@ -116,7 +117,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     seconds = time.perf_counter() - start
     images = min((batches - first_batch) * settings.batch, len(trainer.run.samples))
     without = "  (mosaic closed)" if closed else ""
-    print(
+    say(
         f"{trainer.epoch + 1:>5}/{trainer.epochs}  {_losses_text(trainer)}  {seconds:.1f} s, "
         f"{images / seconds:.1f} images/s, {_time_left(trainer)}{without}"
     )
@@ -209,7 +210,7 @@ def _finish_epoch(trainer: Trainer, metrics: TaskMetrics | None) -> None:
     improved = records.judge(epoch, metrics)
     reason = records.stop_reason(epoch)
     if reason and epoch + 1 < trainer.epochs:
-        print(reason)
+        say(reason)
     trainer.run.world.average_gradients(trainer.model)
     sums = {"losses": torch.zeros(len(trainer.task.losses)), "counted": 0.0, "boxes": 0}
     at_next_epoch = {**trainer.state(), **sums, "epoch": epoch + 1, "batch": 0, "ended": reason}
@@ -253,7 +254,7 @@ def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
         return
     received = interrupts.received or signal.SIGTERM  # of another process
     if trainer.epoch >= trainer.epochs or (trainer.stop and trainer.batch == 0):  # all epochs are trained and written
-        print(
+        say(
             f"{received.name}: stopped after the last epoch, before the final measurement. To measure the best "
             f"weights: bitfalcon val model={trainer.best} data={trainer.args.data}"
         )
@@ -261,7 +262,7 @@ def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
     trainer.run.world.average_gradients(trainer.model)
     trainer.tloss = trainer.run.world.mean(trainer.tloss)
     trainer.records.save_last(checkpoint_of(trainer, trainer.epoch - 1), trainer.state())
-    print(
+    say(
         f"{received.name}: stopped in epoch {trainer.epoch + 1} after {trainer.batch} of {len(trainer.loader)} "
         f"batches. To go on: bitfalcon train resume={trainer.last}"
     )

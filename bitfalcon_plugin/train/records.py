@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..config.files import write_text
+from ..config.printable import say
 from ..config.settings import Settings
 from ..models.weights.checkpoint import Checkpoint, save_checkpoint
 from ..tasks import Task
@@ -57,7 +58,7 @@ class Records:
         if metrics is not None:
             numbers |= {name: value for name, value in metrics.results_dict.items() if name != "fitness"}
             numbers |= {f"val/{name}": value for name, value in (metrics.losses or {}).items()}
-            print(f"{'val':>9}  {metrics.line()}")
+            say(f"{'val':>9}  {metrics.line()}")
         losses_by_name = {f"train/{name}": round(loss, 5) for name, loss in zip(self.task.losses, losses, strict=True)}
         rates_by_name = dict(zip(RATES, rates))  # the group of ternary layers has the rate of the others
         return {"epoch": epoch + 1, "time": self.seconds, **losses_by_name, **numbers, **rates_by_name}
@@ -134,7 +135,7 @@ class Records:
         if self.rows:
             left_out = f"; {skipped} steps were left out, see above" if skipped else ""
             minutes = self.seconds / 60
-            print(f"{len(self.rows)} epochs in {minutes:.1f} minutes; best epoch {self.best_epoch + 1}{left_out}")
+            say(f"{len(self.rows)} epochs in {minutes:.1f} minutes; best epoch {self.best_epoch + 1}{left_out}")
 
     def _write(self, path: Path, checkpoint: Checkpoint) -> None:
         with self._repair_named(path.name):

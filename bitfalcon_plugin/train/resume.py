@@ -8,6 +8,7 @@ from pathlib import Path
 from ..config.default_table import active_settings, keys_with
 from ..config.errors import UserError
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.settings import Settings, load_settings
 from ..config.user_settings import folder as user_folder
 from ..export.formats import ModelKind, model_kind
@@ -78,7 +79,7 @@ def to_resume(settings: Settings) -> Path:
         raise UserError(
             f"resume=True: no last.pt lies in or below '{folder.resolve()}'. Give resume=<run folder>/weights/last.pt ."
         )
-    print(f"resume=True: the newest run here is {path}")
+    say(f"resume=True: the newest run here is {path}")
     return path
 
 

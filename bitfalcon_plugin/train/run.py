@@ -15,6 +15,7 @@ from ..config.devices import device_text, select_devices
 from ..config.errors import UserError
 from ..config.keywords import check_task
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..config.threads import note_spinning_threads
@@ -76,7 +77,7 @@ def run_train(
         run = _new_run(settings, checkpoint, events or Events(), world, devices[0], steps)
         trainer = train(run)
         metrics = steps("measure", _measure_best, trainer)
-        print(f"Best weights: {trainer.best}\nResults: {run.folder}")
+        say(f"Best weights: {trainer.best}\nResults: {run.folder}")
         trainer.fire("on_train_end")
         trainer.fire("teardown")
         return Result(trainer.best, metrics, trainer)
@@ -125,7 +126,7 @@ def _new_run(
         folder = steps("folder", _new_folder, settings)
     folder = world.broadcast(folder)
     more = f" and {world.size - 1} more" if world.size > 1 else ""
-    print(
+    say(
         f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}{more}; "
         f"results in {folder}"
     )

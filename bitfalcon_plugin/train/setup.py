@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config.errors import raise_problems
 from ..config.files import remove_leftovers
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.settings import Settings
 from ..data.loading.loader import Reading, TrainLoader, ValLoader, workers_for
 from ..models.detector import Detector
@@ -200,7 +201,7 @@ def _loaders(run: Run) -> tuple[TrainLoader, ValLoader]:
     val = form.val_loader(run.val_samples, reading, settings, imgsz=settings.imgsz, batch=batch, multiple=multiple)
     for loader in (train, val):
         if loader.note:
-            print(loader.note)
+            say(loader.note)
     return train, val
 
 

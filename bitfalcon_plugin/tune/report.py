@@ -13,6 +13,7 @@ import yaml
 from ..benchmark.record import Column, markdown_table
 from ..config.files import write_text
 from ..config.notes import print_note
+from ..config.printable import say
 from ..plots.figure import NoMatplotlib
 from ..plots.search import draw_search
 from .importance import importances
@@ -97,15 +98,15 @@ def write_report(study: Study, plots: bool) -> Tuning:
     folder, best = tuning.folder, tuning.best
     text = table(tuning.rows, tuning.importances)
     write_text(folder / TABLE, text)
-    print(f"\n{text}\nTable: {folder / TABLE}, {folder / RESULTS}")
+    say(f"\n{text}\nTable: {folder / TABLE}, {folder / RESULTS}")
     if best:
         start = tuning.rows[0]
         before = f" (the first trial, with the values given: {start.fitness:.4f})" if start.state == "complete" else ""
-        print(f"Best: trial {best.number}, fitness {best.fitness:.4f}{before}; its values: {folder / BEST_FILE}")
+        say(f"Best: trial {best.number}, fitness {best.fitness:.4f}{before}; its values: {folder / BEST_FILE}")
     if plots and best:
         points = [(row.number, row.fitness, row.state == "complete") for row in tuning.rows if row.fitness is not None]
         try:
-            print(f"Picture: {draw_search(folder / PICTURE, tuning.importances, points)}")
+            say(f"Picture: {draw_search(folder / PICTURE, tuning.importances, points)}")
         except NoMatplotlib as error:
             print_note(f"no picture: {error}")
     return tuning

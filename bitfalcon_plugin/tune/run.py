@@ -23,6 +23,7 @@ from ..config.devices import select_devices
 from ..config.errors import UserError
 from ..config.files import atomic
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.run_folder import new_run_dir, runs_top
 from ..config.settings import Settings, load_settings
 from ..data.from_settings import find_data, scan_split
@@ -61,13 +62,13 @@ def run_tune(settings: Settings, checkpoint: Checkpoint | None = None, events: E
         raise UserError("tune starts its own runs: call it without torchrun; device=0,1 trains each trial on two GPUs.")
     with quiet_optuna():
         study = _resumed(settings) if _continues(settings) else _new(settings, checkpoint)
-        print(f"Search of {len(study.space)} settings, {study.iterations} trials; results in {study.folder}")
+        say(f"Search of {len(study.space)} settings, {study.iterations} trials; results in {study.folder}")
         try:
             _search(study, settings, events or Events())
         except BaseException as error:
             study.interrupt()
             if not isinstance(error, UserError):
-                print(f"The search is not finished. To go on with it: bitfalcon tune resume={study.folder}")
+                say(f"The search is not finished. To go on with it: bitfalcon tune resume={study.folder}")
             write_report(study, settings.plots)
             raise
         tuning = write_report(study, settings.plots)
@@ -82,7 +83,7 @@ def _search(study: Study, settings: Settings, events: Events) -> None:
     shared = {**study.settings, **_own_choices(study, settings)}
     while (trial := study.next_trial(settings.seed)) is not None:
         values = ", ".join(f"{key}={_short(value)}" for key, value in trial.values.items())
-        print(f"\nTrial {trial.number} (of {study.iterations}): {values}")
+        say(f"\nTrial {trial.number} (of {study.iterations}): {values}")
         _run_trial(study, trial, shared, events)
         with study.lock:
             write_values(study)
@@ -119,10 +120,10 @@ def _run_trial(study: Study, trial: Trial, shared: Mapping[str, object], events:
         if end("complete", fitness, metrics=_numbers(metrics)):
             _keep(path, study.folder / "weights" / "best.pt")
         leader = study.best()
-        print(f"Trial {trial.number}: fitness {fitness:.4f}; best {leader.fitness:.4f}, trial {leader.number}")
+        say(f"Trial {trial.number}: fitness {fitness:.4f}; best {leader.fitness:.4f}, trial {leader.number}")
     except Pruned:
         end("pruned", best[0])
-        print(f"Trial {trial.number}: ended after epoch {epochs[-1]}, fitness {best[0]:.4f} is below the others'.")
+        say(f"Trial {trial.number}: ended after epoch {epochs[-1]}, fitness {best[0]:.4f} is below the others'.")
     except Exception as error:
         text = _one_line(error)
         end("failed", best[0] if best else None, error=text)
@@ -146,7 +147,7 @@ def _train(study: Study, trial: Trial, shared: Mapping[str, object], events: Eve
         changeable = {key: shared[key] for key in keys_with("resume", "experiment") if key in shared}
         settings = load_settings({**changeable, "mode": "train", "resume": str(last)})
     elif model_kind(source) is ModelKind.CHECKPOINT:
-        start = open_checkpoint(source, say=print if trial.number == 0 else lambda text: None)
+        start = open_checkpoint(source, say=say if trial.number == 0 else lambda text: None)
     events = Events(events)
     if len(select_devices(settings.device)) == 1:
         events.add("on_model_save", watch)
@@ -283,5 +284,5 @@ def _folder_to_resume(settings: Settings) -> Path:
             f"resume=True: no search lies in or below '{top.resolve()}'. Give resume=<its folder>, or start one "
             "without resume."
         )
-    print(f"resume=True: the newest search here is {found.parent}")
+    say(f"resume=True: the newest search here is {found.parent}")
     return found.parent

@@ -16,6 +16,7 @@ from ..config.callbacks import Events
 from ..config.errors import UserError
 from ..config.files import write_text
 from ..config.notes import print_note
+from ..config.printable import say
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..data.dataset import Sample
@@ -139,7 +140,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
         if folder is not None:
             coco = not split.single and is_coco(split.data, settings.split)
             write_files(folder, found.samples, found.detections, names, settings, coco=coco)
-            print(f"Results saved to {folder}")
+            say(f"Results saved to {folder}")
     return validator.metrics
 
 
@@ -176,10 +177,10 @@ def validate_and_report(
         worst = worst_images(samples, detections, metrics.names, conf=metrics.best_conf)
     else:
         worst = find_mistakes(samples, detections, metrics.names)
-    print(metrics.table(settings.verbose))
+    say(metrics.table(settings.verbose))
     if settings.verbose:
-        print(worst.table())
-    print("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
+        say(worst.table())
+    say("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
     if folder is not None and share.rank == 0:
         write_text(folder / "worst.csv", worst.to_csv())
         pictures.worst(worst)
@@ -283,7 +284,7 @@ def _raise_max_det(settings: Settings, max_objects: int, counted: int | None) ->
     if "max_det" in settings.given:
         print_note(f"{labels}; with max_det={settings.max_det} not all of them can be found.")
         return settings
-    print(f"max_det={max_objects}: so many labels has one image")
+    say(f"max_det={max_objects}: so many labels has one image")
     return settings.replace(max_det=max_objects)
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from ...config.errors import UserError, did_you_mean
 from ...config.files import RANDOM, STALE_SECONDS, make_public
 from ...config.notes import print_note
+from ...config.printable import one_line, say
 from ...config.settings import Settings
 from ..from_settings import MAX_NOTES
 from .dota import read_dota_folder
@@ -61,7 +62,7 @@ def run_data(settings: Settings) -> Path:
             f"'{out}' cannot be written: {error.strerror or error}. Give another place with out= ."
         ) from error
     _report(source, written, tiling)
-    print(f"wrote {out / 'data.yaml'}; next: bitfalcon doctor data={out / 'data.yaml'} task={source.task}")
+    say(f"wrote {out / 'data.yaml'}; next: bitfalcon doctor data={out / 'data.yaml'} task={source.task}")
     return out / "data.yaml"
 
 
@@ -168,8 +169,8 @@ def _report(source: Source, written: Mapping[str, Written], tiling: Tiling | Non
         left_out += [f"{result.cut} objects too large for their picture, cut at its border"] if result.cut else []
         where = "of which no tile shows 70 %" if tiling else "outside their image"
         left_out += [f"{result.lost} objects {where} left out"] if result.lost else []
-        print(", ".join([line, *left_out]))
+        say(", ".join([line, *left_out]))
         print_note(*result.notes[:MAX_NOTES])
-    print(f"  classes: {len(source.names)} ({', '.join(source.names.values())})")
+    say(f"  classes: {len(source.names)} ({', '.join(map(one_line, source.names.values()))})")
     for split in {"train", "val"} - written.keys():
         print_note(f"there is no split {split}: data.yaml names that of {next(iter(written))} in its place.")

@@ -16,6 +16,7 @@ import numpy as np
 from ...config.errors import UserError
 from ...config.files import write_text
 from ...config.notes import print_note
+from ...config.printable import one_line, say
 from ...config.settings import Settings
 from ..formats.class_folders import holds_class_folders
 from ..formats.yolo import RowReader
@@ -50,8 +51,8 @@ class Report:
 
     def text(self, limit: int = 10) -> str:
         """The report to read; at most `limit` lines of each finding and 40 classes."""
-        lines = [f"Dataset {self.data}: {len(self.classes)} classes", "", *_table("split", self.tables), ""]
-        lines += _table("class", dict(list(self.classes.items())[:40]))
+        lines = [f"Dataset {one_line(self.data)}: {len(self.classes)} classes", "", *_table("split", self.tables), ""]
+        lines += _table("class", {one_line(name): row for name, row in list(self.classes.items())[:40]})
         lines += [f"... and {len(self.classes) - 40} more"] if len(self.classes) > 40 else []
         for severity in SEVERITIES:
             findings = [finding for finding in self.findings if finding.severity == severity]
@@ -59,7 +60,7 @@ class Report:
             for finding in findings:
                 count = f"{len(finding.items)} " if finding.items else ""
                 lines.append(f"  {finding.kind}: {count}{finding.description}")
-                lines += [f"    {item}" for item in finding.items[:limit]]
+                lines += [f"    {one_line(item)}" for item in finding.items[:limit]]
                 lines += [f"    ... and {len(finding.items) - limit} more"] if len(finding.items) > limit else []
         counts = Counter(finding.severity for finding in self.findings)
         total = ", ".join(f"{counts[severity]} {severity}{'s' * (counts[severity] != 1)}" for severity in SEVERITIES)
@@ -110,10 +111,10 @@ def run_doctor(settings: Settings, read: RowReader | None = None, oriented: bool
         options = {"allow_outside": settings.allow_outside, "single_cls": settings.single_cls}
         content = survey(settings.data, **options, read=read, oriented=oriented)
     report = examine(content, imgsz, single_cls=settings.single_cls)
-    print(report.text())
+    say(report.text())
     if settings.out:
         write_text(settings.out, json.dumps(report.as_dict(), indent=1) + "\n")
-        print(f"Report with every item: {settings.out}")
+        say(f"Report with every item: {settings.out}")
     return report
 
 

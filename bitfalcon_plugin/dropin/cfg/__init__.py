@@ -15,6 +15,7 @@ from ...config.default_table import table
 from ...config.errors import UserError
 from ...config.listing import defaults_text
 from ...config.notes import print_note
+from ...config.printable import say
 from ...config.settings import draft_of
 from ...config.user_settings import folder
 from ...config.values import literal
@@ -209,7 +210,7 @@ def handle_yolo_settings(args: Sequence[str]) -> None:
         SETTINGS.reset()
     elif args:
         SETTINGS.update(dict(parse_key_value_pair(word) for word in args))
-    print(SETTINGS)
+    say(SETTINGS)
 
 
 def copy_default_cfg() -> None:

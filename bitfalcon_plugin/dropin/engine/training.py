@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from ...config.errors import UserError
 from ...config.notes import print_note
+from ...config.printable import say
 from ...config.settings import Settings
 from ...data.augmentation.augment import Batch
 from ...data.data_format import DataFormat
@@ -136,7 +137,7 @@ def fire(script: Script, running: object) -> Any:
 def begin_epoch(script: Script) -> None:
     """Print the header of an epoch, where the script has one of its own."""
     if is_replaced(script, "progress_string"):
-        print(script.progress_string())
+        say(script.progress_string())
 
 
 def measure_in_memory(script: Script) -> Any:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...config.notes import print_note
+from ...config.printable import say
 from ...config.settings import Settings
 from ...data.loading.loader import ValLoader
 from ...ops.boxes import box_iou, pair_greedily
@@ -229,7 +230,7 @@ class BaseValidator(CallbackOwner):
     def print_results(self) -> None:
         """Print the table of the metrics."""
         if isinstance(self.metrics, TaskMetrics) and not self.training:
-            print(self.metrics.table(self.args.verbose))
+            say(self.metrics.table(self.args.verbose))
 
     @own
     def plot_val_samples(self, batch: dict[str, Any], ni: int) -> None:

@@ -16,6 +16,7 @@ import torch
 from tqdm import tqdm
 
 from ...config.files import cfg_dir
+from ...config.printable import coloured
 from ..defaults import DEFAULT_CFG_DICT, DEFAULT_CFG_KEYS, DEFAULT_CFG_PATH
 from .guards import LOGGER, Retry, ThreadingLocked, TryExcept, plt_settings, threaded
 from .namespace import IterableSimpleNamespace, SimpleClass
@@ -104,12 +105,19 @@ def set_logging(name: str = LOGGING_NAME, verbose: bool = True) -> logging.Logge
     logger = logging.getLogger(name)
     level = logging.INFO if verbose and RANK in (-1, 0) else logging.ERROR
     handler = _Stdout()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Printable("%(message)s"))
     handler.setLevel(level)
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
     return logger
+
+
+class _Printable(logging.Formatter):
+    """Gives messages that a terminal can be shown: names in them are not obeyed."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return coloured(super().format(record))
 
 
 class _Stdout(logging.StreamHandler):

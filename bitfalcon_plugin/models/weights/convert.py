@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...config.errors import UserError
+from ...config.printable import say
 from ...config.settings import Settings
 from ...config.weight_files import HUB_WEIGHTS, SAFETENSORS, find_weights, names_folder
 from ..info import license_text, print_description
@@ -38,7 +39,7 @@ def run_convert(path: str, settings: Settings) -> Path:
     else:
         state = save_state_dict(checkpoint, settings.to, out)
         content = f"a state dict of {len(state)} tensors in the keys of {settings.to}"
-    print(f"wrote {out}: {content}; licence: {license_text(checkpoint)}")
+    say(f"wrote {out}: {content}; licence: {license_text(checkpoint)}")
     return out
 
 

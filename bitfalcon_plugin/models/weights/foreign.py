@@ -14,6 +14,7 @@ from ...compat.reader import ForeignContent, foreign_content, uncollected
 from ...compat.remap import RemapError, apply, invert
 from ...config.errors import UserError, blaming, raise_problems
 from ...config.notes import print_note, print_note_once
+from ...config.printable import say
 from ...config.settings import draft_of
 from ...config.weight_files import find_weights
 from ...config.yaml_files import find_model
@@ -125,7 +126,7 @@ def identify_checkpoint(path: str | Path) -> Checkpoint | ForeignCheckpoint:
 
 
 @uncollected()
-def open_checkpoint(path: str | Path, say: Callable[[str], None] = print, brief: bool = False) -> Checkpoint:
+def open_checkpoint(path: str | Path, say: Callable[[str], None] = say, brief: bool = False) -> Checkpoint:
     """Return the Checkpoint of a model, ours or foreign. `say` gets a foreign file's description, and the licence.
 
     brief: in the place of `say` there are notes: each licence once a process, and what is wrong with the file.
