@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..compat.allowed import one_line
-from ..config.errors import UserError
+from ..config.errors import UserError, blaming
 from ..config.notes import print_note
 from ..config.version import __version__
 from ..ops.keypoint_layout import KEYS, KeypointLayout, read_layout
@@ -21,6 +21,8 @@ from ..tasks import TASKS, Task
 MAX_TEXT = 1_000_000  # characters of a value that is read
 MAX_NAME = 200
 MAX_STRIDE = 4096
+MAX_SIDE = 16_384  # pixels of an image, as of the setting imgsz
+MAX_PIXELS = 1 << 28  # of the images of a call together, 3 GB in float32
 READ = ("names", "stride", "multiple", "imgsz", "batch", "args", "task")  # keys that are no plain texts
 EXAMPLE = "names={0: 'person', 1: 'dog'}, stride=32"
 
@@ -87,6 +89,11 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
     task has keypoints and kpt_shape is missing. Other keys may be missing; a note names those about keypoints that
     cannot be used.
     """
+    with blaming(path):
+        return _read(texts, path, task)
+
+
+def _read(texts: Mapping[str, object], path: object, task: str | None) -> Metadata:
     values = {key: _literal(texts.get(key)) for key in READ}
     missing = " and ".join(key for key in ("names", "stride") if values[key] is None)
     if missing:
@@ -100,6 +107,9 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
         known = ", ".join(TASKS)
         raise UserError(f"'{path}' is a model for task={one_line(task, MAX_NAME)}; models for {known} are run here.")
     parsed = {"names": _names(values["names"]), "stride": _stride(values["stride"]), "imgsz": _size(values["imgsz"])}
+    batch = values["batch"] if _is_count(values["batch"]) else 1
+    if parsed["imgsz"] and batch * math.prod(parsed["imgsz"]) > MAX_PIXELS:
+        parsed["batch and imgsz"] = None
     if task and TASKS[task].keypoints:
         parsed["kpt_shape"] = _keypoints(texts, len(parsed["names"] or ()), path)
     if wrong := ", ".join(key for key, value in parsed.items() if value is None):
@@ -111,7 +121,7 @@ def read_metadata(texts: Mapping[str, object], path: object, task: str | None = 
         names=parsed["names"],
         multiple=multiple,
         imgsz=parsed["imgsz"],
-        batch=values["batch"] if _is_count(values["batch"]) else 1,
+        batch=int(batch),
         args=values["args"] if isinstance(values["args"], dict) else {},
         task=task,
         stride=None if parsed["stride"] == multiple else parsed["stride"],
@@ -138,9 +148,9 @@ def _literal(text: object) -> object:
 
 
 def _is_count(value: object) -> bool:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
-        return False
-    return value == int(value) and 1 <= value < 2**31
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 1 <= value < 2**31:
+        return False  # NaN is not between either
+    return value == int(value)
 
 
 def _stride(value: object) -> int | None:
@@ -155,7 +165,8 @@ def _size(value: object) -> tuple[int, int] | None:
     """(H, W) of an imgsz: one side, two sides, or (640, 640) where there is none; None for anything else."""
     value = 640 if value is None else value
     sides = value if isinstance(value, (list, tuple)) else [value, value]
-    return tuple(map(int, sides)) if len(sides) == 2 and all(map(_is_count, sides)) else None
+    fits = len(sides) == 2 and all(map(_is_count, sides)) and max(sides) <= MAX_SIDE
+    return tuple(map(int, sides)) if fits else None
 
 
 def _keypoints(texts: Mapping[str, object], nc: int, path: object) -> KeypointLayout | None:

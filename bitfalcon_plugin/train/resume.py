@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from ..config.default_table import active_settings, keys_with
-from ..config.errors import UserError
+from ..config.errors import UserError, blaming
 from ..config.notes import print_note
 from ..config.printable import say
 from ..config.settings import Settings, load_settings
@@ -24,6 +24,12 @@ def resumed_run(settings: Settings) -> tuple[Checkpoint, Path]:
     """
     path = to_resume(settings)
     checkpoint = load_checkpoint(path).to_train(path)
+    with blaming(path):
+        _check_unfinished(checkpoint, path, settings)
+    return checkpoint, path.resolve().parent.parent
+
+
+def _check_unfinished(checkpoint: Checkpoint, path: Path, settings: Settings) -> None:
     if checkpoint.training is None:
         raise UserError(
             f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the "
@@ -47,7 +53,6 @@ def resumed_run(settings: Settings) -> tuple[Checkpoint, Path]:
             f"example epochs={2 * (checkpoint.epoch + 1)}; or train anew from these weights with model={path} and no "
             "resume."
         )
-    return checkpoint, path.resolve().parent.parent
 
 
 def is_finished(checkpoint: Checkpoint) -> bool:
@@ -99,7 +104,10 @@ def resumed_settings(checkpoint: Checkpoint, settings: Settings) -> Settings:
     # a setting that nobody gave stays not given: workers and amp then follow the machine, and the value is the default
     given_before = checkpoint.training.get("given", recorded)
     unchanged = {key: value for key, value in recorded.items() if key in given_before or value != _default(key)}
-    return load_settings({**unchanged, **changed, "mode": "train", "resume": True})
+    try:
+        return load_settings({**unchanged, **changed, "mode": "train", "resume": True})
+    except UserError as error:
+        raise UserError(f"The run that is resumed was not made with settings that are legal here. {error}") from error
 
 
 def changed_settings(typed: Mapping[str, object], recorded: Mapping[str, object], kind: str) -> dict[str, object]:

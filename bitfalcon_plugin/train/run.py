@@ -12,7 +12,7 @@ import torch
 
 from ..config.callbacks import Events
 from ..config.devices import device_text, select_devices
-from ..config.errors import UserError
+from ..config.errors import UserError, blaming
 from ..config.keywords import check_task
 from ..config.notes import print_note
 from ..config.printable import say
@@ -101,7 +101,8 @@ def _new_run(
     """Find the data, build the model, complete the settings and make the run's folder; prints each step."""
     resumed, folder = resumed_run(settings) if settings.resume else (None, None)
     if resumed is not None:
-        settings = resumed_settings(resumed, settings)
+        with blaming(folder / "weights" / "last.pt"):
+            settings = resumed_settings(resumed, settings)
     elif checkpoint is None:  # a wrong graph is reported before data are read or generated
         graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings)
         settings = _of_task(settings, graph)
@@ -130,7 +131,10 @@ def _new_run(
         f"Training {model.graph.name} scale={model.graph.scale or 'none'}, {model.nc} classes, on {device}{more}; "
         f"results in {folder}"
     )
-    start = None if resumed is None else training_state(resumed, settings, len(train_scan.samples))
+    start = None
+    if resumed is not None:
+        with blaming(folder / "weights" / "last.pt"):
+            start = training_state(resumed, settings, len(train_scan.samples))
     return Run(initial, settings, train_scan.samples, val_scan.samples, folder, device, start, events, world, steps)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from ..config.errors import raise_problems
+from ..config.errors import blaming, raise_problems
 from ..config.files import remove_leftovers
 from ..config.notes import print_note
 from ..config.printable import say
@@ -101,6 +101,9 @@ def set_dropout(model: Detector, share: float) -> None:
         layer.p = share
 
 
+PRECISIONS = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}  # of autocast
+
+
 def has_dropout(model: Detector) -> bool:
     """Whether training sets features to 0 at random."""
     return any(
@@ -121,8 +124,9 @@ def prepare(run: Run) -> Trainer:
     set_training(model, frozen)
     set_dropout(model, settings.dropout)
     loader, val_loader = run.steps("loaders", _loaders, run)
-    optimizer, plan = run.steps("optimizer", _optimizer, run)
-    precision = _precision(run)
+    with _resuming(run):
+        optimizer, plan = run.steps("optimizer", _optimizer, run)
+        precision = _precision(run)
     # the copy is made before _network, which may change batch norms
     rule = task_of(model).average
     ema = optim.Ema(model, optim.AVERAGES[rule].tuned if run.initial.tuned else 0, rule)
@@ -145,7 +149,8 @@ def prepare(run: Run) -> Trainer:
     )
     trainer.fire("on_pretrain_routine_start")
     if run.start is not None:
-        trainer.restore(run.start, run.start["average"])
+        with _resuming(run):
+            trainer.restore(run.start, run.start["average"])
         if settings.time:
             trainer.epochs = run.start["epochs"]
             trainer.plan_epochs(trainer.epoch, at_least=trainer.epoch + 1)
@@ -155,12 +160,17 @@ def prepare(run: Run) -> Trainer:
     return trainer
 
 
+def _resuming(run: Run) -> AbstractContextManager:
+    """Blame the file of a resumed run for what its state raises: it may be somebody else's."""
+    return nullcontext() if run.start is None else blaming(run.folder / "weights" / "last.pt")
+
+
 def _precision(run: Run) -> torch.dtype | None:
     """The type of autocast; a resumed run keeps its own where amp= and the kind of device are the same."""
     settings, model, world = run.settings, run.initial.model, run.world
     before = (run.start or {}).get("precision")
     if before and before["asked"] == [settings.amp, run.device.type]:
-        dtype = getattr(torch, before["name"])
+        dtype = PRECISIONS[before["name"]]
         return None if dtype is torch.float32 else dtype
     if not world.main:
         return world.broadcast(None)

@@ -240,6 +240,37 @@ class Trainer:
             groups = {group["kind"]: group for group in saved["param_groups"]}
             present = self.optimizer.state_dict()["param_groups"]
             for group in present:  # decays are those of the present batch size
-                group |= {**groups.get(group["kind"], group), **{key: group[key] for key in NOT_RESTORED}}
+                before = groups.get(group["kind"], {})
+                group |= {key: value for key, value in before.items() if _is_restored(key, value, group.get(key))}
             saved = {"state": by_index, "param_groups": present}
         self.optimizer.load_state_dict(saved)
+        self._check_moments()
+
+    def _check_moments(self) -> None:
+        """Raise ValueError where the moments of a parameter are not those that this optimizer keeps of it."""
+        for group in self.optimizer.param_groups:
+            sample = torch.zeros(1, device=self.device, requires_grad=True)
+            sample.grad = torch.zeros_like(sample)
+            kind = type(self.optimizer)([{**group, "params": [sample]}])
+            kind.step()
+            expected = kind.state[sample]
+            for parameter in group["params"]:
+                moments = self.optimizer.state.get(parameter, {})
+                shapes = {key: getattr(moment, "shape", None) for key, moment in moments.items()}
+                fits = {
+                    key: parameter.shape
+                    if getattr(value, "shape", None) == sample.shape
+                    else getattr(value, "shape", None)
+                    for key, value in expected.items()
+                }
+                if moments and shapes != fits:
+                    raise ValueError("the moments of its optimizer are not those of the parameters")
+
+
+def _is_restored(key: str, value: object, present: object) -> bool:
+    """Whether a group of the optimizer takes a value of a checkpoint: rates and momenta, which change in a run."""
+    if key in NOT_RESTORED:
+        return False
+    if isinstance(present, tuple):
+        return isinstance(value, tuple) and len(value) == len(present) and all(type(item) is float for item in value)
+    return type(present) in (int, float) and type(value) in (int, float)
