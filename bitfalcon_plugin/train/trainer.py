@@ -257,12 +257,8 @@ class Trainer:
             for parameter in group["params"]:
                 moments = self.optimizer.state.get(parameter, {})
                 shapes = {key: getattr(moment, "shape", None) for key, moment in moments.items()}
-                fits = {
-                    key: parameter.shape
-                    if getattr(value, "shape", None) == sample.shape
-                    else getattr(value, "shape", None)
-                    for key, value in expected.items()
-                }
+                sizes = {key: getattr(value, "shape", None) for key, value in expected.items()}
+                fits = {key: parameter.shape if size == sample.shape else size for key, size in sizes.items()}
                 if moments and shapes != fits:
                     raise ValueError("the moments of its optimizer are not those of the parameters")
 

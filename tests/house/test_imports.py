@@ -36,6 +36,7 @@ NO_TORCH = {
     "config.files",
     "config.listing",
     "config.notes",
+    "config.printable",
     "config.settings",
     "config.default_table",
     "config.run_folder",
