@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from .default_table import table
 
 MAX_LITERAL, MAX_NESTING = 1000, 8  # characters, brackets in brackets; a longer or deeper value is plain text
-MAX_TEXT, MAX_PART = 4096, 255  # characters of a text; bytes of a part of a path, as file systems have them
+MAX_TEXT, MAX_PART = 4096, 250  # characters of a text; bytes of a part of a path: file systems have 255, with .yaml
 MAX_ITEMS = 10_000  # of a list
 MAX_BATCH = 65_536
 NONE_IS_A_CHOICE = frozenset(("auto_augment", "bit", "keep"))  # keys for which `none` is a value of its own
