@@ -8,12 +8,13 @@ TYPE_CHECKING = False  # type checkers take it for True; importing it from typin
 if TYPE_CHECKING:  # for type checkers, which do not see what __getattr__ loads
     from .config.errors import UserError
     from .config.version import __version__
+    from .models.catalogue import list_models
     from .models.modules import register
     from .yolo import YOLO
 
 prepare_threads()
 
-__all__ = ["YOLO", "UserError", "__version__", "register"]
+__all__ = ["YOLO", "UserError", "__version__", "list_models", "register"]
 
 
 def __getattr__(name: str):
@@ -30,6 +31,10 @@ def __getattr__(name: str):
         from .config.version import __version__
 
         return __version__
+    if name == "list_models":
+        from .models.catalogue import list_models
+
+        return list_models
     if name == "register":
         from .models.modules import register
 

@@ -12,7 +12,10 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from .config.errors import UserError, is_out_of_memory
+from .config.errors import UserError
+from .config.exit_codes import is_output_closed, message_of
+from .config.json_output import WORDS as JSON_WORDS
+from .config.json_output import asks_for_json, print_document, stdout_to_stderr
 from .config.notes import print_note
 from .config.printable import say
 from .config.version import __version__
@@ -21,56 +24,9 @@ TYPE_CHECKING = False  # as in __init__.py
 if TYPE_CHECKING:
     from .config.settings import Settings
 
-HELP = """\
-usage: bitfalcon VERB key=value ...
-
-  train     train a detector                bitfalcon train model=yolov12.yaml scale=n data=data.yaml epochs=100
-  val       COCO numbers of a checkpoint    bitfalcon val model=best.pt data=data.yaml split=test
-  predict   boxes on images                 bitfalcon predict model=best.pt source=images/ conf=0.25
-  track     boxes with an id an object      bitfalcon track model=best.pt source=video.mp4 tracker=botsort
-  info      the rows of a model             bitfalcon info model=yolov12.yaml scale=l
-  export    a file for other programs       bitfalcon export model=best.pt format=onnx imgsz=640
-            onnx, torchscript, pt2, openvino; compared with the network first; predict and val take the file as model=
-  convert   weights to or from our format   bitfalcon convert best.pt to=turbo out=y.pt
-  doctor    all that is wrong in a dataset  bitfalcon doctor data=data.yaml out=report.json
-            ends with 0: nothing (notes are no fault), 1: warnings or errors, 2: there is no such dataset
-  data      a dataset of another format     bitfalcon data to=yolo format=dota data=DOTA out=dota-yolo tile=1024
-            tile=1024 cuts large images into tiles for training; format=yolo does so with a data.yaml
-  selftest  does this machine train right?  bitfalcon selftest device=0
-            trains the smallest model on shapes for some minutes; ends with 0: passed, 1: failed
-  bit       ternary layers, step by step    bitfalcon bit mode=scan model=best.pt data=data.yaml
-            mode=scan, replace, qat, report, pack: rank, replace, fine-tune, compare, write the small file
-  sizes     what a larger model buys        bitfalcon sizes model=yolov12-lite.yaml scale=n,s,m data=data.yaml epochs=50
-            trains each size under one budget, one table; after a kill: the same with resume=True
-  tune      search for hyper-parameters     bitfalcon tune model=best.pt data=data.yaml iterations=50 epochs=20
-            more processes, or after a kill: resume=True; what was best: train cfg=.../best_hyperparameters.yaml
-  benchmark every engine, on this machine   bitfalcon benchmark model=best.pt data=data.yaml imgsz=640
-            latency in turns, mAP, size, start-up, memory, agreement; format=onnx,torch,compile,... runs those only
-  run       a script for the wider package  bitfalcon run script.py arguments...
-            unchanged: its `import ultralytics` means bitfalcon; also a notebook.ipynb, -m module, yolo detect train ...
-  cfg       print all settings, with what each means; copy-cfg writes them to default_copy.yaml
-  settings  your own settings, kept         bitfalcon settings runs_dir=/data/runs; settings reset
-  checks    print versions and devices
-  version   print the version
-  help      print this
-
-Words come in any order; `task=train` and `mode=train` are the same as `train`. Without data= the detector is
-trained on generated shapes. The usual ones:
-
-  model=yolov12.yaml       a graph (.yaml: cfg/models or a path) or a checkpoint (.pt)
-  scale=n                  size of the graph, one of its letters; a number (scale=0.5) is the augmentation's gain
-  variant=turbo            family of the attention blocks: v1, turbo, turbo-all-residual
-  data=data.yaml           dataset: path, train, val, names
-  epochs=100 batch=16 imgsz=640 device=cpu workers=8 seed=0
-  project=runs name=first  where files land; otherwise runs/detect/train, train2, ...
-  cfg=my.yaml              settings from a file; keys on the command line win
-  cfg=yolov12-n            the YOLOv12 authors' recipe for a size: yolov12-n, -s, -m, -l, -x
-
-bitfalcon task=train model=yolov12.yaml scale=n     the whole path, nothing else needed
-Add --debug to see where an error comes from.
-"""
-
 DEBUG_TOKENS = ("--debug", "debug", "debug=true", "--debug=true")
+HELP_WORDS = ("help", "--help", "-h")
+WITH_DOCUMENT = ("info", "val", "doctor", "benchmark")  # verbs whose result json=True prints as one JSON document
 SETTINGS_COPY = "default_copy.yaml"
 EXAMPLE = "for example model=runs/detect/train/weights/best.pt ."
 
@@ -86,26 +42,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         say("interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # noqa: BLE001  every error ends as a message and a code
-        if isinstance(error, BrokenPipeError) and _is_output_closed():
+        if isinstance(error, BrokenPipeError) and is_output_closed():
             return 141
         if any(token.lower() in DEBUG_TOKENS for token in tokens):
             import traceback
 
             say(traceback.format_exc(), end="", file=sys.stderr)
-        message, code = _message_of(error)
+        message, code = message_of(error)
         say(f"error: {message}", file=sys.stderr)
+        if asks_for_json(tokens) and _words(tokens) & {*WITH_DOCUMENT, "checks", "models"}:  # a document in any case
+            print_document({"error": message, "exit_code": code})
         return code
 
 
 def _run(tokens: Sequence[str]) -> int:
     if tokens and tokens[0] == "yolo":  # a whole line of the command that people have
         tokens = tokens[1:]
-    if not tokens or tokens[0] in ("help", "--help", "-h"):  # before any further import
+    if not tokens or tokens[0] in HELP_WORDS and len(tokens) == 1:  # before any further import
         return _help()
-    if tokens[0] == "run":  # all that follows belongs to the script
+    if tokens[0] == "run" and tuple(tokens[1:]) not in (("--help",), ("-h",)):  # the rest belongs to the script
         return _script(tokens)
     from .config.command_line import parse_tokens
 
+    if set(HELP_WORDS) & set(tokens):
+        return _help([token for token in tokens if token not in HELP_WORDS])
     notes: list[str] = []
     verb, overrides = parse_tokens(tokens, notes)
     if verb in COMMANDS:
@@ -122,11 +82,30 @@ def _run(tokens: Sequence[str]) -> int:
         notes.append(note)
         settings = load_settings({**overrides, "mode": verb})
     print_note(*notes, *settings.notes)
-    return getattr(VERBS[settings.mode](settings), "exit_code", 0)  # doctor and selftest return a verdict
+    if settings.json and settings.mode in WITH_DOCUMENT:
+        with stdout_to_stderr():
+            result = VERBS[settings.mode](settings)
+        print_document(result.as_dict())
+    else:
+        result = VERBS[settings.mode](settings)
+    return getattr(result, "exit_code", 0)  # doctor and selftest return a verdict
+
+
+def _words(tokens: Sequence[str]) -> set[str]:
+    """The words of a command line, those behind task= and mode= too, without dashes."""
+    return {token.lstrip("-").lower().removeprefix("task=").removeprefix("mode=") for token in tokens}
 
 
 def _help(tokens: Sequence[str] = ()) -> int:
-    say(HELP, end="")
+    """Print the help of the verb among the tokens, or of the command."""
+    from .config.help_text import HELP, verb_help
+
+    verb = None
+    if tokens:
+        from .config.command_line import VERBS as KNOWN
+
+        verb = next((word for word in KNOWN if word in _words(tokens)), None)
+    say(HELP if verb is None else verb_help(verb), end="")
     return 0
 
 
@@ -157,7 +136,34 @@ def _copy_cfg(tokens: Sequence[str]) -> int:
 def _checks(tokens: Sequence[str]) -> int:
     from .config.installation_checks import run_checks
 
-    return run_checks()
+    return run_checks(as_json=asks_for_json(tokens))
+
+
+def _models(tokens: Sequence[str]) -> int:
+    """List the graphs and weights whose names fit the patterns among the tokens, all without one."""
+    from .models.catalogue import HEAD, iterate_models
+
+    switches = ("models", *JSON_WORDS, *DEBUG_TOKENS)
+    patterns = [token for token in tokens if token.lower().lstrip("-") not in switches] or ["*"]
+    as_json, found = asks_for_json(tokens), []
+    for entry in (entry for pattern in patterns for entry in iterate_models(pattern)):
+        if not as_json:
+            say(*([] if found else [HEAD]), entry.line(), sep="\n", flush=True)
+        found.append(entry.as_dict())
+    if as_json:
+        print_document(found)
+    elif not found:
+        raise UserError(f"No graph and no weights here are called like {', '.join(patterns)}.")
+    return 0
+
+
+def _completion(tokens: Sequence[str]) -> int:
+    """Print the script that completes command lines in the shell that the tokens name."""
+    from .config.completion import completion_script
+
+    shells = [token.lstrip("-") for token in tokens if token.lstrip("-") != "completion"]
+    say(completion_script(shells[0] if shells else "bash"), end="")
+    return 0
 
 
 def _settings(tokens: Sequence[str]) -> int:
@@ -188,7 +194,9 @@ COMMANDS: Mapping[str, Callable[[Sequence[str]], int]] = {
     "version": _version,
     "cfg": _cfg,
     "copy-cfg": _copy_cfg,
+    "models": _models,
     "checks": _checks,
+    "completion": _completion,
     "settings": _settings,
     "run": _script,
 }
@@ -369,28 +377,3 @@ def _trained_model(settings: Settings) -> str:
             f"{EXAMPLE}"
         )
     return settings.model
-
-
-def _message_of(error: Exception) -> tuple[str, int]:
-    """The message for an error that ends the run, and its exit code."""
-    kind, text = type(error).__name__, " ".join(str(error).split()) or "no message"
-    if isinstance(error, UserError):
-        return str(error), 2
-    if kind == "MismatchError":  # by name: its module imports torch
-        return str(error), 1
-    if is_out_of_memory(error):
-        return f"out of memory ({text}). Give a smaller batch= or imgsz=, or another device=.", 1
-    if isinstance(error, OSError) and error.errno is not None:
-        return f"the system refused: {kind}: {text}. Add --debug to see where.", 1
-    return f"a fault of bitfalcon, not yours: {kind}: {text}. Run again with --debug to see where.", 1
-
-
-def _is_output_closed() -> bool:
-    """Whether stdout is the pipe that broke, and not a pipe between processes of a run. Silences stdout then."""
-    try:
-        say(flush=True)  # an empty line shows it, a second flush does not
-    except BrokenPipeError:
-        # Otherwise the interpreter prints an error when it flushes stdout at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return True
-    return False

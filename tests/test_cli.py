@@ -187,7 +187,9 @@ def test_answers_come_without_torch(line: str) -> None:
     done = python("-X", "importtime", "-m", "bitfalcon_plugin", *line.split())
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
     assert "bitfalcon_plugin.cli" in imported and not imported & {"torch", "torchvision", "numpy", "PIL"}
-    if line.split()[-1:] in ([], ["help"], ["-h"], ["--help"]):
+    if line == "train --help":
+        assert done.returncode == 0 and "bitfalcon train model=" in done.stdout and "  epochs=100 " in done.stdout
+    elif line.split()[-1:] in ([], ["help"], ["-h"], ["--help"]):
         assert done.returncode == 0 and "bitfalcon task=train model=yolov12.yaml scale=n" in done.stdout
 
 

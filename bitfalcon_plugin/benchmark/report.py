@@ -120,6 +120,10 @@ class Bench:
         """The record of the smallest latency; None where nothing ran."""
         return next(iter(self.timed), None)
 
+    def as_dict(self) -> dict[str, object]:
+        """The fields by name, which benchmark.json and json=True hold."""
+        return dict(vars(self))
+
     def __str__(self) -> str:
         return markdown(self)
 
@@ -233,7 +237,7 @@ def _differences(bench: Bench) -> str:
 def write(bench: Bench, folder: Path, picture: bool) -> None:
     """Write benchmark.json, benchmark.md and the pictures into a folder, and print the tables."""
     data = folder / "benchmark.json"
-    BENCHMARK_FILE.save(data, {key: value for key, value in vars(bench).items() if key != "folder"})
+    BENCHMARK_FILE.save(data, {key: value for key, value in bench.as_dict().items() if key != "folder"})
     write_report(markdown(bench), folder / "benchmark.md", data, partial(draw, bench=bench) if picture else None)
     if picture and bench.workloads:
         with suppress(NoMatplotlib):  # `write_report` has told

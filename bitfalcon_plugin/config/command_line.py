@@ -36,12 +36,12 @@ MODES = (
     "data",
 )
 BIT_STEPS = ("scan", "replace", "qat", "report", "pack")  # of the verb bit
-COMMANDS = ("help", "version", "cfg", "copy-cfg", "checks", "settings", "run")
+COMMANDS = ("help", "version", "cfg", "copy-cfg", "models", "checks", "completion", "settings", "run")
 VERBS = MODES + COMMANDS
 FLAGS = {"-h": "help", "-v": "version"}
 # `--help` and `--debug` are the usual forms; `--cfg my.yaml` is a setting.
 WORDS_WITH_DASHES = {"debug", "json", "markdown", *COMMANDS} - {"cfg"}
-LISTS = ("ints", "numbers", "size", "parts")  # types of which `--classes 0 2` gives several values
+LISTS = ("ints", "numbers", "size", "parts", "words")  # types of which `--classes 0 2` gives several values
 OTHER_TASKS = ("semantic", "depth")
 TASKS = ("detect", "segment", "classify", "pose", "obb")
 WITH_DATA = ("train", "val", "tune", "sizes", "benchmark")  # verbs for which a second YAML is the dataset

@@ -7,13 +7,14 @@ import platform
 import re
 from importlib import metadata
 
+from .json_output import print_document
 from .printable import say
 from .threads import usable_processors, waiting_text
 from .version import __version__
 
 
-def run_checks() -> int:
-    """Print versions and devices; return 1 where a requirement is not met, otherwise 0."""
+def run_checks(as_json: bool = False) -> int:
+    """Print versions and devices, as_json: as a JSON object; return 1 where a requirement is not met, otherwise 0."""
     lines = [
         ("bitfalcon", __version__),
         ("Python", platform.python_version()),
@@ -34,7 +35,10 @@ def run_checks() -> int:
             met, version = _installed(name, minimum)
             unmet += not met
             lines.append((name, f"{version} ({'ok' if met else 'NOT MET'}: >={minimum})"))
-    for name, value in (*lines, *_devices()):
+    lines += _devices()
+    if as_json:
+        print_document({**dict(lines), "unmet": unmet})
+    for name, value in () if as_json else lines:
         say(f"{name:<13} {value}")
     return 1 if unmet else 0
 

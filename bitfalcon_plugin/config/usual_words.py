@@ -26,6 +26,8 @@ MEANINGS: Mapping[str, str] = {
     "benchmark": "bench benchmarks speed fps latency timing",
     "data to=yolo": "convert-dataset convert_data convert-data split-data tiling slice dota dota2yolo",
     "doctor": "lint clean verify dataset check-data labels-check",
+    "models": "list zoo list-models model-list model-zoo",
+    "completion": "autocomplete complete completions tab bash zsh fish",
     "settings": "setting preferences prefs set reset",
     "cfg": "config configuration default defaults options args hyps",
     "copy-cfg": "copycfg copy_cfg",

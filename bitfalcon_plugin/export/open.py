@@ -10,6 +10,7 @@ from ..config.errors import MissingFileError, UserError, WrongModelError
 from ..config.notes import print_note
 from ..config.printable import say
 from ..config.settings import Settings
+from ..models.info import Description
 from ..tasks import TASKS
 from .formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, require
 from .runtimes.runtime import Runtime, last_line
@@ -74,7 +75,7 @@ def _checked(path: str | Path) -> tuple[Path, str]:
     return path, format_
 
 
-def show_export(path: str) -> None:
+def show_export(path: str) -> Description:
     """Print what an exported model says about itself, and its classes, for `bitfalcon info`."""
     runtime = open_exported(path, "cpu")
     metadata = runtime.about
@@ -83,6 +84,11 @@ def show_export(path: str) -> None:
         f"{metadata.date or 'no date'}; licence: {metadata.license or 'not stated'}"
     )
     say(f"classes: {', '.join(runtime.names.values())}")
+    about = {"description": metadata.description, "date": metadata.date, "licence": metadata.license}
+    runs = {"format": format_of(path), "runtime": runtime.runtime, "imgsz": list(runtime.imgsz)}
+    return Description(
+        {"kind": "exported model", "path": str(path), "task": runtime.task, "names": runtime.names, **about, **runs}
+    )
 
 
 class ExportedModel:

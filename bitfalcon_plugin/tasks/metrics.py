@@ -135,6 +135,20 @@ class TaskMetrics(Tabular):
         """The numbers under the column names of results.csv, and fitness."""
         return {**dict(zip(self.keys, self.mean_results(), strict=True)), "fitness": self.fitness}
 
+    def as_dict(self) -> dict[str, object]:
+        """Return what `val json=True` prints: all numbers, those of COCO, of each class, and the speed."""
+        stats = getattr(self, "stats", None)
+        counts = {key: getattr(self, key) for key in ("images", "instances") if hasattr(self, key)}
+        return {
+            "metrics": self.results_dict,
+            **({} if stats is None else {"coco": stats}),
+            **counts,
+            "per_class": self.summary(),
+            "losses": self.losses,
+            "speed_ms": self.speed,
+            "save_dir": None if self.save_dir is None else str(self.save_dir),
+        }
+
     def mean_results(self) -> list[float]:
         """Return the numbers over all classes, in the order of `keys`."""
         raise NotImplementedError

@@ -10,6 +10,7 @@ import pytest
 
 from bitfalcon_plugin import cli
 from bitfalcon_plugin.config import command_line
+from bitfalcon_plugin.config.help_text import HELP, verb_help
 from bitfalcon_plugin.config.settings import Settings
 from tests.helpers.coloured import place  # noqa: F401  the fixture
 from tests.helpers.small_yolo import save_weights
@@ -120,11 +121,17 @@ def test_lines(line: str, verb: str | None, some: dict[str, object], said: str, 
 
 
 @pytest.mark.parametrize(
-    "line", ["detect", "segment", "task=detect", "", "--help", "train --help", "detect -h", "help predict"]
+    "line, verb",
+    [
+        *((line, None) for line in ("detect", "segment", "task=detect", "", "--help", "detect -h")),
+        ("train --help", "train"),
+        ("help predict", "predict"),
+        ("mode=val epochs=3 -h", "val"),
+    ],
 )
-def test_lines_that_ask_for_help(line: str, calls, capsys) -> None:
+def test_lines_that_ask_for_help(line: str, verb: str | None, calls, capsys) -> None:
     assert cli.main(line.split()) == 0 and calls == []
-    assert capsys.readouterr().out == cli.HELP
+    assert capsys.readouterr().out == (verb_help(verb) if verb else HELP)
 
 
 RUN = [

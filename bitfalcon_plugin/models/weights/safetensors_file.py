@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...compat.allowed import one_line
+from ...compat.allowed import MAX_DIMENSIONS, one_line
 from ...compat.reader import FLOATING
 from ...config.errors import UserError
 from ...config.files import atomic
@@ -105,7 +105,8 @@ def _checked_bytes(name: str, entry: object) -> int:
         raise ValueError(f"{shown} has the type {one_line(dtype, 20)}; weights have one of {', '.join(DTYPES)}")
     if name.rpartition(".")[2] in FLOATING and not dtype.endswith(("F16", "F32", "F64")):
         raise ValueError(f"{shown} is a weight of type {dtype}, which is not floating-point")
-    if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2 or offsets[0] > offsets[1]:
+    fits = _are_counts(shape) and _are_counts(offsets) and len(shape) <= MAX_DIMENSIONS and len(offsets) == 2
+    if not fits or offsets[0] > offsets[1]:
         raise ValueError(f"{shown} has a shape or offsets that are none")
     return offsets[1] - offsets[0]
 

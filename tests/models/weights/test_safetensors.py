@@ -29,7 +29,7 @@ from bitfalcon_plugin.models.weights.foreign import open_checkpoint  # noqa: E40
 from bitfalcon_plugin.models.weights.hub_folder import MARK, write_folder  # noqa: E402
 from tests.helpers.coloured import place  # noqa: E402, F401  the fixture
 from tests.helpers.exports import tiny_classify, tiny_obb, tiny_pose, tiny_segment  # noqa: E402
-from tests.helpers.packed import write_packed  # noqa: E402
+from tests.helpers.packed import small_ternary_model, write_packed  # noqa: E402
 from tests.helpers.small_yolo import predict_boxes, same_boxes, save_weights  # noqa: E402
 from tests.helpers.tiny_models import CONV, small_model  # noqa: E402
 
@@ -113,6 +113,15 @@ def test_a_packed_model_stays_packed(tmp_path, monkeypatch, watched, capsys, for
     assert torch.equal(load_checkpoint(form).model()(x)["scores"], load_checkpoint("small-bit.pt").model()(x)["scores"])
     capsys.readouterr()
     assert main(["info", form]) == 0 and "packed as t5" in capsys.readouterr().out
+
+
+def test_pack_writes_safetensors(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    model = small_ternary_model()
+    save_checkpoint("ternary.safetensors", Checkpoint(model.graph, model.state_dict()))
+    assert main(["bit", "mode=pack", "model=ternary.safetensors", "out=bit.safetensors"]) == 0
+    assert load_checkpoint("bit.safetensors").packed == "t5"
+    assert main(["train", "model=bit.safetensors", "data=x.yaml"]) == 2 and "packed model" in capsys.readouterr().err
 
 
 def test_every_verb_opens_them(place, watched, capsys):
@@ -275,6 +284,7 @@ LIES = {
     "size too large": _file({"x": _tensor(0, 16, [2**40])}, ONE),
     "size beyond 64 bits": _file({"x": _tensor(0, 16, [2**32, 2**32, 2**32])}, ONE),
     "negative size": _file({"x": _tensor(0, 16, [-4])}, ONE),
+    "many dimensions": _file({"x": _tensor(0, 4, [1] * 100_000)}, ONE[:4]),
     "no whole size": _file({"x": _tensor(0, 16, [4.0])}, ONE),
     "offset beyond the file": _file({"x": _tensor(0, 4096)}, ONE),
     "offsets backwards": _file({"x": _tensor(16, 0, [0])}, ONE),
