@@ -241,7 +241,7 @@ def _evaluate(folder: Path, last: Checkpoint) -> TaskMetrics:
     data, settings = find_data(settings, form)
     settings = legal_side(settings, model.multiple)
     samples = scan_split(data, "val", settings, form).samples
-    pictures = Pictures(folder, model.names, settings.plots, board=False)
+    pictures = Pictures(folder, model.names, settings.plots)
     validator, _ = validate_and_report(model, samples, settings, folder=folder, pictures=pictures)
     return validator.metrics
 

@@ -31,7 +31,7 @@ def _folder(name: str) -> Callable[[], str]:
     return lambda: os.path.abspath(name)
 
 
-def _kept(default: object, reason: str = "nothing is sent or logged there") -> Key:
+def _kept(default: object, reason: str = "loggers= of a training names where it is logged") -> Key:
     return Key(lambda: default, unused=reason)
 
 
@@ -42,7 +42,7 @@ KEYS: Mapping[str, Key] = {
     "tensorboard": Key(lambda: True, "write scalars for TensorBoard where it is installed"),
     "settings_version": _kept("1", "the file has one version"),
     "uuid": _kept("", "no machine is identified"),
-    "sync": _kept(False),
+    "sync": _kept(False, "nothing is sent"),
     "api_key": _kept("", "there is no account"),
     "openai_api_key": _kept("", "there is no account"),
     **{name: _kept(False) for name in ("clearml", "comet", "dvc", "hub", "mlflow", "neptune", "wandb")},

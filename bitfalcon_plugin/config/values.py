@@ -100,12 +100,22 @@ def _numbers(value: object, row: Mapping) -> object:
 
 def _parts(value: object, row: Mapping) -> object:
     # `23.cv2`, `[backbone, 23.cv2]` as the shell passes it on, or a list in which row numbers may stand too
-    if isinstance(value, str):
-        value = [word.strip(" '\"") for word in value.strip("[]() ").split(",")] if _is_usable(value) else []
-    words = _items(value)
+    words = _split(value)
     numbers = [_whole(literal(word) if isinstance(word, str) else word, row) for word in words]
     items = [_part(word) if number is None else number for number, word in zip(numbers, words)]
     return tuple(items) if items and None not in items else None
+
+
+def _words(value: object, row: Mapping) -> object:
+    words = _split(value)
+    fits = all(isinstance(word, str) and re.fullmatch(r"[\w.-]+", word) for word in words)
+    return tuple(words) if words and fits else None
+
+
+def _split(value: object) -> object:
+    if isinstance(value, str):
+        value = [word.strip(" '\"") for word in value.strip("[]() ").split(",")] if _is_usable(value) else []
+    return _items(value)
 
 
 def _part(word: object) -> str | None:
@@ -151,6 +161,7 @@ KINDS: Mapping[str, Kind] = {
     "ints": Kind(_wholes, "a list of whole numbers", True),
     "numbers": Kind(_numbers, "a number or a list of numbers", True),
     "parts": Kind(_parts, "parts of names such as 23.cv2"),
+    "words": Kind(_words, "words with commas between them, or a list of words"),
     "mapping": Kind(_mapping, "a mapping"),
     "size": Kind(_size, "a whole number or [height, width]", True),
     "batch": Kind(

@@ -51,6 +51,7 @@ def train(run: Run) -> Trainer:
     """
     with Interrupts() as interrupts, repeatable(run.settings):
         trainer = prepare(run)
+        run.loggers.begin(run.folder, _parameters(run), len(trainer.records.rows))
         trainer.fire("on_pretrain_routine_end")
         trainer.fire("on_train_start")
         while trainer.epoch < trainer.epochs and not trainer.stop:
@@ -79,6 +80,12 @@ def train(run: Run) -> Trainer:
         trainer.loader.bad.report()
         trainer.records.finish(trainer.guard.skipped)
     return trainer
+
+
+def _parameters(run: Run) -> dict[str, object]:
+    """What loggers get as the parameters of a run: its settings, and what the graph is."""
+    graph = run.initial.model.graph
+    return {**run.settings.as_dict(), "graph": graph.name, "graph_scale": graph.scale, "classes": graph.nc}
 
 
 def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
@@ -206,7 +213,6 @@ def _finish_epoch(trainer: Trainer, metrics: TaskMetrics | None) -> None:
     trainer.metrics = {**numbers, **{f"val/{name}": value for name, value in losses.items()}}
     row = records.row(epoch, trainer.tloss.tolist(), metrics, list(trainer.lr.values()))
     trainer.run.steps("record", _record, trainer, row)
-    trainer.pictures.scalars(row, epoch + 1)
     improved = records.judge(epoch, metrics)
     reason = records.stop_reason(epoch)
     if reason and epoch + 1 < trainer.epochs:
@@ -215,6 +221,7 @@ def _finish_epoch(trainer: Trainer, metrics: TaskMetrics | None) -> None:
     sums = {"losses": torch.zeros(len(trainer.task.losses)), "counted": 0.0, "boxes": 0}
     at_next_epoch = {**trainer.state(), **sums, "epoch": epoch + 1, "batch": 0, "ended": reason}
     trainer.run.steps("save", _save, trainer, checkpoint_of(trainer, epoch), at_next_epoch, improved)
+    trainer.run.loggers.epochs(records.columns, records.rows)
     trainer.fire("on_model_save")
     trainer.fire("on_fit_epoch_end")
     trainer.stop = trainer.run.world.any(trainer.stop or bool(reason))

@@ -37,6 +37,7 @@ from .batch_size import search_batch
 from .distributed import World, check_batch, join
 from .initial_model import initial_model, resumed_model
 from .launch import launch
+from .loggers import check_loggers, loggers_of
 from .loop import train
 from .resume import resumed_run, resumed_settings, training_state
 from .steps import Steps
@@ -60,6 +61,7 @@ def run_train(
     checkpoint: what model= names, None where that is a graph. steps: replace parts of the run in this process. Raises
     UserError for mistakes in settings and data.
     """
+    check_loggers(settings)
     if checkpoint is not None and settings.pretrained is not False:
         checkpoint.to_train(settings.model)
     devices = select_devices(settings.device)
@@ -75,10 +77,12 @@ def run_train(
         return Result(best, metrics)
     with join(devices) as world, nullcontext() if world.main else _silence():
         run = _new_run(settings, checkpoint, events or Events(), world, devices[0], steps)
-        trainer = train(run)
-        metrics = steps("measure", _measure_best, trainer)
-        say(f"Best weights: {trainer.best}\nResults: {run.folder}")
-        trainer.fire("on_train_end")
+        with loggers_of(run.settings, run.folder, world.main) as run.loggers:
+            trainer = train(run)
+            metrics = steps("measure", _measure_best, trainer)
+            say(f"Best weights: {trainer.best}\nResults: {run.folder}")
+            trainer.fire("on_train_end")
+            run.loggers.end(run.folder, trainer.metrics, trainer.best)
         trainer.fire("teardown")
         return Result(trainer.best, metrics, trainer)
 

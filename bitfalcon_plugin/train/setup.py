@@ -145,7 +145,7 @@ def prepare(run: Run) -> Trainer:
         class_weights=_class_weights(run),
         guard=Guard(model, lambda indices: [str(run.samples[index].image) for index in indices]),
         records=Records(run.folder, settings, task_of(model), main),
-        pictures=run.steps("pictures", partial(Pictures, board=main), run.folder, model.names, settings.plots and main),
+        pictures=run.steps("pictures", Pictures, run.folder, model.names, settings.plots and main),
     )
     trainer.fire("on_pretrain_routine_start")
     if run.start is not None:

@@ -20,6 +20,7 @@ from ..val.run import Validator
 from .distributed import World
 from .guard import Guard
 from .initial_model import InitialModel
+from .loggers import Loggers
 from .optim import Ema, OptimizerPlan, Schedule
 from .records import Records
 from .steps import Steps
@@ -32,6 +33,7 @@ class Run:
     """What a training run is made of.
 
     start: the training state of the checkpoint that is resumed, None for a new run. steps: what a caller replaced.
+    loggers: what is told of the run.
     """
 
     initial: InitialModel
@@ -44,6 +46,7 @@ class Run:
     events: Events = field(default_factory=Events)
     world: World = field(default_factory=World)
     steps: Steps = Steps()
+    loggers: Loggers = field(default_factory=Loggers)
 
 
 @dataclass

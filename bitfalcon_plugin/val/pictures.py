@@ -1,12 +1,10 @@
-"""The pictures of train and val: batches with boxes, charts of labels, curves and results; and TensorBoard's scalars.
+"""The pictures of train and val: batches with boxes, charts of labels, curves and results.
 
 File names are those of spec/interface.md 6.1. A picture that cannot be drawn is a note; the run goes on.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +16,6 @@ from torch import Tensor
 
 from ..config.files import atomic
 from ..config.notes import print_note
-from ..config.user_settings import choice
 from ..data.augmentation.augment import Batch
 from ..data.dataset import Sample
 from ..ops.boxes import xywh_from_xyxy
@@ -43,21 +40,11 @@ MIN_SCORE = 0.25  # detections with a higher score are drawn, and every class of
 class Pictures:
     """The pictures of a run in `folder`; without `plots` no method draws anything.
 
-    names: class index -> name. note: prints a note. board: whether TensorBoard gets scalars where it is installed; None
-    means as plots.
+    names: class index -> name. note: prints a note.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        names: Mapping[int, str],
-        plots: bool,
-        note: Callable[[str], None] = print_note,
-        board: bool | None = None,
-    ):
+    def __init__(self, folder: Path, names: Mapping[int, str], plots: bool, note: Callable[[str], None] = print_note):
         self.folder, self.names, self.plots, self.note = Path(folder), names, plots, note
-        has_board = plots if board is None else board
-        self.scalars = scalars(self.folder) if has_board else _no_scalars  # takes an epoch's record of results.csv
         self._closed, self._noted = 0, False
         self._limbs: Sequence[tuple[int, int]] = ()  # of keypoints, as the samples say
 
@@ -207,36 +194,3 @@ def _outlined(labels: Instances, size: tuple[int, int]) -> np.ndarray | None:
     if labels.polygons is None or labels.polygons.rectangles:
         return None
     return fill_each(clip(labels.polygons, size), size).numpy()
-
-
-def scalars(folder: Path) -> Callable[[Mapping[str, float], int], None]:
-    """Return a function that writes the record of an epoch for TensorBoard, into `folder`.
-
-    The function does nothing where tensorboard is not installed, is off in the user's settings or does not work.
-    tensorboard is slow to import, so it is imported at the first record. Later records that an interrupted run left
-    behind are hidden.
-    """
-    if choice("tensorboard") is False or importlib.util.find_spec("tensorboard") is None:
-        return _no_scalars
-    writers: list = []  # empty before the first record; [None] once tensorboard has failed
-
-    def write(record: Mapping[str, float], epoch: int) -> None:
-        if writers == [None]:
-            return
-        try:
-            if not writers:
-                from torch.utils.tensorboard import SummaryWriter
-
-                writers.append(SummaryWriter(str(folder), purge_step=epoch))
-            for name, value in record.items():
-                if "/" in name and math.isfinite(value):
-                    writers[0].add_scalar(name.replace("(B)", ""), float(value), epoch)
-            writers[0].flush()
-        except Exception:  # TensorBoard is an extra: its errors end no run
-            writers[:] = [None]
-
-    return write
-
-
-def _no_scalars(record: Mapping[str, float], epoch: int) -> None:
-    pass

@@ -133,7 +133,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     settings, samples = split.settings, split.samples
     with _run_dir(settings) as folder:
         names = {0: "item"} if split.single else model.names
-        pictures = Pictures(folder or Path(), names, settings.plots, board=False)
+        pictures = Pictures(folder or Path(), names, settings.plots)
         validate_split = validate_and_report if split.max_objects else validate_samples
         options = {"folder": folder, "pictures": pictures, "events": events, "single": split.single}
         validator, found = validate_split(model, samples, settings, **options)

@@ -68,6 +68,8 @@ NEEDS = {
     "best_hyperparameters.yaml": "optuna",
     ".tune(": "optuna",
     "safetensors": "safetensors",
+    "loggers=wandb": "wandb",
+    "loggers=mlflow": "mlflow",
     "hub": "safetensors",
 }
 

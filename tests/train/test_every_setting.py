@@ -298,6 +298,7 @@ TESTED_BY = {
     "tasks/test_segment_loss.py": "overlap_mask",
     "data/augmentation/test_crop_recipe.py": "auto_augment erasing",
     "train/test_setup.py": "dropout",
+    "train/test_loggers.py": "loggers",
 }
 
 

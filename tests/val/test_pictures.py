@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import math
 import sys
 from dataclasses import replace
 
@@ -15,15 +13,13 @@ from PIL import Image
 from bitfalcon_plugin.data.augmentation.augment import Batch
 from bitfalcon_plugin.data.loading.loader import ValLoader
 from bitfalcon_plugin.plots.colours import PALETTE
-from bitfalcon_plugin.val import pictures
 from bitfalcon_plugin.val.loop import Hooks, validate
-from bitfalcon_plugin.val.pictures import Pictures, scalars
+from bitfalcon_plugin.val.pictures import Pictures
 from tests.helpers.finder import BrightBoxes
 from tests.helpers.labels import targets_of
 from tests.val.test_loop import scene
 
 NAMES = BrightBoxes.names
-ROW = {"epoch": 1.0, "time": 2.0, "train/box_loss": 1.5, "metrics/mAP50(B)": 0.25, "val/box_loss": math.nan}
 
 
 def batch(count=2, side=64) -> Batch:
@@ -68,14 +64,13 @@ def test_nothing_is_drawn_without_plots(tmp_path):
     drawn = Pictures(tmp_path, NAMES, False, note=pytest.fail)
     drawn.labels([])
     drawn.train_batch(0, batch())
-    drawn.scalars(ROW, 1)
     drawn.finish(None)
     assert drawn.watch([], []) is None and files(tmp_path) == []
 
 
 def test_a_picture_that_fails_is_a_note(tmp_path):
     said = []
-    drawn = Pictures(tmp_path, NAMES, True, said.append, board=False)
+    drawn = Pictures(tmp_path, NAMES, True, said.append)
     drawn.train_batch(0, Batch(torch.ones(2, 3, 8, 8), targets_of(torch.ones(3, 4), torch.ones(1), torch.ones(1))))
     drawn.train_batch(1, batch())
     assert len(said) == 1 and said[0].startswith("train_batch0.jpg could not be drawn: ")
@@ -118,7 +113,7 @@ def test_the_first_validation_batches_with_labels_and_with_detections(tmp_path):
 def test_without_matplotlib_the_rest_is_drawn_and_one_line_is_said(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     said = []
-    drawn = Pictures(tmp_path / "run", NAMES, True, said.append, board=False)
+    drawn = Pictures(tmp_path / "run", NAMES, True, said.append)
     samples, metrics = validated(tmp_path, drawn)
     (tmp_path / "run" / "results.csv").write_text("epoch,time,train/box_loss\n1,2,3\n")
     drawn.labels(samples)
@@ -133,7 +128,7 @@ def test_without_matplotlib_the_rest_is_drawn_and_one_line_is_said(tmp_path, mon
 def test_everything_a_run_draws(tmp_path, monkeypatch):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     monkeypatch.setattr("bitfalcon_plugin.plots.figure.DPI", 40)
-    drawn = Pictures(tmp_path / "run", NAMES, True, note=pytest.fail, board=False)
+    drawn = Pictures(tmp_path / "run", NAMES, True, note=pytest.fail)
     samples, metrics = validated(tmp_path, drawn)
     (tmp_path / "run" / "results.csv").write_text(
         "epoch,time,train/box_loss,val/box_loss,metrics/mAP50(B)\n1,2,3,4,nan\n"
@@ -155,32 +150,3 @@ def test_everything_a_run_draws(tmp_path, monkeypatch):
     assert expected <= set(files(tmp_path / "run")) and not [
         name for name in files(tmp_path / "run") if name.startswith(".")
     ]
-
-
-def test_tensorboard_reads_the_scalars(tmp_path):
-    pytest.importorskip("tensorboard", reason="tensorboard is not installed")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    first = scalars(tmp_path)
-    assert files(tmp_path) == []  # nothing before the first row
-    for epoch in (1, 2, 3):
-        first(ROW, epoch)
-    scalars(tmp_path)({**ROW, "train/box_loss": 9.0}, 3)  # resumed: epoch 3 was lost and is trained again
-    found = EventAccumulator(str(tmp_path)).Reload()
-    assert sorted(found.Tags()["scalars"]) == ["metrics/mAP50", "train/box_loss"]  # what was not measured is left out
-    assert [(event.step, event.value) for event in found.Scalars("train/box_loss")] == [(1, 1.5), (2, 1.5), (3, 9.0)]
-
-
-@pytest.mark.parametrize("there", [False, True])
-def test_without_tensorboard_nothing_is_said_or_written(tmp_path, monkeypatch, capfd, there):
-    spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        pictures.importlib.util,
-        "find_spec",
-        lambda name, *rest: (there or None) if name == "tensorboard" else spec(name, *rest),
-    )
-    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)  # or it is there and cannot be imported
-    write = scalars(tmp_path)
-    write(ROW, 1)
-    write(ROW, 2)
-    assert files(tmp_path) == [] and capfd.readouterr() == ("", "")

@@ -222,7 +222,7 @@ def _written(script: Script, stats: dict[str, float], settings: Settings) -> dic
             write_files(script.save_dir, counted.samples, counted.joined(), script.names, settings, coco=False)
         stats = script.eval_json(stats)
     if isinstance(script.metrics, TaskMetrics) and script.seen and script.save_dir is not None:
-        Pictures(script.save_dir, script.names, settings.plots, board=False).curves(script.metrics)
+        Pictures(script.save_dir, script.names, settings.plots).curves(script.metrics)
     return stats
 
 

@@ -20,8 +20,8 @@ class PicturesOfScript(Pictures):
     """Our Pictures, which ask the script's trainer to draw its own, and tell it each file by `on_plot`."""
 
     def __init__(self, pictures: Pictures, script: Script) -> None:
-        super().__init__(pictures.folder, pictures.names, pictures.plots, pictures.note, board=False)
-        self.scalars, self.script, self.finished = pictures.scalars, script, False
+        super().__init__(pictures.folder, pictures.names, pictures.plots, pictures.note)
+        self.script, self.finished = script, False
 
     def labels(self, samples: Sequence[Sample]) -> None:
         self._by_script("labels", self.script.plot_training_labels, partial(super().labels, samples))
