@@ -1,1 +1,4 @@
-"""Adapters for packages that want a class of their own. Each module needs its package and is imported by name only."""
+"""Adapters for packages that want a class of their own, and the loggers of train/loggers.py.
+
+Each module needs its package and is imported by name only.
+"""
