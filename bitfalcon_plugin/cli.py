@@ -148,7 +148,7 @@ def _models(tokens: Sequence[str]) -> int:
     as_json, found = asks_for_json(tokens), []
     for entry in (entry for pattern in patterns for entry in iterate_models(pattern)):
         if not as_json:
-            say(*([] if found else [HEAD]), entry.line(), sep="\n", flush=True)
+            say(entry.line() if found else f"{HEAD}\n{entry.line()}", flush=True)
         found.append(entry.as_dict())
     if as_json:
         print_document(found)
