@@ -30,7 +30,7 @@ PREDICT = "as predict runs it"  # variant of torch: the network that models.infe
 # Types and layouts of torch. Only GPUs compute float16 fast.
 TORCH_VARIANTS = {**VARIANTS, "fp16 channels_last": (torch.float16, torch.channels_last)}
 PRECISIONS = {"half": "16 bits", "int8": "int8"}  # option of export -> name of the precision
-FAMILIES = (TORCH, COMPILED, AUTO, *WRITABLE_FORMATS)
+FAMILIES = (TORCH, COMPILED, AUTO, *(name for name in WRITABLE_FORMATS if EXPORT_FORMATS[name].is_run_here))
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,9 @@ from pathlib import Path
 from .errors import UserError
 
 RANDOM = "[a-z0-9_]{8}"  # what tempfile puts into the names of temporary files and folders
-EXPORT_SUFFIXES = {
-    ".xml",
-    ".param",
-    ".bin",
-    ".yaml",
-}  # of the files in the folder of an export; no other folder is replaced
+# Of the files in the folder of an export, and its inner folders (of .mlpackage); no other folder is replaced.
+EXPORT_SUFFIXES = {".xml", ".param", ".bin", ".yaml", ".json", ".mlmodel"}
+INNER_FOLDERS = {"Data", "com.apple.CoreML", "weights"}
 STALE_SECONDS = 3600.0  # a temporary file that was not written to for so long belongs to a process that was killed
 
 
@@ -97,7 +94,7 @@ def _atomic_folder(target: Path) -> Iterator[Path]:
     old = temporary.with_name(f"{temporary.name}-old")
     try:
         yield temporary
-        for path in temporary.iterdir():
+        for path in temporary.rglob("*"):
             _flush(path)
         make_public(temporary, 0o777)
         if target.exists():
@@ -146,7 +143,9 @@ def _remove_stale(target: Path, is_folder: bool) -> None:
 
 
 def _is_export(folder: Path) -> bool:
-    return folder.is_dir() and all(path.is_file() and path.suffix in EXPORT_SUFFIXES for path in folder.iterdir())
+    return folder.is_dir() and all(
+        path.suffix in EXPORT_SUFFIXES if path.is_file() else path.name in INNER_FOLDERS for path in folder.rglob("*")
+    )
 
 
 def _flush(path: Path) -> None:
@@ -171,4 +170,5 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
-    return sum(part.stat().st_size for part in path.iterdir()) if path.is_dir() else path.stat().st_size
+    parts = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
+    return sum(part.stat().st_size for part in parts)

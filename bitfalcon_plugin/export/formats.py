@@ -6,6 +6,7 @@ Names and suffixes as in spec/interface.md section 9.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -28,7 +29,8 @@ class ExportFormat:
     option, so that a message names one extra. options: the settings that it takes besides imgsz and batch. reason: why
     the format is refused and what to do instead, or "". not_taken: option -> why it is refused and what to do instead.
     static: an export for one size is written from a network whose anchors are constants. narrows: with half=True the
-    writer narrows the weights of a float32 network; otherwise the network is recorded in float16.
+    writer narrows the weights of a float32 network; otherwise the network is recorded in float16. is_folder: whether an
+    export is a folder instead of a file. runs_on: the only operating system that runs it, as in sys.platform, or "".
     """
 
     suffix: str
@@ -40,6 +42,8 @@ class ExportFormat:
     not_taken: Mapping[str, str] = field(default_factory=dict)
     static: bool = False
     narrows: bool = False
+    is_folder: bool = False
+    runs_on: str = ""
 
     @property
     def status(self) -> str:
@@ -47,11 +51,12 @@ class ExportFormat:
         return REFUSED if self.reason else VALIDATED
 
     @property
-    def is_folder(self) -> bool:
-        """Whether an export is a folder instead of a file."""
-        return "." not in self.suffix
+    def is_run_here(self) -> bool:
+        """Whether files of the format can be run on this operating system."""
+        return self.runs_on in ("", sys.platform)
 
 
+SYSTEMS = {"darwin": "macOS"}  # sys.platform -> its name
 COMMON = ("dynamic", "half")
 INT8_ELSEWHERE = "format=openvino int8=True gains"
 NMS_OUTSIDE = "suppression is written for onnx, torchscript and openvino; predict and val suppress behind this file"
@@ -87,6 +92,7 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         {"int8": {"openvino": "int8", "onnx": "int8", "nncf": "int8"}},
         (*COMMON, "int8", "nms", "opset"),
         narrows=True,
+        is_folder=True,
     ),
     # MNN converts what torch's recorder wrote, and that needs onnx.
     "mnn": ExportFormat(
@@ -119,16 +125,22 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         not_taken={"dynamic": ONE_SIZE, "int8": INT8_ELSEWHERE, "nms": NMS_OUTSIDE},
         static=True,
         narrows=True,
+        is_folder=True,
+    ),
+    "coreml": ExportFormat(
+        ".mlpackage",
+        {"coremltools": "coreml"},
+        options=("half",),
+        not_taken={"dynamic": ONE_SIZE, "int8": INT8_ELSEWHERE, "nms": NMS_OUTSIDE},
+        static=True,
+        narrows=True,
+        is_folder=True,
+        runs_on="darwin",
     ),
     "engine": ExportFormat(
         ".engine",
         reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
         "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where they are to run",
-    ),
-    "coreml": ExportFormat(
-        ".mlpackage",
-        reason="coremltools predicts on macOS only, so that the file could not be checked; export "
-        "format=torchscript and convert it there with coremltools",
     ),
     "saved_model": ExportFormat("_saved_model", reason=f"{TENSORFLOW} (onnx2tf)"),
     "pb": ExportFormat(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
@@ -213,7 +225,7 @@ def support_table() -> str:
     """The table of the page of exports as Markdown, a line for each format; ends with a line break."""
     lines = ["| format | file | status | takes, beside `imgsz` and `batch` | needs |", "|---|---|---|---|---|"]
     for name, row in EXPORT_FORMATS.items():
-        suffix = f"`x{row.suffix}{'/' if row.is_folder else ''}`"
+        suffix = f"`x{row.suffix}{'/' if row.is_folder or row.suffix.startswith('_') else ''}`"
         options = ", ".join(f"`{option}`" for option in row.options) or ("" if row.reason else "nothing")
         options += "".join(f"; not `{option}`: {reason}" for option, reason in row.not_taken.items())
         extras = ", ".join(f"`bitfalcon[{extra}]`" for extra in sorted(set(row.needs.values())))
@@ -223,6 +235,8 @@ def support_table() -> str:
             for extra in {*needs.values()}
         )
         status = f"refused: {row.reason}" if row.reason else row.status
+        if row.runs_on:
+            status += f" on {SYSTEMS[row.runs_on]}; elsewhere written with `unchecked=True` only"
         cells = [f"`{name}`", suffix, status, options, extras]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

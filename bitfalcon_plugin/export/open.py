@@ -12,7 +12,7 @@ from ..config.printable import say
 from ..config.settings import Settings
 from ..models.info import Description
 from ..tasks import TASKS
-from .formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, require
+from .formats import EXPORT_FORMATS, SYSTEMS, WRITABLE_FORMATS, find_format, format_of, require
 from .runtimes.runtime import Runtime, last_line
 
 RUNTIMES = {  # format -> module in runtimes/, class
@@ -24,6 +24,7 @@ RUNTIMES = {  # format -> module in runtimes/, class
     "executorch": ("executorch", "ExecutorchRuntime"),
     "litert": ("litert", "LitertRuntime"),
     "ncnn": ("ncnn", "NcnnRuntime"),
+    "coreml": ("coreml", "CoremlRuntime"),
 }
 INSIDE_CONF = 0.25  # of suppression inside a file that does not say it
 VAL_CONF = 0.001
@@ -70,6 +71,12 @@ def _checked(path: str | Path) -> tuple[Path, str]:
     if not path.exists():
         raise MissingFileError(
             f"Model '{path}' does not exist. `bitfalcon export model=best.pt format={format_}` writes one."
+        )
+    if not EXPORT_FORMATS[format_].is_run_here:
+        system = SYSTEMS[EXPORT_FORMATS[format_].runs_on]
+        raise UserError(
+            f"'{path}': files of format {format_} are run on {system} only. Give the checkpoint (.pt) or an export of "
+            "another format."
         )
     require(find_format(format_))
     return path, format_

@@ -47,12 +47,13 @@ CALIBRATED = 100  # images that the ranges of int8 are measured on
 class Export:
     """What an export wrote; a path wherever one is taken.
 
-    path: the file or folder. agreement: how far it differs from the network. accuracy: of the network and of the file,
+    path: the file or folder. agreement: how far it differs from the network, None for a file that was written
+    unchecked. accuracy: of the network and of the file,
     None where no data= was given or val could not measure on it.
     """
 
     path: Path
-    agreement: Agreement
+    agreement: Agreement | None
     accuracy: Accuracy | None = None
 
     def __fspath__(self) -> str:
@@ -101,7 +102,8 @@ def run_export(
     accuracy = None
     if measured and (accuracy := measure_accuracy(folded_copy(model), target, job.metadata, settings)):
         say(accuracy.describe())
-    say(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")
+    if agreement is not None:
+        say(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")
     events.fire("on_export_end", settings)
     return Export(target, agreement, accuracy)
 
@@ -113,11 +115,11 @@ def write_checked(
     source: str,
     license: str | None = None,
     data_remembered: bool = False,
-) -> tuple[ExportJob, Agreement, str]:
+) -> tuple[ExportJob, Agreement | None, str]:
     """Write `model` to `target` and compare the file with the network; the arguments are those of `run_export`.
 
-    Returns the job, how far the file differs and on which pictures. Raises MismatchError, and leaves nothing, where it
-    does not give what the network gives.
+    Returns the job, how far the file differs (None where nothing here can run it) and on which pictures. Raises
+    MismatchError, and leaves nothing, where it does not give what the network gives.
     """
     format_, task = find_format(settings.format), task_of(model)
     imgsz, batch = input_shape(model.multiple, settings)
@@ -163,12 +165,14 @@ def _kept_if_equal(target: Path, format_: str) -> Iterator[Path]:
 
 def _write_and_compare(
     job: ExportJob, format_: str, path: Path, network: Detector, batches: list[torch.Tensor]
-) -> Agreement:
-    """Write the job to `path`, run that file and compare it with the network.
+) -> Agreement | None:
+    """Write the job to `path`, run that file and compare it with the network; None where nothing here can run it.
 
     Where suppression leaves nothing on any image, the same job without suppression is written and compared instead.
     """
     WRITERS[format_](job, path)
+    if not EXPORT_FORMATS[format_].is_run_here:
+        return None
     suppression = job.network.suppression
     agreement = compare(network, open_exported(path, "cpu"), batches, job.precision, suppression)
     if agreement.count:
@@ -208,6 +212,8 @@ def _described(
     args["opset"] = opset
     if settings.letterbox:
         args["letterbox"] = True
+    if not EXPORT_FORMATS[find_format(settings.format)].is_run_here:
+        args["unchecked"] = True
     if rule := _suppression(model, settings):
         args.update(conf=rule.conf, iou=rule.iou, max_det=rule.max_det, agnostic_nms=rule.agnostic)
     scale = f" {model.graph.scale}" if model.graph.scale else ""
@@ -228,11 +234,14 @@ def _described(
     )
 
 
-def _report(target: Path, agreement: Agreement, origin: str, job: ExportJob) -> None:
+def _report(target: Path, agreement: Agreement | None, origin: str, job: ExportJob) -> None:
     """Print the file with its size and licence, and the comparison."""
     metadata = job.metadata
     height, width = metadata.imgsz
     shape = "any size and batch" if job.dynamic else f"{metadata.batch} x 3 x {height} x {width}"
     license = metadata.license or "not stated"
     say(f"wrote {target}: {size_of(target) / 1e6:.1f} MB, {job.precision}, {shape}; licence of the weights: {license}")
-    say(f"compared with the network on {origin}: {agreement.describe()}")
+    if agreement is None:
+        say("unchecked: nothing on this machine runs it, so it was not compared with the network")
+    else:
+        say(f"compared with the network on {origin}: {agreement.describe()}")

@@ -16,8 +16,8 @@ from ..config.errors import UserError
 from .job import ExportJob, imported, quiet
 from .onnx_graph import record_onnx
 from .pnnx_program import run_pnnx
+from .runtimes import coreml, litert
 from .runtimes import executorch as programs
-from .runtimes import litert
 from .runtimes.ncnn import METADATA_FILE
 from .runtimes.runtime import last_line
 from .runtimes.silence import silenced
@@ -92,6 +92,39 @@ def write_ncnn(job: ExportJob, path: Path) -> None:
     (path / METADATA_FILE).write_text(text, encoding="utf-8")
 
 
+def write_coreml(job: ExportJob, path: Path) -> None:
+    """Fill the folder `path` as a Core ML package; it computes in float16 where the job says half."""
+    with imported("coremltools", "coreml"), silenced():
+        import coremltools
+
+    precision = coremltools.precision.FLOAT16 if job.half else coremltools.precision.FLOAT32
+    with silenced(), quiet(), torch.no_grad():
+        module = torch.export.export(job.network, (job.images,), strict=False).module()
+        _remove_aliases(module)
+        model = coremltools.convert(  # a trace of what torch.export recorded has numbers for sizes
+            torch.jit.trace(module, (job.images,), check_trace=False, strict=False),
+            inputs=[coremltools.TensorType(name=coreml.INPUT, shape=tuple(job.images.shape))],
+            outputs=[coremltools.TensorType(name=f"{coreml.OUTPUT}{n}") for n in range(len(job.network.outputs))],
+            convert_to="mlprogram",
+            compute_precision=precision,
+            minimum_deployment_target=coremltools.target.iOS15,
+            skip_model_load=True,
+        )
+        texts = job.metadata.texts()
+        model.short_description, model.license = texts["description"], texts["license"]
+        model.user_defined_metadata.update(texts)
+        model.save(str(path))
+
+
+def _remove_aliases(module: torch.fx.GraphModule) -> None:
+    """Remove operations that only give their input another name, which coremltools does not know."""
+    for node in list(module.graph.nodes):
+        if node.target is torch.ops.aten.alias.default:
+            node.replace_all_uses_with(node.args[0])
+            module.graph.erase_node(node)
+    module.recompile()
+
+
 def _not_converted(program: str, said: str) -> UserError:
     return UserError(f"{program} does not convert this network: {last_line(RuntimeError(said))}. Take another format=.")
 
@@ -101,4 +134,5 @@ MOBILE_WRITERS: dict[str, Callable[[ExportJob, Path], None]] = {
     "executorch": write_executorch,
     "litert": write_litert,
     "ncnn": write_ncnn,
+    "coreml": write_coreml,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 import textwrap
@@ -17,8 +18,10 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS, WRITABLE_FORMATS
 from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.open import open_exported
+from bitfalcon_plugin.export.run import run_export
 from tests.helpers.exports import (
     is_here,
+    made,
     marked,
     needs_onnx,
     save,
@@ -118,7 +121,7 @@ def test_predict_and_val_of_a_file_are_those_of_the_checkpoint(tmp_path, monkeyp
     }
     expected, metrics = (model.val(**options) for model in (weights, exported))
     assert expected.fitness > 0.1
-    assert metrics.results_dict == pytest.approx(expected.results_dict, abs=2e-3)
+    assert metrics.results_dict == pytest.approx(expected.results_dict, abs=1e-3)
 
 
 @pytest.mark.parametrize("format_", DEPLOYED)
@@ -161,9 +164,12 @@ def test_a_damaged_file_is_one_line(tmp_path, capfd, format_, content):
 ASKED = ("socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto", "urllib.Request")
 
 
-@pytest.mark.parametrize("format_", [marked(name) for name in WRITABLE_FORMATS])
+@pytest.mark.parametrize("format_", WRITABLE_FORMATS)
 def test_no_network_address_is_opened_while_exporting(tmp_path, format_):
     """In a process of its own, because an audit hook stays; what other processes it starts is looked at, too."""
+    row = EXPORT_FORMATS[format_]
+    if not all(map(importlib.util.find_spec, (*row.needs, *row.to_write))):
+        pytest.skip(f"needs {' and '.join((*row.needs, *row.to_write))}")
     save(tiny(), tmp_path / "best.pt")
     script = f"""
         import sys
@@ -175,8 +181,9 @@ def test_no_network_address_is_opened_while_exporting(tmp_path, format_):
                 started.append(str(values[0]))
         sys.addaudithook(hook)
         from bitfalcon_plugin import YOLO
-        path = YOLO("best.pt").export(format={format_!r}, imgsz=64)
-        YOLO(path).predict("a.png", verbose=False, imgsz=64)
+        path = YOLO("best.pt").export(format={format_!r}, imgsz=64, unchecked={not row.is_run_here})
+        if {row.is_run_here}:
+            YOLO(path).predict("a.png", verbose=False, imgsz=64)
         words = [word for word in started if "pip" in word or "curl" in word or "wget" in word]
         print("ASKED", asked, words)
     """
@@ -205,3 +212,16 @@ def test_mnn_never_runs_its_command(tmp_path):
         pytest.skip("needs MNN")
     YOLO(save(tiny(), tmp_path / "best.pt")).export(format="mnn", imgsz=64)
     assert not [name for name in sys.modules if name.startswith("MNN.tools")]
+
+
+def test_mnn_convolves_as_exactly_as_others(tmp_path):
+    """MNN's own choice of tiles for 3x3 convolutions gives 1e-3 of the values as error."""
+    if not is_here("mnn"):
+        pytest.skip("needs MNN")
+    torch.manual_seed(0)
+    model = tiny(*[(-1, 1, "Conv", [64, 3, 1])] * 4)
+    path = run_export(model, made(format="mnn", imgsz=160, out=path_of(tmp_path, "mnn")), "small.yaml").path
+    images = torch.rand(1, 3, 160, 160)
+    with torch.inference_mode():
+        expected = model.eval().decode(model(images))
+    torch.testing.assert_close(open_exported(path, "cpu")(images), expected, rtol=1e-4, atol=2e-4)

@@ -102,8 +102,9 @@ EXTRAS = {  # optional packages: imported when a function is called
     "export.runtimes.executorch": {"executorch"},
     "export.runtimes.litert": {"ai_edge_litert"},
     "export.runtimes.ncnn": {"ncnn"},
+    "export.runtimes.coreml": {"coremltools"},
     "export.pnnx_program": {"pnnx"},
-    "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch", "ncnn"},
+    "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch", "ncnn", "coremltools"},
     "dropin.utils.guards": {"matplotlib"},
     "dropin.utils.plotting": {"matplotlib"},
 }

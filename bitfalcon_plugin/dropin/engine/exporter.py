@@ -16,6 +16,8 @@ from .arguments import Given
 from .events import CallbackOwner, ScriptEvents
 from .networks import checkpoint_from_network, checkpoint_of
 
+ON_GPUS = ("onnx", "torchscript", "pt2")  # formats whose runtimes here compute on a GPU
+
 
 def export_formats() -> dict[str, list[Any]]:
     """Return the columns of a table: Format, Argument, Suffix, CPU, GPU, Arguments, a row for each format written here.
@@ -25,7 +27,7 @@ def export_formats() -> dict[str, list[Any]]:
     rows: list[tuple[str, str, str, bool, bool, list[str]]] = [("PyTorch", "-", ".pt", True, True, [])]
     for name, each in EXPORT_FORMATS.items():
         if not each.reason:
-            rows.append((name, name, each.suffix, True, name != "openvino", ["batch", *each.options]))
+            rows.append((name, name, each.suffix, True, name in ON_GPUS, ["batch", *each.options]))
     names = ("Format", "Argument", "Suffix", "CPU", "GPU", "Arguments")
     return {name: list(column) for name, column in zip(names, zip(*rows))}
 

@@ -13,6 +13,10 @@ from ..metadata import read_metadata
 from .runtime import Runtime, recorded_shape, unreadable
 from .silence import silenced
 
+# MNN's hint for the tiles of Winograd convolutions. With its default, 3, a 3x3 convolution of 64 channels differs from
+# the exact one by 1e-3 of its values; with 2 by 1e-6, in 1.5 times the time of that layer.
+SMALL_TILES = 3, 2  # number of the hint (WINOGRAD_MEMORY_LEVEL), its value
+
 
 class MnnRuntime(Runtime):
     """An .mnn file. It runs on the CPU, in float32, with the number of threads of torch.
@@ -30,6 +34,7 @@ class MnnRuntime(Runtime):
             try:
                 settings = {"backend": "CPU", "numThread": torch.get_num_threads(), "precision": "high"}
                 manager = MNN.nn.create_runtime_manager((settings,))
+                manager.set_hint(*SMALL_TILES)
                 names = MNN.nn.load_module_from_file(str(path), [], []).get_info()
                 self._module = MNN.nn.load_module_from_file(
                     str(path), names["inputNames"], names["outputNames"], runtime_manager=manager
