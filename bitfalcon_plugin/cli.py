@@ -240,9 +240,9 @@ def _predict(settings: Settings) -> None:
     # With json= the objects are all that stdout gets.
     with contextlib.redirect_stdout(sys.stderr if settings.json else sys.stdout):
         model = YOLO(_trained_model(settings), _given_task(settings), verbose=True)
-    settings = settings.with_defaults({"save": not settings.json})
+    settings = settings.with_defaults({"save": not settings.json and settings.shard is None})
     method = model.track if settings.mode == "track" else model.predict
-    if not sum(1 for _ in method(stream=True, settings=settings)):
+    if not sum(1 for _ in method(stream=True, settings=settings)) and settings.shard is None:
         raise UserError(f"None of the images of source={settings.source} could be read.")
 
 

@@ -31,6 +31,7 @@ from .inference import Options
 from .pipeline import Batch, Predictor, embed_rows, predict_batches
 from .reader import Picture
 from .results import Results
+from .shards import ShardOutput
 from .sources import Item, Ready, Url, Video, list_sources
 from .steps import Steps
 from .writer import Writer
@@ -60,6 +61,7 @@ def run_predict(
     task = task_of(model)
     notes, settings = task.unused(settings), task.effective(settings)
     items = list_sources(source, allow_url=settings.allow_url, multiple=model.multiple, notes=notes)
+    shard = None if settings.shard is None else ShardOutput(settings, items, task.name)
     classes, embed = ([value] if isinstance(value, int) else value for value in (settings.classes, settings.embed))
     if classes and not task.objects:
         notes.append(f"classes={list(classes)} has no effect here: every class gets its probability.")
@@ -67,7 +69,6 @@ def run_predict(
         notes.append(f"classes={unknown}: the model knows 0 to {model.nc - 1}, others are never found.")
     if embed is not None:
         embed_rows(model, embed)
-    tiling = None if settings.tile is None else Tiling(settings.tile, settings.overlap)
     _check_tiling(settings, items, steps)
     batch = int(settings.batch) if "batch" in settings.given else None
     if batch is not None and batch < 1:
@@ -92,10 +93,11 @@ def run_predict(
         embed=embed,
         vid_stride=settings.vid_stride,
         keep_all=settings.stream_buffer,
-        tiling=tiling,
+        tiling=None if settings.tile is None else Tiling(settings.tile, settings.overlap),
     )
     verbose = verbose and settings.verbose
-    return _run(Predictor(model, settings, items), options, (verbose, network), events or Events(), steps)
+    items = items if shard is None else shard.remaining
+    return _run(Predictor(model, settings, items), options, (verbose, network), events or Events(), steps, shard)
 
 
 def _check_tiling(settings: Settings, items: Sequence[Item], steps: Steps) -> None:
@@ -113,7 +115,14 @@ def _check_tiling(settings: Settings, items: Sequence[Item], steps: Steps) -> No
         raise UserError(f"tile={settings.tile}: {reason}")
 
 
-def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], events: Events, steps: Steps) -> Iterator:
+def _run(
+    predictor: Predictor,
+    options: Options,
+    printing: tuple[bool, bool],
+    events: Events,
+    steps: Steps,
+    shard: ShardOutput | None,
+) -> Iterator:
     """Predict batch by batch, and write and print each batch before its results are yielded."""
     (verbose, network), settings, items, skipped = printing, predictor.args, predictor.source, []
     writer, total_ms = Writer(predictor), Counter()
@@ -127,6 +136,8 @@ def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], ev
 
     def write_one(picture: Picture, result: Results) -> str:
         writer.write(picture, result)
+        if shard is not None:
+            shard.add(picture.path, result)
         if picture.tile is None and len(result) >= settings.max_det:
             print_note_once(
                 f"max_det={settings.max_det}: the best detections are kept; '{picture.path}' may have more."
@@ -149,6 +160,8 @@ def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], ev
     shape = ()
     with contextlib.ExitStack() as stack:
         stack.callback(writer.close)
+        if shard is not None:
+            stack.enter_context(shard.collecting(skipped))
         bar = stack.enter_context(_progress_bar(items, lines))
         events.fire("on_predict_start", predictor)
         batches = predict_batches(predictor.model, items, options, skipped=skipped, watch=fire, steps=steps)
@@ -163,6 +176,8 @@ def _run(predictor: Predictor, options: Options, printing: tuple[bool, bool], ev
     _stop_at_unread(settings, skipped)
     _note_skipped(skipped, len(items))
     _print_summary(predictor, writer, shape if verbose else (), len(skipped), network)
+    if shard is not None:
+        print(f"Shard {settings.shard}: {shard.images} images have their rows in {shard.place}", file=sys.stderr)
     events.fire("on_predict_end", predictor)
 
 
