@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def read_image(source: Path | str | Image.Image | np.ndarray) -> Tensor:
     return read_interleaved(source).contiguous()
 
 
-def read_interleaved(source: Path | str | Image.Image | np.ndarray) -> Tensor:
+def read_interleaved(source: Path | str | BytesIO | Image.Image | np.ndarray) -> Tensor:
     """Decode a picture as `read_image`, to a view (3, H, W) of memory (H, W, 3): one copy less for what follows."""
     if isinstance(source, (str, Path)) and Path(source).suffix.lower() == ".npy":
         source = _read_array(source)
@@ -99,8 +100,8 @@ def read_interleaved(source: Path | str | Image.Image | np.ndarray) -> Tensor:
     return torch.from_numpy(rgb).permute(2, 0, 1)
 
 
-def _pixels(source: Path | str | Image.Image) -> np.ndarray:
-    """Decode a file or a Pillow image to (H, W, 3) uint8 RGB, upright."""
+def _pixels(source: Path | str | BytesIO | Image.Image) -> np.ndarray:
+    """Decode a file, its bytes or a Pillow image to (H, W, 3) uint8 RGB, upright."""
     if isinstance(source, (str, Path)):
         with _opened(source) as image:
             if image.format in ("JPEG", "MPO") and orientation_of(image) == 1:
@@ -112,11 +113,12 @@ def _pixels(source: Path | str | Image.Image) -> np.ndarray:
 
 
 @contextmanager
-def _opened(source: Path | str) -> Iterator[Image.Image]:
-    """Open a picture; whatever goes wrong inside is raised as UnreadableImage."""
+def _opened(source: Path | str | BytesIO) -> Iterator[Image.Image]:
+    """Open a picture, from a file or from its bytes; whatever goes wrong inside is raised as UnreadableImage."""
     with _without_warnings:
         try:
-            check_file(source)
+            if not isinstance(source, BytesIO):
+                check_file(source)
             with Image.open(source) as image:
                 _check_size(image)
                 yield image
@@ -131,8 +133,8 @@ def _read_array(path: Path | str) -> np.ndarray:
         raise UnreadableImage(reason_of(error)) from error
 
 
-def read_picture(source: Path | str | Image.Image) -> Image.Image:
-    """Decode a file or a Pillow image to a Pillow image in mode RGB, upright, with the pixels of `read_image`."""
+def read_picture(source: Path | str | BytesIO | Image.Image) -> Image.Image:
+    """Return a file, its bytes or a Pillow image as a Pillow image: RGB, upright, with the pixels of `read_image`."""
     if not isinstance(source, Image.Image):
         with _opened(source) as image:
             return read_upright(image)

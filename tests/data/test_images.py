@@ -7,6 +7,7 @@ import threading
 import warnings
 import zlib
 from fractions import Fraction
+from io import BytesIO
 from math import floor
 
 import numpy as np
@@ -81,6 +82,13 @@ def test_halving_is_exact_and_rounds_halves_up():
     truth = slow_resize(image, (8, 12))
     assert any(value % 1 == Fraction(1, 2) and floor(value) % 2 == 0 for value in truth)  # half to even would differ
     assert resize(image, (8, 12)).flatten().tolist() == [floor(value + Fraction(1, 2)) for value in truth]
+
+
+def test_a_picture_is_decoded_from_its_bytes(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.png")
+    assert torch.equal(read_image(BytesIO((tmp_path / "a.png").read_bytes())), as_tensor(PIXELS))
+    with pytest.raises(UnreadableImage):
+        read_image(BytesIO(b"no picture"))
 
 
 def test_resize_to_the_same_size_is_the_image_itself():
