@@ -59,7 +59,7 @@ NOT_RUN = {
     "torchrun": "needs two machines; tests/train/test_two_processes.py trains in two processes",
 }
 # Scripts that import these packages are run only where the packages are installed.
-OPTIONAL = ("supervision", "sahi", "cv2", "onnxruntime")
+OPTIONAL = ("supervision", "sahi", "cv2", "onnxruntime", "ray")
 # Commands and scripts that hold one of these texts are run only where the package is installed.
 NEEDS = {
     "bitfalcon track": "trackers",
