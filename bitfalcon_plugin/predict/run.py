@@ -176,8 +176,6 @@ def _run(
     _stop_at_unread(settings, skipped)
     _note_skipped(skipped, len(items))
     _print_summary(predictor, writer, shape if verbose else (), len(skipped), network)
-    if shard is not None:
-        print(f"Shard {settings.shard}: {shard.images} images have their rows in {shard.place}", file=sys.stderr)
     events.fire("on_predict_end", predictor)
 
 

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import IO, Any
 
 from ..config.errors import UserError
 from ..config.files import atomic, remove_leftovers, write_text
+from ..config.printable import say
 from ..config.run_folder import runs_top
 from ..config.settings import Settings
 from .results import Results
@@ -103,11 +105,6 @@ class ShardOutput:
         """The images that have no row yet."""
         return list(self._pending.values())
 
-    @property
-    def place(self) -> Path:
-        """The file, or the folder of files, with the rows."""
-        return self._rows.path
-
     def add(self, image: str, result: Results) -> None:
         """Append the row of an image."""
         del self._pending[image]
@@ -129,6 +126,7 @@ class ShardOutput:
             yield
             for line in unread:
                 self._add_unread(line)
+            say(f"{self._record.stem}: {self.images} images have their rows in {self._rows.path}", file=sys.stderr)
         finally:
             self._rows.close()
             if self._lock is not None:
