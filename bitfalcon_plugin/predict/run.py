@@ -139,9 +139,7 @@ def _run(
         if shard is not None:
             shard.add(picture.path, result)
         if picture.tile is None and len(result) >= settings.max_det:
-            print_note_once(
-                f"max_det={settings.max_det}: the best detections are kept; '{picture.path}' may have more."
-            )
+            _note_limit(settings, picture)
         return _line(picture, result, items)
 
     def write(batch: Batch) -> None:
@@ -216,6 +214,10 @@ def _json(picture: Picture, result: Results | Tensor) -> str:
 def _stop_at_unread(settings: Settings, skipped: Sequence[str]) -> None:
     if skipped and settings.on_bad_image == "stop":
         raise UserError(f"{skipped[0]}. Restore the file, or go on without it by on_bad_image=skip.")
+
+
+def _note_limit(settings: Settings, picture: Picture) -> None:
+    print_note_once(f"max_det={settings.max_det}: the best detections are kept; '{picture.path}' may have more.")
 
 
 def _note_skipped(reasons: Sequence[str], count: int) -> None:
