@@ -181,18 +181,26 @@ def list_images(data: DataSpec, split: str) -> Listing:
     """List the image files of a split; problems are collected, not raised."""
     listing = Listing()
     for entry in map(Path, data.splits[split]):
-        if not entry.exists():
-            listing.absent.append(entry)
-        elif entry.is_dir():
-            listing.paths.extend(images_below(entry))
-        elif entry.suffix.lower() == ".txt":
-            _read_list(entry, data, listing)
-        elif entry.suffix.lower() in IMAGE_SUFFIXES:
-            listing.paths.append(entry)
-        else:
-            listing.problems.append(f"'{entry}' is neither a folder, a .txt list nor an image")
+        try:
+            _add_entry(entry, data, listing)
+        except (OSError, ValueError) as error:  # a name that is too long or contains a zero byte, no permission
+            reason = getattr(error, "strerror", None) or error
+            listing.problems.append(f"{str(entry)[:200]!r} cannot be read: {reason}")
     listing.paths.sort(key=str)
     return listing
+
+
+def _add_entry(entry: Path, data: DataSpec, listing: Listing) -> None:
+    if not entry.exists():
+        listing.absent.append(entry)
+    elif entry.is_dir():
+        listing.paths.extend(images_below(entry))
+    elif entry.suffix.lower() == ".txt":
+        _read_list(entry, data, listing)
+    elif entry.suffix.lower() in IMAGE_SUFFIXES:
+        listing.paths.append(entry)
+    else:
+        listing.problems.append(f"'{entry}' is neither a folder, a .txt list nor an image")
 
 
 def _read_list(file: Path, data: DataSpec, listing: Listing) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..config.errors import UserError
+from ..config.telemetry import refuse_telemetry
 from .metadata import Metadata
 from .network import ExportedNetwork
 from .runtimes.runtime import last_line
@@ -55,6 +56,7 @@ def imported(package: str, extra: str) -> Iterator[None]:
 
     The package is installed (formats.require), but broken: its import may raise an ImportError or anything else.
     """
+    refuse_telemetry()
     try:
         yield
     except Exception as error:

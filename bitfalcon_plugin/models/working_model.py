@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,10 +29,12 @@ class WorkingModel:
 
     source: path of the graph, or of the checkpoint opened first. checkpoint, path: where the weights came from; None
     for a graph. built: the network, None before its first use. start, start_path: the checkpoint that a graph's weights
-    begin with.
+    begin with. lock: a thread that predicts and one that replaces the weights take it, so that each prediction is by
+    one set of weights.
     """
 
     def __init__(self, source: str, checkpoint: Checkpoint | None):
+        self.lock = threading.RLock()
         self.source = source
         self.start: Checkpoint | None = None
         self.start_path: str | None = None
@@ -40,6 +43,10 @@ class WorkingModel:
 
     def use(self, checkpoint: Checkpoint | None, path: str | None) -> None:
         """Go on with the weights of a checkpoint, or without one as a graph that is built at its first use."""
+        with self.lock:
+            self._use(checkpoint, path)
+
+    def _use(self, checkpoint: Checkpoint | None, path: str | None) -> None:
         self.checkpoint, self.path = checkpoint, path
         self.built: Detector | None = None
         self._is_random = False  # whether the weights are the initial ones of a graph
@@ -115,6 +122,10 @@ class WorkingModel:
         with `strict` where anything but the classes differs.
         """
         loaded = open_checkpoint(path, brief=True).to_train(path)
+        with self.lock:
+            self._take(loaded, path, strict)
+
+    def _take(self, loaded: Checkpoint, path: str | Path, strict: bool) -> None:
         if self.checkpoint is None:
             self.use(None, None)  # nothing is built here, since training may still choose the scale
             self.start, self.start_path, self._strict = loaded, str(path), strict
@@ -132,25 +143,32 @@ class WorkingModel:
         fresh = Detector(old.graph, (old.strides, old.multiple)).to(next(old.parameters()).device)
         if checkpoint is not None:
             checkpoint = Checkpoint(old.graph, fresh.state_dict(), settings=checkpoint.settings)
-        self.use(checkpoint, self.path)
-        self.built, self.start, self._is_random = fresh, None, checkpoint is None
+        with self.lock:
+            self.use(checkpoint, self.path)
+            self.built, self.start, self._is_random = fresh, None, checkpoint is None
 
     def fuse(self) -> None:
         """Fold the batch norms in place; `to_checkpoint` still has the weights from before."""
-        if self._unfolded is None:
-            self._unfolded = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
-        self.network.fuse()
-        if self._handed is not None:
-            self._handed.take_rows()
-        self._prepared = None
+        with self.lock:
+            if self._unfolded is None:
+                self._unfolded = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+            self.network.fuse()
+            if self._handed is not None:
+                self._handed.take_rows()
+            self._prepared = None
 
     def to(self, *args, **kwargs) -> None:
         """Move the weights or change their type, as torch.nn.Module.to."""
-        self.network.to(*args, **kwargs)
-        self._prepared = None
+        with self.lock:
+            self.network.to(*args, **kwargs)
+            self._prepared = None
 
     def network_for(self, settings: Settings) -> Detector:
         """Return the network for predict and val: a folded copy, the same one until weights or choices change."""
+        with self.lock:
+            return self._network_for(settings)
+
+    def _network_for(self, settings: Settings) -> Detector:
         model = self.network
         if self._weights is not None and not self._weights.matches(model):
             self._weights, self._prepared, self._is_random = Snapshot(model), None, False
@@ -171,7 +189,10 @@ class WorkingModel:
         return self._prepared
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_prepared": None}  # it is made again
+        return {**self.__dict__, "_prepared": None, "lock": None}  # they are made again
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state, lock=threading.RLock())
 
     def _build(self) -> Detector:
         model = Detector(graph_from_settings(self.source, load_settings({})))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...config.errors import UserError
+from ...config.telemetry import refuse_telemetry
 from ...tasks import TASKS
 from ..metadata import read_metadata
 from .runtime import Runtime, fixed_shape, unreadable
@@ -24,6 +25,7 @@ class OnnxRuntime(Runtime):
     format = "onnx"
 
     def __init__(self, path: Path, device: torch.device, half: bool = False, task: str | None = None):
+        refuse_telemetry()
         import onnxruntime
 
         on_gpu = device.type == "cuda" and CUDA in onnxruntime.get_available_providers()
@@ -35,7 +37,11 @@ class OnnxRuntime(Runtime):
             self._session = onnxruntime.InferenceSession(str(path), options, providers=providers)
         except Exception as error:  # onnxruntime has a class for each kind of damage
             raise unreadable(path, "ONNX", error) from error
-        metadata = read_metadata(self._session.get_modelmeta().custom_metadata_map, path, task)
+        try:
+            values = self._session.get_modelmeta().custom_metadata_map
+        except UnicodeDecodeError as error:
+            raise unreadable(path, "ONNX", error) from error
+        metadata = read_metadata(values, path, task)
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or not _takes_images(inputs[0]):
             listed = [(entry.name, entry.type, entry.shape) for entry in inputs]

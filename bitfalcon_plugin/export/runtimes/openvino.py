@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from ...config.errors import UserError
+from ...config.telemetry import refuse_telemetry
 from ..metadata import read_metadata
 from .runtime import Runtime, fixed_shape, unreadable
 
@@ -25,6 +26,7 @@ class OpenVinoRuntime(Runtime):
     format = "openvino"
 
     def __init__(self, path: Path, device: torch.device, half: bool = False, task: str | None = None):
+        refuse_telemetry()
         import openvino
         import openvino.properties.hint as hints
 
