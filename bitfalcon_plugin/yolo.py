@@ -58,8 +58,8 @@ class YOLO(NetworkMethods, EventMethods):
     run. latest_export: what it wrote, with its accuracy. ckpt_path: the file of the weights. Raises UserError for
     impossible settings, and MissingFileError (also a FileNotFoundError) for a missing file.
 
-    Threads: several may call `predict` of one object at once, after a first call. All other calls, those that change
-    weights or overrides above all, belong to one thread at a time.
+    Threads: several may call `predict` of one object at once, also while another one calls `load`: each result is of
+    one set of weights. All other calls, those that change overrides above all, belong to one thread at a time.
     """
 
     transforms = None  # an attribute of classifiers

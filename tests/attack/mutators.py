@@ -10,6 +10,7 @@ import struct
 import zipfile
 from collections.abc import Callable
 
+LONG = 10_000  # bytes; longer parts are not repeated often: files stay below 50 MB
 SIZES = (0, 1, 2, 7, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**64 - 1)
 NAMES = (
     "os system", "posix system", "subprocess Popen", "builtins eval", "builtins exec", "builtins getattr",
@@ -66,7 +67,7 @@ def mutate_pickle(draw: random.Random, data: bytes) -> bytes:
         if way == 0:
             pieces[at] = b""
         elif way == 1:
-            pieces[at] *= draw.choice((2, 2, 3, 1000))
+            pieces[at] *= draw.choice((2, 2, 3, 1000)) if len(pieces[at]) < LONG else 2
         elif way == 2:
             other = draw.randrange(len(pieces))
             pieces[at], pieces[other] = pieces[other], pieces[at]
@@ -134,7 +135,7 @@ def mutate_text(draw: random.Random, data: bytes) -> bytes:
         if way == 3:
             del lines[at]
         elif way == 4:
-            lines[at:at] = [lines[at]] * draw.choice((1, 1, 5, 3000))
+            lines[at:at] = [lines[at]] * (draw.choice((1, 1, 5, 3000)) if len(lines[at]) < LONG else 1)
         else:
             lines[at] = draw.choice(
                 (" " * draw.choice((1, 3, 900)) + lines[at], lines[at].lstrip(), draw.choice(WORDS))
@@ -158,7 +159,8 @@ def mutate_protobuf(draw: random.Random, data: bytes, depth: int = 0) -> bytes:
     elif way < 0.85:
         del fields[at]
     elif way < 0.95:
-        fields[at:at] = [fields[at]] * draw.choice((1, 2, 500))
+        short = kind != 2 or len(value) < LONG
+        fields[at:at] = [fields[at]] * (draw.choice((1, 2, 500)) if short else 1)
     else:
         fields[at] = draw.randrange(1, 30) << 3 | kind, kind, value
     return b"".join(_encoded(*field) for field in fields)
