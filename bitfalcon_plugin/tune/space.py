@@ -15,11 +15,14 @@ from ..config.errors import UserError, did_you_mean, raise_problems
 from ..config.files import cfg_dir
 from ..config.settings import Settings, draft_of
 from ..config.unused import MIXING
+from ..config.values import show
 from ..config.yaml_files import load_yaml
 
 SEARCHABLE = {"int", "float", "fraction", "batch", "size"}  # types of settings that a range can be of
 EXAMPLE = "for example space={'lr0': (1e-5, 1e-1)}"
 FORM = "expected (min, max), or a list of choices"
+MAX_CHOICES = 1000
+FARTHEST = 1e300  # a number of a range lies between -FARTHEST and this; NaN does not
 STEP = 0.2  # of a range: how far values near the best ones are drawn
 Space = dict[str, "Range | Choices"]
 
@@ -186,17 +189,19 @@ def _read(key: str, value: object) -> Range | Choices:
     kinds = set(row["type"].split("|"))
     low, high, log, choices = _parts(value)
     if choices is not None:
+        if len(choices) > MAX_CHOICES:
+            raise UserError(f"{key}: {len(choices)} choices; expected at most {MAX_CHOICES}.")
         _check(key, choices)
         return Choices(tuple(choices))
     numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high))
-    if not numbers or not all(map(math.isfinite, (low, high))):
-        raise UserError(f"{key}: {value!r}; {FORM}, {EXAMPLE}.")
+    if not numbers or not all(-FARTHEST < end < FARTHEST for end in (low, high)):
+        raise UserError(f"{key}: {show(value)}; {FORM}, {EXAMPLE}.")
     if not kinds & SEARCHABLE:
         raise UserError(f"{key}: this setting is no number; give a list of choices, for example {key}: [a, b].")
     if low >= high:
-        raise UserError(f"{key}: {value!r}; the first number is the smallest one, and below the second.")
+        raise UserError(f"{key}: {show(value)}; the first number is the smallest one, and below the second.")
     if log and low <= 0:
-        raise UserError(f"{key}: {value!r}; a logarithmic range begins above 0.")
+        raise UserError(f"{key}: {show(value)}; a logarithmic range begins above 0.")
     _check(key, (low, high))
     by_logarithm = low > 0 and bool(_shipped().get(key, {}).get("log")) if log is None else bool(log)
     return Range(low, high, by_logarithm, not kinds & {"float", "fraction"})

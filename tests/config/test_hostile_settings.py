@@ -15,6 +15,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.keywords import parse_keywords
 from bitfalcon_plugin.config.settings import Settings, load_settings
 from bitfalcon_plugin.models.patterns import name_matcher
+from bitfalcon_plugin.tune.space import read_space
 
 
 def nested(depth: int) -> list:
@@ -160,3 +161,12 @@ def test_expressions_find_names():
         "x{0}conv$": [0, 1, 2],
     }.items():
         assert [index for index, name in enumerate(names) if name_matcher("bit", pattern)(name)] == found, pattern
+
+
+def test_the_space_of_a_search_is_read_or_refused():
+    for value in [*VALUES, (10**400, 10**401), (10**5000, 1), (float("nan"), 1), (1, 2, 3), (2, 1), {"min": 10**400}]:
+        for given in ({"lr0": value}, {"imgsz": value}, {"model": value}, {"\x1b[2J": value}):
+            try:
+                assert read_space(given, "space=")
+            except UserError as error:
+                assert "\x1b" not in str(error)
