@@ -303,7 +303,9 @@ def _doctor(settings: Settings) -> object:
 
     task = task_named(settings.task)
     rows = task.data.rows if "task" in settings.given else None
-    return run_doctor(settings, None if rows is None else rows.chosen(settings), rows is not None and task.oriented)
+    if rows is None:
+        return run_doctor(settings)
+    return run_doctor(settings, rows.chosen(settings), task.oriented, rows.wish(settings))
 
 
 def _data(settings: Settings) -> object:

@@ -98,6 +98,14 @@ def _numbers(value: object, row: Mapping) -> object:
     return tuple(items) if items and None not in items else None
 
 
+def _shares(value: object, row: Mapping) -> object:
+    # `0.8/0.1/0.1`: parts of a whole, the first above 0
+    words = value.split("/") if isinstance(value, str) else value
+    words = words if isinstance(words, (list, tuple)) and len(words) in (2, 3) else ()
+    items = [_fraction(literal(word.strip()) if isinstance(word, str) else word, {}) for word in words]
+    return tuple(items) if items and None not in items and items[0] and abs(sum(items) - 1) < 1e-9 else None
+
+
 def _parts(value: object, row: Mapping) -> object:
     # `23.cv2`, `[backbone, 23.cv2]` as the shell passes it on, or a list in which row numbers may stand too
     words = _split(value)
@@ -160,6 +168,7 @@ KINDS: Mapping[str, Kind] = {
     "name": Kind(_name, "text"),
     "ints": Kind(_wholes, "a list of whole numbers", True),
     "numbers": Kind(_numbers, "a number or a list of numbers", True),
+    "shares": Kind(_shares, "shares of train, val and test such as 0.8/0.1/0.1, which make 1"),
     "parts": Kind(_parts, "parts of names such as 23.cv2"),
     "words": Kind(_words, "words with commas between them, or a list of words"),
     "mapping": Kind(_mapping, "a mapping"),

@@ -52,7 +52,7 @@ def scan_classes(
     pairs = [pair for pair in zip(listing.paths, listing.classes) if chosen is None or pair[1] in chosen]
     if not pairs:
         raise UserError(_empty_message(title, data, source, listing, chosen))
-    images = scan_images([path for path, _ in pairs], None, read=None)
+    images = scan_images([path for path, _ in pairs], None)
     labels = {index: whole_image(0 if single_cls else index) for index in data.names}
     samples = tuple(
         Sample(image.path, image.size, labels[index]) for image, (_, index) in zip(images, pairs) if image.size

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # predicting needs none of these, so each function imports wh
     from .augmentation.augment import Recipe
     from .augmentation.crop_recipe import CropRecipe
     from .dataset import Sample, Scan
+    from .formats.coco_labels import Wish
     from .formats.dataset_yaml import DataSpec
     from .formats.yolo import RowReader
     from .loading.crop_loader import CropTrainLoader, CropValLoader
@@ -26,14 +27,27 @@ if TYPE_CHECKING:  # predicting needs none of these, so each function imports wh
 
 @dataclass(frozen=True)
 class RowReaders:
-    """Readers of one row of a label file: the usual one, and setting -> the one in its place where that is True."""
+    """Readers of one row of a label file: the usual one, and setting -> the one in its place where that is True.
+
+    part: what labels have beside a box (see coco_labels.Wish); a setting that takes another reader makes it optional.
+    """
 
     usual: RowReader
     instead: Mapping[str, RowReader] = field(default_factory=dict)
+    part: str = ""
 
     def chosen(self, settings: Settings) -> RowReader:
         """The reader that the settings choose."""
         return next((read for setting, read in self.instead.items() if getattr(settings, setting)), self.usual)
+
+    def wish(self, settings: Settings, truth: bool = False) -> Wish:
+        """What labels of other formats than rows of text must have. truth: as in Wish."""
+        from .formats.coco_labels import Wish
+
+        optional = self.chosen(settings) is not self.usual
+        if not self.part and settings.copy_paste and not truth:
+            return Wish("outlines", True, difficult=settings.difficult)  # objects are pasted along their outlines
+        return Wish(self.part, optional, truth=truth, difficult=settings.difficult)
 
 
 @dataclass(frozen=True)
@@ -60,9 +74,11 @@ class DataFormat:
     by_name: bool = False
 
 
-def label_files(default: str, read: RowReader, instead: Mapping[str, RowReader] | None = None) -> DataFormat:
-    """Images with a label file each, and a YAML that lists them. read, instead: as in RowReaders."""
-    rows = RowReaders(read, instead or {})
+def label_files(
+    default: str, read: RowReader, instead: Mapping[str, RowReader] | None = None, part: str = ""
+) -> DataFormat:
+    """Images with labels, and a YAML that lists them. read, instead, part: as in RowReaders."""
+    rows = RowReaders(read, instead or {}, part)
     return DataFormat(
         default=default,
         load=_load_yaml,
@@ -83,14 +99,14 @@ def keypoint_files(default: str) -> DataFormat:
     """Images with a label file of boxes and keypoints each, and a YAML that lists them and describes the keypoints."""
     from .formats.pose_rows import read_pose
 
-    return replace(label_files(default, read_pose), load=_load_keypoint_yaml)
+    return replace(label_files(default, read_pose, part="keypoints"), load=_load_keypoint_yaml)
 
 
 def rectangle_files(default: str) -> DataFormat:
     """Images with a label file of oriented boxes each, and a YAML that lists them."""
     from .formats.obb_rows import read_obb
 
-    form = label_files(default, read_obb)
+    form = label_files(default, read_obb, part="corners")
     return replace(form, scan=partial(_scan_rectangles, form.scan))
 
 
@@ -99,16 +115,19 @@ def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
 
     if not isinstance(settings.split, str):
         raise UserError(
-            f"split={settings.split:g}: a share is for class folders; the splits of data with label files stand in "
-            "its YAML. Give split=train, val or test, or nothing."
+            f"split={settings.split}: a share is for class folders, and shares for the verb data; the splits of data "
+            "with label files stand in its YAML. Give split=train, val or test, or nothing."
         )
     return load_data(data, allow_outside=settings.allow_outside)
 
 
 def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
+    from .formats.coco_labels import Wish
     from .formats.keypoint_notes import layout_notes, no_keypoints
+    from .label_sources import refuse
 
     spec = _load_yaml(data, settings)
+    refuse(spec, Wish("keypoints"))
     if spec.keypoints is None:
         raise UserError(no_keypoints(spec.path))
     mirrors_off = {"fliplr": 0.0, "flipud": 0.0} if spec.keypoints.flip is None else {}
@@ -122,6 +141,7 @@ def _scan_label_files(
     from .dataset import scan
 
     chosen = {"classes": settings.classes, "fraction": fraction, "read": rows.chosen(settings)}
+    chosen["wish"] = rows.wish(settings, truth=split != "train" or settings.mode == "val")
     in_tiles = settings.tile is not None and settings.mode == "val"
     return scan(data, split, single_cls=settings.single_cls, large=in_tiles, **chosen)
 
@@ -176,6 +196,8 @@ def _load_class_folders(data: str | Path, settings: Settings) -> DataSpec:
     from .formats.class_folders import load_class_folders
 
     share = None if isinstance(settings.split, str) else settings.split
+    if isinstance(share, tuple):
+        raise UserError(f"split={share}: of class folders give the share of train alone, split={share[0]:g} .")
     return load_class_folders(data, share=share, allow_outside=settings.allow_outside)
 
 

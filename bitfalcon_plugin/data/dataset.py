@@ -5,9 +5,8 @@ Written from interface.md 5.2 and families.md 3. `formats.dataset_yaml` reads th
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,12 +14,16 @@ import torch
 from ..config.errors import MissingFileError, UserError, nearest, raise_problems
 from ..ops.instances import Instances
 from ..ops.keypoint_layout import KeypointLayout
-from .formats.dataset_yaml import DataSpec, leaves, outside_problem
-from .formats.folders import images_below
+from .formats.coco_labels import Wish
+from .formats.dataset_yaml import DataSpec
 from .formats.keypoint_rows import keypoint_problems, polygon_values
-from .formats.yolo import RowReader, label_path, read_row, reader_for
+from .formats.listing import Listing
+from .formats.voc import xml_path
+from .formats.yolo import RowReader, label_path, read_row
+from .ground_truth import GroundTruth
 from .images import IMAGE_SUFFIXES
-from .scan_cache import NO_LABELS, scan_images
+from .label_sources import read_labelled
+from .scan_cache import NO_LABELS, ScannedImage
 
 MAX_PROBLEMS = 500  # label rows that an error lists; doctor lists all
 
@@ -33,21 +36,12 @@ class Sample:
     size: tuple[int, int]  # (h, w) in pixels of the upright image
     labels: Instances  # boxes xyxy float32 in shares of the image, inside it; polygons None where all labels are boxes
     layout: KeypointLayout | None = None  # of the dataset's keypoints
+    truth: GroundTruth | None = None  # of annotation files, for COCO's numbers
 
     def pixel_labels(self) -> Instances:
         """The labels in pixels of the original image."""
         height, width = self.size
         return self.labels.scaled(width, height)
-
-
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """The image files that the YAML lists for a split, sorted by path, and what is wrong with the list."""
-
-    paths: list[Path] = field(default_factory=list)
-    absent: list[Path] = field(default_factory=list)  # entries that do not exist
-    problems: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)  # lines of .txt lists that name no image
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +70,7 @@ def scan(
     fraction: float = 1.0,
     read: RowReader = read_row,
     large: bool = False,
+    wish: Wish = Wish(),
 ) -> Scan:
     """List the images of a split, check the header and the end of each file, and read the labels.
 
@@ -84,35 +79,51 @@ def scan(
         classes: keep only labels of these classes (indices as in the files).
         fraction: keep the first round(n * fraction) images in sorted order, at least one.
         read: the task's reader of one row of a label file.
+        wish: what the task needs of labels in other formats than such files.
         large: large images are read by windows later, so that any size will do.
 
     An image that cannot be used is left out, counted and noted. Raises MissingFileError if images are missing, and
     UserError with all label problems of the split, or if no image, or in train no label, is left.
     """
-    nc = None if single_cls else data.nc
-    class_filter = indices_of(classes, nc)
-    paths, notes = _require_images(data, split)
-    paths = paths[: max(1, round(len(paths) * fraction))]
-    images = scan_images(paths, nc, reader_for(read, data.kpt_shape), large)
+    class_filter = indices_of(classes, None if single_cls else data.nc)
+    listing = _require_images(data, split)
+    paths = listing.paths[: max(1, round(len(listing.paths) * fraction))]
+    images = read_labelled(data, listing, paths, read, wish, single_cls=single_cls, large=large)
     problems = [problem for image in images for problem in image.labels.problems]
-    polygons = ((label_path(image.path), polygon_values(image.labels.labels)) for image in images)
-    problems += keypoint_problems(polygons)
+    if data.format == "yolo":
+        polygons = ((label_path(image.path), polygon_values(image.labels.labels)) for image in images)
+        problems += keypoint_problems(polygons)
     title = f"Labels of split '{split}' of dataset '{data.path}' are wrong; correct these rows:"
     raise_problems(title, problems, limit=MAX_PROBLEMS)
     usable = [image for image in images if image.size]
     labels = [_filtered(image.labels.labels, class_filter, single_cls) for image in usable]
-    if data.keypoints is not None and all(each.keypoints is None for each in labels) and any(map(len, labels)):
-        shape = list(data.keypoints.shape)
-        notes.append(f"kpt_shape: {shape}: only the boxes of the labels are used, no keypoints; task=pose uses these")
+    notes = [*listing.notes, *_notes(data, labels, usable)]
+    truths = [truth and truth.only(class_filter) for truth in (image.labels.truth for image in usable)]
     result = Scan(
-        tuple(Sample(image.path, image.size, each, data.keypoints) for image, each in zip(usable, labels, strict=True)),
+        tuple(Sample(image.path, image.size, each, data.keypoints, truth)
+              for image, each, truth in zip(usable, labels, truths, strict=True)),
         labelled=sum(len(image.labels.labels) > 0 for image in usable),
         missing=sum(image.labels is NO_LABELS for image in usable),
         empty=sum(image.labels is not NO_LABELS and not len(image.labels.labels) for image in usable),
         unreadable=len(images) - len(usable),
         notes=(*notes, *(note for image in images for note in image.notes)),
-    )
+    )  # fmt: skip
     return _require_labels(result, data, split, paths, class_filter)
+
+
+def _notes(data: DataSpec, labels: Sequence[Instances], images: Sequence[ScannedImage]) -> Iterator[str]:
+    """Yield what is told of the labels of a split as a whole. labels: of each of the images."""
+    if data.keypoints is not None and all(each.keypoints is None for each in labels) and any(map(len, labels)):
+        shape = list(data.keypoints.shape)
+        yield f"kpt_shape: {shape}: only the boxes of the labels are used, no keypoints; task=pose uses these"
+    truths = [image.labels.truth for image in images if image.labels.truth is not None]
+    crowds, difficult = (sum(int(getattr(each, name).sum()) for each in truths) for name in ("crowd", "difficult"))
+    if crowds:
+        yield f"{crowds} groups of objects (iscrowd): what is found in these is neither right nor wrong, as COCO has it"
+    if difficult:
+        yield f"{difficult} difficult objects: these count neither as found nor as missed"
+    if any((each.annotations == 0).any() for each in truths):
+        yield "an annotation has the id 0: pycocotools counts what finds it as wrong; number annotations from 1"
 
 
 def _filtered(labels: Instances, class_filter: frozenset[int] | None, single_cls: bool) -> Instances:
@@ -146,11 +157,18 @@ def _require_labels(
     if any(len(sample.labels) for sample in result.samples):
         return result
     classes = "" if class_filter is None else f" of classes={sorted(class_filter)}"
-    text = (
-        f"{title} has no usable label{classes}: {len(result.samples)} images, {result.missing} without a label file, "
-        f"{result.empty} with an empty one. Labels are looked for in a folder 'labels' in place of the last 'images' "
-        f"of an image's path, else beside it; the first at '{label_path(result.samples[0].image)}'."
-    )
+    first = result.samples[0].image
+    text = f"{title} has no usable label{classes}: {len(result.samples)} images, "
+    if data.format == "coco":
+        text += f"none with a label in {', '.join(data.splits[split])}."
+    else:
+        path, place = label_path(first), "'labels' in place of the last 'images'"
+        if data.format == "voc":
+            path, place = xml_path(first), "'Annotations' in place of the last 'JPEGImages' or 'images'"
+        text += (
+            f"{result.missing} without a label file, {result.empty} with an empty one. Labels are looked for in a "
+            f"folder {place} of an image's path, else beside it; the first at '{path}'."
+        )
     if left_out := [note for note in result.notes if note.endswith("left out")]:
         text += f" {len(left_out)} row{'s are' if len(left_out) > 1 else ' is'} left out: {left_out[0]}."
     folders = set(data.names.values())
@@ -161,67 +179,25 @@ def _require_labels(
     return replace(result, notes=(*result.notes, text))
 
 
-def _require_images(data: DataSpec, split: str) -> tuple[list[Path], list[str]]:
-    """The image files of a split and notes about them. Raises the problems of the listing, or that it is empty."""
+def _require_images(data: DataSpec, split: str) -> Listing:
+    """The image files of a split. Raises the problems of the listing, or that it is empty."""
     if split not in data.splits:
         raise UserError(f"Dataset '{data.path}' has no split '{split}'; it has {', '.join(data.splits)}.")
     listing = list_images(data, split)
     if listing.absent:
         raise MissingFileError(_missing_message(data, split, listing.absent))
     title = f"Split '{split}' of dataset '{data.path}'"
-    raise_problems(f"{title} cannot be used:", listing.problems)
+    raise_problems(f"{title} cannot be used:", listing.problems, limit=MAX_PROBLEMS)
     if not listing.paths:
         entries = ", ".join(f"'{entry}'" for entry in data.splits[split])
         suffixes = " ".join(sorted(IMAGE_SUFFIXES))
         raise UserError(f"{title} is empty: no image in {entries}; expected files {suffixes}.")
-    return listing.paths, listing.notes
+    return listing
 
 
 def list_images(data: DataSpec, split: str) -> Listing:
     """List the image files of a split; problems are collected, not raised."""
-    listing = Listing()
-    for entry in map(Path, data.splits[split]):
-        try:
-            _add_entry(entry, data, listing)
-        except (OSError, ValueError) as error:  # a name that is too long or contains a zero byte, no permission
-            reason = getattr(error, "strerror", None) or error
-            listing.problems.append(f"{str(entry)[:200]!r} cannot be read: {reason}")
-    listing.paths.sort(key=str)
-    return listing
-
-
-def _add_entry(entry: Path, data: DataSpec, listing: Listing) -> None:
-    if not entry.exists():
-        listing.absent.append(entry)
-    elif entry.is_dir():
-        listing.paths.extend(images_below(entry))
-    elif entry.suffix.lower() == ".txt":
-        _read_list(entry, data, listing)
-    elif entry.suffix.lower() in IMAGE_SUFFIXES:
-        listing.paths.append(entry)
-    else:
-        listing.problems.append(f"'{entry}' is neither a folder, a .txt list nor an image")
-
-
-def _read_list(file: Path, data: DataSpec, listing: Listing) -> None:
-    """Add the images that a .txt names: `./x` from the folder of the .txt, others from the dataset's root."""
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        problem = f"'{file}' is not UTF-8 text ({type(error).__name__}); expected one image path a line"
-        listing.problems.append(problem)
-        return
-    for number, line in enumerate(text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), start=1):
-        if not (line := line.strip()):
-            continue
-        start = file.parent if line.startswith("./") else data.root
-        path = Path(os.path.abspath(start / line))
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            listing.notes.append(f"{file}:{number}: {line[:60]!r} has no image suffix, left out")
-        elif not data.allow_outside and leaves(path, data.root):
-            listing.problems.append(f"{file}:{number}: {outside_problem(line, data.root)}")
-        else:
-            listing.paths.append(path)
+    return data.listing(split)
 
 
 def _missing_message(data: DataSpec, split: str, absent: Sequence[Path]) -> str:
@@ -233,6 +209,8 @@ def _missing_message(data: DataSpec, split: str, absent: Sequence[Path]) -> str:
         lines.append(f"  - '{path}'" + (f"; nearest there: {', '.join(close)}" if close else ""))
     if not data.root.is_dir():
         lines.append(f"The dataset's folder '{data.root}' is missing (`path:`, looked for beside the YAML, then here).")
+    elif data.format == "coco" and absent[0].suffix.lower() != ".json":
+        lines.append("`images:` in the YAML names the folder of the images, or one for train, val and test each.")
     if data.download:
         download = data.download.strip()
         lines.append(f"The YAML's `download:` says: {download if len(download) <= 300 else download[:297] + '...'}")

@@ -100,11 +100,12 @@ def class_numbers(
 ) -> dict[int, int]:
     """Return for each class of a dataset its number in a model.
 
-    names: of the dataset. Where its form finds classes by name the model may know more of them, in another order; a
-    note says so. Otherwise `same_classes` compares.
+    names: of the dataset. Where its form or its format finds classes by name the model may know more of them, in
+    another order; a note says so. Otherwise `same_classes` compares.
     """
     numbers = {name: index for index, name in model_names.items()}
-    if not form.by_name or any(name not in numbers for name in names.values()):
+    by_name = form.by_name or data.format != "yolo"
+    if not by_name or any(name not in numbers for name in names.values()):
         same_classes(model_names, names, data)
         return {index: index for index in names}
     if names != model_names:

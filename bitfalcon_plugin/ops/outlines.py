@@ -8,6 +8,8 @@ what lies inside of holes, are left out.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 MOST_RINGS = 64  # larger numbers of rings are joined with less care for short bridges
@@ -39,6 +41,18 @@ def rings_of(mask: np.ndarray) -> list[np.ndarray]:
 
 def _outer_borders(mask: np.ndarray) -> list[np.ndarray]:
     """Return the outer borders of a mask as edges (k, 3) int64: row and column of a border pixel, and direction."""
+    borders = []
+    for edges in _cycles(mask):
+        if edges[0] % 4 == 0:  # the topmost edges of a hole lead to the right or to the left, never down
+            corner, direction = np.divmod(edges, 4)
+            row, column = np.divmod(corner, mask.shape[1] + 1)
+            offset = np.asarray(LEFT)[direction]
+            borders.append(np.stack((row + offset[:, 0], column + offset[:, 1], direction), 1))
+    return borders
+
+
+def _cycles(mask: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield each border of a mask as the codes (k,) of its edges in order, from its top left one on."""
     height, width = mask.shape
     padded = np.zeros((height + 2, width + 2), bool)
     padded[1:-1, 1:-1] = mask
@@ -52,7 +66,6 @@ def _outer_borders(mask: np.ndarray) -> list[np.ndarray]:
     code = code[order]
     following = np.searchsorted(code, np.concatenate(successors)[order]).tolist()
     visited = bytearray(len(code))
-    borders = []
     # Codes grow row by row, so that the first edge of a border that is not visited is the top left one.
     for start in range(len(following)):
         if visited[start]:
@@ -62,13 +75,7 @@ def _outer_borders(mask: np.ndarray) -> list[np.ndarray]:
             visited[edge] = 1
             cycle.append(edge)
             edge = following[edge]
-        edges = code[np.asarray(cycle)]
-        if edges[0] % 4 == 0:  # the topmost edges of a hole lead to the right or to the left, never down
-            corner, direction = np.divmod(edges, 4)
-            row, column = np.divmod(corner, width + 1)
-            offset = np.asarray(LEFT)[direction]
-            borders.append(np.stack((row + offset[:, 0], column + offset[:, 1], direction), 1))
-    return borders
+        yield code[np.asarray(cycle)]
 
 
 def _edges(padded: np.ndarray, direction: int) -> tuple[np.ndarray, np.ndarray]:
@@ -175,3 +182,19 @@ def _area(ring: np.ndarray) -> float:
     """Return twice the area of a ring."""
     x, y = ring.astype(np.float64).T
     return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1)))
+
+
+def edge_rings(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the borders of a mask (h, w) along the edges of its pixels, holes too, as (k, 2) float64 x, y.
+
+    By the even-odd rule the rings hold the pixels of the mask and no others: pixel (x, y) reaches from x to x + 1. A
+    ring has a point only where its direction changes, and is not closed.
+    """
+    mask = np.asarray(mask) > 0
+    rings = []
+    for edges in _cycles(mask):
+        corner, direction = np.divmod(edges, 4)
+        turns = direction != np.roll(direction, 1)
+        row, column = np.divmod(corner[turns], mask.shape[1] + 1)
+        rings.append(np.stack((column, row), 1).astype(np.float64))
+    return rings

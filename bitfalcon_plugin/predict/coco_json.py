@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,11 +34,14 @@ def is_coco(data: DataSpec, split: str) -> bool:
 class CocoJson:
     """A list of detections that is written record by record; a context. The file appears when the context ends.
 
-    coco_classes: give the classes COCO's own ids instead of index + 1.
+    categories: class index -> category_id; None: index + 1. exact: all digits, otherwise thousandths of a pixel and
+    five digits of scores.
     """
 
-    def __init__(self, path: Path, coco_classes: bool = False) -> None:
-        self.coco_classes = coco_classes
+    def __init__(
+        self, path: Path, categories: Mapping[int, int] | Sequence[int] | None = None, exact: bool = False
+    ) -> None:
+        self._categories, self._exact = categories, exact
         self._stack = contextlib.ExitStack()
         self._file = self._stack.enter_context(open(self._stack.enter_context(atomic(path)), "w", encoding="utf-8"))
         self._separator = "[\n"
@@ -64,21 +67,24 @@ class CocoJson:
         record = {
             "image_id": image_id,
             **({"file_name": file_name} if file_name else {}),
-            "category_id": COCO_IDS[int(cls)] if self.coco_classes else int(cls) + 1,
-            **({} if xywh is None else {"bbox": [round(side, 3) for side in xywh]}),
-            "score": round(score, 5),
+            "category_id": int(cls) + 1 if self._categories is None else self._categories[int(cls)],
+            **({} if xywh is None else {"bbox": self._rounded(xywh)}),
+            "score": self._rounded([score], 5)[0],
         }
         if xywhr is not None:
             corners = corners_of(torch.tensor(xywhr, dtype=torch.float64)).flatten().tolist()
-            record["rbox"] = [round(value, 3) for value in xywhr]
-            record["poly"] = [round(value, 3) for value in corners]
+            record["rbox"] = self._rounded(xywhr)
+            record["poly"] = self._rounded(corners)
         if mask is not None:
             record["segmentation"] = {"size": list(mask["size"]), "counts": mask["counts"].decode("ascii")}
         if keypoints is not None:
             triples = (value for x, y, *conf in keypoints for value in (x, y, *(conf or [1.0])))
-            record["keypoints"] = [round(value, 3) for value in triples]
+            record["keypoints"] = self._rounded(triples)
         self._file.write(self._separator + json.dumps(record, ensure_ascii=False))
         self._separator = ",\n"
+
+    def _rounded(self, values: Iterable[float], digits: int = 3) -> list[float]:
+        return [value if self._exact else round(value, digits) for value in values]
 
     def close(self) -> None:
         """Complete the file."""

@@ -17,7 +17,8 @@ from ..config.printable import say
 from ..config.run_folder import new_run_dir
 from ..config.settings import Settings
 from ..ops.instances import Instances
-from ..tasks.coco_rows import coco_rows
+from ..tasks.coco_rows import coco_rows, file_ids
+from . import coco_json
 from .coco_json import CocoJson
 from .crops import require_masks
 from .image_names import file_stems, image_ids
@@ -51,19 +52,26 @@ def write_files(
     detections: in pixels of the original images; `image` is the index of the sample. Of probabilities the five best
     classes of an image are written, without a box. Oriented boxes have the name of their image beside its id
     (spec/pose-obb.md 2.10). names: class index -> name. coco: give the classes COCO's own ids, 1 to 90, instead of
-    index + 1.
+    index + 1. Of samples of an annotation file predictions.json has the file's ids and all digits, so that another
+    program computes the same numbers of both.
     """
     detections = detections.only(detections.image.argsort(stable=True))
     paths = [sample.image for sample in samples]
     if settings.save_json:
-        ids, count = image_ids(paths), 0
-        with CocoJson(folder / "predictions.json", coco) as file:
+        of_file, count = file_ids(samples, names), 0
+        ids = image_ids(paths) if of_file is None else of_file.images
+        categories = coco_json.COCO_IDS if coco else None
+        if of_file is not None:
+            categories = of_file.categories
+        with CocoJson(folder / "predictions.json", categories, exact=of_file is not None) as file:
             for image, xywh, score, cls, others in _records(detections):
                 name = paths[image].name if detections.xywhr is not None else None
                 file.add(ids[image], xywh, score, cls, name, **others)
                 count += 1
-        categories = "as in COCO's annotations" if coco else "is the class + 1"
-        say(f"predictions.json: {count} records, category_id {categories}")
+        told = "category_id as in COCO's annotations" if coco else "category_id is the class + 1"
+        if of_file is not None:
+            told = "image_id and category_id as in the annotation file"
+        say(f"predictions.json: {count} records, {told}")
         if detections.xywhr is not None:
             write_task1(folder, list(map(str, ids)), detections, names)
     if settings.save_txt:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +16,17 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from ..data.dataset import Sample
+from ..data.ground_truth import GroundTruth
 from ..ops.boxes import box_iou
 from ..ops.instances import Instances
-from .coco_rows import coco_rows
+from .coco_rows import FileIds, coco_rows, file_ids
 from .confusion import MATRIX_CONF, confusion_matrix
 from .curves import ClassMatches, Curves, gather_curves
 from .mask_metrics import SegmentMetrics
 from .metrics import IOU_50, IOU_75, STATS, BoxMetrics, ClassCounts, Metrics
 from .quick_coco import evaluate_quickly
 
+BEYOND_SIZES = 1e12  # px, an area that lies in none of COCO's ranges; these end at 1e10
 LIMITS = (1, 10, 100, 1 << 20)  # detections of a class and image that count; AP takes all of them
 
 
@@ -46,23 +48,41 @@ def coco_mask_metrics(
 ) -> SegmentMetrics:
     """Compute SegmentMetrics from detections with encoded masks; otherwise as `coco_metrics`.
 
-    Masks are compared with the polygons of the labels. The area of a label, by which COCO tells small from large, is
-    that of its polygon. A label that is only a box counts for the boxes; for the masks it is what COCO calls a crowd:
-    a mask that lies in it is neither right nor wrong.
+    Masks are compared with the polygons of the labels, or with the segmentations of an annotation file. The area of a
+    label, by which COCO tells small from large, is that of its polygon, or the area in the file. A label that is only a
+    box counts for the boxes; for the masks it is what COCO calls a crowd: a mask that lies in it is neither right nor
+    wrong.
     """
     labels = [sample.pixel_labels() for sample in samples]
     truth = coco_truth(samples, labels, names)
-    codes = [code for sample, part in zip(samples, labels) for code in encoded_labels(part, sample.size)]
-    for annotation, code in zip(truth.dataset["annotations"], codes, strict=True):
-        annotation.update(segmentation=code, area=float(mask.area(code)))
+    outlined = []
+    for annotation, (code, has_area, is_outlined) in zip(
+        truth.dataset["annotations"], _true_masks(samples, labels), strict=True
+    ):
+        annotation["segmentation"] = code
+        annotation["area"] = annotation["area"] if has_area else float(mask.area(code))
+        outlined.append(is_outlined)
     results = coco_results(truth, detections)
     boxes = numbers_of(COCOeval(truth, results, "bbox"), names)
-    outlined = torch.cat([part.has_polygon for part in labels]).tolist()
     for annotation, is_outlined in zip(truth.dataset["annotations"], outlined, strict=True):
-        annotation["iscrowd"] = int(not is_outlined)
+        annotation["iscrowd"] = int(annotation["iscrowd"] or not is_outlined)
     masks = numbers_of(COCOeval(truth, results, "segm"), names)
     counts = counts_of(labels, detections, names, boxes.lines, conf)
     return SegmentMetrics(**vars(boxes), **counts, seg=masks.box, mask_stats=masks.stats, mask_lines=masks.lines)
+
+
+def _true_masks(
+    samples: Sequence[Sample], labels: Sequence[Instances]
+) -> Iterator[tuple[dict[str, object], bool, bool]]:
+    """Yield the encoded mask of each object, whether a file gives its area, and whether it has an outline."""
+    for sample, part in zip(samples, labels, strict=True):
+        if sample.truth is None:
+            codes = encoded_labels(part, sample.size)
+            yield from zip(codes, [False] * len(codes), part.has_polygon.tolist(), strict=True)
+            continue
+        for code, (x, y, width, height) in zip(sample.truth.masks, sample.truth.boxes.tolist(), strict=True):
+            corners = [x, y, x + width, y, x + width, y + height, x, y + height]
+            yield (mask.frPyObjects([corners], *sample.size)[0], True, False) if code is None else (code, True, True)
 
 
 def encoded_labels(labels: Instances, size: tuple[int, int]) -> list[dict[str, object]]:
@@ -118,19 +138,25 @@ class Numbers:
     lines: Curves
 
 
-def numbers_of(evaluation: COCOeval, names: Mapping[int, str]) -> Numbers:
-    """Run an evaluation, and return its numbers. AP is that of all areas, at the last number of detections."""
+def numbers_of(evaluation: COCOeval, names: Mapping[int, str], stats: Sequence[str] = STATS) -> Numbers:
+    """Run an evaluation, and return its numbers. AP is that of all areas, at the last number of detections.
+
+    stats: the names of the numbers that the evaluation sums up, in its order. Those of STATS that it has not are nan.
+    """
     with contextlib.redirect_stdout(io.StringIO()):
         if not evaluate_quickly(evaluation):
             evaluation.evaluate()
             evaluation.accumulate()
         evaluation.summarize()
-    stats = evaluation.stats.astype(float)  # -1 where there is nothing to measure
-    lines, precision, recall = gather_curves(_matches(evaluation, sorted(names)))
+    values = evaluation.stats.astype(float)  # -1 where there is nothing to measure
+    classes = [evaluation.cocoGt.cats[category]["index"] for category in evaluation.params.catIds]
+    lines, precision, recall = gather_curves(_matches(evaluation, classes))
     precision_at = evaluation.eval["precision"][:, :, :, 0, -1]  # (IoU, recall, class)
-    all_ap = precision_at.mean(1).T[lines.classes]  # (c, IoU)
-    stats = dict(zip(STATS, np.where(stats >= 0, stats, np.nan).tolist(), strict=True))
-    return Numbers(stats, BoxMetrics(precision, recall, all_ap, lines.classes, len(names)), lines)
+    rows = [classes.index(index) for index in lines.classes.tolist()]
+    all_ap = precision_at.mean(1).T[rows]  # (c, IoU)
+    measured = dict(zip(stats, np.where(values >= 0, values, np.nan).tolist(), strict=True))
+    numbers = {**dict.fromkeys(STATS, np.nan), **measured}
+    return Numbers(numbers, BoxMetrics(precision, recall, all_ap, lines.classes, len(names)), lines)
 
 
 def counts_of(
@@ -149,22 +175,44 @@ def counts_of(
 
 
 def coco_truth(samples: Sequence[Sample], labels: Sequence[Instances], names: Mapping[int, str]) -> COCO:
-    """The labels, in pixels of the original images, as an object of pycocotools."""
-    annotations = []
-    for image, truths in enumerate(labels):
-        for (x1, y1, x2, y2), category in zip(truths.boxes.double().tolist(), truths.classes.tolist(), strict=True):
-            box = [x1, y1, x2 - x1, y2 - y1]
-            annotation = {"id": len(annotations) + 1, "image_id": image, "category_id": category, "iscrowd": 0}
-            annotations.append({**annotation, "bbox": box, "area": box[2] * box[3]})
+    """The labels, in pixels of the original images, as an object of pycocotools.
+
+    Of an annotation file its own values are taken, with its ids. Images come in the order of the samples, and each
+    category has the "index" of its class.
+    """
+    ids = file_ids(samples, names) or FileIds(list(range(len(samples))), {index: index for index in names})
+    annotations: list[dict[str, object]] = []
+    for image, sample, truths in zip(ids.images, samples, labels, strict=True):
+        rows = _rows_of_labels(truths) if sample.truth is None else _rows_of_file(sample.truth)
+        for category, number, row in rows:
+            numbers = {"id": len(annotations) + 1 if number < 0 else number, "image_id": image}
+            annotations.append({**numbers, "category_id": ids.categories[category], **row})
     truth = COCO()
     truth.dataset = {
-        "images": [{"id": i, "height": s.size[0], "width": s.size[1]} for i, s in enumerate(samples)],
-        "categories": [{"id": i, "name": name} for i, name in sorted(names.items())],
+        "images": [{"id": i, "height": s.size[0], "width": s.size[1]} for i, s in zip(ids.images, samples)],
+        "categories": [{"id": ids.categories[i], "name": name, "index": i} for i, name in sorted(names.items())],
         "annotations": annotations,
     }
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
     return truth
+
+
+def _rows_of_labels(labels: Instances) -> Iterator[tuple[int, int, dict[str, object]]]:
+    """Yield the class of each label, -1 in place of an id, and the box, area and iscrowd of an annotation."""
+    for (x1, y1, x2, y2), category in zip(labels.boxes.double().tolist(), labels.classes.tolist(), strict=True):
+        box = [x1, y1, x2 - x1, y2 - y1]
+        yield category, -1, {"iscrowd": 0, "bbox": box, "area": box[2] * box[3]}
+
+
+def _rows_of_file(truth: GroundTruth) -> Iterator[tuple[int, int, dict[str, object]]]:
+    """Yield the class of each annotation of a file, its id or -1, and its box, area and iscrowd.
+
+    An object that counts neither as found nor as missed has an area beyond all sizes: COCO's evaluation ignores it.
+    """
+    names = ("classes", "annotations", "boxes", "areas", "crowd", "difficult")
+    for category, number, box, area, crowd, difficult in zip(*(getattr(truth, name).tolist() for name in names)):
+        yield category, number, {"iscrowd": int(crowd), "bbox": box, "area": BEYOND_SIZES if difficult else area}
 
 
 def coco_results(truth: COCO, detections: Instances) -> COCO:
@@ -173,14 +221,19 @@ def coco_results(truth: COCO, detections: Instances) -> COCO:
     A detection with a mask has its box too, as in predictions.json: pycocotools then takes the box's area for the size.
     """
     rows = coco_rows(detections)
-    if len(rows) and detections.encoded_masks is not None:
-        rows = [
-            {"image_id": int(image), "category_id": int(cls), "score": score, "bbox": box, "segmentation": code}
-            for (image, *box, score, cls), code in zip(rows.tolist(), detections.encoded_masks.codes, strict=True)
-        ]
+    images = [each["id"] for each in truth.dataset["images"]]
+    categories = {each["index"]: each["id"] for each in truth.dataset["categories"]}
+    codes = None if detections.encoded_masks is None else detections.encoded_masks.codes
+    records = [
+        {"image_id": images[int(image)], "category_id": categories[int(cls)], "score": score, "bbox": box}
+        for image, *box, score, cls in rows.tolist()
+    ]
+    if codes is not None:
+        for record, code in zip(records, codes, strict=True):
+            record["segmentation"] = code
     with contextlib.redirect_stdout(io.StringIO()):
-        if len(rows):
-            return truth.loadRes(rows)
+        if records:
+            return truth.loadRes(records)
         results = COCO()  # loadRes takes no empty list
         results.dataset = {**truth.dataset, "annotations": []}
         results.createIndex()

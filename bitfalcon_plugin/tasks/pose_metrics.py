@@ -24,6 +24,9 @@ from .metrics import BoxMetrics
 from .oks import BOX_SHARE, similarity_of
 from .part_metrics import PartMetrics
 
+# What COCO sums up of keypoints, for which it has no small objects.
+POINT_STATS = ("AP", "AP50", "AP75", "APmedium", "APlarge", "AR", "AR50", "AR75", "ARmedium", "ARlarge")
+
 
 @dataclass(eq=False)
 class PoseMetrics(PartMetrics):
@@ -83,10 +86,16 @@ def pose_metrics(
     truth = coco_truth(samples, labels, names)
     results = coco_results(truth, detections)
     boxes = numbers_of(COCOeval(truth, results, "bbox"), names)
-    _add_keypoints(truth, results, labels, detections)
-    points = numbers_of(KeypointEvaluation(truth, results, sigmas), names)
+    _add_keypoints(truth, results, samples, labels, detections)
+    if samples[0].truth is None:
+        points = numbers_of(KeypointEvaluation(truth, results, sigmas), names)
+    else:  # COCO's own limits and sizes, so that the numbers are those of the annotation file
+        evaluation = COCOeval(truth, results, "keypoints")
+        evaluation.params.kpt_oks_sigmas = np.array(sigmas)
+        points = numbers_of(evaluation, names, POINT_STATS)
     counts = counts_of(labels, detections, names, boxes.lines, conf)
-    unlabelled = sum(annotation["num_keypoints"] == 0 for annotation in truth.dataset["annotations"])
+    annotations = truth.dataset["annotations"]
+    unlabelled = sum(each["num_keypoints"] == 0 and not each["iscrowd"] for each in annotations)
     every = _with_every_label(boxes.box, labels, detections, sigmas) if unlabelled else None
     parts = {"pose": points.box, "pose_stats": points.stats, "pose_lines": points.lines}
     return PoseMetrics(**vars(boxes), **counts, **parts, sigmas=tuple(sigmas), every_label=every, unlabelled=unlabelled)
@@ -102,14 +111,25 @@ class KeypointEvaluation(SizedEvaluation):
         self.params.areaRng, self.params.areaRngLbl = sizes.areaRng, sizes.areaRngLbl
 
 
-def _add_keypoints(truth: COCO, results: COCO, labels: Sequence[Instances], detections: Instances) -> None:
-    """Give the annotations their keypoints, flat x, y, visibility, and those of the labels the area that OKS takes."""
-    parts = [part.keypoints for part in labels if part.keypoints is not None]
-    rows = torch.cat(parts).double().numpy() if parts else np.zeros((0, 1, 3))
-    for annotation, points in zip(truth.dataset["annotations"], rows, strict=True):
-        width, height = annotation["bbox"][2:]
-        labelled = int((points[:, 2] != 0).sum())
-        annotation.update(keypoints=points.flatten(), num_keypoints=labelled, area=BOX_SHARE * width * height)
+def _add_keypoints(
+    truth: COCO, results: COCO, samples: Sequence[Sample], labels: Sequence[Instances], detections: Instances
+) -> None:
+    """Give the annotations their keypoints, flat x, y, visibility, and those of the labels the area that OKS takes.
+
+    The area is that of the annotation file, where there is one.
+    """
+    annotations = iter(truth.dataset["annotations"])
+    for sample, part in zip(samples, labels, strict=True):
+        if sample.truth is not None:
+            for points, labelled in zip(sample.truth.keypoints, sample.truth.labelled.tolist(), strict=True):
+                next(annotations).update(keypoints=points.flatten(), num_keypoints=labelled)
+        elif part.keypoints is not None:
+            for points in part.keypoints.double().numpy():
+                annotation = next(annotations)
+                width, height = annotation["bbox"][2:]
+                labelled = int((points[:, 2] != 0).sum())
+                area = BOX_SHARE * width * height
+                annotation.update(keypoints=points.flatten(), num_keypoints=labelled, area=area)
     found = detections.keypoints
     if found is not None:
         flat = torch.cat([found[..., :2], torch.ones_like(found[..., :1])], -1).flatten(1).double().cpu().numpy()

@@ -16,9 +16,12 @@ from pycocotools.cocoeval import COCOeval
 def evaluate_quickly(evaluation: COCOeval) -> bool:
     """Set `eval` as evaluate() and accumulate() would, and `evalImgs` of the first area and IoU; False without hotcoco.
 
-    An evaluation whose overlap of two objects is computed by a method of ours is left to pycocotools too.
+    An evaluation whose overlap of two objects is computed by a method of ours is left to pycocotools too, and so are
+    annotation files with ids that hotcoco reads in another way: texts, and 0 for an annotation.
     """
     if type(evaluation).computeIoU is not COCOeval.computeIoU or find_spec("hotcoco") is None:
+        return False
+    if any(type(each) is not int for each in evaluation.cocoGt.imgs) or 0 in evaluation.cocoGt.anns:
         return False
     import hotcoco
 
@@ -54,7 +57,10 @@ def _plain(dataset: Mapping) -> Mapping:
     annotations = dataset["annotations"]
     if not annotations or "keypoints" not in annotations[0]:
         return dataset
-    return {**dataset, "annotations": [{**each, "keypoints": each["keypoints"].tolist()} for each in annotations]}
+    return {
+        **dataset,
+        "annotations": [{**each, "keypoints": np.asarray(each["keypoints"]).tolist()} for each in annotations],
+    }
 
 
 def _in_places(items: Sequence, params: object) -> list:

@@ -151,7 +151,14 @@ def _renumbered(samples: Sequence[Sample], numbers: Mapping[int, int]) -> Sequen
     table = torch.zeros(max(numbers) + 1, dtype=torch.int64)
     for index, number in numbers.items():
         table[index] = number
-    return [replace(each, labels=replace(each.labels, classes=table[each.labels.classes])) for each in samples]
+    return [
+        replace(
+            each,
+            labels=replace(each.labels, classes=table[each.labels.classes]),
+            truth=each.truth and each.truth.renumbered(numbers),
+        )
+        for each in samples
+    ]
 
 
 def validate_and_report(

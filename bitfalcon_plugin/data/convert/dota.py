@@ -120,7 +120,7 @@ def _read_part(
     folders: Folders, numbers: Mapping[str, int], difficult: bool, problems: list[str], found: Counter
 ) -> Part:
     """Read the images and labels of one split; add what is wrong to `problems`, and count its classes in `found`."""
-    images = scan_images(sorted(images_below(folders.images)), None, None)
+    images = scan_images(sorted(images_below(folders.images)), None)
     if not images:
         problems.append(f"{folders.images}: no image; expected files {' '.join(sorted(IMAGE_SUFFIXES))}")
     files = _files_by_stem(folders.labels, problems)

@@ -21,21 +21,28 @@ from ...config.files import RANDOM, STALE_SECONDS, make_public
 from ...config.notes import print_note
 from ...config.printable import one_line, say
 from ...config.settings import Settings
+from ...config.yaml_files import SUFFIXES
+from ..formats.annotation_yaml import OTHERS
 from ..from_settings import MAX_NOTES
+from .datasets import read_dataset
 from .dota import read_dota_folder
-from .source import Source
+from .shares import divide
+from .source import Source, placed
 from .tiling import Tiling, tiling_of
 from .write import MARK, Written, write_yolo
-from .yolo import read_yolo
+from .write_coco import write_coco
+from .write_voc import write_voc
 
 FORMATS: Mapping[str, Callable[[Settings], Source]] = {  # format= -> what reads such a dataset
     "dota": read_dota_folder,
     **{f"dota-{version}": partial(read_dota_folder, version=version) for version in ("v1.0", "v1.5", "v2.0")},
-    "yolo": read_yolo,
+    **dict.fromkeys(("yolo", "coco", "voc"), read_dataset),
 }
-TARGETS: Mapping[str, Callable[..., Mapping[str, Written]]] = {"yolo": write_yolo}  # to= -> what writes it
-EXAMPLE = "for example bitfalcon data to=yolo format=dota data=DOTA out=dota-yolo"
-PARTS = ("images", "labels")  # folders of a result, beside data.yaml
+# to= -> what writes it
+TARGETS: Mapping[str, Callable[..., Mapping[str, Written]]] = {"yolo": write_yolo, "coco": write_coco, "voc": write_voc}
+EXAMPLE = "for example bitfalcon data to=coco data=data.yaml out=mine-coco"
+# A result, beside data.yaml
+PARTS = ("images", "labels", "annotations", "Annotations", "train.txt", "val.txt", "test.txt")
 INCOMPLETE = "data.yaml.incomplete"  # stands in for data.yaml while a dataset is replaced
 
 
@@ -51,7 +58,7 @@ def run_data(settings: Settings) -> Path:
         print_note(f"data only converts; without effect here: {', '.join(unread)}")
     out = Path(os.path.abspath(Path(settings.out).expanduser()))
     _check_place(out, Path(settings.data).expanduser(), settings.exist_ok)
-    source = read(settings)
+    source = _divided(read(settings), settings)
     notes = [note for part in source.parts.values() for note in part.notes]
     print_note(*notes[:MAX_NOTES], *([f"... and {len(notes) - MAX_NOTES} more"] if len(notes) > MAX_NOTES else []))
     try:
@@ -68,23 +75,52 @@ def run_data(settings: Settings) -> Path:
 
 def _functions(settings: Settings) -> tuple[Callable[[Settings], Source], Callable]:
     """The functions that read and write. Raises UserError where a setting is missing or unknown."""
-    missing = [key for key in ("to", "format", "data", "out") if key not in settings.given]
+    missing = [key for key in ("to", "data", "out") if key not in settings.given]
     if missing:
         raise UserError(f"data needs {', '.join(f'{key}=' for key in missing)}: {EXAMPLE} .")
-    if settings.to not in TARGETS:
-        raise UserError(f"to={settings.to}: data writes {', '.join(TARGETS)}; {EXAMPLE} .")
+    target = settings.to.lower()
+    if target not in TARGETS:
+        hint = did_you_mean(target, TARGETS)
+        raise UserError(f"to={settings.to}: data writes {', '.join(TARGETS)}; {OTHERS}.{hint}")
+    if settings.tile is not None and target != "yolo":
+        raise UserError(f"tile={settings.tile}: tiles are written with to=yolo, not with to={settings.to}.")
+    if "format" not in settings.given:
+        if Path(settings.data).expanduser().is_dir() and not any(map(is_yaml, os.listdir(settings.data))):
+            raise UserError(f"data={settings.data} is a folder without a data.yaml; give format=dota if it is DOTA's.")
+        return read_dataset, TARGETS[target]
     name = settings.format.lower()
     if name not in FORMATS:
         hint = did_you_mean(name, FORMATS)
-        raise UserError(f"format={settings.format}: data reads {', '.join(FORMATS)}.{hint}")
-    return FORMATS[name], TARGETS[settings.to]
+        raise UserError(f"format={settings.format}: data reads {', '.join(FORMATS)}; {OTHERS}.{hint}")
+    return FORMATS[name], TARGETS[target]
+
+
+def is_yaml(name: str) -> bool:
+    """Whether a file of this name is a YAML."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def _divided(source: Source, settings: Settings) -> Source:
+    """The source with the splits that split= asks for. Raises UserError for what cannot be written."""
+    if source.task == "obb" and settings.to.lower() != "yolo":
+        raise UserError(f"to={settings.to}: it has upright boxes alone; oriented boxes are written with to=yolo.")
+    source = placed(source)
+    if isinstance(settings.split, tuple):
+        return divide(source, settings.split)
+    if "split" in settings.given:
+        raise UserError(f"split={settings.split}: data divides by shares of train, val and test: split=0.8/0.1/0.1 .")
+    return source
 
 
 def _origin(settings: Settings) -> str:
     """Where a dataset comes from, as a command."""
-    keys = ("to", "format", "data", "task", "tile", "overlap", "rates", "difficult")
+    keys = ("to", "format", "data", "task", "tile", "overlap", "rates", "difficult", "split")
     values = {key: getattr(settings, key) for key in keys if key in settings.given}
-    values = {key: ",".join(map(str, value)) if isinstance(value, tuple) else value for key, value in values.items()}
+    separator = {"split": "/"}
+    values = {
+        key: separator.get(key, ",").join(map(str, value)) if isinstance(value, tuple) else value
+        for key, value in values.items()
+    }
     return " ".join(f"{key}={value}" for key, value in values.items()).replace("\n", " ")
 
 
@@ -140,7 +176,7 @@ def _replace(out: Path, scratch: Path) -> None:
     (out / "data.yaml").unlink(missing_ok=True)
     for name in PARTS:
         if (out / name).exists():
-            shutil.rmtree(out / name)
+            shutil.rmtree(out / name) if (out / name).is_dir() else (out / name).unlink()
         if (scratch / name).exists():
             (scratch / name).rename(out / name)
     os.replace(scratch / "data.yaml", out / "data.yaml")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +32,7 @@ MARK = "# Written by bitfalcon data"  # begins a data.yaml, and says whose the f
 class Written:
     """What a split got: pictures, those of them without objects, objects, objects cut to their picture, notes.
 
-    lost: objects of the source that no picture shows enough of.
+    lost: objects of the source that no picture shows enough of. names: of the pictures.
     """
 
     images: int = 0
@@ -41,6 +41,7 @@ class Written:
     cut: int = 0
     lost: int = 0
     notes: list[str] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
 
 
 def write_yolo(source: Source, folder: Path, tiling: Tiling | None, origin: str) -> dict[str, Written]:
@@ -50,23 +51,52 @@ def write_yolo(source: Source, folder: Path, tiling: Tiling | None, origin: str)
     """
     written = {}
     for split, part in source.parts.items():
-        images, labels = folder / "images" / split, folder / "labels" / split
-        images.mkdir(parents=True)
-        if part.labelled:
-            labels.mkdir(parents=True)
+        for name in sorted({source.folder_of(sample, split) for sample in part.samples}):
+            (folder / "images" / name).mkdir(parents=True, exist_ok=True)
+            if part.labelled:
+                (folder / "labels" / name).mkdir(parents=True, exist_ok=True)
         written[split] = result = Written()
         for sample in tqdm(part.samples, desc=f"{split:>9}", leave=False, disable=None, dynamic_ncols=True):
             os.utime(folder)  # a folder that is being written is no leftover
+            below = source.folder_of(sample, split)
             try:
-                views = _write_images(sample, images, tiling)
+                views = _write_images(sample, folder / "images" / below, tiling)
             except UnreadableImage as error:
                 result.notes.append(f"{sample.image}: {error}; image set aside")
                 continue
             result.images += len(views)
             if part.labelled:
-                _write_labels(sample, views, source, labels, tiling is not None, result)
-    (folder / "data.yaml").write_text(_yaml_text(source, origin), encoding="utf-8", newline="\n")
+                _write_labels(sample, views, source, folder / "labels" / below, tiling is not None, result)
+            result.names += [f"{below}/{name}{'.jpg' if tiling else sample.image.suffix}" for name, _ in views]
+    if source.divided:
+        write_lists(folder, {split: result.names for split, result in written.items()})
+    write_yaml(source, folder, origin)
     return written
+
+
+def image_links(source: Source, split: str, folder: Path, result: Written) -> Iterator[tuple[Sample, str]]:
+    """Link the images of a split into images/; yield each sample and the path of its link there.
+
+    The images are counted in `result`. Of splits that were made anew the list file is written at the end.
+    """
+    for sample in tqdm(source.parts[split].samples, desc=f"{split:>9}", leave=False, disable=None, dynamic_ncols=True):
+        os.utime(folder)  # a folder that is being written is no leftover
+        name = f"{source.folder_of(sample, split)}/{sample.image.name}"
+        target = folder / "images" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _link(sample.image, target)
+        result.images += 1
+        result.names.append(name)
+        yield sample, name
+    if source.divided:
+        write_lists(folder, {split: result.names})
+
+
+def write_lists(folder: Path, names: Mapping[str, Sequence[str]]) -> None:
+    """Write train.txt, val.txt and test.txt, a line `./images/name` for each image. names: split -> image names."""
+    for split, images in names.items():
+        text = "".join(f"./images/{name}\n" for name in images)
+        (folder / f"{split}.txt").write_text(text, encoding="utf-8", newline="\n")
 
 
 def _write_images(sample: Sample, folder: Path, tiling: Tiling | None) -> list[tuple[str, Window]]:
@@ -125,10 +155,16 @@ def label_rows(
     extent = rings.points.new_tensor([window.x2 - window.x1, window.y2 - window.y1])
     rows, cut = [], 0
     outlined = labels.has_polygon.tolist()
-    for cls, ring, part, has_outline in zip(labels.classes.tolist(), rings.split(), visible.split(), outlined):
+    shares = [None] * len(labels) if labels.keypoints is None else labels.keypoints  # of the image, which is not cut
+    for cls, ring, part, has_outline, points in zip(
+        labels.classes.tolist(), rings.split(), visible.split(), outlined, shares
+    ):
         ring, part = (ring - origin) / extent, (part - origin) / extent
         row = _row(cls, ring if task == "obb" else part)
-        if task == "obb" and isinstance(read_obb(row.split(), None), list):
+        if task == "pose":
+            low, high = part.amin(0), part.amax(0)
+            row = _row(cls, torch.cat([(low + high) / 2, high - low, points.flatten()]))
+        elif task == "obb" and isinstance(read_obb(row.split(), None), list):
             row, cut = _row(cls, part), cut + 1
         elif task == "detect" or not has_outline:
             low, high = part.amin(0), part.amax(0)
@@ -138,16 +174,29 @@ def label_rows(
 
 
 def _row(cls: int, values: Tensor) -> str:
-    """A row of a label file: the class and shares of the image, six digits each."""
-    return f"{cls} " + " ".join(f"{value + 0.0:.6g}" for value in values.flatten().tolist()) + "\n"
+    """A row of a label file: the class and shares of the image, nine digits each: a millionth of a pixel."""
+    return f"{cls} " + " ".join(f"{value + 0.0:.9g}" for value in values.flatten().tolist()) + "\n"
 
 
-def _yaml_text(source: Source, origin: str) -> str:
-    """The data.yaml of a dataset. A split that training needs and that there is not is the other one."""
-    splits = {split: f"images/{split}" for split in source.parts}
-    first = next(iter(splits.values()))
-    entries = {"path": ".", "train": splits.get("train", first), "val": splits.get("val", first), **splits}
-    document = {**entries, "names": dict(source.names)}
+def write_yaml(
+    source: Source,
+    folder: Path,
+    origin: str,
+    entries: Mapping[str, str] | None = None,
+    keys: Mapping[str, object] | None = None,
+) -> None:
+    """Write the data.yaml of a dataset. A split that training needs and that there is not is the other one.
+
+    entries: split -> what the YAML says of it, by default its folder or its list. keys: further ones.
+    """
+    if entries is None:
+        entries = {split: f"{split}.txt" if source.divided else f"images/{split}" for split in source.parts}
+    first = next(iter(entries.values()))
+    splits = {"path": ".", "train": entries.get("train", first), "val": entries.get("val", first), **entries}
+    document = {**splits, **(keys or {}), "names": dict(source.names)}
+    if source.keypoints is not None:
+        document |= source.keypoints.as_keys()
     if source.settings:
         document["settings"] = dict(source.settings)
-    return f"{MARK}: {origin}\n" + yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True)
+    (folder / "data.yaml").write_text(f"{MARK}: {origin}\n{text}", encoding="utf-8", newline="\n")

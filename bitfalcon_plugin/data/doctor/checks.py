@@ -28,12 +28,19 @@ LABEL_PROBLEMS = (
     ("is an upright box", "error", "box", "label rows that are upright boxes, where task=obb needs four corners"),
     ("look like a centre", "error", "centre and angle", "label rows of a centre and an angle, not of four corners"),
     ("is outside 0 to", "error", "class", "labels of a class that the dataset does not name"),
+    ("lies outside its image", "error", "outside", "labels that lie outside their image"),
+    ("the size is", "error", "size", "sizes in label files that are not those of the pictures"),
+    ("of an unknown class", "error", "class", "labels of a class that the dataset does not name"),
+    ("is none of the classes", "error", "class", "labels of a class that the dataset does not name"),
+    ("no segmentation", "error", "box", "labels without outline, which task=segment needs"),
+    ("no keypoints", "error", "keypoints", "labels without keypoints, which task=pose needs"),
     ("outside the image; expected", "error", "outside", "labels with coordinates outside the image"),
     ("", "error", "malformed", "label rows that cannot be read"),
 )
 LABEL_NOTES = (
     ("the same row", "warning", "repeated row", "label rows that stand twice in a file"),
     ("without area", "warning", "no area", "boxes without area, or wholly outside the image"),
+    ("beyond its image", "warning", "reaches outside", "boxes that reach outside the image and are clipped"),
     ("beyond the image", "warning", "reaches outside", "boxes that reach outside the image and are clipped"),
     ("counts as labelled", "warning", "visibility", "keypoints with a visibility other than 0, 1 and 2"),
     ("", "note", "label note", "other remarks about labels"),
@@ -191,8 +198,11 @@ def _label_files(view: View) -> Iterator[Finding]:
     for split, pictures in view.survey.splits.items():
         usable = [picture for picture in pictures if picture.size]
         missing = [view.near(picture.path) for picture in usable if picture.labels is None]
-        empty = [view.near(picture.path) for picture in usable if picture.labels and not any(picture.labels)]
-        for kind, items in (("image without label", missing), ("empty label file", empty)):
+        if view.survey.data.format == "coco":  # where nothing is written of an image, there is no object
+            missing = []
+        empty = [view.near(picture.path) for picture in usable if picture.labels and not any(picture.labels[:3])]
+        nothing = "image without annotation" if view.survey.data.format == "coco" else "empty label file"
+        for kind, items in (("image without label", missing), (nothing, empty)):
             if items:
                 severity = "warning" if len(items) > MAX_EMPTY * len(usable) else "note"
                 yield Finding(severity, kind, f"of {len(usable)} images of {split} count as backgrounds", tuple(items))
@@ -202,7 +212,8 @@ def _classes(view: View) -> Iterator[Finding]:
     train = Counter(view.boxes["train"][:, 0].tolist()) if "train" in view.boxes else Counter()
     if "train" in view.boxes and not train:
         first = next((picture.path for picture in view.survey.splits["train"]), None)
-        example = f" Labels are looked for at such as '{label_path(first)}'." if first else ""
+        of_text = first and view.survey.data.format == "yolo"
+        example = f" Labels are looked for at such as '{label_path(first)}'." if of_text else ""
         yield Finding("error", "no labels", f"Split 'train' has no usable label: nothing can be learned.{example}")
         return
     never, only, few = [], [], []

@@ -19,6 +19,7 @@ from ...config.notes import print_note
 from ...config.printable import one_line, say
 from ...config.settings import Settings
 from ..formats.class_folders import holds_class_folders
+from ..formats.coco_labels import Wish
 from ..formats.yolo import RowReader
 from .checks import CHECKS, Finding, View, label_rows
 from .class_folders import CLASS_CHECKS, USUAL_SIDE, row_of_split, survey_class_folders
@@ -88,11 +89,13 @@ class Report:
         }
 
 
-def run_doctor(settings: Settings, read: RowReader | None = None, oriented: bool = False) -> Report:
+def run_doctor(
+    settings: Settings, read: RowReader | None = None, oriented: bool = False, wish: Wish | None = None
+) -> Report:
     """Examine the dataset `settings.data`, print the report, and write it as JSON to `settings.out` if given.
 
     read: the reader of one row of a label file, where a task is given. oriented: it reads outlines that stand for
-    oriented boxes.
+    oriented boxes. wish: what the task needs of labels in other formats.
     """
     if settings.data is None:
         raise UserError("doctor needs data=: a dataset YAML, for example bitfalcon doctor data=data.yaml .")
@@ -109,7 +112,7 @@ def run_doctor(settings: Settings, read: RowReader | None = None, oriented: bool
         imgsz = imgsz if "imgsz" in settings.given else USUAL_SIDE
     else:
         options = {"allow_outside": settings.allow_outside, "single_cls": settings.single_cls}
-        content = survey(settings.data, **options, read=read, oriented=oriented)
+        content = survey(settings.data, **options, read=read, oriented=oriented, wish=wish)
     report = examine(content, imgsz, single_cls=settings.single_cls)
     say(report.text())
     if settings.out:

@@ -24,14 +24,20 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from ...config.threads import usable_processors
+from ...ops.instances import Instances
 from ..dataset import list_images
+from ..formats.coco_labels import Wish, coco_labels
 from ..formats.dataset_yaml import DataSpec, read_data
 from ..formats.keypoint_notes import no_keypoints
 from ..formats.keypoint_rows import keypoint_rows, polygon_values
+from ..formats.listing import Listing
 from ..formats.pose_rows import read_pose
-from ..formats.yolo import LabelFile, RowReader, label_path, read_labels, read_row, reader_for, swap_folder
+from ..formats.voc import VocLabels, xml_path
+from ..formats.yolo import LabelFile, RowReader, TxtLabels, label_path, read_row, reader_for, swap_folder
 from ..images import IMAGE_SUFFIXES, UnreadableImage, check_file, check_sides, header_size, read_interleaved
+from ..label_sources import refuse
 from ..large_pictures import decode_in_turn
+from ..scan_cache import LabelReader
 from .rectangles import Rectangles
 
 T = TypeVar("T")
@@ -85,23 +91,33 @@ def survey(
     single_cls: bool = False,
     read: RowReader | None = None,
     oriented: bool = False,
+    wish: Wish | None = None,
 ) -> Survey:
     """Read every image and label file of every split; problems are collected, not raised.
 
     read: the task's reader of one row of a label file; by default one that takes boxes, outlines, and keypoints where
-    the YAML has them. oriented: outlines stand for oriented boxes.
+    the YAML has them. oriented: outlines stand for oriented boxes. wish: what the task needs of labels in other
+    formats.
 
     Raises MissingFileError if the YAML does not exist, UserError if it cannot be parsed.
     """
     spec, problems = read_data(data, allow_outside=allow_outside)
     listings = {split: list_images(spec, split) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
-    if read is read_pose and spec.kpt_shape is None:
+    if read is read_pose and spec.kpt_shape is None and spec.format == "yolo":
         problems.append(no_keypoints(spec.path))
         read = read_row
-    read = reader_for(read or (read_row if spec.kpt_shape is None else read_pose), spec.kpt_shape)
+    if spec.format == "yolo":
+        row = reader_for(read or (read_row if spec.kpt_shape is None else read_pose), spec.kpt_shape)
+        labels = TxtLabels(nc, row)
+    else:
+        wish = wish or Wish("" if spec.keypoints is None or spec.format == "voc" else "keypoints")
+        refuse(spec, wish)
+        labels = VocLabels(tuple(spec.names.values()) or None, spec.first_pixel) if spec.format == "voc" else None
     paths = {split: listing.paths for split, listing in listings.items()}
-    splits = examine_each(paths, lambda path: _examine(path, nc, read, oriented))
+    splits = examine_each(paths, lambda path: _examine(path, labels, oriented))
+    if spec.format == "coco":
+        splits = {split: _with_labels(spec, listings[split], splits[split], wish, single_cls) for split in splits}
     problems += [f"{split}: {problem}" for split, listing in listings.items() for problem in listing.problems]
     absent = tuple((split, path) for split, listing in listings.items() for path in listing.absent)
     notes = (*spec.notes, *(note for listing in listings.values() for note in listing.notes))
@@ -124,16 +140,49 @@ def examine_each(items: Mapping[str, Sequence[T]], examine: Callable[[T], Pictur
     return splits
 
 
-def _examine(path: Path, nc: int | None, read: RowReader, oriented: bool = False) -> Picture:
-    labels = read_labels(label_path(path), nc, read)
-    polygons = polygon_values(labels.labels) if labels else []
+def _examine(path: Path, reader: LabelReader | None, oriented: bool = False) -> Picture:
+    if isinstance(reader, VocLabels):
+        picture = examine_image(path, None)
+        content = reader.read_file(path, picture.size)
+        return replace(picture, labels=content and content._replace(labels=_single(content.labels)))
+    content = reader and reader.read_file(path, (0, 0))
+    polygons = polygon_values(content.labels) if content else []
     keypoints = tuple(keypoint_rows(label_path(path), polygons))
-    slim = labels and labels._replace(labels=replace(labels.labels, polygons=None))  # they would take gigabytes
+    slim = content and content._replace(labels=replace(content.labels, polygons=None))  # they would take gigabytes
     picture = examine_image(path, slim)
     if not picture.size:
         return picture
-    rectangles = Rectangles.of(labels.labels, picture.size) if labels and oriented else None
+    rectangles = Rectangles.of(content.labels, picture.size) if content and oriented else None
     return replace(picture, polygons=len(polygons), keypoints=keypoints, rectangles=rectangles)
+
+
+def _single(labels: Instances) -> Instances:
+    """Labels in float32, as those of other formats are."""
+    return replace(labels, boxes=labels.boxes.float())
+
+
+def _with_labels(
+    spec: DataSpec, listing: Listing, pictures: Sequence[Picture], wish: Wish, single_cls: bool
+) -> tuple[Picture, ...]:
+    """The pictures of a split with the labels of its annotation files; without outlines, which take gigabytes."""
+    labels: dict[int, LabelFile] = {}
+    places = [listing.places[picture.path] for picture in pictures]
+    points = 0 if spec.keypoints is None else spec.keypoints.count
+    for number, (path, file) in enumerate(listing.files):
+        chosen = [at for at, picture in enumerate(pictures) if picture.size and places[at][0] == number]
+        rows, sizes = [places[at][1] for at in chosen], [pictures[at].size for at in chosen]
+        names = None if single_cls else spec.names
+        labels |= dict(zip(chosen, coco_labels(path, file, rows, sizes, names, wish, points)))
+    return tuple(
+        replace(
+            picture,
+            labels=labels[at]._replace(labels=replace(labels[at].labels, polygons=None)),
+            polygons=int(labels[at].labels.has_polygon.sum()),
+        )
+        if at in labels
+        else picture
+        for at, picture in enumerate(pictures)
+    )
 
 
 def examine_image(path: Path, labels: LabelFile | None) -> Picture:
@@ -207,16 +256,19 @@ def _traits(path: Path) -> tuple[str, ...]:
 
 def _orphans(spec: DataSpec, splits: dict[str, Sequence[Picture]]) -> Iterator[Path]:
     """Yield the label files that belong to no image, from the folders where labels of this dataset are expected."""
-    expected = {label_path(picture.path) for pictures in splits.values() for picture in pictures}
+    if spec.format == "coco":
+        return
+    find, suffix = (label_path, ".txt") if spec.format == "yolo" else (xml_path, ".xml")
+    expected = {find(picture.path) for pictures in splits.values() for picture in pictures}
     entries = {Path(entry) for paths in spec.splits.values() for entry in paths}
     folders = {path.parent for path in expected}
-    folders |= {label_path(entry / "x").parent for entry in entries if entry.is_dir()}
+    folders |= {find(entry / "x").parent for entry in entries if entry.is_dir()}
     files = {
         Path(parent, name)
         for folder in folders
         for parent, _, names in os.walk(folder)
         for name in names
-        if name.lower().endswith(".txt") and not name.lower().startswith(NO_LABELS)
+        if name.lower().endswith(suffix) and not name.lower().startswith(NO_LABELS)
     }
 
     @cache
@@ -226,5 +278,7 @@ def _orphans(spec: DataSpec, splits: dict[str, Sequence[Picture]]) -> Iterator[P
         return {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
 
     for file in files - expected - entries:
-        if file.stem not in image_stems(file.parent) | image_stems(swap_folder(file.parent, "labels", "images")):
+        if spec.format == "voc":
+            yield file
+        elif file.stem not in image_stems(file.parent) | image_stems(swap_folder(file.parent, "labels", "images")):
             yield file

@@ -228,7 +228,8 @@ def _root_problem(root: Path) -> str:
     if not root.exists():
         return ""
     if not root.is_dir():
-        return f"'{root}' is a file; expected a folder that holds a folder for each class"
+        kind = "annotations of objects, which task=detect trains" if root.suffix.lower() == ".json" else "a file"
+        return f"'{root}' is {kind}; expected a folder that holds a folder for each class"
     if class_folders(root):
         return ""
     names, images = sub_folders(root), images_in(root)

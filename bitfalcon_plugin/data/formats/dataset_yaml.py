@@ -20,7 +20,10 @@ from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from ..shape_boxes import ensure_shape_boxes
 from ..shapes import ensure_shapes
 from ..stick_figures import ensure_figures
-from .folders import class_folders, some
+from .annotation_yaml import coco_names, format_of, image_folders
+from .folders import class_folders, elsewhere, leaves, outside_problem, some
+from .listing import LISTS, Listing, Place
+from .voc import voc_names, voc_options, xml_path
 
 SPLITS = ("train", "val", "test")
 OF_CLASSES = "holds class folders ({}), which task=classify trains; this task reads data with label files"
@@ -34,12 +37,16 @@ GENERATORS = {
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A checked dataset YAML. Its images are looked up when a split is scanned."""
+    """A checked dataset YAML. Its images are looked up when a split is scanned.
+
+    format: yolo (a label file in text for each image), coco (annotation files in JSON) or voc (label files in XML).
+    folders: of coco, see listing.Place.images. first_pixel: of voc, see voc.VocLabels.
+    """
 
     path: Path  # the YAML itself
     root: Path  # absolute
     names: dict[int, str]  # 0 to nc-1, in order
-    splits: dict[str, tuple[str, ...]]  # train, val and optionally test -> absolute folders, lists (.txt) or images
+    splits: dict[str, tuple[str, ...]]  # train, val, test -> absolute folders, lists (.txt), images, annotation files
     settings: dict[str, object] = field(default_factory=dict)  # defaults of settings for this dataset
     download: str | None = None  # text of the YAML for messages, never executed
     keypoints: KeypointLayout | None = None  # of each label, where `kpt_shape:` is given
@@ -47,6 +54,9 @@ class DataSpec:
     notes: tuple[str, ...] = ()
     share: float | None = None  # class folders: of each class this share of the images in train is train, the rest val
     imposed: tuple[str, ...] = ()  # those of `settings` that hold whatever else is given
+    format: str = "yolo"
+    folders: dict[str, str] = field(default_factory=dict)
+    first_pixel: int | None = None
 
     @property
     def nc(self) -> int:
@@ -57,6 +67,10 @@ class DataSpec:
     def kpt_shape(self) -> tuple[int, int] | None:
         """Number of keypoints of each label, and 2 (x y) or 3 (x y visibility); None without keypoints."""
         return None if self.keypoints is None else self.keypoints.shape
+
+    def listing(self, split: str) -> Listing:
+        """The images of a split; problems are collected, not raised."""
+        return LISTS[self.format](self.splits[split], split, Place(self.root, self.allow_outside, self.folders))
 
 
 def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
@@ -94,14 +108,46 @@ def read_data(data: str | Path, *, allow_outside: bool = False) -> tuple[DataSpe
 
     notes: list[str] = []
     root = root_of(raw, path, problems)
-    names = names_of(raw, problems)
     if raw.get("channels", 3) != 3:
         problems.append(f"channels: {raw['channels']!r}; only 3 (colour images) is supported")
-    keypoints = _keypoints(raw, len(names), problems, notes)
-    splits = splits_of(raw, root, problems, notes, allow_outside=allow_outside)
+    form = format_of(raw, problems)
+    named = form == "yolo" or raw.get("names") is not None or raw.get("nc") is not None
+    names = names_of(raw, problems) if named else {}
+    required = ("train", "val") if form == "yolo" else ()
+    splits = splits_of(raw, root, problems, notes, allow_outside=allow_outside, required=required)
+    if not splits and not problems:
+        problems.append(f"train, val: missing; expected what format: {form} reads.{did_you_mean('train', raw)}")
     download = None if raw.get("download") is None else str(raw["download"])
-    rest = {"download": download, "keypoints": keypoints, "allow_outside": allow_outside, "notes": tuple(notes)}
-    return DataSpec(path, root, names, splits, settings, **rest), problems
+    rest = {"download": download, "allow_outside": allow_outside, "format": form}
+    spec = DataSpec(path, root, names, splits, settings, **rest)
+    spec = _DETAILS[form](spec, raw, problems, notes)
+    return replace(spec, notes=tuple(notes)), problems
+
+
+def _of_yolo(spec: DataSpec, raw: Mapping[str, object], problems: list[str], notes: list[str]) -> DataSpec:
+    """The spec with what the YAML alone says of keypoints."""
+    return replace(spec, keypoints=_keypoints(raw, spec.nc, problems, notes))
+
+
+def _of_coco(spec: DataSpec, raw: Mapping[str, object], problems: list[str], notes: list[str]) -> DataSpec:
+    """The spec with classes and keypoints of its annotation files, where the YAML does not say them."""
+    names, keypoints, more = coco_names(spec.splits, raw, spec.names, problems)
+    notes += more
+    return replace(spec, names=names, keypoints=keypoints, folders=image_folders(raw, spec.root, problems))
+
+
+def _of_voc(spec: DataSpec, raw: Mapping[str, object], problems: list[str], notes: list[str]) -> DataSpec:
+    """The spec with the classes of its label files, where the YAML names none."""
+    spec = replace(spec, first_pixel=voc_options(raw, problems))
+    if spec.names or problems:
+        return spec
+    images = [image for split in spec.splits for image in spec.listing(split).paths]
+    names, more = voc_names(xml_path(image) for image in images)
+    notes += more
+    return replace(spec, names=names)
+
+
+_DETAILS = {"yolo": _of_yolo, "coco": _of_coco, "voc": _of_voc}
 
 
 def find_yaml(data: str | Path) -> Path:
@@ -109,6 +155,8 @@ def find_yaml(data: str | Path) -> Path:
     if not isinstance(data, (str, Path)) or not str(data).strip():
         raise UserError(f"data={data!r}: expected a dataset YAML, a folder that holds one, or a packaged name.")
     path = Path(data).expanduser()
+    if not path.exists() and (problem := elsewhere(str(data))):
+        raise UserError(f"Dataset {problem}.")
     packaged = cfg_dir() / "datasets"
     if not path.exists() and path.name == str(path):
         candidates = [folder / f"{path}{suffix}" for folder in (Path(), packaged) for suffix in ("", *SUFFIXES)]
@@ -123,8 +171,17 @@ def find_yaml(data: str | Path) -> Path:
             f"Nearest: {', '.join(close)}."
         )
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"Dataset '{data}' is not a YAML (.yaml, .yml). Unpack an archive and give its YAML or folder.")
+        raise UserError(f"Dataset '{data}' is not a YAML (.yaml, .yml). {_instead(path)}.")
     return Path(os.path.abspath(path))
+
+
+def _instead(path: Path) -> str:
+    """What to give in place of a file that is no YAML."""
+    if path.suffix.lower() == ".json":
+        return f"For annotations of COCO's format write one: `train: {path.name}`, and `val:` with another such file"
+    if path.suffix.lower() == ".xml":
+        return "For label files of Pascal VOC write one: `format: voc`, and train:, val: with folders of images"
+    return "Unpack an archive and give its YAML or folder"
 
 
 def _yamls(folder: Path) -> list[Path]:
@@ -176,6 +233,9 @@ def root_of(raw: Mapping[str, object], path: Path, problems: list[str]) -> Path:
         return path.parent
     if not isinstance(value, str) or not value.strip():
         problems.append(f"path: {value!r}; expected the dataset's folder as text")
+        return path.parent
+    if problem := elsewhere(value):
+        problems.append(f"path: {problem}")
         return path.parent
     tops = [path.parent, Path(), datasets_dir()]
     roots = [Path(os.path.abspath(top / Path(value).expanduser())) for top in tops]
@@ -260,6 +320,9 @@ def splits_of(
             continue
         paths = []
         for entry in entries:
+            if problem := elsewhere(entry.strip()):
+                problems.append(f"{split}: {problem}")
+                continue
             path = _entry(entry.strip(), root)
             if allow_outside or not leaves(path, root):
                 paths.append(str(path))
@@ -278,16 +341,3 @@ def _entry(entry: str, root: Path) -> Path:
     if entry.startswith("../") and not path.exists():
         return Path(os.path.abspath(root / entry[3:]))
     return path
-
-
-def leaves(path: Path, root: Path) -> bool:
-    """Whether an absolute, normalised path lies outside `root`."""
-    return path != root and root not in path.parents
-
-
-def outside_problem(entry: str, root: Path) -> str:
-    """The problem of an entry that leads out of `root`, with its repair."""
-    return (
-        f"'{entry}' leads out of the dataset's folder '{root}'; set `path:` to a folder that holds all of it, "
-        "or give allow_outside=True if that is meant"
-    )

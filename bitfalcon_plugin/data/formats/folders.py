@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..images import IMAGE_SUFFIXES
 
+ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket; a drive of Windows has one letter
 OF_LABELS = {"images", "labels"}  # sub-folders of data with label files
 
 
@@ -24,6 +27,15 @@ def images_below(folder: Path) -> Iterator[Path]:
         for name in files:
             if is_image(name):
                 yield Path(parent, name)
+
+
+def elsewhere(entry: str) -> str:
+    """The problem of an entry that is a remote address or an archive, with its repair; empty for other entries."""
+    if _ADDRESS.match(entry):
+        return f"'{entry}' is a remote address; nothing is fetched: mount or copy it, and give the local path"
+    if entry.lower().rstrip("/").endswith(ARCHIVES) and not Path(entry).is_dir():
+        return f"'{entry}' is an archive; unpack it, and give the path of what it held"
+    return ""
 
 
 def is_image(name: str) -> bool:
@@ -63,3 +75,16 @@ def some(names: Sequence[str], count: int = 5) -> str:
     """The first names for a message: `a, b, c and 7 more`."""
     more = f" and {len(names) - count} more" if len(names) > count else ""
     return ", ".join(names[:count]) + more
+
+
+def leaves(path: Path, root: Path) -> bool:
+    """Whether an absolute, normalised path lies outside `root`."""
+    return path != root and root not in path.parents
+
+
+def outside_problem(entry: str, root: Path) -> str:
+    """The problem of an entry that leads out of `root`, with its repair."""
+    return (
+        f"'{entry}' leads out of the dataset's folder '{root}'; set `path:` to a folder that holds all of it, "
+        "or give allow_outside=True if that is meant"
+    )

@@ -75,7 +75,7 @@ def _exchanged(layout: KeypointLayout) -> list[str]:
 
 def _mixed_sides(names: Sequence[str], flip: Sequence[int]) -> Iterator[str]:
     """Yield a line where names are a pair of left and right, and flip_idx does not exchange the two."""
-    partners = _partners(names)
+    partners = mirror_partners(names)
     wrong = [index for index, partner in partners.items() if flip[index] != partner]
     if wrong:
         expected = [partners.get(index, flip[index]) for index in range(len(names))]
@@ -87,7 +87,7 @@ def _mixed_sides(names: Sequence[str], flip: Sequence[int]) -> Iterator[str]:
         yield f"flip_idx mixes up left and right: in a mirror {'; '.join(told)}.{hint}"
 
 
-def _partners(names: Sequence[str]) -> dict[int, int]:
+def mirror_partners(names: Sequence[str]) -> dict[int, int]:
     """Index -> index of the name in which left and right are exchanged, where there is such a name."""
     index_of = {name: index for index, name in enumerate(names)}
     partners = {}

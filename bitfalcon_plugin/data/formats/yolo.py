@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from ...ops.boxes import xyxy_from_xywh
 from ...ops.instances import Instances
 from ...ops.polygons import Polygons, clip
+from ..ground_truth import GroundTruth
 from .folders import some
 from .keypoint_rows import REPAIR, Shape, count_visible_keypoints, has_keypoints
 from .row_hints import with_hint
@@ -44,9 +47,16 @@ class Label(NamedTuple):
 class LabelFile(NamedTuple):
     """The content of a label file: usable labels in file order, what makes the file unusable, what was repaired."""
 
-    labels: Instances  # boxes (n, 4) xyxy float32, shares of the image, inside it
+    labels: Instances  # boxes (n, 4) xyxy, shares of the image, inside it
     problems: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    difficult: Tensor | None = None  # (n,) bool: labels that count neither as found nor as missed; None: none of them
+    truth: GroundTruth | None = None  # what the file says exactly, where it has more than labels
+
+    @property
+    def is_difficult(self) -> Tensor:
+        """(n,) bool: `difficult`, and zeros for None."""
+        return torch.zeros(len(self.labels), dtype=torch.bool) if self.difficult is None else self.difficult
 
 
 def label_path(image: Path) -> Path:
@@ -96,12 +106,38 @@ def reader_for(read: RowReader, kpt_shape: Shape | None) -> RowReader:
     return read if kpt_shape is None else partial(read, kpt_shape=kpt_shape)
 
 
-def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> LabelFile | None:
+@dataclass(frozen=True)
+class TxtLabels:
+    """Reads label files in text: a scan_cache.LabelReader. nc, read, dtype: as in read_labels."""
+
+    nc: int | None
+    read: RowReader = read_row
+    dtype: torch.dtype = torch.float32
+
+    @property
+    def key(self) -> str:
+        """The reader of a row, its options, the number of classes and the type of numbers."""
+        reader, options = (self.read.func, self.read.keywords) if isinstance(self.read, partial) else (self.read, {})
+        return f"{reader.__module__}.{reader.__qualname__}{options or ''} {self.nc} {self.dtype}"
+
+    def path(self, image: Path) -> Path:
+        """The label file of an image."""
+        return label_path(image)
+
+    def read_file(self, image: Path, size: tuple[int, int]) -> LabelFile | None:
+        """The labels of an image, whatever its size is."""
+        return read_labels(label_path(image), self.nc, self.read, self.dtype)
+
+
+def read_labels(
+    path: Path, nc: int | None, read: RowReader = read_row, dtype: torch.dtype = torch.float32
+) -> LabelFile | None:
     """Read and check one label file; return None where there is no file.
 
-    read: the task's reader of one row, called with its fields and `nc`. A row with a problem gives no label; every
-    problem of every row is reported. Boxes are clipped to the image; boxes without area and repeated rows are left out
-    with a note.
+    read: the task's reader of one row, called with its fields and `nc`. dtype: of boxes, outlines and keypoints.
+
+    A row with a problem gives no label; every problem of every row is reported. Boxes are clipped to the image; boxes
+    without area and repeated rows are left out with a note.
     """
     try:
         text, problem = read_text(path, "expected rows of `class cx cy w h`")
@@ -129,7 +165,7 @@ def read_labels(path: Path, nc: int | None, read: RowReader = read_row) -> Label
             notes.append(f"{where}: the same row as line {labels[key][0]}, left out")
         elif box:
             labels[key] = number, label._replace(box=box)
-    return LabelFile(_instances([label for _, label in labels.values()]), tuple(problems), tuple(notes))
+    return LabelFile(_instances([label for _, label in labels.values()], dtype), tuple(problems), tuple(notes))
 
 
 def read_text(path: Path, expected: str) -> tuple[str, str]:
@@ -150,18 +186,18 @@ def read_text(path: Path, expected: str) -> tuple[str, str]:
     return text.replace("\r\n", "\n").replace("\r", "\n"), ""
 
 
-def _instances(labels: list[Label]) -> Instances:
+def _instances(labels: list[Label], dtype: torch.dtype) -> Instances:
     """Labels as tensors; `polygons` is None where all labels are boxes, `keypoints` where none has keypoints."""
-    boxes = torch.tensor([label.box for label in labels], dtype=torch.float32).view(-1, 4)
+    boxes = torch.tensor([label.box for label in labels], dtype=dtype).view(-1, 4)
     classes = torch.tensor([min(max(label.cls, -INT64), INT64) for label in labels], dtype=torch.int64)
     polygons = None
     if any(label.polygon for label in labels):
-        points = torch.tensor([value for label in labels for value in label.polygon], dtype=torch.float32)
+        points = torch.tensor([value for label in labels for value in label.polygon], dtype=dtype)
         counts = torch.tensor([len(label.polygon) // 2 for label in labels])
         polygons = Polygons(points.view(-1, 2), counts)
     keypoints = None
     if any(label.keypoints for label in labels):
-        keypoints = torch.tensor([label.keypoints for label in labels], dtype=torch.float32).view(len(labels), -1, 3)
+        keypoints = torch.tensor([label.keypoints for label in labels], dtype=dtype).view(len(labels), -1, 3)
     return Instances(xyxy_from_xywh(boxes), classes, polygons=polygons, keypoints=keypoints)
 
 

@@ -26,6 +26,7 @@ from ..images import UnreadableImage, read_picture
 from .bad_images import BadImages, Item, read_or_replace
 from .image_cache import TileCache, open_cache
 from .loader import Reading, cut, seed_of, share
+from .packed_lists import PackedFits, PackedPaths, PackedSizes
 from .workers import Letterboxed, Order, Size, batches, changed_size, problems_of, read, without_pixels
 
 
@@ -52,7 +53,7 @@ class Augmented(Dataset):
         return pixels, without_pixels(items)
 
     def __init__(self, paths: list[str], sizes: list[Size], cache: TileCache | None = None) -> None:
-        self.paths, self.sizes, self.cache = paths, sizes, cache
+        self.paths, self.sizes, self.cache = PackedPaths(paths), PackedSizes(sizes), cache
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,7 +79,7 @@ class Cropped(Dataset):
     collate = staticmethod(Letterboxed.collate)
 
     def __init__(self, paths: list[str], fits: list[Fit], cache: TileCache | None = None) -> None:
-        self.paths, self.fits, self.cache = paths, fits, cache
+        self.paths, self.fits, self.cache = PackedPaths(paths), PackedFits(fits), cache
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ...config.files import cache_dir
+from .packed_lists import PackedPaths, PackedSizes
 
 MARGIN = 1.5  # free memory must be this many times the size of a cache: everything else grows as well
 HEADER = struct.Struct("<8sqqiiI")  # mark, size and mtime (ns) of the image file, h, w, CRC-32 of the pixels
@@ -103,11 +104,9 @@ class SharedTiles:
     """
 
     def __init__(self, shapes: Sequence[Size]) -> None:
-        self.shapes = list(shapes)
-        self._starts = [0]
-        for height, width in self.shapes:
-            self._starts.append(self._starts[-1] + 3 * height * width)
-        total = max(self._starts[-1] + len(self.shapes), 1)  # after all pixels one byte for each tile: 1 if stored
+        self.shapes = PackedSizes(shapes)
+        self._starts = torch.tensor([0, *(3 * height * width for height, width in shapes)], dtype=torch.int64).cumsum(0)
+        total = max(int(self._starts[-1]) + len(self.shapes), 1)  # after all pixels one byte for each tile: 1 if stored
         if hasattr(os, "memfd_create"):
             handle = os.memfd_create("bitfalcon-tiles")
             self._path = f"/proc/{os.getpid()}/fd/{handle}"
@@ -150,8 +149,8 @@ class TileFiles:
 
     def __init__(self, folder: Path, paths: Sequence[str], shapes: Sequence[Size]) -> None:
         self.folder = folder
-        self.paths = [os.path.abspath(path) for path in paths]
-        self.shapes = list(shapes)
+        self.paths = PackedPaths([os.path.abspath(path) for path in paths])
+        self.shapes = PackedSizes(shapes)
         self._last: tuple[int, os.stat_result | None] = (-1, None)  # index and state of the image before it is decoded
 
     def path(self, index: int) -> Path:

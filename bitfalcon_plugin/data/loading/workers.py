@@ -1,11 +1,13 @@
 """The work of loader processes: read, decode and resize images, or take them from a cache, send batches as one tensor.
 
-The datasets hold plain paths and sizes only, so that processes can be started by fork, forkserver or spawn. A file that
+The datasets hold packed paths and sizes only, so that processes can be started by fork, forkserver or spawn and do not
+grow with the number of images. A file that
 cannot be read travels as text, because an exception would arrive with the worker's traceback.
 """
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator, Sequence
 
@@ -20,6 +22,7 @@ from ...ops.letterbox import Fit
 from ..images import UnreadableImage, letterbox, read_interleaved, resize
 from .bad_images import Item, Problem, read_or_replace
 from .image_cache import TileCache
+from .packed_lists import PackedFits, PackedPaths, PackedSizes
 
 Size = tuple[int, int]  # (h, w) pixels
 
@@ -50,7 +53,8 @@ class Tiles(Dataset):
     """
 
     def __init__(self, paths: list[str], sizes: list[Size], imgsz: int, cache: TileCache | None = None) -> None:
-        self.paths, self.sizes, self.imgsz, self.cache = paths, sizes, imgsz, cache
+        self.paths, self.sizes = PackedPaths(paths), PackedSizes(sizes)
+        self.imgsz, self.cache = imgsz, cache
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,7 +79,7 @@ class Letterboxed(Dataset):
     """Images resized and padded as their `fits` say; a batch is (B, 3, H, W)."""
 
     def __init__(self, paths: list[str], fits: list[Fit], cache: TileCache | None = None) -> None:
-        self.paths, self.fits, self.cache = paths, fits, cache
+        self.paths, self.fits, self.cache = PackedPaths(paths), PackedFits(fits), cache
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -119,20 +123,25 @@ def batches(images: Dataset, order: Order, workers: int, device: torch.device) -
         num_workers=workers,
         collate_fn=images.collate,
         persistent_workers=workers > 0,
-        worker_init_fn=leave_signals,
+        worker_init_fn=begin_reader,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # so that torch's global generator is not advanced
     )
 
 
 def start_readers(start: Callable[[], Iterator]) -> Iterator:
-    """Return `start()`, an iterator over a loader whose processes begin with `leave_signals`."""
+    """Return `start()`, an iterator over a loader whose processes begin with `begin_reader`."""
     with signals_held():
         return start()
 
 
-def leave_signals(number: int) -> None:
-    """Begin reader `number`: signals that go to the whole group are for its parent."""
+def begin_reader(number: int) -> None:
+    """Begin reader `number`: signals that go to the whole group are for its parent.
+
+    What the parent left in memory is no longer searched for garbage, because the search would write into it, and so
+    copy it.
+    """
+    gc.freeze()
     leave_signals_to_parent()
 
 

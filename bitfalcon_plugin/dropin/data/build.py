@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
-from ...data.loading.workers import leave_signals, start_readers
+from ...data.loading.workers import begin_reader, start_readers
 from ..utils import RANK, colorstr
 from .dataset import YOLODataset
 from .loaders import (
@@ -99,7 +99,7 @@ class InfiniteDataLoader(DataLoader):
 
 
 def _begin_worker(own: Callable[[int], None] | None, worker_id: int) -> None:
-    leave_signals(worker_id)
+    begin_reader(worker_id)
     if own is not None:
         own(worker_id)
 

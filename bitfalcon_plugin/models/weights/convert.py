@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ...config.errors import UserError
+from ...compat.families import TABLES
+from ...config.errors import UserError, did_you_mean
 from ...config.printable import say
 from ...config.settings import Settings
 from ...config.weight_files import HUB_WEIGHTS, SAFETENSORS, find_weights, names_folder
@@ -47,8 +48,9 @@ def _check(source: Path, out: Path, settings: Settings, into_folder: bool) -> No
     written = out / HUB_WEIGHTS if into_folder else out
     if any(path.exists() and path.samefile(source) for path in (out, written)):
         raise UserError(f"out={out} is the file to convert; give another name.")
-    if settings.to == "yolo":
-        raise UserError("to=yolo is for datasets (bitfalcon data); convert takes to=v1, turbo, yolo11 or yolov8.")
+    if settings.to not in (None, *TABLES):
+        hint = did_you_mean(settings.to, TABLES)
+        raise UserError(f"to={settings.to}: convert takes {', '.join(TABLES)}; datasets are for bitfalcon data.{hint}")
     if settings.to and into_folder:
         raise UserError(f"to={settings.to} writes a state dict, one file: give a name, for example out=x.safetensors .")
 

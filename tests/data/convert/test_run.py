@@ -58,7 +58,7 @@ def test_images_as_they_are(here, capsys):
     for row, line in zip(rows, lines, strict=True):
         words = line.split()
         shares = [float(word) / side for word, side in zip(words, (400, 300) * 4)]
-        assert row == f"{classes[words[8]]} " + " ".join(f"{share:.6g}" for share in shares)
+        assert row == f"{classes[words[8]]} " + " ".join(f"{share:.9g}" for share in shares)
     assert not (here / "out/labels/test").exists()
     samples = scan(data, "train", read=read_obb).samples
     assert [len(sample.labels) for sample in samples] == [12, 12]
@@ -134,7 +134,7 @@ def test_boxes_and_outlines_are_cut_to_their_tiles(tmp_path, monkeypatch, capsys
     folder = dataset(tmp_path / "boxes", {"a": labels.splitlines()[0]}, {**MINIMAL, "settings": {"degrees": 180.0}})
     image(tmp_path / "boxes/images/train/a.png", (100, 60))
     assert convert("one", "tile=60", "overlap=0", data=str(folder), format="yolo") == 0  # windows at 0 and 40
-    assert (tmp_path / "one/labels/train/a__60__0___0.txt").read_text() == "0 0.416667 0.5 0.833333 0.5\n"
+    assert (tmp_path / "one/labels/train/a__60__0___0.txt").read_text() == "0 0.416666667 0.5 0.833333333 0.5\n"
     assert (tmp_path / "one/labels/train/a__60__40___0.txt").read_text() == ""
     assert load_data("one").settings == {"degrees": 180.0} and load_data("one").names == {0: "cat", 1: "dog"}
     folder = dataset(tmp_path / "outlines", {"a": labels})
@@ -232,17 +232,23 @@ def test_places_that_are_taken(here, capsys):
 @pytest.mark.parametrize(
     "line, text",
     [
-        ("data", "data needs to=, format=, data=, out=: for example bitfalcon data to=yolo format=dota data=DOTA"),
+        ("data", "data needs to=, data=, out=: for example bitfalcon data to=coco data=data.yaml"),
         ("data to=yolo format=dota data=DOTA", "data needs out=:"),
         ("data to=turbo format=dota data=DOTA out=o", "to=turbo: data writes yolo"),
         (
             "data to=yolo format=dotta data=DOTA out=o",
-            "data reads dota, dota-v1.0, dota-v1.5, dota-v2.0, yolo. Did you",
+            "data reads dota, dota-v1.0, dota-v1.5, dota-v2.0, yolo, coco, voc; supervision",
         ),
         ("data to=yolo format=yolo data=DOTA out=o", "give tile=1024"),
-        ("data to=yolo format=dota data=DOTA out=o rates=0", "rates=0: expected a number or a list of numbers above 0"),
+        (
+            "data to=yolo format=dota data=DOTA out=o rates=0",
+            "rates=0: expected a number or a list of numbers at least",
+        ),
         ("data to=yolo format=dota data=DOTA out=o overlap=0.3", "overlap: for tiles alone"),
-        ("data to=yolo format=yolo data=DOTA out=o tile=64 task=classify", "task=classify: tiles are cut for detect"),
+        (
+            "data to=yolo format=yolo data=DOTA out=o tile=64 task=classify",
+            "task=classify: data converts labels of detect",
+        ),
         ("convert to=yolo best.pt", "best.pt"),
     ],
 )

@@ -199,5 +199,5 @@ def test_a_filter_that_keeps_nothing_is_refused(tmp_path):
 def test_read_labels_tells_absent_from_empty(tmp_path):
     assert read_labels(tmp_path / "absent.txt", 1) is None
     (tmp_path / "empty.txt").write_text("")
-    labels, *rest = read_labels(tmp_path / "empty.txt", 1)
-    assert len(labels) == 0 and rest == [(), ()]
+    empty = read_labels(tmp_path / "empty.txt", 1)
+    assert len(empty.labels) == 0 and empty.problems == () and empty.notes == ()
