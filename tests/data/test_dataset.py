@@ -60,6 +60,14 @@ def test_other_entries_are_refused(tmp_path):
         scan(load_data(path), "val")
 
 
+@pytest.mark.parametrize("entry", ["é" * 300, "a/" * 3000 + "b", "x\\0y"])
+def test_entries_that_cannot_be_looked_for_are_refused(tmp_path, entry):
+    path = write_yaml(tmp_path / "data.yaml", {**MINIMAL, "val": entry.replace("\\0", "\0")})
+    with pytest.raises(UserError) as caught:
+        scan(load_data(path), "val")
+    assert len(str(caught.value)) < 7000
+
+
 def test_missing_images_say_what_to_fetch_and_where(tmp_path):
     mark = tmp_path / "executed"
     keys = {**MINIMAL, "path": "set", "download": f"touch {mark}"}

@@ -381,3 +381,20 @@ def test_torchscript_that_reaches_files_is_not_opened(files, tmp_path):
     with pytest.raises(UserError, match="cannot be read as TorchScript"):
         open_exported(path, "cpu")
     assert not (tmp_path / "harm").exists()
+
+
+@needs_onnx
+def test_metadata_that_are_no_text_are_refused(tmp_path):
+    import onnx
+    from onnx import TensorProto, helper
+
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, 32, 32]) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [x], [y])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    helper.set_model_props(model, {"names": "QQQQQQ"})
+    path = tmp_path / "x.onnx"
+    onnx.save(model, path)
+    path.write_bytes(path.read_bytes().replace(b"QQQQQQ", b"Q\xff\xfeQQQ"))
+    with pytest.raises(UserError, match="x.onnx"):
+        open_exported(path, "cpu")
