@@ -233,12 +233,6 @@ LEANS: dict[str, Lean] = {
         "AttributeError in training",
         lambda: issubclass(nn.SyncBatchNorm, nn.modules.batchnorm._BatchNorm),
     ),
-    "torch.nn.modules.activation: the file of torch's activations, torch.nn.modules. of its layers": Lean(
-        r"nn\.SiLU\.__module__|\"torch\.nn\.modules\.\"",
-        ("models",),
-        "`activation:` of a YAML is refused as unknown; copies of a model take longer",
-        lambda: nn.SiLU.__module__ == nn.ReLU.__module__ == "torch.nn.modules.activation",
-    ),
     "OrderedDict._metadata: what torch keeps beside a state dict, also in a file": Lean(
         r"\b_metadata\b",
         ("models.weights", "compat"),
