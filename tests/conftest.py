@@ -20,10 +20,15 @@ os.environ["BITFALCON_CONFIG"] = os.path.join(tempfile.gettempdir(), f"bitfalcon
 
 @pytest.fixture(autouse=True, scope="session")
 def the_same_on_every_machine() -> Iterator[None]:
-    """Trainings on the CPU compute in float32, however fast its bfloat16 is; COCO's numbers come from pycocotools."""
+    """What is the same: trainings on the CPU in float32, however fast its bfloat16 is; COCO's numbers by pycocotools.
+
+    ONNX files come from torch's older exporter, which takes a tenth of the time of the maintained one
+    (tests/export/test_onnx_program.py).
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bitfalcon_plugin.train.setup.step_gain", lambda *arguments: 1.0)
         patch.setattr("bitfalcon_plugin.tasks.quick_coco.find_spec", lambda name: None)
+        patch.setattr("bitfalcon_plugin.export.onnx_graph._takes_program", lambda job: False)
         yield
 
 

@@ -23,7 +23,8 @@ class ExportJob:
 
     images: an example of the input (B, 3, H, W), whose size is recorded. metadata: what the file says about itself.
     dynamic, opset, simplify, half, int8: the settings of that name. calibration: images (1, 3, H, W) that the ranges of
-    int8 are measured on. stem: the name of the files in a format that is a folder.
+    int8 are measured on. stem: the name of the files in a format that is a folder. maintained: of format=onnx, whether
+    the exporter that torch maintains is asked first.
     """
 
     network: ExportedNetwork
@@ -36,6 +37,7 @@ class ExportJob:
     int8: bool = False
     calibration: tuple[Tensor, ...] = ()
     stem: str = "model"
+    maintained: bool = True
 
     @property
     def precision(self) -> str:

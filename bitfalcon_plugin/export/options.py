@@ -15,6 +15,7 @@ from ..tasks import Task
 from .formats import EXPORT_FORMATS, OPTIONS, SYSTEMS
 
 OPSET, MIN_OPSET, MAX_OPSET = 17, 11, 20  # the usual one; the range that torch's ONNX exporter has for these networks
+PROGRAM_OPSET = 18  # the lowest, and usual, of torch's maintained exporter
 SUPPRESSION_SETTINGS = frozenset(("conf", "iou", "max_det", "agnostic_nms"))  # used where suppression is in the file
 MEASURING_SETTINGS = frozenset(("split", "workers", "single_cls"))  # used where data= is given, for val
 

@@ -18,7 +18,9 @@ import torch
 
 from ..config.callbacks import Events
 from ..config.devices import select_device
+from ..config.errors import UserError
 from ..config.files import atomic_export, size_of
+from ..config.notes import print_note
 from ..config.printable import say
 from ..config.settings import Settings
 from ..config.signals import ended_by_signals
@@ -115,8 +117,11 @@ def write_checked(
     source: str,
     license: str | None = None,
     data_remembered: bool = False,
+    maintained: bool = True,
 ) -> tuple[ExportJob, Agreement | None, str]:
     """Write `model` to `target` and compare the file with the network; the arguments are those of `run_export`.
+
+    maintained: as of an ExportJob.
 
     Returns the job, how far the file differs (None where nothing here can run it) and on which pictures. Raises
     MismatchError, and leaves nothing, where it does not give what the network gives.
@@ -145,6 +150,7 @@ def write_checked(
         int8=settings.int8,
         calibration=tuple(images) if settings.int8 else (),
         stem=target.name.removesuffix(row.suffix),
+        maintained=maintained,
     )
     batches = comparison_batches(pictures[:COMPARED], imgsz, model.multiple, settings.dynamic, shown)
     with ended_by_signals() as raise_if_signalled, _kept_if_equal(target, format_) as path:
@@ -174,13 +180,20 @@ def _write_and_compare(
     if not EXPORT_FORMATS[format_].is_run_here:
         return None
     suppression = job.network.suppression
-    agreement = compare(network, open_exported(path, "cpu"), batches, job.precision, suppression)
+    try:
+        agreement = compare(network, open_exported(path, "cpu"), batches, job.precision, suppression)
+    except (MismatchError, UserError) as error:
+        if format_ != "onnx" or not job.maintained:
+            raise
+        print_note(f"the file of torch's maintained ONNX exporter is not kept: {error} The older one is tried.")
+        return _write_and_compare(replace(job, maintained=False), format_, path, network, batches)
     if agreement.count:
         return agreement
     unsuppressed = replace(
         job,
         network=ExportedNetwork(network, job.network.half_inside),
         metadata=replace(job.metadata, args={**job.metadata.args, "nms": False}),
+        maintained=False,  # by the exporter that writes suppression
     )
     is_folder = EXPORT_FORMATS[format_].is_folder
     with tempfile.TemporaryDirectory() as folder, atomic_export(Path(folder) / path.name, is_folder) as other:

@@ -20,13 +20,10 @@ import yaml
 from ..config.errors import UserError
 from .job import ExportJob, imported, quiet
 from .network import PlainAttention
-from .onnx_graph import INPUT, open_axes, record_onnx
+from .onnx_graph import open_axes, open_sides, record_onnx
 from .runtimes.openvino import METADATA_FILE
 from .runtimes.torchscript import METADATA_RECORD
 from .writers_mobile import MOBILE_WRITERS
-
-MAX_BATCH = 4096  # of a dynamic pt2 file
-MAX_CELLS = 4096  # the longest side of a dynamic pt2 file, in multiples of the network
 
 
 def write_onnx(job: ExportJob, path: Path) -> None:
@@ -36,7 +33,7 @@ def write_onnx(job: ExportJob, path: Path) -> None:
     with imported("onnxruntime", "export"):
         import onnxruntime  # noqa: F401  it runs the file that is written
 
-    record_onnx(job, path)
+    record_onnx(job, path, job.maintained)
     if job.simplify:
         _simplify(path)
     model = onnx.load(str(path))
@@ -87,18 +84,13 @@ def write_torchscript(job: ExportJob, path: Path) -> None:
 
 def write_pt2(job: ExportJob, path: Path) -> None:
     """Write a torch.export archive with the metadata as JSON in its extra file config.txt, and no path of our code."""
-    from torch.export import Dim, export, save
+    from torch.export import export, save
 
     if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 8):
         raise UserError(
             f"format=pt2 needs torch 2.8 or newer, this is {torch.__version__}, whose archives are laid out otherwise."
         )
-    shapes, images = None, job.images
-    if job.dynamic:
-        sides = (job.network.model.multiple * Dim(name, min=1, max=MAX_CELLS) for name in ("rows", "columns"))
-        shapes = {INPUT: {0: Dim("batch", min=1, max=MAX_BATCH), **dict(zip((2, 3), sides))}}
-        if len(images) == 1:  # torch.export takes a batch of 1 for a fixed one
-            images = images.repeat(2, 1, 1, 1)
+    images, shapes = open_sides(job) if job.dynamic else (job.images, None)
     with quiet(), torch.no_grad():
         program = export(job.network, (images,), dynamic_shapes=shapes, strict=False)
         for node in program.graph.nodes:

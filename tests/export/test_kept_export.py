@@ -46,9 +46,9 @@ def exported(monkeypatch) -> list[str]:
     """The formats that were exported, one entry each time."""
     formats, write = [], kept_export.write_checked
 
-    def note_and_write(network, settings, *arguments):
+    def note_and_write(network, settings, *arguments, **options):
         formats.append(settings.format)
-        return write(network, settings, *arguments)
+        return write(network, settings, *arguments, **options)
 
     monkeypatch.setattr(kept_export, "write_checked", note_and_write)
     return formats
@@ -142,7 +142,7 @@ def test_auto_is_openvino_and_says_so_once(home, exported, capsys):
 
 @needs_openvino
 def test_auto_goes_on_with_torch_where_the_file_differs(home, monkeypatch, capsys):
-    def differ(*arguments):
+    def differ(*arguments, **options):
         raise MismatchError("12 px apart")
 
     monkeypatch.setattr(kept_export, "write_checked", differ)

@@ -107,6 +107,7 @@ EXTRAS = {  # optional packages: imported when a function is called
     "export.runtimes.ncnn": {"ncnn"},
     "export.runtimes.coreml": {"coremltools"},
     "export.pnnx_program": {"pnnx"},
+    "export.onnx_graph": {"onnx"},
     "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch", "ncnn", "coremltools"},
     "dropin.utils.guards": {"matplotlib"},
     "dropin.utils.plotting": {"matplotlib"},
