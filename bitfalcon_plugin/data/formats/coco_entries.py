@@ -275,7 +275,7 @@ def _number_problems(entry: Mapping[str, object], segmentation: object) -> Itera
         yield f"area {shown(area)}; expected a number of pixels, 0 or more"
     if crowd not in (0, 1):
         yield f"iscrowd {shown(crowd)}; expected 0 (an object) or 1 (a group)"
-    if type(labelled) is not int or labelled < 0:
+    if type(labelled) is not int or not 0 <= labelled <= LARGEST:
         yield f"num_keypoints {shown(labelled)}; expected the number of labelled keypoints"
 
 

@@ -100,6 +100,7 @@ WRONG = {
     "three numbers": (changed("annotations", bbox=[4, 4, 3]), "bbox [4, 4, 3]; expected [x, y, width, height]"),
     "no bbox": (changed("annotations", bbox=None), "annotations[0] (id 1): no bbox"),
     "area of text": (changed("annotations", area="big"), "area 'big'; expected a number of pixels"),
+    "too many keypoints": (changed("annotations", num_keypoints=2**70), "expected the number of labelled keypoints"),
     "iscrowd 2": (changed("annotations", iscrowd=2), "iscrowd 2; expected 0 (an object) or 1 (a group)"),
     "odd polygon": (changed("annotations", segmentation=[[1, 2, 3, 4, 5, 6, 7]]), "segmentation[0] has 7 numbers"),
     "flat polygon": (changed("annotations", segmentation=SQUARE), "segmentation[0] is 4; expected a list of numbers"),
