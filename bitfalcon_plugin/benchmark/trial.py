@@ -9,19 +9,14 @@ import sys
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..config.errors import UserError
+from ..config.limited_process import peak_memory
 from ..train.launch import script_left_out
 from .candidates import COMPILED, Candidate, open_candidate
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 TIMEOUT, COMPILE_TIMEOUT = 300.0, 900.0  # seconds until a candidate must have imported torch, and then have run images
 GRACE = 20.0  # seconds to end after a result; compilers tidy up behind them
@@ -112,14 +107,3 @@ def _measure(candidate: Candidate, images: Tensor, device: torch.device) -> dict
     load, first, second = (later - earlier for earlier, later in zip(times, times[1:]))
     gpu_memory = max(free - torch.cuda.mem_get_info(device)[0], 0) if on_gpu else 0
     return {"load": load, "first_run": first, "second_run": second, "memory": peak_memory(), "gpu_memory": gpu_memory}
-
-
-def peak_memory() -> int:
-    """Return the peak memory of this process in bytes; 0 where the system does not report it."""
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        # getrusage would count the memory of the parent when this process was made
-        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-        if sizes := [line.split()[1] for line in lines if line.startswith("VmHWM:")]:
-            return int(sizes[0]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit if resource else 0

@@ -1,14 +1,14 @@
 """Predict and val by another program than torch, with one word: engine=openvino, onnx or auto.
 
 The network is exported once for any size, compared with the network as every export is, and kept in the cache folder
-under a name that stands for its weights and for the versions of the programs. A kept file is opened only if its bytes
-are those that were written: a deleted or damaged one is written again.
+under a name that stands for its weights and for the versions of the programs. A kept file is opened only if it has its
+seal (seal.py): a deleted or damaged one is written again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import os
 import shutil
 import time
 from importlib import metadata
@@ -19,7 +19,7 @@ import torch
 
 from ..config.devices import named_devices
 from ..config.errors import UserError
-from ..config.files import cache_dir, write_text
+from ..config.files import cache_dir
 from ..config.notes import print_note, print_note_once
 from ..config.settings import Settings, load_settings
 from ..config.version import __version__
@@ -31,9 +31,9 @@ from .formats import EXPORT_FORMATS, require
 from .open import ExportedModel
 from .run import write_checked
 from .runtimes.runtime import Runtime
+from .seal import is_sealed
 
 LAYOUT = 1  # of the kept files; another number makes the files of earlier versions unknown
-SEAL = "sha256.json"  # file -> its SHA-256, written last
 KEPT = 20  # exports in the cache folder
 PROGRAMS = {"openvino": ("openvino", "onnx"), "onnx": ("onnxruntime", "onnx")}  # that write or run the format
 
@@ -107,15 +107,14 @@ def kept_export(network: Detector, source: str, format_: str) -> Path:
     """
     folder = cache_dir() / "engines" / _key(network, format_)
     target = folder / f"network{EXPORT_FORMATS[format_].suffix}"
-    if _is_sealed(folder, target):
-        (folder / SEAL).touch()
+    if is_sealed(target):
+        os.utime(folder)  # the time of its last use
         return target
     print_note(f"engine={format_}: the network is exported to '{folder}', once.")
     start = time.perf_counter()
     shutil.rmtree(folder, ignore_errors=True)
     settings = load_settings({"mode": "export", "format": format_, "dynamic": True})
     _, agreement, _ = write_checked(network, settings, target, source, maintained=False)  # it takes longer
-    write_text(folder / SEAL, json.dumps(_digests(folder, target)))
     _forget_old(folder.parent)
     print_note(f"exported in {time.perf_counter() - start:.0f} s; compared with the network: {agreement.describe()}")
     return target
@@ -134,22 +133,8 @@ def _key(network: Detector, format_: str) -> str:
     return digest.hexdigest()[:32]
 
 
-def _digests(folder: Path, target: Path) -> dict[str, str]:
-    """The SHA-256 of each file of an export, by its path from `folder`."""
-    files = sorted(target.iterdir()) if target.is_dir() else [target]
-    return {path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _is_sealed(folder: Path, target: Path) -> bool:
-    """Whether the export is there as it was written."""
-    try:
-        return json.loads((folder / SEAL).read_text(encoding="utf-8")) == _digests(folder, target)
-    except (OSError, ValueError):
-        return False
-
-
 def _forget_old(engines: Path) -> None:
     """Remove the exports that were not used for longest, but for the last KEPT."""
-    used = sorted(engines.glob(f"*/{SEAL}"), key=lambda seal: seal.stat().st_mtime, reverse=True)
-    for seal in used[KEPT:]:
-        shutil.rmtree(seal.parent, ignore_errors=True)
+    used = sorted(engines.iterdir(), key=lambda folder: folder.stat().st_mtime, reverse=True)
+    for folder in used[KEPT:]:
+        shutil.rmtree(folder, ignore_errors=True)

@@ -108,7 +108,7 @@ def _read(texts: Mapping[str, object], path: object, task: str | None) -> Metada
         raise UserError(f"'{path}' is a model for task={one_line(task, MAX_NAME)}; models for {known} are run here.")
     parsed = {"names": _names(values["names"]), "stride": _stride(values["stride"]), "imgsz": _size(values["imgsz"])}
     batch = values["batch"] if _is_count(values["batch"]) else 1
-    if parsed["imgsz"] and batch * math.prod(parsed["imgsz"]) > MAX_PIXELS:
+    if parsed["imgsz"] and not _fits(batch, parsed["imgsz"]):
         parsed["batch and imgsz"] = None
     if task and TASKS[task].keypoints:
         parsed["kpt_shape"] = _keypoints(texts, len(parsed["names"] or ()), path)
@@ -132,6 +132,19 @@ def _read(texts: Mapping[str, object], path: object, task: str | None) -> Metada
             if texts.get(key)
         },
     )
+
+
+def check_input(path: object, batch: int, size: tuple[int, int]) -> None:
+    """Raise UserError for a number of images of a call and their size (H, W) that no model is made for."""
+    if not _fits(batch, size):
+        raise UserError(
+            f"'{path}' takes {batch} images of {size[0]} x {size[1]} pixels in a call; expected sides of at most "
+            f"{MAX_SIDE} pixels, {MAX_PIXELS} together. Export the checkpoint with a smaller batch or imgsz."
+        )
+
+
+def _fits(batch: float, size: tuple[int, int]) -> bool:
+    return max(size) <= MAX_SIDE and batch * math.prod(size) <= MAX_PIXELS
 
 
 def _literal(text: object) -> object:

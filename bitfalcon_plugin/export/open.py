@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+
+import torch
 
 from ..config.devices import select_device
 from ..config.errors import MissingFileError, UserError, WrongModelError
@@ -14,6 +17,7 @@ from ..models.info import Description
 from ..tasks import TASKS
 from .formats import EXPORT_FORMATS, SYSTEMS, WRITABLE_FORMATS, find_format, format_of, require
 from .runtimes.runtime import Runtime, last_line
+from .seal import try_once
 
 RUNTIMES = {  # format -> module in runtimes/, class
     "onnx": ("onnx", "OnnxRuntime"),
@@ -28,22 +32,46 @@ RUNTIMES = {  # format -> module in runtimes/, class
 }
 INSIDE_CONF = 0.25  # of suppression inside a file that does not say it
 VAL_CONF = 0.001
+SECONDS_PER_INPUT, MEMORY_PER_INPUT = 2e-7, 100  # of a first run, for each byte of its input; the latter in bytes
 
 
-def open_exported(path: str | Path, device: object = None, half: bool = False, task: str | None = None) -> Runtime:
+def open_exported(
+    path: str | Path, device: object = None, half: bool = False, task: str | None = None, written_now: bool = False
+) -> Runtime:
     """Open an exported model on a device (see config.devices.select_device).
+
+    A file that has no seal (seal.py) is tried in a process of its own first; written_now: this process has written it.
 
     Without a device the model runs on the best one that torch and its runtime both have. half: compute in 16 bits,
     where the runtime can choose. task: a key of tasks.TASKS, for a file that does not say its task.
 
-    Raises MissingFileError, or UserError for a file that is no exported model, for a refused format, for a package that
-    is not installed and for a GPU that the runtime does not use.
+    Raises MissingFileError, or UserError for a file that is no exported model, that crashes or hangs its runtime, for a
+    refused format, for a package that is not installed and for a GPU that the runtime does not use.
     """
     path, format_ = _checked(path)
     selected = select_device(device)
+    if not written_now:
+        try_once(path, _first_run, format_, task)
+    runtime = _open(path, format_, selected, half, task)
+    if device not in (None, "") and selected.type == "cuda" and runtime.device.type == "cpu":
+        repair = "Give device=cpu, or install onnxruntime-gpu." if format_ == "onnx" else "Give device=cpu."
+        raise UserError(f"device={device}: {runtime.runtime} computes '{path}' on the CPU only. {repair}")
+    return runtime
+
+
+def _first_run(allow: Callable[[float, int], None], path: Path, format_: str, task: str | None) -> None:
+    """Open a file on the CPU and run it once on an input of the size that it says."""
+    runtime = _open(path, format_, torch.device("cpu"), False, task)
+    images = runtime.example()
+    allow(SECONDS_PER_INPUT * images.nbytes, MEMORY_PER_INPUT * images.nbytes)
+    runtime.run(images)
+    del runtime  # its end is tried, too
+
+
+def _open(path: Path, format_: str, device: torch.device, half: bool, task: str | None) -> Runtime:
     module, name = RUNTIMES[format_]
     try:
-        runtime = getattr(import_module(f".runtimes.{module}", __package__), name)(path, selected, half, task)
+        return getattr(import_module(f".runtimes.{module}", __package__), name)(path, device, half, task)
     except ImportError as error:
         needs = EXPORT_FORMATS[format_].needs
         packages, extras = " and ".join(needs), ", ".join(sorted(set(needs.values())))
@@ -51,10 +79,6 @@ def open_exported(path: str | Path, device: object = None, half: bool = False, t
             f"'{path}' needs {packages}, which is installed but cannot be imported: {last_line(error)}. Install it "
             f"again: pip install --force-reinstall 'bitfalcon[{extras}]'"
         ) from error
-    if device not in (None, "") and selected.type == "cuda" and runtime.device.type == "cpu":
-        repair = "Give device=cpu, or install onnxruntime-gpu." if format_ == "onnx" else "Give device=cpu."
-        raise UserError(f"device={device}: {runtime.runtime} computes '{path}' on the CPU only. {repair}")
-    return runtime
 
 
 def _checked(path: str | Path) -> tuple[Path, str]:

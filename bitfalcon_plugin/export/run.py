@@ -39,6 +39,7 @@ from .nms import Suppression
 from .open import open_exported
 from .options import check_options, input_shape, note_unused, target_path, writable_opset
 from .rotated_nms import RotatedSuppression
+from .seal import seal
 from .writers import WRITERS, ExportJob
 
 COMPARED = 4  # images of the comparison
@@ -156,6 +157,7 @@ def write_checked(
     with ended_by_signals() as raise_if_signalled, _kept_if_equal(target, format_) as path:
         agreement = _write_and_compare(job, format_, path, network, batches)
         raise_if_signalled()
+    seal(target)
     return job, agreement, origin
 
 
@@ -181,7 +183,7 @@ def _write_and_compare(
         return None
     suppression = job.network.suppression
     try:
-        agreement = compare(network, open_exported(path, "cpu"), batches, job.precision, suppression)
+        agreement = compare(network, open_exported(path, "cpu", written_now=True), batches, job.precision, suppression)
     except (MismatchError, UserError) as error:
         if format_ != "onnx" or not job.maintained:
             raise
@@ -198,7 +200,7 @@ def _write_and_compare(
     is_folder = EXPORT_FORMATS[format_].is_folder
     with tempfile.TemporaryDirectory() as folder, atomic_export(Path(folder) / path.name, is_folder) as other:
         WRITERS[format_](unsuppressed, other)
-        return compare(network, open_exported(other, "cpu"), batches, job.precision)
+        return compare(network, open_exported(other, "cpu", written_now=True), batches, job.precision)
 
 
 def _suppression(model: Detector, settings: Settings) -> Suppression | None:

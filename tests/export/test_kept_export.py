@@ -14,7 +14,7 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config import notes
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import cache_dir
-from bitfalcon_plugin.export import kept_export
+from bitfalcon_plugin.export import kept_export, seal
 from bitfalcon_plugin.export.compare import MismatchError
 from tests.helpers.exports import needs_onnx, needs_openvino, save, tiny_segment
 from tests.helpers.tiny_dataset import write_yaml
@@ -91,7 +91,8 @@ def test_a_damaged_file_is_written_again(home, exported, word, damage):
     elif damage == "gone":
         path.unlink()
     else:
-        next(cache_dir().glob("engines/*/sha256.json")).write_text("{")
+        next(cache_dir().glob("seals/*")).unlink()
+        seal._SEALED.clear()
     assert_same(expected, predicted(YOLO("best.pt"), engine=word))
     assert exported == [word] * 2
 

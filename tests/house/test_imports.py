@@ -36,6 +36,7 @@ NO_TORCH = {
     "config.exit_codes",
     "config.files",
     "config.json_output",
+    "config.limited_process",
     "config.listing",
     "config.notes",
     "config.printable",

@@ -12,7 +12,7 @@ from ...config.errors import UserError
 from ...ops.boxes import xywh_from_xyxy
 from ...ops.keypoint_layout import KeypointLayout
 from ...tasks import TASKS
-from ..metadata import Metadata
+from ..metadata import Metadata, check_input
 
 Outputs = Tensor | Mapping[str, Tensor]  # see Runtime.__call__
 DETECTION = 6  # first numbers of a detection where suppression is inside: a box, score, class
@@ -38,6 +38,7 @@ class Runtime:
     def __init__(
         self, path: Path, about: Metadata, device: torch.device, batch: int | None, fixed: tuple[int, int] | None
     ):
+        check_input(path, batch or about.batch, fixed or about.imgsz)
         self.path, self.about, self.device, self.batch, self.fixed = path, about, device, batch, fixed
         self.names, self.nc, self.multiple = dict(about.names), len(about.names), about.multiple
         self.task, self.imgsz = about.task or "detect", fixed or about.imgsz
@@ -92,10 +93,18 @@ class Runtime:
         """Run images (B, 3, H, W) float32 of a size that the model takes; the outputs may be on any device."""
         raise NotImplementedError
 
-    def _checked_run(self, images: Tensor) -> list[Tensor]:
-        """Run the images and check the outputs; returns those of the task as float32 on the device of the runtime."""
+    def example(self) -> Tensor:
+        """Return black images (B, 3, H, W) of the size of the export."""
+        height, width = (-(-side // self.multiple) * self.multiple for side in self.imgsz)
+        return torch.zeros(self.batch or 1, 3, *(self.fixed or (height, width)))
+
+    def run(self, images: Tensor) -> Sequence[Tensor]:
+        """Run images of a size that the model takes; the outputs are those of the file, unchecked.
+
+        Raises UserError for whatever the runtime raises, but for a lack of GPU memory.
+        """
         try:
-            outputs = self._run(images)
+            return self._run(images)
         except (UserError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # each runtime has its own classes of errors
@@ -103,7 +112,10 @@ class Runtime:
                 f"'{self.path}' cannot be run on images {tuple(images.shape)}: {last_line(error)}. Export the "
                 "checkpoint again with `bitfalcon export`."
             ) from error
-        outputs = self._with_known_shapes(outputs, images.shape[2:])
+
+    def _checked_run(self, images: Tensor) -> list[Tensor]:
+        """Run the images and check the outputs; returns those of the task as float32 on the device of the runtime."""
+        outputs = self._with_known_shapes(self.run(images), images.shape[2:])
         if not self._seen_finite and not all(output.isfinite().all() for output in outputs):
             raise UserError(
                 f"'{self.path}' gives numbers that are not finite: it is damaged, or 16 bits do not hold them. Export "
