@@ -129,7 +129,7 @@ def _run(sender: Connection, function: Callable, arguments: tuple, seconds: floa
     with contextlib.suppress(OSError, AttributeError):
         os.setpgid(0, 0)  # a group of its own, which Ctrl-C in a terminal does not reach
     null = os.open(os.devnull, os.O_RDWR)
-    for number in range(3):
+    for number in {0, 1, 2} - {sender.fileno()}:  # which has such a number where the parent's terminal is closed
         os.dup2(null, number)
     limits = _Limits(seconds, memory)
     threading.Thread(target=limits.watch, daemon=True).start()

@@ -102,6 +102,8 @@ def _checked(path: str | Path) -> tuple[Path, str]:
             f"'{path}': files of format {format_} are run on {system} only. Give the checkpoint (.pt) or an export of "
             "another format."
         )
+    if not path.is_file() and not path.is_dir():
+        raise UserError(f"'{path}' is no file. Give the path of an exported model on disk.")
     require(find_format(format_))
     return path, format_
 

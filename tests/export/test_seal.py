@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -130,7 +131,14 @@ def test_metadata_ask_for_no_more_than_a_machine_has(texts, words):
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
+def test_a_pipe_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "x.onnx")  # reading it would wait for ever
+    with pytest.raises(UserError, match="x.onnx' is no file"):
+        open_exported(tmp_path / "x.onnx", "cpu")
+
+
 def test_large_batches_and_sides_are_taken():
-    about = read_metadata({"names": "['a']", "stride": "32", "imgsz": "[640, 640]", "batch": "100"}, "x.onnx")
-    assert about.batch == 100
+    about = read_metadata({"names": "['a']", "stride": "32", "imgsz": "[640, 640]", "batch": "200"}, "x.onnx")
+    assert about.batch == 200
     assert read_metadata({"names": "['a']", "stride": "32", "imgsz": "6400"}, "x.onnx").imgsz == (6400, 6400)
