@@ -14,8 +14,9 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.export import seal
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS
-from bitfalcon_plugin.export.metadata import read_metadata
+from bitfalcon_plugin.export.metadata import Metadata
 from bitfalcon_plugin.export.open import open_exported
+from bitfalcon_plugin.export.runtimes.runtime import Runtime
 from tests.attack.exported import FILES
 from tests.helpers.archives import archive
 from tests.helpers.exports import needs_onnx, needs_openvino, save, tiny_segment
@@ -113,24 +114,6 @@ def test_a_mistake_is_told_as_without_a_process(tmp_path):
         open_exported(path, "cpu")
 
 
-@pytest.mark.parametrize(
-    "texts, words",
-    [
-        ({"batch": "100000"}, "takes 100000 images of 640 x 640 pixels"),
-        ({"imgsz": "[40000, 40000]"}, "takes 1 images of 40000 x 40000 pixels"),
-        ({"imgsz": "16000", "batch": "2"}, "takes 2 images of 16000 x 16000"),
-        ({"imgsz": "9" * 5000}, r"\(imgsz\)"),
-        ({"imgsz": f"0x{'f' * 5000}"}, r"\(imgsz\)"),
-        ({"stride": f"0x{'f' * 5000}"}, r"\(stride\)"),
-        ({"stride": int("f" * 5000, 16)}, r"\(stride\)"),
-    ],
-)
-def test_metadata_ask_for_no_more_than_a_machine_has(texts, words):
-    with pytest.raises(UserError, match=words) as caught:
-        read_metadata({"names": "['a']", "stride": "32", **texts}, "x.onnx")
-    assert len(str(caught.value)) < 400
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes with a name")
 def test_a_pipe_is_no_file(tmp_path):
     os.mkfifo(tmp_path / "x.onnx")  # reading it would wait for ever
@@ -138,7 +121,9 @@ def test_a_pipe_is_no_file(tmp_path):
         open_exported(tmp_path / "x.onnx", "cpu")
 
 
-def test_large_batches_and_sides_are_taken():
-    about = read_metadata({"names": "['a']", "stride": "32", "imgsz": "[640, 640]", "batch": "200"}, "x.onnx")
-    assert about.batch == 200
-    assert read_metadata({"names": "['a']", "stride": "32", "imgsz": "6400"}, "x.onnx").imgsz == (6400, 6400)
+def test_the_input_of_a_graph_is_no_larger_than_a_machine_can_hold():
+    about, cpu = Metadata({0: "a"}, 32, (64, 64)), torch.device("cpu")
+    with pytest.raises(UserError, match="takes 100000 images of 64 x 64 pixels"):
+        Runtime(Path("x.onnx"), about, cpu, 100_000, (64, 64))
+    with pytest.raises(UserError, match="takes 1 images of 64 x 20000 pixels"):
+        Runtime(Path("x.onnx"), about, cpu, None, (64, 20_000))
