@@ -69,12 +69,13 @@ def _place(name: str) -> Path:
 def _digest(path: Path) -> str:
     """The SHA-256 of a file, or of the names and contents of the files of a folder or of an OpenVINO model."""
     if path.is_dir():
-        files = [item for item in path.iterdir() if item.is_file()]
+        folder, files = path, [item for item in path.rglob("*") if item.is_file()]
     elif path.suffix.lower() == ".xml":
-        files = [item for item in (path, path.with_suffix(".bin"), path.with_name("metadata.yaml")) if item.is_file()]
+        folder, names = path.parent, (path.name, path.with_suffix(".bin").name, "metadata.yaml")
+        files = [folder / name for name in names if (folder / name).is_file()]
     else:
         return _sha256(path)
-    lines = (f"{_sha256(file)} {file.name}\n" for file in sorted(files))
+    lines = (f"{_sha256(file)} {file.relative_to(folder).as_posix()}\n" for file in sorted(files))
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
 
 
