@@ -14,10 +14,12 @@ from .printable import printable
 
 
 class UserError(Exception):
-    """A mistake in what the user gave: the command line prints it and exits with 2, without a traceback.
+    """A mistake in what the user gave: the command line prints it and exits with `exit_code`, without a traceback.
 
     Its text is printable, because Python itself writes it to the terminal where a script does not catch it.
     """
+
+    exit_code = 2
 
     def __init__(self, *parts: object):
         super().__init__(*(printable(part) if isinstance(part, str) else part for part in parts))

@@ -13,7 +13,7 @@ def message_of(error: Exception) -> tuple[str, int]:
     """The message for an error that ends the run, and its exit code."""
     kind, text = type(error).__name__, " ".join(str(error).split()) or "no message"
     if isinstance(error, UserError):
-        return str(error), 2
+        return str(error), error.exit_code
     if kind == "MismatchError":  # by name: its module imports torch
         return str(error), 1
     if is_out_of_memory(error):

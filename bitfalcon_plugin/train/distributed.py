@@ -17,7 +17,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 import torch
@@ -26,8 +26,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..config.errors import UserError
+from ..config.signals import Interrupts, Stopped
+from .progress import Progress
+from .watch import Watch
 
-# Other ranks wait while rank 0 reads or writes files; a rank that dies is noticed by its launcher, at once.
+# Other ranks wait while rank 0 reads or writes files; a rank that dies or hangs is noticed by watch.py, long before.
 TIMEOUT = timedelta(minutes=30)
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -35,7 +38,9 @@ _joined = itertools.count()  # groups that this process was in; equal on all ran
 
 
 class LostPeer(UserError):
-    """Another process of the training cannot be reached any more; its own error says why."""
+    """Another process of the training ended or hangs; the machine or the program failed, not the user."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True)
@@ -43,24 +48,30 @@ class World:
     """The processes that train together; this one is `rank` of `size`, and number `local_rank` on its machine.
 
     A World of one process does nothing, so that a loop needs no branches. Methods that exchange something must be
-    called by all ranks in the same order.
+    called by all ranks in the same order. progress: what this process does at the moment.
     """
 
     rank: int = 0
     size: int = 1
     local_rank: int = 0
+    progress: Progress = field(default_factory=Progress, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
         """Whether this is the process that writes files and prints."""
         return self.rank == 0
 
+    def enter(self, stage: str, waiting: bool = False) -> None:
+        """Begin a stage (progress.py names them), or report progress in it. waiting: whether it waits for others."""
+        self.progress.enter(stage, waiting)
+
     def gather(self, parts: Sequence[object]) -> list:
         """The items of every rank's `parts`, in the order of ranks; every rank gets all. Items are pickled."""
         if self.size == 1:
             return list(parts)
         lists: list = [None] * self.size
-        dist.all_gather_object(lists, list(parts))
+        with self.progress.exchange():
+            dist.all_gather_object(lists, list(parts))
         return [item for items in lists for item in items]
 
     def mean(self, tensor: Tensor) -> Tensor:
@@ -68,7 +79,8 @@ class World:
         if self.size == 1:
             return tensor
         total = tensor.clone()
-        dist.all_reduce(total)
+        with self.progress.exchange():
+            dist.all_reduce(total)
         return total / self.size
 
     def any(self, flag: bool) -> bool:
@@ -76,7 +88,8 @@ class World:
         if self.size == 1:
             return bool(flag)
         highest = torch.tensor([int(flag)])
-        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        with self.progress.exchange():
+            dist.all_reduce(highest, dist.ReduceOp.MAX)
         return bool(highest)
 
     def all(self, flag: bool) -> bool:
@@ -88,7 +101,8 @@ class World:
         if self.size == 1:
             return value
         values = [value]
-        dist.broadcast_object_list(values, src=0)
+        with self.progress.exchange():
+            dist.broadcast_object_list(values, src=0)
         return values[0]
 
     def barrier(self) -> None:
@@ -154,22 +168,25 @@ class World:
         """
         if self.size > 1:
             gradients = [p.grad for p in model.parameters() if p.grad is not None]
-            _exchange_together(gradients, lambda flat: dist.all_reduce(flat.div_(self.size)))
+            with self.progress.exchange():
+                _exchange_together(gradients, lambda flat: dist.all_reduce(flat.div_(self.size)))
 
     @torch.no_grad()
     def broadcast_buffers(self, model: nn.Module) -> None:
         """Give every rank the buffers of rank 0, as before a validation that all ranks take part in."""
         if self.size > 1:
-            _exchange_together(model.buffers(), lambda flat: dist.broadcast(flat, src=0))
+            with self.progress.exchange():
+                _exchange_together(model.buffers(), lambda flat: dist.broadcast(flat, src=0))
 
 
 @contextmanager
-def join(devices: Sequence[torch.device]) -> Iterator[World]:
+def join(devices: Sequence[torch.device], timeout: float = 0.0) -> Iterator[World]:
     """Join the processes that torchrun's environment describes, and leave them at the end; alone where there is none.
 
-    devices: this process's own, as select_devices gives it. GPUs exchange tensors by nccl, CPUs (and plain values) by
-    gloo. Raises UserError for an environment that is set by half, devices that cannot train together, and a lost
-    process.
+    devices: this process's own, as select_devices gives it. timeout: seconds after which a process without progress
+    ends the training, see watch.py; 0: never. GPUs exchange tensors by nccl, CPUs (and plain values) by gloo. Raises
+    UserError for an environment that is set by half, and devices that cannot train together; LostPeer for a process
+    that is gone.
     """
     world, device = _environment(), devices[0]
     if world.size == 1 or dist.is_available() and dist.is_initialized():  # a script's own group stays the script's
@@ -184,28 +201,41 @@ def join(devices: Sequence[torch.device]) -> Iterator[World]:
     both = device.type == "cuda" and dist.is_nccl_available()
     store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
     # a store for each group: the store of an earlier group still lists addresses of closed connections
-    store = dist.PrefixStore(f"bitfalcon {next(_joined)}", store)
+    group = next(_joined)
+    store = dist.PrefixStore(f"bitfalcon {group}", store)
     backend = "cpu:gloo,cuda:nccl" if both else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+    world.progress.timeout = timeout
+    watch = Watch(rank, size, world.local_rank, world.progress, device.type == "cuda", group)
+    watch.start()
     try:
+        with world.progress.exchange():
+            dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         yield world
     except BaseException as error:
-        problem = _lost_peer(error, world) or error
         # Once this process has left, the others fail too; launch.py finds the first failure by this time.
-        problem.failed_at = time.time_ns()
+        failed_at = time.time_ns()
+        problem = _lost_peer(error, world, watch) or error
+        problem.failed_at = failed_at
+        watch.leave(problem, expected=isinstance(problem, (LostPeer, KeyboardInterrupt, Stopped)))
         _leave(abort=both)
         raise problem  # noqa: B904  it may be the error itself
+    watch.leave(None, expected=True)
     _leave(abort=False)
 
 
-def _lost_peer(error: BaseException, world: World) -> LostPeer | None:
+def _lost_peer(error: BaseException, world: World, watch: Watch) -> LostPeer | None:
     """The error for the user where torch reports that another process is gone, else None."""
     # gloo raises plain RuntimeErrors, which only their text tells apart
     if not isinstance(error, dist.DistError) and not (isinstance(error, RuntimeError) and "gloo" in str(error)):
         return None
+    if watch.notes is None:  # otherwise the launcher knows which one ended first
+        with Interrupts():  # torchrun ends the others by SIGTERM
+            lost = watch.find_lost()
+        if lost:
+            return LostPeer(lost)
     return LostPeer(
-        f"Process {world.rank} of {world.size} (counted from 0) cannot reach the others: one of them ended, or the "
-        f"network did ({str(error).partition('. ')[0]})."
+        f"Process {world.rank} of {world.size} (counted from 0; stage: {world.progress.stage}) cannot reach the "
+        f"others: one of them ended, or the network did ({str(error).partition('. ')[0]})."
     )
 
 

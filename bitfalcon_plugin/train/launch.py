@@ -27,6 +27,8 @@ from ..config.errors import UserError
 from ..config.signals import exception_for
 from ..config.threads import is_ours, usable_processors
 from .distributed import LostPeer
+from .progress import stage_of
+from .watch import GO_ON, NOTES
 
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # signals that the launcher hands on to the processes
 LOGGERS = ("torch.distributed", "torch.multiprocessing")  # each of them logs a page about every failure
@@ -39,9 +41,9 @@ GUARD = "Put what your script does under `if __name__ == '__main__':`, or the fu
 def launch(count: int, function: Callable, *args: object) -> object:
     """Run `function(*args)` in `count` processes, each with torchrun's environment; returns what rank 0 returned.
 
-    Function and arguments are pickled. Raises the UserError of a process, UserError for a process that was killed,
-    and RuntimeError with the traceback for any other exception. Ctrl-C and SIGTERM are handed on to the processes,
-    which get half a minute to save; KeyboardInterrupt or Stopped follows.
+    Function and arguments are pickled. Raises the UserError of a process, LostPeer for a process that was killed or
+    hangs, and RuntimeError with the traceback for any other exception. Ctrl-C and SIGTERM are handed on to the
+    processes, which get half a minute to save; KeyboardInterrupt or Stopped follows.
     """
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -74,6 +76,7 @@ def _run_worker(folder: str, count: int, function: Callable, args: tuple) -> obj
     if "OMP_NUM_THREADS" not in os.environ or is_ours("OMP_NUM_THREADS"):
         torch.set_num_threads(max(usable_processors() // count, 1))
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.environ[NOTES] = folder
     rank = int(os.environ["RANK"])
     try:
         value = function(*args)
@@ -83,7 +86,7 @@ def _run_worker(folder: str, count: int, function: Callable, args: tuple) -> obj
         kind = _write_note(Path(folder), rank, error)
         if kind != "user":
             time.sleep(GRACE)  # the launcher names the process that ends first: let that be the cause
-        sys.exit(2 if kind == "user" else 1)
+        sys.exit(getattr(error, "exit_code", 1))
     return value if rank == 0 else None
 
 
@@ -118,25 +121,28 @@ def failure_of(folder: Path, rank: int, code: int, count: int) -> BaseException:
     rank, code: of the process that ended first, with its exit code (-9: ended by SIGKILL).
     """
     # sorted by time, because the cause comes first
-    notes = {kind: sorted(folder.glob(f"*.*.{kind}")) for kind in ("user", "error", "lost")}
+    notes = {kind: sorted(folder.glob(f"*.*.{kind}")) for kind in ("user", "hang", "error", "lost")}
     texts = {kind: paths[0].read_text(encoding="utf-8") for kind, paths in notes.items() if paths}
     signals = {128 + number: number for number in (signal.SIGINT, signal.SIGTERM)}
     if "user" in texts:
         return UserError(texts["user"])
+    if "hang" in texts:
+        return LostPeer(texts["hang"])
     if code in signals or -code in signals.values():  # the process was stopped, and not by the launcher
         return exception_for(signals.get(code, -code))
     if code > 0 and "error" in texts:
         failed_rank = notes["error"][0].suffixes[0][1:]
-        return RuntimeError(f"process {failed_rank} of {count} failed:\n{texts['error']}")
+        stage = stage_of(folder, failed_rank)
+        return RuntimeError(f"process {failed_rank} of {count} (stage: {stage}) failed:\n{texts['error']}")
     if code > 0 and "lost" in texts:
-        return UserError(texts["lost"])
+        return LostPeer(texts["lost"])
     end = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
     memory = ""
     if code == -9:
         memory = " The machine probably ran out of memory: reduce workers= or set cache=False."
-    return UserError(
-        f"Process {rank} of {count} (counted from 0) {end}; the others were stopped.{memory} The run goes on with "
-        "resume=<run folder>/weights/last.pt"
+    stage = stage_of(folder, rank)
+    return LostPeer(
+        f"Process {rank} of {count} (counted from 0; stage: {stage}) {end}; the others were stopped.{memory} {GO_ON}"
     )
 
 

@@ -30,6 +30,7 @@ from ..val.loop import Hooks, ValOptions, progress, validate
 from ..val.run import Validator
 from .guard import MAX_RETURNS, SLOWER, NotFinite
 from .optim import step_is_due
+from .progress import BACKWARD, FORWARD, READING, STEP, VALIDATION, WRITING
 from .setup import has_dropout, prepare, repeatable, set_training
 from .trainer import Run, Trainer
 
@@ -78,6 +79,7 @@ def train(run: Run) -> Trainer:
                 f"Not one of {trainer.guard.skipped} steps had finite numbers: nothing was trained. {REPAIR}"
             )
         trainer.loader.bad.report()
+        run.world.enter(WRITING)
         trainer.records.finish(trainer.guard.skipped)
     return trainer
 
@@ -100,6 +102,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
     )
     schedule = replace(trainer.schedule, epochs=trainer.epochs, lr=trainer.schedule.lr * trainer.rate_factor)
     start, first_batch = time.perf_counter(), trainer.batch
+    trainer.run.world.enter(READING)
     for batch, indices in bar:
         trainer.fire("on_train_batch_start")
         accumulate = schedule.apply(trainer.optimizer, trainer.iteration, trainer.epoch)
@@ -121,6 +124,7 @@ def _train_epoch(trainer: Trainer, interrupts: Interrupts) -> None:
             bar.set_postfix_str(_losses_text(trainer))
         if trainer.batch < batches:
             _stop_on_signal(trainer, interrupts)
+        trainer.run.world.enter(READING)
     seconds = time.perf_counter() - start
     images = min((batches - first_batch) * settings.batch, len(trainer.run.samples))
     without = "  (mosaic closed)" if closed else ""
@@ -136,6 +140,7 @@ def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tens
     Gradients are shared between devices only where a step follows.
     """
     world = trainer.run.world
+    world.enter(FORWARD)
     if has_dropout(trainer.model):  # it draws from torch's own generator, whose state no checkpoint holds
         torch.manual_seed(seed_of(trainer.args.seed, "dropout", trainer.epoch, trainer.batch, world.rank))
     with contextlib.nullcontext() if due else world.accumulating(trainer.network):
@@ -143,6 +148,7 @@ def _backward(trainer: Trainer, batch: Batch, due: bool) -> dict[str, torch.Tens
         total = sum(losses.values())
         if trainer.task.times_images:
             total = world.scale_loss(total * len(batch.images))
+        world.enter(BACKWARD, waiting=True)
         trainer.scaler.scale(total).backward()
     return {name: loss.detach() for name, loss in losses.items()}
 
@@ -165,7 +171,8 @@ def _step(trainer: Trainer) -> None:
     scaler, guard, world = trainer.scaler, trainer.guard, trainer.run.world
     scaler.unscale_(trainer.optimizer)
     norm = torch.nn.utils.clip_grad_norm_(trainer.model.parameters(), CLIP)
-    finite = world.all(guard.is_finite(norm))
+    finite = world.all(guard.is_finite(norm))  # waits for the device, and so for the exchange
+    world.enter(STEP)
     overflow = not finite and scaler.is_enabled() and world.all(guard.losses_are_finite())
     if finite or overflow:  # the scaler itself leaves out a step whose gradients overflow
         trainer.fire("optimizer_step")
@@ -184,13 +191,15 @@ def _step(trainer: Trainer) -> None:
 
 def _validate(trainer: Trainer, interrupts: Interrupts) -> TaskMetrics:
     """Validate the averaged weights."""
-    settings, events, world, model = trainer.args, trainer.run.events, trainer.run.world, trainer.ema.model
+    settings, world, model = trainer.args, trainer.run.world, trainer.ema.model
+    world.enter(VALIDATION)
     world.broadcast_buffers(model)  # rank 0 writes the files, so its statistics count
     validator = trainer.validator = Validator(settings, trainer.save_dir, trainer.val_loader, trainer.device, model)
 
     def notify(event: str) -> None:
         if event != "on_val_end":  # fired below, when the validator has its metrics
-            events.fire(event, validator)
+            trainer.fire(event, validator)
+        world.enter(VALIDATION)
         # Ranks may have different numbers of batches, so several processes handle a signal only after validation.
         if event == "on_val_batch_end" and world.size == 1:
             _stop_on_signal(trainer, interrupts)
@@ -200,13 +209,14 @@ def _validate(trainer: Trainer, interrupts: Interrupts) -> TaskMetrics:
     hooks = Hooks(progress("val", world.main), notify, gather=world.gather)
     samples, loader = trainer.run.val_samples, trainer.val_loader
     validator.metrics = validate(model, samples, loader, options, task=trainer.task, hooks=hooks).metrics
-    events.fire("on_val_end", validator)
+    trainer.fire("on_val_end", validator)
     return validator.metrics
 
 
 def _finish_epoch(trainer: Trainer, metrics: TaskMetrics | None) -> None:
     """Record a finished epoch, decide whether it was the last, and write the checkpoints."""
     records, epoch = trainer.records, trainer.epoch
+    trainer.run.world.enter(WRITING)
     trainer.tloss = trainer.run.world.mean(trainer.tloss / trainer.counted)  # nan where no batch was finite
     losses = (metrics.losses or {}) if metrics is not None else {}
     numbers = metrics.results_dict if metrics is not None else {}
@@ -260,6 +270,7 @@ def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
     if not trainer.run.world.any(interrupts.received is not None):
         return
     received = interrupts.received or signal.SIGTERM  # of another process
+    trainer.run.world.enter(WRITING)
     if trainer.epoch >= trainer.epochs or (trainer.stop and trainer.batch == 0):  # all epochs are trained and written
         say(
             f"{received.name}: stopped after the last epoch, before the final measurement. To measure the best "

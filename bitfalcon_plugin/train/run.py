@@ -39,6 +39,7 @@ from .initial_model import initial_model, resumed_model
 from .launch import launch
 from .loggers import check_loggers, loggers_of
 from .loop import train
+from .progress import END, MEASURING
 from .resume import resumed_run, resumed_settings, training_state
 from .steps import Steps
 from .trainer import Run, Trainer
@@ -75,15 +76,17 @@ def run_train(
         check_batch(settings.batch, len(devices))  # before any process starts
         best, metrics = launch(len(devices), _in_process, settings.replace(device=device_text(devices)), checkpoint)
         return Result(best, metrics)
-    with join(devices) as world, nullcontext() if world.main else _silence():
+    with join(devices, settings.rank_timeout) as world, nullcontext() if world.main else _silence():
         run = _new_run(settings, checkpoint, events or Events(), world, devices[0], steps)
         with loggers_of(run.settings, run.folder, world.main) as run.loggers:
             trainer = train(run)
+            world.enter(MEASURING)
             metrics = steps("measure", _measure_best, trainer)
             say(f"Best weights: {trainer.best}\nResults: {run.folder}")
             trainer.fire("on_train_end")
             run.loggers.end(run.folder, trainer.metrics, trainer.best)
         trainer.fire("teardown")
+        world.enter(END)
         return Result(trainer.best, metrics, trainer)
 
 
@@ -107,6 +110,7 @@ def _new_run(
     if resumed is not None:
         with blaming(folder / "weights" / "last.pt"):
             settings = resumed_settings(resumed, settings)
+        world.progress.timeout = settings.rank_timeout
     elif checkpoint is None:  # a wrong graph is reported before data are read or generated
         graph = graph_from_settings(settings.model or DEFAULT_MODEL, settings)
         settings = _of_task(settings, graph)

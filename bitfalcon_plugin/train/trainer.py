@@ -22,6 +22,7 @@ from .guard import Guard
 from .initial_model import InitialModel
 from .loggers import Loggers
 from .optim import Ema, OptimizerPlan, Schedule
+from .progress import CALLBACK
 from .records import Records
 from .steps import Steps
 
@@ -167,9 +168,11 @@ class Trainer:
         """The augmentations of an epoch; `closed` is as for Recipe.closed."""
         return self.task.data.recipe(self.args, closed)
 
-    def fire(self, event: str) -> None:
-        """Call the callbacks of an event."""
-        self.run.events.fire(event, self)
+    def fire(self, event: str, subject: object = None) -> None:
+        """Call the callbacks of an event with this object, or with another subject."""
+        if self.run.events.callbacks.get(event):
+            with self.run.world.progress.within(CALLBACK):
+                self.run.events.fire(event, subject or self)
 
     def plan_epochs(self, done: int, at_least: int) -> None:
         """Set the number of epochs that fit into time=, by the speed of the `done` ones."""

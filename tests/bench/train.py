@@ -25,6 +25,7 @@ from bitfalcon_plugin.data.augmentation.augment import Batch, recipe_of
 from bitfalcon_plugin.data.dataset import Sample, scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.data.loading import loader as loading
+from bitfalcon_plugin.data.loading.bad_images import Item
 from bitfalcon_plugin.data.loading.loader import Reading, TrainLoader
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
@@ -107,11 +108,12 @@ class Training:
 
 def tiles_in_memory(
     imgsz: int, count: int, device: torch.device
-) -> tuple[torch.Tensor, list[tuple[int, int]], list[str]]:
-    """Return pixels, sizes and problems of a batch, as the loader's reader of files sends them."""
+) -> tuple[torch.Tensor, list[tuple[int, int]], list[Item]]:
+    """Return pixels, sizes and items of a batch, as the loader's reader of files sends them."""
     size = (imgsz * 3 // 4, imgsz)
     pixels = torch.randint(0, 256, (count * 3 * size[0] * size[1],), dtype=torch.uint8)
-    return pixels.pin_memory() if device.type == "cuda" else pixels, [size] * count, []
+    items = [Item(index, True, []) for index in range(count)]
+    return pixels.pin_memory() if device.type == "cuda" else pixels, [size] * count, items
 
 
 def random_samples(imgsz: int, count: int, boxes: int = 8) -> list[Sample]:

@@ -9,7 +9,9 @@ from pathlib import Path
 
 from bitfalcon_plugin.config.devices import select_devices
 from bitfalcon_plugin.config.errors import UserError
-from bitfalcon_plugin.train.distributed import join
+from bitfalcon_plugin.train.distributed import LostPeer, join
+from bitfalcon_plugin.train.progress import FORWARD, READING, VALIDATION
+from bitfalcon_plugin.train.watch import NOTES
 
 
 def make_a_mistake(where: str) -> None:
@@ -44,3 +46,44 @@ def wait_for_signal(folder: str) -> None:
             time.sleep(0.05)
         (Path(folder) / f"saved{world.rank}").write_text(str(len(received)))
         raise SystemExit(128 + signal.SIGTERM)
+
+
+def stop_in_validation(where: str) -> None:
+    """Process 1 is stopped from outside, in the way of a machine that hangs."""
+    with join(select_devices("cpu"), 2.0) as world:
+        world.enter(VALIDATION)
+        world.barrier()
+        if world.rank == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        while True:
+            world.barrier()
+
+
+def sleep_in_reading(where: str) -> None:
+    """Process 1 waits for something that never comes, in a stage that it has been through before."""
+    with join(select_devices("cpu"), 2.0) as world:
+        for stage in (READING, FORWARD, READING):
+            world.enter(stage)
+            world.barrier()
+        if world.rank == 1:
+            time.sleep(1000)
+        while True:
+            world.barrier()
+
+
+def die_without_our_launcher(folder: str) -> None:
+    """Process 1 dies where no launcher of ours names it, and process 0 writes down the error that it gets."""
+    os.environ.pop(NOTES)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    try:
+        with join(select_devices("cpu"), 60.0) as world:
+            world.enter(VALIDATION)
+            world.barrier()
+            time.sleep(2.5)  # a report comes every 1.5 seconds
+            if world.rank == 1:
+                os.kill(os.getpid(), signal.SIGKILL)
+            while True:
+                world.barrier()
+    except LostPeer as error:
+        (Path(folder) / "lost").write_text(f"{error.exit_code} {error}")
+        raise

@@ -27,7 +27,7 @@ from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import odd_norms
 from bitfalcon_plugin.tasks.detect import detection_loss
 from bitfalcon_plugin.train import launch as module
-from bitfalcon_plugin.train.distributed import World, check_batch, join
+from bitfalcon_plugin.train.distributed import LostPeer, World, check_batch, join
 from bitfalcon_plugin.train.launch import launch
 from tests.helpers.endings import die, make_a_mistake, raise_a_fault, wait_for_signal
 from tests.helpers.labels import targets_of, total
@@ -284,7 +284,7 @@ def test_a_mistake_arrives_in_one_line(capfd) -> None:
 
 
 def test_a_fault_arrives_with_its_traceback_and_not_that_of_the_others() -> None:
-    words = "^process 1 of 2 failed:\nTraceback(.|\n)*raise_a_fault(.|\n)*ValueError: a fault"
+    words = r"^process 1 of 2 \(stage: start-up\) failed:\nTraceback(.|\n)*raise_a_fault(.|\n)*ValueError: a fault"
     with pytest.raises(RuntimeError, match=words):
         launch(2, raise_a_fault, "here")
 
@@ -338,7 +338,7 @@ def test_a_script_that_trains_when_imported_is_left_out(tmp_path, monkeypatch, t
             assert imported
 
 
-CAUSE = "process 1 of 2 failed:\nthe cause"
+CAUSE = r"process 1 of 2 \(stage: forward pass\) failed:\nthe cause"
 
 
 @pytest.mark.parametrize(
@@ -347,10 +347,12 @@ CAUSE = "process 1 of 2 failed:\nthe cause"
         ({"2.0.error": "came of it", "1.1.error": "the cause"}, 0, 1, RuntimeError, CAUSE),
         ({"1.0.lost": "gone", "2.1.error": "the cause"}, 0, 1, RuntimeError, CAUSE),
         ({"2.1.user": "your mistake", "1.0.error": "page"}, 0, 1, UserError, "your mistake"),
-        ({"1.0.lost": "gone"}, 0, 1, UserError, "^gone$"),
+        ({"1.0.lost": "gone"}, 0, 1, LostPeer, "^gone$"),
+        ({"2.0.hang": "1 hangs", "1.1.lost": "gone"}, 1, -9, LostPeer, "^1 hangs$"),
+        ({"2.0.hang": "1 hangs", "1.1.user": "your mistake"}, 1, -9, UserError, "your mistake"),
         ({"1.0.lost": "came of it"}, 1, -9, UserError, "Process 1 .* SIGKILL.*out of memory: reduce workers="),
-        ({}, 0, -11, UserError, "Process 0 .* SIGSEGV"),
-        ({}, 1, 7, UserError, "ended with code 7"),
+        ({}, 0, -11, LostPeer, r"Process 0 of 2 \(counted from 0; stage: start-up\) .* SIGSEGV"),
+        ({}, 1, 7, LostPeer, r"stage: forward pass\) ended with code 7"),
         ({}, 0, 130, KeyboardInterrupt, "^$"),
         ({}, 0, 143, Stopped, "143"),
         ({}, 1, -15, Stopped, "143"),
@@ -359,5 +361,6 @@ CAUSE = "process 1 of 2 failed:\nthe cause"
 def test_the_cause_is_told_and_not_what_came_of_it(tmp_path, notes, rank, code, kind, words) -> None:
     for name, text in notes.items():
         (tmp_path / name).write_text(text)
+    (tmp_path / "1.stage").write_text("forward pass    ")
     with pytest.raises(kind, match=words):
         raise module.failure_of(tmp_path, rank, code, 2)

@@ -299,6 +299,7 @@ TESTED_BY = {
     "data/augmentation/test_crop_recipe.py": "auto_augment erasing",
     "train/test_setup.py": "dropout",
     "train/test_loggers.py": "loggers",
+    "train/test_machines.py": "rank_timeout",
 }
 
 
