@@ -23,7 +23,7 @@ from bitfalcon_plugin.data.doctor.survey import survey
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.data.formats.obb_rows import read_obb
 from bitfalcon_plugin.data.formats.pose_rows import read_pose
-from bitfalcon_plugin.data.formats.yolo import read_labels, read_row, reader_for
+from bitfalcon_plugin.data.formats.yolo import TxtLabels, read_labels, read_row, reader_for
 from bitfalcon_plugin.data.images import UnreadableImage, image_size, read_image
 from bitfalcon_plugin.data.loading.image_cache import TileFiles
 from bitfalcon_plugin.models.build import read_graph, state_shapes
@@ -186,7 +186,7 @@ def _renamed(path: Path) -> None:
 
 def _caches(folder: Path) -> None:
     images = sorted((folder / "data/images/train").iterdir())
-    scanned = [((1, 2, 3, 4), scan_cache.scan_image(path, 3)) for path in images]
+    scanned = [((1, 2, 3, 4), scan_cache.scan_image(path, TxtLabels(3))) for path in images]
     scan_cache._save(folder / "scan.pt", scanned)
     cache = TileFiles(folder, [__file__], [(48, 64)])
     cache.path(0).parent.mkdir(exist_ok=True)
