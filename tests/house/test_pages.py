@@ -56,7 +56,8 @@ NOT_RUN = {
     "python tests/bench/": "measures for minutes; each file is run by hand",
     "bitfalcon run notebook.ipynb": "needs a kernel; tests/dropin/test_notebook.py runs one",
     "bitfalcon selftest": "trains for minutes; tests/benchmark/test_selftest.py replaces the training",
-    "torchrun": "needs two machines; tests/train/test_two_processes.py trains in two processes",
+    "torchrun": "needs two machines; tests/train/test_machines.py trains with two agents on one",
+    "TorchTrainer": "needs a Ray cluster with GPUs",
 }
 # Scripts that import these packages are run only where the packages are installed.
 OPTIONAL = ("supervision", "sahi", "cv2", "onnxruntime", "ray")
