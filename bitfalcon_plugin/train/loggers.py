@@ -71,13 +71,13 @@ class RunLogger(Protocol):
 
 def check_loggers(settings: Settings) -> None:
     """Raise UserError for a logger that does not exist, and for one whose package is not installed."""
-    others = _others() if settings.loggers else {}
+    known = (*PACKAGES, *(_others() if settings.loggers else ()))
     for name in settings.loggers or ():
-        if name.lower() not in {*PACKAGES, *others}:
-            known = (*PACKAGES, *others)
+        if name.lower() not in known:
             raise UserError(
                 f"loggers={name}: there is no such logger; known are {', '.join(known)}.{did_you_mean(name, known)}"
             )
+    for name in settings.loggers or ():
         package = PACKAGES.get(name.lower())
         if package and importlib.util.find_spec(package) is None:
             raise UserError(f"loggers={name} needs the package {package}: pip install {package}")

@@ -147,6 +147,7 @@ def test_every_dependency_is_permissive() -> None:
     assert set(names) == {
         *("torch", "torchvision", "pyyaml", "pycocotools", "tqdm"),
         *("pytest", "pytest-xdist", "mypy", "ruff", "setuptools", "onnx", "onnxruntime", "hotcoco", "safetensors"),
+        "onnxscript",
     }
     for name in names:
         about = metadata.metadata(name)
