@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -170,9 +171,9 @@ class Trainer:
 
     def fire(self, event: str, subject: object = None) -> None:
         """Call the callbacks of an event with this object, or with another subject."""
-        if self.run.events.callbacks.get(event):
-            with self.run.world.progress.within(CALLBACK):
-                self.run.events.fire(event, subject or self)
+        called = self.run.events.callbacks.get(event)
+        with self.run.world.progress.within(CALLBACK) if called else nullcontext():
+            self.run.events.fire(event, subject or self)
 
     def plan_epochs(self, done: int, at_least: int) -> None:
         """Set the number of epochs that fit into time=, by the speed of the `done` ones."""
