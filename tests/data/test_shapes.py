@@ -60,7 +60,7 @@ def test_the_packaged_name_leads_to_it(cache, monkeypatch, tmp_path):
             "imgsz": 320,
             "batch": 4,
             "nbs": 4,
-            "epochs": 18,
+            "epochs": 20,
             "warmup_epochs": 1.0,
             "warmup_floor": 0,
         }

@@ -26,7 +26,8 @@ def restored() -> Iterator[None]:
     """Afterwards: arguments, folders, environment and main module as before, and the door's modules unpatched."""
     argv, path, main, environment = sys.argv, list(sys.path), sys.modules["__main__"], dict(os.environ)
     before = [(module, dict(vars(module))) for module in FINDER.own_modules()]
-    level = logging.getLogger("ultralytics").level
+    logger = logging.getLogger("ultralytics")
+    level, handlers, propagate = logger.level, logger.handlers, logger.propagate
     try:
         yield
     finally:
@@ -35,7 +36,8 @@ def restored() -> Iterator[None]:
         os.environ.update(environment)
         for module, values in before:
             vars(module).update(values)
-        logging.getLogger("ultralytics").setLevel(level)
+        logger.setLevel(level)
+        logger.handlers, logger.propagate = handlers, propagate
         uninstall()
 
 
