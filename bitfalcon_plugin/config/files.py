@@ -6,6 +6,7 @@ disk leaves the earlier file unchanged.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -172,3 +173,12 @@ def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
     parts = [part for part in path.rglob("*") if part.is_file()] if path.is_dir() else [path]
     return sum(part.stat().st_size for part in parts)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal, read in pieces of 1 MiB. Raises OSError."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..config.errors import UserError
-from ..config.files import cache_dir, size_of
+from ..config.files import cache_dir, sha256_of, size_of
 from ..config.limited_process import DiedError, call_limited
 from ..config.notes import print_note
 
@@ -74,14 +74,6 @@ def _digest(path: Path) -> str:
         folder, names = path.parent, (path.name, path.with_suffix(".bin").name, "metadata.yaml")
         files = [folder / name for name in names if (folder / name).is_file()]
     else:
-        return _sha256(path)
-    lines = (f"{_sha256(file)} {file.relative_to(folder).as_posix()}\n" for file in sorted(files))
+        return sha256_of(path)
+    lines = (f"{sha256_of(file)} {file.relative_to(folder).as_posix()}\n" for file in sorted(files))
     return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()

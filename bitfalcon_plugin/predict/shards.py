@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..config.errors import UserError
-from ..config.files import atomic, remove_leftovers, write_text
+from ..config.files import atomic, remove_leftovers, sha256_of, write_text
 from ..config.printable import say
 from ..config.run_folder import runs_top
 from ..config.settings import Settings
@@ -150,7 +150,7 @@ def _description(settings: Settings, images: Sequence[str]) -> dict[str, Any]:
     listing = hashlib.sha256("\n".join(images).encode("utf-8", "surrogateescape")).hexdigest()
     described = {"model": str(settings.model), "images": len(images), "sha256 of their paths": listing}
     if settings.model and (weights := Path(settings.model)).is_file():
-        described["sha256 of the model"] = hashlib.sha256(weights.read_bytes()).hexdigest()
+        described["sha256 of the model"] = sha256_of(weights)
     values = {key: getattr(settings, key) for key in FIXED}
     return described | json.loads(json.dumps(values, default=list))
 
@@ -217,11 +217,13 @@ class _Parts:
     def add(self, row: Mapping[str, Any]) -> None:
         self._rows.append(row)
         if len(self._rows) >= ROWS:
-            self.close()
+            self._write()
 
     def close(self) -> None:
-        if not self._rows:
-            return
+        if self._rows:
+            self._write()
+
+    def _write(self) -> None:
         from pyarrow import parquet
 
         with atomic(self.path / f"part-{self._next:06}.parquet") as path:
