@@ -15,18 +15,10 @@ from bitfalcon_plugin.data.loading.bad_images import MAX_NAMED, BadImages, stand
 from bitfalcon_plugin.data.loading.loader import Reading, ValLoader
 from tests.data.loading.test_crop_loader import CropValLoader
 from tests.data.loading.test_crop_loader import train as train_classifier
-from tests.data.loading.test_loader import FULL, OFF, assert_same, epoch, samples, train  # noqa: F401  the fixture
+from tests.data.loading.test_loader import FULL, OFF, assert_same, complaint, epoch, samples, train  # noqa: F401
 from tests.helpers.bad_images import CHANGES, CONTENTS, encoded
 
 PLAIN = replace(OFF, imgsz=64)
-
-
-def complaint(passing) -> str:
-    try:
-        list(passing)
-    except UserError as error:
-        return str(error)
-    return "nothing"
 
 
 def test_every_sample_stands_in_once_and_neighbours_are_far_apart():
