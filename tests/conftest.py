@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -30,6 +31,14 @@ def the_same_on_every_machine() -> Iterator[None]:
         patch.setattr("bitfalcon_plugin.tasks.quick_coco.find_spec", lambda name: None)
         patch.setattr("bitfalcon_plugin.export.onnx_graph._takes_program", lambda job: False)
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_second_name_is_left() -> Iterator[None]:
+    """A test that runs a script in this process takes the name `ultralytics` away again (helpers/running.as_it_was)."""
+    yield
+    finder = sys.modules.get("bitfalcon_plugin.dropin.finder")
+    assert finder is None or not finder.FINDER.wider, "the test leaves `ultralytics` as a name of bitfalcon"
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

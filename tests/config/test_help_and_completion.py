@@ -15,6 +15,7 @@ from bitfalcon_plugin.config.command_line import MODES, VERBS
 from bitfalcon_plugin.config.completion import SHELLS, completion_script, values_of
 from bitfalcon_plugin.config.default_table import active_settings, keys_with
 from bitfalcon_plugin.config.help_text import COLUMN_VERBS, HELP, USED, keys_of, verb_help
+from tests.helpers.running import as_it_was  # noqa: F401
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -47,7 +48,7 @@ def test_the_tables_name_settings_and_verbs_that_exist():
     assert verb_help("version").strip().startswith("version")
 
 
-def test_help_words_that_belong_to_a_script_reach_it(tmp_path, capsys):
+def test_help_words_that_belong_to_a_script_reach_it(as_it_was, tmp_path, capsys):
     script = tmp_path / "s.py"
     script.write_text("import sys; print(sys.argv[1:])")
     assert main(["run", str(script), "--help"]) == 0

@@ -29,7 +29,7 @@ def test_constants():
 def test_the_logger_writes_bare_messages_to_stdout(capsys):
     utils.set_logging()  # as the import does; what another test has done since does not count
     assert utils.LOGGER.name == "ultralytics" and not utils.LOGGER.propagate
-    assert len([handler for handler in utils.LOGGER.handlers if type(handler).__module__ == utils.__name__]) == 1
+    assert [type(handler) for handler in utils.LOGGER.handlers].count(utils._Stdout) == 1
     utils.LOGGER.info("hello")
     assert capsys.readouterr().out == "hello\n"
     utils.LOGGER.setLevel(40)
