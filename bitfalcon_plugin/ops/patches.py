@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .encoded_masks import EncodedMasks, encode_runs
+from .letterbox import Fit
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +56,18 @@ class Patches:
             paste(planes, patches, objects, self.top[objects], self.left[objects])
         return planes
 
+    def on_canvas(self, fit: Fit) -> Patches:
+        """The masks on the canvas on which `fit` places an image, of nearest pixels; a patch keeps at least one."""
+        stacks, places = [], []
+        for patch, *start in zip(self.split(), self.top.tolist(), self.left.tolist()):
+            lines = zip(start, patch.shape, fit.original, fit.resized)
+            (top, rows), (left, columns) = (_lines_of(*each) for each in lines)
+            stacks.append(patch[rows][:, columns][None])
+            places.append((top + fit.pad[0], left + fit.pad[1]))
+        top, left = torch.tensor(places, dtype=torch.int64).view(-1, 2).unbind(1)
+        number = torch.arange(len(stacks))
+        return Patches(fit.canvas, stacks, number, torch.zeros_like(number), top, left)
+
     def split(self) -> list[Tensor]:
         """The patch (h, w) bool of each object."""
         return [self.stacks[stack][row] for stack, row in zip(self.stack.tolist(), self.row.tolist())]
@@ -76,6 +90,15 @@ class Patches:
             objects = (self.stack == number).nonzero().flatten()
             if len(objects):
                 yield objects, stack[self.row[objects]]
+
+
+def _lines_of(first: int, count: int, original: int, resized: int) -> tuple[int, Tensor]:
+    """Return where a patch of `count` lines begins after resizing, and for each line then the index of its source."""
+    scale = resized / original
+    begin = min(math.ceil(first * scale - 0.5), resized - 1)
+    end = max(math.ceil((first + count) * scale - 0.5), begin + 1)
+    lines = ((torch.arange(begin, end) + 0.5) / scale).floor().long() - first
+    return begin, lines.clamp(0, count - 1)
 
 
 def _paste_rectangles(planes: Tensor, patches: Tensor, objects: Tensor, top: Tensor, left: Tensor) -> None:

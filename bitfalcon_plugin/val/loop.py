@@ -228,10 +228,11 @@ def _validate_tiles(
     (placed,) = found.detections
     if options.single:
         placed = replace(placed, classes=torch.zeros_like(placed.classes))
-    placed = _encoded(placed.to("cpu"), index)
+    drawn = image.on_drawing(placed := placed.to("cpu"))
+    placed = _encoded(placed, index)
     seconds = {"preprocess": found.preprocess, "inference": found.inference, "postprocess": found.postprocess}
     seconds = np.array([seconds.get(stage, 0.0) for stage in STAGES])
-    return [image.on_drawing(placed)], [None], _Part([index], placed, np.zeros(len(task.losses)), seconds, None)
+    return [drawn], [None], _Part([index], placed, np.zeros(len(task.losses)), seconds, None)
 
 
 def _encoded(detections: Instances, index: int) -> Instances:

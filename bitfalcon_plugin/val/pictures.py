@@ -114,10 +114,7 @@ class Pictures:
         sheet = batch_sheet(pixels, conf=False, captions=captions, **self._shapes(truths, masks))
         self._write(f"val_batch{number}_labels.jpg", sheet)
         drawn = [each if each.probabilities is not None else each.only(each.scores > MIN_SCORE) for each in detections]
-        masks = [
-            None if plane is None else masks_of_input(each.coefficients, plane, each.boxes, size).planes().cpu().numpy()
-            for each, plane in zip(drawn, planes)
-        ]
+        masks = [_masks(each, plane, size) for each, plane in zip(drawn, planes)]
         sheet = batch_sheet(pixels, captions=captions, **self._shapes(drawn, masks))
         self._write(f"val_batch{number}_pred.jpg", sheet)
 
@@ -187,6 +184,17 @@ def _points(instances: Instances) -> np.ndarray | None:
 def _limbs_of(samples: Sequence[Sample]) -> Sequence[tuple[int, int]]:
     layout = samples[0].layout if samples else None
     return () if layout is None else layout.limbs
+
+
+def _masks(detections: Instances, planes: Tensor | None, size: tuple[int, int]) -> np.ndarray | None:
+    """Return the masks (n, H, W) uint8 of detections on a picture of `size` (H, W); None without masks.
+
+    planes: the prototypes (m, h, w) of the picture; None where the detections have patches.
+    """
+    patches = detections.patches
+    if planes is not None:
+        patches = masks_of_input(detections.coefficients, planes, detections.boxes, size)
+    return None if patches is None else patches.planes().cpu().numpy()
 
 
 def _outlined(labels: Instances, size: tuple[int, int]) -> np.ndarray | None:

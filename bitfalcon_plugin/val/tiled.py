@@ -56,7 +56,7 @@ class ImageInTiles:
         return sheet
 
     def on_drawing(self, detections: Instances) -> Instances:
-        """Move detections from pixels of the image to those of the drawing; masks are left out."""
+        """Move detections from pixels of the image to those of the drawing. Masks: as patches."""
         points, oriented = detections.keypoints, detections.xywhr
         if points is not None:
             moved = self.fit.points_to_canvas(points[..., :2].flatten(0, 1)).view_as(points[..., :2])
@@ -65,8 +65,9 @@ class ImageInTiles:
             share = self.fit.resized[1] / self.fit.original[1]
             centres = self.fit.points_to_canvas(oriented[:, :2])
             oriented = torch.cat((centres, oriented[:, 2:4] * share, oriented[:, 4:]), 1)
+        patches = None if detections.patches is None else detections.patches.on_canvas(self.fit)
         boxes = self.fit.to_canvas(detections.boxes)
-        return replace(detections, boxes=boxes, keypoints=points, xywhr=oriented, encoded_masks=None, image=None)
+        return replace(detections, boxes=boxes, keypoints=points, xywhr=oriented, patches=patches)
 
 
 class TileLoader:

@@ -8,6 +8,7 @@ from pycocotools import mask
 
 import bitfalcon_plugin.ops.patches as module
 from bitfalcon_plugin.ops.encoded_masks import EncodedMasks
+from bitfalcon_plugin.ops.letterbox import Fit
 from bitfalcon_plugin.ops.patches import Patches
 
 SIZE = (9, 7)
@@ -64,3 +65,21 @@ def test_pixels_at_once_give_the_same_planes(monkeypatch):
     expected = patches.planes()
     monkeypatch.setattr(module, "_paste_rectangles", module._paste_pixels)
     assert torch.equal(patches.planes(), expected) and expected.any()
+
+
+@pytest.mark.parametrize("resized", [(18, 14), (5, 4), (9, 7), (23, 17)])
+def test_masks_on_a_canvas_have_the_value_of_the_pixel_at_each_centre(resized):
+    patches = made(torch.Generator().manual_seed(0), 0.5)
+    planes = torch.zeros(len(patches), 30, 20, dtype=torch.uint8)
+    for y in range(resized[0]):
+        for x in range(resized[1]):
+            source = int((y + 0.5) * SIZE[0] / resized[0]), int((x + 0.5) * SIZE[1] / resized[1])
+            planes[:, 3 + y, 2 + x] = patches.planes()[:, source[0], source[1]]
+    assert torch.equal(patches.on_canvas(Fit(SIZE, resized, (30, 20), (3, 2))).planes(), planes)
+
+
+def test_a_mask_smaller_than_a_pixel_of_the_canvas_stays_visible():
+    one = torch.zeros(1, dtype=torch.int64)
+    for top, left in ((0, 0), (8, 6), (4, 2)):
+        patches = Patches(SIZE, [torch.ones(1, 1, 1, dtype=torch.bool)], one, one, one + top, one + left)
+        assert patches.on_canvas(Fit(SIZE, (2, 2), (4, 4), (1, 1))).planes().sum() == 1

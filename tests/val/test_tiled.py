@@ -92,6 +92,22 @@ def test_images_of_one_tile_are_measured_as_without_tiles(folder):
     assert (tiled.confusion_matrix.matrix == plain.confusion_matrix.matrix).all()
 
 
+def test_masks_are_drawn_where_the_objects_are(folder, monkeypatch):
+    lay_out(folder, "segment")
+    sheets = []
+
+    def sheet(pixels, *arguments, overlays, **keys):
+        sheets.append((pixels, overlays[0].masks))
+        return Image.new("RGB", (8, 8))
+
+    monkeypatch.setattr("bitfalcon_plugin.val.pictures.batch_sheet", sheet)
+    val("segment", plots=True)
+    (pixels, labels), (_, found) = sheets
+    assert found.shape == labels.shape == (len(OBJECTS), 1280, 1280)
+    together = found.any(0) & labels.any(0)
+    assert together.sum() > 0.98 * labels.any(0).sum() and together.sum() > 0.98 * found.any(0).sum()
+
+
 class WithoutLosses(Components):
     """Says that it was exported, so that no losses are computed."""
 
