@@ -27,6 +27,7 @@ from ..config.files import write_text
 from ..config.notes import print_note
 from ..config.settings import Settings
 from ..config.user_settings import choice
+from .progress import LOGGING, Progress
 
 PACKAGES = {  # logger -> module of its package, which is also what pip installs; adapters are integrations/<logger>.py
     "tensorboard": "tensorboard",
@@ -109,12 +110,12 @@ class Loggers:
 
 
 @contextmanager
-def loggers_of(settings: Settings, folder: Path, active: bool) -> Iterator[Loggers]:
+def loggers_of(settings: Settings, folder: Path, progress: Progress, active: bool) -> Iterator[Loggers]:
     """Yield the loggers of a run in `folder`, and end their records; at once where an exception ends the run.
 
-    active: whether this process logs.
+    progress: of this process. active: whether it logs.
     """
-    channels = [_Channel(name, make, folder) for name, make in _makers(settings)] if active else []
+    channels = [_Channel(name, make, folder, progress) for name, make in _makers(settings)] if active else []
     patience = SHORT_PATIENCE
     try:
         yield Loggers(channels)
@@ -131,6 +132,7 @@ class _Channel:
     name: str
     make: Callable[[], RunLogger]
     folder: Path
+    progress: Progress
     sent: int = 0
     id: str = ""
     failed: bool = False
@@ -156,8 +158,11 @@ class _Channel:
         """Let the thread call a method of the logger, and wait for it unless it is late."""
         self.ended, done = self.ended or method == "end", threading.Event()
         self.waiting.put((method, arguments, done))
-        if not self.late and not done.wait(WAIT):
-            self.late = True
+        if self.late:
+            return
+        with self.progress.within(LOGGING):
+            self.late = not done.wait(WAIT)
+        if self.late:
             print_note(f"loggers={self.name} has not answered for {WAIT:.0f} s: the run does not wait for it any more.")
 
     def close(self, seconds: float) -> None:
@@ -168,7 +173,8 @@ class _Channel:
             self.late = True  # an error is not to wait
             self.call("end", {}, [], None)
         self.waiting.put(None)
-        self.thread.join(seconds)
+        with self.progress.within(LOGGING):
+            self.thread.join(seconds)
         if self.thread.is_alive() and not self.failed:
             print_note(f"loggers={self.name} has not ended after {seconds:.0f} s: its record may be incomplete.")
 

@@ -20,22 +20,20 @@ VALIDATION = "validation"
 MEASURING = "final measurement"
 WRITING = "writing results and checkpoints"
 CALLBACK = "a callback"
+LOGGING = "a logger"  # which is waited for only so long, see loggers.py
 END = "the end of the run"
-
-SLOW = frozenset((START, WRITING, CALLBACK))  # stages that may wait long for a disk or another program
 
 
 class Progress:
     """The stage of this process, set by the thread that trains and read by the thread that watches.
 
     stage: one of the names above. waiting: whether it waits for other processes, or may. changes: how often anything
-    changed, so that a number that stays means no progress. completed: stages that were left. timeout: seconds without
-    progress after which the process counts as hanging; 0: never. file: gets every new stage, for the launcher.
+    changed, so that a number that stays means no progress. timeout: seconds without progress after which the process
+    counts as hanging; 0: never. file: gets every new stage, for the launcher.
     """
 
     def __init__(self, timeout: float = 0.0) -> None:
         self.stage, self.waiting, self.changes = START, False, 0
-        self.completed: set[str] = set()
         self.timeout = timeout
         self.file: FileIO | None = None
 
@@ -44,11 +42,9 @@ class Progress:
 
     def enter(self, stage: str, waiting: bool = False) -> None:
         """Begin a stage, or report progress in it."""
-        if stage != self.stage:
-            self.completed.add(self.stage)
-            if self.file is not None:
-                self.file.seek(0)
-                self.file.write(f"{stage:<48}".encode())
+        if stage != self.stage and self.file is not None:
+            self.file.seek(0)
+            self.file.write(f"{stage:<48}".encode())
         self.stage, self.waiting = stage, waiting
         self.changes += 1
 

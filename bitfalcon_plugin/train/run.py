@@ -78,7 +78,7 @@ def run_train(
         return Result(best, metrics)
     with join(devices, settings.rank_timeout) as world, nullcontext() if world.main else _silence():
         run = _new_run(settings, checkpoint, events or Events(), world, devices[0], steps)
-        with loggers_of(run.settings, run.folder, world.main) as run.loggers:
+        with loggers_of(run.settings, run.folder, world.progress, world.main) as run.loggers:
             trainer = train(run)
             world.enter(MEASURING)
             metrics = steps("measure", _measure_best, trainer)

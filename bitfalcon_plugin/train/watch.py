@@ -22,10 +22,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ..config.printable import say
-from .progress import END, SLOW, START, Progress, parent_of, processor_seconds, stage_file, stage_of
+from .progress import END, LOGGING, START, Progress, parent_of, processor_seconds, stage_file, stage_of
 
 NOTES = "BITFALCON_NOTES"  # variable with the folder in which launch.py looks for notes of failures
-PATIENCE = 4  # times the timeout for stages that may wait long, or that this process has not been through before
 WORK = 0.05  # seconds of processor time that count as work
 SUSPICION = 10.0  # seconds without a report after which a note says so
 GRACE = 10.0  # seconds in which the error of another process should arrive by itself
@@ -58,9 +57,8 @@ class Watch:
         self.peers = {other: Peer() for other in range(size)}
         self.beat = 0
         self.unreachable = 0.0  # seconds in which the store did not answer
-        self.usual: dict[str, float] = {}  # the longest time without progress in each stage that ended by itself
         self.suspected: set[int] = set()
-        self._seen: tuple[int, float | None, str] = (progress.changes, None, START)
+        self._seen: tuple[int, float | None] = (progress.changes, None)
         self._end, self._stop = "", threading.Event()
         self._prefix = f"bitfalcon watch {group}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         self._store: dist.Store | None = None
@@ -129,18 +127,17 @@ class Watch:
     def _measure_quiet(self, elapsed: float) -> None:
         """Add to the time without progress of this process, or begin it anew."""
         progress, me = self.progress, self.peers[self.rank]
-        changes, seconds, stage = self._seen
-        changed, now = progress.changes != changes, None
+        changes, seconds = self._seen
+        changed, now = progress.changes != changes or progress.stage == LOGGING, None
         worked = False
         if not changed and not (self.gpu and progress.waiting):
             now = processor_seconds()
             worked = seconds is not None and abs(now - seconds) >= WORK
         if changed or worked:
-            self.usual[stage] = max(self.usual.get(stage, 0.0), me.quiet)
             me.quiet, seconds = 0.0, now
         else:
             me.quiet += elapsed
-        self._seen = progress.changes, now if seconds is None else seconds, progress.stage
+        self._seen = progress.changes, now if seconds is None else seconds
 
     def _report(self) -> None:
         if self._store is None:
@@ -175,27 +172,26 @@ class Watch:
             if end not in ("", LEFT) and peer.ended > GRACE:
                 self._finish(end, "lost")
             is_due = rank != self.rank and end == "" and peer.report["stage"] != END
-            limit = timeout
             if "beat" not in peer.report:  # it is starting; only a launcher starts all at once
                 is_due = is_due and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-                limit = PATIENCE * timeout
-            if is_due and peer.silence > limit:
+            if is_due and peer.silence > timeout:
                 self._kill(rank)
                 self._finish(
                     f"{self._who(rank)} has not answered for {peer.silence:.0f} s: it hangs, or it or its machine is "
-                    f"gone. {GO_ON}"
+                    f"gone. {self._way_out()}"
                 )
-            elif is_due and peer.silence > min(SUSPICION, limit / 2):
+            elif is_due and peer.silence > min(SUSPICION, timeout / 2):
                 self._suspect(rank)
         me = self.peers[self.rank]
-        if me.quiet > self._allowed():
+        if me.quiet > timeout:
             if not self.progress.waiting:
-                self._finish(f"{self._who(self.rank)} hangs: no progress for {me.quiet:.0f} s. {GO_ON}", speaks=True)
-            elif all(peer.report["waiting"] and peer.quiet > self._allowed() for peer in self.peers.values()):
+                text = f"{self._who(self.rank)} hangs: no progress for {me.quiet:.0f} s. {self._way_out()}"
+                self._finish(text, speaks=True)
+            elif all(peer.report["waiting"] and peer.quiet > timeout for peer in self.peers.values()):
                 stages = ", ".join(f"{rank} in {peer.report['stage']}" for rank, peer in self.peers.items())
                 self._finish(
                     f"All {self.size} processes wait for each other for {me.quiet:.0f} s (process {stages}): the "
-                    f"network between them or a device hangs. {GO_ON}"
+                    f"network between them or a device hangs. {self._way_out()}"
                 )
         if self.unreachable > timeout:
             self._finish(
@@ -203,11 +199,9 @@ class Watch:
                 f"the processes meet, for {self.unreachable:.0f} s: that machine or its first process is gone. {GO_ON}"
             )
 
-    def _allowed(self) -> float:
-        """Seconds without progress that the stage of this process may take."""
-        stage = self.progress.stage
-        is_known = stage in self.progress.completed and stage not in SLOW
-        return self.progress.timeout * (1 if is_known else PATIENCE) + self.usual.get(stage, 0.0)
+    def _way_out(self) -> str:
+        limit = self.progress.timeout
+        return f"Where it is only slow, allow more than rank_timeout={limit:g} seconds. {GO_ON}"
 
     def _who(self, rank: int) -> str:
         stage = self.progress.stage if rank == self.rank else self.peers[rank].report["stage"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from bitfalcon_plugin.config.devices import select_devices
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.train.distributed import LostPeer, join
-from bitfalcon_plugin.train.progress import FORWARD, READING, VALIDATION
+from bitfalcon_plugin.train.progress import CALLBACK, FORWARD, VALIDATION
 from bitfalcon_plugin.train.watch import NOTES
 
 
@@ -50,23 +50,25 @@ def wait_for_signal(folder: str) -> None:
 
 def stop_in_validation(where: str) -> None:
     """Process 1 is stopped from outside, in the way of a machine that hangs."""
-    with join(select_devices("cpu"), 2.0) as world:
+    with join(select_devices("cpu"), 60.0) as world:
         world.enter(VALIDATION)
         world.barrier()
+        world.progress.timeout = 2.0  # not at the start, which may take longer on a busy machine
         if world.rank == 1:
             os.kill(os.getpid(), signal.SIGSTOP)
         while True:
             world.barrier()
 
 
-def sleep_in_reading(where: str) -> None:
-    """Process 1 waits for something that never comes, in a stage that it has been through before."""
-    with join(select_devices("cpu"), 2.0) as world:
-        for stage in (READING, FORWARD, READING):
-            world.enter(stage)
-            world.barrier()
+def sleep_in_a_callback(where: str) -> None:
+    """Process 1 waits for something that never comes, in a stage that it was never in before."""
+    with join(select_devices("cpu"), 60.0) as world:
+        world.enter(FORWARD)
+        world.barrier()
+        world.progress.timeout = 2.0
         if world.rank == 1:
-            time.sleep(1000)
+            with world.progress.within(CALLBACK):
+                time.sleep(1000)
         while True:
             world.barrier()
 

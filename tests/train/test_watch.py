@@ -17,14 +17,16 @@ from bitfalcon_plugin.train.progress import (
     CALLBACK,
     END,
     FORWARD,
+    LOGGING,
     READING,
     START,
     VALIDATION,
+    WRITING,
     Progress,
     parent_of,
     processor_seconds,
 )
-from bitfalcon_plugin.train.watch import PATIENCE, Watch
+from bitfalcon_plugin.train.watch import Watch
 
 TIMEOUT, LOOK = 40.0, 1.0  # seconds without progress, seconds between two looks
 
@@ -79,7 +81,7 @@ def seconds_until_the_end(watch, limit: float, each=lambda: None) -> tuple[float
 def test_a_process_that_does_not_answer_is_named_with_its_stage(watch, capfd):
     answer(watch, VALIDATION)
     after, text = seconds_until_the_end(watch, 100, lambda: watch.progress.enter(FORWARD))
-    assert TIMEOUT < after <= TIMEOUT + 3 and "rank" not in text
+    assert TIMEOUT < after <= TIMEOUT + 3 and "rank_timeout=40" in text
     assert text.startswith("Process 1 of 2 (counted from 0; stage: validation) has not answered for 4")
     assert "resume=<run folder>/weights/last.pt" in text
 
@@ -91,30 +93,18 @@ def test_a_note_comes_long_before(watch, monkeypatch, capsys):
     assert capsys.readouterr().err.count("note: Process 1 of 2 (counted from 0; stage: validation) has not ans") == 1
 
 
-def test_a_process_that_stands_still_names_itself(watch):
-    for stage in (READING, FORWARD, READING):  # a stage that this process has been through before
-        watch.progress.enter(stage)
+@pytest.mark.parametrize("stage", [START, READING, FORWARD, WRITING, CALLBACK])
+def test_a_process_that_stands_still_names_itself_in_any_stage(watch, stage):
+    watch.progress.enter(stage)
     after, text = seconds_until_the_end(watch, 100, lambda: answer(watch))
     assert TIMEOUT < after <= TIMEOUT + 3
-    assert text.startswith("Process 0 of 2 (counted from 0; stage: reading data) hangs: no progress for 4")
+    assert text.startswith(f"Process 0 of 2 (counted from 0; stage: {stage}) hangs: no progress for 4")
+    assert "allow more than rank_timeout=40 seconds" in text
 
 
-@pytest.mark.parametrize("stage, times", [(READING, PATIENCE), (CALLBACK, PATIENCE), (VALIDATION, 1)])
-def test_stages_that_are_new_or_wait_for_others_get_longer(watch, stage, times):
-    for name in (CALLBACK, VALIDATION, FORWARD):
-        watch.progress.enter(name)
-    watch.progress.enter(stage)
-    after, text = seconds_until_the_end(watch, 1000, lambda: answer(watch))
-    assert times * TIMEOUT < after <= times * TIMEOUT + 3 and stage in text
-
-
-def test_what_was_once_slow_may_be_so_again(watch):
-    for stage in (READING, FORWARD, READING):
-        watch.progress.enter(stage)
-    assert seconds_until_the_end(watch, 30, lambda: answer(watch)) == (30, "")
-    watch.progress.enter(READING)
-    after, _ = seconds_until_the_end(watch, 200, lambda: answer(watch))
-    assert TIMEOUT + 28 < after < TIMEOUT + 34
+def test_a_logger_is_waited_for_as_long_as_loggers_say(watch):
+    watch.progress.enter(LOGGING)
+    assert seconds_until_the_end(watch, 100, lambda: answer(watch)) == (100, "")
 
 
 def test_a_process_that_computes_is_never_ended(watch, computing):
@@ -140,8 +130,8 @@ def test_all_that_wait_for_each_other_are_named(watch):
         quiet[0] += LOOK
         answer(watch, READING, waiting=True, quiet=quiet[0])
 
-    after, text = seconds_until_the_end(watch, 1000, wait)
-    assert PATIENCE * TIMEOUT < after < PATIENCE * TIMEOUT + 3
+    after, text = seconds_until_the_end(watch, 100, wait)
+    assert TIMEOUT < after < TIMEOUT + 3
     assert text.startswith("All 2 processes wait for each other") and "1 in reading data" in text
 
 
@@ -164,8 +154,8 @@ def test_a_process_that_left_or_is_not_there_yet_is_not_missed(watch):
 def test_one_that_a_launcher_started_has_to_come(watch, monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     watch.progress.waiting = True
-    after, text = seconds_until_the_end(watch, 1000)
-    assert PATIENCE * TIMEOUT < after < PATIENCE * TIMEOUT + 3 and f"1 of 2 (counted from 0; stage: {START})" in text
+    after, text = seconds_until_the_end(watch, 100)
+    assert TIMEOUT < after < TIMEOUT + 3 and f"1 of 2 (counted from 0; stage: {START})" in text
 
 
 def test_the_error_of_another_ends_one_that_is_held_up(watch):
