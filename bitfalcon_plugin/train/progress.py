@@ -23,6 +23,8 @@ CALLBACK = "a callback"
 LOGGING = "a logger"  # which is waited for only so long, see loggers.py
 END = "the end of the run"
 
+THREADS = "watch"  # name of the threads that watch, whose processor time is no progress
+
 
 class Progress:
     """The stage of this process, set by the thread that trains and read by the thread that watches.
@@ -79,14 +81,14 @@ def stage_of(folder: Path, rank: int | str) -> str:
 
 
 def processor_seconds() -> float:
-    """Seconds of processor time of this process, without the calling thread, and of all processes below it.
+    """Seconds of processor time of this process, without the threads that watch, and of all processes below it.
 
     Threads that libraries started for themselves do not count, because those of gloo and nccl never rest. Without
-    /proc, outside of Linux, they count, and processes below do not.
+    /proc, outside of Linux, they count, only the calling thread does not, and processes below do not.
     """
     if not _fields("self"):
         return time.process_time() - time.thread_time()
-    threads = [thread.native_id for thread in threading.enumerate() if thread is not threading.current_thread()]
+    threads = [thread.native_id for thread in threading.enumerate() if thread.name != THREADS]
     paths = [f"self/task/{number}" for number in threads] + [str(pid) for pid in _processes_below()]
     ticks = sum(int(fields[11]) + int(fields[12]) for fields in map(_fields, paths) if fields)
     return ticks / os.sysconf("SC_CLK_TCK")

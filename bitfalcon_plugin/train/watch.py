@@ -22,7 +22,7 @@ from pathlib import Path
 import torch.distributed as dist
 
 from ..config.printable import say
-from .progress import END, LOGGING, START, Progress, parent_of, processor_seconds, stage_file, stage_of
+from .progress import END, LOGGING, START, THREADS, Progress, parent_of, processor_seconds, stage_file, stage_of
 
 NOTES = "BITFALCON_NOTES"  # variable with the folder in which launch.py looks for notes of failures
 WORK = 0.05  # seconds of processor time that count as work
@@ -56,16 +56,17 @@ class Watch:
         self.rank, self.size, self.local_rank, self.progress, self.gpu = rank, size, local_rank, progress, gpu
         self.peers = {other: Peer() for other in range(size)}
         self.beat = 0
-        self.unreachable = 0.0  # seconds in which the store did not answer
+        self.unreachable = 0.0  # seconds since the last answer of the store
         self.suspected: set[int] = set()
         self._seen: tuple[int, float | None] = (progress.changes, None)
         self._end, self._stop = "", threading.Event()
         self._prefix = f"bitfalcon watch {group}/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
         self._store: dist.Store | None = None
+        self._exchanging = threading.Thread()
         self.notes = Path(os.environ[NOTES]) if NOTES in os.environ else None
         if self.notes is not None:
             progress.file = open(stage_file(self.notes, rank), "wb", buffering=0)
-        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+        self._thread = threading.Thread(target=self._run, name=THREADS, daemon=True)
 
     def start(self) -> None:
         """Begin to report and to watch."""
@@ -79,8 +80,7 @@ class Watch:
         if error is not None and not expected:
             reason = " ".join(str(error).split())
             self._end = f"{self._who(self.rank)} failed: {type(error).__name__}: {reason[:500]}. {GO_ON}"
-        with contextlib.suppress(RuntimeError):
-            self._report()
+        self._exchange(0.0)
         if self.progress.file is not None:
             self.progress.file.close()
             self.progress.file = None
@@ -114,13 +114,9 @@ class Watch:
 
     def _look(self, elapsed: float) -> None:
         """Report, read and judge, `elapsed` seconds after the look before."""
-        try:
-            self._measure_quiet(elapsed)
-            self._report()
-            self._read(elapsed)
-            self.unreachable = 0.0
-        except (RuntimeError, OSError):  # of the store
-            self.unreachable += elapsed
+        self._measure_quiet(elapsed)
+        self.unreachable += elapsed
+        self._exchange(elapsed)
         if self.progress.timeout and self.progress.stage != END:
             self._judge()
 
@@ -138,6 +134,22 @@ class Watch:
         else:
             me.quiet += elapsed
         self._seen = progress.changes, now if seconds is None else seconds
+
+    def _exchange(self, elapsed: float) -> None:
+        """Report and read, but wait no longer than two intervals: where the store's machine is gone, no error comes."""
+
+        def exchange() -> None:
+            with contextlib.suppress(RuntimeError, OSError):  # of the store
+                self._report()
+                self._read(elapsed)
+                self.unreachable = 0.0
+
+        if self._exchanging.is_alive():
+            self._exchanging.join(self._interval())
+        if not self._exchanging.is_alive():
+            self._exchanging = threading.Thread(target=exchange, name=THREADS, daemon=True)
+            self._exchanging.start()
+            self._exchanging.join(self._interval())
 
     def _report(self) -> None:
         if self._store is None:
@@ -195,8 +207,9 @@ class Watch:
                 )
         if self.unreachable > timeout:
             self._finish(
-                f"Process {self.rank} of {self.size} (counted from 0) cannot reach {os.environ['MASTER_ADDR']}, where "
-                f"the processes meet, for {self.unreachable:.0f} s: that machine or its first process is gone. {GO_ON}"
+                f"{self._who(self.rank)} has not reached {os.environ['MASTER_ADDR']}, where the processes meet, for "
+                f"{self.unreachable:.0f} s: that machine or its first process is gone. {self._way_out()}",
+                speaks=self.local_rank == 0,  # it cannot know which others are left
             )
 
     def _way_out(self) -> str:
@@ -234,8 +247,7 @@ class Watch:
         kind: of the note for the launcher. speaks: whether this process says it, even where others are to.
         """
         self._end = text
-        with contextlib.suppress(RuntimeError):
-            self._report()
+        self._exchange(0.0)
         if self.notes is not None:  # the launcher says it
             (self.notes / f"{time.time_ns()}.{self.rank}.{kind}").write_text(text, encoding="utf-8")
         elif speaks or self._speaks():

@@ -20,6 +20,7 @@ from bitfalcon_plugin.train.progress import (
     LOGGING,
     READING,
     START,
+    THREADS,
     VALIDATION,
     WRITING,
     Progress,
@@ -183,7 +184,16 @@ def test_a_store_that_is_gone_ends_the_wait(watch, monkeypatch):
 
     watch._store = Gone()
     after, text = seconds_until_the_end(watch, 100, lambda: watch.progress.enter(FORWARD))
-    assert TIMEOUT < after < TIMEOUT + 3 and "Process 0 of 2 (counted from 0) cannot reach node0" in text
+    assert TIMEOUT < after < TIMEOUT + 3
+    assert "Process 0 of 2 (counted from 0; stage: forward pass) has not reached node0" in text
+
+
+def test_a_store_that_never_answers_ends_the_wait_too(watch, monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "node0")
+    monkeypatch.setattr(watch, "_interval", lambda: 0.001)
+    monkeypatch.setattr(watch, "_report", threading.Event().wait)
+    after, text = seconds_until_the_end(watch, 100, lambda: watch.progress.enter(FORWARD))
+    assert TIMEOUT < after < TIMEOUT + 3 and "has not reached node0" in text
 
 
 def test_reports_are_rare_where_many_processes_report():
@@ -211,7 +221,7 @@ def test_work_is_that_of_this_process_and_of_those_below_it():
 
     before = processor_seconds()
     for pause in (child, lambda: time.sleep(0.2)):
-        thread = threading.Thread(target=measure, args=(pause,))
+        thread = threading.Thread(target=measure, args=(pause,), name=THREADS)
         thread.start()
         thread.join()
     assert found[0] == "worked" and abs(found[2]) <= 0.02
