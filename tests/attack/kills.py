@@ -116,6 +116,8 @@ def start(folder: Path, tokens: list[str], processes: int) -> multiprocessing.Pr
     )
     process = context.Process(target=attempt, args=(str(folder), tokens, processes))
     process.start()
+    while not (folder / f"ready{process.pid}").is_file() and process.is_alive():
+        time.sleep(0.01)
     return process
 
 
@@ -151,8 +153,6 @@ class Round:
             if tokens[0] == "tune":
                 shutil.rmtree(self.folder / "runs")
         process = start(self.folder, tokens, self.scenario.processes)
-        while not (self.folder / f"ready{process.pid}").is_file() and process.is_alive():
-            time.sleep(0.01)
         process.join(self.draw.uniform(0, self.seconds))
         number = self.draw.choice(list(CODES))
         if process.exitcode is None:
@@ -211,8 +211,8 @@ def unkilled(name: str) -> tuple[float, dict | None]:
     """Run a scenario to its end: its seconds, and its weights where it trains."""
     scenario = SCENARIOS[name]
     round_ = Round(scenario, 0, None, random.Random(0))
-    begun = time.monotonic()
     process = start(round_.folder, scenario.begin, scenario.processes)
+    begun = time.monotonic()
     problem = ended(process) or (f"ended with {process.exitcode}" if process.exitcode else "")
     if problem:
         raise RuntimeError(f"{name} without a kill {problem}: {(round_.folder / 'log.txt').read_text()[-2000:]}")
@@ -232,9 +232,10 @@ def run(count: int, seed: int, state: State, only: str = "", report: Callable[[s
     names = [name for name in SCENARIOS if (not only or name in only.split(",")) and is_here(name)]
     turns = [name for name in names for _ in range(SCENARIOS[name].weight)]
     whole: dict[str, tuple[float, dict | None]] = {}
-    number = state.done
+    number, turn = state.done, 0
     while number < count:
-        draw = random.Random(f"{seed}/{number}")
+        turn += 1  # a run that finishes before its end has another moment next
+        draw = random.Random(f"{seed}/{number}/{turn}")
         name = draw.choice(turns)
         if name not in whole:
             whole[name] = unkilled(name)
@@ -251,7 +252,7 @@ def run(count: int, seed: int, state: State, only: str = "", report: Callable[[s
                 "folder": str(round_.folder),
             }
             state.add(number, f"{name}: {'problem' if problem else outcome}", finding if problem else None)
-            number += not round_.finished
+            number += bool(problem) or not round_.finished
             if problem:
                 break
         else:
