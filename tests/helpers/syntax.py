@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from tests.helpers.paths import ROOT
@@ -14,6 +15,8 @@ SHIPPED = {
     for folder, pattern in ((ROOT / "bitfalcon_plugin", "**/*.py"), (ROOT, "compat/*.py"))
     for path in sorted(folder.glob(pattern))
 }
+
+BLOCKS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 
 
 def parse(path: Path) -> ast.Module:
@@ -63,16 +66,26 @@ def outside_imports(tree: ast.AST) -> set[str]:
     return {name for name in names if not name.startswith("bitfalcon_plugin")}
 
 
-def load_time(tree: ast.Module) -> ast.Module:
-    """The tree without the bodies of functions and of `if TYPE_CHECKING`: what runs when the module is imported."""
+def statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """The statements of a tree, those inside of others too, without looking into expressions."""
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting += [child for child in ast.iter_child_nodes(node) if isinstance(child, BLOCKS)]
 
-    class Strip(ast.NodeTransformer):
-        def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
-            return None
 
-        def visit_If(self, node: ast.If) -> ast.AST | None:
-            return None if dotted(node.test) == "TYPE_CHECKING" else self.generic_visit(node)
+@cache
+def imports_of(path: Path) -> tuple[ast.Module, ast.Module]:
+    """Return two trees that hold nothing but imports: all of a file, and those that run when the file is imported.
 
-        visit_AsyncFunctionDef = visit_FunctionDef
-
-    return Strip().visit(tree)
+    The second is without functions and without `if TYPE_CHECKING`.
+    """
+    tree = parse(path)
+    later = set()
+    for node in statements(tree):
+        checks_types = isinstance(node, ast.If) and dotted(node.test) == "TYPE_CHECKING"
+        if checks_types or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            later |= {*statements(node)}
+    imports = [node for node in statements(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    return ast.Module(imports, []), ast.Module([node for node in imports if node not in later], [])

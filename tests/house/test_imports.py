@@ -5,10 +5,8 @@ from __future__ import annotations
 import ast
 import sys
 
-import pytest
-
 from tests.helpers.paths import ROOT
-from tests.helpers.syntax import SHIPPED, load_time, outside_imports, own_imports, parse
+from tests.helpers.syntax import SHIPPED, imports_of, outside_imports, own_imports
 
 # Rooms from the ground up: a file imports from rooms on lines above its own line, and inside a room there is no circle.
 FLOORS = (
@@ -77,7 +75,9 @@ NO_TORCH = {
 OUTSIDE = {"torch", "torchvision", "yaml", "pycocotools", "tqdm", "numpy", "PIL"}  # numpy, PIL: torchvision's own
 EXTRAS = {  # optional packages: imported when a function is called
     "models.weights.safetensors_file": {"safetensors"},
+    "plots.charts": {"matplotlib"},
     "plots.figure": {"matplotlib"},
+    "plots.tradeoff": {"matplotlib"},
     "integrations.wandb": {"wandb"},
     "integrations.mlflow": {"mlflow"},
     "integrations.clearml": {"clearml"},
@@ -110,6 +110,8 @@ EXTRAS = {  # optional packages: imported when a function is called
     "export.pnnx_program": {"pnnx"},
     "export.onnx_graph": {"onnx"},
     "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch", "ncnn", "coremltools"},
+    "dropin.data.fitting": {"albumentations"},
+    "dropin.utils.benchmarks": {"pandas"},
     "dropin.utils.guards": {"matplotlib"},
     "dropin.utils.plotting": {"matplotlib"},
 }
@@ -147,23 +149,22 @@ def circle(imports: dict[str, set[str]]) -> list[str]:
     return next(filter(None, (search(name, []) for name in sorted(imports))), [])
 
 
-@pytest.mark.parametrize("name", [name for name in SHIPPED if name != "__init__"])
-def test_imports_point_down(name: str) -> None:
-    assert floor(name) >= 0, f"{name}: give its room a place in FLOORS"
-    tree = parse(SHIPPED[name])
-    wrong = [
-        f"{SHIPPED[name].name}:{line} imports {target}"
-        for line, target in own_imports(name, tree, SHIPPED[name].name == "__init__.py")
+def test_imports_point_down() -> None:
+    names = SHIPPED.keys() - {"__init__"}
+    assert [name for name in names if floor(name) < 0] == []  # give its room a place in FLOORS
+    assert [
+        f"{SHIPPED[name]}:{line} imports {target}"
+        for name in names
+        for line, target in own_imports(name, imports_of(SHIPPED[name])[0], SHIPPED[name].name == "__init__.py")
         if upward(name, target)
-    ]
-    assert not wrong
+    ] == []
 
 
 def test_no_circle_inside_a_room() -> None:
     imports = {
         name: {
             target
-            for _, target in own_imports(name, parse(path), path.name == "__init__.py")
+            for _, target in own_imports(name, imports_of(path)[0], path.name == "__init__.py")
             if room(target) == room(name)
         }
         for name, path in SHIPPED.items()
@@ -200,39 +201,38 @@ def test_the_rule_sees_every_form_of_import() -> None:
     )
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_only_declared_packages_are_imported(name: str) -> None:
-    allowed = {"torch"} if name.partition(".")[0] == "compat" else OUTSIDE
-    tree, known = parse(SHIPPED[name]), allowed | set(sys.stdlib_module_names)
-    assert {module.partition(".")[0] for module in outside_imports(load_time(tree))} <= known | ADAPTERS.get(
-        name, set()
-    )
-    assert {module.partition(".")[0] for module in outside_imports(tree)} <= known | EXTRAS.get(
-        name, set()
-    ) | ADAPTERS.get(name, set())
+def packages(tree: ast.AST) -> set[str]:
+    """The packages outside of ours that a tree imports."""
+    return {module.partition(".")[0] for module in outside_imports(tree)}
 
 
-@pytest.mark.parametrize("name", sorted(NO_TORCH))
-def test_no_torch_before_it_is_needed(name: str) -> None:
-    tree = load_time(parse(SHIPPED[name]))
-    assert not {module.partition(".")[0] for module in outside_imports(tree)} & (OUTSIDE - {"yaml"})
-    assert {target for _, target in own_imports(name, tree, False)} <= NO_TORCH
+def test_only_declared_packages_are_imported() -> None:
+    wrong = {}
+    for name, path in SHIPPED.items():
+        known = {"torch"} if name.partition(".")[0] == "compat" else OUTSIDE
+        known, (everything, at_load) = known | {*sys.stdlib_module_names} | ADAPTERS.get(name, set()), imports_of(path)
+        wrong[name] = packages(at_load) - known | packages(everything) - known - EXTRAS.get(name, set())
+    assert {name: found for name, found in wrong.items() if found} == {}
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_torchvision_is_imported_where_it_is_used(name: str) -> None:
+def test_no_torch_before_it_is_needed() -> None:
+    for name in sorted(NO_TORCH):
+        tree = imports_of(SHIPPED[name])[1]
+        assert not packages(tree) & (OUTSIDE - {"yaml"}), name
+        assert {target for _, target in own_imports(name, tree, False)} <= NO_TORCH, name
+
+
+def test_torchvision_is_imported_where_it_is_used() -> None:
     """Its import takes torch's compiler with it and doubles the start of every command."""
-    assert "torchvision" not in {
-        module.partition(".")[0] for module in outside_imports(load_time(parse(SHIPPED[name])))
-    }
+    assert [name for name, path in SHIPPED.items() if "torchvision" in packages(imports_of(path)[1])] == []
 
 
 def test_the_package_itself_imports_only_how_threads_wait() -> None:
     """What has to happen before torch is loaded; every further import would cost a moment at each start."""
-    tree = load_time(parse(SHIPPED["__init__"]))
+    tree = imports_of(SHIPPED["__init__"])[1]
     assert {target for _, target in own_imports("__init__", tree, True)} == {"config.threads"}
     assert outside_imports(tree) <= {"__future__", "__future__.annotations"}
-    assert "pathlib" not in outside_imports(load_time(parse(SHIPPED["config.threads"])))
+    assert "pathlib" not in outside_imports(imports_of(SHIPPED["config.threads"])[1])
 
 
 def test_cfg_holds_data_only() -> None:

@@ -143,7 +143,8 @@ class CropTrainLoader:
         order = torch.randperm(len(self.samples), generator=generator).tolist()
         chunks = [share(chunk, self.rank, self.world) for chunk in cut(order, self.batch)[start:]]
         self._order.chunks = chunks
-        self._order.item = lambda index: Drawn(index, recipe, seed_of(self.seed, epoch, "image", index))
+        seed = self.seed  # the function that is kept knows nothing of its loader, which ends by itself
+        self._order.item = lambda index: Drawn(index, recipe, seed_of(seed, epoch, "image", index))
         for pixels, items in read(self._loader):
             self.bad.add(problems_of(items))
             self.bad.require(items)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import re
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -148,6 +149,8 @@ def begin_reader(number: int) -> None:
 def read(loader: DataLoader) -> Iterator[tuple]:
     """Yield the batches of one pass over a loader. Raises UserError when a reader process died."""
     batches_of_pass = start_readers(loader.__iter__)
+    if loader.num_workers and not hasattr(loader, "held"):
+        loader.held = weakref.finalize(loader, _let_go, batches_of_pass)
     while True:
         try:
             batch = next(batches_of_pass)
@@ -163,6 +166,14 @@ def read(loader: DataLoader) -> Iterator[tuple]:
                 raise
             raise UserError(message) from error
         yield batch
+
+
+def _let_go(batches_of_pass: Iterator) -> None:
+    """Do nothing; called when a loader is gone, with the last reference to its iterator.
+
+    Without this reference Python's search for garbage may end the queues of a loader in a circle of references before
+    its iterator. The readers then never hear that they are to end, and torch waits 5 seconds for each.
+    """
 
 
 def worker_death(error: BaseException) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,6 +88,19 @@ def test_workers_change_nothing(samples):
     alone, together = train(samples), train(samples, workers=2)
     for number in (0, 1):
         assert_same(epoch(alone, number, FULL), epoch(together, number, FULL))
+
+
+def test_the_readers_of_a_loader_that_is_garbage_end_at_once(samples):
+    """Also of one that refers to itself, as a trainer with functions of its own does."""
+    loader = train(samples, workers=2)
+    loader.itself = loader
+    epoch(loader, 0, FULL)
+    readers = loader._loader._iterator._workers
+    del loader
+    start = time.monotonic()
+    gc.collect()
+    assert len(readers) == 2 and not any(reader.is_alive() for reader in readers)
+    assert time.monotonic() - start < 5  # torch waits 5 seconds for each reader that does not hear of its end
 
 
 def test_an_epoch_is_a_function_of_seed_and_number(samples):
