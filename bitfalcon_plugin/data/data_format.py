@@ -147,12 +147,13 @@ def _scan_label_files(
 
 
 def _scan_rectangles(scan_files: Callable[..., Scan], *arguments: object, fraction: float = 1.0) -> Scan:
+    from .dataset import PackedSamples
     from .formats.obb_rows import as_rectangles
 
     result = scan_files(*arguments, fraction=fraction)
     labels = (as_rectangles(sample.labels, sample.size) for sample in result.samples)
-    samples = tuple(replace(sample, labels=each) for sample, each in zip(result.samples, labels, strict=True))
-    return replace(result, samples=samples)
+    samples = (replace(sample, labels=each) for sample, each in zip(result.samples, labels, strict=True))
+    return replace(result, samples=PackedSamples(samples))
 
 
 def _describe_label_files(result: Scan) -> str:

@@ -5,10 +5,12 @@ Written from interface.md 5.2 and families.md 3. `formats.dataset_yaml` reads th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
+import numpy as np
 import torch
 
 from ..config.errors import MissingFileError, UserError, nearest, raise_problems
@@ -23,6 +25,7 @@ from .formats.yolo import RowReader, label_path, read_row
 from .ground_truth import GroundTruth
 from .images import IMAGE_SUFFIXES
 from .label_sources import read_labelled
+from .loading.packed_lists import PackedPaths, PackedSizes
 from .scan_cache import NO_LABELS, ScannedImage
 
 MAX_PROBLEMS = 500  # label rows that an error lists; doctor lists all
@@ -44,11 +47,61 @@ class Sample:
         return self.labels.scaled(width, height)
 
 
+class PackedSamples(Sequence[Sample]):
+    """Samples whose paths, sizes and labels lie in a few large tensors; a Sample is made each time it is asked for.
+
+    A million small objects take gigabytes, and a loader process that is forked copies the memory around them bit by
+    bit. samples: the labels of all have the same fields, but for polygons, and keypoints where there is no label.
+    """
+
+    def __init__(self, samples: Iterable[Sample] = ()) -> None:
+        samples = list(samples)
+        labels = [sample.labels for sample in samples]
+        self._images = PackedPaths([str(sample.image) for sample in samples])
+        self._sizes = PackedSizes([sample.size for sample in samples])
+        self._layout = samples[0].layout if samples else None
+        has_truth = any(sample.truth is not None for sample in samples)
+        self._truths = [sample.truth for sample in samples] if has_truth else None
+        self._labels = Instances.cat(labels or [Instances.empty()])
+        self._ends = _ends([len(each) for each in labels])
+        self._point_ends = _ends([0 if each.polygons is None else len(each.polygons.points) for each in labels])
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Sample, ...]: ...
+    def __getitem__(self, index):
+        if isinstance(index, slice):
+            return tuple(self[place] for place in range(*index.indices(len(self))))
+        index = range(len(self))[index]
+        truth = self._truths and self._truths[index]
+        return Sample(Path(self._images[index]), self._sizes[index], self._labels_of(index), self._layout, truth)
+
+    def _labels_of(self, index: int) -> Instances:
+        labels, rows = self._labels, slice(*self._ends[index : index + 2].tolist())
+        fields = {"boxes": labels.boxes[rows], "classes": labels.classes[rows]}
+        if labels.keypoints is not None and rows.start < rows.stop:
+            fields["keypoints"] = labels.keypoints[rows]
+        points = slice(*self._point_ends[index : index + 2].tolist())
+        if points.start < points.stop:
+            polygons = labels.polygons
+            fields["polygons"] = replace(polygons, points=polygons.points[points], counts=polygons.counts[rows])
+        return Instances(**fields)
+
+
+def _ends(counts: Sequence[int]) -> np.ndarray:
+    """(n + 1,) int64: 0, and the sum of the first 1, 2, ... counts."""
+    return np.cumsum([0, *counts], dtype=np.int64)
+
+
 @dataclass(frozen=True, eq=False)
 class Scan:
     """The content of a split. labelled + missing + empty == len(samples): unreadable images are not among them."""
 
-    samples: tuple[Sample, ...]  # sorted by image path
+    samples: Sequence[Sample]  # sorted by image path
     labelled: int  # images whose label file has at least one usable row
     missing: int  # backgrounds without a label file
     empty: int  # backgrounds whose label file has no usable row
@@ -100,8 +153,8 @@ def scan(
     notes = [*listing.notes, *_notes(data, labels, usable)]
     truths = [truth and truth.only(class_filter) for truth in (image.labels.truth for image in usable)]
     result = Scan(
-        tuple(Sample(image.path, image.size, each, data.keypoints, truth)
-              for image, each, truth in zip(usable, labels, truths, strict=True)),
+        PackedSamples(Sample(image.path, image.size, each, data.keypoints, truth)
+                      for image, each, truth in zip(usable, labels, truths, strict=True)),
         labelled=sum(len(image.labels.labels) > 0 for image in usable),
         missing=sum(image.labels is NO_LABELS for image in usable),
         empty=sum(image.labels is not NO_LABELS and not len(image.labels.labels) for image in usable),

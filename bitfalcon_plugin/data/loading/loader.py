@@ -82,6 +82,7 @@ class TrainLoader:
         self._order = Order()
         sizes = [sample.size for sample in samples]
         self._ratios = [height / width for height, width in sizes]
+        self._has_keypoints = any(sample.labels.keypoints is not None for sample in samples)
         paths = [str(sample.image) for sample in samples]
         tile_sizes = [long_side(size, imgsz) for size in sizes]
         self.bad = BadImages("training", paths, reading.on_bad_image)
@@ -109,7 +110,7 @@ class TrainLoader:
         if recipe.imgsz != self.imgsz:
             raise ValueError(f"recipe.imgsz is {recipe.imgsz}, this loader reads tiles of {self.imgsz}")
         recipe = recipe.rectangular() if self.rect else recipe
-        if any(sample.labels.keypoints is not None for sample in self.samples):
+        if self._has_keypoints:
             layout = self.samples[0].layout
             recipe = recipe.for_keypoints(layout and layout.flip)
         chunks = self._chunks(epoch)
