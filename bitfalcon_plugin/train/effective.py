@@ -87,7 +87,9 @@ def _lines(trainer: Trainer, values: Mapping) -> list[str]:
     if frozen:
         more = f" and {len(frozen) - MAX_NAMES} more" if len(frozen) > MAX_NAMES else ""
         lines.append(f"Frozen: {', '.join(frozen[:MAX_NAMES])}{more}")
-    if trainer.run.start is not None:
+    if trainer.stop:
+        lines.append(f"All {trainer.epoch} epochs are trained; the final measurement follows")
+    elif trainer.run.start is not None:
         lines.append(f"Resumed at epoch {trainer.epoch + 1}, batch {trainer.batch + 1}")
     return lines
 

@@ -273,8 +273,8 @@ def _stop_on_signal(trainer: Trainer, interrupts: Interrupts) -> None:
     trainer.run.world.enter(WRITING)
     if trainer.epoch >= trainer.epochs or (trainer.stop and trainer.batch == 0):  # all epochs are trained and written
         say(
-            f"{received.name}: stopped after the last epoch, before the final measurement. To measure the best "
-            f"weights: bitfalcon val model={trainer.best} data={trainer.args.data}"
+            f"{received.name}: stopped after the last epoch, before the final measurement, which follows with: "
+            f"bitfalcon train resume={trainer.last}"
         )
         raise exception_for(received)
     trainer.run.world.average_gradients(trainer.model)

@@ -13,6 +13,7 @@ from ..config.settings import Settings, load_settings
 from ..config.user_settings import folder as user_folder
 from ..export.formats import ModelKind, model_kind
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
+from ..val.run import LAST_FILE
 
 RUN_SELECTORS = frozenset(("mode", "task", "model", "resume"))  # which run is meant
 
@@ -20,7 +21,8 @@ RUN_SELECTORS = frozenset(("mode", "task", "model", "resume"))  # which run is m
 def resumed_run(settings: Settings) -> tuple[Checkpoint, Path]:
     """Open the last.pt that resume= means; returns it with the run's folder, wherever that lies now.
 
-    Raises UserError for a file without training state, and for a run that is finished under these settings.
+    Raises UserError for a file without training state, and for a run that is finished and measured under these
+    settings.
     """
     path = to_resume(settings)
     checkpoint = load_checkpoint(path).to_train(path)
@@ -35,6 +37,8 @@ def _check_unfinished(checkpoint: Checkpoint, path: Path, settings: Settings) ->
             f"'{path}' holds weights without the state of a training run, as best.pt does: nothing to resume. Give the "
             "run's last.pt; or to train on from these weights, give them as model= without resume."
         )
+    if not (path.resolve().parent.parent / LAST_FILE).is_file():
+        return  # it was ended before or during its final measurement
     before = checkpoint.settings["epochs"]
     epochs = settings.epochs if "epochs" in settings.given else before
     ended = checkpoint.training.get("ended", "")
@@ -143,9 +147,10 @@ def _default(key: str) -> object:
 
 
 def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapping[str, object]:
-    """The training state of a last.pt under these settings; the key "average" holds the EMA's weights.
+    """The training state of a last.pt under these settings.
 
-    images: number of training images. An epoch whose batches change starts again, with a note.
+    The key "average" holds the EMA's weights, "finished" whether all epochs are trained and only the final measurement
+    is missing. images: number of training images. An epoch whose batches change starts again, with a note.
     """
     state = dict(resumed.training)
     if "batch" not in state:  # version 0.1.0 wrote it at the end of epochs only
@@ -157,4 +162,5 @@ def training_state(resumed: Checkpoint, settings: Settings, images: int) -> Mapp
     if state["batch"] and (other or state.get("images", images) != images):
         print_note(f"epoch {state['epoch'] + 1} starts again from its first batch: its batches have changed.")
         state["batch"] = 0
-    return {**state, "average": resumed.state}
+    same = [settings.as_dict()[key] == resumed.settings.get(key) for key in ("epochs", "patience", "time")]
+    return {**state, "average": resumed.state, "finished": is_finished(resumed) and all(same)}

@@ -22,6 +22,7 @@ from ..models.inference.precision import has_codes, training_precision
 from ..tasks import task_of
 from ..tasks.detect import class_weights
 from ..val.pictures import Pictures
+from ..val.run import LAST_FILE
 from . import optim
 from .effective import report_effective
 from .guard import Guard
@@ -118,6 +119,7 @@ def prepare(run: Run) -> Trainer:
     if main:
         remove_leftovers(run.folder)
         remove_leftovers(run.folder / "weights")
+        (run.folder / LAST_FILE).unlink(missing_ok=True)  # of an earlier end of the run
     model.to(device, memory_format=torch.channels_last)
     model.checkpointing = settings.checkpointing
     frozen = freeze(model, settings.freeze)
@@ -151,7 +153,8 @@ def prepare(run: Run) -> Trainer:
     if run.start is not None:
         with _resuming(run):
             trainer.restore(run.start, run.start["average"])
-        if settings.time:
+        trainer.stop = run.start["finished"]
+        if settings.time and not trainer.stop:
             trainer.epochs = run.start["epochs"]
             trainer.plan_epochs(trainer.epoch, at_least=trainer.epoch + 1)
     if trainer.task.objects:

@@ -39,6 +39,8 @@ from .pictures import BATCHES, Pictures
 from .tiled import TileLoader
 from .worst import worst_images
 
+LAST_FILE = "worst.csv"  # of a measurement; a training run without it lacks its final measurement
+
 
 @dataclass
 class Validator:
@@ -189,9 +191,9 @@ def validate_and_report(
         say(worst.table())
     say("Speed an image: " + ", ".join(f"{ms:.1f} ms {stage}" for stage, ms in metrics.speed.items()))
     if folder is not None and share.rank == 0:
-        write_text(folder / "worst.csv", worst.to_csv())
         pictures.worst(worst)
         pictures.finish(metrics)
+        write_text(folder / LAST_FILE, worst.to_csv())
     return validator, found
 
 

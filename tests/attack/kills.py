@@ -74,6 +74,7 @@ SCENARIOS = {
 def attempt(folder: str, tokens: list[str], processes: int) -> None:
     """In a new process, which leads a group of its own: run one command line."""
     os.setpgid(0, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts background jobs with it ignored
     os.chdir(folder)
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)

@@ -13,10 +13,11 @@ import pytest
 import torch
 
 import bitfalcon_plugin.train.records as records
+import bitfalcon_plugin.train.run as running
 from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.cli import main
 from tests.helpers.coloured import lay_out, place  # noqa: F401  the fixture
-from tests.helpers.small_runs import COMMON, command, last, poison, same, train, weights
+from tests.helpers.small_runs import COMMON, command, last, poison, results, same, train, weights
 
 
 @pytest.fixture(scope="module")
@@ -145,6 +146,26 @@ def test_a_finished_run_is_extended_only_by_more_epochs(place, capsys):
     assert "without the state of a training run" in capsys.readouterr().err
 
 
+def test_a_run_that_was_ended_in_its_final_measurement_is_measured(place, finished, capsys, monkeypatch):
+    def stop(trainer):
+        raise SystemExit(143)
+
+    shutil.copytree(finished, "runs/done")
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "_measure_best", stop)
+        with pytest.raises(SystemExit):
+            main(["train", f"resume={last('done')}", "epochs=2"])
+    before, trained = Path("runs/done/weights/best.pt").read_bytes(), weights("done")
+    assert not Path("runs/done/worst.csv").exists()
+    assert main(["train", f"resume={last('done')}"]) == 0
+    out = capsys.readouterr().out
+    assert "All 2 epochs are trained; the final measurement follows" in out and "Best weights: " in out
+    assert Path("runs/done/worst.csv").is_file() and len(results("done")) == 3
+    assert Path("runs/done/weights/best.pt").read_bytes() == before and same(weights("done"), trained)
+    assert main(["train", f"resume={last('done')}"]) == 2
+    assert "finished run (2 epochs)" in capsys.readouterr().err
+
+
 def test_a_resumed_run_knows_what_was_given_and_what_was_not(place, finished):
     shutil.copytree(finished, "runs/done")
     assert main(["train", f"resume={last('done')}", "epochs=2"]) == 0
@@ -222,6 +243,9 @@ def test_a_run_that_patience_ended_goes_on_only_when_asked(place, capsys, monkey
     assert len(Path("runs/tired/results.csv").read_text().splitlines()) == 4
     assert main(["train", f"resume={last('tired')}"]) == 2
     assert "ended by itself after 3 epochs" in capsys.readouterr().err
+    Path("runs/tired/worst.csv").unlink()
+    assert main(["train", f"resume={last('tired')}"]) == 0  # nothing but the measurement
+    assert len(results("tired")) == 4 and Path("runs/tired/worst.csv").is_file()
     assert main(["train", f"resume={last('tired')}", "patience=4"]) == 0
     assert len(Path("runs/tired/results.csv").read_text().splitlines()) == 6
 
@@ -243,6 +267,9 @@ def test_a_run_by_the_clock_is_resumed_and_made_longer(place, capsys):
     train("clock", time=1e-9, epochs=50)  # one epoch
     assert main(["train", f"resume={last('clock')}"]) == 2
     assert "finished run (1 epochs)" in capsys.readouterr().err
+    Path("runs/clock/worst.csv").unlink()
+    assert main(["train", f"resume={last('clock')}"]) == 0  # nothing but the measurement
+    assert len(results("clock")) == 2
     assert main(["train", f"resume={last('clock')}", "time=2e-9"]) == 0
     assert len(Path("runs/clock/results.csv").read_text().splitlines()) == 3
 
