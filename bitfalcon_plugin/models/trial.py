@@ -22,8 +22,9 @@ from .modules.library_names import library_class
 
 PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
 SMALLEST = 32  # least side of the image on which strides that are known are tried
-MAX_WEIGHTS = 1 << 30  # values of all parameters together, 4 GB; the largest graphs here have 6e7
+MAX_WEIGHTS = 1 << 28  # values of all parameters together, 1 GB; the largest graphs here have 6e7
 MAX_VALUES = 1 << 28  # values of the map that a row gives for the probe, 1 GB; here 4e6
+MAX_PRODUCTS = 1 << 38  # weights of rows times pixels of their inputs, of all rows: some seconds; the most here is 5e10
 
 Measured = tuple[Sequence[float], int]  # strides of the levels, and what the sides of an image must be multiples of
 
@@ -54,7 +55,7 @@ def check_weights(graph: Graph, problems: list[str]) -> None:
             module = build_row(row, found)
         if _is_known(row):
             problems += found
-        total += sum(weight.numel() for weight in module.parameters() if not isinstance(weight, UninitializedParameter))
+        total += _weights(module)
         if total > MAX_WEIGHTS:
             problems.append(f"{row.location} {shown(row.args)}: more than {MAX_WEIGHTS} weights up to this row")
             return
@@ -122,9 +123,16 @@ def _maps(graph: Graph, rows: nn.Sequential, side: int, problems: list[str]) -> 
         return {}
     device = next((p.device for p in rows.parameters()), None)
     maps: dict[int, Tensor] = {-1: torch.zeros(1, graph.channels, side, side, device=device)}
+    products = 0
     for row, module in zip(graph.rows, rows, strict=True):
-        if all(source in maps for source in row.sources):  # a missing row has a problem already
-            try_row(row, module, maps, problems)
+        if not all(source in maps for source in row.sources):  # the missing row has a problem already
+            continue
+        pixels = max(math.prod(maps[source].shape[2:]) for source in row.sources)
+        products += pixels * _weights(module)
+        if products > MAX_PRODUCTS:
+            problems.append(f"{row.location} {shown(row.args)}: more than {MAX_PRODUCTS} products up to this row")
+            break
+        try_row(row, module, maps, problems)
     return maps
 
 
@@ -198,6 +206,10 @@ def _numbers(value: object) -> Iterator[float]:
             yield from _numbers(item)
         elif isinstance(item, (int, float)):
             yield item
+
+
+def _weights(module: nn.Module) -> int:
+    return sum(weight.numel() for weight in module.parameters() if not isinstance(weight, UninitializedParameter))
 
 
 def _is_known(row: Row) -> bool:

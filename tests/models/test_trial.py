@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import nn
 
 from bitfalcon_plugin import YOLO
@@ -82,6 +83,14 @@ def test_keypoints_beyond_all_measure(tmp_path, shape):
         open_checkpoint(checkpoint(tmp_path / "x.pt", kpt_shape=shape))
     with pytest.raises(UserError, match="kpt_shape"):
         resolve_graph(small(CONV, kpt_shape=[10**5000, 3]))
+
+
+@pytest.mark.parametrize(
+    "kernel, told", [(1000, "row 1.* products up to this row"), (yaml.safe_load("1:30:00"), "row 1.* weights up to")]
+)
+def test_a_kernel_that_takes_hours_is_refused(kernel, told):
+    with pytest.raises(UserError, match=told):
+        Detector(resolve_graph(small(CONV, (-1, 1, "Conv", [8, kernel, 1]), LATER)))
 
 
 def test_wrong_strides_in_a_file_are_measured_again(tmp_path):

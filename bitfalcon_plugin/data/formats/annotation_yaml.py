@@ -10,7 +10,7 @@ from pathlib import Path
 from ...config.errors import did_you_mean
 from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from .coco_file import CocoFile, read_coco
-from .folders import elsewhere
+from .folders import path_problem
 from .keypoint_notes import mirror_partners
 
 SPLITS = ("train", "val", "validation", "test")
@@ -47,7 +47,7 @@ def image_folders(raw: Mapping[str, object], root: Path, problems: list[str]) ->
                 f"images: {value!r}; expected the folder of the images, or one for train, val and test each"
             )
             return {}
-        if problem := elsewhere(folder):
+        if problem := path_problem(folder):
             problems.append(f"images: {problem}")
             continue
         folders[split] = os.path.abspath(root / Path(folder).expanduser())

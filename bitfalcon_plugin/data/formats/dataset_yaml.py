@@ -21,7 +21,7 @@ from ..shape_boxes import ensure_shape_boxes
 from ..shapes import ensure_shapes
 from ..stick_figures import ensure_figures
 from .annotation_yaml import coco_names, format_of, image_folders
-from .folders import class_folders, elsewhere, leaves, outside_problem, some
+from .folders import class_folders, leaves, outside_problem, path_problem, some
 from .listing import LISTS, Listing, Place
 from .voc import voc_names, voc_options, xml_path
 
@@ -155,7 +155,7 @@ def find_yaml(data: str | Path) -> Path:
     if not isinstance(data, (str, Path)) or not str(data).strip():
         raise UserError(f"data={data!r}: expected a dataset YAML, a folder that holds one, or a packaged name.")
     path = Path(data).expanduser()
-    if not path.exists() and (problem := elsewhere(str(data))):
+    if not path.exists() and (problem := path_problem(str(data))):
         raise UserError(f"Dataset {problem}.")
     packaged = cfg_dir() / "datasets"
     if not path.exists() and path.name == str(path):
@@ -234,7 +234,7 @@ def root_of(raw: Mapping[str, object], path: Path, problems: list[str]) -> Path:
     if not isinstance(value, str) or not value.strip():
         problems.append(f"path: {value!r}; expected the dataset's folder as text")
         return path.parent
-    if problem := elsewhere(value):
+    if problem := path_problem(value):
         problems.append(f"path: {problem}")
         return path.parent
     tops = [path.parent, Path(), datasets_dir()]
@@ -320,7 +320,7 @@ def splits_of(
             continue
         paths = []
         for entry in entries:
-            if problem := elsewhere(entry.strip()):
+            if problem := path_problem(entry.strip()):
                 problems.append(f"{split}: {problem}")
                 continue
             path = _entry(entry.strip(), root)

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..images import IMAGE_SUFFIXES
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz")
+LONGEST_PATH, LONGEST_NAME = 1500, 255  # bytes; systems allow 4096, of an entry below the path of its dataset, and 255
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket; a drive of Windows has one letter
 OF_LABELS = {"images", "labels"}  # sub-folders of data with label files
 
@@ -29,8 +30,13 @@ def images_below(folder: Path) -> Iterator[Path]:
                 yield Path(parent, name)
 
 
-def elsewhere(entry: str) -> str:
-    """The problem of an entry that is a remote address or an archive, with its repair; empty for other entries."""
+def path_problem(entry: str) -> str:
+    """What is wrong with a remote address, an archive or what no path can be, and its repair; empty for others."""
+    encoded = entry.encode("utf-8", "surrogatepass")
+    if len(encoded) > LONGEST_NAME and max(map(len, encoded.split(b"/"))) > LONGEST_NAME or len(encoded) > LONGEST_PATH:
+        return f"'{entry[:40]}...' is too long; a path has at most {LONGEST_PATH} bytes, each name {LONGEST_NAME}"
+    if "\0" in entry:
+        return f"{entry[:40]!r} contains a zero byte; expected a path"
     if _ADDRESS.match(entry):
         return f"'{entry}' is a remote address; nothing is fetched: mount or copy it, and give the local path"
     if entry.lower().rstrip("/").endswith(ARCHIVES) and not Path(entry).is_dir():

@@ -11,7 +11,7 @@ from ..images import IMAGE_SUFFIXES
 from .annotation_yaml import OTHERS, annotation_files
 from .coco_file import CocoFile, read_coco
 from .coco_shapes import shown
-from .folders import elsewhere, images_below, leaves, outside_problem, some
+from .folders import images_below, leaves, outside_problem, path_problem, some
 from .yolo import read_text
 
 PREFIXES = ("instances_", "person_keypoints_", "image_info_", "stuff_", "panoptic_")  # of COCO's annotation files
@@ -107,7 +107,7 @@ def _add_coco(path: Path, split: str, place: Place, listing: Listing) -> None:
     for row, name in enumerate(content.file_names):
         image = Path(os.path.abspath(folder / name))
         where = f"{path}: images (id {shown(content.image_ids[row])}): file_name"
-        if problem := elsewhere(name) or place.problem(image, name):
+        if problem := path_problem(name) or place.problem(image, name):
             listing.problems.append(f"{where} {problem}")
         elif image in listing.places:
             other = listing.files[listing.places[image][0]][0] if listing.files else path
@@ -183,7 +183,7 @@ def _read_list(file: Path, place: Place, listing: Listing, stems: _Stems | None 
             continue
         where = f"{file}:{number}"
         path = Path(os.path.abspath((file.parent if line.startswith("./") else place.root) / line))
-        if problem := elsewhere(line):
+        if problem := path_problem(line):
             listing.problems.append(f"{where}: {problem}")
         elif path.suffix.lower() in IMAGE_SUFFIXES:
             if problem := place.problem(path, line):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,15 @@ def test_entries_that_leave_the_root_are_refused(tmp_path, entry):
     assert "allow_outside=True" in message and "val: " in message and str(tmp_path / "set") in message
     spec = load_data(path, allow_outside=True)
     assert str(Path("/etc") if entry == "/etc" else tmp_path / "other") in spec.splits["val"]
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "é" * 200, "x/" * 3000, "a\0b"], ids=["long", "letters", "deep", "zero"])
+def test_what_the_system_takes_for_no_path_is_refused(tmp_path, name):
+    for form, suffix in itertools.product(("yolo", "coco", "voc"), ("", ".txt", ".json", ".zip")):
+        for key in ("path", "train", "images") if form == "coco" else ("path", "train"):
+            keys = {"train": "a.json", "val": "a.json", "names": ["a"], "format": form, key: name + suffix}
+            with pytest.raises(UserError, match="is too long; a path has|contains a zero byte"):
+                scan(load_data(write_yaml(tmp_path / "data.yaml", keys)), "train")
 
 
 def test_a_name_that_starts_like_the_root_is_outside(tmp_path):
