@@ -13,6 +13,7 @@ from bitfalcon_plugin.compat.remap import RemapError, apply, invert
 
 from bitfalcon_plugin.models.build import build
 from tests.helpers.paths import RECORDED
+from tests.helpers.tiny_models import shapes_are_quick  # noqa: F401  the fixture
 
 VECTORS = json.loads(gzip.decompress((RECORDED / "conformance.json.gz").read_bytes()))
 ALL_RESIDUAL = {"turbo-n-seg": ("segment", "n"), "turbo-l-seg": ("segment", "l"), "turbo-n-cls": ("classify", "n")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -53,3 +54,10 @@ def conv(block: Conv, x: Tensor, active: bool = True) -> Tensor:
     y = (y - bn.running_mean.view(-1, 1, 1)) / (bn.running_var.view(-1, 1, 1) + 1e-3).sqrt()
     y = y * bn.weight.view(-1, 1, 1) + bn.bias.view(-1, 1, 1)
     return y * y.sigmoid() if active else y
+
+
+@pytest.fixture(autouse=True)
+def shapes_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave batch norms out where there are no values: they change no shape and take most of the time of such a run."""
+    forward = nn.BatchNorm2d.forward
+    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda norm, x: x if x.is_meta else forward(norm, x))

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from torch import nn
 
 import bitfalcon_plugin.models.summary as module
 from bitfalcon_plugin.config.files import cfg_dir
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.summary import summary
+from tests.helpers.tiny_models import shapes_are_quick  # noqa: F401  the fixture
 
 SHIPPED = sorted((cfg_dir() / "models").glob("*.yaml"))
 FAMILIES = ("yolov8", "yolo11", "yolov12", "yolov12-turbo")
@@ -49,13 +49,6 @@ def cases_to_run() -> list:
         for case in cases(paths)
         if case.values[1] == "n" or case.values[0].stem in FAMILIES and case.values[1] in "ml"
     ]
-
-
-@pytest.fixture(autouse=True)
-def shapes_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave batch norms out where there are no values: they change no shape and take most of the time of such a run."""
-    forward = nn.BatchNorm2d.forward
-    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda norm, x: x if x.is_meta else forward(norm, x))
 
 
 @cache

@@ -13,7 +13,11 @@ from bitfalcon_plugin.models.build import build, model_for_task, read_graph, res
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules.conv import Conv
 from bitfalcon_plugin.models.summary import summary
-from tests.helpers.tiny_models import small_graph, small_model
+from tests.helpers.tiny_models import (
+    shapes_are_quick,  # noqa: F401  the fixture
+    small_graph,
+    small_model,
+)
 
 
 @pytest.fixture(autouse=True)

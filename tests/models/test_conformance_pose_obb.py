@@ -25,7 +25,11 @@ from bitfalcon_plugin.ops.rotated import angles_from_logits
 from tests.data.recorded.fill import image, noise
 from tests.helpers.paths import RECORDED
 from tests.helpers.ternary import assert_equal, images, with_scales
-from tests.helpers.tiny_models import CONV, lived
+from tests.helpers.tiny_models import (
+    CONV,
+    lived,
+    shapes_are_quick,  # noqa: F401  the fixture
+)
 from tests.models.test_conformance import check_samples, empty_model, of_scales
 from tests.models.test_conformance_segment import recorded_state
 

@@ -19,7 +19,10 @@ from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from tests.data.recorded.fill import fill, image
 from tests.helpers.paths import RECORDED
 from tests.helpers.ternary import assert_equal, images, with_scales
-from tests.helpers.tiny_models import lived
+from tests.helpers.tiny_models import (
+    lived,
+    shapes_are_quick,  # noqa: F401  the fixture
+)
 from tests.models.test_conformance import check_samples, empty_model, of_scales
 
 VECTORS = json.loads(gzip.decompress((RECORDED / "segment.json.gz").read_bytes()))
