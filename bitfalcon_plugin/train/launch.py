@@ -32,6 +32,7 @@ from .watch import GO_ON, NOTES
 
 FORWARDED = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # signals that the launcher hands on to the processes
 LOGGERS = ("torch.distributed", "torch.multiprocessing")  # each of them logs a page about every failure
+START_METHOD = "spawn"  # of multiprocessing: a fork of this process would inherit CUDA and the threads of torch
 SAVING = 30  # seconds that a process has for writing its checkpoint when it is to end, as the launcher gives
 GRACE = 1.0  # seconds that a process with an error outlives the process whose end may have caused the error
 PROTECTED = r"""__name__\s*[!=]=\s*['"]__main__|['"]__main__['"]\s*[!=]=\s*__name__"""
@@ -59,7 +60,7 @@ def launch(count: int, function: Callable, *args: object) -> object:
     with notes as folder, _launcher_undone(), script_left_out(needs_script):
         rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
         options = {"run_id": uuid.uuid4().hex, "logs_specs": DefaultLogsSpecs(log_dir=folder), "max_restarts": 0}
-        config = LaunchConfig(1, 1, count, start_method="spawn", **rendezvous, **options)
+        config = LaunchConfig(1, 1, count, start_method=START_METHOD, **rendezvous, **options)
         try:
             return elastic_launch(config, _run_worker)(folder, count, function, args)[0]
         except SignalException as error:

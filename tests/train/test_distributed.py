@@ -31,6 +31,7 @@ from bitfalcon_plugin.train.distributed import LostPeer, World, check_batch, joi
 from bitfalcon_plugin.train.launch import launch
 from tests.helpers.endings import die, make_a_mistake, raise_a_fault, wait_for_signal
 from tests.helpers.labels import targets_of, total
+from tests.helpers.small_runs import quick_launch
 from tests.helpers.tiny_models import CONV, small_model
 
 BATCHES, EACH = 2, 2  # batches gathered before a step, images of a rank's share
@@ -285,7 +286,7 @@ def test_a_mistake_arrives_in_one_line(capfd) -> None:
 
 def test_a_fault_arrives_with_its_traceback_and_not_that_of_the_others() -> None:
     words = r"^process 1 of 2 \(stage: start-up\) failed:\nTraceback(.|\n)*raise_a_fault(.|\n)*ValueError: a fault"
-    with pytest.raises(RuntimeError, match=words):
+    with pytest.raises(RuntimeError, match=words), quick_launch():
         launch(2, raise_a_fault, "here")
 
 
@@ -305,7 +306,7 @@ def test_a_signal_is_handed_on_and_awaited(tmp_path) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=send, daemon=True).start()
-    with pytest.raises(Stopped) as stopped:
+    with pytest.raises(Stopped) as stopped, quick_launch():
         launch(2, wait_for_signal, str(tmp_path))
     assert stopped.value.code == 128 + signal.SIGTERM
     assert [(tmp_path / f"saved{rank}").is_file() for rank in (0, 1)] == [True, True]

@@ -21,7 +21,7 @@ from bitfalcon_plugin.train.run import run_train
 from tests.helpers.coloured import lay_out
 from tests.helpers.endings import die_without_our_launcher, sleep_in_a_callback, stop_in_validation
 from tests.helpers.paths import ROOT
-from tests.helpers.small_runs import COMMON, GRAPHS, same, weights
+from tests.helpers.small_runs import COMMON, GRAPHS, quick_launch, same, weights
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "setpgid"), reason="signals are of POSIX")
 LENGTH = {"epochs": 3, "val": False, "workers": 0, "rank_timeout": 90}
@@ -30,7 +30,7 @@ LENGTH = {"epochs": 3, "val": False, "workers": 0, "rank_timeout": 90}
 @pytest.fixture(autouse=True, scope="module")
 def no_world():
     """Tests start outside of any torchrun."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_launch():
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             patch.delenv(name, raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")

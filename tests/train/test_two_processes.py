@@ -14,7 +14,7 @@ from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.train.launch import launch
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.classed import lay_out as lay_out_classes
-from tests.helpers.small_runs import GRAPHS, LAY_OUT
+from tests.helpers.small_runs import GRAPHS, LAY_OUT, quick_launch
 
 SETTINGS = {
     "mode": "train",
@@ -83,7 +83,7 @@ def two(tmp_path_factory):
         data = folder / RUNS[task]["data"]
         text = data.read_text().replace("images/val", "images/train")  # three batches: one process has one more
         data.write_text(text)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_launch():
         for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
             patch.delenv(name, raising=False)
         patch.setenv("OMP_NUM_THREADS", "1")
