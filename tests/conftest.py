@@ -10,6 +10,28 @@ from collections.abc import Iterator
 import pytest
 
 MAX_PROCESSES = 4
+# Files that take a quarter of a minute and more, the longest first: begun last, they would be waited for.
+LONG_FILES = (
+    "house/test_pages.py",
+    "train/test_machines.py",
+    "train/test_each_task.py",
+    "house/test_yamls.py",
+    "train/test_two_processes.py",
+    "attack/test_attack.py",
+    "house/test_scripts.py",
+    "export/test_pose_obb_export.py",
+    "export/test_open.py",
+    "train/test_every_setting.py",
+    "train/test_distributed.py",
+    "train/test_signals.py",
+    "train/test_pose.py",
+    "models/weights/test_foreign.py",
+    "house/test_types.py",
+    "train/test_loggers.py",
+    "export/test_deployed_formats.py",
+    "benchmark/test_sizes.py",
+    "benchmark/test_run.py",
+)
 
 # The networks of tests are so small that a second thread costs more than it brings. Processes that tests start inherit
 # the number.
@@ -47,3 +69,9 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return 0
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(processors, MAX_PROCESSES) if processors > 1 else 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with LONG_FILES; the other files keep their order."""
+    order = {f"tests/{name}": number for number, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: order.get(item.nodeid.partition("::")[0], len(order)))

@@ -17,6 +17,7 @@ from PIL import Image
 import bitfalcon_plugin.benchmark.run as benchmark
 import bitfalcon_plugin.benchmark.sizes as sizes
 from bitfalcon_plugin import YOLO
+from bitfalcon_plugin.benchmark.quiet import Quiet
 from bitfalcon_plugin.benchmark.trial import Trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.listing import settings_table
@@ -192,10 +193,12 @@ def here(template, tmp_path, monkeypatch, request) -> Path:
 
 @pytest.fixture()
 def quick(monkeypatch):
-    """Few rounds of timing, and runtimes that are tried in no process of their own; tests/benchmark tests these."""
+    """Few rounds of timing, of one batch, and runtimes in no process of their own; tests/benchmark tests all of it."""
     monkeypatch.setattr(benchmark, "ROUNDS", 2)
+    monkeypatch.setattr(benchmark, "BATCHES", (1,))
     monkeypatch.setattr(benchmark, "WARMUP", 0)
     monkeypatch.setattr(benchmark, "run_trial", lambda *_: Trial(1.0, 0.5, 0.25, 0.1, 123_000_000))
+    monkeypatch.setattr(benchmark, "measure_quiet", lambda: Quiet(2, 2.0))  # computes for half a second
     monkeypatch.setattr(sizes, "ROUNDS", 2)
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.conftest import LONG_FILES
 from tests.helpers.paths import ROOT
 from tests.helpers.syntax import statements
 
@@ -34,3 +35,7 @@ def test_files_and_functions_stay_short() -> None:
         if "dropin" not in path.parts and FORBIDDEN_NAMES & {path.stem, path.parent.name}:
             problems.append(f"{name}: the name says nothing")
     assert problems == []
+
+
+def test_the_files_that_begin_first_exist() -> None:
+    assert [name for name in LONG_FILES if not (ROOT / "tests" / name).is_file()] == []
