@@ -140,7 +140,7 @@ def one_thread():
 def both(tmp_path_factory):
     """Of rank 0 and rank 1: (plain values, results of training)."""
     folder = tmp_path_factory.mktemp("both")
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_launch():
         patch.setenv("OMP_NUM_THREADS", "1")
         plain = launch(2, exchange_and_train, {"seed": 3, "folder": str(folder)})
     return [(values, torch.load(folder / f"{rank}.pt")) for rank, values in enumerate(plain)]

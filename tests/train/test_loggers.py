@@ -18,6 +18,7 @@ from bitfalcon_plugin.train.launch import launch
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers import recorder
 from tests.helpers.coloured import place  # noqa: F401  the fixture
+from tests.helpers.small_runs import quick_launch
 
 QUICK = {
     "model": "small.yaml",
@@ -167,14 +168,16 @@ def test_a_run_that_is_resumed_without_the_package_goes_on(records, monkeypatch,
     assert "there is no such logger" in capsys.readouterr().err
 
 
-def train_in_two(folder: str) -> list[str]:
-    """Train in this process, which launch() started."""
+def train_in_two(folder: str, file: str) -> list[str]:
+    """Train in this process, which launch() started; the recorder writes into `file`."""
     os.chdir(folder)
+    os.environ["RECORDER_FILE"] = file
     run_train(load_settings({"mode": "train", **QUICK, "loggers": "recorder", "epochs": 1}), None)
     return []
 
 
 def test_of_two_processes_the_first_one_logs(records, place):
-    launch(2, train_in_two, str(place))
+    with quick_launch():
+        launch(2, train_in_two, str(place), str(records))
     found = recorder.read(records)
     assert [record[0] for record in found] == ["0"] * 3 and [record[1] for record in found] == ["start", "epoch", "end"]
