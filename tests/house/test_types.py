@@ -16,7 +16,13 @@ def test_a_client_with_types_has_no_errors_and_a_mistake_is_seen(tmp_path):
     wrong = tmp_path / "wrong.py"
     wrong.write_text('from bitfalcon_plugin import YOLO\n\ntext: str = YOLO("best.pt").predict("a.jpg")[0].boxes\n')
     # Errors in the package's own files are left out.
-    options = ["--strict", "--follow-imports=silent", "--config-file=", f"--cache-dir={os.devnull}", "--no-error-summary"]
+    options = [
+        "--strict",
+        "--follow-imports=silent",
+        "--config-file=",
+        f"--cache-dir={os.devnull}",
+        "--no-error-summary",
+    ]
     # An ndarray without arguments is how most people write the type.
     options += ["--allow-any-generics", "--allow-untyped-calls"]
     command = [sys.executable, "-m", "mypy", *options, CLIENT, wrong]
