@@ -21,6 +21,7 @@ from ..config.errors import UserError, did_you_mean
 from ..config.files import write_text
 from ..config.printable import say
 from ..config.settings import Settings
+from ..config.weight_files import file_of_weights
 from ..data.dataset import Sample
 from ..models.bitify import bitify, parts_by_row
 from ..models.detector import Detector
@@ -202,7 +203,7 @@ def _conditions(settings: Settings) -> dict[str, object]:
     keys = ("data", "split", "imgsz", "seed", "single_cls", "classes", "conf", "iou", "max_det")
     return {
         "model": str(path),
-        "checksum": zlib.crc32(path.read_bytes()),
+        "checksum": zlib.crc32(file_of_weights(path).read_bytes()),
         "images": IMAGES,
         "torch": torch.__version__,
         **{key: values[key] for key in keys},

@@ -31,6 +31,11 @@ def is_hub_folder(path: str | Path) -> bool:
     return os.path.isfile(os.path.join(path, HUB_WEIGHTS))  # False for a name that no file can have
 
 
+def file_of_weights(path: str | Path) -> Path:
+    """Return the file of weights that `path` is, or that lies in the folder `path`."""
+    return Path(path) / HUB_WEIGHTS if is_hub_folder(path) else Path(path)
+
+
 def names_folder(out: str | Path) -> bool:
     """Whether weights that are written to `out` go into a folder: it ends with a slash, or is a folder."""
     return str(out).endswith(("/", os.sep)) or os.path.isdir(out)

@@ -24,6 +24,7 @@ from ..config.files import atomic, remove_leftovers, sha256_of, write_text
 from ..config.printable import say
 from ..config.run_folder import runs_top
 from ..config.settings import Settings
+from ..config.weight_files import file_of_weights
 from .results import Results
 from .rows import arrow_table, row_of, row_of_unread
 from .sources import Item, describe
@@ -149,7 +150,7 @@ def _description(settings: Settings, images: Sequence[str]) -> dict[str, Any]:
     """Return what must be equal for rows to belong together, in JSON's types."""
     listing = hashlib.sha256("\n".join(images).encode("utf-8", "surrogateescape")).hexdigest()
     described = {"model": str(settings.model), "images": len(images), "sha256 of their paths": listing}
-    if settings.model and (weights := Path(settings.model)).is_file():
+    if settings.model and (weights := file_of_weights(settings.model)).is_file():
         described["sha256 of the model"] = sha256_of(weights)
     values = {key: getattr(settings, key) for key in FIXED}
     return described | json.loads(json.dumps(values, default=list))

@@ -139,6 +139,9 @@ def test_every_verb_opens_them(place, watched, capsys):
             f"train {name} data=data/data.yaml epochs=1 imgsz=64 batch=5 device=cpu workers=0 plots=False val=False",
             f"train small.yaml pretrained={name} data=data/data.yaml epochs=1 imgsz=64 batch=5 device=cpu workers=0 "
             "plots=False val=False",
+            f"track {name} source=data/images/val imgsz=64 device=cpu save=False",
+            f"bit mode=scan model={name} data=data/data.yaml imgsz=64 device=cpu workers=0 name=scan-{name}",
+            f"predict {name} source=data/images/val imgsz=64 device=cpu save=False shard=1/1 name=shard-{name}",
         ):
             capsys.readouterr()
             assert main(line.split()) == 0, (line, capsys.readouterr())
