@@ -6,15 +6,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path, PurePath
 
 import torch
 
 from ..config.errors import UserError
+from ..config.files import cfg_dir, sha256_of
 from ..config.notes import print_note
 from ..config.weight_files import SUFFIXES, is_hub_folder, weight_folders
-from ..config.yaml_files import find_model, scale_letter, shipped_models
+from ..config.yaml_files import find_model, load_yaml, scale_letter, shipped_models
 from .build import read_graph, task_of_document, task_of_graph
 from .detector import Detector
 from .graph.rows import Graph
@@ -47,7 +48,7 @@ class ModelEntry:
     @cached_property
     def parameters(self) -> int | None:
         """Trainable and fixed parameters, without the statistics of batch norms; of a foreign file all its values."""
-        if self._graph is None:
+        if self._graph is None or self._counted is not None:
             return self._counted
         with torch.device("meta"):
             return sum(parameter.numel() for parameter in Detector(self._graph).parameters())
@@ -92,6 +93,17 @@ def iterate_models(pattern: str = "*") -> Iterator[ModelEntry]:
                     yield entry
 
 
+def counted_parameters(path: Path) -> dict[str, int]:
+    """Scale -> parameters of a graph that is shipped, known by the content of its file; of any other graph nothing."""
+    return _parameter_table().get(sha256_of(path), {}).get("counts", {})
+
+
+@cache
+def _parameter_table() -> dict[str, dict]:
+    """The table cfg/parameters.yaml, by the SHA-256 of a file."""
+    return load_yaml(cfg_dir() / "parameters.yaml")
+
+
 def _graphs(pattern: str) -> Iterator[ModelEntry]:
     own = sorted(path.name for path in Path(".").glob("*.y*ml") if path.suffix in (".yaml", ".yml"))[:MAX_FILES]
     for name in dict.fromkeys((*own, *shipped_models())):
@@ -100,12 +112,16 @@ def _graphs(pattern: str) -> Iterator[ModelEntry]:
             if not isinstance(file.document.get("head"), list) or "backbone" not in file.document:
                 continue
             scales = file.document.get("scales")
+            counted = counted_parameters(file.path)
             for scale in scales if isinstance(scales, dict) and scales else ("",):
                 typed = _with_letter(name, str(scale))
                 if _fits(pattern, typed, name):
-                    graph = read_graph(name, str(scale))
-                    task = task_of_document(file.document)
-                    yield ModelEntry(typed, "graph", file.path, graph.scale, task, graph.nc, _licence(file.path), graph)
+                    task, count = task_of_document(file.document), counted.get(str(scale))
+                    graph = read_graph(name, str(scale)) if count is None else None
+                    given = (str(scale), file.document["nc"]) if graph is None else (graph.scale, graph.nc)
+                    yield ModelEntry(
+                        typed, "graph", file.path, given[0], task, given[1], _licence(file.path), graph, count
+                    )
         except UserError as error:
             if _fits(pattern, name):
                 print_note(f"'{name}' is left out: {str(error).splitlines()[0]}")

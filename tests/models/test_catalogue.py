@@ -9,11 +9,14 @@ import pytest
 
 from bitfalcon_plugin import UserError, list_models
 from bitfalcon_plugin.cli import main
-from bitfalcon_plugin.config.yaml_files import find_model, scale_letter, shipped_models
+from bitfalcon_plugin.config.files import cfg_dir, sha256_of
+from bitfalcon_plugin.config.yaml_files import find_model, load_yaml, scale_letter, shipped_models
 from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.catalogue import counted_parameters
 from tests.helpers.coloured import place  # noqa: F401  the fixture
 from tests.helpers.foreign import write
 from tests.helpers.packed import write_packed
+from tests.helpers.parameter_table import count
 from tests.helpers.small_yolo import save_weights
 from tests.models.test_conformance import VECTORS, foreign_state
 
@@ -31,6 +34,33 @@ def test_a_graph_in_every_scale_with_its_parameters():
     assert [entry.scale for entry in entries] == list("nsmlx") and {entry.kind for entry in entries} == {"graph"}
     counted = sum(parameter.numel() for parameter in build("yolov12n.yaml").parameters())
     assert entries[0].parameters == counted and entries[0].licence == "MIT" and entries[0].classes == 80
+
+
+def test_the_table_of_parameters_is_that_of_the_shipped_graphs():
+    """After a change of a graph or a module: python -m tests.helpers.parameter_table."""
+    table = load_yaml(cfg_dir() / "parameters.yaml")
+    assert {digest: row["file"] for digest, row in table.items()} == {
+        sha256_of(find_model(name).path): name for name in shipped_models()
+    }
+    for name in shipped_models():
+        file = find_model(name)
+        counts = counted_parameters(file.path)
+        assert list(counts) == list(file.document.get("scales") or [""]), name
+        assert list(counts.values()) == sorted(counts.values()) or name.startswith("bitfalcon"), name
+    for name in ("yolov8-pose-p6.yaml", "yolo11-obb.yaml", "yolov12-lite.yaml", "yolov12-turbo-cls.yaml"):
+        assert counted_parameters(find_model(name).path)["n"] == count(name, "n"), name
+
+
+def test_a_graph_of_ones_own_is_counted_by_building_it(tmp_path):
+    text = find_model("yolov8.yaml").path.read_text()
+    Path("yolov8.yaml").write_text(text)  # the same content in another place
+    Path("yolov8-mine.yaml").write_text(text.replace("nc: 80", "nc: 3"))
+    same, *_ = list_models("yolov8n.yaml")
+    mine, *_ = list_models("yolov8n-mine.yaml")
+    assert same.path.parent != find_model("yolo11.yaml").path.parent and same.parameters == count("yolov8.yaml", "n")
+    assert (mine.classes, mine.scale, mine.task) == (3, "n", "detect")
+    assert mine.parameters == count("yolov8-mine.yaml", "n") < same.parameters
+    assert mine.as_dict()["parameters"] == mine.parameters
 
 
 def test_every_shipped_graph_is_listed_under_a_name_that_opens():
