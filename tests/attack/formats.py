@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import os
 import random
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.data import scan_cache
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.doctor.survey import survey
+from bitfalcon_plugin.data.formats.coco_labels import Wish
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.data.formats.obb_rows import read_obb
 from bitfalcon_plugin.data.formats.pose_rows import read_pose
@@ -31,6 +33,7 @@ from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoi
 from bitfalcon_plugin.predict.sources import list_sources
 from bitfalcon_plugin.track.options import read_options
 from bitfalcon_plugin.train.resume import resumed_run
+from tests.attack.annotation_mutators import mutate_json, mutate_xml
 from tests.attack.mutators import MUTATORS, mutate_bytes, mutate_text
 from tests.helpers import coloured, foreign
 from tests.helpers.bad_images import encoded
@@ -71,6 +74,22 @@ def open_data(path: Path) -> None:
     for split in spec.splits:
         scan(spec, split)
     survey(path)
+
+
+def open_annotations(path: Path) -> None:
+    """Read the dataset of an annotation file as training, validation and conversion of every task do."""
+    root = path.parent
+    parts = ("", "outlines", "keypoints") if path.suffix == ".json" else ("",)
+    refusal = None
+    for wish in (Wish(part, exact=part == "outlines", truth=True) for part in parts):
+        try:
+            result = scan(load_data(root / "data.yaml"), "train", wish=wish)
+            [sample.pixel_labels() for sample in result.samples]
+        except UserError as error:
+            refusal = error
+    survey(root / "data.yaml")
+    if refusal is not None:
+        raise refusal
 
 
 def open_labels(path: Path) -> None:
@@ -114,6 +133,8 @@ KINDS: dict[str, Kind] = {
     "graph": Kind("graph.yaml", open_model, 16),
     "dataset": Kind("data/data.yaml", open_data, 12),
     "labels": Kind("labels.txt", open_labels, 6, mutate_text),
+    "COCO JSON": Kind("coco/annotations.json", open_annotations, 10, mutate_json),
+    "VOC XML": Kind("voc/0.xml", open_annotations, 10, mutate_xml),
     "tracker": Kind("tracker.yaml", read_options, 4),
     "settings": Kind("settings.yaml", lambda path: load_settings({"cfg": str(path)}), 6),
     "list of sources": Kind("list.txt", lambda path: list_sources(str(path)), 4),
@@ -155,6 +176,7 @@ def corpus(folder: Path) -> None:
     (folder / "settings.yaml").write_text("epochs: 3\nlr0: 0.01\nimgsz: 64\nclasses: [0, 1]\nname: first\ncache: ram\n")
     (folder / "list.txt").write_text("data/images/train/0.png\n./data/images/train/1.png\ndata/images/val/*.png\n0\n")
     _caches(folder)
+    _annotations(folder)
     for suffix, kind in (
         ("png", "PNG"),
         ("jpg", "JPEG"),
@@ -182,6 +204,36 @@ def _renamed(path: Path) -> None:
     if target.is_dir():
         for inner in target.iterdir():
             inner.rename(inner.with_name(inner.name.replace("ours", "m", 1)))
+
+
+def _annotations(folder: Path) -> None:
+    """Write a dataset of each format of annotation files, whose data.yaml lies beside them."""
+    rings = [[10.0, 10, 30, 10, 30, 30.5, 10, 30], [12, 12, 20, 12, 20, 20]]
+    objects = (
+        {"bbox": [10, 10, 20, 20.5], "segmentation": rings, "keypoints": [12, 12, 2, 20, 20, 1, 0, 0, 0], "area": 400},
+        {"bbox": [0, 0, 64, 48], "iscrowd": 1, "segmentation": {"size": [48, 64], "counts": [0, 3072]}, "area": 3072},
+        {"bbox": [5, 5, 9, 9], "segmentation": [rings[1]], "num_keypoints": 1, "keypoints": [6, 6, 2, *[0] * 6]},
+    )
+    points = {"keypoints": ["left", "right", "handle"], "skeleton": [[1, 3], [2, 3]]}
+    document = {
+        "images": [{"id": at, "file_name": f"{at}.png", "height": 48, "width": 64} for at in range(3)],
+        "annotations": [
+            {"id": at + 1, "image_id": at // 2, "category_id": 7, **each} for at, each in enumerate(objects)
+        ],
+        "categories": [{"id": 7, "name": "rake", **points}, {"id": 3, "name": "cat"}],
+    }
+    box = "<bndbox><xmin>10</xmin><ymin>10</ymin><xmax>30</xmax><ymax>40</ymax></bndbox>"
+    row = f"<object><name>cat</name><difficult>1</difficult>{box}</object>\n"
+    size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
+    source = "<source><database>mine</database></source>"
+    xml = f"<annotation><filename>0.png</filename>{source}{size}\n{row * 2}{row.replace('>1<', '>0<')}</annotation>"
+    for name, text in (("coco", "train: annotations.json\n"), ("voc", "names: [cat]\ntrain: .\n")):
+        (folder / name).mkdir()
+        (folder / name / "data.yaml").write_text(f"format: {name}\n{text}val: {text.split()[-1]}\n")
+        for number in range(3):
+            (folder / name / f"{number}.png").write_bytes(encoded("PNG"))
+    (folder / "coco/annotations.json").write_text(json.dumps(document))
+    (folder / "voc/0.xml").write_text(xml)
 
 
 def _caches(folder: Path) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import shutil
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.attack import audits, disks, kills, stream, swaps
+from tests.attack.annotation_mutators import mutate_json, mutate_xml
 from tests.attack.formats import KINDS, corpus, outcome
 from tests.attack.mutations import order, prepare
 from tests.attack.mutators import MUTATORS, mutate_protobuf
@@ -36,8 +39,10 @@ def test_whole_files_open_and_broken_ones_are_refused(files, tmp_path, monkeypat
     monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "own"))
     kind = KINDS[name]
     (tmp_path / "whole").mkdir()
-    whole = tmp_path / "whole" / kind.file.rpartition("/")[2]
-    if "/" not in kind.file and name != "list of sources":
+    whole = tmp_path / "whole" / kind.file
+    if name != "list of sources":
+        if whole.parent.name != "whole":
+            shutil.copytree(files / Path(kind.file).parent, whole.parent)
         whole.write_bytes((files / kind.file).read_bytes())
         assert outcome(kind, whole) == "opened"
     for number in range(6):
@@ -65,9 +70,17 @@ def test_a_case_follows_from_its_number_and_seed(files, tmp_path):
     assert contents[2] != contents[0]
 
 
+OTHERS = {"protobuf": mutate_protobuf, "COCO JSON": mutate_json, "VOC XML": mutate_xml}
+CONTENTS = {
+    "protobuf": b"\x08\x01\x12\x03abc",
+    "COCO JSON": b'{"images": [{"id": 1}], "annotations": [{"bbox": [1, 2, 3, 4]}]}',
+    "VOC XML": b"<annotation><object><name>a</name></object></annotation>",
+}
+
+
 def test_every_mutator_changes_and_takes_anything():
-    for name, mutate in [*MUTATORS.items(), ("protobuf", mutate_protobuf)]:
-        data = b"\x08\x01\x12\x03abc" if mutate is mutate_protobuf else b"key: [1, 2]\nother: x\n"
+    for name, mutate in [*MUTATORS.items(), *OTHERS.items()]:
+        data = CONTENTS.get(name, b"key: [1, 2]\nother: x\n")
         if name in ("pt", "torchscript", "pt2"):
             file = io.BytesIO()
             with zipfile.ZipFile(file, "w") as archive:

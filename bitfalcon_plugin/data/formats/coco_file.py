@@ -71,7 +71,7 @@ class CocoFile:
         return len(self.ids)
 
 
-_recent: dict[tuple[str, int, int], CocoFile] = {}
+_recent: dict[tuple[str, int, int], tuple[CocoFile | None, Sequence[str]]] = {}
 
 
 def read_coco(path: Path) -> tuple[CocoFile | None, Sequence[str]]:
@@ -82,22 +82,20 @@ def read_coco(path: Path) -> tuple[CocoFile | None, Sequence[str]]:
     state = os.stat(path)
     key = os.path.abspath(path), state.st_size, state.st_mtime_ns
     if key in _recent:
-        return _recent[key], ()
+        return _recent[key]
     name = hashlib.blake2b(os.fsencode(f"{VERSION}\n{key}"), digest_size=16).hexdigest()
     kept = cache_dir() / "annotations" / f"{name}.pt"
     content = load_packed(kept) if state.st_size >= LEAST_BYTES else None
     problems: Sequence[str] = ()
     if content is None:
         entries, problems = _parse(path)
-        if problems:
-            return None, problems
-        content = packed(entries)
-        if state.st_size >= LEAST_BYTES:
+        content = None if problems else packed(entries)
+        if content is not None and state.st_size >= LEAST_BYTES:
             save_packed(kept, content)
-    _recent[key] = file = CocoFile(**content)
+    _recent[key] = None if content is None else CocoFile(**content), problems
     for old in list(_recent)[:-RECENT]:
         del _recent[old]
-    return file, problems
+    return _recent[key]
 
 
 def forget(path: Path) -> None:

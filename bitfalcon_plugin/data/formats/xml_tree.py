@@ -1,7 +1,8 @@
 """Parse XML of strangers: elements, attributes and text, and nothing that a document could define by itself.
 
 A document type, and with it every entity that a document could define or fetch, is refused before it is read: entities
-that grow without bound ("billion laughs") and files that they include need one. So are elements that are nested deep.
+that grow without bound ("billion laughs") and files that they include need one. So are elements that are nested deep or
+very many: each takes a hundred times the memory of its text.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
-MOST_BYTES = 1 << 24
+MOST_BYTES = 1 << 22
+MOST_ELEMENTS = 100_000
 DEEPEST = 100  # elements inside one another
 
 
@@ -33,13 +35,15 @@ def read_xml(path: Path) -> tuple[Element | None, str]:
         return None, f"{path}: {len(data)} bytes; expected the labels of one image, at most {MOST_BYTES}"
     parser = expat.ParserCreate()
     builder = TreeBuilder()
-    depth = 0
+    depth = count = 0
 
     def start(name: str, attributes: dict[str, str]) -> None:
-        nonlocal depth
-        depth += 1
+        nonlocal depth, count
+        depth, count = depth + 1, count + 1
         if depth > DEEPEST:
-            raise _Refused("its elements are nested too deep")
+            raise _Refused(f"its elements are nested too deep; expected {DEEPEST} inside one another at most")
+        if count > MOST_ELEMENTS:
+            raise _Refused(f"it has too many elements; expected the labels of one image, at most {MOST_ELEMENTS}")
         builder.start(name, {**attributes, "line": str(parser.CurrentLineNumber)})
 
     def end(name: str) -> None:

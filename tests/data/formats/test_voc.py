@@ -63,6 +63,8 @@ WRONG = {
     "a foreign file": ('<!DOCTYPE x SYSTEM "file:///etc/passwd">' + xml(), "document type"),
     "another document": ("<html/>", "its element is <html>; expected the elements of Pascal VOC"),
     "deep": ("<a>" * 5000, "nested too deep"),
+    "many": ("<annotation>" + "<a/>" * 100_001, "too many elements", "at most 100000"),
+    "long": ("<annotation>" + "x" * (1 << 22), "expected the labels of one image, at most 4194304"),
     "sizes that lie": (xml(thing(), size="<size><width>320</width><height>24</height></size>"), "the size is 320 x 24"),
     "size of nothing": (xml(size="<size><width>0</width><height>0</height></size>"), "size with width '0', height '0'"),
     "unknown class": (xml(thing("cow"), thing("dgo")), "a.xml:3: object 'cow' is of an unknown class; expected one of",
