@@ -139,7 +139,7 @@ def storage(pid: object, seen: dict[str, Storage]) -> Storage:
     return Storage(whole.key, view[2], whole.kind)
 
 
-def one_line(text: object, limit: int = 1000) -> str:
+def cut_line(text: object, limit: int = 1000) -> str:
     """Return text of a file as one line of at most `limit` characters, without those that a terminal would obey."""
     text = text if isinstance(text, str) else repr(text)
     return "".join(letter if letter.isprintable() else "?" for letter in " ".join(text[: 4 * limit].split()))[:limit]

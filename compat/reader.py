@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..config.errors import MissingFileError, UserError
 from ..config.weight_files import searched
-from .allowed import AGAIN, Rejected, need, one_line
+from .allowed import AGAIN, Rejected, cut_line, need
 from .archive import Outline, inspect
 from .published import where_to_get
 from .standins import Plainer, StandIn, Weights, stand_in, weights
@@ -125,7 +125,7 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except Rejected as reason:
-        raise UserError(f"{str(path)!r} {one_line(str(reason))}") from None
+        raise UserError(f"{str(path)!r} {cut_line(str(reason))}") from None
     except OSError as error:
         raise UserError(
             f"{str(path)!r} cannot be read: {error.strerror or error}. Check its permissions and the disk."

@@ -6,6 +6,7 @@ Text that is written into files stays as it is.
 from __future__ import annotations
 
 import re
+import reprlib
 import sys
 from typing import TextIO
 
@@ -27,6 +28,18 @@ def printable(text: object) -> str:
 def one_line(text: object) -> str:
     r"""Return `printable` text of a name, in which newlines and tabs are written as \n and \t too."""
     return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = 3, 8, 8, 4, 80, 30
+
+
+def short_repr(value: object) -> str:
+    """Return a value as Python writes it, cut short: in files of others it may have any length and depth."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number of more digits than Python writes
+        return f"<{type(value).__name__} of enormous length>"
 
 
 def coloured(text: str) -> str:

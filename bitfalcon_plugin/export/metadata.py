@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..compat.allowed import one_line
+from ..compat.allowed import cut_line
 from ..config.errors import UserError, blaming
 from ..config.notes import print_note
 from ..config.version import __version__
@@ -105,7 +105,7 @@ def _read(texts: Mapping[str, object], path: object, task: str | None) -> Metada
     task = values["task"] if isinstance(values["task"], str) else task
     if task is not None and task not in TASKS:
         known = ", ".join(TASKS)
-        raise UserError(f"'{path}' is a model for task={one_line(task, MAX_NAME)}; models for {known} are run here.")
+        raise UserError(f"'{path}' is a model for task={cut_line(task, MAX_NAME)}; models for {known} are run here.")
     parsed = {"names": _names(values["names"]), "stride": _stride(values["stride"]), "imgsz": _size(values["imgsz"])}
     batch = values["batch"] if _is_count(values["batch"]) else 1
     if parsed["imgsz"] and not _fits(batch, parsed["imgsz"]):
@@ -127,7 +127,7 @@ def _read(texts: Mapping[str, object], path: object, task: str | None) -> Metada
         stride=None if parsed["stride"] == multiple else parsed["stride"],
         keypoints=parsed.get("kpt_shape"),
         **{
-            key: one_line(str(texts[key]), MAX_NAME)
+            key: cut_line(str(texts[key]), MAX_NAME)
             for key in ("license", "description", "date", "transform", "layout")
             if texts.get(key)
         },
@@ -190,7 +190,7 @@ def _keypoints(texts: Mapping[str, object], nc: int, path: object) -> KeypointLa
         values["kpt_shape"] = [int(item) if _is_count(item) else item for item in values["kpt_shape"]]
     layout = read_layout(values, nc, problems)
     if layout and problems:
-        print_note(f"'{path}': not used of its metadata: {'; '.join(one_line(text, MAX_NAME) for text in problems)}")
+        print_note(f"'{path}': not used of its metadata: {'; '.join(cut_line(text, MAX_NAME) for text in problems)}")
     return layout
 
 
@@ -219,7 +219,7 @@ def _names(value: object) -> dict[int, str] | None:
     if not isinstance(value, dict) or not value:
         return None
     try:
-        names = {int(key): one_line(str(name), MAX_NAME) for key, name in value.items()}
+        names = {int(key): cut_line(str(name), MAX_NAME) for key, name in value.items()}
     except (TypeError, ValueError, OverflowError):
         return None
     return dict(sorted(names.items())) if sorted(names) == list(range(len(names))) else None

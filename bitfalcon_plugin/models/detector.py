@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..config.errors import UserError, WrongValueError, did_you_mean, is_out_of_memory, raise_problems
+from ..config.printable import short_repr
 from ..ops.keypoint_layout import KeypointLayout
 from ..ops.letterbox import nearest_side
 from .bitify import apply_policies
 from .graph.rows import Graph
-from .graph.rules import shown
 from .modules import entry
 from .modules.bit_activations import QuantisedLayer
 from .modules.conv import DefaultActivation
@@ -194,7 +194,7 @@ def _activation(graph: Graph, problems: list[str]) -> nn.Module:
     kind, args, keywords = graph.activation or ("SiLU", (), {})
     if kind not in ACTIVATIONS:
         problems.append(
-            f"activation: nn.{shown(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
+            f"activation: nn.{short_repr(kind)[1:-1]} is no activation of torch.nn; use for example nn.ReLU()."
             f"{did_you_mean(kind, ACTIVATIONS)}"
         )
         return nn.SiLU()

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
 from ..config.errors import raise_problems
+from ..config.printable import short_repr
 from .graph.rows import Graph, Row
-from .graph.rules import shown
 from .modules import BUILT_IN, entry
 from .modules.library_names import library_class
 
@@ -38,7 +38,7 @@ def build_row(row: Row, problems: list[str]) -> nn.Module:
     try:
         modules = [cls(*args, **row.keywords) for args in rounds]
     except Exception as error:  # a constructor may raise anything
-        problems.append(f"{row.location} {shown(row.args)}: {reason(error)}")
+        problems.append(f"{row.location} {short_repr(row.args)}: {reason(error)}")
         return nn.Module()
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
@@ -57,7 +57,7 @@ def check_weights(graph: Graph, problems: list[str]) -> None:
             problems += found
         total += _weights(module)
         if total > MAX_WEIGHTS:
-            problems.append(f"{row.location} {shown(row.args)}: more than {MAX_WEIGHTS} weights up to this row")
+            problems.append(f"{row.location} {short_repr(row.args)}: more than {MAX_WEIGHTS} weights up to this row")
             return
 
 
@@ -130,7 +130,7 @@ def _maps(graph: Graph, rows: nn.Sequential, side: int, problems: list[str]) -> 
         pixels = max(math.prod(maps[source].shape[2:]) for source in row.sources)
         products += pixels * _weights(module)
         if products > MAX_PRODUCTS:
-            problems.append(f"{row.location} {shown(row.args)}: more than {MAX_PRODUCTS} products up to this row")
+            problems.append(f"{row.location} {short_repr(row.args)}: more than {MAX_PRODUCTS} products up to this row")
             break
         try_row(row, module, maps, problems)
     return maps

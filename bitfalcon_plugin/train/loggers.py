@@ -21,7 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Protocol
 
-from ..compat.allowed import one_line
+from ..compat.allowed import cut_line
 from ..config.errors import UserError, did_you_mean
 from ..config.files import write_text
 from ..config.notes import print_note
@@ -190,7 +190,7 @@ class _Channel:
                     self._keep(method, arguments)
             except BaseException as error:  # noqa: BLE001  no error of a logger, SystemExit neither, ends a run
                 self.failed = True
-                reason = one_line((str(error).strip().splitlines() or [""])[0], 200)
+                reason = cut_line((str(error).strip().splitlines() or [""])[0], 200)
                 print_note(f"loggers={self.name} failed and is left out: {type(error).__name__}: {reason}")
             done.set()
 

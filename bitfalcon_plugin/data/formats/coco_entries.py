@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .coco_shapes import LARGEST, are_numbers, hull, keypoint_problem, polygon_problem, run_lengths, run_problem, shown
+from ...config.printable import short_repr
+from .coco_shapes import LARGEST, are_numbers, hull, keypoint_problem, polygon_problem, run_lengths, run_problem
 
 INT64 = 2**63 - 1
 
@@ -49,7 +50,7 @@ def read_entries(path: Path, document: Mapping[str, object]) -> tuple[Entries, l
             problems.append(f"{path}: the key {key!r} is missing; expected a list of {key}")
     for key in ("images", "categories", "annotations"):
         if not isinstance(document.get(key, []), list):
-            problems.append(f"{path}: {key} is {shown(document[key])}; expected a list")
+            problems.append(f"{path}: {key} is {short_repr(document[key])}; expected a list")
     if problems:
         return entries, problems
     rows_of_images = _read_each(path, document, "images", problems, _Images(entries))
@@ -68,17 +69,19 @@ def _read_each(
     """Read each entry of the list `key`; return id -> place in the columns of `reader`."""
     places: dict[object, int] = {}
     first: dict[object, int] = {}
-    for number, entry in enumerate(document.get(key, [])):
+    rows = document.get(key, [])
+    for number, entry in enumerate(rows):
+        rows[number] = None  # its memory is free as soon as it is read
         where = f"{path}: {key}[{number}]"
         if not isinstance(entry, dict):
-            problems.append(f"{where} is {shown(entry)}; expected an object")
+            problems.append(f"{where} is {short_repr(entry)}; expected an object")
             continue
         identity = entry.get("id")
         if not reader.is_id(identity):
-            state = f"id {shown(identity)}" if "id" in entry else "no id"
+            state = f"id {short_repr(identity)}" if "id" in entry else "no id"
             problems.append(f"{where} has {state}; expected {reader.kind_of_id}")
             continue
-        where += f" (id {shown(identity)})"
+        where += f" (id {short_repr(identity)})"
         if identity in first:
             problems.append(f"{where}: {key}[{first[identity]}] has this id too; expected another id for each of {key}")
             continue
@@ -102,10 +105,10 @@ def _name_problem(entry: Mapping[str, object], key: str, expected: str) -> str:
     """What is wrong with the text `key` of an entry, in words; empty where nothing is."""
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
-        found = f"{key} {shown(value)}" if key in entry else f"the key {key!r} is missing"
+        found = f"{key} {short_repr(value)}" if key in entry else f"the key {key!r} is missing"
         return f"{found}; expected {expected}"
     if has_controls(value) or any(0xD800 <= ord(character) < 0xE000 for character in value):
-        return f"{key} {shown(value)} has control characters; expected {expected}"
+        return f"{key} {short_repr(value)} has control characters; expected {expected}"
     return ""
 
 
@@ -131,16 +134,17 @@ class _Images:
         name = entry["file_name"].replace("\\", "/")
         sides = [entry.get("height"), entry.get("width")]
         if sides != [None, None] and not all(type(side) is int and 0 < side <= LARGEST for side in sides):
-            yield f"height {shown(sides[0])}, width {shown(sides[1])}; expected the sides of the image in whole pixels"
+            stated = f"height {short_repr(sides[0])}, width {short_repr(sides[1])}"
+            yield f"{stated}; expected the sides of the image in whole pixels"
             return
         if name in self.first:
             yield (
-                f"file_name {shown(name)} is that of images[{self.first[name]}] too; expected one entry for each "
+                f"file_name {short_repr(name)} is that of images[{self.first[name]}] too; expected one entry for each "
                 "image: give its annotations one image_id"
             )
             return
         if self.entries.image_ids and type(self.entries.image_ids[0]) is not type(entry["id"]):
-            yield f"ids are numbers and texts, the first is {shown(self.entries.image_ids[0])}; expected one kind"
+            yield f"ids are numbers and texts, the first is {short_repr(self.entries.image_ids[0])}; expected one kind"
             return
         self.first[name] = number
         self.entries.image_ids.append(entry["id"])
@@ -166,9 +170,9 @@ class _Categories:
             return
         name, names, limbs = entry["name"], entry.get("keypoints"), entry.get("skeleton")
         if name in self.first:
-            yield f"name {shown(name)} is that of categories[{self.first[name]}] too; expected another name"
+            yield f"name {short_repr(name)} is that of categories[{self.first[name]}] too; expected another name"
         elif names is not None and not (isinstance(names, list) and all(isinstance(each, str) for each in names)):
-            yield f"keypoints {shown(names)}; expected the names of the keypoints, a list of texts"
+            yield f"keypoints {short_repr(names)}; expected the names of the keypoints, a list of texts"
         else:
             self.first[name] = number
             self.entries.category_ids.append(entry["id"])
@@ -236,8 +240,10 @@ class _Annotations:
         kind = "images" if key == "image_id" else "categories"
         if type(value) not in (int, str) or value not in rows:
             other = {str(each): each for each in rows} if len(rows) < 1000 else {}
-            hint = f"; {shown(other[str(value)])} is one, of another type" if str(value) in other else ""
-            return f"{key} {shown(value)} is the id of none of the {len(rows)} {kind}{hint}; expected the id of one"
+            hint = f"; {short_repr(other[str(value)])} is one, of another type" if str(value) in other else ""
+            return (
+                f"{key} {short_repr(value)} is the id of none of the {len(rows)} {kind}{hint}; expected the id of one"
+            )
         return rows[value]
 
 
@@ -249,16 +255,16 @@ def _shape_problems(
     if not box and not isinstance(segmentation, list):
         yield "no bbox; expected [x, y, width, height] in pixels"
     elif box and not (isinstance(box, list) and len(box) == 4 and are_numbers(box)):
-        yield f"bbox {shown(box)}; expected [x, y, width, height], four finite numbers in pixels"
+        yield f"bbox {short_repr(box)}; expected [x, y, width, height], four finite numbers in pixels"
     elif box and min(box[2:]) < 0:
-        yield f"bbox {shown(box)} has a negative side; expected [x, y, width, height], not the corners"
+        yield f"bbox {short_repr(box)} has a negative side; expected [x, y, width, height], not the corners"
     if isinstance(segmentation, dict):
         problem = run_problem(segmentation, size)
     elif isinstance(segmentation, list):
         problem = polygon_problem(segmentation)
     else:
         problem = (
-            "" if segmentation is None else f"segmentation {shown(segmentation)}; expected polygons or run lengths"
+            "" if segmentation is None else f"segmentation {short_repr(segmentation)}; expected polygons or run lengths"
         )
     if problem:
         yield problem
@@ -272,11 +278,11 @@ def _number_problems(entry: Mapping[str, object], segmentation: object) -> Itera
     """What is wrong with area, iscrowd and num_keypoints of an annotation."""
     area, crowd, labelled = entry.get("area", 0), entry.get("iscrowd", 0), entry.get("num_keypoints", 0)
     if not (type(area) in (int, float) and 0 <= area <= LARGEST**2):
-        yield f"area {shown(area)}; expected a number of pixels, 0 or more"
+        yield f"area {short_repr(area)}; expected a number of pixels, 0 or more"
     if crowd not in (0, 1):
-        yield f"iscrowd {shown(crowd)}; expected 0 (an object) or 1 (a group)"
+        yield f"iscrowd {short_repr(crowd)}; expected 0 (an object) or 1 (a group)"
     if type(labelled) is not int or not 0 <= labelled <= LARGEST:
-        yield f"num_keypoints {shown(labelled)}; expected the number of labelled keypoints"
+        yield f"num_keypoints {short_repr(labelled)}; expected the number of labelled keypoints"
 
 
 def _area(entry: Mapping[str, object], box: list[float], segmentation: object) -> float:

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from ...config.errors import did_you_mean
+from ...config.printable import short_repr
 from ...ops.instances import Instances
 from ...ops.outlines import edge_rings, one_ring
 from ...ops.polygons import Polygons, areas, clip_to_boxes
 from ..ground_truth import CategoryIds, GroundTruth
 from .coco_file import CocoFile
-from .coco_shapes import shown
 from .folders import some
 from .voc import size_problem
 from .yolo import TOLERANCE, LabelFile
@@ -87,7 +87,7 @@ def coco_labels(
     for position, (row, size) in enumerate(zip(rows, sizes)):
         stated = tuple(file.sizes[row].tolist())
         if stated[0] > 0 and stated != tuple(size):
-            where = f"{path}: images (id {shown(file.image_ids[row])}, {shown(file.file_names[row])})"
+            where = f"{path}: images (id {short_repr(file.image_ids[row])}, {short_repr(file.file_names[row])})"
             chosen.problems[position].append(f"{where}: {size_problem(stated, tuple(size))}")
     classes = _classes(chosen, names)
     boxes, usable = _boxes(chosen, classes)
@@ -137,7 +137,7 @@ def _classes(chosen: _Chosen, names: Mapping[int, str] | None) -> Tensor:
     for row in categories[classes < 0].unique().tolist():
         name = chosen.file.category_names[row]
         known = f"the dataset names {some(list(index_of), 20)}.{did_you_mean(name, index_of)}"
-        text = f"category {shown(name)} is none of the classes; {known}".replace("{", "{{").replace("}", "}}")
+        text = f"category {short_repr(name)} is none of the classes; {known}".replace("{", "{{").replace("}", "}}")
         chosen.tell(chosen.problems, categories == row, text)
     return classes
 

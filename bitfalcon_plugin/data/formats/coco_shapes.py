@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from ...config.printable import short_repr
+
 LARGEST = 1e9  # px; larger numbers are mistakes
 MOST_BITS = 40  # of a run length
 VISIBILITY = (0, 1, 2)
@@ -26,23 +28,17 @@ def are_numbers(values: Sequence[object]) -> bool:
     return -LARGEST <= min(values) and max(values) <= LARGEST and math.isfinite(sum(values))  # the sum finds nan
 
 
-def shown(value: object, length: int = 60) -> str:
-    """A value of JSON for a message, cut where it is long."""
-    text = ascii(value) if isinstance(value, str) else repr(value)
-    return text if len(text) <= length else text[: length - 3] + "..."
-
-
 def polygon_problem(rings: Sequence[object]) -> str:
     """What is wrong with the rings of a segmentation, in words; empty where nothing is."""
     for number, ring in enumerate(rings):
         where = f"segmentation[{number}]"
         if not isinstance(ring, list):
-            return f"{where} is {shown(ring)}; expected a list of numbers x1, y1, x2, y2, ... for each part"
+            return f"{where} is {short_repr(ring)}; expected a list of numbers x1, y1, x2, y2, ... for each part"
         if len(ring) % 2 or len(ring) < 6:
             return f"{where} has {len(ring)} numbers; expected x and y of three points or more, an even number from 6"
         if not are_numbers(ring):
             bad = next(value for value in ring if not is_number(value))
-            return f"{where} holds {shown(bad)} where a finite number of pixels is expected"
+            return f"{where} holds {short_repr(bad)} where a finite number of pixels is expected"
     return ""
 
 
@@ -53,13 +49,14 @@ def run_problem(runs: dict[str, object], size: tuple[int, int] | None) -> str:
     """
     stated, counts = runs.get("size"), runs.get("counts")
     if not isinstance(stated, list) or len(stated) != 2 or not all(type(side) is int and side > 0 for side in stated):
-        return f"segmentation has size {shown(stated)}; expected [height, width] in pixels"
+        return f"segmentation has size {short_repr(stated)}; expected [height, width] in pixels"
     if size is not None and tuple(stated) != size:
         swapped = " (width and height exchanged)" if tuple(stated) == size[::-1] else ""
         return f"segmentation has size {stated}, its image [{size[0]}, {size[1]}]{swapped}; expected [height, width]"
     lengths = run_lengths(counts)
     if lengths is None:
-        return f"segmentation has counts {shown(counts)}; expected run lengths, as a list or as COCO's compressed text"
+        expected = "run lengths, as a list or as COCO's compressed text"
+        return f"segmentation has counts {short_repr(counts)}; expected {expected}"
     if sum(lengths) != stated[0] * stated[1]:
         expected = f"{stated[0]} x {stated[1]} = {stated[0] * stated[1]} pixels"
         return f"the counts of segmentation add up to {sum(lengths)}; expected {expected}"
@@ -94,11 +91,11 @@ def run_lengths(counts: object) -> list[int] | None:
 def keypoint_problem(values: object, count: int) -> str:
     """What is wrong with the keypoints of an annotation whose category names `count`, in words; empty where nothing."""
     if not isinstance(values, list) or len(values) != 3 * count:
-        found = f"{len(values)} numbers" if isinstance(values, list) else shown(values)
+        found = f"{len(values)} numbers" if isinstance(values, list) else short_repr(values)
         return f"keypoints: {found}; expected {3 * count}, x, y and visibility of the {count} that its category names"
     if not are_numbers(values):
         bad = next(value for value in values if not is_number(value))
-        return f"keypoints hold {shown(bad)} where a finite number is expected"
+        return f"keypoints hold {short_repr(bad)} where a finite number is expected"
     odd = [value for value in values[2::3] if value not in VISIBILITY]
     return f"a keypoint has visibility {odd[0]}; expected 0 (not labelled), 1 (hidden) or 2 (visible)" if odd else ""
 

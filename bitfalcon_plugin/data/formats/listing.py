@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...config.printable import short_repr
 from ..images import IMAGE_SUFFIXES
 from .annotation_yaml import OTHERS, annotation_files
 from .coco_file import CocoFile, read_coco
-from .coco_shapes import shown
 from .folders import images_below, leaves, outside_problem, path_problem, some
 from .yolo import read_text
 
@@ -106,12 +106,12 @@ def _add_coco(path: Path, split: str, place: Place, listing: Listing) -> None:
     folder = image_folder(path, content.file_names, split, place)
     for row, name in enumerate(content.file_names):
         image = Path(os.path.abspath(folder / name))
-        where = f"{path}: images (id {shown(content.image_ids[row])}): file_name"
+        where = f"{path}: images (id {short_repr(content.image_ids[row])}): file_name"
         if problem := path_problem(name) or place.problem(image, name):
             listing.problems.append(f"{where} {problem}")
         elif image in listing.places:
             other = listing.files[listing.places[image][0]][0] if listing.files else path
-            listing.problems.append(f"{where} {shown(name)} is listed twice, also in '{other}'; keep one entry")
+            listing.problems.append(f"{where} {short_repr(name)} is listed twice, also in '{other}'; keep one entry")
         else:
             listing.paths.append(image)
             listing.places[image] = len(listing.files), row
@@ -196,7 +196,7 @@ def _read_list(file: Path, place: Place, listing: Listing, stems: _Stems | None 
             listing.paths.append(found)
         else:
             listing.problems.append(
-                f"{where}: {shown(line)} is no image in '{stems.folder}'; expected a name without suffix"
+                f"{where}: {short_repr(line)} is no image in '{stems.folder}'; expected a name without suffix"
             )
 
 

@@ -17,9 +17,9 @@ from xml.etree.ElementTree import Element
 import torch
 
 from ...config.errors import did_you_mean
+from ...config.printable import short_repr
 from ...ops.instances import Instances
 from .coco_entries import has_controls
-from .coco_shapes import shown
 from .folders import some
 from .xml_tree import read_xml
 from .yolo import TOLERANCE, LabelFile, number_of
@@ -96,7 +96,7 @@ class VocLabels:
         height, width = size
         rows, problems, notes = [], [], []
         for each in objects:
-            where = f"{path}:{each.line}: object {shown(each.name)}"
+            where = f"{path}:{each.line}: object {short_repr(each.name)}"
             if self.names is not None and each.name not in self.names:
                 hint = did_you_mean(each.name, self.names)
                 problems.append(f"{where} is of an unknown class; expected one of {some(self.names, 20)}.{hint}")
@@ -140,7 +140,7 @@ def read_voc(path: Path, first_pixel: int | None = None) -> tuple[list[VocObject
     if root is None:
         return [], None, [problem]
     if root.tag != "annotation":
-        return [], None, [f"{path}: its element is <{shown(root.tag)[1:-1]}>; {EXPECTED}"]
+        return [], None, [f"{path}: its element is <{short_repr(root.tag)[1:-1]}>; {EXPECTED}"]
     problems: list[str] = []
     size = _size(root, path, problems)
     start = first_pixel
@@ -165,7 +165,7 @@ def _size(root: Element, path: Path, problems: list[str]) -> tuple[int, int] | N
     if all(value is not None and value > 0 and value.is_integer() for value in values):
         return int(values[0]), int(values[1])
     texts = {key: element.findtext(key) for key in ("width", "height")}
-    stated = ", ".join(f"{key} {shown(text)}" for key, text in texts.items())
+    stated = ", ".join(f"{key} {short_repr(text)}" for key, text in texts.items())
     problems.append(f"{path}:{element.get('line')}: size with {stated}; expected the sides of the image in pixels")
     return None
 
@@ -175,26 +175,24 @@ def _object(element: Element) -> tuple[tuple[str, list[float], bool], list[str]]
     wrong = []
     name = (element.findtext("name") or "").strip()
     if not name or has_controls(name):
-        wrong.append(f"name {shown(name)}; expected the name of a class")
+        wrong.append(f"name {short_repr(name)}; expected the name of a class")
     text = (element.findtext("difficult") or "0").strip()
     if text not in ("0", "1"):
-        wrong.append(f"difficult {shown(text)}; expected 0 or 1")
+        wrong.append(f"difficult {short_repr(text)}; expected 0 or 1")
     box = element.find("bndbox")
     if box is None:
-        wrong.append(f"object {shown(name)} without <bndbox>; expected its corners {', '.join(CORNERS)}")
+        wrong.append(f"object {short_repr(name)} without <bndbox>; expected its corners {', '.join(CORNERS)}")
         return (name, [], False), wrong
     texts = {corner: (box.findtext(corner) or "").strip() for corner in CORNERS}
     numbers = {corner: number_of(text) for corner, text in texts.items()}
-    bad = [f"{corner} {shown(texts[corner])}" for corner, value in numbers.items() if value is None]
+    bad = [f"{corner} {short_repr(texts[corner])}" for corner, value in numbers.items() if value is None]
     if bad:
-        wrong.append(f"object {shown(name)} with {', '.join(bad)}; expected finite numbers of pixels")
+        wrong.append(f"object {short_repr(name)} with {', '.join(bad)}; expected finite numbers of pixels")
         return (name, [], False), wrong
     for low, high in (("xmin", "xmax"), ("ymin", "ymax")):
         if numbers[low] > numbers[high]:
-            wrong.append(
-                f"object {shown(name)} with {low} = {texts[low]} above {high} = {texts[high]}; expected the left and "
-                "upper corner first"
-            )
+            stated = f"{low} = {numbers[low]:g} above {high} = {numbers[high]:g}"
+            wrong.append(f"object {short_repr(name)} with {stated}; expected the left and upper corner first")
     return (name, list(numbers.values()), text == "1"), wrong
 
 

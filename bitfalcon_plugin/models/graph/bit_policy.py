@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from ...config.errors import did_you_mean
-from .rules import shown
+from ...config.printable import short_repr
 
 PARTS = ("backbone", "neck", "head")
 EVERYTHING = "all"
@@ -77,13 +77,12 @@ def _read_policy(entry: object, problems: list[str]) -> Policy | None:
         parts = parts_of(entry)
         if parts is None:
             choices = ", ".join((*words, NOTHING))
-            problems.append(f"bit: {shown(entry)} is none of {choices}.{did_you_mean(entry, words)}")
+            problems.append(f"bit: {short_repr(entry)} is none of {choices}.{did_you_mean(entry, words)}")
             return None
         return Policy(parts)
     if not isinstance(entry, Mapping):
-        problems.append(
-            f"bit: {shown(entry)} is neither a part ({', '.join(words)}) nor a mapping of parts, layers and options"
-        )
+        expected = f"a part ({', '.join(words)}) or a mapping of parts, layers and options"
+        problems.append(f"bit: {short_repr(entry)}; expected {expected}")
         return None
     if wrong := _mapping_problems(entry):
         problems += wrong
@@ -94,9 +93,9 @@ def _read_policy(entry: object, problems: list[str]) -> Policy | None:
 
 def _mapping_problems(entry: Mapping) -> list[str]:
     keys = sorted(field.name for field in fields(Policy))
-    problems = [f"bit: key {shown(key)} is unknown (known: {', '.join(keys)})" for key in entry if key not in keys]
+    problems = [f"bit: key {short_repr(key)} is unknown (known: {', '.join(keys)})" for key in entry if key not in keys]
     problems += [
-        f"bit: {key}: {shown(entry[key])} is none of {', '.join(choices)}"
+        f"bit: {key}: {short_repr(entry[key])} is none of {', '.join(choices)}"
         for key, choices in OPTIONS.items()
         if key in entry and entry[key] not in choices
     ]
@@ -104,7 +103,7 @@ def _mapping_problems(entry: Mapping) -> list[str]:
         names = entry.get(key, [])
         is_list = isinstance(names, (list, tuple)) and len(names) <= MAX_LAYERS
         if not is_list or not all(isinstance(name, str) for name in names):
-            problems.append(f"bit: {key}: expected a list of names, found {shown(names)}")
+            problems.append(f"bit: {key}: expected a list of names, found {short_repr(names)}")
         elif key == "parts" and not set(names) <= set(PARTS):
-            problems.append(f"bit: parts: {shown(names)} names more than {', '.join(PARTS)}")
+            problems.append(f"bit: parts: {short_repr(names)} names more than {', '.join(PARTS)}")
     return problems

@@ -12,9 +12,10 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...config.errors import did_you_mean
+from ...config.printable import short_repr
 from ...ops.keypoint_layout import KEYS, KeypointLayout, read_layout
 from .bit_policy import Policy, read_policies
-from .rules import VARIANTS, activation_name, shown
+from .rules import VARIANTS, activation_name
 
 LISTS = ("backbone", "neck", "head")
 # heads whose turbo graphs are residual at every scale (spec/segment-classify.md 1.1, 2.1)
@@ -103,8 +104,10 @@ def _check_keys(document: Mapping, problems: list[str], notes: list[str]) -> Non
     unknown = sorted(str(key) for key in document if key not in DOCUMENT_KEYS)
     missing = [key for key in SHAPING_KEYS if key not in document]
     nearest = {key: difflib.get_close_matches(key.lower(), missing, 1, 0.8) for key in unknown}
-    problems += [f"key {shown(key)} is unknown. Did you mean {near[0]!r}?" for key, near in nearest.items() if near]
-    if unused := [shown(key) for key, near in nearest.items() if not near]:
+    problems += [
+        f"key {short_repr(key)} is unknown. Did you mean {near[0]!r}?" for key, near in nearest.items() if near
+    ]
+    if unused := [short_repr(key) for key, near in nearest.items() if not near]:
         notes.append(f"keys without a meaning here are passed over: {', '.join(unused)}")
     if document.get("end2end"):
         problems.append("end2end: True asks for a second set of branches, which is not built here; set it to False")
@@ -116,7 +119,7 @@ def _size(
     """The letter of the scale, and its depth, width and limit."""
     scales = document.get("scales") or {}
     if not isinstance(scales, Mapping):
-        problems.append(f"scales: {shown(scales)} is not a mapping of letter to [depth, width, max_channels]")
+        problems.append(f"scales: {short_repr(scales)} is not a mapping of letter to [depth, width, max_channels]")
         return "", UNSCALED
     scales = {str(key)[:20]: value for key, value in scales.items()}
     scale, named = overrides.scale, overrides.named_scale
@@ -124,7 +127,7 @@ def _size(
     if scale and named and scale != named:
         notes.append(f"scale={scale} as asked, not {named!r} as in the file name")
     if not isinstance(letter, str) or letter and letter not in scales and (scales or scale):
-        missing = f"{shown(letter)} was asked for, but this YAML has no scales"
+        missing = f"{short_repr(letter)} was asked for, but this YAML has no scales"
         problems.append(f"scale: {_unknown(letter, scales) if scales else missing}")
         return "", UNSCALED
     if scales and not letter:
@@ -135,7 +138,7 @@ def _size(
     if not _is_size(values):
         key = f"scales: {letter}" if scales else "depth_multiple, width_multiple"
         problems.append(
-            f"{key}: {shown(values)} is not [depth, width, max_channels] of numbers above 0, the first "
+            f"{key}: {short_repr(values)} is not [depth, width, max_channels] of numbers above 0, the first "
             f"two at most {MAX_FACTOR}"
         )
         return letter, UNSCALED
@@ -182,7 +185,7 @@ def _groups(row: object) -> int:
 
 
 def _unknown(value: object, known: Collection[str]) -> str:
-    text = shown(value)
+    text = short_repr(value)
     return f"{text} is unknown (known: {', '.join(known)}).{did_you_mean(text.strip(chr(39)), known)}"
 
 
@@ -239,25 +242,25 @@ def keypoints_note(own: KeypointLayout, data: KeypointLayout) -> str:
 def _own_names(names: object, problems: list[str]) -> list | None:
     if isinstance(names, Mapping):
         if set(names) != set(range(len(names))):
-            problems.append(f"names: the indices must be 0 to {len(names) - 1}, found {shown(list(names))}")
+            problems.append(f"names: the indices must be 0 to {len(names) - 1}, found {short_repr(list(names))}")
             return None
         names = [names[index] for index in range(len(names))]
     is_list = isinstance(names, list) and names and all(isinstance(name, (str, int, float)) for name in names)
     if names is None or is_list:
         return names
-    problems.append(f"names: {shown(names)} is not a list of names, or a mapping of index to name")
+    problems.append(f"names: {short_repr(names)} is not a list of names, or a mapping of index to name")
     return None
 
 
 def _count(key: str, value: object, minimum: int, problems: list[str]) -> int:
     if type(value) is int and minimum <= value <= MAX_COUNT:
         return value
-    problems.append(f"{key}: {shown(value)} is not an integer from {minimum} to {MAX_COUNT}")
+    problems.append(f"{key}: {short_repr(value)} is not an integer from {minimum} to {MAX_COUNT}")
     return minimum
 
 
 def _activation(text: object, problems: list[str]) -> Activation | None:
     activation = None if text is None else activation_name(text)
     if text is not None and activation is None:
-        problems.append(f"activation: {shown(text)} is not a name such as nn.ReLU() or torch.nn.LeakyReLU(0.1)")
+        problems.append(f"activation: {short_repr(text)} is not a name such as nn.ReLU() or torch.nn.LeakyReLU(0.1)")
     return activation

@@ -12,10 +12,11 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from ...config.errors import UserError, did_you_mean, raise_problems
+from ...config.printable import short_repr
 from ...ops.keypoint_layout import KeypointLayout
 from .bit_policy import Policy
 from .document import KEYPOINT_KEYS, LISTS, Activation, Choices, Overrides, read_choices
-from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width, shown
+from .rules import SCALING, VARIANTS, Signature, literal, mismatch, scale_depth, scale_width
 
 MAX_CHANNELS = 16_384  # largest number of output channels of a row; a larger number is a mistake or an attack
 MAX_REPEATS = 1_000  # of a row, and of all rows together
@@ -111,7 +112,9 @@ def _listed_rows(document: Mapping, problems: list[str]) -> list[tuple[str, obje
         if isinstance(listed, list) and listed:
             rows += [(part, row) for row in listed]
         elif listed is not None or not is_optional:
-            problems.append(f"{part}: expected a list of rows [from, repeats, module, args], found {shown(listed)}")
+            problems.append(
+                f"{part}: expected a list of rows [from, repeats, module, args], found {short_repr(listed)}"
+            )
     return rows
 
 
@@ -157,10 +160,10 @@ class _RowReader:
 
     def _row(self, index: int, listed: object) -> Row | None:
         if not isinstance(listed, list) or len(listed) != 4 or not isinstance(listed[2], str):
-            self.problem(f"{shown(listed)} is not [from, repeats, module, args]")
+            self.problem(f"{short_repr(listed)} is not [from, repeats, module, args]")
             return None
         source, repeats, module, args = listed
-        self.location += f" ({shown(module)[1:-1]})"
+        self.location += f" ({short_repr(module)[1:-1]})"
         before = len(self.problems)
         signature = self._signature(module)
         sources = self._sources(index, source, signature)
@@ -182,7 +185,7 @@ class _RowReader:
             names = ", ".join(sorted(name for name in self.known if "." not in name))
             hint = did_you_mean(module[:80], self.known)
             text = f"is unknown.{hint} Known: {names}, nn.<name in torch.nn>, torchvision.ops.<name>"
-        self.problem(f"module {shown(module)} {text}")
+        self.problem(f"module {short_repr(module)} {text}")
         return None
 
     def _sources(self, index: int, source: object, signature: Signature | None) -> tuple[int, ...]:
@@ -191,10 +194,10 @@ class _RowReader:
         for value in values:
             row = value + index if type(value) is int and value < 0 else value
             if type(row) is not int:
-                self.problem(f"from {shown(value)} is not a row number (an integer, or a list of them)")
+                self.problem(f"from {short_repr(value)} is not a row number (an integer, or a list of them)")
             elif not (0 <= row < index or row == index - 1):
                 earlier = f"rows 0 to {index - 1} come before it" if index else "the first row reads the image: -1"
-                self.problem(f"from {shown(value)} is no earlier row; {earlier}")
+                self.problem(f"from {short_repr(value)} is no earlier row; {earlier}")
             elif row >= 0 and self.rows[row].kind == "head":
                 self.problem(f"from {value} is a head, whose outputs are not a feature map")
             else:
@@ -202,21 +205,21 @@ class _RowReader:
         single = signature is not None and signature.rule.kind not in ("join", "head")
         if len(self.problems) == before and (not values or single and len(values) != 1):
             expected = "one" if single else "at least one"
-            self.problem(f"from {shown(source)} names {len(values)} rows, this module takes {expected}")
+            self.problem(f"from {short_repr(source)} names {len(values)} rows, this module takes {expected}")
         return tuple(rows)
 
     def _check_repeats(self, repeats: object, signature: Signature | None) -> None:
         if type(repeats) is not int or repeats < 1:
-            self.problem(f"repeats {shown(repeats)} is not an integer of 1 or more")
+            self.problem(f"repeats {short_repr(repeats)} is not an integer of 1 or more")
         elif repeats > MAX_REPEATS or scale_depth(repeats, self.choices.depth) > MAX_REPEATS:
-            self.problem(f"repeats {shown(repeats)} x depth {self.choices.depth} is more than {MAX_REPEATS}")
+            self.problem(f"repeats {short_repr(repeats)} x depth {self.choices.depth} is more than {MAX_REPEATS}")
         elif repeats > 1 and signature is not None and signature.rule.kind in ("join", "head"):
             self.problem(f"repeats {repeats}: this module stands once; write 1")
 
     def _arguments(self, args: object, signature: Signature | None) -> list:
         """The checked arguments, with values for words such as nc; c_out comes first, where there is one."""
         if not isinstance(args, list):
-            self.problem(f"args {shown(args)} is not a list")
+            self.problem(f"args {short_repr(args)} is not a list")
         if not isinstance(args, list) or signature is None or signature.rule.kind == "norm":
             return []
         args = [self.variables.get(arg, literal(arg)) if isinstance(arg, str) else arg for arg in args]
@@ -230,7 +233,7 @@ class _RowReader:
             expected = f"at least {minimum}" if signature.accepts_more else f"{minimum} to {maximum}"
             expected = f"{minimum}" if minimum == maximum else expected
             names = ", ".join(name for name, _ in parameters)
-            self.problem(f"{len(args)} arguments {shown(args)}; expected {expected}: ({names})")
+            self.problem(f"{len(args)} arguments {short_repr(args)}; expected {expected}: ({names})")
             return []
         self._check_values(args, parameters, signature.rule.kind)
         return args
@@ -243,7 +246,7 @@ class _RowReader:
             if index == width and not expected and not 1 <= value <= MAX_CHANNELS:
                 expected = f"from 1 to {MAX_CHANNELS}"
             if expected:
-                self.problem(f"{name}={shown(value)} is not {expected}")
+                self.problem(f"{name}={short_repr(value)} is not {expected}")
             elif kind == "head" and name in ("nc", "kpt_shape"):
                 self._check_word(name, value)
 
@@ -254,7 +257,7 @@ class _RowReader:
             self.problem(f"{name} is not given: the model needs a key such as {name}: [17, 3]")
         elif (tuple(value) if isinstance(value, (list, tuple)) else value) != expected:
             shape = list(expected) if isinstance(expected, tuple) else expected
-            self.problem(f"{name}={shown(value)}, but the model has {name}={shape}; write the word {name}")
+            self.problem(f"{name}={short_repr(value)}, but the model has {name}={shape}; write the word {name}")
 
     def _scaled(self, index, source, sources, repeats, module, args, signature) -> Row | None:
         rule, choices = signature.rule, self.choices

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import math
-import reprlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -113,18 +112,6 @@ def mismatch(annotation: str, value: object) -> str:
     else:
         fits = isinstance(value, types) or (bool in types and value in (0, 1))
     return "" if fits else expected
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxdict, _SHORT.maxstring, _SHORT.maxlong = 3, 8, 8, 4, 80, 30
-
-
-def shown(value: object) -> str:
-    """Return `value` as Python writes it, cut short: a value of a YAML may have any length and depth."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # a number of more digits than Python writes
-        return f"<{type(value).__name__} of enormous length>"
 
 
 def literal(value: object) -> object:

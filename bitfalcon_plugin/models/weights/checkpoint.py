@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...compat.allowed import one_line
+from ...compat.allowed import cut_line
 from ...compat.reader import uncollected
 from ...compat.standins import StandIn
 from ...config.errors import MissingFileError, UserError, blaming, raise_problems
@@ -156,7 +156,7 @@ class Checkpoint:
         for name, (eps, momentum) in self.norms.items():
             norm = modules.get(name)
             if not isinstance(norm, nn.BatchNorm2d):
-                shown = one_line(name, MAX_TEXT)
+                shown = cut_line(name, MAX_TEXT)
                 raise UserError(f"The file has constants for a batch norm {shown} that {self.graph.name} has not.")
             norm.eps, norm.momentum = eps, momentum
 
@@ -280,15 +280,15 @@ def checkpoint_from(content: Mapping[str, object], path: str | Path) -> Checkpoi
         source=content.get("source", {}),
         measured=content["graph"].get("measured"),
         packed=packed,
-        license=content["license"] and one_line(content["license"], MAX_LICENSE),
-        date=one_line(content["date"], MAX_TEXT),
+        license=content["license"] and cut_line(content["license"], MAX_LICENSE),
+        date=cut_line(content["date"], MAX_TEXT),
     )
 
 
 def _saved_graph(content: Mapping[str, object]) -> Graph:
     saved = content["graph"]
-    document, name, scale = saved["document"], one_line(saved["name"]), saved["scale"]
-    names = {index: one_line(text, MAX_TEXT) for index, text in saved["names"].items()}
+    document, name, scale = saved["document"], cut_line(saved["name"]), saved["scale"]
+    names = {index: cut_line(text, MAX_TEXT) for index, text in saved["names"].items()}
     task = content.get("source", {}).get("task", "detect")
     if task != "detect" and not document:  # converted by an early version, which did not build the head of the task
         return Graph(name, document, (), saved["nc"], names, scale, saved["variant"], None, 3)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...compat.allowed import one_line
+from ...compat.allowed import cut_line
 from ...compat.reader import LoadedFile, load_file, uncollected
 from ...config.errors import UserError
 from ...config.files import atomic
@@ -84,7 +84,7 @@ def document_text(content: Mapping[str, object]) -> str:
         strict_json(text)
     except ValueError as error:
         raise UserError(
-            f"{content['graph']['name']} cannot be written as safetensors: {one_line(str(error))}. Write a .pt file."
+            f"{content['graph']['name']} cannot be written as safetensors: {cut_line(str(error))}. Write a .pt file."
         ) from error
     return text
 
@@ -115,7 +115,7 @@ def _document_of(config: Path) -> dict[str, object] | None:
     except OSError as error:
         raise UserError(f"'{config}' cannot be read: {error.strerror or error}.") from error
     except ValueError as error:
-        raise UserError(f"'{config}' is damaged: {one_line(str(error), 200)}. {AGAIN}") from error
+        raise UserError(f"'{config}' is damaged: {cut_line(str(error), 200)}. {AGAIN}") from error
     own = content.get(OWN)
     return _with_numbers(own) if isinstance(own, dict) else None
 
@@ -125,7 +125,7 @@ def _document(text: str, path: Path) -> dict[str, object]:
         return _with_numbers(strict_json(text))
     except ValueError as error:
         raise UserError(
-            f"'{path}' is a damaged checkpoint of bitfalcon: {one_line(str(error), 200)}. {AGAIN}"
+            f"'{path}' is a damaged checkpoint of bitfalcon: {cut_line(str(error), 200)}. {AGAIN}"
         ) from error
 
 

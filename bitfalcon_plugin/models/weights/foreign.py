@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ...compat.allowed import one_line
+from ...compat.allowed import cut_line
 from ...compat.families import TABLES, Recognised, Unrecognised, family_of_ours, recognise
 from ...compat.reader import ForeignContent, foreign_content, uncollected
 from ...compat.remap import RemapError, apply, invert
@@ -47,7 +47,7 @@ class ForeignCheckpoint:
         names = dict(enumerate(names)) if isinstance(names, (list, tuple)) else names
         fits = isinstance(names, Mapping) and len(names) == self.recognised.nc
         fits = fits and {str(key) for key in names} == {str(index) for index in range(self.recognised.nc)}
-        return {index: one_line(name, MAX_TEXT) for index, name in enumerate(_by_index(names))} if fits else {}
+        return {index: cut_line(name, MAX_TEXT) for index, name in enumerate(_by_index(names))} if fits else {}
 
     @property
     def keypoints(self) -> KeypointLayout | None:
@@ -63,7 +63,7 @@ class ForeignCheckpoint:
     def license(self) -> str | None:
         """The licence string of the file."""
         text = self.foreign.attributes.get("license")
-        return one_line(text, MAX_LICENSE) if isinstance(text, str) and text.strip() else None
+        return cut_line(text, MAX_LICENSE) if isinstance(text, str) and text.strip() else None
 
     @property
     def epoch(self) -> int:
@@ -75,7 +75,7 @@ class ForeignCheckpoint:
     def date(self) -> str:
         """The date of the file as it is written there."""
         date = self.foreign.attributes.get("date")
-        return one_line(date, MAX_TEXT) if isinstance(date, str) else ""
+        return cut_line(date, MAX_TEXT) if isinstance(date, str) else ""
 
     def describe(self) -> str:
         """Return family, size, task, classes, tensors, epoch, date and licence in one line, then the notes."""
@@ -233,7 +233,7 @@ def _keypoint_keys(opened: ForeignCheckpoint, document: Mapping[str, object]) ->
         if layout is not None and not problems:
             keys |= layout.as_keys()
     if names := keys.get("kpt_names"):
-        keys["kpt_names"] = {index: [one_line(name, MAX_TEXT) for name in row] for index, row in names.items()}
+        keys["kpt_names"] = {index: [cut_line(name, MAX_TEXT) for name in row] for index, row in names.items()}
     return keys
 
 

@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 
 import yaml
 
-from ...compat.allowed import one_line
+from ...compat.allowed import cut_line
 from ...config.errors import UserError
 from ...config.files import write_text
 from ...config.notes import print_note
@@ -160,7 +160,7 @@ bitfalcon predict model=<this folder> source=images/
 
 def _data_name(checkpoint: Checkpoint) -> str:
     """The last part of data=: the folders before it are nobody's business."""
-    return one_line(re.split(r"[/\\]", str(checkpoint.settings.get("data") or "").rstrip("/\\"))[-1], 200)
+    return cut_line(re.split(r"[/\\]", str(checkpoint.settings.get("data") or "").rstrip("/\\"))[-1], 200)
 
 
 def _license_keys(licence: str | None) -> dict[str, str]:
@@ -183,4 +183,4 @@ def _results(task: str, data: str, metrics: Mapping[str, float]) -> list[dict[st
 
 def _plain(text: str) -> str:
     """Text of a file as it is read on the page: without the characters that Markdown and HTML take for their own."""
-    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", one_line(text, 20_000))
+    return re.sub(r"([\\`*_{}\[\]<>#|!])", r"\\\1", cut_line(text, 20_000))

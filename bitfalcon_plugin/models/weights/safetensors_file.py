@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...compat.allowed import MAX_DIMENSIONS, one_line
+from ...compat.allowed import MAX_DIMENSIONS, cut_line
 from ...compat.reader import FLOATING
 from ...config.errors import UserError
 from ...config.files import atomic
@@ -68,7 +68,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"'{path}' cannot be read: {error.strerror or error}. Check its permissions and the disk."
         ) from error
     except (ValueError, SafetensorError) as error:
-        raise UserError(f"'{path}' is a damaged safetensors file: {one_line(str(error), 200)}. {AGAIN}") from error
+        raise UserError(f"'{path}' is a damaged safetensors file: {cut_line(str(error), 200)}. {AGAIN}") from error
 
 
 def _checked_header(path: Path) -> dict[str, str]:
@@ -95,14 +95,14 @@ def _checked_header(path: Path) -> dict[str, str]:
 
 def _checked_bytes(name: str, entry: object) -> int:
     """Return the bytes of a tensor between its offsets. Raises ValueError for an entry that is no tensor of a model."""
-    shown = one_line(name, 80)
+    shown = cut_line(name, 80)
     if not name.isprintable() or len(name) >= 1000:
         raise ValueError(f"the name of a tensor, {shown!r}, cannot be printed")
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ValueError(f"{shown} has not dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if dtype not in DTYPES:
-        raise ValueError(f"{shown} has the type {one_line(dtype, 20)}; weights have one of {', '.join(DTYPES)}")
+        raise ValueError(f"{shown} has the type {cut_line(dtype, 20)}; weights have one of {', '.join(DTYPES)}")
     if name.rpartition(".")[2] in FLOATING and not dtype.endswith(("F16", "F32", "F64")):
         raise ValueError(f"{shown} is a weight of type {dtype}, which is not floating-point")
     fits = _are_counts(shape) and _are_counts(offsets) and len(shape) <= MAX_DIMENSIONS and len(offsets) == 2
@@ -148,7 +148,7 @@ def _object(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(content) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {one_line(twice, 80)!r} stands twice in its JSON")
+        raise ValueError(f"the key {cut_line(twice, 80)!r} stands twice in its JSON")
     return content
 
 

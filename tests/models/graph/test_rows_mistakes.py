@@ -7,9 +7,9 @@ import os
 import pytest
 
 from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.printable import short_repr
 from bitfalcon_plugin.models.build import resolve_graph
 from bitfalcon_plugin.models.detector import Detector
-from bitfalcon_plugin.models.graph.rules import shown
 from tests.helpers.tiny_models import CONV, small
 
 
@@ -291,7 +291,7 @@ def test_a_value_of_any_depth_or_length_is_shown_short():
     bomb: list = [0]
     for _ in range(60):
         bomb = [bomb] * 9
-    assert len(shown(bomb)) < 5000
+    assert len(short_repr(bomb)) < 5000
     assert len(refused(small(CONV, (-1, 1, "Conv", [16, bomb])))) < 10_000
     assert len(refused(small(CONV, bomb))) < 10_000
     loop: list = []
