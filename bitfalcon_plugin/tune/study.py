@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..config.errors import UserError
+from ..config.files import atomic
 from .locks import Lock
 from .space import Space, near, read_space
 
@@ -91,7 +92,7 @@ class Study:
         self.folder, self.lock = folder, Lock(folder / "study.lock")
         self._running: Trial | None = None  # of this process
         try:
-            self.optuna = optuna.load_study(study_name=NAME, storage=_storage(folder))
+            self.optuna = optuna.load_study(study_name=NAME, storage=_storage(folder / FILE))
             attributes = self.optuna.user_attrs
             self.settings: dict[str, object] = dict(attributes["settings"])
             self.space: Space = read_space(attributes["space"], str(folder / FILE))
@@ -113,11 +114,17 @@ class Study:
         optuna = import_optuna()
         with Lock(folder / "study.lock"):
             if not (folder / FILE).is_file():
-                study = optuna.create_study(study_name=NAME, storage=_storage(folder), direction="maximize")
-                study.set_user_attr("space", {key: values.plain() for key, values in space.items()})
-                study.set_user_attr("iterations", iterations)
-                study.enqueue_trial(dict(start))
-                study.set_user_attr("settings", dict(settings))
+                for left in folder.glob(f".{Path(FILE).stem}-*"):  # by a process that was killed here
+                    left.unlink()
+                with atomic(folder / FILE) as path:
+                    storage = _storage(path)
+                    study = optuna.create_study(study_name=NAME, storage=storage, direction="maximize")
+                    study.set_user_attr("space", {key: values.plain() for key, values in space.items()})
+                    study.set_user_attr("iterations", iterations)
+                    study.enqueue_trial(dict(start))
+                    study.set_user_attr("settings", dict(settings))
+                    storage.remove_session()
+                    storage.engine.dispose()  # closes the file
         return cls(folder)
 
     @property
@@ -259,7 +266,7 @@ def _lock_file(folder: Path) -> Path:
     return folder / "running.lock"
 
 
-def _storage(folder: Path):
-    """Return Optuna's storage in the folder's SQLite file; it waits for other processes."""
+def _storage(path: Path):
+    """Return Optuna's storage in an SQLite file; it waits for other processes."""
     arguments = {"connect_args": {"timeout": 60}}
-    return import_optuna().storages.RDBStorage(f"sqlite:///{(folder / FILE).as_posix()}", engine_kwargs=arguments)
+    return import_optuna().storages.RDBStorage(f"sqlite:///{path.as_posix()}", engine_kwargs=arguments)

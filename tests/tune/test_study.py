@@ -18,7 +18,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.tune.locks import Lock
 from bitfalcon_plugin.tune.report import table, tuning_of, write_values
 from bitfalcon_plugin.tune.space import Range
-from bitfalcon_plugin.tune.study import Study, quiet_optuna
+from bitfalcon_plugin.tune.study import FILE, Study, quiet_optuna
 
 SPACE = {"lr0": Range(1e-4, 1e-2, log=True), "box": Range(1.0, 9.0)}
 START = {"lr0": 1e-3, "box": 5.0}
@@ -63,6 +63,21 @@ def test_a_search_improves_on_its_start_and_repeats_exactly(tmp_path):
     assert dict(rows[0][0].values) == START and study.best().fitness > fitness_of(START)
     shares = tuning_of(study).importances
     assert list(shares) == ["box", "lr0"] and shares["box"] == pytest.approx(1)  # the fitness is a parabola of box
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes that are copies are of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_process_that_is_killed_while_it_makes_the_study_leaves_none(tmp_path, monkeypatch, number):
+    import optuna
+
+    child = os.fork()
+    if child == 0:
+        monkeypatch.setattr(optuna.Study, "enqueue_trial", lambda *_: os.kill(os.getpid(), number))
+        create(tmp_path / "s")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -number
+    assert not (tmp_path / "s" / FILE).exists()
+    assert create(tmp_path / "s").next_trial(0).values == START
+    assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [FILE, "study.lock", "trials"]
 
 
 def test_processes_share_one_study_and_its_number_of_trials(tmp_path):
