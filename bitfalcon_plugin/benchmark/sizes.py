@@ -31,7 +31,7 @@ from ..models.summary import summary
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint
 from ..tasks import task_of
 from ..tasks.metrics import TaskMetrics
-from ..train.resume import changed_settings, is_finished, newest, recorded_settings
+from ..train.resume import changed_settings, is_finished, newest, recorded_settings, without_rights
 from ..train.run import run_train
 from ..val.pictures import Pictures
 from ..val.run import validate_and_report
@@ -179,12 +179,13 @@ def _resumed_experiment(settings: Settings) -> Experiment:
     """Load the experiment that resume= means. Raises UserError for settings that would make another one of it."""
     experiment = load_experiment(_path_to_resume(settings))
     shared = json.loads(json.dumps(_shared(settings)))  # lists for tuples, as in the file
-    changed = changed_settings(shared, experiment.settings, "experiment")
+    recorded = without_rights(experiment.settings, shared)
+    changed = changed_settings(shared, recorded, "experiment")
     scales = experiment.scales
     if settings.model_scale is not None:  # sizes may be added
         model = find_model(str(experiment.settings["model"]), experiment.settings.get("variant"))
         scales = tuple(dict.fromkeys((*scales, *_scales(settings.model_scale, model))))
-    return replace(experiment, scales=scales, settings={**experiment.settings, **changed})
+    return replace(experiment, scales=scales, settings={**recorded, **changed})
 
 
 def _path_to_resume(settings: Settings) -> Path:
@@ -223,7 +224,7 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
         changeable = {key: experiment.settings[key] for key in keys}
         metrics = run_train(load_settings({**changeable, "mode": "train", "resume": str(last)}), None).metrics
     else:  # killed after its last epoch
-        metrics = _evaluate(folder, before)
+        metrics = _evaluate(folder, before, experiment.settings)
     checkpoint, after = load_checkpoint(best), load_checkpoint(last)
     size = summary(checkpoint.model(), _imgsz(checkpoint))
     cost = {"parameters": size.parameters, "gflops": size.gflops, "bytes": best.stat().st_size}
@@ -232,9 +233,9 @@ def _train(experiment: Experiment, scale: str) -> tuple[SizeRecord, dict[str, ob
     return record, {key: after.settings[key] for key in BUDGET}
 
 
-def _evaluate(folder: Path, last: Checkpoint) -> TaskMetrics:
-    """Measure the best weights of a run as training does at its end."""
-    settings = recorded_settings(last)
+def _evaluate(folder: Path, last: Checkpoint, typed: Mapping[str, object]) -> TaskMetrics:
+    """Measure the best weights of a run as training does at its end. typed: the settings of the experiment."""
+    settings = recorded_settings(last, typed)
     device = select_devices(settings.device)[0]
     model = fold_for_inference(load_checkpoint(folder / "weights" / "best.pt").model(), device)
     form = task_of(model).data

@@ -111,7 +111,7 @@ def run_qat(settings: Settings, events: Events | None = None) -> Tuned:
     if settings.resume:
         path = to_resume(settings)
         if "epochs" not in settings.given and is_finished(last := load_checkpoint(path)):
-            return _finish_ended_run(path, last)
+            return _finish_ended_run(path, last, settings)
         return _finish_run(run_train(_training(settings.replace(resume=str(path)), {}), None, events))
     _check(settings)
     checkpoint = open_checkpoint(settings.model).to_train(settings.model)
@@ -176,10 +176,10 @@ def _training(settings: Settings, schedule: Mapping[str, object]) -> Settings:
     return load_settings({**chosen, **schedule, "mode": "train"})
 
 
-def _finish_ended_run(path: Path, last: Checkpoint) -> Tuned:
+def _finish_ended_run(path: Path, last: Checkpoint, typed: Settings) -> Tuned:
     """Choose the weights of a run that ended after its last epoch, before its weights were compared."""
     form = task_named(task_of_graph(last.graph)).data
-    data, settings = find_data(recorded_settings(last), form)
+    data, settings = find_data(recorded_settings(last, typed.given_values()), form)
     train, val = (scan_split(data, split, settings, form).samples for split in ("train", "val"))
     return choose_weights(path.with_name("best.pt"), path, settings, train, val, select_device(settings.device))
 

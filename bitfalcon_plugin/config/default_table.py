@@ -34,5 +34,5 @@ def active_settings() -> dict[str, dict[str, Any]]:
 
 
 def keys_with(column: str, value: str) -> list[str]:
-    """The settings whose row of cfg/default.yaml has `value` in the list `column` (verbs, not_for, resume)."""
+    """The settings whose row of cfg/default.yaml has `value` in the list `column` (verbs, not_for, resume, typed)."""
     return [key for key, row in active_settings().items() if value in row.get(column, ())]

@@ -102,8 +102,8 @@ def resumed_settings(checkpoint: Checkpoint, settings: Settings) -> Settings:
 
     Raises UserError for changes of settings that may not change (`changed_settings`).
     """
-    recorded = _recorded(checkpoint)
     typed = settings.given_values(without=RUN_SELECTORS)
+    recorded = _recorded(checkpoint, typed)
     changed = changed_settings(typed, recorded, "run")
     # a setting that nobody gave stays not given: workers and amp then follow the machine, and the value is the default
     given_before = checkpoint.training.get("given", recorded)
@@ -132,14 +132,32 @@ def changed_settings(typed: Mapping[str, object], recorded: Mapping[str, object]
     return changed
 
 
-def recorded_settings(checkpoint: Checkpoint) -> Settings:
-    """The settings that a run was trained with, to measure its weights as the run does at its end."""
-    return load_settings({**_recorded(checkpoint), "mode": "train", "resume": False})
+def recorded_settings(checkpoint: Checkpoint, typed: Mapping[str, object]) -> Settings:
+    """The settings that a run was trained with, to measure its weights as the run does at its end.
+
+    typed: what the user gives now, of which the rights count.
+    """
+    rights = {key: typed[key] for key in keys_with("typed", "run") if key in typed}
+    return load_settings({**_recorded(checkpoint, typed), **rights, "mode": "train", "resume": False})
 
 
-def _recorded(checkpoint: Checkpoint) -> dict[str, object]:
+def _recorded(checkpoint: Checkpoint, typed: Mapping[str, object]) -> dict[str, object]:
     # without save_dir, which is no setting, and keys that are no settings any more
-    return {key: value for key, value in checkpoint.settings.items() if key in active_settings() and key != "cfg"}
+    known = {key: value for key, value in checkpoint.settings.items() if key in active_settings() and key != "cfg"}
+    return without_rights(known, typed)
+
+
+def without_rights(recorded: Mapping[str, object], typed: Mapping[str, object]) -> dict[str, object]:
+    """Settings of a file without those that give rights, as allow_outside= does: the file may be a stranger's.
+
+    typed: what the user gives now; a note names a right that is not among it.
+    """
+    rights = keys_with("typed", "run")
+    for key in rights:
+        if key not in typed and recorded.get(key, _default(key)) != _default(key):
+            text = f"{key}={recorded[key]} stands in the file that is resumed, and is not taken from there"
+            print_note(f"{text}. If you mean it, type it again: {key}={recorded[key]}.")
+    return {key: value for key, value in recorded.items() if key not in rights}
 
 
 def _default(key: str) -> object:

@@ -34,7 +34,7 @@ from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkp
 from ..models.weights.foreign import open_checkpoint
 from ..tasks import task_of
 from ..tasks.metrics import TaskMetrics
-from ..train.resume import changed_settings, is_finished, newest
+from ..train.resume import changed_settings, is_finished, newest, without_rights
 from ..train.run import run_train
 from .report import Tuning, write_report, write_values
 from .space import Space, space_of, start_of
@@ -62,6 +62,7 @@ def run_tune(settings: Settings, checkpoint: Checkpoint | None = None, events: E
         raise UserError("tune starts its own runs: call it without torchrun; device=0,1 trains each trial on two GPUs.")
     with quiet_optuna():
         study = _resumed(settings) if _continues(settings) else _new(settings, checkpoint)
+        study.settings = without_rights(study.settings, settings.given_values())
         say(f"Search of {len(study.space)} settings, {study.iterations} trials; results in {study.folder}")
         try:
             _search(study, settings, events or Events())

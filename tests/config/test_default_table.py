@@ -151,6 +151,7 @@ def test_every_row_is_whole(key: str) -> None:
         "verbs": {"doctor", "selftest", "export", "benchmark", "data"},
         "not_for": {"train"},
         "resume": {"run", "experiment"},
+        "typed": {"run", "dataset"},
     }
     columns = {"default", "type", "unit", "min", "max", "above", "path", "choices", "example", "help", "unused"}
     assert set(row) <= columns | used_by.keys()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from bitfalcon_plugin.cli import main
 from tests.attack.graphs import mutate
@@ -29,14 +30,14 @@ def stopped(tmp_path_factory):
         yield torch.load(last("done"))
 
 
-def resume(content: dict, capsys) -> tuple[int, str]:
+def resume(content: dict, capsys, *words: str) -> tuple[int, str]:
     """Resume a copy of the run with this content; nothing is made outside of it."""
     shutil.rmtree("runs/odd", ignore_errors=True)
     shutil.copytree("runs/done", "runs/odd")
     torch.save(content, last("odd"))
     places = [Path("."), Path(".."), Path("runs"), Path("/tmp/bitfalcon-outside")]
     before = [set(os.listdir(place)) if place.exists() else set() for place in places]
-    code = main(["train", f"resume={last('odd')}", "epochs=2", "device=cpu"])
+    code = main(["train", f"resume={last('odd')}", "epochs=2", "device=cpu", *words])
     assert [set(os.listdir(place)) if place.exists() else set() for place in places] == before
     text = capsys.readouterr().err
     assert code == 0 or code == 2 and "error: " in text and "fault" not in text, text
@@ -63,6 +64,18 @@ def resume(content: dict, capsys) -> tuple[int, str]:
 )
 def test_settings_of_the_file_choose_no_place_outside(stopped, settings, code, capsys):
     assert resume({**stopped, "settings": {**stopped["settings"], **settings}}, capsys)[0] == code
+
+
+def test_the_right_to_read_outside_the_dataset_is_not_taken_from_the_file(stopped, tmp_path, capsys):
+    content = yaml.safe_load(Path("data/data.yaml").read_text())
+    outside = {key: os.path.relpath(f"data/{content[key]}", tmp_path) for key in ("train", "val")}
+    (tmp_path / "data.yaml").write_text(yaml.safe_dump({**content, "path": str(tmp_path), **outside}))
+    settings = {**stopped["settings"], "data": str(tmp_path / "data.yaml"), "allow_outside": True}
+    code, text = resume({**stopped, "settings": settings}, capsys)
+    assert code == 2 and "leads out of the dataset's folder" in text
+    assert "allow_outside=True stands in the file that is resumed" in text and "type it again: allow_outside=" in text
+    code, text = resume({**stopped, "settings": settings}, capsys, "allow_outside=True")
+    assert code == 0 and "stands in the file" not in text
 
 
 def test_the_type_of_autocast_is_one_of_three(stopped, capsys):

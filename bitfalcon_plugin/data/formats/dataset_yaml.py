@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
+from ...config.default_table import keys_with, table
 from ...config.errors import MissingFileError, UserError, did_you_mean, nearest, raise_problems
 from ...config.files import cfg_dir
 from ...config.user_settings import folder as user_folder
@@ -217,10 +218,17 @@ def settings_of(raw: Mapping[str, object], problems: list[str]) -> dict[str, obj
     value = raw.get("settings")
     if value is None:
         return {}
-    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
-        return dict(value)
-    problems.append(f"settings: {value!r}; expected a mapping of setting to value")
-    return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        problems.append(f"settings: {value!r}; expected a mapping of setting to value")
+        return {}
+    yours = {key for key, row in table().items() if "path" in row} | {*keys_with("typed", "dataset")}
+    refused = [key for key in value if table().get(key, {}).get("now", key) in yours]
+    problems += [
+        f"settings: {key}: {value[key]!r}; a dataset chooses no place and gives no right: delete it here, and type "
+        f"{key}={value[key]} where you mean it"
+        for key in refused
+    ]
+    return {key: content for key, content in value.items() if key not in refused}
 
 
 def root_of(raw: Mapping[str, object], path: Path, problems: list[str]) -> Path:

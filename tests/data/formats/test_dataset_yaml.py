@@ -140,6 +140,10 @@ def test_names(tmp_path, names, expected):
         ({"generator": "shape"}, "Did you mean 'shapes'?"),
         ({"generator": ["shapes"]}, "is unknown"),
         ({"settings": {1: 2}}, "settings: {1: 2}"),
+        ({"settings": {"project": "/up"}}, "settings: project: '/up'; a dataset chooses no place"),
+        ({"settings": {"weights": "x.pt"}}, "settings: weights: "),
+        ({"settings": {"allow_outside": True, "lr0": 0.1}}, "type allow_outside=True where you mean it"),
+        ({"settings": {"loggers": "wandb"}}, "settings: loggers: "),
     ],
 )
 def test_wrong_values_are_refused(tmp_path, keys, word):
