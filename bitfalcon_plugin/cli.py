@@ -18,6 +18,7 @@ from .config.json_output import WORDS as JSON_WORDS
 from .config.json_output import asks_for_json, print_document, stdout_to_stderr
 from .config.notes import print_note
 from .config.printable import say
+from .config.signals import repeat_ignored_interrupts
 from .config.version import __version__
 
 TYPE_CHECKING = False  # as in __init__.py
@@ -34,6 +35,8 @@ EXAMPLE = "for example model=runs/detect/train/weights/best.pt ."
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (without the program's name), print its errors, and return the exit code."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    if argv is None:
+        repeat_ignored_interrupts()
     try:
         code = _run(tokens)
         sys.stdout.flush()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -97,6 +99,47 @@ def signals_held() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def signals_by_a_thread() -> Iterator[None]:
+    """Let another thread receive SIGINT and SIGTERM; their handlers run in this thread as ever.
+
+    A process that is started inside begins with them held, so that none ends it in the middle of its imports: it calls
+    `release_signals`.
+    """
+    end = threading.Event()
+    threading.Thread(target=end.wait, name="signals", daemon=True).start()
+    try:
+        with signals_held():
+            yield
+    finally:
+        end.set()
+
+
+def release_signals() -> None:
+    """Receive SIGINT and SIGTERM, which this process was started without, and those that came meanwhile."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def repeat_ignored_interrupts() -> None:
+    """Let a Ctrl-C that hits a destructor, which Python would print and forget, hit the code behind it.
+
+    torch ends the processes that read images in a destructor, and waits for them there.
+    """
+    before = sys.unraisablehook
+
+    def hook(unraisable: object) -> None:
+        if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+            before(unraisable)
+            return
+        timer = threading.Timer(0.05, _thread.interrupt_main)  # now it would hit this function
+        timer.daemon = True
+        with contextlib.suppress(RuntimeError):  # where the interpreter ends, no thread begins
+            timer.start()
+
+    sys.unraisablehook = hook
 
 
 def leave_signals_to_parent() -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 import torch
 
 from ..config.errors import UserError
-from ..config.signals import exception_for
+from ..config.signals import exception_for, release_signals, repeat_ignored_interrupts, signals_by_a_thread
 from ..config.threads import is_ours, usable_processors
 from .distributed import LostPeer
 from .progress import stage_of
@@ -57,7 +57,7 @@ def launch(count: int, function: Callable, *args: object) -> object:
         )
     needs_script = _check_pickles(function, args)
     notes = tempfile.TemporaryDirectory(prefix="bitfalcon-", ignore_cleanup_errors=True)
-    with notes as folder, _launcher_undone(), script_left_out(needs_script):
+    with notes as folder, _launcher_undone(), script_left_out(needs_script), signals_by_a_thread():
         rendezvous = {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
         options = {"run_id": uuid.uuid4().hex, "logs_specs": DefaultLogsSpecs(log_dir=folder), "max_restarts": 0}
         config = LaunchConfig(1, 1, count, start_method=START_METHOD, **rendezvous, **options)
@@ -79,9 +79,12 @@ def _run_worker(folder: str, count: int, function: Callable, args: tuple) -> obj
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ[NOTES] = folder
     rank = int(os.environ["RANK"])
+    repeat_ignored_interrupts()
     try:
+        release_signals()
         value = function(*args)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process ends already
         sys.exit(128 + signal.SIGINT)  # some versions of torch would end the process as if it had finished
     except Exception as error:
         kind = _write_note(Path(folder), rank, error)

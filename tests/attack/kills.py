@@ -90,7 +90,8 @@ def attempt(folder: str, tokens: list[str], processes: int) -> None:
             own("cpu") * (1 if "RANK" in os.environ else processes)
         )
         run.device_text = lambda devices: "cpu"
-    raise SystemExit(main(tokens))
+    sys.argv = ["bitfalcon", *tokens]
+    raise SystemExit(main())
 
 
 def lay_out(folder: Path) -> None:

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -104,6 +105,29 @@ def test_readers_live_on_from_their_first_moment(monkeypatch):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_ctrl_c_in_a_destructor_ends_the_code_behind_it(monkeypatch):
+    class Closing:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    printed = []
+    monkeypatch.setattr(sys, "unraisablehook", printed.append)
+    signals.repeat_ignored_interrupts()
+    with pytest.raises(KeyboardInterrupt):
+        Closing()
+        time.sleep(1)
+    assert not printed
+
+
+def test_a_process_begins_with_signals_held_and_its_parent_gets_its_own(monkeypatch):
+    held = "import signal; print(signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, []))"
+    with pytest.raises(KeyboardInterrupt), signals.signals_by_a_thread():
+        found = subprocess.run([sys.executable, "-c", held], capture_output=True, text=True).stdout
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert found == "True\n" and signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_a_second_sigterm_counts_only_after_a_while(monkeypatch):

@@ -14,7 +14,9 @@ import yaml
 
 pytest.importorskip("optuna")
 
+import bitfalcon_plugin.tune.run as running
 from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.tune.locks import Lock
 from bitfalcon_plugin.tune.report import table, tuning_of, write_values
 from bitfalcon_plugin.tune.space import Range
@@ -78,6 +80,18 @@ def test_a_process_that_is_killed_while_it_makes_the_study_leaves_none(tmp_path,
     assert not (tmp_path / "s" / FILE).exists()
     assert create(tmp_path / "s").next_trial(0).values == START
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [FILE, "study.lock", "trials"]
+
+
+def test_rights_are_not_taken_from_a_study(tmp_path, monkeypatch, capsys):
+    (tmp_path / "s").mkdir()
+    Study.create(tmp_path / "s", {"allow_outside": True, "optimizer": "SGD"}, SPACE, START, 2)
+    found = []
+    monkeypatch.setattr(running, "_run_trial", lambda study, trial, shared, events: found.append(shared) or 1 / 0)
+    for words in ({}, {"allow_outside": True}):
+        with pytest.raises(ZeroDivisionError):
+            running.run_tune(load_settings({"mode": "tune", "resume": str(tmp_path / "s"), **words}))
+    assert found == [{"optimizer": "SGD"}, {"optimizer": "SGD", "allow_outside": True}]
+    assert capsys.readouterr().err.count("type it again: allow_outside=True") == 1
 
 
 def test_processes_share_one_study_and_its_number_of_trials(tmp_path):
