@@ -137,13 +137,15 @@ class World:
         if self.size == 1:
             return model
         device = next(model.parameters()).device
-        # not static_graph: it looks for tensors in tuples and plain dicts, and Raw is a dict of its own kind
-        network = DistributedDataParallel(
-            model,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            gradient_as_bucket_view=True,
-            find_unused_parameters=_has_unused_parameters(model),
-        )
+        unused = _has_unused_parameters(model)
+        with self.progress.exchange():  # the weights of rank 0
+            # not static_graph: it looks for tensors in tuples and plain dicts, and Raw is a dict of its own kind
+            network = DistributedDataParallel(
+                model,
+                device_ids=[device.index] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                find_unused_parameters=unused,
+            )
         network.broadcast_buffers = False  # the argument has another name in newer torch, the attribute has both
         return network
 
