@@ -11,7 +11,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import resource_tracker
 from types import FrameType
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)  # Ctrl-C; what schedulers and `kill` send
@@ -109,6 +108,8 @@ def signals_by_a_thread() -> Iterator[None]:
     A process that is started inside begins with them held, so that none ends it in the middle of its imports: it calls
     `release_signals`.
     """
+    from multiprocessing import resource_tracker  # every command imports this file, and few need that one
+
     resource_tracker.ensure_running()  # multiprocessing releases the signals when it starts it
     end = threading.Event()
     threading.Thread(target=end.wait, name="signals", daemon=True).start()

@@ -38,6 +38,7 @@ NO_TORCH = {
     "config.listing",
     "config.notes",
     "config.printable",
+    "config.signals",
     "config.settings",
     "config.default_table",
     "config.run_folder",
