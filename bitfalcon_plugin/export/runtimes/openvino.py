@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import yaml
@@ -13,6 +15,9 @@ from ...config.errors import UserError
 from ...config.telemetry import refuse_telemetry
 from ..metadata import read_metadata
 from .runtime import Runtime, fixed_shape, unreadable
+
+if TYPE_CHECKING:
+    import openvino
 
 METADATA_FILE = "metadata.yaml"
 
@@ -33,7 +38,7 @@ class OpenVinoRuntime(Runtime):
         graph = _graph_file(path)
         try:
             values = _read_yaml(graph.parent / METADATA_FILE)
-            core = openvino.Core()
+            core = _core()
             network = core.read_model(graph)
             shape = network.input(0).partial_shape
             settings = {
@@ -59,6 +64,18 @@ class OpenVinoRuntime(Runtime):
             self._local.request = self._compiled.create_infer_request()
         outputs = self._local.request.infer([images.cpu().contiguous().numpy()], share_inputs=True)
         return [torch.from_numpy(outputs[output].copy()) for output in self._compiled.outputs]
+
+
+@cache
+def _core() -> openvino.Core:
+    """OpenVINO of this process, which is kept until its end.
+
+    Compiling by a Core replaces the stack on which signals are handled (sigaltstack), and a Core that ends puts back
+    the one it found, which may be of a Core that ended before: then the next signal ends the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _graph_file(path: Path) -> Path:
