@@ -21,6 +21,7 @@ from bitfalcon_plugin.benchmark.quiet import Quiet
 from bitfalcon_plugin.benchmark.trial import Trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.listing import settings_table
+from bitfalcon_plugin.data import shapes
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.export.formats import support_table
 from bitfalcon_plugin.export.run import run_export
@@ -192,8 +193,13 @@ def here(template, tmp_path, monkeypatch, request) -> Path:
 
 
 @pytest.fixture()
-def quick(monkeypatch):
-    """Few rounds of timing, of one batch, and runtimes in no process of their own; tests/benchmark tests all of it."""
+def quick(monkeypatch, tmp_path):
+    """Few rounds of timing, of one batch, and runtimes in no process of their own; tests/benchmark tests all of it.
+
+    Of the generated datasets few pictures are drawn, into a cache of this test's own.
+    """
+    monkeypatch.setattr(shapes, "COUNTS", {"train": 8, "val": 4})
+    monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(benchmark, "ROUNDS", 2)
     monkeypatch.setattr(benchmark, "BATCHES", (1,))
     monkeypatch.setattr(benchmark, "WARMUP", 0)
