@@ -22,6 +22,8 @@ RUNS = (
     [], [0], [3072], [-1, 3073], [10**12], [1, 2, 3], [True], [1.5, 3070.5], "", "0", "ooooooo", "é", "P" * 5000,
     "\x00", [0, 3072], [3072, 0], ["1"], [0] * 3000 + [3072], "`00", None, 5,
 )  # fmt: skip
+ENORMOUS = {"size": [10**6, 10**6], "counts": [10**9] * 1000}  # adds up
+HUGE_RING = [[0, 0, 9e8, 0, 9e8, 9e8]]
 KEYS = (
     "id", "image_id", "category_id", "bbox", "segmentation", "keypoints", "num_keypoints", "area", "iscrowd", "name",
     "file_name", "width", "height", "images", "annotations", "categories", "size", "counts", "skeleton",
@@ -69,10 +71,11 @@ def _change(draw: random.Random, document: dict, raw: list[str]) -> None:
     elif way == 6 and isinstance(holder, list):
         holder.insert(key, json.loads(json.dumps(value)))
     elif way == 7:
-        holder[key] = {
-            "size": [draw.choice((48, 64, 0, 10**9)), draw.choice((64, 48, -1, 10**6))],
-            "counts": draw.choice(RUNS),
-        }
+        sides = [draw.choice((48, 64, 0, 10**9)), draw.choice((64, 48, -1, 10**6))]
+        holder[key] = draw.choice(({"size": sides, "counts": draw.choice(RUNS)}, ENORMOUS, HUGE_RING))
+        for image in document.get("images") or () if draw.random() < 0.5 else ():
+            if isinstance(image, dict):
+                image.pop("width", None), image.pop("height", None)
     elif way == 8:
         nested: object = value
         for _ in range(draw.choice((1, 5, 400))):

@@ -92,8 +92,10 @@ def coco_labels(
     classes = _classes(chosen, names)
     boxes, usable = _boxes(chosen, classes)
     polygons = keypoints = None
+    drawable = torch.ones_like(usable)
     if wish.part == "outlines":
-        polygons, usable = _outlines(chosen, usable, wish.optional)
+        drawable = _drawable(chosen)
+        polygons, usable = _outlines(chosen, usable & drawable, wish.optional)
     if wish.part == "keypoints":
         keypoints, usable = _keypoints(chosen, usable, points)
     kept = usable.nonzero().flatten()
@@ -106,7 +108,9 @@ def coco_labels(
         else polygons[kept].apply(lambda x: x.to(dtype) if x.is_floating_point() else x),
         keypoints=None if keypoints is None else keypoints[kept].to(dtype),
     )
-    truths = _truths(chosen, rows, sizes, classes, names, wish, points) if wish.truth else [None] * len(rows)
+    truths = [None] * len(rows)
+    if wish.truth:
+        truths = _truths(chosen, rows, sizes, classes, names, wish, points, drawable)
     counts = torch.bincount(chosen.owner[kept], minlength=len(rows)).tolist()
     parts = _split(labels, counts)
     return [
@@ -158,6 +162,30 @@ def _boxes(chosen: _Chosen, classes: Tensor) -> tuple[Tensor, Tensor]:
     text = "bbox {} reaches beyond its image of {size} pixels, clipped"
     chosen.tell(chosen.notes, (beyond > TOLERANCE) & ~outside & ~no_area & ~crowd, text, stated)
     return boxes, ~outside & ~no_area & ~crowd & (classes >= 0)
+
+
+def _drawable(chosen: _Chosen) -> Tensor:
+    """Which segmentations (n,) can be drawn: of the size of the picture, or near it. Of the others a problem is told.
+
+    pycocotools takes memory by the numbers of a segmentation, and ends the process where it gets none.
+    """
+    file = chosen.file
+    stated = torch.zeros(len(file), 2, dtype=torch.int64)
+    stated[file.run_rows] = file.run_sizes
+    stated = stated[chosen.rows]  # (n, 2) height, width; zeros without run lengths
+    wrong = (stated > 0).any(1) & (stated != chosen.sizes.flip(1)).any(1)
+    text = "segmentation has size {}, its picture has {size} pixels; expected [height, width] of the picture"
+    chosen.tell(chosen.problems, wrong, text, stated)
+
+    sides = torch.full((len(file), 2), torch.inf, dtype=torch.float64)
+    sides[chosen.rows] = chosen.sizes
+    owner = torch.arange(len(file)).repeat_interleave(file.ring_counts).repeat_interleave(file.ring_lengths)
+    beyond = ((file.ring_points < -sides[owner]) | (file.ring_points > 2 * sides[owner])).any(1)
+    far = torch.zeros(len(file), dtype=torch.bool)
+    far[owner[beyond]] = True
+    far = far[chosen.rows]
+    chosen.tell(chosen.problems, far, "segmentation lies far outside its image of {size} pixels; expected pixels")
+    return ~wrong & ~far
 
 
 def segmentations(chosen: CocoFile, rows: Tensor) -> list[list[np.ndarray] | dict | None]:
@@ -249,8 +277,9 @@ def _truths(
     names: Mapping[int, str] | None,
     wish: Wish,
     points: int,
+    drawable: Tensor,
 ) -> list[GroundTruth]:
-    """The GroundTruth of each image, with all annotations."""
+    """The GroundTruth of each image, with all annotations. drawable (n,): see `_drawable`."""
     file, counts = chosen.file, torch.bincount(chosen.owner, minlength=len(rows))
     columns = {name: getattr(file, name)[chosen.rows].numpy() for name in ("boxes", "areas", "crowd")}
     columns |= {"classes": classes.numpy(), "annotations": file.ids[chosen.rows].numpy()}
@@ -261,7 +290,10 @@ def _truths(
     if wish.part == "outlines":
         shapes = segmentations(file, chosen.rows)
         planes = [sizes[position] for position in chosen.owner.tolist()]
-        masks = [None if shape is None else encoded(shape, *size) for shape, size in zip(shapes, planes)]
+        masks = [
+            encoded(shape, *size) if shape is not None and fits else None
+            for shape, size, fits in zip(shapes, planes, drawable.tolist())
+        ]
     ids = dict(enumerate(file.category_ids))
     if names is not None:
         index_of = {name: index for index, name in names.items()}

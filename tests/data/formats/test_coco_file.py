@@ -139,6 +139,35 @@ def test_wrong_files_are_told(tmp_path, case):
     assert "a.json" in message and all(text in message for text in expected), message
 
 
+LARGE = {"size": [10**6, 10**6], "counts": [10**9] * 1000}  # adds up
+LIES = {
+    "run lengths": (LARGE, "size [1000000, 1000000], its picture has 32 x 24 pixels"),
+    "a group": (LARGE, "size [1000000, 1000000], its picture has 32 x 24 pixels"),
+    "exchanged": ({"size": [32, 24], "counts": [768]}, "size [32, 24], its picture has 32 x 24 pixels"),
+    "a polygon": ([[0, 0, 9e8, 0, 9e8, 9e8]], "far outside its image of 32 x 24 pixels"),
+    "a part": ([SQUARE, [0, 0, 5, 0, 5, -9e8]], "far outside its image of 32 x 24 pixels"),
+}
+
+
+@pytest.mark.parametrize("case", LIES)
+@pytest.mark.parametrize("sides", [{"width": None, "height": None}, {"width": 10**6, "height": 10**6}])
+def test_masks_of_enormous_size_are_told_before_pycocotools_draws_them(tmp_path, case, sides):
+    """pycocotools ended the process where it got no memory."""
+    shape, message = LIES[case]
+    if sides["width"] and isinstance(shape, dict) and shape is not LARGE:
+        pytest.skip("told when the file is read")
+    entry = {**BOX, "segmentation": shape, "iscrowd": int(case == "a group")}
+    path = written(tmp_path / "set", {**changed("images", **sides), "annotations": [entry]})
+    assert message in refusal(path, "outlines", truth=True)
+
+
+def test_a_broken_file_is_parsed_once(tmp_path, monkeypatch):
+    path = written(tmp_path / "set", {**BASE, "annotations": 5})
+    first = refusal(path)
+    monkeypatch.setattr(coco_file, "_parse", None)
+    assert refusal(path) == first
+
+
 def test_all_problems_are_told_at_once(tmp_path):
     entries = [{**BOX, "id": number, "image_id": 9} for number in range(4)]
     assert refusal(written(tmp_path, {**BASE, "annotations": entries})).count("image_id 9") == 4
