@@ -137,8 +137,11 @@ def load_yaml(path: Path) -> dict:
 
 
 def _parse(text: str) -> object:
-    """Parse as yaml.safe_load, in two steps: the nodes are checked before objects are made of them."""
-    loader = yaml.SafeLoader(text)
+    """Parse as yaml.safe_load, in two steps: the nodes are checked before objects are made of them.
+
+    By libyaml where PyYAML has it, which takes a fifth of the time.
+    """
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
         root = loader.get_single_node()
         if root is None:
