@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from copy import deepcopy
 
 from tests.attack.mutators import mutate_text
 
@@ -22,8 +23,7 @@ RUNS = (
     [], [0], [3072], [-1, 3073], [10**12], [1, 2, 3], [True], [1.5, 3070.5], "", "0", "ooooooo", "é", "P" * 5000,
     "\x00", [0, 3072], [3072, 0], ["1"], [0] * 3000 + [3072], "`00", None, 5,
 )  # fmt: skip
-ENORMOUS = {"size": [10**6, 10**6], "counts": [10**9] * 1000}  # adds up
-HUGE_RING = [[0, 0, 9e8, 0, 9e8, 9e8]]
+ENORMOUS = {"size": [10**6, 10**6], "counts": [10**9] * 1000}, [[0, 0, 9e8, 0, 9e8, 9e8]]
 KEYS = (
     "id", "image_id", "category_id", "bbox", "segmentation", "keypoints", "num_keypoints", "area", "iscrowd", "name",
     "file_name", "width", "height", "images", "annotations", "categories", "size", "counts", "skeleton",
@@ -69,11 +69,12 @@ def _change(draw: random.Random, document: dict, raw: list[str]) -> None:
         times = 500 if len(value) < 100 else 2  # files stay below 50 MB
         holder[key] = draw.choice((value * 2, value[:1], value[1:], value[::-1], value * times, [value], []))
     elif way == 6 and isinstance(holder, list):
-        holder.insert(key, json.loads(json.dumps(value)))
+        holder.insert(key, deepcopy(value))
     elif way == 7:
         sides = [draw.choice((48, 64, 0, 10**9)), draw.choice((64, 48, -1, 10**6))]
-        holder[key] = draw.choice(({"size": sides, "counts": draw.choice(RUNS)}, ENORMOUS, HUGE_RING))
-        for image in document.get("images") or () if draw.random() < 0.5 else ():
+        holder[key] = draw.choice(({"size": sides, "counts": draw.choice(RUNS)}, *map(deepcopy, ENORMOUS)))
+        images = document.get("images") if draw.random() < 0.5 else None
+        for image in images if isinstance(images, list) else ():
             if isinstance(image, dict):
                 image.pop("width", None), image.pop("height", None)
     elif way == 8:
@@ -82,7 +83,7 @@ def _change(draw: random.Random, document: dict, raw: list[str]) -> None:
             nested = draw.choice(([nested], {"a": nested}))
         holder[key] = nested
     elif isinstance(holder, dict):
-        holder[draw.choice(KEYS)] = value
+        holder[draw.choice(KEYS)] = deepcopy(value)
 
 
 def _places(value: object) -> list[tuple[dict | list, object]]:

@@ -7,7 +7,6 @@ the steps between neighbours of a 9x8 thumbnail), which survives another file fo
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import warnings
@@ -23,6 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
+from ...config.files import sha256_of
 from ...config.threads import usable_processors
 from ...ops.instances import Instances
 from ..dataset import list_images
@@ -43,7 +43,6 @@ from .rectangles import Rectangles
 T = TypeVar("T")
 THREADS = min(2 * usable_processors(), 16)  # decoding releases the interpreter, and part of the time is the disk's
 MAX_DECODED = 2**26  # pixels; of larger images the header alone is read
-PIECE = 2**20  # bytes that are read at once
 PLAIN = 2.0  # grey levels: a thumbnail that varies less has no hash, otherwise all plain pictures would look alike
 NO_LABELS = ("classes.txt", "notes.txt", "readme")  # beginnings of text files that labelling tools leave beside labels
 ORIENTATION = 0x0112  # EXIF tag
@@ -191,7 +190,8 @@ def examine_image(path: Path, labels: LabelFile | None) -> Picture:
     Of an image with more than MAX_DECODED pixels the header alone is read.
     """
     try:
-        digest = _digest(path)
+        check_file(path)
+        digest = sha256_of(path)
         height, width = size = header_size(path)
         check_sides(size)
         if height * width > MAX_DECODED:
@@ -208,16 +208,6 @@ def _size_and_hash(path: Path) -> tuple[tuple[int, int], int | None]:
     """The upright (h, w) of a picture, and its difference hash. Raises UnreadableImage."""
     image = read_interleaved(path)
     return tuple(image.shape[1:]), difference_hash(image)
-
-
-def _digest(path: Path) -> str:
-    """The digest of a file's bytes, read in pieces. Raises OSError, and ValueError for what is no file."""
-    check_file(path)
-    digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def difference_hash(image: Tensor) -> int | None:

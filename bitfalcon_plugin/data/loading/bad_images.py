@@ -87,6 +87,11 @@ class BadImages:
         if before <= MAX_NAMED < len(self.named):
             print_note(f"more than {MAX_NAMED} {self.split} images cannot be read; further ones are only counted.")
 
+    def indices_of(self, items: Sequence[Item]) -> list[int]:
+        """Return the samples whose images could be read, in the order of `items`; add the problems of the others."""
+        self.add([problem for item in items for problem in item.problems])
+        return [item.index for item in items if item.image is not None]
+
     def require(self, items: Sequence[Item]) -> None:
         """Raise UserError where no image could be read for some place of a training batch."""
         for item in items:

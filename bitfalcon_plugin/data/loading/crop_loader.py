@@ -27,7 +27,7 @@ from .bad_images import BadImages, Item, read_or_replace
 from .image_cache import TileCache, open_cache
 from .loader import Reading, cut, seed_of, share
 from .packed_lists import PackedFits, PackedPaths, PackedSizes
-from .workers import Letterboxed, Order, Size, batches, changed_size, problems_of, read, without_pixels
+from .workers import Letterboxed, Order, Size, batches, changed_size, read, without_pixels
 
 
 class Drawn(NamedTuple):
@@ -146,9 +146,8 @@ class CropTrainLoader:
         seed = self.seed  # the function that is kept knows nothing of its loader, which ends by itself
         self._order.item = lambda index: Drawn(index, recipe, seed_of(seed, epoch, "image", index))
         for pixels, items in read(self._loader):
-            self.bad.add(problems_of(items))
+            indices = self.bad.indices_of(items)
             self.bad.require(items)
-            indices = [item.index for item in items]
             images = pixels.to(self.device, non_blocking=True).float() / 255
             yield Batch(images, self._labels(indices)), indices
 
@@ -189,8 +188,7 @@ class CropValLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, list[Fit], list[int]]]:
         """Yield the batches in a fixed order, without images that cannot be read. Raises UserError if a reader dies."""
         for images, items in read(self._loader):
-            self.bad.add(problems_of(items))
-            if indices := [item.index for item in items if item.image is not None]:
+            if indices := self.bad.indices_of(items):
                 yield images.to(self.device, non_blocking=True), [self.fits[i] for i in indices], indices
 
 

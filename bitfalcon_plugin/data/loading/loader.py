@@ -25,7 +25,7 @@ from ..augmentation.compose import Tile
 from ..dataset import Sample
 from .bad_images import BadImages
 from .image_cache import open_cache
-from .workers import Letterboxed, Order, Tiles, batches, long_side, problems_of, read
+from .workers import Letterboxed, Order, Tiles, batches, long_side, read
 
 POOL_IMAGES = 1000  # a mosaic chooses its partners from at most this many images,
 POOL_BATCHES = 8  # this many batches
@@ -122,9 +122,8 @@ class TrainLoader:
         first = start if recipe.without_partners else max(0, start - math.ceil(pool_size / share_size))
         self._order.chunks = chunks[first:]
         for number, (pixels, sizes, items) in enumerate(read(self._loader), start=first):
-            self.bad.add(problems_of(items))
+            indices = self.bad.indices_of(items)
             self.bad.require(items)
-            indices = [item.index for item in items]
             tiles = self._tiles(indices, pixels, sizes)
             pool.extend(tiles)
             if number >= start:
@@ -216,8 +215,7 @@ class ValLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, list[Fit], list[int]]]:
         """Yield the batches in a fixed order, without images that cannot be read. Raises UserError if a reader dies."""
         for images, items in read(self._loader):
-            self.bad.add(problems_of(items))
-            if indices := [item.index for item in items if item.image is not None]:
+            if indices := self.bad.indices_of(items):
                 yield images.to(self.device, non_blocking=True), [self.fits[i] for i in indices], indices
 
 

@@ -21,7 +21,7 @@ from ...config.signals import leave_signals_to_parent, signals_held
 from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
 from ..images import UnreadableImage, letterbox, read_interleaved, resize
-from .bad_images import Item, Problem, read_or_replace
+from .bad_images import Item, read_or_replace
 from .image_cache import TileCache
 from .packed_lists import PackedFits, PackedPaths, PackedSizes
 
@@ -102,11 +102,6 @@ class Letterboxed(Dataset):
 def without_pixels(items: Sequence[Item]) -> list[Item]:
     """The items with True in the place of their images, which travel in one tensor."""
     return [item._replace(image=None if item.image is None else True) for item in items]
-
-
-def problems_of(items: Sequence[Item]) -> list[Problem]:
-    """The problems of all items of a batch."""
-    return [problem for item in items for problem in item.problems]
 
 
 def long_side(size: Size, imgsz: int) -> Size:

@@ -236,6 +236,8 @@ def test_a_broken_connection_to_a_dead_reader_is_explained(error):
             return self.alive
 
     class Passing:
+        num_workers = 0  # the loader whose iterator this is too has nothing to end
+
         def __init__(self, *alive):
             self._workers = [Reader(each) for each in alive]
 
