@@ -14,6 +14,7 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
 import sys
@@ -32,6 +33,8 @@ CODES = {  # by the signal: an exit code, or the signal itself where it comes be
     signal.SIGTERM: {143, -signal.SIGTERM},
     signal.SIGINT: {130},
 }
+# What multiprocessing prints in a process that is just starting when SIGKILL hits the one that started it.
+ORPHAN = re.compile(r"Traceback .*\n(?:  .*\n)+?.*SemLock\._rebuild.*\n(?:  .*\n)*FileNotFoundError: .*\n")
 SECONDS = 300  # after which a process counts as hung
 SMALL = ["imgsz=64", "batch=4", "nbs=8", "device=cpu", "plots=False", "project=runs", "amp=False", "close_mosaic=1"]
 TRAIN = ["train", "model=small.yaml", "scale=n", "data=data/data.yaml", *SMALL, "epochs=5"]
@@ -172,7 +175,7 @@ class Round:
         """What is wrong with the files and the words of a run that has ended, else nothing."""
         import torch
 
-        log = (self.folder / "log.txt").read_text(errors="replace")
+        log = ORPHAN.sub("", (self.folder / "log.txt").read_text(errors="replace"))
         for word in ("Traceback", "fault of bitfalcon", "most often memory", "died"):
             if word in log:
                 return f"printed {word!r}: {log[-1500:]}"
