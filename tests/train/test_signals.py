@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -105,6 +106,14 @@ def test_readers_live_on_from_their_first_moment(monkeypatch):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def test_ctrl_c_while_readers_start_acts_when_all_have_started():
+    started = []
+    thread = threading.Thread(target=lambda: os.kill(os.getpid(), signal.SIGINT))  # whose signals are not held
+    with pytest.raises(KeyboardInterrupt):
+        start_readers(lambda: (thread.start(), thread.join(), time.sleep(0.1), started.append(1)))
+    assert started
 
 
 def test_ctrl_c_in_a_destructor_ends_the_code_behind_it(monkeypatch):

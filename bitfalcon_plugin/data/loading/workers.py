@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import re
+import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ...config.errors import UserError
-from ...config.signals import leave_signals_to_parent, signals_held
+from ...config.signals import Interrupts, leave_signals_to_parent, signals_held
 from ...config.threads import usable_processors
 from ...ops.letterbox import Fit
 from ..images import UnreadableImage, letterbox, read_interleaved, resize
@@ -126,9 +127,15 @@ def batches(images: Dataset, order: Order, workers: int, device: torch.device) -
 
 
 def start_readers(start: Callable[[], Iterator]) -> Iterator:
-    """Return `start()`, an iterator over a loader whose processes begin with `begin_reader`."""
-    with signals_held():
-        return start()
+    """Return `start()`, an iterator over a loader whose processes begin with `begin_reader`.
+
+    A signal that comes meanwhile acts when the iterator is whole: torch cannot end one that is made by half.
+    """
+    with Interrupts() as interrupts, signals_held():
+        iterator = start()
+    if interrupts.received is not None:
+        signal.raise_signal(interrupts.received)
+    return iterator
 
 
 def begin_reader(number: int) -> None:
@@ -182,8 +189,8 @@ def worker_death(error: BaseException) -> str | None:
     process = re.search(r"DataLoader worker \(pid(?:\(s\))? (\d+)", str(error))  # torch has no class of error for it
     if process is None:
         return None
-    signal = re.search(r"killed by signal: ([\w ]+)", str(error))
-    return _death_message(f" ({process[1]})", signal[1].strip() if signal else "")
+    cause = re.search(r"killed by signal: ([\w ]+)", str(error))
+    return _death_message(f" ({process[1]})", cause[1].strip() if cause else "")
 
 
 def _reader_ended(batches_of_pass: object) -> bool:
