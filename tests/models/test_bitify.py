@@ -163,7 +163,7 @@ def built(bit: object) -> Detector:
         ("haed", "did you mean"),
         ({"parts": ["tail"]}, "names more than"),
         ({"layer": []}, "unknown"),
-        (7, "neither"),
+        (7, "expected a part"),
         ({"layers": ["model.99.conv"]}, "not there"),
         ([{"parts": ["head"]}] * 60, "at most 50"),
         ({"rule": "sign"}, "absmean, twn"),
