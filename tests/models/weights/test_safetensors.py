@@ -124,6 +124,14 @@ def test_pack_writes_safetensors(tmp_path, monkeypatch, capsys):
     assert main(["train", "model=bit.safetensors", "data=x.yaml"]) == 2 and "packed model" in capsys.readouterr().err
 
 
+def test_track_opens_them(place, watched):
+    pytest.importorskip("trackers")
+    save_weights(place, "best.pt", settings={"imgsz": 64})
+    assert main(["convert", "best.pt", "out=x.safetensors"]) == main(["convert", "best.pt", "out=hub/"]) == 0
+    for name in ("x.safetensors", "hub"):
+        assert main(f"track {name} source=data/images/val imgsz=64 device=cpu save=False".split()) == 0
+
+
 def test_every_verb_opens_them(place, watched, capsys):
     save_weights(place, "best.pt", license="CC0", settings={"imgsz": 64})
     assert main(["convert", "best.pt", "out=x.safetensors"]) == main(["convert", "best.pt", "out=hub/"]) == 0
@@ -139,7 +147,6 @@ def test_every_verb_opens_them(place, watched, capsys):
             f"train {name} data=data/data.yaml epochs=1 imgsz=64 batch=5 device=cpu workers=0 plots=False val=False",
             f"train small.yaml pretrained={name} data=data/data.yaml epochs=1 imgsz=64 batch=5 device=cpu workers=0 "
             "plots=False val=False",
-            f"track {name} source=data/images/val imgsz=64 device=cpu save=False",
             f"bit mode=scan model={name} data=data/data.yaml imgsz=64 device=cpu workers=0 name=scan-{name}",
             f"predict {name} source=data/images/val imgsz=64 device=cpu save=False shard=1/1 name=shard-{name}",
         ):
