@@ -8,9 +8,10 @@ ms; `quiet` divides by the same way without neighbours, `torch` by the way of to
 
 config/threads.py chooses the way of torch on a quiet machine, and beside busy programs sleeping threads, as many as
 processors are left. Targets: nothing is lost when quiet; a training step takes at most 1.6 times the quiet one of torch
-beside one neighbour, and at most 4 times beside four. Measured on two cores of an AMD EPYC (AVX-512, 320 px, batch 8):
-sleeping threads cost 1.4 times in training when quiet; beside one neighbour two spinning threads take 2.7 times, two
-sleeping ones 1.7 times, and one thread 1.3 times the quiet step.
+beside one neighbour, and at most 4 times beside four. Measured on two cores of an AMD EPYC (AVX-512, 320 px, batch 8),
+training, two runs: sleeping threads cost 1.4 and 1.8 times when quiet. Beside one neighbour two spinning threads take
+2.7 and 3.8 times, two sleeping ones 1.7 and 2.6, and one thread 1.3 and 1.8. Beside four (second run) these are 10.9,
+5.9 and 4.6 times.
 """
 
 from __future__ import annotations
