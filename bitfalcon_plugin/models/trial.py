@@ -25,6 +25,8 @@ SMALLEST = 32  # least side of the image on which strides that are known are tri
 MAX_WEIGHTS = 1 << 28  # values of all parameters together, 1 GB; the largest graphs here have 6e7
 MAX_VALUES = 1 << 28  # values of the map that a row gives for the probe, 1 GB; here 4e6
 MAX_PRODUCTS = 1 << 38  # weights of rows times pixels of their inputs, of all rows: some seconds; the most here is 5e10
+FAST_KERNEL = 31  # largest side of kernels that torch is fast with
+SLOWER = 200  # times that a product of larger kernels takes
 
 Measured = tuple[Sequence[float], int]  # strides of the levels, and what the sides of an image must be multiples of
 
@@ -128,7 +130,7 @@ def _maps(graph: Graph, rows: nn.Sequential, side: int, problems: list[str]) -> 
         if not all(source in maps for source in row.sources):  # the missing row has a problem already
             continue
         pixels = max(math.prod(maps[source].shape[2:]) for source in row.sources)
-        products += pixels * _weights(module)
+        products += pixels * _work(module)
         if products > MAX_PRODUCTS:
             problems.append(f"{row.location} {short_repr(row.args)}: more than {MAX_PRODUCTS} products up to this row")
             break
@@ -210,6 +212,13 @@ def _numbers(value: object) -> Iterator[float]:
 
 def _weights(module: nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters() if not isinstance(weight, UninitializedParameter))
+
+
+def _work(module: nn.Module) -> int:
+    """The weights of a module; those of large kernels count SLOWER times."""
+    convs = (each for each in module.modules() if isinstance(each, (nn.Conv2d, nn.ConvTranspose2d)))
+    large = (each for each in convs if max(each.kernel_size) > FAST_KERNEL)
+    return _weights(module) + SLOWER * sum(map(_weights, large))
 
 
 def _is_known(row: Row) -> bool:

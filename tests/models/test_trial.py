@@ -86,7 +86,12 @@ def test_keypoints_beyond_all_measure(tmp_path, shape):
 
 
 @pytest.mark.parametrize(
-    "kernel, told", [(1000, "row 1.* products up to this row"), (yaml.safe_load("1:30:00"), "row 1.* weights up to")]
+    "kernel, told",
+    [
+        (99, "row 1.* products up to this row"),
+        (1000, "row 1.* products up to this row"),
+        (yaml.safe_load("1:30:00"), "row 1.* weights up to"),
+    ],
 )
 def test_a_kernel_that_takes_hours_is_refused(kernel, told):
     with pytest.raises(UserError, match=told):
