@@ -23,7 +23,7 @@ from .modules.library_names import library_class
 PROBE = 256  # side of the image by which strides are measured (spec/interface.md section 4)
 SMALLEST = 32  # least side of the image on which strides that are known are tried
 MAX_WEIGHTS = 1 << 28  # values of all parameters together, 1 GB; the largest graphs here have 6e7
-MAX_VALUES = 1 << 28  # values of the map that a row gives for the probe, 1 GB; here 4e6
+MAX_VALUES = 1 << 27  # values of the map that a row gives for the probe, 0.5 GB; here 4e6
 MAX_PRODUCTS = 1 << 38  # weights of rows times pixels of their inputs, of all rows: some seconds; the most here is 5e10
 FAST_KERNEL = 31  # largest side of kernels that torch is fast with
 SLOWER = 200  # times that a product of larger kernels takes
