@@ -24,7 +24,7 @@ PROBE = 256  # side of the image by which strides are measured (spec/interface.m
 SMALLEST = 32  # least side of the image on which strides that are known are tried
 MAX_WEIGHTS = 1 << 28  # values of all parameters together, 1 GB; the largest graphs here have 6e7
 MAX_VALUES = 1 << 27  # values of the map that a row gives for the probe, 0.5 GB; here 4e6
-MAX_PRODUCTS = 1 << 38  # weights of rows times pixels of their inputs, of all rows: some seconds; the most here is 5e10
+MAX_PRODUCTS = 1 << 38  # weights times pixels of the input, over all rows; takes seconds; the most here is 5e10
 FAST_KERNEL = 31  # largest side of kernels that torch is fast with
 SLOWER = 200  # times that a product of larger kernels takes
 

@@ -57,7 +57,7 @@ class Patches:
         return planes
 
     def on_canvas(self, fit: Fit) -> Patches:
-        """The masks on the canvas on which `fit` places an image, of nearest pixels; a patch keeps at least one."""
+        """The masks on the canvas of `fit`, by the nearest pixels. A patch keeps at least one pixel."""
         stacks, places = [], []
         for patch, *start in zip(self.split(), self.top.tolist(), self.left.tolist()):
             lines = zip(start, patch.shape, fit.original, fit.resized)

@@ -133,8 +133,10 @@ def validate(
         images, _, indices = batch
         if isinstance(images, ImageInTiles):
             try:
-                detections, planes, part = _validate_tiles(model, images, indices[0], options, task)
-                images = images.drawn() if hooks.watch is not None and number < hooks.watched else None
+                found, part = _validate_tiles(model, images, indices[0], options, task)
+                is_drawn = hooks.watch is not None and number < hooks.watched
+                detections, planes = ([images.on_drawing(found)], [None]) if is_drawn else ([], [])
+                images = images.drawn() if is_drawn else None
             except UnreadableImage as error:
                 loader.bad.add([(indices[0], str(error))])
                 notify("on_val_batch_end")
@@ -221,18 +223,18 @@ def _validate_batch(
 
 def _validate_tiles(
     model: Detector, image: ImageInTiles, index: int, options: ValOptions, task: Task
-) -> tuple[list[Instances], Sequence[Tensor | None], _Part]:
-    """Return the detections of an image in tiles, in pixels of its drawing, and what is kept of them."""
+) -> tuple[Instances, _Part]:
+    """Return the detections of an image in tiles, in pixels of the image, and what is kept of them."""
     changes = {"rule": options.rule, "augment": options.augment, "autocast": options.autocast}
     found = image.detect(model, task, **changes)
     (placed,) = found.detections
     if options.single:
         placed = replace(placed, classes=torch.zeros_like(placed.classes))
-    drawn = image.on_drawing(placed := placed.to("cpu"))
-    placed = _encoded(placed, index)
+    placed = placed.to("cpu")
+    encoded = _encoded(placed, index)
     seconds = {"preprocess": found.preprocess, "inference": found.inference, "postprocess": found.postprocess}
     seconds = np.array([seconds.get(stage, 0.0) for stage in STAGES])
-    return [drawn], [None], _Part([index], placed, np.zeros(len(task.losses)), seconds, None)
+    return placed, _Part([index], encoded, np.zeros(len(task.losses)), seconds, None)
 
 
 def _encoded(detections: Instances, index: int) -> Instances:

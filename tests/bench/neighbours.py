@@ -39,7 +39,7 @@ SPIN = "while True: pass"
 def serve(imgsz: int, batch: int) -> None:
     """Do a piece of work for each line of stdin, and print its seconds."""
     import torch  # before the package, which would choose how threads wait
-    from train import Clock, Training, passes, random_samples, tiles_in_memory
+    from train import Clock, Training, passes, random_samples, read_from_memory
 
     from bitfalcon_plugin.data.loading.loader import Reading, TrainLoader
     from bitfalcon_plugin.models.build import build
@@ -49,7 +49,7 @@ def serve(imgsz: int, batch: int) -> None:
     torch.manual_seed(0)
     training = Training(imgsz, batch, device, False, 4)
     loader = TrainLoader(random_samples(imgsz, batch), Reading(device, 0), imgsz=imgsz, batch=batch, seed=0)
-    loader._loader = [tiles_in_memory(imgsz, batch, device)] * len(loader)
+    read_from_memory(loader)
     batches = passes(loader, training, sys.maxsize, Clock(device, False))
     network = prepare_for_inference(build("yolov12.yaml", "n", nc=4).eval(), device)
     image = torch.rand(1, 3, imgsz, imgsz)

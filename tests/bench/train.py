@@ -116,6 +116,18 @@ def tiles_in_memory(
     return pixels.pin_memory() if device.type == "cuda" else pixels, [size] * count, items
 
 
+class InMemory(list):
+    """Batches in memory, in the place of a DataLoader."""
+
+    num_workers = 0
+
+
+def read_from_memory(loader: TrainLoader) -> None:
+    """Let a loader of random samples read one batch again and again, and no file."""
+    tiles = tiles_in_memory(loader.imgsz, loader.batch, loader.device)
+    loader._loader = InMemory([tiles] * len(loader))
+
+
 def random_samples(imgsz: int, count: int, boxes: int = 8) -> list[Sample]:
     """Return samples whose files are never opened, with boxes of all sizes."""
     generator = np.random.default_rng(0)
@@ -192,7 +204,7 @@ def main(
     training = Training(imgsz, batch, target, bool(compile), spec.nc if spec else 4)
     loader = TrainLoader(samples, Reading(target, workers), imgsz=imgsz, batch=batch, seed=0)
     if spec is None:
-        loader._loader = [tiles_in_memory(imgsz, batch, target)] * len(loader)  # nothing is read
+        read_from_memory(loader)
     print(
         f"yolov12 n, imgsz {imgsz}, batch {batch}, {target}, {torch.get_num_threads()} threads, "
         f"{training.precision or torch.float32}, {data or 'images in memory'}, "

@@ -18,14 +18,14 @@ from torch.profiler import ProfilerActivity, profile
 
 from bitfalcon_plugin.data.augmentation.augment import Batch
 from bitfalcon_plugin.data.loading.loader import Reading, TrainLoader
-from tests.bench.train import Clock, Training, passes, random_samples, tiles_in_memory
+from tests.bench.train import Clock, Training, passes, random_samples, read_from_memory
 
 CPU = torch.device("cpu")
 
 
 def one_batch(imgsz: int, batch: int, training: Training) -> Batch:
     loader = TrainLoader(random_samples(imgsz, batch), Reading(CPU, 0), imgsz=imgsz, batch=batch, seed=0)
-    loader._loader = [tiles_in_memory(imgsz, batch, CPU)] * len(loader)  # nothing is read
+    read_from_memory(loader)
     return next(passes(loader, training, 1, Clock(CPU, False)))
 
 

@@ -48,25 +48,27 @@ def wait_for_signal(folder: str) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
 
-def stop_in_validation(where: str) -> None:
-    """Process 1 is stopped from outside, in the way of a machine that hangs."""
+def stop_in_validation(folder: str) -> None:
+    """Process 1 is stopped from outside, in the way of a machine that hangs. It writes the file `hangs` before."""
     with join(select_devices("cpu"), 60.0) as world:
         world.enter(VALIDATION)
         world.barrier()
         world.progress.timeout = 2.0  # not at the start, which may take longer on a busy machine
         if world.rank == 1:
+            (Path(folder) / "hangs").touch()
             os.kill(os.getpid(), signal.SIGSTOP)
         while True:
             world.barrier()
 
 
-def sleep_in_a_callback(where: str) -> None:
-    """Process 1 waits for something that never comes, in a stage that it was never in before."""
+def sleep_in_a_callback(folder: str) -> None:
+    """Process 1 waits for ever in a stage that it was never in before. It writes the file `hangs` before."""
     with join(select_devices("cpu"), 60.0) as world:
         world.enter(FORWARD)
         world.barrier()
         world.progress.timeout = 2.0
         if world.rank == 1:
+            (Path(folder) / "hangs").touch()
             with world.progress.within(CALLBACK):
                 time.sleep(1000)
         while True:

@@ -44,12 +44,12 @@ def no_world():
         (sleep_in_a_callback, r"1 of 2 \(counted from 0; stage: a callback\) hangs: no progress for [2-9] s"),
     ],
 )
-def test_a_process_that_hangs_is_named_in_time(ending, words):
-    start = time.monotonic()
+def test_a_process_that_hangs_is_named_in_time(tmp_path, ending, words):
     with pytest.raises(LostPeer, match=f"^Process {words}.*resume=") as error:
-        launch(2, ending, "here")
+        launch(2, ending, str(tmp_path))
     assert "\n" not in str(error.value) and error.value.exit_code == 1
-    assert time.monotonic() - start < 60  # a minute, with the start of both processes
+    seconds = time.time() - (tmp_path / "hangs").stat().st_mtime
+    assert seconds < 30  # torch's launcher alone would give a stopped process half a minute to end
 
 
 def test_without_our_launcher_the_others_name_the_one_that_died(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 from ..images import IMAGE_SUFFIXES
 
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst", ".7z", ".rar", ".gz")
-LONGEST_PATH, LONGEST_NAME = 1500, 255  # bytes; systems allow 4096, of an entry below the path of its dataset, and 255
+LONGEST_PATH, LONGEST_NAME = 1500, 255  # bytes; Linux allows 4096, with the dataset's folder, and 255
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # s3://bucket; a drive of Windows has one letter
 OF_LABELS = {"images", "labels"}  # sub-folders of data with label files
 
@@ -31,7 +31,7 @@ def images_below(folder: Path) -> Iterator[Path]:
 
 
 def path_problem(entry: str) -> str:
-    """What is wrong with a remote address, an archive or what no path can be, and its repair; empty for others."""
+    """Say why an entry is no local path: an address, an archive, too long, a zero byte. Empty for a path."""
     encoded = entry.encode("utf-8", "surrogatepass")
     if len(encoded) > LONGEST_NAME and max(map(len, encoded.split(b"/"))) > LONGEST_NAME or len(encoded) > LONGEST_PATH:
         return f"'{entry[:40]}...' is too long; a path has at most {LONGEST_PATH} bytes, each name {LONGEST_NAME}"

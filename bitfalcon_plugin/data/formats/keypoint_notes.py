@@ -61,8 +61,8 @@ def sigmas_line(layout: KeypointLayout) -> str:
         return f"sigma of the keypoints: COCO's, {text}"
     return (
         f"sigma of the keypoints: {text}, 1 / {layout.count} as there are no kpt_oks_sigmas. A point that lies "
-        f"{HALF * values[0]:.2g} of the object's size away then still counts half: give smaller ones to measure "
-        "more exactly (COCO's are 0.025 to 0.107), and to train on from the weights that this run ends with"
+        f"{HALF * values[0]:.2g} of the object's size away then still counts half. Smaller ones (COCO's are 0.025 "
+        "to 0.107) measure more exactly; to train with them, start from the weights of a run with these"
     )
 
 

@@ -151,7 +151,7 @@ def begin_reader(number: int) -> None:
 def read(loader: DataLoader) -> Iterator[tuple]:
     """Yield the batches of one pass over a loader. Raises UserError when a reader process died."""
     batches_of_pass = start_readers(loader.__iter__)
-    if getattr(loader, "num_workers", 0) and not hasattr(loader, "held"):  # benchmarks read from a list
+    if loader.num_workers and not hasattr(loader, "held"):
         loader.held = weakref.finalize(loader, _let_go, batches_of_pass)
     while True:
         try:

@@ -70,8 +70,8 @@ class OpenVinoRuntime(Runtime):
 def _core() -> openvino.Core:
     """OpenVINO of this process, which is kept until its end.
 
-    Compiling by a Core replaces the stack on which signals are handled (sigaltstack), and a Core that ends puts back
-    the one it found, which may be of a Core that ended before: then the next signal ends the process.
+    A Core that compiles replaces the thread's signal stack (sigaltstack). A Core that is destroyed restores the stack
+    that it found. That stack may belong to a Core that was destroyed earlier: the next signal then ends the process.
     """
     import openvino
 
