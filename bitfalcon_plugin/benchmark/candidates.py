@@ -30,7 +30,6 @@ PREDICT = "as predict runs it"  # variant of torch: the network that models.infe
 # Types and layouts of torch. Only GPUs compute float16 fast.
 TORCH_VARIANTS = {**VARIANTS, "fp16 channels_last": (torch.float16, torch.channels_last)}
 PRECISIONS = {"half": "16 bits", "int8": "int8"}  # option of export -> name of the precision
-FAMILIES = (TORCH, COMPILED, AUTO, *(name for name in WRITABLE_FORMATS if EXPORT_FORMATS[name].is_run_here))
 
 
 @dataclass(frozen=True)
@@ -99,7 +98,7 @@ def list_candidates(settings: Settings, device: torch.device) -> list[Candidate]
 
     format=: families with commas between. Raises UserError for another word.
     """
-    families = _families(settings)
+    families = _families(settings, device)
     candidates = []
     for variant, (dtype, layout) in TORCH_VARIANTS.items():
         if dtype is torch.float16 and device.type != "cuda":
@@ -122,14 +121,22 @@ def list_candidates(settings: Settings, device: torch.device) -> list[Candidate]
     return sorted(candidates, key=lambda candidate: candidate.family == COMPILED)  # compiling takes the longest
 
 
-def _families(settings: Settings) -> set[str]:
+def families_on(device: torch.device) -> tuple[str, ...]:
+    """The families of candidates that this machine runs on a device."""
+    rows = {name: EXPORT_FORMATS[name] for name in WRITABLE_FORMATS}
+    formats = (name for name, row in rows.items() if row.is_run_here and (device.type == "cuda" or not row.needs_gpu))
+    return TORCH, COMPILED, AUTO, *formats
+
+
+def _families(settings: Settings, device: torch.device) -> set[str]:
+    known = families_on(device)
     if "format" not in settings.given:
-        return set(FAMILIES)
+        return set(known)
     words = [word.strip(" .'\"").lower() for word in settings.format.strip("[]() ").split(",")]
     for word in words:
-        if word not in (*FAMILIES, *EXPORT_FORMATS, *ALIASES):
-            expected = f"benchmark knows {', '.join(FAMILIES)}, several with commas between"
-            raise UserError(f"format={word}: {expected}.{did_you_mean(word, FAMILIES)}")
+        if word not in (*known, *EXPORT_FORMATS, *ALIASES):
+            expected = f"benchmark knows {', '.join(known)}, several with commas between"
+            raise UserError(f"format={word}: {expected}.{did_you_mean(word, known)}")
     return {word if word in (TORCH, COMPILED, AUTO) else find_format(word) for word in words}
 
 
@@ -150,22 +157,24 @@ def with_file(
     require(candidate.family)
     suffix = EXPORT_FORMATS[candidate.family].suffix
     existing = origin.with_name(f"{origin.stem}{suffix}")
-    if existing.exists() and origin.is_file() and _is_current(existing, origin, candidate, settings):
+    if existing.exists() and origin.is_file() and _is_current(existing, origin, candidate, settings, device):
         return replace(candidate, path=str(existing))
     target = weights.parent / f"{'-'.join((weights.stem, str(settings.batch), *candidate.options))}{suffix}"
     export = {"mode": "export", "format": candidate.family, "imgsz": settings.imgsz, "batch": settings.batch}
     export |= {"out": str(target), **dict.fromkeys(candidate.options, True)}
+    if EXPORT_FORMATS[candidate.family].needs_gpu:
+        export["device"] = str(device)
     if settings.data is not None:
         export |= {"data": settings.data, "allow_outside": settings.allow_outside}
     run_export(model, load_settings(export), str(weights), given=())  # benchmark measures, not export
     return replace(candidate, path=str(target))
 
 
-def _is_current(exported: Path, origin: Path, candidate: Candidate, settings: Settings) -> bool:
+def _is_current(exported: Path, origin: Path, candidate: Candidate, settings: Settings, device: torch.device) -> bool:
     """Whether an export is not older than the weights, and of the size, batch and precision of the benchmark."""
     size = (settings.imgsz,) * 2 if isinstance(settings.imgsz, int) else tuple(settings.imgsz)
     try:
-        runtime = open_exported(exported, "cpu")
+        runtime = open_exported(exported, str(device) if EXPORT_FORMATS[candidate.family].needs_gpu else "cpu")
     except UserError:
         return False
     options = runtime.about.args

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
+
 from ..config.errors import UserError
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
@@ -52,20 +54,22 @@ class Accuracy:
         return f"accuracy of the network and of the file on {where}: {', '.join(numbers)}"
 
 
-def measure_accuracy(network: Detector, path: Path, metadata: Metadata, settings: Settings) -> Accuracy | None:
+def measure_accuracy(
+    network: Detector, path: Path, metadata: Metadata, settings: Settings, device: torch.device
+) -> Accuracy | None:
     """Validate a network, folded and on the CPU, and its exported file on the split that the settings name.
 
-    metadata: those of the file. settings: of the export. Where val cannot measure with the data, prints a note and
-    returns None.
+    metadata: those of the file. settings: of the export. device: on which the file is opened. Where val cannot measure
+    with the data, prints a note and returns None.
     """
     try:
-        return _measured(network, path, metadata, settings)
+        return _measured(network, path, metadata, settings, device)
     except UserError as error:
         print_note(f"the accuracy of '{path}' is not measured: {error}")
         return None
 
 
-def _measured(network: Detector, path: Path, metadata: Metadata, settings: Settings) -> Accuracy:
+def _measured(network: Detector, path: Path, metadata: Metadata, settings: Settings, device: torch.device) -> Accuracy:
     height, width = metadata.imgsz
     if height != width:
         raise UserError(f"val measures on squares, and the export is for {height} x {width} pixels.")
@@ -74,7 +78,7 @@ def _measured(network: Detector, path: Path, metadata: Metadata, settings: Setti
     rect = bool(metadata.args.get("dynamic"))  # a file for one size takes squares only
     own = {"mode": "val", "imgsz": height, "rect": rect, "device": "cpu", "plots": False, "verbose": False}
     split = find_split(network, load_settings({**chosen, **inside, **own, "task": network.task}))
-    runtime = open_exported(path, "cpu")
+    runtime = open_exported(path, device)
     before, after = (
         validate_samples(model, split.samples, split.settings, single=split.single)[0].metrics
         for model in (network, runtime)

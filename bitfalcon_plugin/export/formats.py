@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -21,6 +21,37 @@ TENSORFLOW = f"it needs TensorFlow; {FROM_ONNX}"
 
 
 @dataclass(frozen=True)
+class Machines:
+    """The only machines that run the files of a format.
+
+    name: as text. is_here: whether this machine is one. lack: what is missing on another one, as the end of a sentence.
+    elsewhere: why another one writes no file either, and what to do instead; "" where it may write a file unchecked.
+    """
+
+    name: str
+    is_here: Callable[[], bool]
+    lack: str = ""
+    elsewhere: str = ""
+
+
+def sees_nvidia_gpu() -> bool:
+    """Whether torch sees a GPU with CUDA; torch is imported here."""
+    import torch
+
+    return torch.version.cuda is not None and torch.cuda.is_available()
+
+
+MACOS = Machines("macOS", lambda: sys.platform == "darwin")
+NVIDIA = Machines(
+    "NVIDIA GPUs",
+    sees_nvidia_gpu,
+    lack=", and torch sees none here",
+    elsewhere="TensorRT builds each file on the GPU that runs it. Export it on a machine with one, or export "
+    "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where it is to run",
+)
+
+
+@dataclass(frozen=True)
 class ExportFormat:
     """An entry of EXPORT_FORMATS.
 
@@ -30,7 +61,9 @@ class ExportFormat:
     the format is refused and what to do instead, or "". not_taken: option -> why it is refused and what to do instead.
     static: an export for one size is written from a network whose anchors are constants. narrows: with half=True the
     writer narrows the weights of a float32 network; otherwise the network is recorded in float16. is_folder: whether an
-    export is a folder instead of a file. runs_on: the only operating system that runs it, as in sys.platform, or "".
+    export is a folder instead of a file. runs_on: the only machines that run it, None where all do. has_limits: a
+    dynamic file takes a range of sizes instead of all. own_only: a file is opened only where this machine has written
+    it, because its program runs what stands in it as machine code.
     """
 
     suffix: str
@@ -43,7 +76,9 @@ class ExportFormat:
     static: bool = False
     narrows: bool = False
     is_folder: bool = False
-    runs_on: str = ""
+    runs_on: Machines | None = None
+    has_limits: bool = False
+    own_only: bool = False
 
     @property
     def status(self) -> str:
@@ -51,12 +86,21 @@ class ExportFormat:
         return REFUSED if self.reason else VALIDATED
 
     @property
+    def not_here(self) -> str:
+        """Why this machine cannot run files of the format, as "run on macOS only"; "" where it can."""
+        return "" if self.is_run_here else f"run on {self.runs_on.name} only{self.runs_on.lack}"
+
+    @property
     def is_run_here(self) -> bool:
-        """Whether files of the format can be run on this operating system."""
-        return self.runs_on in ("", sys.platform)
+        """Whether this machine can run files of the format."""
+        return self.runs_on is None or self.runs_on.is_here()
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether files of the format run on NVIDIA GPUs alone."""
+        return self.runs_on is NVIDIA
 
 
-SYSTEMS = {"darwin": "macOS"}  # sys.platform -> its name
 COMMON = ("dynamic", "half")
 INT8_ELSEWHERE = "format=openvino int8=True gains"
 NMS_OUTSIDE = "suppression is written for onnx, torchscript and openvino; predict and val suppress behind this file"
@@ -135,12 +179,19 @@ EXPORT_FORMATS: dict[str, ExportFormat] = {
         static=True,
         narrows=True,
         is_folder=True,
-        runs_on="darwin",
+        runs_on=MACOS,
     ),
+    # TensorRT converts what torch's recorder wrote, and that needs onnx.
     "engine": ExportFormat(
         ".engine",
-        reason="TensorRT's engines hold for one GPU and one version, and nothing here can check them; export "
-        "format=onnx and run `trtexec --onnx=x.onnx --saveEngine=x.engine` where they are to run",
+        {"tensorrt": "tensorrt"},
+        {"onnx": "tensorrt"},
+        options=(*COMMON, "workspace"),
+        not_taken={"int8": f"half=True gains on GPUs; on CPUs {INT8_ELSEWHERE}", "nms": NMS_OUTSIDE},
+        static=True,
+        runs_on=NVIDIA,
+        has_limits=True,
+        own_only=True,
     ),
     "saved_model": ExportFormat("_saved_model", reason=f"{TENSORFLOW} (onnx2tf)"),
     "pb": ExportFormat(".pb", reason=f"frozen graphs of TensorFlow 1 are not made any more; {FROM_ONNX} (onnx2tf)"),
@@ -236,7 +287,8 @@ def support_table() -> str:
         )
         status = f"refused: {row.reason}" if row.reason else row.status
         if row.runs_on:
-            status += f" on {SYSTEMS[row.runs_on]}; elsewhere written with `unchecked=True` only"
+            refused = f"refused: {row.runs_on.elsewhere}" if row.runs_on.elsewhere else ""
+            status += f" on {row.runs_on.name}; elsewhere {refused or 'written with `unchecked=True` only'}"
         cells = [f"`{name}`", suffix, status, options, extras]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

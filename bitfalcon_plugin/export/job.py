@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ..config.errors import UserError
@@ -24,7 +25,9 @@ class ExportJob:
     images: an example of the input (B, 3, H, W), whose size is recorded. metadata: what the file says about itself.
     dynamic, opset, simplify, half, int8: the settings of that name. calibration: images (1, 3, H, W) that the ranges of
     int8 are measured on. stem: the name of the files in a format that is a folder. maintained: of format=onnx, whether
-    the exporter that torch maintains is asked first.
+    the exporter that torch maintains is asked first. device: where the file is opened to be compared; of
+    format=engine, the GPU that it is built on. workspace: of format=engine, the memory in GiB that TensorRT may use
+    beside the maps; None for its own limit.
     """
 
     network: ExportedNetwork
@@ -38,6 +41,8 @@ class ExportJob:
     calibration: tuple[Tensor, ...] = ()
     stem: str = "model"
     maintained: bool = True
+    device: torch.device = torch.device("cpu")
+    workspace: float | None = None
 
     @property
     def precision(self) -> str:

@@ -15,9 +15,9 @@ from ..config.printable import say
 from ..config.settings import Settings
 from ..models.info import Description
 from ..tasks import TASKS
-from .formats import EXPORT_FORMATS, SYSTEMS, WRITABLE_FORMATS, find_format, format_of, require
+from .formats import EXPORT_FORMATS, WRITABLE_FORMATS, find_format, format_of, require
 from .runtimes.runtime import Runtime, last_line
-from .seal import try_once
+from .seal import require_own, try_once
 
 RUNTIMES = {  # format -> module in runtimes/, class
     "onnx": ("onnx", "OnnxRuntime"),
@@ -29,6 +29,7 @@ RUNTIMES = {  # format -> module in runtimes/, class
     "litert": ("litert", "LitertRuntime"),
     "ncnn": ("ncnn", "NcnnRuntime"),
     "coreml": ("coreml", "CoremlRuntime"),
+    "engine": ("tensorrt", "TensorRtRuntime"),
 }
 INSIDE_CONF = 0.25  # of suppression inside a file that does not say it
 VAL_CONF = 0.001
@@ -40,7 +41,8 @@ def open_exported(
 ) -> Runtime:
     """Open an exported model on a device (see config.devices.select_device).
 
-    A file that has no seal (seal.py) is tried in a process of its own first; written_now: this process has written it.
+    A file that has no seal (seal.py) is tried in a process of its own first, or refused where its format is own_only.
+    written_now: this process has written it.
 
     Without a device the model runs on the best one that torch and its runtime both have. half: compute in 16 bits,
     where the runtime can choose. task: a key of tasks.TASKS, for a file that does not say its task.
@@ -49,14 +51,36 @@ def open_exported(
     refused format, for a package that is not installed and for a GPU that the runtime does not use.
     """
     path, format_ = _checked(path)
-    selected = select_device(device)
-    if not written_now:
+    selected = device_for(format_, device)
+    if EXPORT_FORMATS[format_].own_only and not written_now:
+        require_own(path, format_)
+    elif not written_now:
         try_once(path, _first_run, format_, task)
     runtime = _open(path, format_, selected, half, task)
     if device not in (None, "") and selected.type == "cuda" and runtime.device.type == "cpu":
         repair = "Give device=cpu, or install onnxruntime-gpu." if format_ == "onnx" else "Give device=cpu."
         raise UserError(f"device={device}: {runtime.runtime} computes '{path}' on the CPU only. {repair}")
     return runtime
+
+
+def device_for(format_: str, device: object) -> torch.device:
+    """The device that `device` names, on which a file of the format is opened (see config.devices.select_device).
+
+    Raises UserError where the format runs on GPUs alone and `device` names none.
+    """
+    selected = select_device(device)
+    if EXPORT_FORMATS[format_].needs_gpu and selected.type != "cuda":
+        named = selected.type if device in (None, "") else device
+        raise UserError(
+            f"device={named}: files of format {format_} are run on NVIDIA GPUs only. Leave device= away, or give "
+            "device=0."
+        )
+    return selected
+
+
+def usual_device(format_: str | None) -> str | None:
+    """The device on which a file is opened to look into it: the CPU, or None, the first GPU, where it needs a GPU."""
+    return None if format_ in EXPORT_FORMATS and EXPORT_FORMATS[format_].needs_gpu else "cpu"
 
 
 def _first_run(allow: Callable[[float, int], None], path: Path, format_: str, task: str | None) -> None:
@@ -96,11 +120,10 @@ def _checked(path: str | Path) -> tuple[Path, str]:
         raise MissingFileError(
             f"Model '{path}' does not exist. `bitfalcon export model=best.pt format={format_}` writes one."
         )
-    if not EXPORT_FORMATS[format_].is_run_here:
-        system = SYSTEMS[EXPORT_FORMATS[format_].runs_on]
+    if reason := EXPORT_FORMATS[format_].not_here:
         raise UserError(
-            f"'{path}': files of format {format_} are run on {system} only. Give the checkpoint (.pt) or an export of "
-            "another format."
+            f"'{path}': files of format {format_} are {reason}. Give the checkpoint (.pt) or an export of another "
+            "format."
         )
     if not path.is_file() and not path.is_dir():
         raise UserError(f"'{path}' is no file. Give the path of an exported model on disk.")
@@ -110,7 +133,7 @@ def _checked(path: str | Path) -> tuple[Path, str]:
 
 def show_export(path: str) -> Description:
     """Print what an exported model says about itself, and its classes, for `bitfalcon info`."""
-    runtime = open_exported(path, "cpu")
+    runtime = open_exported(path, usual_device(format_of(path)))
     metadata = runtime.about
     say(
         f"{path}: {runtime!r}; task {runtime.task}; {metadata.description or 'no description'}; "
@@ -138,8 +161,8 @@ class ExportedModel:
 
     @property
     def runtime(self) -> Runtime:
-        """The runtime that was opened last; one on the CPU where there is none yet."""
-        return self._opened[1] if self._opened else self._open("cpu", False)
+        """The runtime that was opened last; one on the usual device of the format where there is none yet."""
+        return self._opened[1] if self._opened else self._open(usual_device(self.format), False)
 
     @property
     def task(self) -> str:

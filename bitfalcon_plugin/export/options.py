@@ -12,7 +12,7 @@ from ..config.settings import Settings
 from ..config.weight_files import names_weights
 from ..ops.letterbox import legal_size, rounding_note
 from ..tasks import Task
-from .formats import EXPORT_FORMATS, OPTIONS, SYSTEMS
+from .formats import EXPORT_FORMATS, OPTIONS
 
 OPSET, MIN_OPSET, MAX_OPSET = 17, 11, 20  # the usual one; the range that torch's ONNX exporter has for these networks
 PROGRAM_OPSET = 18  # the lowest, and usual, of torch's maintained exporter
@@ -26,11 +26,14 @@ def check_options(format_: str, settings: Settings, task: Task) -> None:
     An option that asks for nothing (False, None or its default) is no error, and neither is `simplify`.
     """
     row = EXPORT_FORMATS[format_]
-    if not row.is_run_here and not settings.unchecked:
-        raise UserError(
-            f"format={format_}: its files are run on {SYSTEMS[row.runs_on]} only, so that this one could not be "
-            "compared with the network. Export it there, or give unchecked=True to write it all the same."
-        )
+    if reason := row.not_here:
+        if row.runs_on.elsewhere:
+            raise UserError(f"format={format_}: its files are {reason}. {row.runs_on.elsewhere}.")
+        if not settings.unchecked:
+            raise UserError(
+                f"format={format_}: its files are {reason}, so that this one could not be compared with the network. "
+                "Export it there, or give unchecked=True to write it all the same."
+            )
     for option, default in OPTIONS.items():
         value = getattr(settings, option)
         if option in row.options or value in (default, False, None) or option == "simplify":
@@ -58,9 +61,8 @@ def note_unused(
     keys -= (SUPPRESSION_SETTINGS if settings.nms else set()) | (MEASURING_SETTINGS if measured else set())
     if EXPORT_FORMATS[format_].is_run_here:
         keys |= settings.given & {"unchecked"}  # the file is compared as every other
-    if "simplify" not in EXPORT_FORMATS[format_].options:
-        keys |= settings.given & {"simplify"}
-    if not on_cpu:
+    keys |= settings.given & ({"simplify", "workspace"} - set(EXPORT_FORMATS[format_].options))
+    if not on_cpu and not EXPORT_FORMATS[format_].needs_gpu:
         keys |= settings.given & {"device"}
     if given is not None:
         keys &= set(given)

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 
 from ..config.callbacks import Events
-from ..config.devices import select_device
 from ..config.errors import UserError
 from ..config.files import atomic_export, size_of
 from ..config.notes import print_note
@@ -33,10 +32,11 @@ from .agreement import Agreement, MismatchError
 from .compare import compare, further_values
 from .formats import EXPORT_FORMATS, OPTIONS, find_format, require
 from .images import comparison_batches, load_pictures, network_input
+from .input_limits import KEY, limits_for, read_limits
 from .metadata import Metadata, describe_layout
 from .network import ExportedNetwork
 from .nms import Suppression
-from .open import open_exported
+from .open import device_for, open_exported
 from .options import check_options, input_shape, note_unused, target_path, writable_opset
 from .rotated_nms import RotatedSuppression
 from .seal import seal
@@ -95,7 +95,7 @@ def run_export(
     events, format_, task = events or Events(), find_format(settings.format), task_of(model)
     measured = "data" in (settings.given if given is None else given) and not data_remembered
     check_options(format_, settings, task)
-    device = select_device(settings.device)  # a device that cannot be is refused, although the CPU does the work
+    device = device_for(format_, settings.device)  # one that cannot be is refused, also where the CPU does the work
     require(format_, writing=True, options=[option for option in OPTIONS if getattr(settings, option)])
     note_unused(format_, settings, given, data_remembered, measured, on_cpu=device.type == "cpu")
     events.fire("on_export_start", settings)
@@ -103,7 +103,7 @@ def run_export(
     job, agreement, origin = write_checked(model, settings, target, source, license, data_remembered)
     _report(target, agreement, origin, job)
     accuracy = None
-    if measured and (accuracy := measure_accuracy(folded_copy(model), target, job.metadata, settings)):
+    if measured and (accuracy := measure_accuracy(folded_copy(model), target, job.metadata, settings, job.device)):
         say(accuracy.describe())
     if agreement is not None:
         say(f"next: bitfalcon predict model={target} source=images/    or YOLO({str(target)!r})")
@@ -152,6 +152,8 @@ def write_checked(
         calibration=tuple(images) if settings.int8 else (),
         stem=target.name.removesuffix(row.suffix),
         maintained=maintained,
+        device=device_for(format_, settings.device) if row.needs_gpu else torch.device("cpu"),
+        workspace=settings.workspace,
     )
     batches = comparison_batches(pictures[:COMPARED], imgsz, model.multiple, settings.dynamic, shown)
     with ended_by_signals() as raise_if_signalled, _kept_if_equal(target, format_) as path:
@@ -183,7 +185,8 @@ def _write_and_compare(
         return None
     suppression = job.network.suppression
     try:
-        agreement = compare(network, open_exported(path, "cpu", written_now=True), batches, job.precision, suppression)
+        runtime = open_exported(path, job.device, written_now=True)
+        agreement = compare(network, runtime, batches, job.precision, suppression)
     except (MismatchError, UserError) as error:
         if format_ != "onnx" or not job.maintained:
             raise
@@ -200,7 +203,7 @@ def _write_and_compare(
     is_folder = EXPORT_FORMATS[format_].is_folder
     with tempfile.TemporaryDirectory() as folder, atomic_export(Path(folder) / path.name, is_folder) as other:
         WRITERS[format_](unsuppressed, other)
-        return compare(network, open_exported(other, "cpu", written_now=True), batches, job.precision)
+        return compare(network, open_exported(other, job.device, written_now=True), batches, job.precision)
 
 
 def _suppression(model: Detector, settings: Settings) -> Suppression | None:
@@ -227,8 +230,11 @@ def _described(
     args["opset"] = opset
     if settings.letterbox:
         args["letterbox"] = True
-    if not EXPORT_FORMATS[find_format(settings.format)].is_run_here:
+    row = EXPORT_FORMATS[find_format(settings.format)]
+    if not row.is_run_here:
         args["unchecked"] = True
+    if row.has_limits and settings.dynamic:
+        args[KEY] = limits_for(model.multiple, imgsz, batch, COMPARED).shapes()
     if rule := _suppression(model, settings):
         args.update(conf=rule.conf, iou=rule.iou, max_det=rule.max_det, agnostic_nms=rule.agnostic)
     scale = f" {model.graph.scale}" if model.graph.scale else ""
@@ -254,6 +260,8 @@ def _report(target: Path, agreement: Agreement | None, origin: str, job: ExportJ
     metadata = job.metadata
     height, width = metadata.imgsz
     shape = "any size and batch" if job.dynamic else f"{metadata.batch} x 3 x {height} x {width}"
+    if limits := read_limits(metadata.args):
+        shape = limits.describe()
     license = metadata.license or "not stated"
     say(f"wrote {target}: {size_of(target) / 1e6:.1f} MB, {job.precision}, {shape}; licence of the weights: {license}")
     if agreement is None:

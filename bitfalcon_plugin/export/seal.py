@@ -2,7 +2,8 @@
 
 The programs that run exported models are not made for files of strangers: some files crash them, hang them or fill the
 memory. So a file without a seal is first opened and run in a process of its own with limits, and refused where it dies
-there. A seal is an empty file in the cache folder; its name is the SHA-256 of the content.
+there. A seal is an empty file in the cache folder; its name is the SHA-256 of the format and the content, because what
+is harmless to the program of one format may harm that of another.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from ..config.errors import UserError
 from ..config.files import cache_dir, sha256_of, size_of
 from ..config.limited_process import DiedError, call_limited
 from ..config.notes import print_note
+from .formats import format_of
 
 SECONDS, SECONDS_PER_BYTE = 5.0, 5e-8  # for opening a file and running it once, by its size
 MEMORY, MEMORY_FACTOR = 10**9, 5  # bytes that this may take, or so many times the size of the file
@@ -62,11 +64,26 @@ def try_once(path: Path, first_run: Callable[..., None], *arguments: object) -> 
     seal(path)
 
 
+def require_own(path: Path, format_: str) -> None:
+    """Raise UserError for a file that has no seal, of a format whose files are opened only where they were written."""
+    if not is_sealed(path):
+        raise UserError(
+            f"'{path}' was not written on this machine, or was changed since. Files of format {format_} hold machine "
+            f"code, which is run only where it was written: export the checkpoint here with `bitfalcon export "
+            f"model=best.pt format={format_}`."
+        )
+
+
 def _place(name: str) -> Path:
     return cache_dir() / "seals" / name
 
 
 def _digest(path: Path) -> str:
+    """The SHA-256 of the format and the content of an exported model."""
+    return hashlib.sha256(f"{format_of(path)} {_content_digest(path)}".encode()).hexdigest()
+
+
+def _content_digest(path: Path) -> str:
     """The SHA-256 of a file, or of the names and contents of the files of a folder or of an OpenVINO model."""
     if path.is_dir():
         folder, files = path, [item for item in path.rglob("*") if item.is_file()]

@@ -1,6 +1,6 @@
 """Write an ExportedNetwork as a file of each format. A writer fills its path and leaves nothing beside it.
 
-The formats of phones and small boards: writers_mobile.py.
+The formats of phones and small boards: writers_mobile.py. TensorRT: writer_tensorrt.py.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from .network import PlainAttention
 from .onnx_graph import open_axes, open_sides, record_onnx
 from .runtimes.openvino import METADATA_FILE
 from .runtimes.torchscript import METADATA_RECORD
+from .writer_tensorrt import write_engine
 from .writers_mobile import MOBILE_WRITERS
 
 
@@ -157,5 +158,6 @@ WRITERS: dict[str, Callable[[ExportJob, Path], None]] = {
     "torchscript": write_torchscript,
     "pt2": write_pt2,
     "openvino": write_openvino,
+    "engine": write_engine,
     **MOBILE_WRITERS,
 }

@@ -210,9 +210,9 @@ def test_a_damaged_file_is_one_clear_line(files, tmp_path, capsys, name):
 def test_a_file_that_is_not_there_or_not_run_here(tmp_path):
     with pytest.raises(MissingFileError, match="x.torchscript' does not exist"):
         YOLO(tmp_path / "x.torchscript")
-    (tmp_path / "x.engine").write_text("")
-    with pytest.raises(UserError, match="engine are not run here"):
-        YOLO(tmp_path / "x.engine")
+    (tmp_path / "x.pb").write_text("")
+    with pytest.raises(UserError, match="pb are not run here"):
+        YOLO(tmp_path / "x.pb")
 
 
 def test_a_missing_runtime_is_named_with_its_extra(tmp_path, monkeypatch):

@@ -26,15 +26,19 @@ needs_int8 = pytest.mark.skipif(not has_int8, reason="needs nncf: pip install -e
 
 
 def is_here(format_: str) -> bool:
-    """Whether every package is installed that writes and runs a format, and this operating system runs it."""
+    """Whether every package is installed that writes and runs a format, and this machine runs it on its CPU."""
     row = EXPORT_FORMATS[format_]
-    return row.is_run_here and all(importlib.util.find_spec(name) for name in (*row.needs, *row.to_write))
+    return (
+        row.is_run_here
+        and not row.needs_gpu
+        and all(importlib.util.find_spec(name) for name in (*row.needs, *row.to_write))
+    )
 
 
 def marked(format_: str):
     """A format as a parameter of a test, which is skipped where a package is missing."""
     row = EXPORT_FORMATS[format_]
-    needs = " and ".join((*row.needs, *row.to_write, *filter(None, [row.runs_on])))
+    needs = " and ".join((*row.needs, *row.to_write, *([row.runs_on.name] if row.runs_on else [])))
     return pytest.param(format_, marks=pytest.mark.skipif(not is_here(format_), reason=f"needs {needs}"))
 
 

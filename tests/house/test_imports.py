@@ -108,6 +108,8 @@ EXTRAS = {  # optional packages: imported when a function is called
     "export.runtimes.litert": {"ai_edge_litert"},
     "export.runtimes.ncnn": {"ncnn"},
     "export.runtimes.coreml": {"coremltools"},
+    "export.runtimes.tensorrt": {"tensorrt"},
+    "export.writer_tensorrt": {"onnx", "tensorrt"},
     "export.pnnx_program": {"pnnx"},
     "export.onnx_graph": {"onnx"},
     "export.writers_mobile": {"onnx", "_tools", "executorch", "litert_torch", "ncnn", "coremltools"},

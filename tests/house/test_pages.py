@@ -60,6 +60,8 @@ NOT_RUN = {
     "bitfalcon selftest": "trains for minutes; tests/benchmark/test_selftest.py replaces the training",
     "torchrun": "needs two machines; tests/train/test_machines.py trains with two agents on one",
     "TorchTrainer": "needs a Ray cluster with GPUs",
+    "format=engine": "needs an NVIDIA GPU; tests/export/test_tensorrt.py runs one where it is",
+    "best.engine": "as above",
 }
 # Scripts that import these packages are run only where the packages are installed.
 OPTIONAL = ("supervision", "sahi", "cv2", "onnxruntime", "ray")

@@ -27,7 +27,8 @@ def export_formats() -> dict[str, list[Any]]:
     rows: list[tuple[str, str, str, bool, bool, list[str]]] = [("PyTorch", "-", ".pt", True, True, [])]
     for name, each in EXPORT_FORMATS.items():
         if not each.reason:
-            rows.append((name, name, each.suffix, True, name in ON_GPUS, ["batch", *each.options]))
+            on_gpu = each.needs_gpu or name in ON_GPUS
+            rows.append((name, name, each.suffix, not each.needs_gpu, on_gpu, ["batch", *each.options]))
     names = ("Format", "Argument", "Suffix", "CPU", "GPU", "Arguments")
     return {name: list(column) for name, column in zip(names, zip(*rows))}
 

@@ -12,6 +12,7 @@ from ...config.errors import UserError
 from ...ops.boxes import xywh_from_xyxy
 from ...ops.keypoint_layout import KeypointLayout
 from ...tasks import TASKS
+from ..input_limits import InputLimits
 from ..metadata import Metadata, check_input
 
 Outputs = Tensor | Mapping[str, Tensor]  # see Runtime.__call__
@@ -26,6 +27,7 @@ class Runtime:
 
     names, nc, multiple, task: as those of a Detector. imgsz: the size (H, W) of the export. fixed: the same where the
     model takes no other size, otherwise None. batch: the images of a call where their number is fixed, otherwise None.
+    limits: the sizes that the model takes where it takes several but not all, otherwise None.
     suppressed: whether suppression is inside. path, format: the file and its format. about: its Metadata. runtime: name
     and version of the program that computes.
 
@@ -34,6 +36,7 @@ class Runtime:
 
     format = ""
     exported = True
+    limits: InputLimits | None = None
 
     def __init__(
         self, path: Path, about: Metadata, device: torch.device, batch: int | None, fixed: tuple[int, int] | None
@@ -48,21 +51,23 @@ class Runtime:
 
     def __repr__(self) -> str:
         size = f"{self.fixed[0]}x{self.fixed[1]}" if self.fixed else "any size"
+        size = self.limits.describe() if self.limits else size
         return f"{type(self).__name__}({str(self.path)!r}, {self.nc} classes, {size}, {self.runtime})"
 
     def __call__(self, images: Tensor) -> Outputs:
         """Run images (B, 3, H, W), floating point RGB in [0, 1]; returns what `decode` takes.
 
         That is the first output of the file, or where the task has maps (tasks.Task.maps) a mapping with the first
-        output as `candidates` and these maps. Where the number of images of a call is fixed, more are split and fewer
-        are filled up with black ones.
+        output as `candidates` and these maps. Where the number of images of a call is fixed or limited, more are
+        split; where it is fixed, fewer are filled up with black ones.
 
         Raises UserError for a size that the model does not take.
         """
         self._check_shape(tuple(images.shape))
         images = images.float()
         outputs = []
-        for chunk in images.split(self.batch or len(images)):
+        most = self.limits.most[0] if self.limits else len(images)
+        for chunk in images.split(self.batch or most):
             missing = (self.batch or len(chunk)) - len(chunk)
             full = torch.cat((chunk, chunk.new_zeros(missing, *chunk.shape[1:]))) if missing else chunk
             outputs.append([output[: len(chunk)] for output in self._checked_run(full)])
@@ -185,6 +190,11 @@ class Runtime:
         if not self.fixed and any(side % self.multiple for side in shape[2:]):
             raise UserError(
                 f"images are {shape[2]}x{shape[3]}; '{self.path}' takes sides that are multiples of {self.multiple}"
+            )
+        if self.limits and not self.limits.take(shape[2:]):
+            raise UserError(
+                f"images are {shape[2]}x{shape[3]}; '{self.path}' takes {self.limits.describe()}. Give another imgsz=, "
+                f"or export again with dynamic=True imgsz={max(shape[2:])} ."
             )
 
     def __getattr__(self, name: str):
