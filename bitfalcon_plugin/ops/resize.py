@@ -70,6 +70,9 @@ def _agrees(opencv: ModuleType) -> bool:
 def _resize(image: Bytes, size: Size, reverse: bool = False, planes: bool = False) -> Bytes:
     """`resize_bilinear` of a contiguous image by NumPy alone."""
     (height, width, channels), (new_height, new_width) = image.shape, size
+    picked_rows, picked_columns = _picked(height, new_height), _picked(width, new_width)
+    if picked_rows and picked_columns:
+        return _means(image, picked_rows, picked_columns, reverse, planes)
     order = np.arange(channels)[::-1] if reverse else np.arange(channels)
     columns, weights = _columns(width, new_width)
     # Positions in a row of samples: (2, new_width, channels), or (2, channels, new_width).
@@ -100,6 +103,33 @@ def _resize(image: Bytes, size: Size, reverse: bool = False, planes: bool = Fals
         value >>= 2
         np.copyto(lines[first:last], value.reshape(count, *shape), casting="unsafe")
     return result
+
+
+def _picked(old: int, new: int) -> tuple[slice, ...]:
+    """The old positions whose mean each of `new` positions is: one slice or two, none where weights are uneven.
+
+    A size that is reduced to a whole part has the middle position of each part, or the two around its middle.
+    """
+    step, rest = divmod(old, new)
+    if rest:
+        return ()
+    return tuple(slice(first, None, step) for first in sorted({(step - 1) // 2, step // 2}))
+
+
+def _means(image: Bytes, rows: tuple[slice, ...], columns: tuple[slice, ...], reverse: bool, planes: bool) -> Bytes:
+    """Return what `_resize` does where each sample is the mean of one, two or four: several times as fast."""
+    first, *others = (image[each] for each in rows)
+    sums = np.add(first, *others, dtype=np.uint16) if others else first
+    count = len(rows) * len(columns)
+    channels = [_mean_columns(sums[..., channel], columns, count) for channel in range(image.shape[2])]
+    return np.stack(channels[::-1] if reverse else channels, 0 if planes else 2)
+
+
+def _mean_columns(sums: NDArray, columns: tuple[slice, ...], count: int) -> Bytes:
+    """The means of `count` samples, rounded half up, from the sums (rows, columns) of the samples above each other."""
+    first, *others = (sums[:, each] for each in columns)
+    total = np.add(first, *others, dtype=np.uint16) if others else first
+    return total if count == 1 else ((total + count // 2) // count).astype(np.uint8)
 
 
 def _weigh(rows: Bytes, positions: NDArray, weights: NDArray, out: NDArray) -> None:

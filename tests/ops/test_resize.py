@@ -72,6 +72,27 @@ def test_the_bytes_are_those_that_opencv_gave(without_opencv):
         assert zlib.crc32(resize_bilinear(noise(height, width, channels), (new_height, new_width))) == digest, name
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("steps", [(1, 2), (2, 1), (2, 2), (2, 3), (3, 3), (4, 5), (7, 6)])
+def test_a_size_that_is_divided_by_whole_numbers_has_the_bytes_of_the_formula(steps, channels, without_opencv):
+    size = 5, 4
+    image = noise(*(side * step for side, step in zip(size, steps)), channels)
+    expected = by_hand(image, size)
+    assert np.array_equal(resize_bilinear(image, size), expected)
+    assert np.array_equal(resize_bilinear(image, size, reverse=True), expected[..., ::-1])
+    assert np.array_equal(resize_bilinear(image, size, planes=True), expected.transpose(2, 0, 1))
+
+
+def test_positions_of_a_divided_size_have_the_weights_of_the_formula():
+    for step in range(1, 200):
+        for new in (1, 2, 3, 17, 640):
+            index, weights = module._neighbours(new * step, new)
+            picked = [np.arange(new * step)[each] for each in module._picked(new * step, new)]
+            assert all(np.array_equal(each, index + shift) for shift, each in enumerate(picked)), (step, new)
+            assert (weights.T == ([2048, 0] if len(picked) == 1 else [1024, 1024])).all(), (step, new)
+    assert module._picked(10, 4) == module._picked(4, 8) == ()
+
+
 @pytest.mark.parametrize("index", range(40))
 def test_the_bytes_are_those_of_the_formula(index, without_opencv):
     image, size = random_case(3 * index)
