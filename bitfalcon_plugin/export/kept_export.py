@@ -24,7 +24,6 @@ from ..config.notes import print_note, print_note_once
 from ..config.settings import Settings, load_settings
 from ..config.version import __version__
 from ..models.detector import Detector
-from ..models.inference.snapshot import Snapshot
 from ..models.working_model import WorkingModel
 from .compare import MismatchError
 from .formats import EXPORT_FORMATS, require
@@ -43,7 +42,7 @@ class Engine:
 
     def __init__(self) -> None:
         self._exported: ExportedModel | None = None
-        self._weights: Snapshot | None = None  # of the network when it was exported
+        self._of: tuple[WorkingModel | None, int] = None, 0  # what was exported, and its revision
 
     def __deepcopy__(self, memo: dict[int, object]) -> Engine:
         return Engine()  # an open runtime cannot be copied; it is opened again
@@ -57,11 +56,11 @@ class Engine:
         format_ = _format_for(settings)
         if format_ is None:
             return None
-        network = working.network
+        network, of = working.network, (working, working.revision())
         try:
-            if self._exported is None or self._exported.format != format_ or not self._weights.matches(network):
+            if self._exported is None or self._exported.format != format_ or self._of != of:
                 path = kept_export(network, str(working.path or working.source), format_)
-                self._exported, self._weights = ExportedModel(path), Snapshot(network)
+                self._exported, self._of = ExportedModel(path), of
             runtime = self._exported.runtime_for(settings)
         except (UserError, MismatchError) as error:
             if settings.engine != "auto":

@@ -39,6 +39,7 @@ class WorkingModel:
         self.start: Checkpoint | None = None
         self.start_path: str | None = None
         self._strict = False  # whether every tensor of `start` must fit
+        self._revision = 0
         self.use(checkpoint, None if checkpoint is None else source)
 
     def use(self, checkpoint: Checkpoint | None, path: str | None) -> None:
@@ -48,6 +49,7 @@ class WorkingModel:
 
     def _use(self, checkpoint: Checkpoint | None, path: str | None) -> None:
         self.checkpoint, self.path = checkpoint, path
+        self._revision += 1
         self.built: Detector | None = None
         self._is_random = False  # whether the weights are the initial ones of a graph
         self._unfolded: dict[str, torch.Tensor] | None = None  # the weights from before `fuse`
@@ -155,13 +157,25 @@ class WorkingModel:
             self.network.fuse()
             if self._handed is not None:
                 self._handed.take_rows()
-            self._prepared = None
+            self._prepared, self._revision = None, self._revision + 1
 
     def to(self, *args, **kwargs) -> None:
         """Move the weights or change their type, as torch.nn.Module.to."""
         with self.lock:
             self.network.to(*args, **kwargs)
-            self._prepared = None
+            self._prepared, self._revision = None, self._revision + 1
+
+    def revision(self) -> int:
+        """Return a number that is larger once the weights may have changed, through this object or by a script."""
+        with self.lock:
+            self._notice_changes()
+            return self._revision
+
+    def _notice_changes(self) -> None:
+        """Compare the weights with those of `_prepared` where a script has the network."""
+        if self._weights is not None and not self._weights.matches(self.network):
+            self._weights, self._prepared, self._is_random = Snapshot(self.network), None, False
+            self._revision += 1
 
     def network_for(self, settings: Settings) -> Detector:
         """Return the network for predict and val: a folded copy, the same one until weights or choices change."""
@@ -170,8 +184,7 @@ class WorkingModel:
 
     def _network_for(self, settings: Settings) -> Detector:
         model = self.network
-        if self._weights is not None and not self._weights.matches(model):
-            self._weights, self._prepared, self._is_random = Snapshot(model), None, False
+        self._notice_changes()
         if self._is_random:
             print_note(f"{self.source} is a graph, its weights are random until train() or load().")
         # Several devices share the batches of predict.

@@ -109,6 +109,24 @@ def test_changed_weights_are_exported_anew(home, exported):
 
 
 @needs_onnx
+@pytest.mark.parametrize("change", ["load", "fuse", "a script"])
+def test_an_engine_follows_every_change_of_the_weights(home, change):
+    yolo, other = YOLO("best.pt"), tiny_segment()
+    predicted(yolo, engine="onnx")
+    with torch.no_grad():
+        other.model[0].conv.weight.mul_(1.5)
+    save(other, home / "other.pt", settings={"imgsz": 64})
+    if change == "load":
+        yolo.load("other.pt")
+    elif change == "fuse":
+        yolo.fuse()
+    else:
+        yolo.model.model[0].conv.weight.data.mul_(1.5)
+    expected = YOLO("best.pt") if change == "fuse" else YOLO("other.pt")
+    assert_same(predicted(expected), predicted(yolo, engine="onnx"))
+
+
+@needs_onnx
 def test_copies_names_and_val(home):
     yolo = YOLO("best.pt")
     for result in predicted(yolo):
