@@ -132,7 +132,10 @@ def _maps(graph: Graph, rows: nn.Sequential, side: int, problems: list[str]) -> 
         pixels = max(math.prod(maps[source].shape[2:]) for source in row.sources)
         products += pixels * _work(module)
         if products > MAX_PRODUCTS:
-            problems.append(f"{row.location} {short_repr(row.args)}: more than {MAX_PRODUCTS} products up to this row")
+            problems.append(
+                f"{row.location} {short_repr(row.args)}: more than {MAX_PRODUCTS} multiplications up to this row, on "
+                f"an image of {side} x {side} pixels"
+            )
             break
         try_row(row, module, maps, problems)
     return maps

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -14,39 +15,48 @@ from .fonts import writable
 from .labels import Mark, Point, text_size, write_labels
 
 
+@dataclass(frozen=True)
+class BoxStyle:
+    """How boxes and their labels are drawn.
+
+    labels: write names. conf: write scores too. line_width, font_size: pixels; by default they follow the size of the
+    picture and of the boxes. font: the file of a font, or its name in the system's folders; another is used where it is
+    missing or lacks a letter. instance: see colours.row_colours. text_colour: RGB of the labels' text, by default black
+    or white.
+    """
+
+    labels: bool = True
+    conf: bool = True
+    line_width: float | None = None
+    font_size: float | None = None
+    font: str | None = None
+    instance: bool | None = None
+    text_colour: tuple[int, int, int] | None = None
+
+
 def draw_boxes(
     picture: Image.Image,
     rows: Sequence[Sequence[float]],
     names: Mapping[int, str],
-    *,
+    style: BoxStyle = BoxStyle(),
     corners: Sequence[Sequence[Sequence[float]]] | None = None,
-    labels: bool = True,
-    conf: bool = True,
-    line_width: float | None = None,
-    font_size: float | None = None,
-    font: str | None = None,
-    instance: bool | None = None,
-    text_colour: tuple[int, int, int] | None = None,
 ) -> Image.Image:
     """Return a copy of an RGB picture with boxes, the first on top; labels lie over all boxes, apart where possible.
 
     rows: x1, y1, x2, y2 (pixels), [id,] score, class; those that are not finite are left out. corners: for each row the
     four corners (x, y) of an oriented box, which is drawn instead of the upright one, with its label at the first
-    corner. labels: write names. conf: write scores too. line_width, font_size: pixels; by default they follow the size
-    of the picture and of the boxes. font: the file of a font, or its name in the system's folders; another is used
-    where it is missing or lacks a letter. instance: see colours.row_colours. text_colour: RGB of the labels' text, by
-    default black or white.
+    corner.
 
     A label never leaves the picture: its name is cut, and where the text does not fit there is no label.
     """
     marks, shapes = [], []
-    for index, (row, colour) in enumerate(zip(rows, row_colours(rows, instance))):
+    for index, (row, colour) in enumerate(zip(rows, row_colours(rows, style.instance))):
         if not all(map(math.isfinite, row)):
             continue
         cls = int(row[-1])
-        name = _drawable(str(names.get(cls, cls)), cls, font)
+        name = _drawable(str(names.get(cls, cls)), cls, style.font)
         before = f"id:{int(row[4])} " if len(row) > 6 else ""
-        after = f" {row[-2]:.2f}" if conf else ""
+        after = f" {row[-2]:.2f}" if style.conf else ""
         shape = None if corners is None else [(round(x), round(y)) for x, y in corners[index]]
         anchor = None if shape is None else shape[0]
         marks.append(Mark(_inside(row[:4], picture.size), colour, name, before, after, anchor))
@@ -54,12 +64,12 @@ def draw_boxes(
     picture = picture.copy()
     draw = ImageDraw.Draw(picture)
     for mark, shape in zip(reversed(marks), reversed(shapes)):
-        _outline(draw, mark, shape, line_width, picture.size)
-    if labels:
+        _outline(draw, mark, shape, style.line_width, picture.size)
+    if style.labels:
         letters = sum(len(mark.before + mark.name + mark.after) for mark in marks)
         usual = text_size(picture.size, [mark.box for mark in marks], letters)
-        size = max(round(font_size), 1) if font_size else usual
-        write_labels(draw, picture.size, marks, min(size, picture.height * 3 // 5), font, text_colour)
+        size = max(round(style.font_size), 1) if style.font_size else usual
+        write_labels(draw, picture.size, marks, min(size, picture.height * 3 // 5), style.font, style.text_colour)
     return picture
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .colours import GREY, row_colours
-from .drawing import draw_boxes
+from .drawing import BoxStyle, draw_boxes
 from .fonts import writable
 from .overlays import draw_keypoints, draw_masks
 
@@ -54,7 +54,7 @@ def batch_sheet(
     lines = math.ceil(count / columns)
     scale = min(max_side / (columns * width), max_side / (lines * height), max(min_side / max(width, height), 1))
     cell = max(int(width * scale), 1), max(int(height * scale), 1)
-    text_size = max(round(sum(cell) * 0.014), 10)
+    style = BoxStyle(conf=conf, line_width=2, font_size=max(round(sum(cell) * 0.014), 10))
     sheet = Image.new("RGB", (columns * cell[0], lines * cell[1]), GREY)
     for index, image in enumerate(images):
         picture = Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0)))
@@ -64,7 +64,7 @@ def batch_sheet(
             picture = draw_masks(picture, overlay.masks, row_colours(rows[index], None), (0, 0, width, height))
         scaled = [(*(side * scale for side in row[:4]), *row[4:6]) for row in rows[index]]
         shapes = None if overlay.corners is None else (overlay.corners * scale).tolist()
-        picture = draw_boxes(picture, scaled, names, corners=shapes, conf=conf, line_width=2, font_size=text_size)
+        picture = draw_boxes(picture, scaled, names, style, shapes)
         if overlay.keypoints is not None:
             points = np.array(overlay.keypoints, dtype=float)
             points[..., :2] *= scale

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ..config.errors import UserError
 from ..plots.colours import colour_of, row_colours
-from ..plots.drawing import draw_boxes, picture_of
+from ..plots.drawing import BoxStyle, draw_boxes, picture_of
 from ..plots.overlays import SEEN, draw_keypoints, draw_regions, draw_text_lines
 from .image_parts import ImageParts
 
@@ -96,7 +96,8 @@ def draw_result(
         picture = draw_keypoints(picture, result.keypoints.data.tolist(), result.keypoints.limbs, **dots)
     if rows and plot.boxes:
         looks = {"labels": plot.labels, "conf": bool(style.conf), "instance": instance, "text_colour": text_colour}
-        picture = draw_boxes(picture, rows, result.names, corners=corners, line_width=style.line_width, **looks, **font)
+        boxes = BoxStyle(line_width=style.line_width, **looks, **font)
+        picture = draw_boxes(picture, rows, result.names, boxes, corners)
     if result.probs is not None and plot.probs:
         best = zip(result.probs.top5, result.probs.top5conf.tolist())
         lines = [f"{result.class_name(cls)} {conf:.2f}" for cls, conf in best]

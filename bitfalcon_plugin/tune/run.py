@@ -126,7 +126,7 @@ def _run_trial(study: Study, trial: Trial, shared: Mapping[str, object], events:
         end("pruned", best[0])
         say(f"Trial {trial.number}: ended after epoch {epochs[-1]}, fitness {best[0]:.4f} is below the others'.")
     except Exception as error:
-        text = _one_line(error)
+        text = _reason(error)
         end("failed", best[0] if best else None, error=text)
         print_note(f"trial {trial.number} failed: {text}")
         _free_memory()
@@ -181,7 +181,7 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _one_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     """Return an error on a line of at most 300 letters; the kind of an error that is not the user's before it."""
     text = " ".join(str(error).split())[:300] or "no message"
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -88,8 +88,8 @@ def test_keypoints_beyond_all_measure(tmp_path, shape):
 @pytest.mark.parametrize(
     "kernel, told",
     [
-        (99, "row 1.* products up to this row"),
-        (1000, "row 1.* products up to this row"),
+        (99, "row 1.* multiplications up to this row"),
+        (1000, "row 1.* multiplications up to this row"),
         (yaml.safe_load("1:30:00"), "row 1.* weights up to"),
     ],
 )

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.plots import fonts, labels
 from bitfalcon_plugin.plots.colours import GREY, PALETTE, ink
-from bitfalcon_plugin.plots.drawing import draw_boxes, picture_of
+from bitfalcon_plugin.plots.drawing import BoxStyle, draw_boxes, picture_of
 from bitfalcon_plugin.plots.fonts import writable
 from bitfalcon_plugin.plots.sheets import Overlay, batch_sheet
 
@@ -120,7 +120,9 @@ def test_labels_keep_away_from_one_another_and_from_small_boxes(monkeypatch):
 
 def test_the_first_row_is_drawn_on_top():
     rows = [[20, 20, 60, 60, 0.5, 1], [20, 20, 60, 60, 0.9, 0]]
-    assert draw_boxes(Image.new("RGB", (100, 100)), rows, NAMES, labels=False).getpixel((20, 40)) == rgb(PALETTE[1])
+    assert draw_boxes(Image.new("RGB", (100, 100)), rows, NAMES, BoxStyle(labels=False)).getpixel((20, 40)) == rgb(
+        PALETTE[1]
+    )
 
 
 def test_small_objects_are_seen_inside_their_box_on_a_large_picture():
@@ -128,7 +130,7 @@ def test_small_objects_are_seen_inside_their_box_on_a_large_picture():
         Image.new("RGB", (3840, 2160)),
         [[100, 100, 108, 108, 0.9, 0], [500, 500, 900, 900, 0.9, 0]],
         NAMES,
-        labels=False,
+        BoxStyle(labels=False),
     )
     pixels = np.asarray(drawn).any(2)
     assert pixels[100:109, 100:109].sum() == 4 * 8  # one pixel wide
@@ -137,7 +139,7 @@ def test_small_objects_are_seen_inside_their_box_on_a_large_picture():
 
 def test_edges_at_and_beyond_the_border_are_seen():
     pixels = np.asarray(
-        draw_boxes(Image.new("RGB", (50, 40)), [[-5, -5, 60, 40, 0.9, 0]], NAMES, labels=False, line_width=1)
+        draw_boxes(Image.new("RGB", (50, 40)), [[-5, -5, 60, 40, 0.9, 0]], NAMES, BoxStyle(labels=False, line_width=1))
     )
     assert (pixels[[0, -1]] == rgb(PALETTE[0])).all() and (pixels[:, [0, -1]] == rgb(PALETTE[0])).all()
     assert not pixels[1:-1, 1:-1].any()
@@ -171,11 +173,11 @@ def test_colours_and_labels_of_tracks_and_instances(monkeypatch):
     pen = Pen(monkeypatch)
     tracked = [[10, 20, 40, 90, 7, 0.9, 1], [50, 20, 90, 90, 8, 0.8, 1]]
     for rows, colours in ((tracked, (7, 8)), ([row[:4] + row[5:] for row in tracked], (0, 1))):
-        picture = draw_boxes(Image.new("RGB", (100, 100)), rows, NAMES, instance=True)
+        picture = draw_boxes(Image.new("RGB", (100, 100)), rows, NAMES, BoxStyle(instance=True))
         assert [picture.getpixel((x, 60)) for x in (10, 50)] == [rgb(PALETTE[colour]) for colour in colours]
     assert [text for text, *_ in pen.labels] == ["id:8 dog 0.80", "id:7 dog 0.90", "dog 0.80", "dog 0.90"]
     for instance, colour in ((None, 8), (False, 1)):  # by default a colour for each track
-        picture = draw_boxes(Image.new("RGB", (100, 100)), tracked, NAMES, instance=instance)
+        picture = draw_boxes(Image.new("RGB", (100, 100)), tracked, NAMES, BoxStyle(instance=instance))
         assert picture.getpixel((50, 60)) == rgb(PALETTE[colour])
 
 
@@ -198,7 +200,7 @@ def test_arrays_become_pictures():
 
 def test_edges_are_where_the_box_is():
     picture = draw_boxes(
-        Image.new("RGB", (200, 100), "white"), [[20, 30, 120, 80, 0.9, 1]], NAMES, labels=False, line_width=1
+        Image.new("RGB", (200, 100), "white"), [[20, 30, 120, 80, 0.9, 1]], NAMES, BoxStyle(labels=False, line_width=1)
     )
     pixels = np.asarray(picture)
     ys, xs = (pixels == rgb(PALETTE[1])).all(2).nonzero()
