@@ -81,21 +81,28 @@ def placed(source: Source) -> Source:
         for image in images:
             below = Path(os.path.relpath(image.parent, top)).as_posix() if clash else "."
             folders[split, image] = split if below == "." else f"{split}/{below}"
-        counts = Counter((folders[split, image], image.stem.casefold()) for image in images)
-        problems += [
-            f"{image}: another image of this split is called {image.stem!r} too; rename one, with its label"
-            for image in images
-            if counts[folders[split, image], image.stem.casefold()] > 1
-        ]
+        problems += _clashes(images, [folders[split, image] for image in images])
     raise_problems("The images cannot be put into one folder:", problems)
     return replace(source, folders=folders)
 
 
 def same_stems(samples: Sequence[Sample]) -> list[str]:
     """Return a problem for each image whose name, without suffix, another image of the split has too."""
-    counts = Counter(sample.image.stem.casefold() for sample in samples)
-    return [
-        f"{sample.image}: another image of this split is called {sample.image.stem!r} too; rename one, with its label"
-        for sample in samples
-        if counts[sample.image.stem.casefold()] > 1
-    ]
+    images = [sample.image for sample in samples]
+    return _clashes(images, [""] * len(images))
+
+
+def _clashes(images: Sequence[Path], folders: Sequence[str]) -> list[str]:
+    """Return a problem for each image of a split that would have the place of another one in its folder."""
+    entries, problems = Counter(images), []
+    places = [(folder, image.stem.casefold()) for image, folder in zip(images, folders, strict=True)]
+    place_of = dict(zip(images, places))
+    counts = Counter(place_of.values())
+    for image, place in place_of.items():
+        if entries[image] > 1:
+            problems.append(f"{image}: listed {entries[image]} times in this split; keep one entry")
+        elif counts[place] > 1:
+            problems.append(
+                f"{image}: another image of this split is called {image.stem!r} too; rename one, with its label"
+            )
+    return problems

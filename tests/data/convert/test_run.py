@@ -22,7 +22,7 @@ from bitfalcon_plugin.ops.tiles import read_tile_name
 from tests.helpers import outlined
 from tests.helpers.coloured import lay_out
 from tests.helpers.harbour import SHAPES, lay_out_dota
-from tests.helpers.tiny_dataset import MINIMAL, dataset, image
+from tests.helpers.tiny_dataset import MINIMAL, dataset, image, write_yaml
 
 
 @pytest.fixture
@@ -269,3 +269,18 @@ def test_keypoints_are_refused(tmp_path, monkeypatch, capsys):
 def test_settings_without_effect_are_told(here, capsys):
     assert convert("out", "epochs=3") == 0
     assert "data only converts; without effect here: epochs" in capsys.readouterr().err
+
+
+def test_an_image_that_is_listed_twice_is_told_from_images_with_equal_names(tmp_path, capsys):
+    names = ("a.png", "b.png", "b.jpg")
+    for name in names:
+        image(tmp_path / "images" / name)
+    for name in "ab":
+        (tmp_path / "labels").mkdir(exist_ok=True)
+        (tmp_path / "labels" / f"{name}.txt").write_text("0 0.5 0.5 0.2 0.4\n")
+    (tmp_path / "train.txt").write_text("".join(f"./images/{name}\n" for name in (*names, "a.png")))
+    path = write_yaml(tmp_path / "data.yaml", {"train": "train.txt", "val": "train.txt", "names": ["x"]})
+    assert main(["data", "to=voc", f"data={path}", f"out={tmp_path / 'out'}"]) == 2
+    told = capsys.readouterr().err
+    assert told.count("a.png: listed 2 times in this split; keep one entry") == 2  # in train and in val
+    assert told.count("another image of this split is called 'b' too") == 4 and not (tmp_path / "out").exists()
