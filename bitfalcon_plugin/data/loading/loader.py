@@ -88,6 +88,7 @@ class TrainLoader:
         self.bad = BadImages("training", paths, reading.on_bad_image)
         cache, self.note = open_cache(reading.cache, paths, tile_sizes, imgsz, reading.world)
         self._loader = batches(Tiles(paths, sizes, imgsz, cache), self._order, reading.workers, self.device)
+        self._latest: tuple[int, deque[Tile]] | None = None  # the epoch that ended last, and its latest tiles
 
     def __len__(self) -> int:
         return math.ceil(len(self.samples) / self.batch)
@@ -95,9 +96,10 @@ class TrainLoader:
     def epoch(self, epoch: int, recipe: Recipe, start: int = 0) -> Iterator[tuple[Batch, list[int]]]:
         """Yield (batch on the device, indices of its samples) over one permutation of the samples.
 
-        Mosaic and mixup partners come from the latest tiles of this epoch, the current batch among them: no image is
-        decoded twice, and an epoch can be repeated alone. `start` is the number of the first batch; the batches are the
-        same as in a whole epoch (the tiles of earlier batches that partners come from are read again).
+        Mosaic and mixup partners come from the latest tiles, those of the current batch and of the epoch before among
+        them. Where the epoch before was not made by this loader just now, its latest tiles are read again. `start` is
+        the number of the first batch; the batches are the same as in a whole epoch (the tiles of earlier batches that
+        partners come from are read again).
 
         Each of `world` processes makes its share of every batch: of a batch of n images rank r takes the r-th of
         `world` runs of ceil(n / world) images. If n does not divide, the batch's first images are repeated behind its
@@ -115,13 +117,10 @@ class TrainLoader:
             recipe = recipe.for_keypoints(layout and layout.flip)
         chunks = self._chunks(epoch)
         shapes = [self._shape(chunk) for chunk in chunks]  # of whole batches: the same for every rank
-        chunks = [share(chunk, self.rank, self.world) for chunk in chunks]
-        share_size = math.ceil(self.batch / self.world)
-        pool_size = max(min(POOL_BATCHES * share_size, POOL_IMAGES, POOL_BYTES // (3 * self.imgsz**2)), share_size)
-        pool: deque[Tile] = deque(maxlen=pool_size)
-        first = start if recipe.without_partners else max(0, start - math.ceil(pool_size / share_size))
-        self._order.chunks = chunks[first:]
-        for number, (pixels, sizes, items) in enumerate(read(self._loader), start=first):
+        chunks = self._shares(chunks)
+        pool, earlier = self._partners(epoch, chunks[:start], recipe)
+        self._order.chunks = earlier + chunks[start:]
+        for number, (pixels, sizes, items) in enumerate(read(self._loader), start=start - len(earlier)):
             indices = self.bad.indices_of(items)
             self.bad.require(items)
             tiles = self._tiles(indices, pixels, sizes)
@@ -132,6 +131,33 @@ class TrainLoader:
                     shape = tuple(map(max, shape, self._shape(indices)))
                 batch = augment(tiles, pool, recipe, self._generator(epoch, number), self.device, shape)
                 yield self._rescaled(batch, epoch, number), indices
+        self._latest = epoch, pool
+
+    def _partners(self, epoch: int, before: list[list[int]], recipe: Recipe) -> tuple[deque[Tile], list[list[int]]]:
+        """The latest tiles, as far as they are in memory, and the batches that must be read for the others.
+
+        before: this rank's batches of the epoch that come before the first one that is made.
+        """
+        share_size = math.ceil(self.batch / self.world)
+        most = min(POOL_BATCHES * share_size, POOL_IMAGES, POOL_BYTES // (3 * self.imgsz**2), len(self) * share_size)
+        pool: deque[Tile] = deque(maxlen=max(most, share_size))
+        latest, self._latest = self._latest, None
+        if recipe.without_partners:
+            return pool, []
+        if latest is not None and latest[0] == epoch - 1 and not before:
+            pool.extend(latest[1])
+            return pool, []
+        if epoch > 0:
+            before = self._shares(self._chunks(epoch - 1)) + before
+        first, count = len(before), 0
+        while first and count < pool.maxlen:
+            first -= 1
+            count += len(before[first])
+        return pool, before[first:]
+
+    def _shares(self, chunks: list[list[int]]) -> list[list[int]]:
+        """This rank's part of each batch."""
+        return [share(chunk, self.rank, self.world) for chunk in chunks]
 
     def _chunks(self, epoch: int) -> list[list[int]]:
         """The samples of each batch of an epoch."""

@@ -126,7 +126,7 @@ def test_an_epoch_left_early_does_not_leak_into_the_next(samples, workers):
     assert_same(epoch(loader, 1, FULL), epoch(train(samples, batch=2), 1, FULL))
 
 
-def test_partners_are_tiles_of_this_epoch(samples, monkeypatch):
+def test_partners_are_the_latest_tiles_also_those_of_the_epoch_before(samples, monkeypatch):
     seen, plain = [], module.augment
 
     def spy(tiles, pool, *rest):
@@ -136,18 +136,36 @@ def test_partners_are_tiles_of_this_epoch(samples, monkeypatch):
     monkeypatch.setattr(module, "augment", spy)
     monkeypatch.setattr(module, "POOL_BATCHES", 2)
     loader = train(samples, batch=2)
-    for number in (0, 1):
-        seen.clear()
+    for number in (0, 1, 2):
         epoch(loader, number, FULL)
-        all_tiles = [id(tile) for tiles, _ in seen for tile in tiles]
-        for count, (_, pool) in enumerate(seen, start=1):
-            so_far = sum(len(tiles) for tiles, _ in seen[:count])
-            assert [id(tile) for tile in pool] == all_tiles[max(so_far - 4, 0) : so_far]
-    assert [len(pool) for _, pool in seen] == [2, 4, 4, 4, 4]
+    all_tiles = [id(tile) for tiles, _ in seen for tile in tiles]
+    for count, (_, pool) in enumerate(seen, start=1):
+        so_far = sum(len(tiles) for tiles, _ in seen[:count])
+        assert [id(tile) for tile in pool] == all_tiles[max(so_far - 4, 0) : so_far]
+    assert [len(pool) for _, pool in seen] == [2] + [4] * 14
     monkeypatch.setattr(module, "POOL_BYTES", 1)  # however little memory: the batch itself stays
     seen.clear()
     epoch(loader, 0, FULL)
     assert [len(pool) for _, pool in seen] == [2] * 5
+
+
+def test_no_more_partners_than_images_of_an_epoch(samples, monkeypatch):
+    lengths, plain = [], module.augment
+    monkeypatch.setattr(
+        module, "augment", lambda tiles, pool, *rest: lengths.append(len(pool)) or plain(tiles, pool, *rest)
+    )
+    loader = train(samples, batch=3)
+    for number in (0, 1):
+        epoch(loader, number, FULL)
+    assert lengths == [3, 6, 9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_epoch_is_the_same_behind_another_one_and_alone(samples, workers):
+    loader = train(samples, workers=workers, batch=2)
+    for number in (0, 1, 2):
+        assert_same(epoch(loader, number, FULL), epoch(train(samples, batch=2), number, FULL))
+    assert_same(epoch(loader, 1, FULL), epoch(train(samples, batch=2), 1, FULL))
 
 
 def test_each_image_is_decoded_once(samples, monkeypatch):
