@@ -88,7 +88,7 @@ class TrainLoader:
         self.bad = BadImages("training", paths, reading.on_bad_image)
         cache, self.note = open_cache(reading.cache, paths, tile_sizes, imgsz, reading.world)
         self._loader = batches(Tiles(paths, sizes, imgsz, cache), self._order, reading.workers, self.device)
-        self._latest: tuple[int, deque[Tile]] | None = None  # the epoch that ended last, and its latest tiles
+        self._latest: tuple[int, deque[Tile]] | None = None  # the last epoch and its latest tiles, for partners
 
     def __len__(self) -> int:
         return math.ceil(len(self.samples) / self.batch)
@@ -131,7 +131,7 @@ class TrainLoader:
                     shape = tuple(map(max, shape, self._shape(indices)))
                 batch = augment(tiles, pool, recipe, self._generator(epoch, number), self.device, shape)
                 yield self._rescaled(batch, epoch, number), indices
-        self._latest = epoch, pool
+        self._latest = None if recipe.without_partners else (epoch, pool)
 
     def _partners(self, epoch: int, before: list[list[int]], recipe: Recipe) -> tuple[deque[Tile], list[list[int]]]:
         """The latest tiles, as far as they are in memory, and the batches that must be read for the others.
