@@ -11,7 +11,9 @@ processors are left. Targets: nothing is lost when quiet; a training step takes 
 beside one neighbour, and at most 4 times beside four. Measured on two cores of an AMD EPYC (AVX-512, 320 px, batch 8),
 training, two runs: sleeping threads cost 1.4 and 1.8 times when quiet. Beside one neighbour two spinning threads take
 2.7 and 3.8 times, two sleeping ones 1.7 and 2.6, and one thread 1.3 and 1.8. Beside four (second run) these are 10.9,
-5.9 and 4.6 times.
+5.9 and 4.6 times. On two cores of an Intel Xeon with AMX: quiet, sleeping threads cost 1.25 times; beside one neighbour
+two spinning threads take 2.9 times, two sleeping ones 2.3 and one thread 1.9; beside four one thread takes 4.5. One
+thread takes 1.5 times there where nothing else runs, so that a neighbour on the other core costs it a third.
 """
 
 from __future__ import annotations
