@@ -154,6 +154,8 @@ def with_file(
         return replace(candidate, path=str(weights))
     if candidate.family == AUTO:
         return replace(candidate, path=str(auto_export(model, str(origin), str(device)) or weights))
+    if reason := EXPORT_FORMATS[candidate.family].not_here:
+        raise UserError(f"format={candidate.family}: its files are {reason}")
     require(candidate.family)
     suffix = EXPORT_FORMATS[candidate.family].suffix
     existing = origin.with_name(f"{origin.stem}{suffix}")

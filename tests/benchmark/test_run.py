@@ -24,6 +24,7 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.export import kept_export
+from bitfalcon_plugin.export.formats import ExportFormat, Machines
 from bitfalcon_plugin.models.inference.threads import threads
 from tests.helpers import classed, outlined, posed, turned
 from tests.helpers.coloured import place  # noqa: F401  the fixture
@@ -214,6 +215,13 @@ def test_an_export_beside_the_weights_is_taken_where_it_is_theirs(weights, monke
     assert path() != str(beside)
     beside.write_bytes(b"no archive")
     assert path() != str(beside) and len(made) == 6
+
+
+def test_a_format_of_other_machines_says_which(weights, monkeypatch):
+    elsewhere = Machines("machines of tomorrow", lambda: False)
+    monkeypatch.setitem(candidates.EXPORT_FORMATS, "engine", ExportFormat(".engine", runs_on=elsewhere))
+    with pytest.raises(UserError, match="format=engine: its files are run on machines of tomorrow only"):
+        candidates.with_file(Candidate("x", "engine", "float32"), weights, weights, None, settings(), CPU)
 
 
 @pytest.mark.parametrize(
