@@ -131,7 +131,7 @@ def test_killed_in_each_size_it_goes_on_to_the_same_table(tmp_path_factory):
 
 
 def test_a_size_that_was_killed_after_its_last_epoch_is_measured_and_not_trained_again(place, monkeypatch):
-    assert main([*COMMAND, "epochs=8", "scale=n"]) == 0
+    assert main([*COMMAND, "epochs=12", "scale=n"]) == 0
     before, path = record("runs/detect/sizes"), Path("runs/detect/sizes/sizes.json")
     path.write_text(json.dumps({**before, "rows": []}))
     monkeypatch.setattr(sizes, "run_train", None)  # nothing may be trained

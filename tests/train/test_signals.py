@@ -23,7 +23,7 @@ from tests.helpers.coloured import place  # noqa: F401  the fixture
 from tests.helpers.small_runs import command, last, results, same, weights
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are of POSIX")
-EPOCHS = 12  # a row each in results.csv, and its header
+EPOCHS = 24  # a row each in results.csv, and its header
 LENGTH = [f"epochs={EPOCHS}", "workers=2", "val=False"]
 
 
