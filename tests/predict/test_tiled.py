@@ -265,12 +265,11 @@ def test_an_exported_model_of_one_size_predicts_tiles(tmp_path):
     """TorchScript of one image at 64 x 64 px, against the network it was made from."""
     yolo = YOLO(save(tiny_segment(), tmp_path / "best.pt"))
     path = yolo.export(format="torchscript", imgsz=64, device="cpu", verbose=False)
-    options = {"tile": 128, "overlap": 0.4, "imgsz": 64, "conf": 0.3, "device": "cpu"}
+    # Only the best 40 are compared. Many others have nearly equal scores, so rounding decides which of them is kept.
+    options = {"tile": 128, "overlap": 0.4, "imgsz": 64, "conf": 0.3, "max_det": 40, "device": "cpu"}
     (network,), (exported,) = (each.predict(scene(), rect=False, **options) for each in (yolo, YOLO(path)))
     assert len(exported) == len(network) > 0
-    distances = (exported.boxes.data[:, None] - network.boxes.data[None]).abs().amax(2)
-    for nearest in (distances.amin(0), distances.amin(1)):  # of nearly equal scores suppression may keep another box
-        assert (nearest < 1e-3).float().mean() > 0.95
+    torch.testing.assert_close(exported.boxes.data, network.boxes.data, rtol=0, atol=1e-3)
 
 
 def test_tiles_mean_nothing_to_a_classifier(tmp_path, capsys):
