@@ -94,11 +94,9 @@ def same_stems(samples: Sequence[Sample]) -> list[str]:
 
 def _clashes(images: Sequence[Path], folders: Sequence[str]) -> list[str]:
     """Return a problem for each image of a split that would have the place of another one in its folder."""
-    entries, problems = Counter(images), []
-    places = [(folder, image.stem.casefold()) for image, folder in zip(images, folders, strict=True)]
-    place_of = dict(zip(images, places))
-    counts = Counter(place_of.values())
-    for image, place in place_of.items():
+    places = {image: (folder, image.stem.casefold()) for image, folder in zip(images, folders, strict=True)}
+    entries, counts, problems = Counter(images), Counter(places.values()), []
+    for image, place in places.items():
         if entries[image] > 1:
             problems.append(f"{image}: listed {entries[image]} times in this split; keep one entry")
         elif counts[place] > 1:

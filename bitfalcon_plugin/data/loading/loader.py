@@ -96,10 +96,10 @@ class TrainLoader:
     def epoch(self, epoch: int, recipe: Recipe, start: int = 0) -> Iterator[tuple[Batch, list[int]]]:
         """Yield (batch on the device, indices of its samples) over one permutation of the samples.
 
-        Mosaic and mixup partners come from the latest tiles, those of the current batch and of the epoch before among
-        them. Where the epoch before was not made by this loader just now, its latest tiles are read again. `start` is
-        the number of the first batch; the batches are the same as in a whole epoch (the tiles of earlier batches that
-        partners come from are read again).
+        Mosaic and mixup partners come from the latest tiles: those of the current batch, of earlier batches and of the
+        previous epoch. The tiles of the previous epoch are kept in memory where this loader has just made that epoch;
+        otherwise they are read again. `start` is the number of the first batch. The batches are the same as in a whole
+        epoch, because the tiles of earlier batches are read again for partners.
 
         Each of `world` processes makes its share of every batch: of a batch of n images rank r takes the r-th of
         `world` runs of ceil(n / world) images. If n does not divide, the batch's first images are repeated behind its
@@ -134,9 +134,9 @@ class TrainLoader:
         self._latest = None if recipe.without_partners else (epoch, pool)
 
     def _partners(self, epoch: int, before: list[list[int]], recipe: Recipe) -> tuple[deque[Tile], list[list[int]]]:
-        """The latest tiles, as far as they are in memory, and the batches that must be read for the others.
+        """The tiles that partners are drawn from, as far as they are in memory, and the batches to read for the rest.
 
-        before: this rank's batches of the epoch that come before the first one that is made.
+        before: this rank's batches of the epoch that precede the first one to be made.
         """
         share_size = math.ceil(self.batch / self.world)
         most = min(POOL_BATCHES * share_size, POOL_IMAGES, POOL_BYTES // (3 * self.imgsz**2), len(self) * share_size)

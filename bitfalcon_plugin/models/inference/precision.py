@@ -120,7 +120,7 @@ def why_not_half(model: nn.Module) -> str:
 def _bfloat16_gain(rounds: int = 20) -> float:
     """Return the time of a usual convolution in float32 over that in bfloat16. Takes three hundredths of a second.
 
-    The shortest of each count, because other programs only make a convolution longer.
+    Of each type the shortest time counts, because other programs can only lengthen a convolution.
     """
     times: list[list[float]] = [[], []]
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
