@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -41,9 +42,11 @@ LAY_OUT: dict[str, Callable[[Path], None]] = {
 def quick_launch() -> Iterator[None]:
     """Have launch() start processes by a server that has imported torch already, which takes them 2 seconds each.
 
-    Their environment and streams are those that the server was started with.
+    Their environment and streams are those that the server was started with. It is started here: launch() holds
+    signals while it starts processes, and a server that begins so would start every later process with them held.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(["bitfalcon_plugin.train.run"])
+    forkserver.ensure_running()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("bitfalcon_plugin.train.launch.START_METHOD", "forkserver")
         yield
