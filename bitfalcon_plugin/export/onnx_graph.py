@@ -12,9 +12,9 @@ from torch.export import Dim
 from ..config.notes import print_note_once
 from .job import ExportJob, quiet
 from .options import OPSET, PROGRAM_OPSET
+from .runtimes.runtime import INPUT, OUTPUT
 from .runtimes.silence import silenced
 
-INPUT, OUTPUT = "images", "output"  # an output has a number behind its name
 # The axes of each output that a dynamic file leaves open, besides that of the images: number -> name.
 OPEN_AXES = {"candidates": {2: "anchors"}, "probabilities": {}, "prototypes": {2: "mask_height", 3: "mask_width"}}
 

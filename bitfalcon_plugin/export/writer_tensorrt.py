@@ -13,7 +13,8 @@ from ..config.notes import print_note
 from .input_limits import read_limits
 from .job import ExportJob, imported
 from .metadata import MAX_NAME
-from .onnx_graph import INPUT, record_onnx
+from .onnx_graph import record_onnx
+from .runtimes.runtime import INPUT
 from .runtimes.tensorrt import GPU_KEY, VERSION_KEY, last_error, logger, write_engine_file
 
 EXTRA = "tensorrt"

@@ -16,10 +16,10 @@ from ..config.errors import UserError
 from .job import ExportJob, imported, quiet
 from .onnx_graph import record_onnx
 from .pnnx_program import run_pnnx
-from .runtimes import coreml, litert
 from .runtimes import executorch as programs
+from .runtimes import litert
 from .runtimes.ncnn import METADATA_FILE
-from .runtimes.runtime import last_line
+from .runtimes.runtime import INPUT, OUTPUT, last_line
 from .runtimes.silence import silenced
 
 
@@ -103,8 +103,8 @@ def write_coreml(job: ExportJob, path: Path) -> None:
         _remove_aliases(module)
         model = coremltools.convert(  # a trace of what torch.export recorded has numbers for sizes
             torch.jit.trace(module, (job.images,), check_trace=False, strict=False),
-            inputs=[coremltools.TensorType(name=coreml.INPUT, shape=tuple(job.images.shape))],
-            outputs=[coremltools.TensorType(name=f"{coreml.OUTPUT}{n}") for n in range(len(job.network.outputs))],
+            inputs=[coremltools.TensorType(name=INPUT, shape=tuple(job.images.shape))],
+            outputs=[coremltools.TensorType(name=f"{OUTPUT}{n}") for n in range(len(job.network.outputs))],
             convert_to="mlprogram",
             compute_precision=precision,
             minimum_deployment_target=coremltools.target.iOS15,

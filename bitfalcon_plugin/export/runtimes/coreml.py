@@ -8,10 +8,8 @@ import torch
 from torch import Tensor
 
 from ..metadata import read_metadata
-from .runtime import Runtime, recorded_shape, unreadable
+from .runtime import INPUT, OUTPUT, Runtime, recorded_shape, unreadable
 from .silence import silenced
-
-INPUT, OUTPUT = "images", "output"  # an output has a number behind its name
 
 
 class CoremlRuntime(Runtime):

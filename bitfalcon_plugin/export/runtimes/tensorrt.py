@@ -21,12 +21,11 @@ from ...compat.allowed import cut_line
 from ...config.errors import UserError
 from ..input_limits import read_limits
 from ..metadata import MAX_NAME, read_metadata
-from .runtime import Runtime, recorded_shape, unreadable
+from .runtime import INPUT, OUTPUT, Runtime, recorded_shape, unreadable
 
 if TYPE_CHECKING:
     import tensorrt
 
-INPUT, OUTPUT = "images", "output"  # an output has a number behind its name
 LENGTH_BYTES = 4  # before the metadata
 MAX_METADATA = 1 << 24  # bytes
 VERSION_KEY, GPU_KEY = "tensorrt", "gpu"  # in the metadata: what an engine was built by and for
