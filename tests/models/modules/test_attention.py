@@ -208,3 +208,11 @@ def test_under_autocast_attention_is_computed_in_float32():
             found = block.attend(tokens)
         exact = block.attend(tokens.float())
     assert found.dtype == torch.float32 and torch.equal(found, exact)
+
+
+def test_under_autocast_a_cpu_computes_positions_in_float32():
+    torch.manual_seed(0)
+    block, values = Attention(64, 2).eval(), torch.randn(1, 64, 6, 5).bfloat16()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = block.position(values)
+    assert found.dtype == torch.float32 and torch.equal(found, block.pe(values.float()))
