@@ -12,6 +12,7 @@ import torch
 
 from ..config.devices import named_devices, select_device
 from ..config.errors import UserError
+from ..config.freed_memory import keep_freed_memory
 from ..config.notes import print_note
 from ..config.settings import Settings, load_settings
 from ..config.threads import note_spinning_threads
@@ -191,6 +192,8 @@ class WorkingModel:
         is_predict = settings.mode in ("predict", "track")
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
         note_spinning_threads(devices[0])
+        if settings.mode == "val" or "batch" in settings.given:  # the tensors of one image are small
+            keep_freed_memory(devices[0])
         if self._handed is not None and self._handed.has_hooks():
             return self._handed.live(devices[0])
         choices = devices, settings.half, settings.compile

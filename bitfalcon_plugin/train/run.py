@@ -13,6 +13,7 @@ import torch
 from ..config.callbacks import Events
 from ..config.devices import device_text, select_devices
 from ..config.errors import UserError, blaming
+from ..config.freed_memory import keep_freed_memory
 from ..config.keywords import check_task
 from ..config.notes import print_note
 from ..config.printable import say
@@ -67,6 +68,7 @@ def run_train(
         checkpoint.to_train(settings.model)
     devices = select_devices(settings.device)
     note_spinning_threads(devices[0])
+    keep_freed_memory(devices[0])
     if len(devices) > 1:
         if steps != Steps() or events and any(events.callbacks.values()):
             raise UserError(
