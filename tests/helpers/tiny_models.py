@@ -58,6 +58,10 @@ def conv(block: Conv, x: Tensor, active: bool = True) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def shapes_are_quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave batch norms out where there are no values: they change no shape and take most of the time of such a run."""
-    forward = nn.BatchNorm2d.forward
-    monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda norm, x: x if x.is_meta else forward(norm, x))
+    """Leave batch norms and SiLU out where there are no values: they change no shape and take most of the time."""
+    for module in (nn.BatchNorm2d, nn.SiLU):
+        monkeypatch.setattr(module, "forward", _passed_where_empty(module.forward))
+
+
+def _passed_where_empty(forward):
+    return lambda module, x: x if x.is_meta else forward(module, x)

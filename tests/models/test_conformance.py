@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
+from functools import lru_cache
 
 import pytest
 import torch
 from bitfalcon_plugin.compat.families import TABLES
 from bitfalcon_plugin.compat.remap import apply, invert
 
-from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.build import build, read_graph
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.summary import summary
 from tests.data.recorded.fill import fill, image, samples  # noqa: E402
@@ -28,14 +29,19 @@ def family_and_scale(name: str) -> tuple[str, str]:
 
 
 def foreign_state(vector: dict, half: bool) -> dict[str, torch.Tensor]:
+    """The tensors of a recorded file, of the caller's own; half: rounded to 16 bits."""
     state = {}
     for key, shape in vector["state_dict"].items():
-        tensor = torch.from_numpy(fill(key, tuple(shape)))
-        if key.endswith(DERIVED):
-            state[key] = tensor.long()
-        else:
-            state[key] = tensor.half().float() if half else tensor.float()
+        tensor = filled(key, tuple(shape), half)
+        state[key] = tensor.long() if key.endswith(DERIVED) else tensor.clone()
     return state
+
+
+@lru_cache(maxsize=2000)  # several tests ask for the same state; the largest takes 100 MB
+def filled(key: str, shape: tuple[int, ...], half: bool = False) -> torch.Tensor:
+    """The recorded values of a tensor, in float32: not to be changed. half: rounded to 16 bits."""
+    tensor = torch.from_numpy(fill(key, shape))
+    return tensor.half().float() if half else tensor.float()
 
 
 def model_with(name: str) -> tuple[Detector, dict]:
@@ -68,9 +74,13 @@ def of_scales(numbers: dict[str, tuple[int, ...]]) -> list[tuple[str, str, int]]
 
 
 def empty_model(graph: str, scale: str) -> Detector:
-    """A model of a shipped graph without memory for its tensors; of scale s by the other spelling of its name."""
+    """A model of a shipped graph without memory for its tensors; of scale s by the other spelling of its name.
+
+    compared: because it takes no memory, its weights are not counted before.
+    """
+    name = f"{graph.replace('yolov', 'yolo', 1) if scale == 's' else graph}.yaml"
     with torch.device("meta"):
-        return build(f"{graph.replace('yolov', 'yolo', 1) if scale == 's' else graph}.yaml", scale)
+        return Detector(read_graph(name, scale), compared=True)
 
 
 def check_output(prediction: torch.Tensor, recorded: dict) -> None:

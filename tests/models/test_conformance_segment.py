@@ -16,14 +16,14 @@ from bitfalcon_plugin.models.bitify import bitify
 from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
-from tests.data.recorded.fill import fill, image
+from tests.data.recorded.fill import image
 from tests.helpers.paths import RECORDED
 from tests.helpers.ternary import assert_equal, images, with_scales
 from tests.helpers.tiny_models import (
     lived,
     shapes_are_quick,  # noqa: F401  the fixture
 )
-from tests.models.test_conformance import check_samples, empty_model, of_scales
+from tests.models.test_conformance import check_samples, empty_model, filled, of_scales
 
 VECTORS = json.loads(gzip.decompress((RECORDED / "segment.json.gz").read_bytes()))
 MODELS = ("v1-n-seg", "turbo-n-seg", "turbo-l-seg", "yolo11-n-seg", "yolov8-n-seg")
@@ -36,7 +36,7 @@ PARAMETERS = {  # spec/segment-classify.md 1.1, scales n, s, m, l, x
 
 
 def recorded_state(vector: dict) -> dict[str, torch.Tensor]:
-    state = {key: torch.from_numpy(fill(key, tuple(shape))).float() for key, shape in vector["state_dict"].items()}
+    state = {key: filled(key, tuple(shape)).clone() for key, shape in vector["state_dict"].items()}
     return {key: value.long() if key.endswith("num_batches_tracked") else value for key, value in state.items()}
 
 

@@ -30,6 +30,7 @@ from bitfalcon_plugin.train.progress import (
 from bitfalcon_plugin.train.watch import Watch
 
 TIMEOUT, LOOK = 40.0, 1.0  # seconds without progress, seconds between two looks
+LONG = 20 * TIMEOUT  # seconds in which a process that is never to be ended would have been
 
 
 class Ended(Exception):
@@ -115,12 +116,12 @@ def test_a_process_that_computes_is_never_ended(watch, computing):
         computing[0] += 0.002  # the smallest part of a second in every second
         answer(watch, READING, waiting=True)
 
-    assert seconds_until_the_end(watch, 3 * 3600, compute) == (3 * 3600, "")
+    assert seconds_until_the_end(watch, LONG, compute) == (LONG, "")
 
 
 def test_a_process_that_waits_for_others_is_not_the_one_that_hangs(watch):
     watch.progress.waiting = True
-    assert seconds_until_the_end(watch, 3600, lambda: answer(watch, VALIDATION, waiting=False)) == (3600, "")
+    assert seconds_until_the_end(watch, LONG, lambda: answer(watch, VALIDATION, waiting=False)) == (LONG, "")
 
 
 def test_all_that_wait_for_each_other_are_named(watch):
