@@ -17,7 +17,7 @@ import yaml
 
 import bitfalcon_plugin.models.summary as module
 from bitfalcon_plugin.config.files import cfg_dir
-from bitfalcon_plugin.models.build import build, read_graph
+from bitfalcon_plugin.models.build import build
 from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.summary import summary
 from tests.helpers.tiny_models import shapes_are_quick  # noqa: F401  the fixture
@@ -54,9 +54,8 @@ def cases_to_run() -> list:
 
 @cache
 def shapes_only(path: Path, scale: str, nc: int = 3, variant: str | None = None) -> Detector:
-    """A model without memory for its tensors; compared: for that reason its weights are not counted before."""
     with torch.device("meta"):
-        return Detector(read_graph(path, scale, nc=nc, variant=variant), compared=True)
+        return build(path, scale, nc=nc, variant=variant)
 
 
 def test_there_is_something_to_test():
