@@ -16,7 +16,7 @@ import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
 LARGEST_KEPT = 1 << 30  # bytes of a block; a larger one is given back
-NEVER = -1  # give back the end of the heap
+NEVER = -1  # is the end of the heap given back
 # variables by which a user decides; GLIBC_TUNABLES has many others too
 DECIDING = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
