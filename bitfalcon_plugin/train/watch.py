@@ -66,6 +66,7 @@ class Watch:
         self.notes = Path(os.environ[NOTES]) if NOTES in os.environ else None
         if self.notes is not None:
             progress.file = open(stage_file(self.notes, rank), "wb", buffering=0)
+            self._pid_file(rank).write_text(str(os.getpid()))
         self._thread = threading.Thread(target=self._run, name=THREADS, daemon=True)
 
     def start(self) -> None:
@@ -235,11 +236,19 @@ class Watch:
 
     def _kill(self, rank: int) -> None:
         """Kill a process of the same launcher that does not answer: the launcher would wait half a minute for it."""
-        first, pid = self.rank - self.local_rank, self.peers[rank].report.get("pid", 0)
+        first, pid = self.rank - self.local_rank, self.peers[rank].report.get("pid") or self._noted_pid(rank)
         is_here = first <= rank < first + int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         if is_here and parent_of(pid) == os.getppid():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
+
+    def _pid_file(self, rank: int) -> Path:
+        return self.notes / f"{rank}.pid"
+
+    def _noted_pid(self, rank: int) -> int:
+        """The number of a process that has not reported yet; 0 where it is not known."""
+        known = self.notes is not None and self._pid_file(rank).is_file()
+        return int(self._pid_file(rank).read_text() or 0) if known else 0
 
     def _finish(self, text: str, kind: str = "hang", speaks: bool = False) -> None:
         """End this process at once, whatever its training is held up by, with code 1.

@@ -19,7 +19,12 @@ from bitfalcon_plugin.train.distributed import LostPeer
 from bitfalcon_plugin.train.launch import launch
 from bitfalcon_plugin.train.run import run_train
 from tests.helpers.coloured import lay_out
-from tests.helpers.endings import die_without_our_launcher, sleep_in_a_callback, stop_in_validation
+from tests.helpers.endings import (
+    die_without_our_launcher,
+    sleep_in_a_callback,
+    stop_before_a_report,
+    stop_in_validation,
+)
 from tests.helpers.paths import ROOT
 from tests.helpers.small_runs import COMMON, GRAPHS, quick_launch, same, weights
 
@@ -41,6 +46,7 @@ def no_world():
     "ending, words",
     [
         (stop_in_validation, r"1 of 2 \(counted from 0; stage: validation\) has not answered for [2-9] s"),
+        (stop_before_a_report, r"1 of 2 \(counted from 0; stage: validation\) has not answered for [2-9] s"),
         (sleep_in_a_callback, r"1 of 2 \(counted from 0; stage: a callback\) hangs: no progress for [2-9] s"),
     ],
 )
