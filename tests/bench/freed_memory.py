@@ -24,17 +24,18 @@ from collections.abc import Callable
 
 import torch
 
+from bitfalcon_plugin.config.freed_memory import keep_freed_memory
+from bitfalcon_plugin.models.build import build
+from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
+from tests.bench.train import Clock, Training
+from tests.bench.train_step import CPU, one_batch
+
 WAYS = ("given back", "kept")
 TIMES = 4  # of each kind of work in a process, behind two that are not counted
 
 
 def works(scale: str, imgsz: int, batch: int) -> dict[str, Callable[[], object]]:
-    """Name -> work."""
-    from bitfalcon_plugin.models.build import build
-    from bitfalcon_plugin.models.inference.prepare import prepare_for_inference
-    from tests.bench.train import Clock, Training
-    from tests.bench.train_step import CPU, one_batch
-
+    """The kinds of work by their names."""
     network = prepare_for_inference(build("yolov12.yaml", scale, nc=80).eval(), CPU)
     training = Training(imgsz, batch, CPU, False, 80, scale)
     training.precision = None
@@ -53,10 +54,8 @@ def works(scale: str, imgsz: int, batch: int) -> dict[str, Callable[[], object]]
 
 
 def measure(way: str, scale: str, imgsz: int, batch: int) -> dict[str, list[float]]:
-    """Name of the work -> seconds of each time, and the page faults of one; "peak" -> MiB."""
-    from bitfalcon_plugin.config.freed_memory import keep_freed_memory
-
-    if way == "kept" and not keep_freed_memory(torch.device("cpu")):
+    """For each work its seconds, then the page faults of one time; under "peak" the memory of the process in MiB."""
+    if way == "kept" and not keep_freed_memory(CPU):
         raise SystemExit("This C library is not glibc, or a variable decides about its malloc.")
     found = {}
     for name, work in works(scale, imgsz, batch).items():
