@@ -14,29 +14,29 @@ from functools import cache
 
 import torch
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of <malloc.h>
-LARGEST_KEPT = 1 << 30  # bytes of a block; a larger one is given back
-NEVER = -1  # is the end of the heap given back
-# variables by which a user decides; GLIBC_TUNABLES has many others too
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of <malloc.h>
+LARGEST_KEPT = 1 << 30  # bytes; glibc still gives larger blocks back
+NO_TRIMMING = -1  # a value of M_TRIM_THRESHOLD: glibc never gives the end of its heap back
+# Environment variables of glibc's malloc. GLIBC_TUNABLES can set the same values, and others that do not matter here.
 DECIDING = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "MALLOC_MMAP_MAX_")
 
 
 def keep_freed_memory(device: torch.device) -> bool:
-    """Let this process keep freed memory for its next tensors, where `device` is a CPU; returns whether it does.
+    """Make this process keep freed memory for its next tensors, where `device` is a CPU. Returns whether it keeps it.
 
-    Only glibc is told. Nothing changes where a variable of the environment decides about its malloc.
+    Nothing changes without glibc, and where the user has set one of malloc's environment variables.
     """
-    return device.type == "cpu" and _is_kept()
+    return device.type == "cpu" and _configure_malloc()
 
 
 @cache
-def _is_kept() -> bool:
+def _configure_malloc() -> bool:
     if any(name in os.environ for name in DECIDING) or "glibc.malloc" in os.environ.get("GLIBC_TUNABLES", ""):
         return False
     try:
         library = ctypes.CDLL(None)
-        library.gnu_get_libc_version  # noqa: B018  of glibc alone
+        library.gnu_get_libc_version  # noqa: B018  only glibc has this function
         mallopt = library.mallopt
     except (OSError, TypeError, AttributeError):  # another system or C library
         return False
-    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(mallopt(M_TRIM_THRESHOLD, NEVER))
+    return bool(mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)) and bool(mallopt(M_TRIM_THRESHOLD, NO_TRIMMING))

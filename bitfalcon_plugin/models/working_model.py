@@ -192,7 +192,7 @@ class WorkingModel:
         is_predict = settings.mode in ("predict", "track")
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
         note_spinning_threads(devices[0])
-        if settings.mode == "val" or "batch" in settings.given:  # the tensors of one image are small
+        if settings.mode == "val" or "batch" in settings.given:  # glibc keeps the smaller tensors of one image anyway
             keep_freed_memory(devices[0])
         if self._handed is not None and self._handed.has_hooks():
             return self._handed.live(devices[0])

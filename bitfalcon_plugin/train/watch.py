@@ -246,7 +246,7 @@ class Watch:
         return self.notes / f"{rank}.pid"
 
     def _noted_pid(self, rank: int) -> int:
-        """The number of a process that has not reported yet; 0 where it is not known."""
+        """The process id by the file that each rank writes when it starts; 0 where there is none."""
         known = self.notes is not None and self._pid_file(rank).is_file()
         return int(self._pid_file(rank).read_text() or 0) if known else 0
 

@@ -62,7 +62,7 @@ def stop_in_validation(folder: str) -> None:
 
 
 def stop_before_a_report(folder: str) -> None:
-    """The same, but process 1 has not told the others its number yet, as on a busy machine."""
+    """Process 1 is stopped in validation before its watch has reported its process id, as on a busy machine."""
     if os.environ["RANK"] == "1":
         Watch._report = lambda watch: None
     stop_in_validation(folder)

@@ -42,8 +42,8 @@ LAY_OUT: dict[str, Callable[[Path], None]] = {
 def quick_launch() -> Iterator[None]:
     """Have launch() start processes by a server that has imported torch already, which takes them 2 seconds each.
 
-    Their environment and streams are those that the server was started with. It is started here: launch() holds
-    signals while it starts processes, and a server that begins so would start every later process with them held.
+    Their environment and streams are those that the server was started with. The server is started here, because
+    launch() blocks signals: a server started by launch() would pass blocked signals on to every later process.
     """
     multiprocessing.get_context("forkserver").set_forkserver_preload(["bitfalcon_plugin.train.run"])
     forkserver.ensure_running()

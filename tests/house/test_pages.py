@@ -87,9 +87,9 @@ MEASURING = ("bit", "benchmark")  # verbs that get imgsz in any case
 RESUMED_EPOCHS = "epochs=4"  # the unfinished run of the folder has 3
 TRAINING = ("train", "task=train", "mode=train", "task=sizes", "sizes", "mode=qat", "tune")
 TRIALS = {"iterations=60": "iterations=3"}  # more than those that a search has already
-# Engines that the benchmark of a page leaves out: their first file, or compiling, takes as long as all the others.
-# tests/export/test_deployed_formats.py writes and runs the first two, which to the benchmark are as ncnn and mnn; the
-# network is compiled in float32, and computed in bfloat16 without compiling.
+# Engines that the benchmarks of pages leave out, because exporting or compiling takes most of the time. The formats are
+# written and run by tests/export/test_deployed_formats.py. The benchmarks still compile in float32, and they still
+# compute in bfloat16 without compiling.
 SLOW_ENGINES = ("executorch", "litert", "compile bf16")
 WITH_UNFINISHED_RUN = "bitfalcon_plugin/train/README.md"  # the page that resumes a run before a command has begun one
 

@@ -29,7 +29,7 @@ def family_and_scale(name: str) -> tuple[str, str]:
 
 
 def foreign_state(vector: dict, half: bool) -> dict[str, torch.Tensor]:
-    """The tensors of a recorded file, of the caller's own; half: rounded to 16 bits."""
+    """Copies of the tensors of a recorded file; half: rounded to 16 bits."""
     state = {}
     for key, shape in vector["state_dict"].items():
         tensor = filled(key, tuple(shape), half)
@@ -39,7 +39,7 @@ def foreign_state(vector: dict, half: bool) -> dict[str, torch.Tensor]:
 
 @lru_cache(maxsize=2000)  # several tests ask for the same state; the largest takes 100 MB
 def filled(key: str, shape: tuple[int, ...], half: bool = False) -> torch.Tensor:
-    """The recorded values of a tensor, in float32: not to be changed. half: rounded to 16 bits."""
+    """The recorded values of a tensor, in float32; half: rounded to 16 bits. Callers must not change the tensor."""
     tensor = torch.from_numpy(fill(key, shape))
     return tensor.half().float() if half else tensor.float()
 
@@ -74,9 +74,9 @@ def of_scales(numbers: dict[str, tuple[int, ...]]) -> list[tuple[str, str, int]]
 
 
 def empty_model(graph: str, scale: str) -> Detector:
-    """A model of a shipped graph without memory for its tensors; of scale s by the other spelling of its name.
+    """A model of a shipped graph whose tensors have no memory. Scale s uses the other spelling of the graph's name.
 
-    compared: because it takes no memory, its weights are not counted before.
+    compared=True skips the check of the model's size, which guards memory.
     """
     name = f"{graph.replace('yolov', 'yolo', 1) if scale == 's' else graph}.yaml"
     with torch.device("meta"):

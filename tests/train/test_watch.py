@@ -30,7 +30,7 @@ from bitfalcon_plugin.train.progress import (
 from bitfalcon_plugin.train.watch import Watch
 
 TIMEOUT, LOOK = 40.0, 1.0  # seconds without progress, seconds between two looks
-LONG = 20 * TIMEOUT  # seconds in which a process that is never to be ended would have been
+LONG = 20 * TIMEOUT  # seconds of simulated time in which a wrong watch would end the process
 
 
 class Ended(Exception):

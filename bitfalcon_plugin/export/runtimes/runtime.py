@@ -15,7 +15,7 @@ from ...tasks import TASKS
 from ..input_limits import InputLimits
 from ..metadata import Metadata, check_input
 
-INPUT, OUTPUT = "images", "output"  # names in files that have names; an output has a number behind its name
+INPUT, OUTPUT = "images", "output"  # names of tensors in a file; outputs are numbered: output0, output1
 Outputs = Tensor | Mapping[str, Tensor]  # see Runtime.__call__
 DETECTION = 6  # first numbers of a detection where suppression is inside: a box, score, class
 NETWORK_ONLY = frozenset(
