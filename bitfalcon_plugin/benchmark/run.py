@@ -222,7 +222,7 @@ def _evaluate(runtimes: Runtimes, records: Records, conditions: Conditions) -> N
             if REFERENCE in runtimes:
                 precision = TOLERANCES.get(records[name].precision, "half")
                 images = conditions.images[0].to(conditions.device)
-                tolerance, _ = tolerance_for(precision, runtimes[REFERENCE].model, images)
+                tolerance, _ = tolerance_for(precision, runtimes[REFERENCE].model, [images])
                 kinds = further_values(runtimes[REFERENCE].model, reference)
                 agreement = compare_decoded(reference, predictions, tolerance, conditions.shape, kinds)
                 update(records, name, pixels=agreement.pixels, score=agreement.score, further=dict(agreement.further))

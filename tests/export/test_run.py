@@ -21,6 +21,7 @@ from bitfalcon_plugin.export.compare import MismatchError, compare
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS
 from bitfalcon_plugin.export.open import open_exported
 from bitfalcon_plugin.export.run import run_export
+from bitfalcon_plugin.models.detector import Detector
 from bitfalcon_plugin.models.modules.bit_layers import BitConv2d
 from bitfalcon_plugin.models.modules.conv import Conv
 from tests.helpers.exports import EVERY, made, tiny
@@ -105,7 +106,7 @@ def test_pictures_of_source_are_compared_and_folders_are_replaced_whole(folder, 
     assert (target / "holiday.jpg").exists()
 
 
-def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, capsys, monkeypatch):
+def network_with_8_bit_activations() -> Detector:
     torch.manual_seed(0)
     model = lived(small_model(CONV, *[(-1, 1, "Conv", [32, 3, 1 + (index == 0)]) for index in range(6)]))
     for block in list(model.modules()):
@@ -116,6 +117,11 @@ def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, ca
     with torch.no_grad():
         model.train()(torch.rand(4, 3, 64, 64))
     model.eval()
+    return model
+
+
+def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, capsys, monkeypatch):
+    model = network_with_8_bit_activations()
     with monkeypatch.context() as patch:
         patch.setattr("bitfalcon_plugin.export.compare.NUDGE", 1e-2)  # so few layers hardly move by less
         for format_ in ("pt2", "torchscript"):
@@ -127,3 +133,19 @@ def test_networks_with_8_bit_activations_are_held_to_their_own_unrest(folder, ca
         right = model.decode(model(images))
         with pytest.raises(MismatchError):
             compare(model, lambda _: torch.cat((right[:, :4] + 50, right[:, 4:]), 1), [images], "float32")
+
+
+def test_more_changes_are_tried_before_such_a_network_is_refused(monkeypatch):
+    model = network_with_8_bit_activations().requires_grad_(False).fuse()
+    images = torch.rand(2, 3, 64, 64)
+    monkeypatch.setattr("bitfalcon_plugin.export.compare.NUDGE", 1e-2)
+    monkeypatch.setattr("bitfalcon_plugin.export.compare.FEW_NUDGES", 0)  # they see nothing
+    noise = 1e-2 * torch.randn(images.shape)
+
+    def rounds_another_way(images: torch.Tensor) -> torch.Tensor:
+        return model.decode(model(images + noise))
+
+    assert "moves the network's own results" in compare(model, rounds_another_way, [images], "float32").note
+    monkeypatch.setattr("bitfalcon_plugin.export.compare.MANY_NUDGES", 0)
+    with pytest.raises(MismatchError):
+        compare(model, rounds_another_way, [images], "float32")

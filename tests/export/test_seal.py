@@ -98,7 +98,7 @@ HOSTILE = {  # a file of the corpus, and what is said of it
 
 @pytest.mark.parametrize("case", HOSTILE)
 def test_what_crashes_hangs_or_fills_the_memory_is_refused(tmp_path, monkeypatch, cache, case):
-    monkeypatch.setattr(seal, "SECONDS", 2.0)
+    monkeypatch.setattr(seal, "SECONDS", 2.0 if case == "endless" else 60.0)  # a busy machine opens the others in time
     suffix, make = FILES[case]
     path = make(tmp_path / f"x{suffix}")
     with pytest.raises(UserError, match=HOSTILE[case]) as caught:
