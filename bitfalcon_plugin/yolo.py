@@ -14,7 +14,7 @@ import torch
 from .config.callbacks import EventMethods, Events
 from .config.errors import MissingFileError, UserError
 from .config.keywords import check_task, parse_keywords
-from .config.notes import print_note, print_note_once
+from .config.notes import print_note_once
 from .config.printable import say
 from .config.settings import Settings
 from .config.weight_files import model_file
@@ -359,7 +359,7 @@ class YOLO(NetworkMethods, EventMethods):
             )
         exported = self._exported.default_settings(given.mode) if self._exported else {}
         settings = given.with_defaults({**exported, **self.overrides})
-        print_note(*settings.notes)
+        print_note_once(*settings.notes)
         return settings
 
     def _network_for(self, settings: Settings) -> Detector:

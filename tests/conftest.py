@@ -67,6 +67,13 @@ def the_same_on_every_machine() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
+def notes_are_printed_again() -> None:
+    """A note that a process prints once is printed in each test."""
+    if notes := sys.modules.get("bitfalcon_plugin.config.notes"):
+        notes._PRINTED.clear()
+
+
+@pytest.fixture(autouse=True)
 def no_second_name_is_left() -> Iterator[None]:
     """A test that runs a script in this process takes the name `ultralytics` away again (helpers/running.as_it_was)."""
     yield

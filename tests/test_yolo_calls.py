@@ -10,18 +10,12 @@ import torch
 
 import bitfalcon_plugin
 from bitfalcon_plugin import YOLO
-from bitfalcon_plugin.config import notes
 from bitfalcon_plugin.config.errors import UserError
 from tests.helpers.bright import bright, canvas
 from tests.helpers.coloured import place  # noqa: F401  the fixture
 from tests.helpers.small_yolo import save_weights
 
 IMAGE = canvas(48, 64, (1, 8, 8, 24, 24))
-
-
-@pytest.fixture(autouse=True)
-def no_note_was_printed(monkeypatch):
-    monkeypatch.setattr(notes, "_PRINTED", set())
 
 
 @pytest.mark.parametrize("word", ["v8", "v5loader", "predict", "", 8])
@@ -190,3 +184,11 @@ def test_arrays_of_a_loop_until_the_end_of_the_video(place):  # noqa: F811
             break
         counts.append(len(results[0].boxes))
     assert counts == [1, 1] and torch.is_tensor(yolo(IMAGE, verbose=False)[0].boxes.data)
+
+
+def test_notes_of_a_loop_are_printed_once(place, capsys):  # noqa: F811
+    model = YOLO("small.yaml")
+    for _ in range(3):
+        model.predict(IMAGE, imgsz=70, classes=[9], verbose=False)
+    printed = capsys.readouterr().err
+    assert printed.count("imgsz=70") == printed.count("classes=[9]") == 1

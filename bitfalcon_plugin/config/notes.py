@@ -16,8 +16,9 @@ def print_note(*texts: str) -> None:
 _PRINTED: set[str] = set()
 
 
-def print_note_once(text: str, key: str = "") -> None:
-    """Print a line on stderr, unless this process has printed it, or another one with the same `key`, before."""
-    if (key or text) not in _PRINTED:
-        _PRINTED.add(key or text)
-        print_note(text)
+def print_note_once(*texts: str, key: str = "") -> None:
+    """Print a line on stderr for each text, unless this process has printed it, or another one of `key`, before."""
+    for text in texts:
+        if (key or text) not in _PRINTED:
+            _PRINTED.add(key or text)
+            print_note(text)

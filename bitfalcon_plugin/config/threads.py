@@ -132,5 +132,5 @@ def note_spinning_threads(device: torch.device) -> None:
         print_note_once(
             "other programs are busy, and torch was imported before bitfalcon_plugin, so its threads spin while they "
             f"wait: that is several times slower. Set {ADVICE} before Python starts, or import bitfalcon_plugin first.",
-            "spinning threads",
+            key="spinning threads",
         )

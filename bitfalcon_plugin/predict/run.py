@@ -78,7 +78,7 @@ def run_predict(
         notes.append(text)
     if settings.half and not model.exported and (reason := why_not_half(model)):
         notes.append(f"half=True: {reason}.")
-    print_note(*notes)
+    print_note_once(*notes)
     confidence = 0.25 if settings.conf is None else settings.conf
     suppression = {"iou": settings.iou, "max_det": settings.max_det, "agnostic": settings.agnostic_nms}
     options = Options(

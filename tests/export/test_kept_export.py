@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 
 from bitfalcon_plugin import YOLO
-from bitfalcon_plugin.config import notes
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import cache_dir
 from bitfalcon_plugin.export import kept_export, seal
@@ -28,10 +27,9 @@ both = pytest.mark.parametrize(
 
 @pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
-    """A folder with best.pt, two oblong images and their labels; the cache lies in it, no note was printed yet."""
+    """A folder with best.pt, two oblong images and their labels; the cache lies in it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BITFALCON_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(notes, "_PRINTED", set())
     save(tiny_segment(), tmp_path / "best.pt", settings={"imgsz": 64})
     random = np.random.RandomState(0)
     (tmp_path / "images").mkdir()
