@@ -51,12 +51,14 @@ class PlotOptions:
 
     @classmethod
     def of(cls, **values: object) -> PlotOptions:
-        """Check names and values. Raises TypeError for an unknown name, UserError for another color_mode."""
+        """Check names and values. Raises TypeError for an unknown name, UserError for a wrong value."""
         if unknown := set(values) - {field.name for field in fields(cls)} - NO_EFFECT:
             raise TypeError(f"plot() got unknown arguments: {', '.join(sorted(unknown))}")
         options = cls(**{name: value for name, value in values.items() if name not in NO_EFFECT})
         if options.color_mode not in ("class", "instance", None):
             raise UserError(f"color_mode={options.color_mode!r}: expected 'class' or 'instance'.")
+        if options.kpt_radius is not None and not options.kpt_radius >= 0:
+            raise UserError(f"kpt_radius={options.kpt_radius!r}: expected pixels, 0 or more, or None.")
         return options
 
 

@@ -58,6 +58,11 @@ def test_sigmas_without_kpt_oks_sigmas(shape, sigmas):
         ({"kpt_oks_sigmas": [0.1, 0, 0.1]}, "kpt_oks_sigmas"),
         ({"kpt_oks_sigmas": [0.1, float("nan"), 0.1]}, "kpt_oks_sigmas"),
         ({"kpt_oks_sigmas": 0.1}, "kpt_oks_sigmas"),
+        ({"kpt_oks_sigmas": [0.1, 1e-25, 0.1]}, r"kpt_oks_sigmas: .* above 0 \(1e-06 to 1e\+06\)"),
+        ({"kpt_oks_sigmas": [0.1, 10**400, 0.1]}, "kpt_oks_sigmas"),
+        ({"kpt_names": [["a", "b"], ["a", "b"], ["a", "b"]]}, r"kpt_names: \['a', 'b'\] is no name; .* `1: "),
+        ({"kpt_names": ["a", False, "b"]}, r"kpt_names: False is no name; expected text \(put yes, no"),
+        ({"kpt_names": ["a", None, "b"]}, "kpt_names: None is no name"),
         (
             {"skeleton": [[0, 1], [1, 3]]},
             r"skeleton: \[\[1, 3\]\]; .* index 0 to 2 or by name; COCO's files count from 1",
