@@ -85,7 +85,7 @@ def v8_transforms(dataset: Any, imgsz: int, hyp: Any, stretch: bool = False) -> 
 
 
 def _flip_idx(dataset: Any, hyp: Any) -> list[int]:
-    """The dataset's flip_idx. Without one, keypoints are not mirrored: fliplr and flipud become 0. Raises ValueError."""
+    """The dataset's flip_idx. Without one, keypoints are not mirrored: both flips become 0. Raises ValueError."""
     data = getattr(dataset, "data", None) or {}
     indices, shape = list(data.get("flip_idx") or []), data.get("kpt_shape")
     if not getattr(dataset, "use_keypoints", False):
@@ -93,7 +93,7 @@ def _flip_idx(dataset: Any, hyp: Any) -> list[int]:
     if not indices and (hyp.fliplr or hyp.flipud):
         hyp.fliplr = hyp.flipud = 0.0
         LOGGER.warning(
-            "The dataset has no 'flip_idx' (which keypoint each becomes in a mirror): fliplr=0.0 and flipud=0.0 are used."
+            "The dataset has no 'flip_idx' (which keypoint each becomes in a mirror): fliplr=0.0 flipud=0.0 are used."
         )
     if indices and shape and len(indices) != shape[0]:
         raise ValueError(f"flip_idx={indices} has {len(indices)} entries; expected kpt_shape[0] = {shape[0]}")
