@@ -73,9 +73,9 @@ class KeypointLayout:
             "flip_idx": self.flip and list(self.flip),
             "kpt_names": {index: list(names) for index, names in self.names.items()},
             "kpt_oks_sigmas": self.given and list(self.given),
-            "skeleton": self.skeleton and [list(limb) for limb in self.skeleton],
+            "skeleton": None if self.skeleton is None else [list(limb) for limb in self.skeleton],
         }
-        return {key: value for key, value in values.items() if value}
+        return {key: value for key, value in values.items() if value or key == "skeleton" and value is not None}
 
 
 def read_layout(raw: Mapping[str, object], nc: int, problems: list[str]) -> KeypointLayout | None:

@@ -36,6 +36,12 @@ def test_every_key_is_read_and_given_back():
     assert read_layout({"kpt_shape": [2, 2], "kpt_names": ["head", "tail"]}, 2, problems).name(1, 1) == "tail"
 
 
+def test_a_skeleton_without_limbs_is_kept_for_seventeen_points():
+    layout = read_layout({"kpt_shape": [17, 3], "skeleton": []}, 1, [])
+    assert layout.limbs == () and read_layout(layout.as_keys(), 1, []).limbs == ()
+    assert len(read_layout({"kpt_shape": [17, 3]}, 1, []).limbs) == 19
+
+
 @pytest.mark.parametrize(
     "shape, sigmas", [((17, 3), COCO_SIGMAS), ((17, 2), (1 / 17,) * 17), ((2, 3), (0.5, 0.5)), ((5, 3), (0.2,) * 5)]
 )
