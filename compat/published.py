@@ -18,11 +18,18 @@ PAGES: dict[str, str] = {
     ),
 }
 LICENSE = "AGPL-3.0"  # of both
+# Names that look like theirs, and that nobody has published (spec/pose-obb.md and spec/segment-classify.md 1.1).
+UNPUBLISHED = r"(yolov?12[nslmx]?(?:-turbo)?[nslmx]?)-(pose|obb)|(yolo12[nslmx]?)-(seg|cls)"
 
 
 def where_to_get(path: str | Path) -> str:
     """Return how to get the weights that are called like `path`, or "" where nobody publishes such a name."""
     path = Path(path)
+    if path.suffix == ".pt" and (name := re.fullmatch(UNPUBLISHED, path.stem, re.IGNORECASE)):
+        detector, task = filter(None, name.groups())
+        start, whose = ("", "") if task == "cls" else (f" pretrained={detector}.pt", ", from those of a detector")
+        command = f"bitfalcon train model={path.stem}.yaml{start} data=data.yaml"
+        return f"Nobody publishes weights called {path.name}; train your own{whose}: {command}"
     page = next((page for name, page in PAGES.items() if re.fullmatch(name, path.stem, re.IGNORECASE)), None)
     if page is None or path.suffix != ".pt":
         return ""

@@ -71,7 +71,7 @@ def run_bit(settings: Settings) -> object:
 def run_scan(settings: Settings) -> Ranking:
     """Rank the units of a model; resume=<folder> goes on with an interrupted scan."""
     subject = _subject(settings)
-    return _scanned(subject, _folder(settings))
+    return _scanned(subject, _folder(subject.settings))
 
 
 def _scanned(subject: Subject, folder: Path) -> Ranking:
@@ -88,8 +88,8 @@ def run_replace(settings: Settings) -> list[Step]:
     The last model that loses at most max_drop= points of mAP is written as replaced.pt, with norms measured anew, not
     fine-tuned. With resume= the steps that an interrupted walk has written are not measured again.
     """
-    subject, folder = _subject(settings), _folder(settings)
-    settings = subject.settings
+    subject = _subject(settings)
+    settings, folder = subject.settings, _folder(subject.settings)
     before = resumed_ranking(folder, settings)
     ranking = _scanned(subject, folder)  # units in scan.json are not measured again
     done = _measured_steps(folder) if before is not None and before.losses == ranking.losses else {}
@@ -145,8 +145,8 @@ def run_report(settings: Settings) -> list[Step]:
         raise UserError(
             "bit mode=report compares checkpoints: give model=float.pt,head.pt,all.pt , the float one first."
         )
-    subject, folder = _subject(settings.replace(model=paths[0])), _folder(settings)
-    settings = subject.settings
+    subject = _subject(settings.replace(model=paths[0]))
+    settings, folder = subject.settings, _folder(subject.settings)
     base = accuracy(subject.model, subject.val, settings).main
     steps, runs = [_first(subject, base)], {}
     image = torch.zeros(1, subject.model.graph.channels, settings.imgsz, settings.imgsz)
@@ -253,7 +253,7 @@ def _subject(settings: Settings) -> Subject:
             f"'{settings.model}' has {len(layers)} ternary layers already; "
             f"mode={settings.step} starts from a float model."
         )
-    settings = counted_batch(legal_side(settings, model.multiple))
+    settings = counted_batch(legal_side(settings.replace(task=model.task), model.multiple))
     train, val = (scan_split(data, split, settings, form).samples for split in ("train", settings.split))
     return Subject(model, checkpoint, settings, train, val)
 

@@ -46,7 +46,8 @@ class RowReaders:
 
         optional = self.chosen(settings) is not self.usual
         if not self.part and settings.copy_paste and not truth:
-            return Wish("outlines", True, difficult=settings.difficult)  # objects are pasted along their outlines
+            # objects are pasted along their outlines, where they have some
+            return Wish("outlines", True, difficult=settings.difficult, spare=True)
         return Wish(self.part, optional, truth=truth, difficult=settings.difficult)
 
 
@@ -123,13 +124,16 @@ def _load_yaml(data: str | Path, settings: Settings) -> DataSpec:
 
 def _load_keypoint_yaml(data: str | Path, settings: Settings) -> DataSpec:
     from .formats.coco_labels import Wish
+    from .formats.dataset_yaml import refuse_wrong_files
     from .formats.keypoint_notes import layout_notes, no_keypoints
     from .label_sources import refuse
 
     spec = _load_yaml(data, settings)
     refuse(spec, Wish("keypoints"))
     if spec.keypoints is None:
-        raise UserError(no_keypoints(spec.path))
+        if spec.format == "coco":  # its files say the keypoints, as far as they can be read
+            refuse_wrong_files(spec)
+        raise UserError(no_keypoints(spec.path, spec.format))
     mirrors_off = {"fliplr": 0.0, "flipud": 0.0} if spec.keypoints.flip is None else {}
     notes = (*spec.notes, *layout_notes(spec.keypoints))
     return replace(spec, notes=notes, settings={**spec.settings, **mirrors_off}, imposed=tuple(mirrors_off))

@@ -5,7 +5,6 @@ The keys are those of a dataset YAML. Written from spec/pose-obb.md 1.3 and 1.5;
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -20,6 +19,7 @@ COCO_LIMBS = (
     *((7, 9), (8, 10), (1, 2), (0, 1), (0, 2), (1, 3), (2, 4), (3, 5), (4, 6)),
 )
 COCO_SHAPE = (17, 3)
+SIGMAS = (1e-6, 1e6)  # least and largest spread: the square of another one is 0 or infinite in float32
 MAX_KEYPOINTS = 10_000  # of an object; whole bodies have 133
 KEYS = ("flip_idx", "kpt_names", "kpt_oks_sigmas", "skeleton")  # they describe the points of kpt_shape
 
@@ -73,9 +73,9 @@ class KeypointLayout:
             "flip_idx": self.flip and list(self.flip),
             "kpt_names": {index: list(names) for index, names in self.names.items()},
             "kpt_oks_sigmas": self.given and list(self.given),
-            "skeleton": self.skeleton and [list(limb) for limb in self.skeleton],
+            "skeleton": None if self.skeleton is None else [list(limb) for limb in self.skeleton],
         }
-        return {key: value for key, value in values.items() if value}
+        return {key: value for key, value in values.items() if value or key == "skeleton" and value is not None}
 
 
 def read_layout(raw: Mapping[str, object], nc: int, problems: list[str]) -> KeypointLayout | None:
@@ -137,6 +137,12 @@ def _names(value: object, count: int, nc: int, problems: list[str]) -> dict[int,
                 f"kpt_names: {_short({index: row})}; expected for each class, 0 to {nc - 1}, a list of {count} names"
             )
             return None
+        if wrong := [name for name in row if isinstance(name, bool) or not isinstance(name, (str, int, float))]:
+            problems.append(
+                f"kpt_names: {_short(wrong[0])} is no name; expected text (put yes, no, on, off in quotes), and for "
+                "several classes `0: [...]`, `1: [...]`"
+            )
+            return None
         names[index] = tuple(map(str, row))
     return names
 
@@ -144,9 +150,13 @@ def _names(value: object, count: int, nc: int, problems: list[str]) -> dict[int,
 def _sigmas(value: object, count: int, problems: list[str]) -> tuple[float, ...] | None:
     if value is None:
         return None
-    if isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_positive, value)):
+    if isinstance(value, (list, tuple)) and len(value) == count and all(map(_is_sigma, value)):
         return tuple(map(float, value))
-    problems.append(f"kpt_oks_sigmas: {_short(value)}; expected {count} numbers above 0, the spread of each keypoint")
+    low, high = SIGMAS
+    problems.append(
+        f"kpt_oks_sigmas: {_short(value)}; expected {count} numbers above 0 ({low:g} to {high:g}), the spread of each "
+        "keypoint"
+    )
     return None
 
 
@@ -176,8 +186,8 @@ def _holds(count: int):
     return lambda pair: isinstance(pair, (list, tuple)) and count in pair
 
 
-def _is_positive(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value > 0
+def _is_sigma(value: object) -> bool:
+    return type(value) in (int, float) and SIGMAS[0] <= value <= SIGMAS[1]
 
 
 def _short(value: object) -> str:

@@ -17,6 +17,7 @@ class Fit:
     resized: tuple[int, int]  # (h, w) after the resize
     canvas: tuple[int, int]  # (H, W)
     pad: tuple[int, int]  # (top, left); negative where the canvas cuts the image off
+    beyond: tuple[int, int, int, int] = (0, 0, 0, 0)  # (left, top, right, bottom) of what the image was cut out of
 
     @property
     def window(self) -> tuple[int, int, int, int]:
@@ -54,8 +55,12 @@ class Fit:
         return self.to_canvas(points.repeat(1, 2))[:, :2]
 
     def points_to_original(self, points: Tensor) -> Tensor:
-        """(..., 2) x, y pixels of the canvas -> pixels of the original image, clipped to it."""
-        return self.to_original(points.reshape(-1, 2).repeat(1, 2))[:, :2].view(points.shape)
+        """(..., 2) x, y pixels of the canvas -> pixels of the original image, clipped to it and what is `beyond`."""
+        moved, gain, shift = self._map(points.reshape(-1, 2).repeat(1, 2))
+        moved = ((moved - shift) / gain)[:, :2]
+        (height, width), (left, top, right, bottom) = self.original, self.beyond
+        low, high = moved.new_tensor([-left, -top]), moved.new_tensor([width + right, height + bottom])
+        return torch.minimum(torch.maximum(moved, low), high).view(points.shape)
 
     def _map(self, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes in float32 or wider, and the factors and shifts (4,) from the original to the canvas."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -122,6 +122,7 @@ def network_input(
         if (height, width) != fit.canvas:
             image.fill_(GREY)
         image[top : top + height, left : left + width] = tile
+    fits = [replace(fit, beyond=picture.beyond) for fit, picture in zip(fits, pictures)]
     images = canvas.to(weight.device).permute(0, 3, 1, 2)
     return torch.div(images, 255).to(weight.dtype), fits  # a new tensor, in one pass
 

@@ -51,12 +51,14 @@ class PlotOptions:
 
     @classmethod
     def of(cls, **values: object) -> PlotOptions:
-        """Check names and values. Raises TypeError for an unknown name, UserError for another color_mode."""
+        """Check names and values. Raises TypeError for an unknown name, UserError for a wrong value."""
         if unknown := set(values) - {field.name for field in fields(cls)} - NO_EFFECT:
             raise TypeError(f"plot() got unknown arguments: {', '.join(sorted(unknown))}")
         options = cls(**{name: value for name, value in values.items() if name not in NO_EFFECT})
         if options.color_mode not in ("class", "instance", None):
             raise UserError(f"color_mode={options.color_mode!r}: expected 'class' or 'instance'.")
+        if options.kpt_radius is not None and not options.kpt_radius >= 0:
+            raise UserError(f"kpt_radius={options.kpt_radius!r}: expected pixels, 0 or more, or None.")
         return options
 
 
@@ -76,7 +78,7 @@ class TextStyle:
 def draw_result(
     result: ImageParts, source: np.ndarray | Image.Image, style: TextStyle, plot: PlotOptions
 ) -> Image.Image:
-    """Return an RGB picture of the source with every part of a result: masks, keypoints, boxes, then probabilities.
+    """Return an RGB picture of the source with every part of a result: masks, boxes, keypoints, then probabilities.
 
     source: the image, BGR array or Pillow.
     """
@@ -89,15 +91,15 @@ def draw_result(
         picture = draw_regions(picture, regions, colours)
     text_colour = None if plot.txt_color is None else tuple(plot.txt_color[2::-1])
     font = {"font_size": style.font_size, "font": style.font}
-    if result.keypoints:
-        colour = None if plot.kpt_color is None else tuple(plot.kpt_color[2::-1])
-        dots = {"radius": plot.kpt_radius, "lines": plot.kpt_line, "colour": colour, "line_width": style.line_width}
-        dots["least"] = plot.kpt_conf
-        picture = draw_keypoints(picture, result.keypoints.data.tolist(), result.keypoints.limbs, **dots)
     if rows and plot.boxes:
         looks = {"labels": plot.labels, "conf": bool(style.conf), "instance": instance, "text_colour": text_colour}
         boxes = BoxStyle(line_width=style.line_width, **looks, **font)
         picture = draw_boxes(picture, rows, result.names, boxes, corners)
+    if result.keypoints:  # over the boxes, whose labels would hide some
+        colour = None if plot.kpt_color is None else tuple(plot.kpt_color[2::-1])
+        dots = {"radius": plot.kpt_radius, "lines": plot.kpt_line, "colour": colour, "line_width": style.line_width}
+        dots["least"] = plot.kpt_conf
+        picture = draw_keypoints(picture, result.keypoints.data.tolist(), result.keypoints.limbs, **dots)
     if result.probs is not None and plot.probs:
         best = zip(result.probs.top5, result.probs.top5conf.tolist())
         lines = [f"{result.class_name(cls)} {conf:.2f}" for cls, conf in best]

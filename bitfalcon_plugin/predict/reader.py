@@ -45,7 +45,7 @@ class Picture:
     image, resized, (h', w', 3) RGB uint8; if the source is a tensor, its (3, H, W) floats; None of an image that is cut
     into tiles. number: of the source, from 1. milliseconds: time that the thread took. frame, frames: number of a
     video's frame, from 1, and their count, 0 if it is not known. rate: frames a second. together: number of images in
-    the source's tensor.
+    the source's tensor. beyond: pixels left, above, right and below of a tile, in the image that it was cut out of.
     """
 
     pixels: np.ndarray | LargeImage
@@ -57,6 +57,7 @@ class Picture:
     frames: int = 0
     rate: float = 0.0
     together: int = 0
+    beyond: tuple[int, int, int, int] = (0, 0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,8 @@ def _tiles(
             part = pixels[y1:y2, x1:x2] if read is None else read(window)
             part = part if part.flags.writeable else part.copy()  # a mapped file; torch warns of such arrays
             tile = task.tile(part, fits_of([part.shape[:2]], options, model, task)[0])
-            yield Picture(part, tile, "", number + 1, (time.thread_time() - start) * 1e3)
+            beyond = (x1, y1, pixels.shape[1] - x2, pixels.shape[0] - y2)
+            yield Picture(part, tile, "", number + 1, (time.thread_time() - start) * 1e3, beyond=beyond)
 
 
 def _light(detections: Instances) -> Instances:

@@ -160,7 +160,11 @@ class ScriptModel(Detector):
             return Instances(hulls_of(corners_of(xywhr)), classes, image=image, xywhr=xywhr)
         boxes = xyxy_from_xywh(boxes.view(-1, 4)) * scale
         points = batch.get("keypoints")
-        if points is not None:
+        if self.keypoints is not None and len(classes):
+            expected = (len(classes), self.keypoints.count, 3)
+            if points is None or tuple(points.shape) != expected:
+                found = "no keypoints" if points is None else f"keypoints {tuple(points.shape)}"
+                raise UserError(f"The batch has {found}; expected {expected}: x and y in shares, and the visibility.")
             points = points.cpu().float() * torch.tensor([width, height, 1])
         return Instances(boxes, classes, image=image, masks=self._masks_of(batch, image), keypoints=points)
 

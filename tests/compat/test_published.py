@@ -27,6 +27,21 @@ def test_a_published_name_is_recognised(name, page):
     assert f"{page}/releases" in where_to_get(f"weights/{name}") and "AGPL-3.0" in where_to_get(name)
 
 
+@pytest.mark.parametrize(
+    "name, command",
+    [
+        ("yolo12n-pose", "model=yolo12n-pose.yaml pretrained=yolo12n.pt data="),
+        ("yolov12s-turbo-obb", "model=yolov12s-turbo-obb.yaml pretrained=yolov12s-turbo.pt data="),
+        ("yolov12l-pose", "model=yolov12l-pose.yaml pretrained=yolov12l.pt data="),
+        ("yolo12m-seg", "model=yolo12m-seg.yaml pretrained=yolo12m.pt data="),
+        ("yolo12x-cls", "model=yolo12x-cls.yaml data="),
+    ],
+)
+def test_weights_that_nobody_publishes_are_trained(name, command):
+    text = where_to_get(f"{name}.pt")
+    assert text.startswith(f"Nobody publishes weights called {name}.pt") and command in text and "http" not in text
+
+
 @pytest.mark.parametrize("name", ["best.pt", "yolov12n.yaml", "my_yolov12n.pt", "yolov12", "last.pt"])
 def test_other_names_are_not(name):
     assert where_to_get(name) == ""

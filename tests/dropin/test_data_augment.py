@@ -194,10 +194,9 @@ def test_flips_mirror_the_image_and_its_labels(direction):
     flip = np.fliplr if direction == "horizontal" else np.flipud
     assert np.array_equal(labels["img"], flip(labels_of()["img"])) and check(labels, 0.01) == 3
     boxes, points = labels["instances"].bboxes, labels["instances"].keypoints
-    if direction == "horizontal":  # the points at the upper corners have changed places
-        np.testing.assert_allclose(points[:, 0, :2], boxes[:, :2], atol=1e-4)
-    else:
-        np.testing.assert_allclose(points[:, 0, :2], boxes[:, [0, 3]], atol=1e-4)
+    # the points at the upper corners have changed places, and a vertical mirror has put them at the lower ones
+    corner = [0, 1] if direction == "horizontal" else [2, 3]
+    np.testing.assert_allclose(points[:, 0, :2], boxes[:, corner], atol=1e-4)
     assert RandomFlip(p=0.0)(same := labels_of()) is same
 
 
@@ -308,7 +307,11 @@ def test_the_order_of_the_row_is_the_documented_one():
     assert [type(each).__name__ for each in row[0]] == ["Mosaic", "CopyPaste", "RandomPerspective"]
     keypoints = Drawn()
     keypoints.use_keypoints, keypoints.data = True, {"kpt_shape": [2, 3]}
-    assert v8_transforms(keypoints, 64, SimpleNamespace(**HYP))[-1].p == 0  # no flip_idx: nothing is mirrored
+    flips = v8_transforms(keypoints, 64, SimpleNamespace(**{**HYP, "flipud": 0.5}))[-2:]
+    assert [flip.p for flip in flips.transforms] == [0, 0]  # no flip_idx: nothing is mirrored
+    keypoints.data["flip_idx"] = [1, 0]
+    flips = v8_transforms(keypoints, 64, SimpleNamespace(**{**HYP, "flipud": 0.5}))[-2:]
+    assert [flip.flip_idx for flip in flips.transforms] == [[1, 0], [1, 0]] and flips.transforms[0].p == 0.5
     keypoints.data["flip_idx"] = [0, 1, 2]
     with pytest.raises(ValueError, match="flip_idx"):
         v8_transforms(keypoints, 64, SimpleNamespace(**HYP))

@@ -168,8 +168,9 @@ def test_names_of_keypoints_stay_for_the_classes_that_stay():
 )
 def test_keypoints_that_cannot_be_are_refused(keys, args, words):
     document = {"nc": 2, "backbone": [[*CONV]], "head": [[[0], 1, "Pose", args]], **keys}
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=words) as error:
         resolve_graph(document)
+    assert str(error.value).count("\n  - ") == 1
 
 
 def test_a_box_has_one_angle():

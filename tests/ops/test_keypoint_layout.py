@@ -36,6 +36,12 @@ def test_every_key_is_read_and_given_back():
     assert read_layout({"kpt_shape": [2, 2], "kpt_names": ["head", "tail"]}, 2, problems).name(1, 1) == "tail"
 
 
+def test_a_skeleton_without_limbs_is_kept_for_seventeen_points():
+    layout = read_layout({"kpt_shape": [17, 3], "skeleton": []}, 1, [])
+    assert layout.limbs == () and read_layout(layout.as_keys(), 1, []).limbs == ()
+    assert len(read_layout({"kpt_shape": [17, 3]}, 1, []).limbs) == 19
+
+
 @pytest.mark.parametrize(
     "shape, sigmas", [((17, 3), COCO_SIGMAS), ((17, 2), (1 / 17,) * 17), ((2, 3), (0.5, 0.5)), ((5, 3), (0.2,) * 5)]
 )
@@ -58,6 +64,11 @@ def test_sigmas_without_kpt_oks_sigmas(shape, sigmas):
         ({"kpt_oks_sigmas": [0.1, 0, 0.1]}, "kpt_oks_sigmas"),
         ({"kpt_oks_sigmas": [0.1, float("nan"), 0.1]}, "kpt_oks_sigmas"),
         ({"kpt_oks_sigmas": 0.1}, "kpt_oks_sigmas"),
+        ({"kpt_oks_sigmas": [0.1, 1e-25, 0.1]}, r"kpt_oks_sigmas: .* above 0 \(1e-06 to 1e\+06\)"),
+        ({"kpt_oks_sigmas": [0.1, 10**400, 0.1]}, "kpt_oks_sigmas"),
+        ({"kpt_names": [["a", "b"], ["a", "b"], ["a", "b"]]}, r"kpt_names: \['a', 'b'\] is no name; .* `1: "),
+        ({"kpt_names": ["a", False, "b"]}, r"kpt_names: False is no name; expected text \(put yes, no"),
+        ({"kpt_names": ["a", None, "b"]}, "kpt_names: None is no name"),
         (
             {"skeleton": [[0, 1], [1, 3]]},
             r"skeleton: \[\[1, 3\]\]; .* index 0 to 2 or by name; COCO's files count from 1",

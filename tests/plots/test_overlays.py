@@ -82,7 +82,7 @@ def test_dots_grow_with_the_picture(size, radius):
 
 
 def test_people_have_limbs_and_other_objects_those_of_their_skeleton():
-    points = torch.rand(1, 17, 3) * 90 + 5
+    points = torch.rand(1, 17, 3, generator=torch.Generator().manual_seed(0)) * 90 + 5
     for keypoints, has_limbs in (
         (Keypoints(points, (100, 100)), True),
         (Keypoints(points[:, :5], (100, 100)), False),
@@ -91,6 +91,15 @@ def test_people_have_limbs_and_other_objects_those_of_their_skeleton():
         result = Results(white(100, 100), "a", NAMES, keypoints=keypoints)
         assert np.array_equal(result.plot(), result.plot(kpt_line=False)) != has_limbs
     assert len(COCO_LIMBS) == 19 and {index for limb in COCO_LIMBS for index in limb} == set(range(17))
+
+
+def test_no_label_hides_a_keypoint():
+    points = [[[30.0, 41, 0.9], [60, 60, 0.9]]]
+    result = Results(
+        white(), "a", NAMES, boxes=torch.tensor([[25.0, 40, 90, 80, 0.9, 1]]), keypoints=torch.tensor(points)
+    )
+    drawn = result.plot(kpt_color=(3, 2, 1), kpt_radius=4, font_size=20, line_width=2)
+    assert (drawn[38:45, 30] == (3, 2, 1)).all() and (drawn[38:45, 50] != 255).any()
 
 
 def test_the_least_confidence_of_drawn_keypoints_is_an_option():

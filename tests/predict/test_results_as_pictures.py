@@ -94,6 +94,8 @@ def test_arguments_of_plot(tmp_path, monkeypatch):
     assert np.array_equal(np.asarray(Image.open("sub/x.png"))[..., ::-1], usual)
     with pytest.raises(UserError, match="color_mode='id': expected 'class' or 'instance'"):
         found.plot(color_mode="id")
+    with pytest.raises(UserError, match="kpt_radius=-3: expected pixels, 0 or more"):
+        found.plot(kpt_radius=-3)
     with pytest.raises(TypeError, match="lables"):
         found.plot(lables=False)
     instance = found.plot(color_mode="instance", labels=False, line_width=1)[..., ::-1]

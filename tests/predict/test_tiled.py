@@ -139,6 +139,21 @@ def test_points_ride_along():
     assert result.keypoints.conf.tolist() == [pytest.approx([0.9, 0.9])] * 7
 
 
+class FarPoints(Components):
+    """Finds the second point of an object 30 px further to the right, outside of its box and perhaps of the tile."""
+
+    def decode(self, images):
+        out = super().decode(images)
+        out[:, -3] += 30
+        return out
+
+
+def test_points_beyond_the_border_of_a_tile_stay_where_they_are():
+    (result,) = predict(FarPoints("pose"), [scene()], imgsz=128, tiling=TILING)
+    for (_, _, _, x2, _), points in zip(_matching(result), result.keypoints.xy.tolist()):
+        assert points[1][0] == pytest.approx(min(x2 - 1 + 30, SIZE[1]), abs=1)
+
+
 BARS = [(120, 60, 56, 14, 0.5), (200, 150, 60, 16, 1.2), (90, 200, 50, 12, 2.4), (330, 240, 60, 12, 0.1)]  # xywhr
 
 

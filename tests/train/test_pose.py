@@ -182,6 +182,11 @@ def test_a_script_computes_the_losses_of_a_batch(trained):
     torch.testing.assert_close(items, torch.stack([*expected.values()]).detach())
     torch.testing.assert_close(total, 2 * items.sum(), check_stride=False)
     assert net.kpt_shape == [2, 3] and items[1] > 0
+    for keypoints, found in ((None, "no keypoints"), (torch.zeros(2, 2, 2), r"keypoints \(2, 2, 2\)")):
+        with pytest.raises(UserError, match=rf"The batch has {found}; expected \(2, 2, 3\)"):
+            net.loss({**{key: value for key, value in batch.items() if key != "keypoints"}, "keypoints": keypoints})
+    empty = {"batch_idx": torch.zeros(0), "cls": torch.zeros(0, 1), "bboxes": torch.zeros(0, 4)}
+    assert net.loss({"img": images, **empty})[1][1] == 0
 
 
 @pytest.fixture(scope="module")

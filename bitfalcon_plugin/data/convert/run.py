@@ -69,7 +69,8 @@ def run_data(settings: Settings) -> Path:
             f"'{out}' cannot be written: {error.strerror or error}. Give another place with out= ."
         ) from error
     _report(source, written, tiling)
-    say(f"wrote {out / 'data.yaml'}; next: bitfalcon doctor data={out / 'data.yaml'} task={source.task}")
+    task = "detect" if settings.to.lower() == "voc" else source.task  # label files of VOC have boxes alone
+    say(f"wrote {out / 'data.yaml'}; next: bitfalcon doctor data={out / 'data.yaml'} task={task}")
     return out / "data.yaml"
 
 

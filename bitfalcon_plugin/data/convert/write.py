@@ -6,7 +6,7 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,7 @@ from .source import Source, rings_of
 from .tiling import LEAST_OF_OBJECT, Tiling, in_order, objects_of
 
 QUALITY = 95  # of the JPEG files
+UNLABELLED = -0.005  # x and y of a keypoint that is not labelled, where rows have no visibility: no reader refuses it
 THREADS = min(os.cpu_count() or 1, 8)
 MARK = "# Written by bitfalcon data"  # begins a data.yaml, and says whose the folders beside it are
 
@@ -134,7 +135,10 @@ def _write_labels(
     for name, window in views:
         numbers, visible = objects_of(convex, window, LEAST_OF_OBJECT if tiled else 0.0)
         lost[numbers] = False
-        rows, cut = label_rows(sample.labels.only(numbers), rings[numbers], visible, window, source.task)
+        labels = sample.labels.only(numbers)
+        if source.keypoints is not None and source.keypoints.columns == 2 and labels.keypoints is not None:
+            labels = replace(labels, keypoints=_pairs(labels.keypoints))
+        rows, cut = label_rows(labels, rings[numbers], visible, window, source.task)
         (folder / f"{name}.txt").write_text("".join(rows), encoding="utf-8", newline="\n")
         result.objects += len(rows)
         result.cut += cut
@@ -171,6 +175,12 @@ def label_rows(
             row = _row(cls, torch.cat([(low + high) / 2, high - low]))
         rows.append(row)
     return rows, cut
+
+
+def _pairs(keypoints: Tensor) -> Tensor:
+    """Keypoints (n, K, 3) as the (n, K, 2) of labels without a visibility, in which UNLABELLED marks those without."""
+    unlabelled = (keypoints[..., 2:] == 0) & (keypoints[..., :2] >= 0).all(-1, keepdim=True)
+    return keypoints[..., :2].masked_fill(unlabelled, UNLABELLED)
 
 
 def _row(cls: int, values: Tensor) -> str:

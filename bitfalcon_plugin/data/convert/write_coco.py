@@ -10,6 +10,7 @@ import torch
 
 from ..dataset import Sample
 from ..formats.coco_labels import encoded
+from ..formats.coco_shapes import VISIBILITY
 from .source import Source
 from .tiling import Tiling
 from .write import Written, image_links, write_yaml
@@ -117,7 +118,7 @@ def _entries_of_file(sample: Sample) -> Iterator[dict[str, object]]:
 
 
 def _keypoints(points: Sequence[Sequence[float]], labelled: int) -> dict[str, object]:
-    flat = [value for x, y, seen in points for value in (*_rounded([x, y]), int(seen))]
+    flat = [value for x, y, seen in points for value in (*_rounded([x, y]), int(seen) if seen in VISIBILITY else 2)]
     return {"keypoints": flat, "num_keypoints": labelled}
 
 

@@ -104,7 +104,8 @@ def survey(
     listings = {split: list_images(spec, split) for split in spec.splits}
     nc = None if single_cls else spec.nc or None
     if read is read_pose and spec.kpt_shape is None and spec.format == "yolo":
-        problems.append(no_keypoints(spec.path))
+        if not any(problem.startswith("kpt_shape:") for problem in problems):
+            problems.append(no_keypoints(spec.path, spec.format))
         read = read_row
     if spec.format == "yolo":
         row = reader_for(read or (read_row if spec.kpt_shape is None else read_pose), spec.kpt_shape)

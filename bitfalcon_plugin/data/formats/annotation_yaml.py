@@ -67,16 +67,30 @@ def coco_names(
     names: those that the YAML gives; without them the classes are the categories of the first split by rising id, and
     behind these what other splits have more. Problems of the files themselves are found when they are scanned.
     """
-    needs_files = not names or raw.get("kpt_shape") is None
-    files = _readable(splits) if needs_files else []
+    files = _readable(splits)
     notes: list[str] = []
     if not names:
         order = list(dict.fromkeys(name for file in files for name in file.category_names))
         names = dict(enumerate(order))
         if files and (more := [name for name in order if name not in files[0].category_names]):
             notes.append(f"categories that not all annotation files have: {', '.join(more)}")
-    keys = {**_keypoint_keys(files, names), **{key: raw[key] for key in ("kpt_shape", *KEYS) if key in raw}}
+    of_files = _keypoint_keys(files, names)
+    if problem := _count_problem(of_files, raw.get("kpt_shape")):
+        problems.append(problem)
+        return dict(names), None, notes
+    keys = {**of_files, **{key: raw[key] for key in ("kpt_shape", *KEYS) if key in raw}}
     return dict(names), read_layout(keys, len(names), problems), notes
+
+
+def _count_problem(of_files: Mapping[str, object], shape: object) -> str:
+    """What is wrong with `kpt_shape:` beside the keypoints that the categories name; empty where nothing is."""
+    if not of_files or not isinstance(shape, list) or len(shape) != 2 or shape[0] == of_files["kpt_shape"][0]:
+        return ""
+    names = next(iter(of_files["kpt_names"].values()))
+    return (
+        f"kpt_shape: {shape}, but the categories of the annotation files name {len(names)} keypoints "
+        f"({', '.join(names)}); expected [{len(names)}, {shape[1]}], or no kpt_shape"
+    )
 
 
 def _readable(splits: Mapping[str, Sequence[str]]) -> list[CocoFile]:

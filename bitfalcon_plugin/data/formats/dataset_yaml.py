@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -24,9 +25,10 @@ from ..stick_figures import ensure_figures
 from .annotation_yaml import coco_names, format_of, image_folders
 from .folders import class_folders, leaves, outside_problem, path_problem, some
 from .listing import LISTS, Listing, Place
-from .voc import voc_names, voc_options, xml_path
+from .voc import read_voc, voc_names, voc_options, xml_path
 
 SPLITS = ("train", "val", "test")
+MAX_PROBLEMS = 500  # of files that an error lists
 OF_CLASSES = "holds class folders ({}), which task=classify trains; this task reads data with label files"
 GENERATORS = {
     "shapes": ensure_shapes,
@@ -86,7 +88,26 @@ def load_data(data: str | Path, *, allow_outside: bool = False) -> DataSpec:
     spec, problems = read_data(data, allow_outside=allow_outside)
     problems += _class_folder_problems(spec) if problems else []
     raise_problems(f"Dataset file '{spec.path}' cannot be used:", problems)
+    if not spec.names:
+        refuse_wrong_files(spec)
+        raise UserError(f"Dataset file '{spec.path}' has no names:, and no {spec.format.upper()} file of it a class.")
     return spec
+
+
+def refuse_wrong_files(spec: DataSpec) -> None:
+    """Raise what is wrong with the files that are to say what a YAML of COCO or VOC leaves out.
+
+    Raises MissingFileError for files that are not there, UserError with all problems of the others.
+    """
+    listings = [spec.listing(split) for split in spec.splits]
+    absent = [f"'{path}' is not there" for listing in listings for path in listing.absent]
+    problems = [problem for listing in listings for problem in listing.problems]
+    if spec.format == "voc":
+        for image in (path for listing in listings for path in listing.paths):
+            with suppress(FileNotFoundError):
+                problems += read_voc(xml_path(image), spec.first_pixel)[2]
+    title, kind = f"Files of dataset '{spec.path}' cannot be used:", MissingFileError if absent else UserError
+    raise_problems(title, list(dict.fromkeys([*absent, *problems])), MAX_PROBLEMS, kind)
 
 
 def read_data(data: str | Path, *, allow_outside: bool = False) -> tuple[DataSpec, list[str]]:

@@ -22,8 +22,13 @@ def layout_notes(layout: KeypointLayout) -> list[str]:
     return [*flip_warnings(layout), *_exchanged(layout), sigmas_line(layout)]
 
 
-def no_keypoints(path: Path) -> str:
-    """Return what is wrong with the YAML at `path`, which does not describe keypoints."""
+def no_keypoints(path: Path, form: str) -> str:
+    """Return what is wrong with the YAML at `path` of a dataset of format `form`, which does not describe keypoints."""
+    if form == "coco":
+        return (
+            f"Dataset '{path}' has no keypoints, which task=pose needs: no category of its annotation files has "
+            "`keypoints`, a list of names (COCO's are in person_keypoints_*.json)."
+        )
     return (
         f"Dataset '{path}' has no kpt_shape, and a model of task=pose needs one: how many keypoints an object has, and "
         "whether they have a visibility, for example kpt_shape: [17, 3]. Labels without keypoints are for task=detect, "

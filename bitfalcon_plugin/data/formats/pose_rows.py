@@ -80,6 +80,10 @@ def _columns_problem(values: Sequence[float | None], kpt_shape: Shape) -> str:
         hint = f"; these keypoints have no visibility: set kpt_shape: [{points}, 2], or put 2 behind each `x y`"
     elif count == 5 + points * other and all(value in VISIBILITY for value in values[7::3]):
         hint = f"; these keypoints have a visibility: set kpt_shape: [{points}, 3]"
+    elif count == 6 + points * columns:
+        hint = "; no score belongs in a label: it is the last column where save_conf=True wrote it"
+    elif count == 1 + points * columns:
+        hint = "; these keypoints have no box: put its `cx cy w h` before these"
     elif count > 5 and (count - 5) % columns == 0:
         found = (count - 5) // columns
         hint = f"; these would be {found} keypoint{'s' * (found > 1)}"

@@ -78,21 +78,23 @@ def v8_transforms(dataset: Any, imgsz: int, hyp: Any, stretch: bool = False) -> 
             CutMix(dataset, pre_transform=first, p=getattr(hyp, "cutmix", 0.0)),
             Albumentations(p=1.0, transforms=getattr(hyp, "augmentations", None)),
             RandomHSV(hgain=hyp.hsv_h, sgain=hyp.hsv_s, vgain=hyp.hsv_v),
-            RandomFlip(direction="vertical", p=hyp.flipud),
+            RandomFlip(direction="vertical", p=hyp.flipud, flip_idx=flip_idx),
             RandomFlip(direction="horizontal", p=hyp.fliplr, flip_idx=flip_idx),
         ]
     )
 
 
 def _flip_idx(dataset: Any, hyp: Any) -> list[int]:
-    """The dataset's flip_idx. Without one, keypoints are not mirrored: hyp.fliplr becomes 0. Raises ValueError."""
+    """The dataset's flip_idx. Without one, keypoints are not mirrored: both flips become 0. Raises ValueError."""
     data = getattr(dataset, "data", None) or {}
     indices, shape = list(data.get("flip_idx") or []), data.get("kpt_shape")
     if not getattr(dataset, "use_keypoints", False):
         return indices
-    if not indices and hyp.fliplr:
-        hyp.fliplr = 0.0
-        LOGGER.warning("The dataset has no 'flip_idx' (which keypoint each becomes in a mirror): fliplr=0.0 is used.")
+    if not indices and (hyp.fliplr or hyp.flipud):
+        hyp.fliplr = hyp.flipud = 0.0
+        LOGGER.warning(
+            "The dataset has no 'flip_idx' (which keypoint each becomes in a mirror): fliplr=0.0 flipud=0.0 are used."
+        )
     if indices and shape and len(indices) != shape[0]:
         raise ValueError(f"flip_idx={indices} has {len(indices)} entries; expected kpt_shape[0] = {shape[0]}")
     return indices

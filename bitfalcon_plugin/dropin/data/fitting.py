@@ -115,7 +115,7 @@ class RandomHSV:
 class RandomFlip:
     """Mirror an image with probability p: direction "horizontal" (left to right) or "vertical".
 
-    flip_idx: for each keypoint the index of the one that it becomes in a horizontal mirror.
+    flip_idx: for each keypoint the index of the one that it becomes in a mirror, whichever way that goes.
     """
 
     def __init__(self, p: float = 0.5, direction: str = "horizontal", flip_idx: Sequence[int] | None = None) -> None:
@@ -134,8 +134,8 @@ class RandomFlip:
         else:
             labels["img"] = np.ascontiguousarray(image[:, ::-1])
             instances.fliplr(image.shape[1])
-            if self.flip_idx and instances.keypoints is not None:
-                instances.keypoints = np.ascontiguousarray(instances.keypoints[:, list(self.flip_idx)])
+        if self.flip_idx and instances.keypoints is not None:
+            instances.keypoints = np.ascontiguousarray(instances.keypoints[:, list(self.flip_idx)])
         return labels
 
 

@@ -87,6 +87,7 @@ def transfer(
     same_classes = has_names or not by_name and checkpoint.graph.nc == model.nc
     replaced = set() if same_classes else class_layers
     copied = fitting(state, {name: tuple(tensor.shape) for name, tensor in model_state.items()}) - replaced
+    copied -= _layers_of_other_keypoints(checkpoint, model)
     # a float head has no scales of activations
     unset = {name for name in model_state.keys() - state.keys() if name.endswith(ACT_SCALE)}
     missing = [name for name in model_state if name not in copied | unset | replaced]
@@ -99,7 +100,7 @@ def transfer(
         model_state[name].zero_()
     norms = {name: values for name, values in checkpoint.norms.items() if f"{name}.weight" in copied}
     replace(checkpoint, norms=checkpoint.norms if strict else norms).set_norms(model)
-    result = Transfer(len(copied), (), (), (), len(model_state), _reason(missing, checkpoint, model_state))
+    result = Transfer(len(copied), (), (), (), len(model_state), _reason(missing, checkpoint, model, model_state))
     if same_classes:
         return result
     if not by_name:
@@ -115,6 +116,15 @@ def _class_layers(model: Detector) -> set[str]:
     names = model.head.class_layers() if hasattr(model.head, "class_layers") else ()
     last = len(model.model) - 1
     return {f"model.{last}.{name}.{part}" for name in names for part in ("weight", "bias")}
+
+
+def _layers_of_other_keypoints(checkpoint: Checkpoint, model: Detector) -> set[str]:
+    """The weights and biases of the last layers of keypoints, where the file's mean other numbers in equal shapes."""
+    of_file, own = checkpoint.graph.keypoints, model.graph.keypoints
+    if of_file is None or own is None or of_file.shape == own.shape:
+        return set()
+    last = f"model.{len(model.model) - 1}.cv4"
+    return {f"{last}.{level}.2.{part}" for level in range(len(model.strides)) for part in ("weight", "bias")}
 
 
 def fitting(state: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
@@ -138,13 +148,16 @@ def _are_other_families(checkpoint: Checkpoint, model: Detector) -> bool:
     return all(has_attention) and checkpoint.graph.variant != model.graph.variant
 
 
-def _reason(missing: list[str], checkpoint: Checkpoint, model_state: Mapping[str, Tensor]) -> str:
+def _reason(missing: list[str], checkpoint: Checkpoint, model: Detector, model_state: Mapping[str, Tensor]) -> str:
     """Return the first of the tensors that were not taken over, with its shape in the file and in the model."""
     if not missing:
         return ""
     name, tensor = missing[0], checkpoint.state.get(missing[0])
     if tensor is None:
         return f"{name} is not in the file"
+    if tensor.shape == model_state[name].shape and name in _layers_of_other_keypoints(checkpoint, model):
+        shapes = (list(graph.keypoints.shape) for graph in (checkpoint.graph, model.graph))
+        return "{} is for kpt_shape {} in the file and {} here".format(name, *shapes)
     return f"{name} is {tuple(tensor.shape)} in the file and {tuple(model_state[name].shape)} here"
 
 

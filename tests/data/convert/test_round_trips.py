@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from bitfalcon_plugin.data.formats.coco_labels import Wish
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.data.formats.pose_rows import read_pose
 from bitfalcon_plugin.data.formats.yolo import read_row
+from tests.helpers import posed
 from tests.helpers.coco_files import coco_dataset
 from tests.helpers.outlined import lay_out
 
@@ -50,11 +52,12 @@ def objects(sample: Sample) -> list[list[float]]:
     return sorted([cls, *(round(value, 6) for value in box), *row] for cls, box, row in rows)
 
 
-def agree(first: str, second: str, part: str = "") -> None:
+def agree(first: str, second: str, part: str = "", but: Sequence[str] = ()) -> None:
     for split in ("train", "val"):
         before, after = samples(first, split, part), samples(second, split, part)
         assert before.keys() == after.keys() and any(len(sample.labels) for sample in before.values())
-        for name, sample in before.items():
+        for name in before.keys() - set(but):
+            sample = before[name]
             pairs = zip(objects(sample), objects(after[name]), strict=True)
             assert all(np.allclose(one, other, rtol=0, atol=PX) for one, other in pairs), name
 
@@ -73,6 +76,36 @@ def test_coco_to_yolo_to_coco(here, task, part):
     assert convert("to=coco", "data=y/data.yaml", "out=c", f"task={task}") == 0
     agree("mine/data.yaml", "y/data.yaml", part)
     agree("mine/data.yaml", "c/data.yaml", part)
+
+
+def test_keypoints_without_visibility_stay_pairs(here, capsys):
+    posed.lay_out(here, kpt_shape=[2, 2])
+    for path in (here / "data/labels").rglob("*.txt"):
+        cls, *values = path.read_text().split()
+        path.write_text(" ".join([cls, *values[:6], *values[7:9]]) + "\n")
+    (here / "data/labels/train/0.txt").write_text("0 .5 .5 .4 .4 -.008 .5 .6 .5\n")
+    assert convert("to=yolo", "data=data/data.yaml", "out=y", "split=0.5/0.5") == 0
+    assert (
+        convert("to=coco", "data=data/data.yaml", "out=c") == convert("to=yolo", "data=c/data.yaml", "out=again") == 0
+    )
+    files = {path.name: path.read_text().split() for path in (here / "again/labels/train").iterdir()}
+    assert {len(fields) for fields in files.values()} == {9} and len(files) == 10
+    agree("data/data.yaml", "c/data.yaml", "keypoints", but=["0.png"])
+    agree("data/data.yaml", "again/data.yaml", "keypoints", but=["0.png"])
+    for data, split in (("y", "train"), ("y", "val"), ("c", "train"), ("again", "train")):
+        if point := samples(f"{data}/data.yaml", split, "keypoints").get("0.png"):
+            assert point.labels.keypoints[0, :, 2].tolist() in ([0, 1], [1, 1])  # the other one is of the split val
+    assert samples("again/data.yaml", "train", "keypoints")["0.png"].labels.keypoints[0, :, 2].tolist() == [0, 1]
+    capsys.readouterr()
+    assert convert("to=voc", "data=data/data.yaml", "out=v") == 0
+    assert main(["doctor", *capsys.readouterr().out.split("next: bitfalcon doctor ")[1].split()]) == 0
+
+
+def test_a_visibility_that_coco_has_not_is_written_as_visible(here):
+    posed.lay_out(here)
+    (here / "data/labels/train/0.txt").write_text("0 .5 .5 .4 .4 .4 .5 3 .6 .5 .5\n")
+    assert convert("to=coco", "data=data/data.yaml", "out=c") == 0
+    assert samples("c/data.yaml", "train", "keypoints")["0.png"].labels.keypoints[0, :, 2].tolist() == [2, 2]
 
 
 def test_coco_to_voc_to_yolo(here, capsys):

@@ -111,3 +111,7 @@ def test_a_dataset_without_keypoints_is_said_to_have_none(posed, capsys):
     write_yaml(posed / "data.yaml", MINIMAL)
     assert main(["doctor", f"data={posed / 'data.yaml'}", "task=pose"]) == 1
     assert "has no kpt_shape" in capsys.readouterr().out
+    write_yaml(posed / "data.yaml", {**MINIMAL, "kpt_shape": [2, 4]})
+    assert main(["doctor", f"data={posed / 'data.yaml'}", "task=pose"]) == 1
+    shown = capsys.readouterr().out
+    assert "kpt_shape: [2, 4]; expected" in shown and "has no kpt_shape" not in shown

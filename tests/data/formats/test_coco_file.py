@@ -11,12 +11,14 @@ import pytest
 from pycocotools import mask
 
 from bitfalcon_plugin.config.errors import MissingFileError, UserError
+from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.data.dataset import Scan, scan
 from bitfalcon_plugin.data.formats import coco_file
 from bitfalcon_plugin.data.formats.coco_labels import Wish
 from bitfalcon_plugin.data.formats.coco_shapes import run_lengths
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
 from bitfalcon_plugin.ops.polygons import fill_each
+from bitfalcon_plugin.tasks import TASKS
 from tests.helpers.coco_files import coco_dataset
 from tests.helpers.tiny_dataset import image, write_yaml
 
@@ -259,6 +261,31 @@ def test_keypoints_and_their_mirror_come_from_the_file(tmp_path):
     seen = sample.truth.keypoints[kept][..., 2] > 0
     points = sample.pixel_labels().keypoints.numpy()
     assert np.allclose(points[seen], sample.truth.keypoints[kept][seen], atol=1e-4)
+
+
+def test_files_that_are_to_name_classes_and_keypoints_are_told_before_a_model_is_built(tmp_path):
+    wrong = {**BASE, "categories": NOSE, "annotations": [{**BOX, "keypoints": [4, 4, 7]}]}
+    with pytest.raises(UserError, match=r"(?s)a\.json: annotations\[0\] \(id 1\): a keypoint has visibility 7"):
+        load_data(written(tmp_path, wrong))
+    poses, settings = TASKS["pose"].data, load_settings({})
+    with pytest.raises(UserError, match="a keypoint has visibility 7"):
+        poses.load(written(tmp_path, wrong, names=["cat"]), settings)
+    with pytest.raises(UserError, match="no category of its annotation files has `keypoints`, a list of names"):
+        poses.load(written(tmp_path, BASE), settings)
+    with pytest.raises(UserError, match="has no names:, and no COCO file of it a class"):
+        load_data(written(tmp_path, {**BASE, "categories": [], "annotations": []}))
+    path = written(tmp_path, BASE)
+    (tmp_path / "a.json").unlink()
+    with pytest.raises(MissingFileError, match="a.json' is not there"):
+        load_data(path)
+
+
+def test_kpt_shape_beside_the_keypoints_of_the_categories(tmp_path):
+    content = {**BASE, "categories": NOSE, "annotations": [{**BOX, "keypoints": [4, 4, 2]}]}
+    with pytest.raises(UserError, match=r"kpt_shape: \[3, 3\], but the categories .* name 1 keypoints \(nose\)"):
+        load_data(written(tmp_path, content, kpt_shape=[3, 3]))
+    layout = load_data(written(tmp_path, content, kpt_shape=[1, 2], names=["cat"])).keypoints
+    assert layout.shape == (1, 2) and layout.name(0) == "nose"
 
 
 def test_a_large_file_is_parsed_once(tmp_path, monkeypatch):

@@ -74,6 +74,8 @@ def test_recorded_verdicts(tmp_path, case):
         ("0 .5 .5 .4 .4 -1 -1 .6 .6", (2, 2), r"`0 0 0`, which needs kpt_shape: \[K, 3\]"),
         ("0 .5 .5 .4 .4 .4 .4 .6 .6 .7 .7", (2, 2), "11 columns; expected 9: .* these would be 3 keypoints"),
         ("0 .5 .5 .4 .4 .4 .4 2", (2, 3), "these would be 1 keypoint$"),
+        (f"{ROW} .9", (2, 3), "12 columns; expected 11.* no score belongs in a label: .* save_conf=True wrote it"),
+        ("0 .4 .4 2 .6 .6 1", (2, 3), "7 columns; expected 11.* these keypoints have no box: put its `cx cy w h`"),
         ("0 .5 .5 .4 .4 400 400 2 600 600 1", (2, 3), "x0 = 400, y0 = 400 and 2 more are outside the image"),
         ("0,.5,.5,.4,.4,.4,.4,2,.6,.6,1", (2, 3), "1 column; expected 11: .* without commas"),
         ("1 2 3 2 3 4 1 4 plane 0", (2, 3), "is a line of DOTA's labels"),

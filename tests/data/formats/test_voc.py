@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
+from bitfalcon_plugin.config.settings import load_settings
 from bitfalcon_plugin.data import scan_cache
 from bitfalcon_plugin.data.dataset import Scan, scan
 from bitfalcon_plugin.data.formats.coco_labels import Wish
@@ -113,6 +115,22 @@ def test_what_can_be_repaired_is_noted(tmp_path):
         "reaches 0.156 of a side beyond the image, clipped" in content.notes[0] and "without area" in content.notes[1]
     )
     assert read(written(tmp_path / "none", None), "val").missing == 1
+
+
+def test_objects_are_pasted_along_outlines_only_where_there_are_some(tmp_path):
+    """copy_paste has a default above 0, and VOC has no outlines."""
+    path, form = written(tmp_path, xml(thing())), TASKS["detect"].data
+    settings = load_settings({"mode": "train", "copy_paste": 0.5})
+    assert len(form.scan(load_data(path), "train", settings).samples[0].labels) == 1
+    assert main(["doctor", f"data={path}", "task=detect"]) == 1  # a leak, and no word of outlines
+    assert main(["doctor", f"data={path}", "task=segment"]) == 2
+
+
+def test_wrong_files_are_told_where_these_name_the_classes(tmp_path):
+    with pytest.raises(UserError, match="a.xml:1: not XML"):
+        load_data(written(tmp_path, "<annotation><object>", names=None))
+    with pytest.raises(UserError, match="has no names:, and no VOC file of it a class"):
+        load_data(written(tmp_path, xml(), names=None))
 
 
 def test_names_and_xml_beside_the_images(tmp_path):

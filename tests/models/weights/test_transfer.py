@@ -13,6 +13,7 @@ from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoi
 from bitfalcon_plugin.models.weights.transfer import COUNTER, transfer
 from bitfalcon_plugin.ops.keypoint_layout import KeypointLayout
 from bitfalcon_plugin.train.setup import freeze
+from tests.helpers.exports import tiny_pose
 
 NAMES = {0: "cat", 1: "dog"}
 
@@ -155,6 +156,19 @@ def test_keypoints_of_another_number_stay_fresh():
     result = transfer(model, checkpoint, "a.pt")
     assert result.total - result.copied == sum(".cv4." in name for name in model.state_dict()) == 42
     assert result.misfit.startswith("model.22.cv4.0.0.conv.weight is (51, 64, 3, 3) in the file and (90, 64, 3, 3)")
+
+
+def test_as_many_numbers_of_other_keypoints_stay_fresh_too():
+    model = tiny_pose(columns=2)  # three keypoints x y, six numbers
+    layout = KeypointLayout(2, 3)  # two keypoints x y visibility
+    other = Detector(with_classes(model.graph, model.names, keypoints=layout))
+    checkpoint = Checkpoint(other.graph, other.state_dict())
+    before = model.head.cv4[0][-1].weight.clone()
+    result = transfer(model, checkpoint, "a.pt")
+    assert result.total - result.copied == 2 and torch.equal(model.head.cv4[0][-1].weight, before)
+    assert result.misfit == "model.3.cv4.0.2.weight is for kpt_shape [2, 3] in the file and [3, 2] here"
+    with pytest.raises(UserError, match="2 tensors differ"):
+        transfer(model, checkpoint, "a.pt", strict=True)
 
 
 @pytest.mark.parametrize("graph", ["yolov12", "yolo11", "yolov8"])
