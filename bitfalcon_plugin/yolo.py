@@ -360,7 +360,7 @@ class YOLO(NetworkMethods, EventMethods):
         exported = self._exported.default_settings(given.mode) if self._exported else {}
         settings = given.with_defaults({**exported, **self.overrides})
         print_note_once(*settings.notes)
-        return settings
+        return settings if given.mode == "train" else settings.replace(task=self.task)
 
     def _network_for(self, settings: Settings) -> Detector:
         """The network for predict and val."""

@@ -42,6 +42,8 @@ def test_the_head_decides_the_task(place, capsys):  # noqa: F811
     assert YOLO("seg.pt", "segment").task == "segment" and capsys.readouterr().err == ""
     assert YOLO("seg.pt", "detect").task == "segment"
     assert "note: task='detect' has no effect: by its head 'seg.pt' is a model for segment." in capsys.readouterr().err
+    (result,) = YOLO("seg.pt").predict(IMAGE, task="detect", imgsz=64, save=True)
+    assert result.save_dir == "runs/segment/predict"
 
 
 def test_task_and_mode_in_a_call(place, capsys):  # noqa: F811

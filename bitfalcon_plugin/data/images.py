@@ -42,6 +42,7 @@ _UPRIGHT = {  # EXIF orientation -> the Pillow operation that turns the picture 
 }
 
 SMALLEST_SIDE = 10  # px; smaller images are left out of a dataset (interface.md 5.2)
+BY_WINDOWS = "With tile=1024 predict, val and data read it by windows"
 MAX_PIXELS = 178_956_970  # twice the number from which Pillow warns; half a gigabyte of RGB
 
 
@@ -188,7 +189,9 @@ def header_size(path: Path) -> tuple[int, int]:
 def _check_size(image: Image.Image) -> None:
     # Pillow has a limit too, but any other package of the process can switch it off.
     if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}: a decompression bomb?")
+        raise ValueError(
+            f"{image.width}x{image.height} pixels, more than {MAX_PIXELS}: a decompression bomb? {BY_WINDOWS}"
+        )
 
 
 def check_sides(size: tuple[int, int]) -> None:
@@ -311,5 +314,7 @@ def reason_of(error: Exception) -> str:
     """The text of an error in one line, without the object addresses that Pillow puts into it."""
     if isinstance(error, UnidentifiedImageError):
         return "not a picture that can be decoded here"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{' '.join(str(error).split())} {BY_WINDOWS}"
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())

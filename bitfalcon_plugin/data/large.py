@@ -12,6 +12,7 @@ import functools
 import importlib.util
 import math
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +36,7 @@ SAMPLES = {"RGB": (3, (2, 1, 0)), "BGR": (3, (0, 1, 2)), "RGBA": (4, (2, 1, 0)),
     "BGRX": (4, (0, 1, 2)),
     "L": (1, (0, 0, 0)),
 }
+_LIMIT = threading.Lock()  # held while Pillow's limit of pixels is lifted
 Read = Callable[[Window], np.ndarray]  # a window of the picture -> (h, w, 3) BGR uint8
 
 
@@ -168,9 +170,23 @@ def _open(path: Path, stack: contextlib.ExitStack) -> tuple[tuple[int, int], Rea
         f"'{path}', {image.width}x{image.height} pixels, is decoded as a whole, about "
         f"{4e-9 * image.width * image.height:.1f} GB: {_hint(upright)}."
     )
-    decode = functools.cache(lambda: read_upright(image))  # not before the first window
     is_turned = _orientation(image) > 4
-    return image.size if is_turned else image.size[::-1], lambda window: np.asarray(decode().crop(window))[..., ::-1]
+    return image.size if is_turned else image.size[::-1], _decoded_as_a_whole(image)
+
+
+def _decoded_as_a_whole(image: Image.Image) -> Read:
+    """Return the function that reads windows of a picture, which is decoded with the first window."""
+    decode = functools.cache(lambda: read_upright(image))
+
+    def read(window: Window) -> np.ndarray:
+        with _LIMIT:  # Pillow's own limit holds for the whole process, and is below MAX_WHOLE
+            before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            try:
+                return np.asarray(decode().crop(window))[..., ::-1]
+            finally:
+                Image.MAX_IMAGE_PIXELS = before
+
+    return read
 
 
 def _orientation(image: Image.Image) -> int:

@@ -37,6 +37,16 @@ def image_ids(paths: Sequence[str | Path]) -> list[int | str]:
     return ids
 
 
+def task1_images(paths: Sequence[str | Path], ids: Sequence[int | str]) -> list[str]:
+    """The name of each image in Task1 files of DOTA: its stem, zeros in front too; its image_id where stems are equal.
+
+    ids: `image_ids` of the paths.
+    """
+    stems = [Path(path).stem for path in paths]
+    counts = Counter(stems)
+    return [stem if counts[stem] == 1 else str(key) for stem, key in zip(stems, ids, strict=True)]
+
+
 def _number(stem: str) -> int | str:
     return int(stem) if stem.isascii() and stem.isdecimal() else stem
 

@@ -34,6 +34,7 @@ from .results import Results
 from .shards import ShardOutput
 from .sources import Item, Ready, Url, Video, list_sources
 from .steps import Steps
+from .tiled import overlap_note
 from .writer import Writer
 
 FEW = 10  # items that need no progress bar
@@ -59,7 +60,7 @@ def run_predict(
     if source is None:
         raise UserError("predict needs source=: an image, a folder or a glob, for example source=images/ .")
     task = task_of(model)
-    notes, settings = task.unused(settings), task.effective(settings)
+    notes, settings = task.unused(settings) + overlap_note(settings), task.effective(settings)
     items = list_sources(source, allow_url=settings.allow_url, multiple=model.multiple, notes=notes)
     shard = None if settings.shard is None else ShardOutput(settings, items, task.name)
     classes, embed = ([value] if isinstance(value, int) else value for value in (settings.classes, settings.embed))

@@ -10,6 +10,7 @@ from itertools import islice
 
 import numpy as np
 
+from ..config.settings import Settings
 from ..data.large import LargeImage
 from ..models.detector import Detector
 from ..ops.instances import Instances
@@ -20,6 +21,13 @@ from .inference import Detected, Options, detect, fits_of
 from .reader import Picture, ahead
 
 TOGETHER = 4  # tiles that go through the network at once, unless batch= says how many
+
+
+def overlap_note(settings: Settings) -> list[str]:
+    """A line where overlap= is given and has no effect, because tile= is not."""
+    if settings.tile is not None or "overlap" not in settings.given:
+        return []
+    return [f"overlap={settings.overlap:g} has no effect without tile=, for example tile=1024."]
 
 
 def detect_tiles(

@@ -21,7 +21,7 @@ from ..tasks.coco_rows import coco_rows, file_ids
 from . import coco_json
 from .coco_json import CocoJson
 from .crops import require_masks
-from .image_names import file_stems, image_ids
+from .image_names import file_stems, image_ids, task1_images
 from .pictures import show_picture
 from .pipeline import Predictor
 from .probs import Probs
@@ -73,7 +73,7 @@ def write_files(
             told = "image_id and category_id as in the annotation file"
         say(f"predictions.json: {count} records, {told}")
         if detections.xywhr is not None:
-            write_task1(folder, list(map(str, ids)), detections, names)
+            write_task1(folder, task1_images(paths, ids), detections, names)
     if settings.save_txt:
         _write_labels(folder / "labels", samples, file_stems(paths), detections, names, settings.save_conf)
 

@@ -29,6 +29,7 @@ from ..ops.nms import Suppression
 from ..ops.tiles import Tiling
 from ..predict.coco_json import is_coco
 from ..predict.inference import Options
+from ..predict.tiled import overlap_note
 from ..predict.writer import write_files
 from ..tasks import task_of
 from ..tasks.confusion import ConfusionMatrix
@@ -130,7 +131,7 @@ def run_val(model: Detector, settings: Settings, events: Events | None = None) -
     The settings plots, save_json and save_txt say which files. Raises UserError as `find_split` does. With save_json a
     split without labels, like that of a contest, gives predictions.json, and numbers that are nan or 0.
     """
-    print_note(*task_of(model).unused(settings))
+    print_note(*task_of(model).unused(settings), *overlap_note(settings))
     split = find_split(model, settings)
     settings, samples = split.settings, split.samples
     with _run_dir(settings) as folder:

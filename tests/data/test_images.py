@@ -309,7 +309,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, limit):
     path = tmp_path / "bomb.png"
     path.write_bytes(png_that_claims(60_000, 60_000))
     for reader in (read_image, image_size):
-        with pytest.raises(UnreadableImage, match="bomb"):
+        with pytest.raises(UnreadableImage, match="bomb.*tile=1024"):
             reader(path)
 
 

@@ -174,6 +174,17 @@ def test_a_picture_beyond_the_limit_of_pillow_is_read(tmp_path, without_rasterio
     assert image.shape == (side, side, 3) and image[19_980:19_992, 18_990:19_010][10, 10].tolist() == [3, 2, 1]
 
 
+@pytest.mark.parametrize("name, options", [("a.tif", {"compression": "tiff_deflate"}), ("a.png", {})])
+def test_a_compressed_picture_beyond_the_limit_of_pillow_is_read(
+    tmp_path, monkeypatch, without_rasterio, name, options
+):
+    """Pillow warns from MAX_IMAGE_PIXELS on, and refuses twice as many: to decode a TIFF, and to cut a picture."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    image = LargeImage(written(tmp_path, name, **options))
+    assert np.array_equal(image[5:9, 100:], PIXELS[5:9, 100:, ::-1])
+    assert np.array_equal(np.asarray(image), PIXELS[..., ::-1]) and Image.MAX_IMAGE_PIXELS == 1000
+
+
 def test_what_can_only_be_decoded_as_a_whole_has_a_limit(tmp_path, monkeypatch, without_rasterio):
     monkeypatch.setattr(large, "MAX_WHOLE", 1000)
     with pytest.raises(UnreadableImage, match="131x90 pixels, more than 1000.*bitfalcon"):

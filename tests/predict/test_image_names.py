@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bitfalcon_plugin.config.settings import load_settings
-from bitfalcon_plugin.predict.image_names import file_stems, image_ids
+from bitfalcon_plugin.predict.image_names import file_stems, image_ids, task1_images
 from bitfalcon_plugin.predict.run import run_predict
 from bitfalcon_plugin.val import run as measuring
 from tests.helpers.finder import BrightBoxes, measure_without_losses, painted
@@ -42,6 +42,13 @@ def test_file_stems_are_given_once():
 def test_a_path_that_is_given_twice_has_two_image_ids():
     assert image_ids(["d/5.png", "d/5.png", "d/5.jpg", "d/a.png"]) == ["5.png", "5.png-2", "5.jpg", "a"]
     assert image_ids([]) == []
+
+
+def test_task1_files_have_the_names_of_the_images():
+    paths = ["a/0001.png", "a/0002__640__0___0.png"]
+    assert task1_images(paths, image_ids(paths)) == ["0001", "0002__640__0___0"]
+    paths.append("b/0001.png")
+    assert task1_images(paths, image_ids(paths)) == ["a/0001", "0002__640__0___0", "b/0001"]
 
 
 def test_predict_and_val_name_images_alike(tmp_path, monkeypatch):

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from bitfalcon_plugin.cli import main
+from bitfalcon_plugin.config.settings import load_settings
+from bitfalcon_plugin.data.dataset import Sample
 from bitfalcon_plugin.models.weights.checkpoint import Checkpoint, save_checkpoint
 from bitfalcon_plugin.ops.instances import Instances
 from bitfalcon_plugin.predict.task1 import MERGED, PER_TILE, merge_tile_files, write_task1
+from bitfalcon_plugin.predict.writer import write_files
 from tests.helpers.exports import tiny_obb
 from tests.helpers.harbour import lay_out_dota
 
@@ -55,6 +58,16 @@ def test_lines_and_files(tmp_path):
             "b 0.5 60.0 45.0 60.0 35.0 40.0 35.0 40.0 45.0",
         ]
         assert (tmp_path / folder / "Task1_plane.txt").read_text() == ""
+
+
+def test_images_are_called_as_their_files(tmp_path):
+    """predictions.json has the number 7 as COCO asks for, and Task1 files have the zeros too."""
+    samples = [Sample(tmp_path / "0007.png", (50, 60), Instances.empty())]
+    settings = load_settings({"save_json": True})
+    write_files(tmp_path, samples, found((0, 0, 0.5, 10, 10, 4, 2, 0)), NAMES, settings, coco=False)
+    for folder in (PER_TILE, MERGED):
+        assert (tmp_path / folder / "Task1_plane.txt").read_text().startswith("0007 0.5 ")
+    assert json.loads((tmp_path / "predictions.json").read_text())[0]["image_id"] == 7
 
 
 def test_tiles_are_put_together(tmp_path):

@@ -270,6 +270,11 @@ def test_what_cannot_be_cut_into_tiles_says_so(tmp_path, capsys):
         list(predict(BrightBoxes(), [np.zeros((5000, 5000, 3), np.uint8)], imgsz=64, tiling=Tiling(32, 0.9)))
 
 
+def test_an_overlap_without_tiles_says_that_it_does_nothing(tmp_path, capsys):
+    bright(tmp_path).predict(canvas(128, 128), overlap=0.5)
+    assert "overlap=0.5 has no effect without tile=" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("wrong", [{"tile": 0}, {"tile": "big"}, {"tile": 64, "overlap": 1}, {"overlap": -0.1}])
 def test_wrong_settings_are_refused(tmp_path, wrong):
     with pytest.raises(UserError, match="expected"):

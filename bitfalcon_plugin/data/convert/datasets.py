@@ -82,7 +82,8 @@ def _task_of_yaml(data: DataSpec) -> str:
 def _scans(data: DataSpec, task: str, settings: Settings) -> dict[str, Scan]:
     wish = Wish(PARTS[task], task == "segment", exact=True, truth=True, difficult=settings.difficult)
     refuse(data, wish)
-    return {split: scan(data, split, read=READERS[task], wish=wish) for split in data.splits}
+    in_tiles = settings.tile is not None
+    return {split: scan(data, split, read=READERS[task], wish=wish, large=in_tiles) for split in data.splits}
 
 
 def _by_rows(data: DataSpec, settings: Settings) -> tuple[str, dict[str, Scan]]:

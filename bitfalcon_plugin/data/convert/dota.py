@@ -58,7 +58,7 @@ def read_dota_folder(settings: Settings, version: str = "") -> Source:
     problems: list[str] = []
     parts, found = {}, Counter()
     for split, folders in find_splits(root, version).items():
-        parts[split] = _read_part(folders, numbers, settings.difficult, problems, found)
+        parts[split] = _read_part(folders, numbers, settings, problems, found)
     raise_problems(f"Labels of '{root}' cannot be converted; correct these lines:", problems, limit=MAX_PROBLEMS)
     if not version and known is CLASSES:
         known = CLASSES[: VERSIONS[versions_with(list(found))]]
@@ -117,12 +117,14 @@ def _own_classes(root: Path) -> tuple[str, ...]:
 
 
 def _read_part(
-    folders: Folders, numbers: Mapping[str, int], difficult: bool, problems: list[str], found: Counter
+    folders: Folders, numbers: Mapping[str, int], settings: Settings, problems: list[str], found: Counter
 ) -> Part:
     """Read the images and labels of one split; add what is wrong to `problems`, and count its classes in `found`."""
-    images = scan_images(sorted(images_below(folders.images)), None)
+    images = scan_images(sorted(images_below(folders.images)), None, large=settings.tile is not None)
     if not images:
         problems.append(f"{folders.images}: no image; expected files {' '.join(sorted(IMAGE_SUFFIXES))}")
+    elif not any(image.size for image in images):
+        problems.append(f"{folders.images}: no image of {len(images)} can be read; {images[0].notes[0]}")
     files = _files_by_stem(folders.labels, problems)
     notes = [note for image in images for note in image.notes]
     without = [image.path.name for image in images if image.size and image.path.stem not in files]
@@ -143,7 +145,7 @@ def _read_part(
                 f"{file}:{each.line}: {text}" for each in objects for text in _misfits(each, image.size, numbers)
             ]
             objects = [each for each in objects if not _misfits(each, image.size, numbers)]
-        kept = _kept(objects, difficult, left_out)
+        kept = _kept(objects, settings.difficult, left_out)
         found.update(same_class(each.name) for each in kept)
         samples.append(Sample(image.path, image.size, _labels(kept, image.size, numbers)))
     problems += same_stems(samples)

@@ -76,7 +76,7 @@ def run_data(settings: Settings) -> Path:
 
 def _functions(settings: Settings) -> tuple[Callable[[Settings], Source], Callable]:
     """The functions that read and write. Raises UserError where a setting is missing or unknown."""
-    missing = [key for key in ("to", "data", "out") if key not in settings.given]
+    missing = [key for key in ("to", "data", "out") if key not in settings.given or getattr(settings, key) is None]
     if missing:
         raise UserError(f"data needs {', '.join(f'{key}=' for key in missing)}: {EXAMPLE} .")
     target = settings.to.lower()

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import yaml
+from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -20,6 +22,7 @@ from ...ops.tiles import Window, tile_name
 from ..dataset import Sample
 from ..formats.obb_rows import read_obb
 from ..images import UnreadableImage, read_picture
+from ..large import large_image
 from .source import Source, rings_of
 from .tiling import LEAST_OF_OBJECT, Tiling, in_order, objects_of
 
@@ -101,13 +104,23 @@ def write_lists(folder: Path, names: Mapping[str, Sequence[str]]) -> None:
 
 
 def _write_images(sample: Sample, folder: Path, tiling: Tiling | None) -> list[tuple[str, Window]]:
-    """Link the image, or write its tiles; return the name, without suffix, and the window of each."""
+    """Link the image, or write its tiles; return the name, without suffix, and the window of each.
+
+    A large image is read by windows.
+    """
     height, width = sample.size
     if tiling is None:
         _link(sample.image, folder / sample.image.name)
         return [(sample.image.stem, Window(0, 0, width, height))]
-    picture = read_picture(sample.image)
     views = [(tile_name(sample.image.stem, side, window), window) for side, window in tiling.windows(sample.size)]
+    by_windows = large_image(sample.image)
+    if by_windows is not None:
+        with by_windows.opened() as read:
+            for name, window in views:
+                tile = Image.fromarray(np.ascontiguousarray(read(window)[..., ::-1]))
+                tile.save(folder / f"{name}.jpg", quality=QUALITY)
+        return views
+    picture = read_picture(sample.image)
 
     def save(view: tuple[str, Window]) -> None:
         picture.crop(view[1]).save(folder / f"{view[0]}.jpg", quality=QUALITY)

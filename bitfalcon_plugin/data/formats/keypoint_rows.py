@@ -17,6 +17,7 @@ REPAIR = (
 )
 MAJORITY = 0.5  # share of a split's polygons that must look like keypoints before they are refused
 INSIDE = 1.05  # keypoints lie within the box, its sides longer by this factor
+SKEW = 0.05  # share of its longer side by which a corner of a parallelogram may lie aside
 BEYOND = 0.002  # share of the image's side by which rounding may put a box outside
 VISIBILITY = (0, 1, 2)  # not labelled, hidden, visible
 
@@ -31,8 +32,10 @@ def looks_like_keypoints(values: Sequence[float]) -> bool:
     holds all further points; (0, 0) stands for a keypoint without a label. If every point has a third number that is 0,
     1 or 2, this is enough. Small polygons fulfil it too, so that pairs must make a bad polygon as well: its second
     point (in truth a width and a height) lies outside the box and so far from all others, or a side that begins or ends
-    in the first two points crosses another side.
+    in the first two points crosses another side. Four corners of a rectangle are an oriented box.
     """
+    if _is_parallelogram(values):
+        return False
     cx, cy, width, height = box = values[:4]
     beyond = max(width / 2 - cx, cx + width / 2 - 1, height / 2 - cy, cy + height / 2 - 1)
     if width <= 0 or height <= 0 or beyond > BEYOND:
@@ -121,6 +124,16 @@ def _holds(box: Sequence[float], points: Iterable[Point]) -> bool:
     cx, cy, width, height = box
     far_x, far_y = width / 2 * INSIDE, height / 2 * INSIDE
     return all((x == 0 and y == 0) or (abs(x - cx) <= far_x and abs(y - cy) <= far_y) for x, y in points)
+
+
+def _is_parallelogram(values: Sequence[float]) -> bool:
+    """Whether x1, y1, ..., y4 are the corners of a parallelogram, in any order: shares of a rectangle in pixels."""
+    if len(values) != 8:
+        return False
+    columns = values[0::2], values[1::2]
+    aside = SKEW * max(max(column) - min(column) for column in columns)
+    sums = ([2 * (column[0] + column[other]) - sum(column) for column in columns] for other in (1, 2, 3))
+    return any(max(map(abs, differences)) <= aside for differences in sums)
 
 
 def _crosses_itself(points: Sequence[Point]) -> bool:

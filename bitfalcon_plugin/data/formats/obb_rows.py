@@ -19,6 +19,8 @@ from .keypoint_rows import Shape, looks_like_keypoints
 from .yolo import Label, number_of, read_row, shortened
 
 EXPECTED = "an oriented box is written as its four corners, `class x1 y1 x2 y2 x3 y3 x4 y4`, as shares of the image"
+OUTSIDE = ". Corners may lie outside; the middle of their hull may not, nor may the hull be larger than the image"
+NEAR = 2.0  # shares up to which a corner outside the image is one, and not a number of pixels
 STRAIGHT = 1e-6  # shares of the image's side by which points may leave a line
 
 
@@ -42,6 +44,8 @@ def read_obb(fields: list[str], nc: int | None, kpt_shape: Shape | None = None) 
         return [f"{len(fields)} column{'s' * (len(fields) > 1)} in {text}; {EXPECTED}{hint}"]
     label = read_row(fields, nc)
     if isinstance(label, list):
+        if any("outside the image" in problem for problem in label) and max(map(abs, values)) <= NEAR:
+            label[-1] += OUTSIDE
         return label
     corners = tuple(float(field) for field in fields[1:])
     if is_straight(corners):

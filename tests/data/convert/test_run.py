@@ -14,6 +14,7 @@ from PIL import Image
 
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.files import STALE_SECONDS
+from bitfalcon_plugin.data import images, large
 from bitfalcon_plugin.data.convert import write
 from bitfalcon_plugin.data.dataset import scan
 from bitfalcon_plugin.data.formats.dataset_yaml import load_data
@@ -62,6 +63,20 @@ def test_images_as_they_are(here, capsys):
     assert not (here / "out/labels/test").exists()
     samples = scan(data, "train", read=read_obb).samples
     assert [len(sample.labels) for sample in samples] == [12, 12]
+
+
+@pytest.mark.parametrize("words", [["data=DOTA", "format=dota"], ["data=whole", "format=yolo"]])
+def test_images_beyond_the_limit_of_pixels_are_cut_by_windows(here, monkeypatch, capsys, words):
+    assert convert("whole") == main(["data", "to=yolo", "tile=160", *words, "out=usual"]) == 0
+    monkeypatch.setattr(large, "LARGE", 1000)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    assert main(["data", "to=yolo", "tile=160", *words, "out=windows"]) == 0
+    assert {name for name in contents(here / "usual") if name.endswith(".jpg")} > {"images/val/P1000__160__0___0.jpg"}
+    same = [contents(here / name / part) for name in ("usual", "windows") for part in ("images", "labels")]
+    assert same[:2] == same[2:]
+    capsys.readouterr()
+    assert convert("nothing") == 2 and not (here / "nothing").exists()
+    assert "no image of 2 can be read; DOTA/train/images/P0000.png: 400x300 pixels" in capsys.readouterr().err
 
 
 def test_a_system_without_links_gets_copies(here, monkeypatch):
@@ -234,6 +249,7 @@ def test_places_that_are_taken(here, capsys):
     [
         ("data", "data needs to=, data=, out=: for example bitfalcon data to=coco data=data.yaml"),
         ("data to=yolo format=dota data=DOTA", "data needs out=:"),
+        ("data to=yolo format=dota data=DOTA out=none", "data needs out=:"),
         ("data to=turbo format=dota data=DOTA out=o", "to=turbo: data writes yolo"),
         (
             "data to=yolo format=dotta data=DOTA out=o",

@@ -73,6 +73,9 @@ def test_real_keypoints_look_like_keypoints(name):
         ("0 0.5 0.5 0.52 0.5 0.52 0.53 0.5 0.53", False),  # a small square
         ("0 0.5 0.5 0.2 0.2 0.45 0.45 1 0.55 0.45 1", True),  # x y visibility
         ("0 0.4 0.3 0.4 0.6 0.8 0.6 0.8 0.3", False),  # a large square
+        ("0 0.5 0.61 0.51 0.4 0.58 0.403 0.57 0.613", False),  # an upright bar in the middle
+        ("0 0.4 0.4 0.6 0.6 0.4 0.6 0.6 0.4", False),  # a rectangle with crossed corners
+        ("0 0.4 0.4 0.6 0.6 0.45 0.6 0.6 0.4", True),
     ],
 )
 def test_what_looks_like_keypoints(row, expected):

@@ -62,6 +62,11 @@ def test_recorded_verdicts(tmp_path, case):
         ("0 .1 .1 .6 .2 .5 .8 .0", f"8 columns in '0 .1 .1 .6 .2 .5 .8 .0'; {EXPECTED}"),
         ("0,.1,.1", f"1 column in '0,.1,.1'; {EXPECTED}"),
         ("0 .5 .5 .4 .4 .4 .4 2", "8 columns look like class, box and 1 keypoints"),
+        (
+            "0 -.5 .5 .4 .3 .45 .4 -.45 .6",  # the middle of its hull lies at x = -.025
+            "x4 = -.45 is outside the image; expected a share of its side, 0 to 1, not pixels. Corners may lie "
+            "outside; the middle of their hull may not, nor",
+        ),
         ("0 100 100 600 200 500 800 0 700", "x1 = 100, y1 = 100 and 5 more are outside the image; expected shares"),
         ("0 .1 .1 .6 .2 .5 .8 .0 .7 .9", f"10 columns in '0 .1 .1 .6 .2 .5 .8 .0 .7 .9'; {EXPECTED}. No score"),
         (".1 .1 .6 .2 .5 .8 .0 .7", f"8 columns in '.1 .1 .6 .2 .5 .8 .0 .7'; {EXPECTED}. Is the class missing?"),
