@@ -79,9 +79,17 @@ def _cut_out(picture: Image.Image, result: ImageParts, index: int, corner: tuple
 
 
 def turned_crops(result: ImageParts) -> Iterator[Image.Image | None]:
-    """Yield the RGB picture of each oriented box, turned upright; black where it reaches beyond the image."""
+    """Yield the RGB picture of each oriented box, turned upright; black where it reaches beyond the image.
+
+    None for a box whose corners all lie beyond one border of the image.
+    """
     whole = None if result.is_large else picture_of(result.orig_img)
-    for x, y, w, h, angle in result.obb.xywhr.tolist():
+    height, width = result.orig_shape
+    for (x, y, w, h, angle), corners in zip(result.obb.xywhr.tolist(), result.obb.xyxyxyxy.tolist()):
+        across, down = zip(*corners)
+        if max(across) <= 0 or max(down) <= 0 or min(across) >= width or min(down) >= height:
+            yield None
+            continue
         size = max(round(w * GAIN + PAD), 1), max(round(h * GAIN + PAD), 1)
         cos, sin = math.cos(angle), math.sin(angle)
         half_w, half_h = size[0] / 2, size[1] / 2

@@ -145,14 +145,16 @@ def test_crops_of_oriented_boxes_are_upright(tmp_path):
     along, across = x * cos + y * sin, y * cos - x * sin
     image[(abs(along) < 50) & (abs(across) < 15)] = (0, 0, 255)
     image[(abs(along - 40) < 10) & (abs(across) < 15)] = (0, 255, 0)  # the end to which the angle points
-    boxes = torch.tensor([[100.5, 100.5, 100, 30, 0.6, 0.9, 0], [0, 0, 40, 40, 0.3, 0.8, 1]])
+    boxes = torch.tensor(
+        [[100.5, 100.5, 100, 30, 0.6, 0.9, 0], [0, 0, 40, 40, 0.3, 0.8, 1], [-90, 50, 40, 40, 0.3, 0.8, 1]]
+    )
     Results(image, "x.jpg", NAMES, obb=boxes).save_crop(tmp_path)
     with Image.open(tmp_path / "a" / "im.jpg") as crop:
         pixels = np.asarray(crop).astype(int)
     assert pixels.shape == (41, 112, 3)  # 2 % and 10 px larger
     assert (abs(pixels[8:33, 8:80] - [255, 0, 0]) < 40).all() and (abs(pixels[10:31, 90:103] - [0, 255, 0]) < 60).all()
     assert pixels[:3].max() < 40 and pixels[-3:].max() < 40
-    assert (tmp_path / "b" / "im.jpg").exists()
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["im.jpg"]  # none of the box outside the image
 
 
 def test_keywords_of_plot_concern_their_part():
