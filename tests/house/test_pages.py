@@ -23,7 +23,7 @@ from bitfalcon_plugin.benchmark.trial import Trial
 from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.listing import settings_table
 from bitfalcon_plugin.data import shapes
-from bitfalcon_plugin.data.formats.dataset_yaml import load_data
+from bitfalcon_plugin.data.formats.dataset_yaml import read_data
 from bitfalcon_plugin.export.formats import support_table
 from bitfalcon_plugin.export.run import run_export
 from bitfalcon_plugin.models.build import resolve_graph
@@ -267,7 +267,7 @@ def test_scripts(page, here, monkeypatch):
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(PAGES[page], "yaml")])
 def test_yaml_files(page, here):
-    """Graphs build, also with single keys of a graph; datasets are read."""
+    """Graphs build, also with single keys of a graph; datasets are read, whose annotation files are not here."""
     for text in blocks(PAGES[page], "yaml"):
         document = yaml.safe_load(text)
         if "train" not in document:
@@ -275,7 +275,8 @@ def test_yaml_files(page, here):
             assert Detector(resolve_graph(graph)).nc == graph["nc"]
         else:
             Path("example.yaml").write_text(text)
-            assert load_data("example.yaml").names == document.get("names", {})
+            data, problems = read_data("example.yaml")
+            assert data.names == document.get("names", {}) and problems == []
 
 
 @pytest.mark.parametrize("name", TABLES)
