@@ -32,7 +32,7 @@ from ..models.build import DEFAULT_MODEL, graph_from_settings
 from ..models.detector import Detector
 from ..models.weights.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from ..models.weights.foreign import open_checkpoint
-from ..tasks import task_of
+from ..tasks import Task, task_of
 from ..tasks.metrics import TaskMetrics
 from ..train.resume import changed_settings, is_finished, newest, without_rights
 from ..train.run import run_train
@@ -61,7 +61,8 @@ def run_tune(settings: Settings, checkpoint: Checkpoint | None = None, events: E
     if "LOCAL_RANK" in os.environ:
         raise UserError("tune starts its own runs: call it without torchrun; device=0,1 trains each trial on two GPUs.")
     with quiet_optuna():
-        study = _resumed(settings) if _continues(settings) else _new(settings, checkpoint)
+        folder = _folder_to_resume(settings, checkpoint)
+        study = _new(settings, checkpoint) if folder is None else _resumed(settings, folder)
         study.settings = without_rights(study.settings, settings.given_values())
         say(f"Search of {len(study.space)} settings, {study.iterations} trials; results in {study.folder}")
         try:
@@ -194,14 +195,6 @@ def _raise_if_all_fail(study: Study) -> None:
         raise UserError(f"The first {SAME_FAILURES} trials failed for one reason: {rows[0].error}")
 
 
-def _continues(settings: Settings) -> bool:
-    """Whether the settings name a search that is there: by resume=, or by its folder and exist_ok=."""
-    if settings.resume:
-        return True
-    folder = runs_top(settings.project) / (settings.name or "tune")
-    return settings.exist_ok and (folder / FILE).is_file()
-
-
 def _new(settings: Settings, checkpoint: Checkpoint | None) -> Study:
     """Make a new search. Raises UserError for what every trial would end with."""
     shared = settings.given_values(without=NOT_SHARED)
@@ -211,9 +204,10 @@ def _new(settings: Settings, checkpoint: Checkpoint | None) -> Study:
         if isinstance(value, str) and Path(value).exists():
             shared[key] = str(Path(value).resolve())  # another process may run elsewhere
     trial_settings = load_settings({**shared, "mode": "train"})
-    space, notes = _checked_space(settings, trial_settings, checkpoint)
+    task = _task_of(trial_settings, checkpoint)
+    space, notes = _checked_space(settings, trial_settings, task)
     print_note(*notes)
-    folder = new_run_dir("tune", settings.project, settings.name, settings.exist_ok)
+    folder = new_run_dir("tune", settings.project, settings.name, settings.exist_ok, task.name)
     if checkpoint is not None:
         shared["model"] = str((folder / "initial.pt").resolve())
         save_checkpoint(shared["model"], checkpoint)
@@ -222,12 +216,8 @@ def _new(settings: Settings, checkpoint: Checkpoint | None) -> Study:
     return study
 
 
-def _checked_space(
-    settings: Settings, trial_settings: Settings, checkpoint: Checkpoint | None
-) -> tuple[Space, list[str]]:
-    """Return the space and its notes, after a look at the model and at the data."""
-    settings = settings.replace(optimizer=trial_settings.optimizer)
-    space_of(settings)  # a wrong space= is told before data are read
+def _task_of(trial_settings: Settings, checkpoint: Checkpoint | None) -> Task:
+    """Return the task of the model that the trials train. Raises UserError for a model that cannot be trained."""
     source = trial_settings.model or DEFAULT_MODEL
     kind = model_kind(source)
     if kind is ModelKind.EXPORTED:
@@ -237,15 +227,21 @@ def _checked_space(
     else:
         graph = graph_from_settings(source, trial_settings)
     with torch.device("meta"):
-        task = task_of(Detector(graph))
+        return task_of(Detector(graph))
+
+
+def _checked_space(settings: Settings, trial_settings: Settings, task: Task) -> tuple[Space, list[str]]:
+    """Return the space and its notes, after a look at the data."""
+    settings = settings.replace(optimizer=trial_settings.optimizer)
+    space_of(settings)  # a wrong space= is told before data are read
     data, _ = find_data(trial_settings, task.data)
     scans = [scan_split(data, split, trial_settings, task.data) for split in ("train", "val")]
     return space_of(settings, bool(scans[0].polygons), task.means_nothing)
 
 
-def _resumed(settings: Settings) -> Study:
-    """Open the search that resume= means. Raises UserError for settings that would make another one of it."""
-    study = Study(_folder_to_resume(settings))
+def _resumed(settings: Settings, folder: Path) -> Study:
+    """Open the search of a folder. Raises UserError for settings that would make another one of it."""
+    study = Study(folder)
     _own_choices(study, settings)
     if settings.space is not None:
         raise UserError("space= belongs to a new search: this one goes on with its own. Leave space= out.")
@@ -265,8 +261,11 @@ def _own_choices(study: Study, settings: Settings) -> dict[str, object]:
     return changed_settings(typed, study.settings, "experiment")
 
 
-def _folder_to_resume(settings: Settings) -> Path:
-    """Return the folder that resume= or exist_ok= mean; for resume=True the newest below project=."""
+def _folder_to_resume(settings: Settings, checkpoint: Checkpoint | None) -> Path | None:
+    """Return the folder that resume= or exist_ok= mean, None for a new search.
+
+    For resume=True it is the newest search below project=, without it below the folder of all tasks.
+    """
     if isinstance(settings.resume, str):
         path = Path(settings.resume)
         folder = path.parent if path.name == FILE else path
@@ -276,9 +275,13 @@ def _folder_to_resume(settings: Settings) -> Path:
                 "resume=runs/detect/tune; resume=True takes the newest."
             )
         return folder
-    top = runs_top(settings.project)
     if not settings.resume:
-        return top / (settings.name or "tune")
+        if not settings.exist_ok:
+            return None
+        trial_settings = load_settings({**settings.given_values(without=NOT_SHARED), "mode": "train"})
+        folder = runs_top(settings.project, _task_of(trial_settings, checkpoint).name) / (settings.name or "tune")
+        return folder if (folder / FILE).is_file() else None
+    top = runs_top(settings.project) if settings.project else runs_top().parent
     found = newest(path for path in top.rglob(FILE) if path.parent.name.startswith(settings.name or ""))
     if found is None:
         raise UserError(

@@ -22,6 +22,7 @@ from bitfalcon_plugin.cli import main
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.models.weights.checkpoint import load_checkpoint
 from tests.helpers.coloured import place  # noqa: F401  the fixture
+from tests.helpers.posed import lay_out as lay_out_poses
 from tests.helpers.small_yolo import QUICK_TRAINING, same_state, save_weights
 
 SPACE = {"lr0": (1e-3, 1e-1), "mosaic": (0.0, 1.0)}
@@ -173,6 +174,17 @@ def test_mistakes_are_told_before_anything_is_trained(fake, words, said, capsys)
     assert main(["tune", *words]) == 2
     assert said in capsys.readouterr().err and len(training.settings) == 1
     assert sorted(os.listdir("runs/detect")) == folders  # no folder of a search that cannot be
+
+
+def test_the_search_lies_in_the_folder_of_the_task(place, fake, monkeypatch):  # noqa: F811
+    (place / "poses").mkdir()
+    lay_out_poses(place / "poses")
+    monkeypatch.chdir(place / "poses")
+    fake(lambda settings: settings.lr0)
+    command = ["tune", "model=small-pose.yaml", *COMMAND[2:]]
+    assert main([*command, "iterations=1", SPACE_WORD]) == main([*command, "iterations=2", "exist_ok=True"]) == 0
+    assert main(["tune", "resume=True"]) == 0
+    assert [path.name for path in Path("runs").iterdir()] == ["pose"] and len(rows(Path("runs/pose/tune"))) == 2
 
 
 def test_a_name_that_is_there_is_joined_with_exist_ok(fake):
