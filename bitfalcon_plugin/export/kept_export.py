@@ -76,9 +76,15 @@ class Engine:
 
     def _opened(self, working: WorkingModel, settings: Settings, format_: str) -> Runtime:
         network, of = working.network, (working, working.revision(), bool(settings.half))
+        working.note_random_weights()
         if self._exported is None or self._exported.format != format_ or self._of != of:
             path = kept_export(network, str(working.path or working.source), format_)
             self._exported, self._of = ExportedModel(path), of
+        if settings.half and format_ == "onnx":
+            print_note_once(
+                "half=True: engine=onnx computes in float32. engine=openvino has 16 bits where a CPU gains."
+            )
+            settings = settings.replace(half=False)
         runtime = self._exported.runtime_for(settings)
         runtime.names = dict(network.names)
         return runtime
@@ -105,7 +111,7 @@ def _format_for(settings: Settings) -> tuple[str | None, str]:
     if engine == "auto":
         reason = _why_torch(settings, on_cpu)
         return (None, reason) if reason else ("openvino", "")
-    require(engine, writing=True)
+    require(engine, writing=True, setting="engine")
     if not on_cpu:
         raise UserError(f"engine={engine} computes on the CPU; device={settings.device} is another. Give device=cpu.")
     if settings.embed is not None:
@@ -161,8 +167,8 @@ def kept_export(network: Detector, source: str, format_: str) -> Path:
 
 def _unwritable(engines: Path, format_: str, error: OSError) -> UserError:
     return UserError(
-        f"engine={format_}: its file cannot be kept in '{engines}': {error.strerror or error}. Name another cache folder "
-        "in the variable BITFALCON_CACHE, or give engine=torch."
+        f"engine={format_}: its file cannot be kept in '{engines}': {error.strerror or error}. Name another cache "
+        "folder in the variable BITFALCON_CACHE, or give engine=torch."
     )
 
 

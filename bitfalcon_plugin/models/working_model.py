@@ -178,6 +178,11 @@ class WorkingModel:
             self._weights, self._prepared, self._is_random = Snapshot(self.network), None, False
             self._revision += 1
 
+    def note_random_weights(self) -> None:
+        """Print a note where the weights are the initial ones of a graph."""
+        if self._is_random:
+            print_note(f"{self.source} is a graph, its weights are random until train() or load().")
+
     def network_for(self, settings: Settings) -> Detector:
         """Return the network for predict and val: a folded copy, the same one until weights or choices change."""
         with self.lock:
@@ -186,8 +191,7 @@ class WorkingModel:
     def _network_for(self, settings: Settings) -> Detector:
         model = self.network
         self._notice_changes()
-        if self._is_random:
-            print_note(f"{self.source} is a graph, its weights are random until train() or load().")
+        self.note_random_weights()
         # Several devices share the batches of predict.
         is_predict = settings.mode in ("predict", "track")
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]

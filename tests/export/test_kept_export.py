@@ -18,6 +18,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import cache_dir
 from bitfalcon_plugin.export import kept_export, seal
 from bitfalcon_plugin.export.compare import MismatchError
+from tests.helpers.coloured import GRAPH
 from tests.helpers.exports import needs_onnx, needs_openvino, save, tiny_segment
 from tests.helpers.tiny_dataset import write_yaml
 
@@ -265,9 +266,26 @@ def test_what_an_engine_cannot_do(home, settings, words):
     assert words in str(error.value)
 
 
+@both
+def test_sixteen_bits_that_are_not_computed_are_told(home, word, capsys):
+    yolo = YOLO("best.pt")
+    predicted(yolo, engine=word, half=True)
+    told = capsys.readouterr().err
+    in_float32 = word == "onnx" or "f32" in yolo._engine._exported.runtime.runtime
+    assert ("half=True: " in told and "in float32" in told) == in_float32
+    assert "export it" not in told and "network.onnx" not in told
+
+
+@needs_onnx
+def test_random_weights_of_a_graph_are_told(home, capsys):
+    Path("small.yaml").write_text(GRAPH)
+    YOLO("small.yaml").predict("images", engine="onnx", **PREDICT)
+    assert "small.yaml is a graph, its weights are random" in capsys.readouterr().err
+
+
 def test_a_missing_program_is_named(home, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="openvino.*pip install"):
+    with pytest.raises(UserError, match="engine=openvino needs the package openvino: pip install"):
         predicted(YOLO("best.pt"), engine="openvino")
 
 

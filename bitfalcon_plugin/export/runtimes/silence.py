@@ -16,8 +16,8 @@ _ONE_THREAD = threading.RLock()  # two that exchange the streams at once would p
 def silenced() -> Iterator[Callable[[], str]]:
     """Send standard output and standard error of this process to a file while the block runs, also those of C++ code.
 
-    Yields a function that returns what was written so far. Where a stream is closed, nothing is redirected. Other threads
-    that enter wait.
+    Yields a function that returns what was written so far. Where a stream is closed, nothing is redirected. Other
+    threads that enter wait.
     """
     with _ONE_THREAD, tempfile.TemporaryFile() as file:
 
