@@ -58,6 +58,12 @@ class Engine:
         ask, or whose file gives other numbers than the network.
         """
         format_, reason = _format_for(settings)
+        if format_ is not None and working.has_hooks():
+            if settings.engine != "auto":
+                raise UserError(
+                    f"engine={format_} would not call the functions hooked into the network. Give engine=torch."
+                )
+            format_, reason = None, "functions are hooked into the network."
         if format_ is None:
             if settings.engine == "auto":
                 print_note_once(f"engine=auto: torch computes, because {reason}")

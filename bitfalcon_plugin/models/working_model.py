@@ -183,6 +183,10 @@ class WorkingModel:
         if self._is_random:
             print_note(f"{self.source} is a graph, its weights are random until train() or load().")
 
+    def has_hooks(self) -> bool:
+        """Whether a script has hooked functions into the network."""
+        return self._handed is not None and self._handed.has_hooks()
+
     def network_for(self, settings: Settings) -> Detector:
         """Return the network for predict and val: a folded copy, the same one until weights or choices change."""
         with self.lock:
@@ -198,7 +202,7 @@ class WorkingModel:
         note_spinning_threads(devices[0])
         if settings.mode == "val" or "batch" in settings.given:  # glibc keeps the smaller tensors of one image anyway
             keep_freed_memory(devices[0])
-        if self._handed is not None and self._handed.has_hooks():
+        if self.has_hooks():
             return self._handed.live(devices[0])
         choices = devices, settings.half, settings.compile
         if self._prepared is None or self._choices != choices:

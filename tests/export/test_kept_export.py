@@ -276,6 +276,16 @@ def test_sixteen_bits_that_are_not_computed_are_told(home, word, capsys):
     assert "export it" not in told and "network.onnx" not in told
 
 
+@needs_openvino
+def test_hooks_of_a_script_are_called(home, exported, capsys):
+    yolo, seen = YOLO("best.pt"), []
+    yolo.model.model[0].register_forward_hook(lambda *_: seen.append(1))
+    predicted(yolo, engine="auto")
+    assert seen and not exported and "engine=auto: torch computes, because functions" in capsys.readouterr().err
+    with pytest.raises(UserError, match="engine=openvino would not call the functions .* engine=torch"):
+        predicted(yolo, engine="openvino")
+
+
 @needs_onnx
 def test_random_weights_of_a_graph_are_told(home, capsys):
     Path("small.yaml").write_text(GRAPH)
