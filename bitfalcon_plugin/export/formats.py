@@ -220,6 +220,10 @@ def find_format(name: str) -> str:
     """
     word = str(name).strip().lower().removeprefix(".")
     word = ALIASES.get(word, word)
+    if "," in word:
+        raise WrongValueError(
+            f"format={str(name)[:60]}: export writes one format at a time. Run it again for the others."
+        )
     if word not in EXPORT_FORMATS:
         hint = did_you_mean(word, (*EXPORT_FORMATS, *ALIASES))
         raise WrongValueError(
@@ -256,10 +260,10 @@ def model_kind(model: str | Path) -> ModelKind:
     return ModelKind.EXPORTED if format_of(model) else ModelKind.GRAPH
 
 
-def require(format_: str, *, writing: bool = False, options: Iterable[str] = ()) -> None:
+def require(format_: str, *, writing: bool = False, options: Iterable[str] = (), setting: str = "format") -> None:
     """Raise UserError for the first package that a format needs and that is not installed, with the extra that has it.
 
-    writing: whether a file is to be written, with these options.
+    writing: whether a file is to be written, with these options. setting: the one by which the user chose the format.
     """
     row = EXPORT_FORMATS[format_]
     needy = [option for option in options if writing and option in row.for_option]
@@ -269,7 +273,7 @@ def require(format_: str, *, writing: bool = False, options: Iterable[str] = ())
     for package, extra in needs.items():
         if importlib.util.find_spec(package) is None:
             cause = "".join(f" {option}=True" for option in needy if package in row.for_option[option])
-            raise UserError(f"format={format_}{cause} needs the package {package}: pip install 'bitfalcon[{extra}]'")
+            raise UserError(f"{setting}={format_}{cause} needs the package {package}: pip install 'bitfalcon[{extra}]'")
 
 
 def support_table() -> str:

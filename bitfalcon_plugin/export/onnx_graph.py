@@ -51,6 +51,8 @@ def record_onnx(job: ExportJob, path: Path, maintained: bool = False) -> None:
     first, *others = reversed(recorders) if maintained else recorders
     try:
         first(job, path)
+    except OSError:  # a full disk is full for the other one too
+        raise
     except Exception:
         if not others:
             raise

@@ -35,15 +35,16 @@ def write_mnn(job: ExportJob, path: Path) -> None:
         import _tools
 
     with tempfile.TemporaryDirectory() as folder:
-        recorded = Path(folder) / "recorded.onnx"
+        recorded, converted = Path(folder) / "recorded.onnx", Path(folder) / "converted.mnn"
         record_onnx(job, recorded)
-        words = ["mnnconvert", "-f", "ONNX", "--modelFile", str(recorded), "--MNNModel", str(path)]
+        words = ["mnnconvert", "-f", "ONNX", "--modelFile", str(recorded), "--MNNModel", str(converted)]
         words += ["--bizCode", json.dumps(job.metadata.texts()), *(["--fp16"] if job.half else [])]
         with silenced() as written:
             _tools.mnnconvert(words)
             said = written()
-    if not path.exists() or not path.stat().st_size:
-        raise _not_converted("MNN", said)
+        if not converted.exists() or not converted.stat().st_size:
+            raise _not_converted("MNN", said)
+        shutil.copyfile(converted, path)  # MNN says nothing of a disk that is full; this does
 
 
 def write_executorch(job: ExportJob, path: Path) -> None:

@@ -178,6 +178,15 @@ class WorkingModel:
             self._weights, self._prepared, self._is_random = Snapshot(self.network), None, False
             self._revision += 1
 
+    def note_random_weights(self) -> None:
+        """Print a note where the weights are the initial ones of a graph."""
+        if self._is_random:
+            print_note(f"{self.source} is a graph, its weights are random until train() or load().")
+
+    def has_hooks(self) -> bool:
+        """Whether a script has hooked functions into the network."""
+        return self._handed is not None and self._handed.has_hooks()
+
     def network_for(self, settings: Settings) -> Detector:
         """Return the network for predict and val: a folded copy, the same one until weights or choices change."""
         with self.lock:
@@ -186,15 +195,14 @@ class WorkingModel:
     def _network_for(self, settings: Settings) -> Detector:
         model = self.network
         self._notice_changes()
-        if self._is_random:
-            print_note(f"{self.source} is a graph, its weights are random until train() or load().")
+        self.note_random_weights()
         # Several devices share the batches of predict.
         is_predict = settings.mode in ("predict", "track")
         devices = named_devices(settings.device) if is_predict else [select_device(settings.device)]
         note_spinning_threads(devices[0])
         if settings.mode == "val" or "batch" in settings.given:  # glibc keeps the smaller tensors of one image anyway
             keep_freed_memory(devices[0])
-        if self._handed is not None and self._handed.has_hooks():
+        if self.has_hooks():
             return self._handed.live(devices[0])
         choices = devices, settings.half, settings.compile
         if self._prepared is None or self._choices != choices:

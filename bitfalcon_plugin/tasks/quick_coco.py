@@ -17,11 +17,13 @@ def evaluate_quickly(evaluation: COCOeval) -> bool:
     """Set `eval` as evaluate() and accumulate() would, and `evalImgs` of the first area and IoU; False without hotcoco.
 
     An evaluation whose overlap of two objects is computed by a method of ours is left to pycocotools too, and so are
-    annotation files with ids that hotcoco reads in another way: texts, and 0 for an annotation.
+    annotation files with ids that hotcoco reads in another way or refuses: texts, numbers below 0 and beyond 63 bits,
+    and 0 for an annotation.
     """
     if type(evaluation).computeIoU is not COCOeval.computeIoU or find_spec("hotcoco") is None:
         return False
-    if any(type(each) is not int for each in evaluation.cocoGt.imgs) or 0 in evaluation.cocoGt.anns:
+    ids = (*evaluation.cocoGt.imgs, *evaluation.cocoGt.cats)
+    if any(type(each) is not int or not 0 <= each < 1 << 63 for each in ids) or 0 in evaluation.cocoGt.anns:
         return False
     import hotcoco
 

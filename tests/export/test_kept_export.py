@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import importlib.metadata
+import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.config.files import cache_dir
 from bitfalcon_plugin.export import kept_export, seal
 from bitfalcon_plugin.export.compare import MismatchError
+from tests.helpers.coloured import GRAPH
 from tests.helpers.exports import needs_onnx, needs_openvino, save, tiny_segment
 from tests.helpers.tiny_dataset import write_yaml
 
@@ -140,11 +144,92 @@ def test_copies_names_and_val(home):
     assert predicted(yolo, engine="onnx")[0].names[0] == "a"
 
 
-def test_auto_is_torch_where_openvino_is_missing(home, exported, monkeypatch):
+def test_auto_is_torch_where_openvino_is_missing_and_says_so_once(home, exported, monkeypatch, capsys):
     monkeypatch.setattr(kept_export, "find_spec", lambda name: None)
     yolo = YOLO("best.pt")
-    assert_same(predicted(yolo), predicted(yolo, engine="auto"))
+    for _ in range(2):
+        assert_same(predicted(yolo), predicted(yolo, engine="auto"))
     assert exported == []
+    told = capsys.readouterr().err
+    assert told.count("engine=auto: torch computes, because openvino and onnx cannot be found: pip install") == 1
+
+
+@needs_onnx
+def test_the_cache_may_go_at_any_time(home, exported):
+    yolo = YOLO("best.pt")
+    expected = predicted(yolo, engine="onnx")
+    shutil.rmtree(cache_dir())
+    assert_same(expected, predicted(yolo, engine="onnx"))  # it is open
+    assert_same(expected, predicted(yolo, engine="onnx", half=True))  # it is opened again
+    assert exported == ["onnx"] * 2
+
+
+@both
+def test_two_that_export_the_same_network_at_once_leave_each_other_alone(home, monkeypatch, word):
+    """The second one begins while the first one writes, as another process may: both get a whole file."""
+    write, nested, others = kept_export.write_checked, [], []
+
+    def write_twice(network, settings, target, *arguments, **options):
+        if not nested:
+            nested.append(target)
+            target.parent.joinpath("half").write_text("written")
+            others.append(kept_export.kept_export(network, "other.pt", word))
+        return write(network, settings, target, *arguments, **options)
+
+    monkeypatch.setattr(kept_export, "write_checked", write_twice)
+    network = YOLO("best.pt")._network
+    one = kept_export.kept_export(network, "best.pt", word)
+    assert seal.is_sealed(one) and seal.is_sealed(others[0]) and one != others[0]
+    assert sorted(path.name for path in one.parents[1].iterdir()) == sorted((one.parent.name, others[0].parent.name))
+
+
+@needs_onnx
+def test_threads_that_share_an_object_export_once(home, exported):
+    yolo, results = YOLO("best.pt"), []
+    expected = predicted(yolo)
+    workers = [threading.Thread(target=lambda: results.append(predicted(yolo, engine="onnx"))) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert len(results) == 3 and exported == ["onnx"]
+    for result in results:
+        assert_same(expected, result)
+
+
+@needs_onnx
+@pytest.mark.parametrize("place", ["cache", "cache/engines"])
+def test_a_cache_that_cannot_be_written_is_named_with_the_variable_to_set(home, place):
+    (home / place).parent.mkdir(exist_ok=True)
+    (home / place).write_text("a file in the place of the folder")
+    with pytest.raises(UserError, match="cannot be kept in '.*engines': .*BITFALCON_CACHE") as raised:
+        predicted(YOLO("best.pt"), engine="onnx")
+    assert "out=" not in str(raised.value)
+
+
+@needs_onnx
+def test_a_cache_that_somebody_else_has_filled_may_be_read(home, exported, monkeypatch):
+    expected = predicted(YOLO("best.pt"), engine="onnx")
+
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(kept_export.os, "utime", refuse)
+    assert_same(expected, predicted(YOLO("best.pt"), engine="onnx"))
+    assert exported == ["onnx"]
+
+
+@needs_onnx
+def test_a_program_that_is_installed_by_another_name_has_a_version(home, monkeypatch):
+    version = importlib.metadata.version
+
+    def of_the_gpu_build(name):
+        if name == "onnxruntime":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(kept_export.metadata, "version", of_the_gpu_build)
+    assert_same(predicted(YOLO("best.pt")), predicted(YOLO("best.pt"), engine="onnx"))
 
 
 @needs_openvino
@@ -181,9 +266,36 @@ def test_what_an_engine_cannot_do(home, settings, words):
     assert words in str(error.value)
 
 
+@both
+def test_sixteen_bits_that_are_not_computed_are_told(home, word, capsys):
+    yolo = YOLO("best.pt")
+    predicted(yolo, engine=word, half=True)
+    told = capsys.readouterr().err
+    in_float32 = word == "onnx" or "f32" in yolo._engine._exported.runtime.runtime
+    assert ("half=True: " in told and "in float32" in told) == in_float32
+    assert "export it" not in told and "network.onnx" not in told
+
+
+@needs_openvino
+def test_hooks_of_a_script_are_called(home, exported, capsys):
+    yolo, seen = YOLO("best.pt"), []
+    yolo.model.model[0].register_forward_hook(lambda *_: seen.append(1))
+    predicted(yolo, engine="auto")
+    assert seen and not exported and "engine=auto: torch computes, because functions" in capsys.readouterr().err
+    with pytest.raises(UserError, match="engine=openvino would not call the functions .* engine=torch"):
+        predicted(yolo, engine="openvino")
+
+
+@needs_onnx
+def test_random_weights_of_a_graph_are_told(home, capsys):
+    Path("small.yaml").write_text(GRAPH)
+    YOLO("small.yaml").predict("images", engine="onnx", **PREDICT)
+    assert "small.yaml is a graph, its weights are random" in capsys.readouterr().err
+
+
 def test_a_missing_program_is_named(home, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="openvino.*pip install"):
+    with pytest.raises(UserError, match="engine=openvino needs the package openvino: pip install"):
         predicted(YOLO("best.pt"), engine="openvino")
 
 

@@ -17,6 +17,7 @@ from bitfalcon_plugin import YOLO
 from bitfalcon_plugin.config.errors import UserError
 from bitfalcon_plugin.export import run as exporting
 from bitfalcon_plugin.export import writers as writing
+from bitfalcon_plugin.export import writers_mobile
 from bitfalcon_plugin.export.formats import EXPORT_FORMATS, require
 from bitfalcon_plugin.export.network import ExportedNetwork
 from bitfalcon_plugin.export.run import run_export
@@ -29,6 +30,7 @@ from tests.helpers.paths import ROOT
     "options, words",
     [
         ({"format": "onx"}, "no such format.*'onnx'"),
+        ({"format": "onnx,openvino"}, "format=onnx,openvino: export writes one format at a time"),
         ({"format": "tensorrt"}, "trtexec"),
         ({"format": "saved_model"}, "TensorFlow.*onnx"),
         ({"format": "torchscript", "int8": True}, "int8=True.*openvino"),
@@ -191,3 +193,21 @@ def test_what_a_checkpoint_remembers_is_no_setting_of_the_export(folder, capsys)
     assert "effect on an export: conf (needs nms=True)\n" in capsys.readouterr().err
     run_export(tiny(), settings, "small.yaml", data_remembered=True, given={"single_cls", "imgsz"})
     assert "effect on an export: single_cls\n" in capsys.readouterr().err
+
+
+def test_mnn_writes_no_half_file_to_a_full_disk(folder, monkeypatch):
+    """MNN ends without an error there, so that it writes into the folder of temporary files."""
+    written = []
+
+    def convert(words):
+        written.append(Path(words[words.index("--MNNModel") + 1]))
+        written[0].write_bytes(b"a model")
+
+    monkeypatch.setitem(sys.modules, "MNN", types.ModuleType("MNN"))
+    monkeypatch.setitem(sys.modules, "_tools", types.SimpleNamespace(mnnconvert=convert))
+    monkeypatch.setitem(sys.modules, "onnx", types.ModuleType("onnx"))
+    monkeypatch.setattr(writers_mobile, "record_onnx", lambda job, path: path.write_bytes(b"a graph"))
+    about = types.SimpleNamespace(texts=dict)
+    write = writers_mobile.write_mnn
+    write(types.SimpleNamespace(half=False, metadata=about), folder / "x.mnn")
+    assert (folder / "x.mnn").read_bytes() == b"a model" and written[0].parent != folder

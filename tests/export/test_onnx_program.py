@@ -132,3 +132,15 @@ def test_the_maintained_exporter_writes_where_the_older_one_is_gone(folder, caps
     monkeypatch.setattr(writers, "record_onnx", lambda job, path, maintained: onnx_graph.record_onnx(job, path))
     run_export(tiny_classify(), made(format="onnx"), "small.yaml")
     assert "torch's older ONNX exporter fails" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_no_failure_of_an_exporter(folder, capsys, monkeypatch):
+    def full(job, path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(onnx_graph, "_record_trace", full)
+    monkeypatch.setattr(onnx_graph, "_record_program", lambda job, path: pytest.fail("the other exporter is tried"))
+    monkeypatch.setattr(onnx_graph, "_takes_program", lambda job: True)
+    with pytest.raises(OSError, match="No space left"):
+        onnx_graph.record_onnx(None, folder / "x.onnx")
+    assert "exporter" not in capsys.readouterr().err

@@ -9,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from bitfalcon_plugin.tasks import quick_coco
 from bitfalcon_plugin.tasks.coco import coco_metrics
@@ -77,6 +79,17 @@ def test_nothing_found_and_nothing_labelled(monkeypatch):
     found = detections_of(detections)
     nothing = found.only(torch.zeros(len(found), dtype=torch.bool))
     assert_equal(*by_both(monkeypatch, lambda: coco_metrics(samples, nothing, boxes.NAMES)))
+
+
+@pytest.mark.parametrize("image, category", [(-5, 1), (1, -2), (1 << 63, 1), ("1", 1)])
+def test_ids_that_hotcoco_refuses_are_left_to_pycocotools(monkeypatch, image, category):
+    monkeypatch.setattr(quick_coco, "find_spec", importlib.util.find_spec)
+    truth = COCO()
+    annotation = {"id": 1, "image_id": image, "category_id": category, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0}
+    images, categories = [{"id": image, "width": 9, "height": 9}], [{"id": category, "name": "x"}]
+    truth.dataset = {"images": images, "categories": categories, "annotations": [annotation]}
+    truth.createIndex()
+    assert not quick_coco.evaluate_quickly(COCOeval(truth, truth, "bbox"))
 
 
 def test_without_labels(monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -35,10 +36,10 @@ class MnnRuntime(Runtime):
                 settings = {"backend": "CPU", "numThread": torch.get_num_threads(), "precision": "high"}
                 manager = MNN.nn.create_runtime_manager((settings,))
                 manager.set_hint(*SMALL_TILES)
-                names = MNN.nn.load_module_from_file(str(path), [], []).get_info()
-                self._module = MNN.nn.load_module_from_file(
-                    str(path), names["inputNames"], names["outputNames"], runtime_manager=manager
-                )
+                # Without the manager MNN starts four threads, which then take part in all that it computes.
+                load = partial(MNN.nn.load_module_from_file, str(path), runtime_manager=manager)
+                names = load([], []).get_info()
+                self._module = load(names["inputNames"], names["outputNames"])
                 about = _texts(names["bizCode"])
             except Exception as error:
                 raise unreadable(path, "an MNN model", error.__cause__ or error) from error

@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor
 
 from ...config.errors import UserError
+from ...config.notes import print_note_once
 from ...config.telemetry import refuse_telemetry
 from ..metadata import read_metadata
 from .runtime import Runtime, fixed_shape, unreadable
@@ -57,6 +58,8 @@ class OpenVinoRuntime(Runtime):
         super().__init__(path, metadata, torch.device("cpu"), *fixed_shape(sides))
         self._local = threading.local()  # a request of OpenVINO serves one thread
         precision = self._compiled.get_property(hints.inference_precision()).get_type_name()
+        if half and precision == "f32":
+            print_note_once("half=True: OpenVINO computes in float32 on this CPU, which gains nothing by 16 bits.")
         self.runtime = f"OpenVINO {openvino.__version__.partition('-')[0]} (CPU, {precision})"
 
     def _run(self, images: Tensor) -> list[Tensor]:

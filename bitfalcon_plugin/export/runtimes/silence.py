@@ -6,16 +6,20 @@ import contextlib
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
+
+_ONE_THREAD = threading.RLock()  # two that exchange the streams at once would put back each other's
 
 
 @contextlib.contextmanager
 def silenced() -> Iterator[Callable[[], str]]:
     """Send standard output and standard error of this process to a file while the block runs, also those of C++ code.
 
-    Yields a function that returns what was written so far. Where a stream is closed, nothing is redirected.
+    Yields a function that returns what was written so far. Where a stream is closed, nothing is redirected. Other
+    threads that enter wait.
     """
-    with tempfile.TemporaryFile() as file:
+    with _ONE_THREAD, tempfile.TemporaryFile() as file:
 
         def written() -> str:
             _flush()
