@@ -47,7 +47,7 @@ class RowReaders:
         optional = self.chosen(settings) is not self.usual
         if not self.part and settings.copy_paste and not truth:
             # objects are pasted along their outlines, where they have some
-            return Wish("outlines", True, difficult=settings.difficult, spare=True)
+            return Wish("outlines", True, difficult=settings.difficult, any_format=True)
         return Wish(self.part, optional, truth=truth, difficult=settings.difficult)
 
 

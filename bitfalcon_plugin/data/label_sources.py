@@ -31,7 +31,7 @@ PIXEL_DIGITS = 6  # to which pixels are rounded that were shares of the image
 def refuse(data: DataSpec, wish: Wish) -> None:
     """Raise UserError where the format of a dataset has not what a task needs."""
     reason = REFUSED.get((data.format, wish.part))
-    if reason and not wish.spare:
+    if reason and not wish.any_format:
         raise UserError(f"Dataset '{data.path}': {reason}.")
 
 

@@ -71,11 +71,11 @@ class KeypointLayout:
         values = {
             "kpt_shape": list(self.shape),
             "flip_idx": self.flip and list(self.flip),
-            "kpt_names": {index: list(names) for index, names in self.names.items()},
+            "kpt_names": {index: list(names) for index, names in self.names.items()} or None,
             "kpt_oks_sigmas": self.given and list(self.given),
             "skeleton": None if self.skeleton is None else [list(limb) for limb in self.skeleton],
         }
-        return {key: value for key, value in values.items() if value or key == "skeleton" and value is not None}
+        return {key: value for key, value in values.items() if value is not None}
 
 
 def read_layout(raw: Mapping[str, object], nc: int, problems: list[str]) -> KeypointLayout | None:

@@ -33,7 +33,7 @@ class Wish:
 
     part: "" for boxes, or "outlines", "keypoints", "corners" (oriented boxes). optional: objects without the part are
     taken too. exact: in float64. truth: with a GroundTruth where the format has one. difficult: objects that the labels
-    call difficult are labels too. spare: formats without the part are taken too.
+    call difficult are labels too. any_format: formats that cannot hold the part are taken too.
     """
 
     part: str = ""
@@ -41,7 +41,7 @@ class Wish:
     exact: bool = False
     truth: bool = False
     difficult: bool = True
-    spare: bool = False
+    any_format: bool = False
 
 
 @dataclass(eq=False)

@@ -9,7 +9,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 
-_ONE_THREAD = threading.RLock()  # two that exchange the streams at once would put back each other's
+_ONE_THREAD = threading.RLock()  # two threads at once would each restore the other's streams
 
 
 @contextlib.contextmanager
